@@ -1,7 +1,7 @@
-//! What an entry costs each replica: read, applied, and answered from.
+//! The cost of a log entry on each replica: decoding it, applying it, and reading the history.
 //!
-//! 10,000 topics, 128 bytes a message, 16 messages of history a topic, all full: the state neither
-//! grows nor warms up while it is timed.
+//! 10,000 topics, 128 bytes per message, 16 messages of history per topic, all full: the state neither grows
+//! nor warms up during the measurement.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -29,7 +29,7 @@ fn topics() -> Vec<Topic> {
     (0..TOPICS).map(|n| Topic::new(&format!("worldcup/2026/match/{n}")).unwrap()).collect()
 }
 
-/// Neighbours in a batch are of topics far from each other, as with many publishers.
+/// Consecutive messages of a batch belong to distant topics, as with many publishers.
 fn batch(topics: &[Topic], nth: usize, messages: usize) -> EntryBatch {
     let item = |place: usize| {
         let topic = topics[(nth * messages + place) * 7_919 % TOPICS].clone();
@@ -103,7 +103,7 @@ fn page(c: &mut Criterion) {
     }
 }
 
-/// Captured while the state is locked: so long no entry of the shard is applied. Encoded beside that.
+/// Snapshots. Capturing blocks the entries of the shard, because the state is locked; encoding does not.
 fn snapshot(c: &mut Criterion) {
     let state = full_state(&topics());
     let bytes = state.snapshot();

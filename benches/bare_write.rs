@@ -1,10 +1,11 @@
-//! What a delivery costs whoever makes it: the kernel's way from a write to the reader's socket.
+//! The minimum cost of a delivery: the kernel's work from a write to the reader's socket.
 //!
-//! The least that a fan-out can cost on the machine it runs on. `pushonce bench fanout` tells the
-//! server's CPU time a delivery; this is what to hold it against. Loopback, a frame of 222 bytes
-//! (128 of payload) to each connection in turn, the next round when all have read.
+//! No fan-out can cost less on the same machine. Compare it with the server's CPU time per delivery that
+//! `pushonce bench fanout` prints. Loopback, a frame of 222 bytes (128 of payload) to each connection in
+//! turn, the next round when all have read.
 //!
-//! Timed is the CPU of the writing thread, not the clock: readers and neighbours share the cores.
+//! The measured time is the CPU time of the writing thread, because readers and other processes share the
+//! cores.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -22,8 +23,7 @@ const FRAME: [u8; 222] = [b'x'; 222];
 
 fn bare_write(c: &mut Criterion) {
     for connections in [1_000, 5_000] {
-        // Without the CPU time of a thread there is nothing that could be compared; without enough
-        // file descriptors there are not so many connections.
+        // Skipped if the CPU time of a thread or enough file descriptors are not available.
         if let (Some(_), Ok((servers, clients))) =
             (thread_cpu_time(), connection_pairs(connections))
         {
@@ -66,8 +66,8 @@ fn connection_pairs(connections: usize) -> io::Result<(Vec<TcpStream>, Vec<TcpSt
     (0..connections).map(pair).collect()
 }
 
-/// A task a connection on one thread, as clients are; says when all have read another frame. Ends
-/// when the other ends are gone.
+/// Reads on one thread, with one task per connection; signals when all have read another frame. Ends when the
+/// servers have closed their ends.
 fn read_all(clients: Vec<TcpStream>, all_read: mpsc::SyncSender<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let connections = clients.len();
@@ -92,7 +92,7 @@ fn read_all(clients: Vec<TcpStream>, all_read: mpsc::SyncSender<()>) {
     });
 }
 
-/// CPU time of this thread, to the nanosecond, as Linux tells it.
+/// The CPU time of this thread in nanoseconds, from Linux.
 fn thread_cpu_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)

@@ -1,8 +1,8 @@
-//! What many topics cost a node's fan-out, that a few subscribers each watch: memory for a topic, a
-//! subscription and a message, and the time to come and to go among few topics and among many.
+//! The cost of many topics with a few subscribers each in a node's fan-out: memory per topic, subscription
+//! and message, and the time of a subscribe and an unsubscribe among few and among many topics.
 //!
-//! Memory is what the process grew by (`VmRSS`), so it holds the allocator's slack too; relay, shard and
-//! sockets are not in it. `cargo bench --bench topics`.
+//! Memory is the growth of the process (`VmRSS`), which includes unused memory of the allocator; relay, shard
+//! and sockets are not included. Run with `cargo bench -p pushonce-benches --bench fanout_topics`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
@@ -27,7 +27,7 @@ const SUBSCRIBERS: usize = 3;
 const TOPICS_EACH: usize = 300;
 const PAYLOAD_BYTES: usize = 128;
 
-/// Has no past; remembers who is to hear that a topic is live.
+/// Has no history; collects the topics that must be marked live.
 #[derive(Default)]
 struct EmptyUpstream(Mutex<Vec<Topic>>);
 
@@ -43,7 +43,7 @@ impl Upstream for EmptyUpstream {
         _: Topic,
         _: HistoryRange,
     ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
-        Box::pin(async { Err(FetchError::Unavailable("nobody asks".to_owned())) })
+        Box::pin(async { Err(FetchError::Unavailable("this bench has no history".to_owned())) })
     }
 
     fn retention(&self, _: &Topic) -> Retention {
@@ -51,7 +51,7 @@ impl Upstream for EmptyUpstream {
     }
 }
 
-/// The payload as it is.
+/// Encodes a message as its payload.
 struct PlainEncoder;
 
 impl FrameEncoder for PlainEncoder {
@@ -80,7 +80,7 @@ impl FrameEncoder for PlainEncoder {
     }
 }
 
-/// Takes everything, and counts it for all sessions.
+/// Accepts every frame and counts the frames of all sessions.
 struct CountingFrameSink(Rc<RefCell<usize>>);
 
 impl FrameSink for CountingFrameSink {
@@ -91,7 +91,7 @@ impl FrameSink for CountingFrameSink {
     }
 }
 
-/// A fan-out with one lane and so many topics.
+/// A fan-out with one lane and many topics.
 struct FanoutBench {
     hub: Hub,
     upstream: Arc<EmptyUpstream>,
@@ -112,8 +112,8 @@ impl FanoutBench {
         (FanoutBench { hub, upstream, lane, topics, sessions, delivered }, driver)
     }
 
-    /// Each session with its share of the topics: neighbours, so that each topic has its subscribers in
-    /// sessions of their own.
+    /// The topics of each session. Its topics are consecutive, so that the subscribers of a topic belong to
+    /// different sessions.
     fn session_topics(&self) -> Vec<(SessionKey, &[Topic])> {
         let shares = self.topics.chunks(TOPICS_EACH).cycle();
         self.sessions.iter().copied().zip(shares).collect()
@@ -126,7 +126,7 @@ impl FanoutBench {
             (0..sessions).map(|_| self.lane.open_session(WireFormat(0), new_sink())).collect();
     }
 
-    /// Everybody subscribes to everything of theirs. How long that took, a subscription.
+    /// Subscribes every session to its topics; returns the time per subscription.
     async fn subscribe_all(&self) -> Duration {
         let start = Instant::now();
         for (session, topics) in self.session_topics() {
@@ -147,13 +147,13 @@ impl FanoutBench {
                 }
             };
             let (results, ()) = tokio::join!(subscribing, live);
-            assert!(results.iter().all(Result::is_ok), "everybody gets in");
+            assert!(results.iter().all(Result::is_ok), "every subscription is accepted");
             topics.iter().for_each(|topic| self.lane.start_delivery(session, topic));
         }
         start.elapsed() / self.subscriptions()
     }
 
-    /// One more message on each topic, brought to all.
+    /// Publishes one message on each topic and waits until all are delivered.
     async fn publish(&self, offset: u64) {
         let expected = *self.delivered.borrow() + self.subscriptions() as usize;
         for topic in &self.topics {
@@ -171,7 +171,7 @@ impl FanoutBench {
         }
     }
 
-    /// Everybody goes. How long that took, a subscription.
+    /// Unsubscribes every session from its topics; returns the time per subscription.
     fn unsubscribe_all(&self) -> Duration {
         let start = Instant::now();
         for (session, topics) in self.session_topics() {
@@ -185,7 +185,7 @@ impl FanoutBench {
     }
 }
 
-/// What the process holds of the machine's memory, in KiB.
+/// The resident memory of the process, in KiB.
 fn resident_kib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -209,8 +209,8 @@ async fn measure(topics: usize) {
     let unsubscribe_time = bench.unsubscribe_all();
     let bytes_per_topic = |kib: f64| kib * 1024.0 / topics as f64;
     println!(
-        "{topics:>7} topics x {SUBSCRIBERS}: {:>6.0} B a topic with its subscriptions, {:>5.0} B more with a \
-         message of {PAYLOAD_BYTES} B, {:>5.0} B for each of nine more; subscribe {subscribe_time:?}, unsubscribe {unsubscribe_time:?}",
+        "{topics:>7} topics x {SUBSCRIBERS}: {:>6.0} B per topic with its subscriptions, {:>5.0} B more with one \
+         message of {PAYLOAD_BYTES} B, {:>5.0} B per further message; subscribe {subscribe_time:?}, unsubscribe {unsubscribe_time:?}",
         bytes_per_topic(subscribed - empty),
         bytes_per_topic(with_one_message - subscribed),
         bytes_per_topic(with_ten_messages - with_one_message) / 9.0,
@@ -220,7 +220,7 @@ async fn measure(topics: usize) {
 }
 
 fn main() {
-    // The few first: what they leave behind would hide what the many take.
+    // Small sizes first: the memory that they leave behind would hide the growth of the large ones.
     for topics in [1_000, 10_000, 100_000] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, measure(topics));

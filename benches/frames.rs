@@ -1,7 +1,7 @@
-//! What a message pays once a node and wire: its frame is made. And what a request pays at the door.
+//! The cost of encoding a message's frame, once per node and wire format, and of decoding a request.
 //!
-//! The WebSocket codec reads requests before they are decoded; it is the gateway's own and is not
-//! reached from here.
+//! The WebSocket codec, which reads requests before they are decoded, is private to the gateway and not
+//! measured here.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
 
@@ -27,7 +27,7 @@ fn topic() -> Topic {
     Topic::new("worldcup/2026/match/57").unwrap()
 }
 
-/// Small JSON, text that must be escaped, and bytes that JSON frames carry in base64.
+/// Small JSON, text that must be escaped, and bytes that JSON frames encode in base64.
 fn messages() -> [(&'static str, Message); 3] {
     let message = |content_type, payload| Message {
         position: Position::new(12, 4_051),
@@ -58,7 +58,7 @@ fn encode_message_frame(c: &mut Criterion) {
     group.finish();
 }
 
-/// Ready for a socket: what the hub keeps and every subscriber of the wire shares.
+/// The complete frame that the hub keeps and all subscribers of a wire format share.
 fn encode_wire_frame(c: &mut Criterion) {
     let topic = topic();
     let mut group = c.benchmark_group("whole frame");
@@ -75,14 +75,14 @@ fn encode_wire_frame(c: &mut Criterion) {
     group.finish();
 }
 
-/// The wires of WebSocket, as they are and deflated.
+/// The wire formats of WebSocket, plain and deflated.
 const WEBSOCKET_WIRES: [(&str, WireFormat, WireFormat); 2] =
     [("JSON", WireFormat(0), WireFormat(3)), ("protobuf", WireFormat(1), WireFormat(4))];
 
-/// What makes frames smaller, once a message: the middle of each topic, the message before it known.
+/// Deltas and compression, once per message: the middle message of each topic, with its predecessor.
 fn delta_and_deflate(c: &mut Criterion) {
     let topic = topic();
-    let mut group = c.benchmark_group("squeeze");
+    let mut group = c.benchmark_group("delta and deflate");
     for (name, messages) in scoreboard::topics() {
         let middle = messages.len() / 2;
         let (before, message) = (&messages[middle - 1], &messages[middle]);
@@ -106,7 +106,7 @@ fn delta_and_deflate(c: &mut Criterion) {
     print_frame_bytes(&topic);
 }
 
-/// Not timed: what one subscriber of a whole topic is sent.
+/// Prints the bytes that one subscriber of a whole topic receives.
 fn print_frame_bytes(topic: &Topic) {
     for (name, messages) in scoreboard::topics() {
         let payloads: usize = messages.iter().map(|message| message.payload.len()).sum();
@@ -132,7 +132,7 @@ fn print_frame_bytes(topic: &Topic) {
             let [plain_average, deflate_average, delta_average, both_average] =
                 sums.map(|sum| sum / messages.len());
             println!(
-                "  {encoding}, bytes a frame: {plain_average}; deflate {deflate_average}, delta {delta_average}, both {both_average}"
+                "  {encoding}, bytes per frame: {plain_average}; deflate {deflate_average}, delta {delta_average}, both {both_average}"
             );
         }
     }

@@ -1,7 +1,7 @@
-//! The peer beside us: publishes to a replicated JetStream stream as `pushonce bench publish_due` does to
-//! a topic, and prints the same figures. `scripts/bench-publish` runs both.
+//! Publishes to a replicated JetStream stream in the same way as `pushonce bench publish` publishes to a
+//! topic, and prints the same figures. `scripts/bench-publish` runs both.
 //!
-//! Built only with the feature `peers`, so that nobody else has to build a NATS client.
+//! Built only with the feature `peers`, so that other builds do not need a NATS client.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,27 +14,27 @@ use hdrhistogram::Histogram;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Publishes to a replicated JetStream stream and tells how soon that was acknowledged.
+/// Publishes to a replicated JetStream stream and prints the latency of its acknowledgements.
 #[derive(Parser)]
 struct JetstreamArgs {
-    /// Servers of the cluster, with commas between them
+    /// Servers of the cluster, comma-separated
     #[arg(long, default_value = "nats://127.0.0.1:4222")]
     server: String,
-    /// Publishes that wait for their acknowledgement at any moment
+    /// Publishes that wait for their acknowledgement at a time
     #[arg(long, default_value_t = 1)]
     in_flight: usize,
-    /// Subjects, in turn
+    /// Number of subjects, used in turn
     #[arg(long, default_value_t = 1)]
     topics: u32,
     /// Bytes of each payload
     #[arg(long, default_value_t = 128)]
     payload: usize,
-    /// Seconds
+    /// Duration of the measurement in seconds
     #[arg(long, default_value_t = 10)]
     seconds: u64,
 }
 
-/// A stream keeps no more than this: disk is not what is measured.
+/// The size limit of the stream: disk space is not measured.
 const STREAM_BYTES_MAX: i64 = 1 << 30;
 
 #[allow(clippy::print_stdout)]

@@ -1,8 +1,8 @@
-//! What topics at rest cost a node's relay: CPU in a second in which nothing is published.
+//! The cost of idle topics in a node's relay: CPU while nothing is published.
 //!
-//! One node that owns every shard watches the topics; each has one message. Ticks, heartbeats and the
-//! audit of quiet topics go on. CPU is that of the process, by `/proc/self/stat`, over ten seconds after the topics
-//! have come to rest. `cargo bench --bench relay`.
+//! One node that owns every shard watches the topics; each has one message. Ticks, heartbeats and the audit
+//! of quiet topics continue. The CPU time is that of the process, from `/proc/self/stat`, over ten seconds
+//! after the topics have settled. Run with `cargo bench -p pushonce-benches --bench relay_idle_topics`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
@@ -23,18 +23,18 @@ use tokio_util::sync::CancellationToken;
 
 const NODE: NodeId = NodeId(1);
 const TOPICS: [usize; 4] = [0, 1_000, 15_000, 150_000];
-/// How long the topics may take to come to rest: a new owner counts the audience of each once, some seconds
-/// after its claim.
+/// The time for the topics to settle: a new owner counts the audience of each topic once, some seconds after
+/// its claim.
 const SETTLE_TIME: Duration = Duration::from_secs(20);
 const MEASURE_TIME: Duration = Duration::from_secs(10);
 
-/// Every topic has one message.
+/// Shards in which every topic has one message.
 struct BenchShards;
 
 impl ShardSource for BenchShards {
     fn publish(&self, _: Publish) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         async {
-            Err(PublishRejection::Unavailable("this bench takes no publishes".to_owned()).into())
+            Err(PublishRejection::Unavailable("this bench accepts no publishes".to_owned()).into())
         }
         .boxed()
     }
@@ -58,7 +58,7 @@ impl Clocks for BenchClock {
     fn on_peer_time(&self, _: NodeId, _: Timestamp) {}
 }
 
-/// Counts the topics that are live.
+/// Counts the live topics.
 #[derive(Default)]
 struct LiveCounter(AtomicUsize);
 
@@ -100,9 +100,9 @@ fn view() -> ClusterView {
     ClusterView { version: 1, members: [(NODE, member)].into(), ..unknown }
 }
 
-/// CPU time of the process so far, in user mode and in the kernel.
+/// The CPU time of the process so far, in user mode and in the kernel.
 fn cpu_time() -> Duration {
-    // Behind the name, which may have spaces: utime and stime are the 14th and 15th of the line.
+    // After the name, which may contain spaces: utime and stime are fields 14 and 15 of the line.
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
@@ -140,7 +140,7 @@ async fn measure(topics: usize) {
     let (cpu_before, started) = (cpu_time(), Instant::now());
     tokio::time::sleep(MEASURE_TIME).await;
     let share = (cpu_time() - cpu_before).as_secs_f64() / started.elapsed().as_secs_f64();
-    println!("{topics:>8} watched topics at rest: {:.2} % of a core", share * 100.0);
+    println!("{topics:>8} idle watched topics: {:.2} % of a core", share * 100.0);
     shutdown.cancel();
     running.await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! A topic as a scoreboard has it: the games of the World Cup 2026, as they went on.
+//! Scoreboard topics with the games of the World Cup 2026.
 
 use bytes::Bytes;
 use pushonce_core::{ContentType, Message, Position, Timestamp};
@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 
 const DATA: &str = include_str!("../crates/pushonce/data/worldcup-2026.json");
 
-/// The clock moves the board this often, in minutes of play.
+/// The interval at which the clock updates the board, in minutes of play.
 const CLOCK_MINUTES: u64 = 5;
 
-/// Two topics: one game, told in some 300 bytes; and a board of all games of the group stage, in some
+/// Two topics: one game of about 300 bytes per message, and a board of all games of the group stage of about
 /// 14 KiB, of which one line changes at a time.
 pub fn topics() -> [(&'static str, Vec<Message>); 2] {
     let data: Value = serde_json::from_str(DATA).unwrap();
     let matches = &data["matches"].as_array().unwrap()[..72];
     let games: Vec<Vec<Value>> = matches.iter().map(game).collect();
-    // The one with the most goals.
+    // The game with the most states.
     let longest = games.iter().max_by_key(|states| states.len()).unwrap();
     let mut board: Vec<Value> = games.iter().map(|states| states[0].clone()).collect();
     let mut boards = Vec::new();
@@ -39,7 +39,7 @@ fn messages(payloads: &[Value]) -> Vec<Message> {
     payloads.iter().zip(1..).map(message).collect()
 }
 
-/// The states of a game: one for each goal, and the clock between them.
+/// The states of a game: one per goal, and clock updates in between.
 fn game(game: &Value) -> Vec<Value> {
     let goals = |team: u64| {
         let goals = game[format!("goals{team}")].as_array().cloned().unwrap_or_default();

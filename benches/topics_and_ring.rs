@@ -1,4 +1,4 @@
-//! What every message pays before anything else: its topic is checked, hashed, and its owner found.
+//! The cost of routing a message: its topic is validated and hashed, and its owner is looked up.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -38,7 +38,7 @@ fn ring(c: &mut Criterion) {
     }
 }
 
-/// What a change of members costs each relay: the orders of its region, for all shards at once.
+/// The cost of a membership change in each relay: the region heads of all shards.
 fn heads(c: &mut Criterion) {
     let mut view = ClusterView::unknown(ClusterId(1));
     view.shards = ShardCount::new(256).unwrap();

@@ -1,7 +1,7 @@
-//! Many connections on one thread: opens them, reads what comes, and says who heard what.
+//! Many connections on one thread: opens them, reads from them, and reports their events.
 //!
-//! Level-triggered epoll and one read a turn and socket, which is the least that a reader can do; of UDP
-//! some packets, which are what one read of TCP brings.
+//! Level-triggered epoll with one read per turn and socket, the minimum for a reader; for UDP several packets
+//! per turn, as many as one read of TCP returns.
 
 mod accept_any_certificate;
 mod quic;
@@ -19,56 +19,56 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::wire::{ConnectionSpec, Role, ServerMessage, ServerProtocol};
 use quic::QuicClients;
 
-/// Takes some hundred messages that have piled up.
+/// Large enough for several hundred queued messages.
 const SCRATCH_BYTES: usize = 64 << 10;
 
 const EVENTS_MAX: usize = 1_024;
 
-/// A server whose queue of new connections is full lets the handshake of TCP wait for a second.
+/// When a server's accept queue is full, the TCP handshake is retried after a second.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// The queue of what a stopped reader has not read should fill on the server's side.
+/// The receive buffer of a stopped reader: small, so that its unread messages queue on the server's side.
 const STOPPED_BYTES: usize = 4 << 10;
 
-/// Where everybody goes, and in which words.
+/// The connections to one server.
 pub(crate) struct ClientPool {
     pub(crate) wire: ServerProtocol,
     server: SocketAddr,
     pub(crate) topics: Vec<String>,
-    /// Whether subscribers note where they stand.
+    /// Whether subscribers keep a resume token.
     with_resume_tokens: bool,
     poll: OwnedFd,
-    /// Connections of QUIC, if that is what is spoken; the seats have no sockets then.
+    /// The QUIC connections, if the protocol uses QUIC; the clients have no sockets then.
     quic: Option<QuicClients>,
     pub(crate) clients: Vec<BenchClient>,
     scratch: Box<[u8]>,
     events: Vec<epoll::Event>,
 }
 
-/// One connection, or the place of one.
+/// One client, connected or not.
 pub(crate) struct BenchClient {
     pub(crate) index: usize,
     pub(crate) role: Role,
     pub(crate) topics: Range<usize>,
-    /// Reads nothing once it is ready.
+    /// Stops reading once it is ready.
     pub(crate) is_stopped: bool,
-    /// Is among those who should read each message.
+    /// Whether it counts as a reader of its messages.
     pub(crate) is_counted: bool,
     socket: Option<TcpStream>,
     pub(crate) is_ready: bool,
-    /// The front of what has not come whole. Mostly empty.
+    /// The incomplete message at the end of the input. Mostly empty.
     partial: Vec<u8>,
-    /// What the socket would not take yet.
+    /// Bytes that the socket has not accepted yet.
     unsent: Vec<u8>,
-    /// The next message it should see of each of its topics: of the whole run, not of the topic.
+    /// The sequence number of the next expected message per topic, counted over the whole run.
     pub(crate) next_sequences: Box<[u64]>,
-    /// Topics that it is not subscribed to yet.
+    /// The number of topics without a confirmed subscription.
     pending_subscriptions: usize,
-    /// Where it stands, in the server's words.
+    /// The position of the last message, as the server names it.
     resume_token: String,
 }
 
-/// What is new at a seat.
+/// An event of a client.
 #[derive(Debug)]
 pub(crate) enum ClientEvent<'a> {
     Ready,
@@ -116,7 +116,7 @@ impl ClientPool {
         })
     }
 
-    /// Connects a seat, and says what its protocol begins with.
+    /// Connects a client and sends its opening bytes.
     pub(crate) fn connect(&mut self, index: usize) -> io::Result<()> {
         let client = &mut self.clients[index];
         let resume_token =
@@ -152,10 +152,10 @@ impl ClientPool {
         Ok(())
     }
 
-    /// Cuts a connection as a lost network does: without a word.
+    /// Closes a connection with a reset, without a closing handshake.
     pub(crate) fn abort(&mut self, index: usize) {
         if let Some(socket) = self.clients[index].reset() {
-            // At worst it is closed in the polite way.
+            // If this fails, the connection is closed normally.
             let _linger = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
         }
         if let Some(quic) = &mut self.quic {
@@ -163,7 +163,7 @@ impl ClientPool {
         }
     }
 
-    /// Begins to read again.
+    /// Starts reading again.
     pub(crate) fn resume_reading(&mut self, index: usize) -> io::Result<()> {
         self.clients[index].is_stopped = false;
         let Some(socket) = &self.clients[index].socket else { return Ok(()) };
@@ -171,12 +171,12 @@ impl ClientPool {
         Ok(epoll::add(&self.poll, socket, data, epoll::EventFlags::IN)?)
     }
 
-    /// Puts a publish of seat `nth` behind what it has not sent yet.
+    /// Appends a publish to the unsent bytes of a client.
     pub(crate) fn publish(&mut self, index: usize, topic: usize, payload: &[u8]) {
         self.wire.publish(&mut self.clients[index].unsent, &self.topics[topic], payload);
     }
 
-    /// Sends what is to be sent, waits for something to read, at most for so long, and reads it.
+    /// Sends pending bytes, waits up to `wait` for input, and reads it.
     pub(crate) fn poll_once(
         &mut self,
         wait: Duration,
@@ -191,7 +191,7 @@ impl ClientPool {
         let next_timeout = self.quic.as_ref().and_then(QuicClients::next_timeout);
         let wait =
             next_timeout.map_or(wait, |at| wait.min(at.saturating_duration_since(Instant::now())));
-        // To the millisecond, rounded down: who waits for a moment polls for the last of it.
+        // Rounded down to milliseconds: short waits become polls.
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_millis()) * 1_000_000 };
         let mut events = std::mem::take(&mut self.events);
         match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&wait)) {
@@ -209,7 +209,7 @@ impl ClientPool {
         Ok(())
     }
 
-    /// Does what the clock asks for.
+    /// Handles the QUIC timers that are due.
     fn handle_timers(
         &mut self,
         on_event: &mut impl FnMut(&mut BenchClient, ClientEvent<'_>, Instant),
@@ -262,9 +262,9 @@ impl ClientPool {
         }
         let Some(socket) = &mut client.socket else { return Ok(()) };
         let count = match socket.read(&mut self.scratch) {
-            Ok(0) => return Err("the server hung up".into()),
+            Ok(0) => return Err("the server closed the connection".into()),
             Ok(count) => count,
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error.to_string()),
         };
         let at = Instant::now();
@@ -290,7 +290,7 @@ impl ClientPool {
 }
 
 impl BenchClient {
-    /// Takes what is whole of `partial` and the bytes that follow it, and leaves the rest there.
+    /// Decodes the complete messages of `partial` and `bytes`, and leaves the remainder in `partial`.
     fn decode_buffered(
         &mut self,
         partial: &mut Vec<u8>,
@@ -314,7 +314,7 @@ impl BenchClient {
         Ok(())
     }
 
-    /// Takes whole things; gives back how many bytes are left.
+    /// Decodes complete messages; returns the number of remaining bytes.
     fn decode(
         &mut self,
         mut bytes: &[u8],
@@ -345,7 +345,7 @@ impl BenchClient {
         match message {
             ServerMessage::Ready => {
                 self.pending_subscriptions = self.pending_subscriptions.saturating_sub(1);
-                // NATS says PONG to whoever asks.
+                // NATS answers every PING with a PONG, also after the first.
                 if self.pending_subscriptions == 0 && !std::mem::replace(&mut self.is_ready, true) {
                     on_event(self, ClientEvent::Ready, at);
                 }
@@ -367,7 +367,7 @@ impl BenchClient {
         while sent < self.unsent.len() {
             match socket.write(&self.unsent[sent..]) {
                 Ok(count) => sent += count,
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
@@ -375,7 +375,7 @@ impl BenchClient {
         Ok(())
     }
 
-    /// Closes, and is as it was in the beginning, but for its place in the topic.
+    /// Takes the socket and resets the connection state, but keeps the position in the topics.
     fn reset(&mut self) -> Option<TcpStream> {
         (self.is_ready, self.partial, self.unsent) = (false, Vec::new(), Vec::new());
         self.socket.take()

@@ -1,7 +1,7 @@
-//! The server that does nothing but write: what a delivery costs at least, whoever makes it.
+//! The bare write loop: a server that only writes, as the lower bound of a delivery's cost.
 //!
-//! One thread, one blocking `write` a reader and message; no protocol beside a length. It is measured
-//! as every other server is, by the same generator in the same run.
+//! One thread with one blocking `write` per reader and message, and no protocol except a length prefix. It is
+//! measured like every other server, by the same generator in the same run.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,8 +10,8 @@ use anyhow::bail;
 
 use crate::wire::FRAME_BYTES;
 
-/// Takes readers until a publisher comes, then writes what that one sends to each reader of the topic
-/// in turn; ends when it goes.
+/// Accepts readers until a publisher connects, then writes each frame of the publisher to every reader of its
+/// topic in turn; ends when the publisher disconnects.
 pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address)?;
     let mut readers: Vec<Vec<TcpStream>> = Vec::new();
@@ -20,7 +20,7 @@ pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {
         socket.set_nodelay(true)?;
         let mut opening = [0; 3];
         socket.read_exact(&mut opening)?;
-        // An empty frame: taken.
+        // An empty frame confirms the connection.
         socket.write_all(&[0, 0])?;
         let [role, high, low] = opening;
         let topic = usize::from(u16::from_be_bytes([high, low]));
@@ -30,7 +30,7 @@ pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {
                 readers[topic].push(socket);
             }
             b'p' => return write_to_readers(socket, readers),
-            _ => bail!("a connection that is neither a reader's nor a publisher's"),
+            _ => bail!("unknown role {role:#04x} of a connection"),
         }
     }
 }
@@ -43,7 +43,7 @@ fn write_to_readers(
     loop {
         match publisher.read_exact(&mut frame) {
             Ok(()) => {}
-            Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error.into()),
         }
         let topic = u16::from_be_bytes([frame[FRAME_BYTES - 2], frame[FRAME_BYTES - 1]]);

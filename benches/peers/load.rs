@@ -1,4 +1,4 @@
-//! What is published when, and what became of it.
+//! Schedules publishes and tracks their deliveries.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -8,45 +8,45 @@ use pushonce::instruments::{LatencyHistogram, MessageStamp, RunClock};
 
 use crate::client_pool::{BenchClient, ClientEvent, ClientPool};
 
-/// When the next message goes.
+/// Determines when the next message is published.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum LoadPacing {
-    /// When fewer than so many are not yet read by everybody.
+    /// When fewer than this many messages are unread by some reader.
     Closed(usize),
-    /// By the clock, so many a second. A message counts from the moment it was due.
+    /// At this rate per second. The latency of a message counts from its scheduled time.
     Open(f64),
     /// Never.
     Silent,
 }
 
-/// Messages by number, over all topics in turn, and who has not read them.
+/// Publishes messages to all topics in turn, and tracks the readers that have not read them.
 pub(crate) struct BenchLoad {
     clock: RunClock,
     payload_bytes: usize,
     pacing: LoadPacing,
     started: Instant,
-    /// Messages of this pacing, and of the whole run.
+    /// Messages published with the current pacing, and in the whole run.
     sent_in_pacing: u64,
     pub(crate) sent: u64,
-    /// Readers of each topic.
+    /// The number of readers per topic.
     readers: Vec<u32>,
-    /// How many have not read a message, from the oldest that somebody has not read.
+    /// The number of missing readers per message, starting with the oldest unread message.
     unread_by_message: VecDeque<u32>,
     oldest_unread: u64,
-    /// Messages that somebody has not read.
+    /// The number of messages that some reader has not read.
     unread_messages: usize,
     pub(crate) stats: DeliveryStats,
 }
 
-/// What readers saw.
+/// The deliveries of all readers.
 #[derive(Default)]
 pub(crate) struct DeliveryStats {
     pub(crate) delivered: u64,
-    /// Passed over, whether the server said so or not.
+    /// Messages that were passed over, with or without a notice of the server.
     pub(crate) missed: u64,
-    /// What the server said it left out.
+    /// Messages that the server reported as left out.
     pub(crate) skipped: u64,
-    /// Again, or late.
+    /// Duplicate or late messages.
     pub(crate) repeated: u64,
     pub(crate) latency: LatencyHistogram,
 }
@@ -68,7 +68,7 @@ impl BenchLoad {
         }
     }
 
-    /// One more reader, who counts from now on.
+    /// Adds a reader that counts from now on.
     pub(crate) fn add_reader(&mut self, topic: usize) {
         self.readers[topic] += 1;
     }
@@ -77,7 +77,7 @@ impl BenchLoad {
         (self.pacing, self.started, self.sent_in_pacing) = (pacing, Instant::now(), 0);
     }
 
-    /// Publishes what is due, in turn over the topics; says how long there is nothing to publish.
+    /// Publishes the messages that are due; returns the time until the next one.
     pub(crate) fn publish_due(
         &mut self,
         clients: &mut ClientPool,
@@ -100,7 +100,7 @@ impl BenchLoad {
         }
     }
 
-    /// Publishes one message now, whatever the pacing.
+    /// Publishes one message now, independent of the pacing.
     pub(crate) fn publish_one(
         &mut self,
         clients: &mut ClientPool,
@@ -117,7 +117,7 @@ impl BenchLoad {
         self.sent += 1;
     }
 
-    /// A seat got a message, or was told that it does not.
+    /// Handles a received message or a notice about skipped messages.
     pub(crate) fn on_event(
         &mut self,
         client: &mut BenchClient,
@@ -156,7 +156,7 @@ impl BenchLoad {
         self.mark_read(stamp.sequence);
     }
 
-    /// One reader fewer waits for a message.
+    /// Decrements the number of missing readers of a message.
     fn mark_read(&mut self, sequence: u64) {
         let Some(index) = sequence.checked_sub(self.oldest_unread) else { return };
         let Some(unread_by @ 1..) = self.unread_by_message.get_mut(index as usize) else { return };
@@ -170,18 +170,18 @@ impl BenchLoad {
         }
     }
 
-    /// Everybody has read everything.
+    /// Whether every reader has read every message.
     pub(crate) fn is_all_read(&self) -> bool {
         self.unread_messages == 0
     }
 
-    /// Deliveries that somebody still waits for.
+    /// The number of outstanding deliveries.
     pub(crate) fn missing_deliveries(&self) -> u64 {
         self.unread_by_message.iter().map(|&readers| u64::from(readers)).sum()
     }
 }
 
-/// How long a turn may wait at most.
+/// The maximum wait of one turn.
 const IDLE_WAIT_MAX: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Peers beside us: one load generator for all, so that nobody has an advantage.
+//! Load generator for Pushonce and other servers, the same for all of them.
 //!
-//! One thread holds publishers and subscribers, so there is one clock; it tells its own use of CPU
-//! beside the server's, and is worth nothing where it is the one that is busy. `scripts/bench-peers`
-//! runs it against each server.
+//! One thread runs publishers and subscribers, so that there is one clock. It reports its own CPU use with
+//! the server's; a result is not meaningful if the generator is the bottleneck. `scripts/bench-peers` runs it
+//! against each server.
 
 mod client_pool;
 mod floor;
@@ -22,7 +22,7 @@ use pushonce::instruments::MessageStamp;
 use load::LoadPacing;
 use wire::ServerProtocol;
 
-/// Puts one load on a server of one of several protocols, and prints what came of it as JSON.
+/// Runs a load against a server with one of several protocols, and prints the results as JSON
 #[derive(Parser)]
 struct PeersCli {
     #[command(subcommand)]
@@ -31,46 +31,46 @@ struct PeersCli {
 
 #[derive(Subcommand)]
 enum PeersCommand {
-    /// Publish to subscribers that read, and beside them to some that do not
+    /// Publish to subscribers that read, and optionally to additional ones that do not
     Load(LoadArgs),
-    /// Cut every connection at once, and time until all are back
+    /// Close every connection at once, and measure the time until all are back
     Storm(StormArgs),
-    /// Be the server that does nothing but write
+    /// Run the bare write loop as a server
     Floor {
-        /// Where
+        /// Address to listen at
         #[arg(long, value_name = "HOST:PORT")]
         listen: SocketAddr,
     },
     /// Write the results of a run as tables and charts
     Report {
-        /// The folder of the results, one JSON file each
+        /// Directory with the results, one JSON file each
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
-        /// The page whose part between the marks is written anew
+        /// Markdown page; the part between its markers is replaced
         #[arg(long, value_name = "FILE")]
         into: PathBuf,
-        /// The folder of the charts
+        /// Directory for the charts
         #[arg(long, value_name = "DIR")]
         charts: PathBuf,
-        /// A line about machine and day
+        /// Line about the machine and the date
         #[arg(long, value_name = "TEXT")]
         machine: String,
     },
 }
 
-/// Who is measured, by how many.
+/// The server under test, and the number of its subscribers.
 #[derive(clap::Args)]
 struct BenchTarget {
-    /// What the server speaks
+    /// Protocol of the server
     #[arg(long)]
     protocol: ServerProtocol,
-    /// Its address
+    /// Address of the server
     #[arg(long, value_name = "HOST:PORT")]
     server: SocketAddr,
-    /// Its processes, whose CPU and memory are told; with commas between them
+    /// Process ids of the server, whose CPU and memory are measured; comma-separated
     #[arg(long, value_name = "PID", value_delimiter = ',', required = true)]
     pid: Vec<u32>,
-    /// Connections that read
+    /// Number of connections that read
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=19_000))]
     subscribers: u32,
     /// Bytes of each payload
@@ -82,22 +82,22 @@ struct BenchTarget {
 struct LoadArgs {
     #[command(flatten)]
     target: BenchTarget,
-    /// Topics, in turn
+    /// Number of topics, used in turn
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     topics: u32,
-    /// Each subscriber reads every topic instead of one
+    /// Subscribe each subscriber to every topic instead of one
     #[arg(long)]
     every_topic: bool,
-    /// Messages that not everybody has read, at any moment
+    /// Maximum number of messages that some subscriber has not read
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     in_flight: u32,
-    /// By the clock instead: messages a second over all topics; 0 publishes nothing
+    /// Publish at this rate per second over all topics instead of in a closed loop; 0 publishes nothing
     #[arg(long, value_name = "PER_SECOND")]
     rate: Option<f64>,
-    /// Connections beside the subscribers, of the same topics, that do not read
+    /// Number of additional connections to the same topics that do not read
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     stopped: u32,
-    /// How long to measure, after a fifth of that to warm up
+    /// Duration of the measurement in seconds; a fifth of it is added for the warm-up
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
 }

@@ -1,20 +1,20 @@
-//! Memory of a server: its own, and what the kernel holds for everybody's sockets.
+//! Memory of a server: its own, and that of the kernel for all sockets.
 
 use std::fs;
 
-/// At one moment.
+/// A measurement of the memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ServerMemory {
-    /// Resident, with pages that several of its processes share counted once.
+    /// Resident memory; pages shared by several of its processes count once.
     pub(crate) user_bytes: u64,
-    /// Slab and socket buffers of the whole machine: also those of the generator's ends.
+    /// Slab and socket buffers of the whole machine, including those of the generator.
     pub(crate) kernel_bytes: u64,
 }
 
 const PAGE_BYTES: u64 = 4_096;
 
 impl ServerMemory {
-    /// What cannot be read counts as nothing.
+    /// Measures the memory now. Values that cannot be read count as zero.
     pub(crate) fn measure(pids: &[u32]) -> ServerMemory {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let user = |pid| line_bytes(&read(&format!("/proc/{pid}/smaps_rollup")), "Pss:");
@@ -25,7 +25,7 @@ impl ServerMemory {
         }
     }
 
-    /// How much more than `before`, for each of so many.
+    /// The growth since `before` per unit.
     pub(crate) fn per_unit(self, before: ServerMemory, count: usize) -> ServerMemory {
         let per_unit = |after: u64, before: u64| after.saturating_sub(before) / count.max(1) as u64;
         ServerMemory {
@@ -35,14 +35,14 @@ impl ServerMemory {
     }
 }
 
-/// The bytes of a line that names kibibytes.
+/// The value of a line in kibibytes, as bytes.
 fn line_bytes(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1_024
 }
 
-/// Pages of TCP's buffers.
+/// The number of pages in TCP buffers.
 fn tcp_pages(sockstat: &str) -> u64 {
     let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:")).unwrap_or_default();
     line.rsplit(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0)

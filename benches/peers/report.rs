@@ -1,4 +1,4 @@
-//! The results of a run as tables and charts. Pure, but for [`write()`].
+//! Renders the results of a run as tables and charts. Pure, except for [`write()`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use pushonce::instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
 use serde_json::Value;
 
-/// Who may be in a report, in its order: by the word of the script, and by name.
+/// The servers of a report in their order: the name in the script, and the display name.
 const SERVERS: [(&str, &str); 9] = [
     ("floor", "bare write loop"),
     ("pushonce", "Pushonce, on disk first"),
@@ -25,7 +25,7 @@ const SERVERS: [(&str, &str); 9] = [
 const BEGIN: &str = "<!-- begin of what scripts/bench-peers wrote -->\n";
 const END: &str = "<!-- end of what scripts/bench-peers wrote -->\n";
 
-/// What was measured, by regime and server.
+/// Results by regime and server.
 pub(crate) struct PeerResults(BTreeMap<(String, String), Value>);
 
 /// A column of a table.
@@ -33,10 +33,10 @@ pub(crate) struct PeerResults(BTreeMap<(String, String), Value>);
 struct ReportColumn {
     head: &'static str,
     regime: &'static str,
-    /// Where the number stands in a result.
+    /// The JSON pointer to the number in a result.
     field: &'static str,
     factor: f64,
-    /// Divided by that of the bare write loop.
+    /// Whether the number is divided by that of the bare write loop.
     as_ratio: bool,
 }
 
@@ -58,17 +58,18 @@ const KIB: f64 = 1.0 / 1_024.0;
 const MIB: f64 = KIB / 1_024.0;
 
 const IDLE: ReportColumn =
-    column("idle: user KiB a connection", "idle", "/user_bytes_each").scaled(KIB);
-const ONE: ReportColumn = column("1 × 5,000, one at a time: CPU a delivery, µs", "one", "/cpu_us");
+    column("idle: user KiB per connection", "idle", "/user_bytes_each").scaled(KIB);
+const ONE: ReportColumn =
+    column("1 × 5,000, one at a time: CPU per delivery, µs", "one", "/cpu_us");
 const SIXTEEN: ReportColumn = column("16 in flight: deliveries/s/core", "sixteen", "/per_core");
 const TOPICS: ReportColumn =
     column("500 × 10, saturated: deliveries/s/core", "topics", "/per_core");
 const STORMED: ReportColumn = column("all subscribed again, s", "storm", "/subscribed_seconds");
 
-/// Each a heading and a table.
+/// The tables with their headings.
 const TABLES: &[(&str, &[ReportColumn])] = &[
     (
-        "What a connection and a delivery cost the server",
+        "Cost of a connection and of a delivery on the server",
         &[
             IDLE,
             column("kernel KiB, both ends", "idle", "/kernel_bytes_each").scaled(KIB),
@@ -81,22 +82,25 @@ const TABLES: &[(&str, &[ReportColumn])] = &[
             TOPICS.as_ratio("× bare write"),
         ],
     ),
-    ("By the clock: one topic × 5,000, one at a time", &latency_columns("one")),
-    ("By the clock: one topic × 5,000, 16 in flight", &latency_columns("sixteen")),
-    ("By the clock: 500 topics × 10, saturated", &latency_columns("topics")),
+    ("Rates and latencies: one topic × 5,000, one at a time", &latency_columns("one")),
+    ("Rates and latencies: one topic × 5,000, 16 in flight", &latency_columns("sixteen")),
+    ("Rates and latencies: 500 topics × 10, saturated", &latency_columns("topics")),
     (
-        "Slow readers: 100 messages of 1 KiB a second for 12 s, 100 readers, beside nobody and beside 1,000 who stopped",
+        "Slow readers: 100 messages of 1 KiB per second for 12 s, 100 readers, alone and beside 1,000 stopped readers",
         &[
-            column("p99 of the 100, ms, nobody stopped", "alone", "/latency_ms/p99"),
+            column("p99 of the 100 readers, ms, alone", "alone", "/latency_ms/p99"),
             column("beside 1,000 stopped", "slow", "/latency_ms/p99"),
-            column("user memory grown, MiB, nobody stopped", "alone", "/grown_user_bytes")
-                .scaled(MIB),
+            column("user memory growth, MiB, alone", "alone", "/grown_user_bytes").scaled(MIB),
             column("beside 1,000 stopped", "slow", "/grown_user_bytes").scaled(MIB),
-            column("kernel, MiB", "slow", "/grown_kernel_bytes").scaled(MIB),
-            column("then the stopped read for 5 s: messages each", "slow", "/stopped/received")
-                .scaled(1e-3),
-            column("not shown, and told so", "slow", "/stopped/told").scaled(1e-3),
-            column("connections cut", "slow", "/stopped/cut"),
+            column("kernel memory growth, MiB", "slow", "/grown_kernel_bytes").scaled(MIB),
+            column(
+                "stopped readers resume for 5 s: messages per reader",
+                "slow",
+                "/stopped/received",
+            )
+            .scaled(1e-3),
+            column("skipped with a notice", "slow", "/stopped/skipped").scaled(1e-3),
+            column("connections closed", "slow", "/stopped/cut"),
         ],
     ),
     (
@@ -104,9 +108,9 @@ const TABLES: &[(&str, &[ReportColumn])] = &[
         &[
             column("all subscribed for the first time, s", "storm", "/first_seconds"),
             STORMED,
-            column("CPU each, µs", "storm", "/cpu_us"),
-            column("of 6 messages each got", "storm", "/delivered").scaled(1.0 / 15_000.0),
-            column("handshakes refused", "storm", "/retries"),
+            column("CPU per connection, µs", "storm", "/cpu_us"),
+            column("messages received of 6", "storm", "/delivered").scaled(1.0 / 15_000.0),
+            column("handshakes rejected", "storm", "/retries"),
         ],
     ),
 ];
@@ -122,46 +126,46 @@ const fn latency_columns(regime: &'static str) -> [ReportColumn; 6] {
     ]
 }
 
-/// A file, and what is drawn in it.
+/// The charts: file name, title, unit, scale and column.
 const CHARTS: &[(&str, &str, &str, AxisScale, ReportColumn)] = &[
     (
-        "cpu-a-delivery.svg",
+        "cpu-per-delivery.svg",
         "One topic, 5,000 subscribers, one message at a time",
-        "server CPU a delivery, µs; less is better",
+        "server CPU per delivery, µs; lower is better",
         AxisScale::Linear,
         ONE,
     ),
     (
         "sixteen-in-flight.svg",
         "One topic, 5,000 subscribers, 16 messages in flight",
-        "deliveries a second and core, logarithmic; more is better",
+        "deliveries per second and core, logarithmic; higher is better",
         AxisScale::Log,
         SIXTEEN,
     ),
     (
         "many-topics.svg",
         "500 topics, 10 subscribers each, saturated",
-        "deliveries a second and core; more is better",
+        "deliveries per second and core; higher is better",
         AxisScale::Linear,
         TOPICS,
     ),
     (
         "idle-memory.svg",
         "10,000 idle connections, each with one subscription",
-        "server memory a connection in KiB, without the kernel's, logarithmic; less is better",
+        "server memory per connection in KiB, without the kernel's, logarithmic; lower is better",
         AxisScale::Log,
         IDLE,
     ),
     (
         "storm.svg",
-        "15,000 connections cut in one moment",
-        "seconds until all are subscribed again; less is better",
+        "15,000 connections cut at once",
+        "seconds until all are subscribed again; lower is better",
         AxisScale::Linear,
         STORMED,
     ),
 ];
 
-/// Reads the results in `from`; writes charts into `chart_files`, and the tables between the marks of
+/// Reads the results in `from`; writes the charts into `charts`, and the tables between the markers of
 /// `into`.
 pub(crate) fn write(from: &Path, into: &Path, charts: &Path, machine: &str) -> anyhow::Result<()> {
     let results = PeerResults::read(from)?;
@@ -178,7 +182,7 @@ fn replace_between_marks(page: &str, text: &str) -> anyhow::Result<String> {
     let parts = page.split_once(BEGIN).and_then(|(before, tail)| {
         tail.split_once(END).map(|(_, after)| format!("{before}{BEGIN}{text}{END}{after}"))
     });
-    let Some(page) = parts else { bail!("the page has no marks {BEGIN:?} and {END:?}") };
+    let Some(page) = parts else { bail!("the page has no markers {BEGIN:?} and {END:?}") };
     Ok(page)
 }
 
@@ -191,27 +195,27 @@ impl PeerResults {
             let result: Value =
                 serde_json::from_str(&text).with_context(|| path.display().to_string())?;
             let text_of = |key: &str| result[key].as_str().unwrap_or_default().to_owned();
-            results.insert((text_of("regime"), text_of("who")), result);
+            results.insert((text_of("regime"), text_of("server")), result);
         }
         Ok(PeerResults(results))
     }
 
     fn value(&self, server: &str, column: ReportColumn) -> Option<f64> {
-        let number = |who: &str| {
-            let result = self.0.get(&(column.regime.to_owned(), who.to_owned()))?;
+        let number = |server: &str| {
+            let result = self.0.get(&(column.regime.to_owned(), server.to_owned()))?;
             result.pointer(column.field)?.as_f64()
         };
         let value = number(server)? * column.factor;
         if column.as_ratio { number("floor").map(|floor| value / floor) } else { Some(value) }
     }
 
-    /// Those of whom there is anything under one of `columns`.
+    /// The servers that have a value in one of the columns.
     fn servers_with_data(
         &self,
         columns: &[ReportColumn],
     ) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let has_data = |who| columns.iter().any(|&column| self.value(who, column).is_some());
-        SERVERS.into_iter().filter(move |&(who, _)| has_data(who))
+        let has_data = |server| columns.iter().any(|&column| self.value(server, column).is_some());
+        SERVERS.into_iter().filter(move |&(server, _)| has_data(server))
     }
 
     fn render(&self, machine: &str) -> String {
@@ -229,8 +233,8 @@ impl PeerResults {
     }
 
     fn versions(&self) -> String {
-        let version_line = |(who, name): (&str, &str)| {
-            let result = self.0.values().find(|result| result["who"] == who)?;
+        let version_line = |(server, name): (&str, &str)| {
+            let result = self.0.values().find(|result| result["server"] == server)?;
             Some(format!("- {name}: {}\n", result["about"].as_str()?))
         };
         SERVERS.into_iter().filter_map(version_line).collect()
@@ -239,9 +243,9 @@ impl PeerResults {
     fn table(&self, columns: &[ReportColumn]) -> String {
         let heads: String = columns.iter().map(|column| format!(" {} |", column.head)).collect();
         let mut table = format!("| |{heads}\n|---|{}\n", "---|".repeat(columns.len()));
-        for (who, name) in self.servers_with_data(columns) {
+        for (server, name) in self.servers_with_data(columns) {
             let cells = columns.iter().map(|&column| {
-                format!(" {} |", self.value(who, column).map_or("–".to_owned(), format_number))
+                format!(" {} |", self.value(server, column).map_or("–".to_owned(), format_number))
             });
             let _written = writeln!(table, "| {name} |{}", cells.collect::<String>());
         }
@@ -251,9 +255,9 @@ impl PeerResults {
     fn charts(&self) -> impl Iterator<Item = (&'static str, Chart)> {
         let charts = CHARTS.iter().map(|&(file, title, unit, scale, column)| {
             let columns = [column];
-            let bars = self.servers_with_data(&columns).map(|(who, name)| Bar {
+            let bars = self.servers_with_data(&columns).map(|(server, name)| Bar {
                 name: name.to_owned(),
-                value: self.value(who, column),
+                value: self.value(server, column),
                 is_highlighted: name.starts_with("Pushonce"),
             });
             let groups = vec![BarGroup { name: String::new(), bars: bars.collect() }];
@@ -274,8 +278,9 @@ mod tests {
     use super::*;
 
     fn results() -> PeerResults {
-        let result = |who: &str, cpu: f64| json!({"who": who, "about": "v1", "cpu_us": cpu});
-        let key = |who: &str| ("one".to_owned(), who.to_owned());
+        let result =
+            |server: &str, cpu: f64| json!({"server": server, "about": "v1", "cpu_us": cpu});
+        let key = |server: &str| ("one".to_owned(), server.to_owned());
         PeerResults(
             [(key("nats"), result("nats", 12.6)), (key("floor"), result("floor", 3.5))].into(),
         )
@@ -301,13 +306,13 @@ mod tests {
             replace_between_marks(&page, "new\n").unwrap(),
             format!("before\n{BEGIN}new\n{END}after\n")
         );
-        assert!(replace_between_marks("no marks", "new").is_err());
+        assert!(replace_between_marks("no markers", "new").is_err());
     }
 
     #[test]
     fn chart_shows_only_the_servers_measured_in_its_workload() {
         let charts: BTreeMap<_, _> = results().chart_files().collect();
-        let drawn = &charts["cpu-a-delivery.svg"];
+        let drawn = &charts["cpu-per-delivery.svg"];
         assert!(drawn.contains("NATS 12.6") && !drawn.contains("nchan"));
     }
 }

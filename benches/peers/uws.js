@@ -1,4 +1,5 @@
-// The smallest broker of uWebSockets.js: who connects to /sub/TOPIC hears what is said at /pub/TOPIC.
+// A minimal broker with uWebSockets.js: clients at /sub/TOPIC receive the messages that clients at /pub/TOPIC
+// send.
 const uws = require("@trufflesuite/uws-js-unofficial");
 
 const app = uws.App();
@@ -12,5 +13,5 @@ const topic = (response, request, context) =>
   );
 const quiet = { idleTimeout: 0, sendPingsAutomatically: false, compression: uws.DISABLED, upgrade: topic };
 app.ws("/sub/*", { ...quiet, open: (ws) => ws.subscribe(ws.getUserData().topic) });
-app.ws("/pub/*", { ...quiet, message: (ws, said, binary) => app.publish(ws.getUserData().topic, said, binary) });
+app.ws("/pub/*", { ...quiet, message: (ws, data, binary) => app.publish(ws.getUserData().topic, data, binary) });
 app.listen("127.0.0.1", Number(process.argv[2]), (listening) => listening || process.exit(1));

@@ -1,7 +1,7 @@
-//! How each server is talked to: as little of its protocol as a subscriber and a publisher need.
+//! The protocols of the servers, as far as a subscriber and a publisher need them.
 //!
-//! Pure: bytes in, bytes out. A reader looks at the framing and at nothing else, so that the
-//! generator costs about the same whoever is measured.
+//! Pure: bytes in, bytes out. A reader decodes only the framing, so that the generator costs about the same
+//! for every server.
 
 mod floor;
 mod mqtt;
@@ -13,67 +13,67 @@ use clap::ValueEnum;
 
 pub(crate) use floor::FRAME_BYTES;
 
-/// Whose protocol.
+/// The protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ServerProtocol {
     /// The bare write loop of this binary.
     Floor,
     /// WebSocket, JSON.
     Pushonce,
-    /// QUIC, protobuf, a stream for each subscription.
+    /// QUIC, protobuf, one stream per subscription.
     PushonceQuic,
     /// QUIC, protobuf, the newest message as a datagram.
     PushonceDatagrams,
-    /// WebSocket, a location for each channel.
+    /// WebSocket, one URL path per channel.
     Nchan,
-    /// WebSocket, as nchan has it, but nobody can resume: `uws.js`.
+    /// WebSocket as with nchan, without resume: `uws.js`.
     Uws,
-    /// The protocol of NATS.
+    /// The NATS client protocol.
     Nats,
     /// MQTT 3.1.1, QoS 0.
     Mqtt,
 }
 
-/// What a connection is for.
+/// The role of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Subscriber,
     Publisher,
 }
 
-/// What a server says, as far as it matters here.
+/// A message of a server, as far as the generator needs it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ServerMessage<'a> {
-    /// The subscription stands, or publishes are taken.
+    /// The subscription is confirmed, or publishes are accepted.
     Ready,
-    /// A message, and where it stands if the server says that and it was asked for.
+    /// A message, with its resume token if the server sends one and it was requested.
     Message { payload: &'a [u8], resume_token: Option<&'a [u8]> },
-    /// So many messages are left out.
+    /// The server left out this many messages.
     Skipped(u64),
-    /// Wants these bytes for an answer.
+    /// The server expects these bytes as a reply.
     Reply(Vec<u8>),
-    /// Anything else that is no error.
+    /// Any other message that is not an error.
     Ignored,
 }
 
-/// Something of a server's that it has not said whole, or should not have said.
+/// A decoded message, `None` if it is incomplete, or the error of an invalid or unexpected one.
 pub(crate) type DecodeResult<'a> = Result<Option<ServerMessage<'a>>, String>;
 
-/// A connection at its beginning.
+/// The parameters of a new connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionSpec<'a> {
     pub(crate) role: Role,
     pub(crate) topic: &'a str,
-    /// More topics that it reads: none but where it can [read many](Wire::reads_many).
+    /// Further topics to read: empty unless the protocol [reads many](ServerProtocol::reads_many).
     pub(crate) other_topics: &'a [String],
-    /// Goes on after this, if the protocol can.
+    /// The position to resume from, if the protocol supports it.
     pub(crate) resume_token: Option<&'a str>,
-    /// Wants to hear where messages stand.
+    /// Whether messages should carry resume tokens.
     pub(crate) with_resume_tokens: bool,
 }
 
 impl ServerProtocol {
-    /// What is sent first.
+    /// The bytes that open a connection.
     pub(crate) fn opening_bytes(self, spec: ConnectionSpec<'_>) -> Vec<u8> {
         match self {
             ServerProtocol::Floor => floor::opening_bytes(spec.role, spec.topic),
@@ -86,7 +86,7 @@ impl ServerProtocol {
         }
     }
 
-    /// The next thing within `print_frame_bytes`, which is taken off its front; `NoFault` when it is not whole.
+    /// Decodes the next message and removes it from the front of `bytes`; `None` if it is incomplete.
     pub(crate) fn decode_next<'a>(
         self,
         bytes: &mut &'a [u8],
@@ -110,7 +110,7 @@ impl ServerProtocol {
         }
     }
 
-    /// What a datagram says.
+    /// Decodes a datagram.
     pub(crate) fn decode_datagram(
         self,
         datagram: &[u8],
@@ -118,16 +118,16 @@ impl ServerProtocol {
     ) -> Result<ServerMessage<'_>, String> {
         match self {
             ServerProtocol::PushonceDatagrams => quic::decode_frame(datagram, role, true),
-            _ => Err("a datagram that nobody asked for".to_owned()),
+            _ => Err("an unexpected datagram".to_owned()),
         }
     }
 
-    /// It goes over UDP, and QUIC brings the bytes of its streams.
+    /// Whether the protocol runs over QUIC.
     pub(crate) fn is_quic(self) -> bool {
         matches!(self, ServerProtocol::PushonceQuic | ServerProtocol::PushonceDatagrams)
     }
 
-    /// Adds a publish to `out`.
+    /// Appends a publish to `out`.
     pub(crate) fn publish(self, out: &mut Vec<u8>, topic: &str, payload: &[u8]) {
         match self {
             ServerProtocol::Floor => floor::publish(out, topic, payload),
@@ -141,10 +141,10 @@ impl ServerProtocol {
         }
     }
 
-    /// The fewest connections that can publish to so many topics without being refused.
+    /// The minimum number of connections that can publish to this many topics without rejections.
     pub(crate) fn publishers(self, topics: usize) -> usize {
         match self {
-            // A session of ours may have 64 publishes under way.
+            // A Pushonce session may have 64 publishes in flight.
             ServerProtocol::Pushonce
             | ServerProtocol::PushonceQuic
             | ServerProtocol::PushonceDatagrams => topics.min(16),
@@ -154,25 +154,25 @@ impl ServerProtocol {
         }
     }
 
-    /// A connection can read more topics than one, as far as this generator knows how.
+    /// Whether a connection can read several topics, as far as this generator supports it.
     pub(crate) fn reads_many(self) -> bool {
         matches!(self, ServerProtocol::Pushonce)
     }
 
-    /// A cut connection can say where it was, and gets what it missed.
+    /// Whether a client can resume after a lost connection and receive the missed messages.
     pub(crate) fn resumes(self) -> bool {
         matches!(self, ServerProtocol::Pushonce | ServerProtocol::Nchan)
     }
 }
 
-/// Splits off so many bytes, if there are.
+/// Splits off `count` bytes, if there are that many.
 fn split_front<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     let (taken, remaining) = bytes.split_at_checked(count)?;
     *bytes = remaining;
     Some(taken)
 }
 
-/// Where `wanted` begins.
+/// The index of the first occurrence of `wanted`.
 fn find_bytes(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|part| part == wanted)
 }
@@ -203,7 +203,7 @@ mod tests {
                 let mut bytes = &whole[..cut];
                 let decoded = wire.decode_next(&mut bytes, Role::Subscriber, true, false);
                 assert_eq!(decoded, Ok(None), "{wire:?} cut at {cut}");
-                assert_eq!(bytes.len(), cut, "nothing was taken");
+                assert_eq!(bytes.len(), cut, "no bytes were consumed");
             }
             let mut bytes = whole;
             let decoded = wire.decode_next(&mut bytes, Role::Subscriber, true, false);

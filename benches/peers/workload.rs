@@ -1,4 +1,4 @@
-//! What is done to a server: a load of messages, or the loss of every connection.
+//! The workloads: a load of messages, or the loss of every connection.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,46 +14,46 @@ use crate::memory::ServerMemory;
 use crate::wire::Role;
 use crate::{BenchTarget, LoadArgs, StormArgs};
 
-/// Handshakes under way at once: fewer than the shortest queue of new connections, mosquitto's 100,
-/// so that nobody is measured by the second that the kernel waits before it tries again.
+/// The maximum number of concurrent handshakes: less than the shortest accept queue, mosquitto's 100, so that
+/// the kernel's retry delay of a second does not distort the measurement.
 const CONNECTING_MAX: usize = 64;
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// In a closed loop nothing is sent while a message is missing.
+/// The maximum time without a delivery. In a closed loop nothing is sent while a message is missing.
 const STALL_MAX: Duration = Duration::from_secs(5);
 
-/// How long the last message may take to arrive everywhere.
+/// The maximum time for the last message to reach all readers.
 const TAIL_MAX: Duration = Duration::from_secs(5);
 
-/// Memory is looked at when the server has had time to put itself in order.
+/// The delay before a memory measurement, so that the server can release temporary memory.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Messages that everybody misses in a storm.
+/// The number of messages published while all connections are down.
 const STORM_MESSAGES: u64 = 5;
 
-/// Connections, what they hear, and who of them publishes.
+/// The connections, the load, and the publishing clients.
 struct BenchRun {
     clients: ClientPool,
     load: BenchLoad,
     publishers: Range<usize>,
-    /// Connections that ended without being asked to, and why the first did.
+    /// The number of connections that ended unexpectedly, and the reason of the first.
     disconnects: u64,
     first_disconnect_reason: Option<String>,
 }
 
-/// Subscribers read what is published; some of them may have stopped.
+/// Measures subscribers that read, optionally with additional ones that do not.
 pub(crate) fn run_load(args: &LoadArgs) -> anyhow::Result<Value> {
     let target = &args.target;
     if args.stopped > 0 && target.protocol.is_quic() {
-        bail!("who stops reading is measured over TCP only");
+        bail!("--stopped is supported over TCP only");
     }
     let mut watch = ProcessMonitor::start(&target.pid)?;
     let empty = ServerMemory::measure(&target.pid);
     let readers = target.subscribers() + args.stopped as usize;
     let mut run = BenchRun::new(target, args.topics as usize, args.every_topic, readers, false)?;
-    for seat in &mut run.clients.clients[target.subscribers()..readers] {
-        seat.is_stopped = true;
+    for client in &mut run.clients.clients[target.subscribers()..readers] {
+        client.is_stopped = true;
     }
     run.connect_all((0..readers).collect())?;
     run.idle(SETTLE)?;
@@ -87,7 +87,7 @@ pub(crate) fn run_load(args: &LoadArgs) -> anyhow::Result<Value> {
         "server_cores": cpu / seconds,
         "generator_cores": usage.generator_cpu.map(|own| own.as_secs_f64() / seconds),
         "latency_ms": latency, "missing": missing, "missed": missed,
-        "repeated": run.load.stats.repeated, "gone": run.disconnects, "why": run.first_disconnect_reason,
+        "repeated": run.load.stats.repeated, "disconnects": run.disconnects, "first_disconnect_reason": run.first_disconnect_reason,
         "user_bytes_each": session.user_bytes, "kernel_bytes_each": session.kernel_bytes,
         "user_bytes": full.user_bytes,
         "grown_user_bytes": loaded.user_bytes.saturating_sub(full.user_bytes),
@@ -96,7 +96,7 @@ pub(crate) fn run_load(args: &LoadArgs) -> anyhow::Result<Value> {
     }))
 }
 
-/// Every connection is cut in one moment, and all come back at once.
+/// Closes every connection at once, and measures the time until all are back.
 pub(crate) fn run_storm(args: &StormArgs) -> anyhow::Result<Value> {
     let target = &args.target;
     let mut watch = ProcessMonitor::start(&target.pid)?;
@@ -106,7 +106,7 @@ pub(crate) fn run_storm(args: &StormArgs) -> anyhow::Result<Value> {
     run.connect_all((0..subscribers).collect())?;
     let first_connected = started.elapsed();
     run.connect_all(run.publishers.clone().collect())?;
-    // So that everybody has a place to go on from.
+    // Gives every subscriber a position to resume from.
     run.publish_now(1);
     run.run_for(TAIL_MAX, BenchLoad::is_all_read)?;
     let before = run.load.stats.delivered;
@@ -128,8 +128,8 @@ pub(crate) fn run_storm(args: &StormArgs) -> anyhow::Result<Value> {
         "subscribed_seconds": resubscribed.as_secs_f64(),
         "whole_seconds": run.load.is_all_read().then_some(all_read.as_secs_f64()),
         "cpu_us": cpu.as_secs_f64() * 1e6 / subscribers as f64,
-        "retries": retries, "gone": run.disconnects, "why": run.first_disconnect_reason,
-        "delivered": stats.delivered - before, "missed": stats.missed, "told": stats.skipped,
+        "retries": retries, "disconnects": run.disconnects, "first_disconnect_reason": run.first_disconnect_reason,
+        "delivered": stats.delivered - before, "missed": stats.missed, "skipped": stats.skipped,
         "expected": (STORM_MESSAGES + 1) * subscribers as u64, "missing": run.load.missing_deliveries(),
     }))
 }
@@ -143,7 +143,7 @@ impl BenchRun {
         with_resume_tokens: bool,
     ) -> anyhow::Result<BenchRun> {
         if every_topic && !target.protocol.reads_many() {
-            bail!("only --wire pushonce knows --every-topic here");
+            bail!("--every-topic needs --protocol pushonce");
         }
         let mut clients =
             ClientPool::new(target.protocol, target.server, topics, with_resume_tokens)?;
@@ -160,8 +160,8 @@ impl BenchRun {
         Ok(BenchRun { clients, load, publishers, disconnects: 0, first_disconnect_reason: None })
     }
 
-    /// Opens so many seats, some at a time, until all are ready; a seat that is refused tries again.
-    /// Says how often that was.
+    /// Connects the clients, a limited number at a time, until all are ready; a rejected client tries again.
+    /// Returns the number of retries.
     fn connect_all(&mut self, mut waiting: VecDeque<usize>) -> anyhow::Result<u64> {
         let end = Instant::now() + CONNECT_TIME_MAX;
         let (total, mut ready, mut connecting, mut retries) = (waiting.len(), 0, 0, 0);
@@ -191,7 +191,7 @@ impl BenchRun {
             self.clients.poll_once(POLL_WAIT, self.publishers.clone(), &mut on_event)?;
             if retries > total as u64 || Instant::now() > end {
                 bail!(
-                    "{ready} of {total} subscribed, {retries} times refused: {:?}",
+                    "{ready} of {total} connections are ready after {retries} retries: {:?}",
                     self.first_disconnect_reason
                 );
             }
@@ -199,7 +199,7 @@ impl BenchRun {
         Ok(retries)
     }
 
-    /// Publishes and reads for so long, or until it is done.
+    /// Publishes and reads for `span`, or until `done` returns true.
     fn run_for(&mut self, span: Duration, done: impl Fn(&BenchLoad) -> bool) -> anyhow::Result<()> {
         let end = Instant::now() + span;
         let (mut progress, mut at) = (self.load.stats.delivered, Instant::now());
@@ -210,7 +210,7 @@ impl BenchRun {
                 (progress, at) = (self.load.stats.delivered, Instant::now());
             } else if at.elapsed() > STALL_MAX {
                 bail!(
-                    "nothing arrives: {} missing, {:?}",
+                    "no delivery for {STALL_MAX:?}: {} missing, {:?}",
                     self.load.missing_deliveries(),
                     self.first_disconnect_reason
                 );
@@ -246,7 +246,7 @@ impl BenchRun {
         Ok(())
     }
 
-    /// Lets the stopped read on, for some seconds; tells what they got in the end.
+    /// Lets the stopped readers read for some seconds; returns what they received.
     fn resume_stopped(&mut self, stopped: Range<usize>) -> anyhow::Result<Option<Value>> {
         if stopped.is_empty() {
             return Ok(None);
@@ -261,7 +261,7 @@ impl BenchRun {
         Ok(Some(json!({
             "count": count, "published": self.load.sent,
             "received": stats.delivered - before.0, "missed": stats.missed - before.1,
-            "told": stats.skipped - skipped_before, "cut": self.disconnects - before.2,
+            "skipped": stats.skipped - skipped_before, "cut": self.disconnects - before.2,
         })))
     }
 }

@@ -1,4 +1,4 @@
-//! The binary as a command: what a person types, and what comes back.
+//! Runs the `pushonce` binary as a command line tool and captures its output.
 
 use std::process::{ExitStatus, Stdio};
 
@@ -9,18 +9,18 @@ use tokio::time::timeout;
 use crate::binary;
 use crate::wait::secs;
 
-/// A command that has ended.
+/// The output of a command that exited.
 #[derive(Debug)]
 pub struct CommandOutput {
-    /// How.
+    /// The exit status.
     pub status: ExitStatus,
-    /// What it printed.
+    /// The standard output.
     pub stdout: String,
-    /// What it said beside that: its log, and why it failed.
+    /// The standard error output: the log and the error message.
     pub stderr: String,
 }
 
-/// Runs `pushonce` with `args`, with `input` piped in, and waits for its end.
+/// Runs `pushonce` with `args` and with `input` on standard input, and waits until it exits.
 pub async fn pushonce<S: AsRef<str>>(
     args: impl IntoIterator<Item = S>,
     input: &str,
@@ -28,7 +28,7 @@ pub async fn pushonce<S: AsRef<str>>(
     run(args, input, Stdio::piped()).await
 }
 
-/// As [`pushonce`] without input, with its output to somewhere else: `out` of what comes back is empty.
+/// As [`pushonce`] without input, with its standard output redirected: `stdout` of the result is empty.
 pub async fn pushonce_with_stdout<S: AsRef<str>>(
     args: impl IntoIterator<Item = S>,
     stdout: Stdio,
@@ -36,7 +36,7 @@ pub async fn pushonce_with_stdout<S: AsRef<str>>(
     run(args, "", stdout).await
 }
 
-/// As [`pushonce`], with an input that stays open until the command ends.
+/// As [`pushonce`], with a standard input that stays open until the command exits.
 pub async fn pushonce_with_open_stdin<S: AsRef<str>>(
     args: impl IntoIterator<Item = S>,
     input: &str,
@@ -65,17 +65,18 @@ async fn start<S: AsRef<str>>(
         command.arg(arg.as_ref());
     }
     command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
-    let mut child = command.kill_on_drop(true).spawn().expect("the binary starts");
-    let mut stdin = child.stdin.take().expect("it was piped");
-    // A command that has failed does not read to the end.
+    let mut child = command.kill_on_drop(true).spawn().expect("start the binary");
+    let mut stdin = child.stdin.take().expect("standard input is piped");
+    // A command that fails may exit before it reads its input.
     let _ = stdin.write_all(input.as_bytes()).await;
     (child, stdin)
 }
 
 async fn wait_output(child: Child) -> CommandOutput {
-    let output = timeout(secs(60), child.wait_with_output()).await.expect("the command ends");
-    let output = output.expect("its output can be read");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    let output =
+        timeout(secs(60), child.wait_with_output()).await.expect("the command exits within 60 s");
+    let output = output.expect("read the output");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8 output");
     CommandOutput {
         status: output.status,
         stdout: text(output.stdout),
@@ -84,19 +85,19 @@ async fn wait_output(child: Child) -> CommandOutput {
 }
 
 impl CommandOutput {
-    /// What it printed. It must have ended well.
+    /// The standard output. Panics unless the command succeeded.
     pub fn expect_success(self) -> String {
         assert!(self.status.success(), "{self:?}");
         self.stdout
     }
 
-    /// What it printed before it ended with this status.
+    /// The standard output. Panics unless the command exited with this code.
     pub fn expect_exit_code(self, code: i32) -> String {
         assert_eq!(self.status.code(), Some(code), "{self:?}");
         self.stdout
     }
 
-    /// Why it failed, which must be told in these words. It must not have ended well.
+    /// Checks that the command failed with exit code 1, did not panic, and printed all of these messages.
     pub fn expect_failure(self, messages: &[&str]) {
         assert_eq!(self.status.code(), Some(1), "{self:?}");
         for &message in messages {

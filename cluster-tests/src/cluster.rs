@@ -1,4 +1,4 @@
-//! A cluster of a story.
+//! A cluster of processes for one test.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -17,7 +17,7 @@ use crate::http_client;
 use crate::node::{ClusterNode, Ports};
 use crate::wait::{secs, wait_until};
 
-/// What a cluster should look like before it starts.
+/// Configures a cluster before it starts.
 pub struct Builder {
     regions: Vec<(String, usize)>,
     flags: Vec<&'static str>,
@@ -25,28 +25,28 @@ pub struct Builder {
     dir: Option<PathBuf>,
 }
 
-/// Running nodes. Node 0 was initialized with `pushonce init_cluster`, the others joined it.
+/// A cluster of node processes. Node 0 was initialized with `pushonce init`, the others joined it.
 pub struct ProcessCluster {
     nodes: Vec<ClusterNode>,
     dir: ClusterDir,
     environment: Arc<dyn NodeEnvironment>,
 }
 
-/// The directory of a story, with logs and, unless the ground says otherwise, data.
+/// The directory of a test. It holds the logs and, unless the environment provides volumes, the data.
 enum ClusterDir {
-    /// Goes with the story, when it ends well.
+    /// Removed at the end, unless the test fails.
     Temporary(TempDir),
-    /// Stays, wherever the caller wanted it.
+    /// Chosen by the caller, and never removed.
     Kept(PathBuf),
 }
 
 impl ProcessCluster {
-    /// `n` nodes without labels.
+    /// A cluster of `n` nodes without labels.
     pub fn with_nodes(n: usize) -> Builder {
         ProcessCluster::builder().region("", n)
     }
 
-    /// No nodes yet; add them by [`Builder::region`].
+    /// A cluster without nodes; add them with [`Builder::region`].
     pub fn builder() -> Builder {
         let environment = Arc::new(Loopback::new());
         Builder { regions: Vec::new(), flags: Vec::new(), environment, dir: None }
@@ -57,12 +57,12 @@ impl ProcessCluster {
         &self.nodes[i]
     }
 
-    /// How many nodes there are, running or not.
+    /// Number of nodes, running or not.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// The `i`th node, to do something to its process.
+    /// The `i`th node, for an operation on its process.
     pub fn node_mut(&mut self, i: usize) -> &mut ClusterNode {
         &mut self.nodes[i]
     }
@@ -75,28 +75,28 @@ impl ProcessCluster {
         }
     }
 
-    /// `kill -9` of the `i`th node.
+    /// Kills the `i`th node with SIGKILL and waits until it has exited.
     pub fn kill(&mut self, i: usize) {
         self.nodes[i].kill();
     }
 
-    /// Ctrl-C for the `i`th node.
+    /// Stops the `i`th node with SIGINT, as Ctrl-C does.
     pub async fn stop(&mut self, i: usize) -> ExitStatus {
         self.nodes[i].stop().await
     }
 
-    /// Waits until the `i`th node has ended by itself.
+    /// Waits until the `i`th node has exited by itself.
     pub async fn wait_exit(&mut self, i: usize) -> ExitStatus {
         self.nodes[i].wait_exit().await
     }
 
-    /// Starts the `i`th node again on the data it has.
+    /// Restarts the `i`th node with the data it has.
     pub fn restart(&mut self, i: usize) {
         self.nodes[i].start();
     }
 
-    /// A node of a cluster of its own, initialized and started, at the given addresses. Its name, data
-    /// and log are those of an `i`th node.
+    /// Initializes and starts a node of another cluster at the given addresses. Its name, data directory and
+    /// log are those of an `i`th node.
     pub fn start_foreign_node(&self, i: usize, ports: Ports) -> ClusterNode {
         let mut node = ClusterNode::new(i, ports, self.dir(), self.environment.clone(), Vec::new());
         node.init_cluster();
@@ -104,17 +104,17 @@ impl ProcessCluster {
         node
     }
 
-    /// As [`ProcessCluster::restart`], with more flags for this one start.
+    /// As [`ProcessCluster::restart`], with additional flags for this start only.
     pub fn restart_with(&mut self, i: usize, extra_flags: &[&str]) {
         self.nodes[i].start_with(extra_flags);
     }
 
-    /// Adds a node that joins, and starts it. Says which it is.
+    /// Adds a node that joins the cluster, starts it, and returns its index.
     pub fn join(&mut self, region: &str) -> usize {
         self.join_with(region, &[])
     }
 
-    /// As [`ProcessCluster::join`], with flags of its own.
+    /// As [`ProcessCluster::join`], with additional flags for this node.
     pub fn join_with(&mut self, region: &str, extra_flags: &[&str]) -> usize {
         let i = self.nodes.len();
         let ports = self.ports(i);
@@ -122,7 +122,7 @@ impl ProcessCluster {
         if !region.is_empty() {
             flags.extend(["--region".to_owned(), region.to_owned()]);
         }
-        // Any of them may be dead.
+        // Any of them may be stopped.
         let peers: Vec<_> = self.nodes.iter().map(|node| node.ports.peer.to_string()).collect();
         if !peers.is_empty() {
             flags.extend(["--join".to_owned(), peers.join(",")]);
@@ -136,7 +136,8 @@ impl ProcessCluster {
         i
     }
 
-    /// Takes the `i`th node out for ever, as an operator does who asks whichever of the others answers.
+    /// Removes the `i`th node from the cluster for good, with the CLI and the addresses of the other running
+    /// nodes.
     pub fn remove(&self, i: usize) -> impl Future<Output = CommandOutput> + Send + use<> {
         let others = self.running_nodes().filter(|&other| other != i);
         let servers: Vec<_> = others.map(|i| format!("http://{}", self.ports(i).grpc)).collect();
@@ -144,50 +145,50 @@ impl ProcessCluster {
         async move { cli::pushonce(["cluster", "remove", &name, "--server", &servers], "").await }
     }
 
-    /// Whose certificate to trust at the QUIC doors.
+    /// The certificate that QUIC clients must trust.
     pub fn trust(&self) -> CertificateTrust {
         self.environment.trust()
     }
 
-    /// Where the `i`th node listens, whether there is one or not.
+    /// The addresses of the `i`th node, whether it exists or not.
     pub fn ports(&self, i: usize) -> Ports {
         Ports::for_ip(self.environment.address(i))
     }
 
-    /// Which nodes run.
+    /// The indices of the running nodes.
     pub fn running_nodes(&self) -> impl Iterator<Item = usize> {
         (0..self.len()).filter(|&i| self.nodes[i].is_running())
     }
 
-    /// What the `i`th node knows of the cluster.
+    /// The cluster status as the `i`th node sees it.
     pub async fn status(&self, i: usize) -> Result<StatusResponse, String> {
         let mut client = self.admin_client(i).await?;
         let answer = client.status(StatusRequest {}).await.map_err(|error| error.to_string())?;
         Ok(answer.into_inner())
     }
 
-    /// Where a topic falls to, as the `i`th node knows.
+    /// The placement of a topic as the `i`th node sees it.
     pub async fn explain(&self, i: usize, topic: &str) -> Result<ExplainResponse, String> {
         let mut client = self.admin_client(i).await?;
         let request = ExplainRequest { topic: topic.to_owned() };
         Ok(client.explain(request).await.map_err(|error| error.to_string())?.into_inner())
     }
 
-    /// Which node owns a topic.
+    /// The index of the node that owns a topic.
     pub async fn owner_of(&self, topic: &str) -> usize {
         wait_until(&format!("an owner of {topic}"), secs(10), async || {
-            let queried = self.running_nodes().next().expect("some node runs");
+            let queried = self.running_nodes().next().expect("at least one node runs");
             let owner = self.explain(queried, topic).await?.owner;
             self.node_index(queried, owner).await
         })
         .await
     }
 
-    /// Waits until all running nodes agree on `active` active members, all of them hold shards,
-    /// every shard is where the table wants it, and nothing moves.
+    /// Waits until every running node reports `active` active members that all hold shards, every shard is
+    /// placed as wanted, and no shard moves.
     pub async fn wait_settled(&self, active: usize) {
         for i in self.running_nodes() {
-            wait_until(&format!("node {i} sees a settled cluster"), secs(30), async || {
+            wait_until(&format!("node {i} reports a settled cluster"), secs(30), async || {
                 let status = self.status(i).await?;
                 check_settled(&status, active)
             })
@@ -195,27 +196,26 @@ impl ProcessCluster {
         }
     }
 
-    /// The id of the `i`th node, once the `asked` node counts it as a member.
+    /// The member id of the `i`th node, once the `queried` node lists it as a member.
     pub async fn node_id(&self, queried: usize, i: usize) -> u64 {
         let name = &self.nodes[i].name;
         wait_until(&format!("{name} is a member"), secs(10), async || {
             let status = self.status(queried).await?;
             let member = status.members.iter().find(|member| member.name == *name);
-            member.map(|member| member.id).ok_or_else(|| "it is not".to_owned())
+            member.map(|member| member.id).ok_or_else(|| "it is not listed".to_owned())
         })
         .await
     }
 
-    /// The node with a name that the `asked` node knows by its id.
+    /// The index of the node whose member id is `id`, according to the `queried` node.
     pub async fn node_index(&self, queried: usize, id: u64) -> Result<usize, String> {
         let status = self.status(queried).await?;
-        let member = status.members.iter().find(|m| m.id == id).ok_or("no such member is known")?;
+        let member = status.members.iter().find(|m| m.id == id).ok_or("no member has this id")?;
         let index = self.nodes.iter().position(|node| node.name == member.name);
-        index.ok_or_else(|| format!("{} is not of this story", member.name))
+        index.ok_or_else(|| format!("{} is not a node of this test", member.name))
     }
 
-    /// A counter of `/metrics`, summed over all running nodes and all series whose labels contain
-    /// `labels`.
+    /// A counter of `/metrics`, summed over all running nodes and all series whose labels contain `labels`.
     pub async fn metric_sum(&self, name: &str, labels: &[&str]) -> u64 {
         let mut sum = 0;
         for i in self.running_nodes() {
@@ -242,13 +242,13 @@ impl ProcessCluster {
 fn check_settled(status: &StatusResponse, active: usize) -> Result<(), String> {
     let members: Vec<_> = status.members.iter().filter(|m| m.state == "active").collect();
     if members.len() != active {
-        return Err(format!("{} members are active", members.len()));
+        return Err(format!("{} members are active, not {active}", members.len()));
     }
-    // A table that leaves a member out is older than the member.
+    // A table without the member is older than the member.
     if let Some(without_shards) =
         members.iter().find(|m| !status.shards.iter().any(|s| is_replica(s, m.id)))
     {
-        return Err(format!("{} holds nothing", without_shards.name));
+        return Err(format!("{} holds no shard", without_shards.name));
     }
     match status.shards.iter().find(|shard| !is_settled(shard)) {
         Some(shard) => Err(format!("{shard:?}")),
@@ -265,25 +265,25 @@ fn is_settled(shard: &Shard) -> bool {
 }
 
 impl Builder {
-    /// `n` more nodes, with a region.
+    /// Adds `n` nodes in the given region.
     pub fn region(mut self, name: &str, n: usize) -> Builder {
         self.regions.push((name.to_owned(), n));
         self
     }
 
-    /// Flags of the first node, for `init_cluster` and `serve`.
+    /// Adds flags of the first node, for `init` and `serve`.
     pub fn flags(mut self, flags: &[&'static str]) -> Builder {
         self.flags.extend(flags);
         self
     }
 
-    /// On another ground than loopback.
+    /// Uses another environment than loopback.
     pub fn in_environment(mut self, environment: Arc<dyn NodeEnvironment>) -> Builder {
         self.environment = environment;
         self
     }
 
-    /// With its logs in this directory, which is there and stays.
+    /// Uses an existing directory for the logs, which is kept.
     pub fn dir(mut self, path: PathBuf) -> Builder {
         self.dir = Some(path);
         self
@@ -293,7 +293,9 @@ impl Builder {
     pub async fn start(self) -> ProcessCluster {
         let dir = match self.dir {
             Some(path) => ClusterDir::Kept(path),
-            None => ClusterDir::Temporary(tempfile::tempdir().expect("a temporary directory")),
+            None => {
+                ClusterDir::Temporary(tempfile::tempdir().expect("create a temporary directory"))
+            }
         };
         let mut cluster = ProcessCluster { nodes: Vec::new(), dir, environment: self.environment };
         for (region, n) in &self.regions {
@@ -313,7 +315,7 @@ impl Drop for ProcessCluster {
         self.nodes.clear();
         if !std::thread::panicking() {
             let panicked = logs.iter().find(|(_, log)| log.contains("panicked"));
-            assert!(panicked.is_none(), "a node may fail, and may not panic: {panicked:?}");
+            assert!(panicked.is_none(), "a node panicked: {panicked:?}");
             return;
         }
         for (name, log) in logs {

@@ -1,4 +1,4 @@
-//! Where the nodes of a cluster live.
+//! The environment in which the nodes of a cluster run.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -9,45 +9,43 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pushonce_client::CertificateTrust;
 
-/// What a cluster stands on: an address for each node, a place for its data, and the world its
-/// process runs in.
+/// Provides an address, a data volume and a process environment for each node of a cluster.
 pub trait NodeEnvironment: Send + Sync {
-    /// The address of the `i`th node, whether there is one or not. The tests reach it, and so do the
-    /// other nodes.
+    /// The address of the `i`th node, whether the node exists or not. Tests and the other nodes reach it.
     fn address(&self, i: usize) -> Ipv4Addr;
 
-    /// The directory in which the `i`th node's data directory is made, if it has a volume of its own.
-    /// Else its data lies in the directory of the story, beside the logs.
+    /// The directory in which the `i`th node's data directory is created, if the node has a volume of its
+    /// own. Otherwise the data lies beside the logs, in the directory of the test.
     fn volume(&self, _: usize) -> Option<PathBuf> {
         None
     }
 
-    /// Puts into the `i`th node's data directory what has to be there before it starts, whether there
-    /// is that directory or not.
+    /// Puts required files into the `i`th node's data directory before the node starts. The directory may
+    /// not exist yet.
     fn prepare_data_dir(&self, _: usize, _: &Path) {}
 
-    /// Whose certificate clients of its QUIC doors are to trust.
+    /// The certificate that QUIC clients must trust.
     fn trust(&self) -> CertificateTrust {
         CertificateTrust::Development
     }
 
-    /// The command that starts the `i`th node in its world, made of the one that would start it here.
-    /// Signals go to the process of this command, so a wrapper must replace itself by the node.
+    /// Wraps the command that starts the `i`th node. Signals are sent to the process of this command, so a
+    /// wrapper must replace itself with the node (`exec`).
     fn command(&self, _: usize, node: Command) -> Command {
         node
     }
 
-    /// Starts that command, its input and output told, in the `i`th node's world.
+    /// Starts the `i`th node with that command, whose input and output are already set.
     fn start(&self, _: usize, mut node: Command) -> io::Result<Child> {
         node.spawn()
     }
 }
 
-/// Another ground, on which every node has these environment variables.
+/// An environment that adds environment variables to every node.
 pub(crate) struct WithEnvVars {
-    /// Where the nodes live.
+    /// The wrapped environment.
     pub(crate) inner: Arc<dyn NodeEnvironment>,
-    /// Names and values.
+    /// Names and values of the variables.
     pub(crate) variables: Vec<(&'static str, String)>,
 }
 
@@ -78,14 +76,14 @@ impl NodeEnvironment for WithEnvVars {
     }
 }
 
-/// Loopback addresses that no other story uses, and nothing else of its own.
+/// Loopback addresses that no other test uses. Everything else is shared with the machine.
 pub struct Loopback {
     subnet: [u8; 2],
 }
 
 impl Loopback {
-    /// Two numbers of 127.B.C.x that no other story on this machine uses now: the process tells the
-    /// test binaries apart, the count the stories in one.
+    /// Chooses B and C of 127.B.C.x. The process id separates test binaries, the counter separates the tests
+    /// of one binary.
     pub fn new() -> Loopback {
         static INSTANCES: AtomicU32 = AtomicU32::new(0);
         let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
@@ -107,14 +105,14 @@ impl NodeEnvironment for Loopback {
     }
 }
 
-/// Loopback, where a node may have this many descriptors and cannot raise the limit.
+/// Loopback, with a limit of file descriptors that a node cannot raise.
 pub struct LimitedDescriptors {
     loopback: Loopback,
     limit: u32,
 }
 
 impl LimitedDescriptors {
-    /// At most `limit` descriptors a node.
+    /// Limits each node to `limit` descriptors.
     pub fn new(limit: u32) -> LimitedDescriptors {
         LimitedDescriptors { loopback: Loopback::new(), limit }
     }

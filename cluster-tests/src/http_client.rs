@@ -1,4 +1,4 @@
-//! HTTP/1.1, as much of it as a story needs: one request a connection.
+//! A minimal HTTP/1.1 client: one request per connection.
 
 use std::net::SocketAddr;
 
@@ -9,28 +9,28 @@ use tokio::time::timeout;
 
 use crate::wait::secs;
 
-/// An answer.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct HttpResponse {
-    /// The status.
+    /// The status code.
     pub status: u16,
-    /// Status line and headers.
+    /// The status line and the headers.
     pub header_text: String,
     /// The body.
     pub body: String,
 }
 
-/// `GET` of a path, with header lines of its own.
+/// Sends a `GET` request with additional header lines.
 pub async fn get(server: SocketAddr, path: &str, headers: &[&str]) -> Result<HttpResponse, String> {
     request(server, "GET", path, headers, b"").await
 }
 
-/// `POST` of a body to a path.
+/// Sends a `POST` request.
 pub async fn post(server: SocketAddr, path: &str, body: &[u8]) -> Result<HttpResponse, String> {
     request(server, "POST", path, &[], body).await
 }
 
-/// Any request.
+/// Sends a request with any method.
 pub async fn request(
     server: SocketAddr,
     method: &str,
@@ -44,17 +44,20 @@ pub async fn request(
     }
     head += &format!("content-length: {}\r\n\r\n", body.len());
     let text = timeout(secs(10), send_and_read(server, &[head.as_bytes(), body].concat())).await;
-    let text = text.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("no head: {text:?}"))?;
+    let text = text
+        .map_err(|_| "no response within 10 s".to_owned())?
+        .map_err(|error| error.to_string())?;
+    let (head, body) =
+        text.split_once("\r\n\r\n").ok_or_else(|| format!("incomplete response: {text:?}"))?;
     let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
-    let status = status.ok_or_else(|| format!("no status: {head:?}"))?;
+    let status = status.ok_or_else(|| format!("no status code: {head:?}"))?;
     Ok(HttpResponse { status, header_text: head.to_owned(), body: body.to_owned() })
 }
 
-/// Sends bytes, whatever they are, and reads what comes until the end.
+/// Sends bytes and reads until the server closes the connection.
 async fn send_and_read(server: SocketAddr, bytes: &[u8]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(server).await?;
-    // A server that refuses by the head alone may not read the body to its end.
+    // A server that rejects a request by its headers may not read the whole body.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer).await;
@@ -70,7 +73,7 @@ impl HttpResponse {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The value of a header.
+    /// The value of the first header with this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.header_text.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()

@@ -1,22 +1,32 @@
-//! The stage for stories of a whole cluster: real processes of the built binary, on this machine.
+//! End-to-end tests of a whole cluster: real processes of the built binary, on this machine.
 //!
-//! *What is it?* [`ProcessCluster`] starts nodes as an operator would and hands out what a story needs: a
-//! publisher, a viewer, the owner of a topic, a kill. One file in `tests` is one story. Beside the
-//! stories stands the proof: [`runner`] does one of the [`faults`] after the other to a cluster under
-//! [`load`], the [`history`] has what every client saw, and the [`checker`] holds it against the
-//! promises. `scripts/faults` runs all of it, `tests/promises.rs` the short tier. Faults of the network,
-//! of disks and of clocks take place on a [`testbed`], where each node has a machine of its own as far as
-//! it can tell.
+//! # Overview
 //!
-//! *What does it promise?* A cluster of its own for each story: addresses that no other story uses,
-//! data in a directory that goes when the story ends well and stays, with the logs, when it does not.
-//! No process outlives its story.
+//! [`ProcessCluster`] starts nodes as an operator does, and provides what a test needs: publishers,
+//! subscribers, the owner of a topic, kills and restarts. Each file in `tests` covers one behaviour. In
+//! addition, the fault matrix checks the published invariants: [`runner`] injects one of the [`faults`] after
+//! the other into a cluster under [`load`], the [`history`] records what every client observed, and the
+//! [`checker`] checks it. `scripts/faults` runs the full matrix, `tests/fault_matrix_short.rs` the short
+//! tier. Faults of the network, of disks and of clocks run on a [`testbed`], which gives each node a network
+//! namespace, a volume and a clock.
 //!
-//! *What does it refuse?* Shortcuts into a node: everything goes through its doors.
+//! # Guarantees
 //!
-//! *How does data move?* As for users: gRPC in, WebSocket, QUIC and gRPC out.
+//! Each test has a cluster of its own, with addresses that no other test uses. Its data directory is removed
+//! when the test passes, and kept with the logs when it fails. No process outlives its test.
 //!
-//! *What must a caller not do?* Sleep and hope: wait for what must become true, with a limit.
+//! # Non-goals
+//!
+//! There are no shortcuts into a node: tests use only its public listeners.
+//!
+//! # Data flow
+//!
+//! As in production: publishes arrive by gRPC, HTTP and WebSocket; deliveries leave by WebSocket, QUIC and
+//! gRPC.
+//!
+//! # Caller contract
+//!
+//! Wait for a condition with a time limit ([`wait_until`]); never sleep for a fixed time instead.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 

@@ -1,4 +1,4 @@
-//! One node: a process of the binary.
+//! One node: a process of the `pushonce` binary.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::binary::{self, BinaryBuild};
 use crate::environment::NodeEnvironment;
 use crate::wait::{secs, wait_until};
 
-/// Where a node listens.
+/// The listening addresses of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     /// HTTP and WebSocket.
@@ -29,14 +29,14 @@ pub struct Ports {
 
 /// A node, running or not.
 pub struct ClusterNode {
-    /// Its name.
+    /// The node's name.
     pub name: String,
-    /// Where it listens.
+    /// The listening addresses.
     pub ports: Ports,
     index: usize,
     data_dir: PathBuf,
     log_file: PathBuf,
-    /// Where the ids of all processes of the story are written, for whoever cleans up after it.
+    /// The file with the ids of all processes of the test, for the watchdog that kills them.
     pids_file: PathBuf,
     environment: Arc<dyn NodeEnvironment>,
     flags: Vec<String>,
@@ -44,30 +44,30 @@ pub struct ClusterNode {
     process: Option<Child>,
 }
 
-/// The exit status of a node that the cluster has no place for.
+/// The exit status of a node that was removed from the cluster.
 pub const EXIT_REMOVED: i32 = 77;
 
-/// The exit status of a node that has stopped for its disk.
+/// The exit status of a node that stopped because its disk failed.
 pub const EXIT_DISK_FAILED: i32 = 74;
 
 impl Ports {
-    /// The usual ports of an address of its own: the whole of 127.0.0.0/8 is this machine.
+    /// The default ports at the given address. Every address in 127.0.0.0/8 is this machine.
     pub fn for_ip(ip: Ipv4Addr) -> Ports {
         let port = |port| SocketAddr::from((ip, port));
         Ports { http: port(7080), quic: port(7443), grpc: port(7090), peer: port(7091) }
     }
 
-    /// The address of the door for a transport.
+    /// The server address for a transport.
     pub fn server(&self, transport: Transport) -> ServerAddress {
         let text = match transport {
             Transport::Ws => format!("ws://{}", self.http),
             Transport::Quic => format!("quic://{}", self.quic),
             Transport::Grpc => format!("http://{}", self.grpc),
         };
-        text.parse().expect("a good address")
+        text.parse().expect("a valid address")
     }
 
-    /// As flags of the binary.
+    /// The addresses as flags of the binary.
     pub fn flags(&self) -> Vec<String> {
         let listeners = [
             ("--http", self.http),
@@ -108,44 +108,47 @@ impl ClusterNode {
         }
     }
 
-    /// Creates a cluster in the data directory, as an operator does once before the first start.
+    /// Creates a cluster in the data directory with `pushonce init`.
     pub fn init_cluster(&self) {
         let mut command = binary::current_command();
-        // It opens no port; on a rig the addresses are not of the loopback.
+        // `init` opens no port, but it checks the addresses, which are not loopback addresses on a testbed.
         command.args(["init", "--insecure", "--lanes", "1", "--name", &self.name, "--data"]);
         command.arg(&self.data_dir).args(self.ports.flags()).args(&self.flags);
         self.environment.prepare_data_dir(self.index, &self.data_dir);
-        let output = command.stdin(Stdio::null()).output().expect("the binary starts");
+        let output = command.stdin(Stdio::null()).output().expect("start the binary");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Starts the process, on whatever data it has. Its output goes to its log, behind what is there.
+    /// Starts the process with the data it has. Its output is appended to its log file.
     pub fn start(&mut self) {
         self.start_with(&[]);
     }
 
-    /// The same with more flags, for this one start.
+    /// As [`ClusterNode::start`], with additional flags for this start only.
     pub fn start_with(&mut self, extra_flags: &[&str]) {
-        let log =
-            File::options().create(true).append(true).open(&self.log_file).expect("a log file");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log_file)
+            .expect("open the log file");
         self.start_logging_to(log.into(), extra_flags);
     }
 
-    /// As [`ClusterNode::start`], with a pipe for its log that nobody reads.
+    /// As [`ClusterNode::start`], with a pipe for its log that is never read.
     pub fn start_with_unread_log_pipe(&mut self) {
         self.start_logging_to(Stdio::piped(), &[]);
     }
 
-    /// As [`ClusterNode::start`], with a log that never takes anything: a full disk.
+    /// As [`ClusterNode::start`], with a log on a full disk: every write fails.
     pub fn start_with_full_log(&mut self) {
-        let full = File::options().write(true).open("/dev/full").expect("a device of Linux");
+        let full = File::options().write(true).open("/dev/full").expect("open /dev/full");
         self.start_logging_to(full.into(), &[]);
     }
 
     /// Closes the reading end of the pipe of [`ClusterNode::start_with_unread_log_pipe`].
     pub fn close_log_pipe(&mut self) {
-        let process = self.process.as_mut().expect("it is running");
-        drop(process.stderr.take().expect("its log is a pipe"));
+        let process = self.process.as_mut().expect("the node runs");
+        drop(process.stderr.take().expect("the log is a pipe"));
     }
 
     fn start_logging_to(&mut self, log: Stdio, extra_flags: &[&str]) {
@@ -156,19 +159,19 @@ impl ClusterNode {
         self.environment.prepare_data_dir(self.index, &self.data_dir);
         let mut command = self.environment.command(self.index, command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = self.environment.start(self.index, command).expect("the binary starts");
+        let child = self.environment.start(self.index, command).expect("start the binary");
         let pids = File::options().create(true).append(true).open(&self.pids_file);
-        writeln!(pids.expect("a file of process ids"), "{}", child.id())
-            .expect("it can be written");
+        writeln!(pids.expect("open the file of process ids"), "{}", child.id())
+            .expect("write the file of process ids");
         self.process = Some(child);
     }
 
-    /// The next start is of this build.
+    /// Uses another build for the next start.
     pub fn set_build(&mut self, build: BinaryBuild) {
         self.build = build;
     }
 
-    /// Gives the node other addresses for its next start, and other nodes to ask. It must not run.
+    /// Changes the addresses and the `--join` flag for the next start. The node must not run.
     pub fn set_addresses(&mut self, ports: Ports, join: &[SocketAddr]) {
         assert!(!self.is_running(), "{} is running", self.name);
         self.ports = ports;
@@ -181,65 +184,62 @@ impl ClusterNode {
         }
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Kills the process with SIGKILL and waits until it has exited.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.process.take() {
-            child.kill().expect("the process can be killed");
-            child.wait().expect("the process ends");
+            child.kill().expect("kill the process");
+            child.wait().expect("wait for the process");
         }
     }
 
-    /// The process, while there is one.
+    /// The process id, while the node runs.
     pub fn pid(&self) -> Option<Pid> {
         self.process.as_ref().map(Pid::from_child)
     }
 
-    /// Stops the process where it stands (`SIGSTOP`); its sockets stay open.
+    /// Pauses the process with SIGSTOP. Its sockets stay open.
     pub fn pause(&self) {
-        kill_process(self.pid().expect("it is running"), Signal::STOP)
-            .expect("it can be signalled");
+        kill_process(self.pid().expect("the node runs"), Signal::STOP).expect("signal the process");
     }
 
-    /// Lets it go on.
+    /// Continues a paused process with SIGCONT.
     pub fn resume(&self) {
-        kill_process(self.pid().expect("it is running"), Signal::CONT)
-            .expect("it can be signalled");
+        kill_process(self.pid().expect("the node runs"), Signal::CONT).expect("signal the process");
     }
 
-    /// Asks it to stop, as Ctrl-C does, and waits until it did.
+    /// Stops the process with SIGINT, as Ctrl-C does, and waits until it has exited.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::INT);
         self.wait_exit().await
     }
 
-    /// Asks it to stop, as a supervisor does, and does not wait.
+    /// Sends SIGTERM, as a supervisor does, and does not wait.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Tells it that its terminal has gone.
+    /// Sends SIGHUP, as a closed terminal does.
     pub fn hang_up(&self) {
         self.signal(Signal::HUP);
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(self.pid().expect("it is running"), signal)
-            .expect("the process can be signalled");
+        kill_process(self.pid().expect("the node runs"), signal).expect("signal the process");
     }
 
-    /// Waits until the process has ended by itself.
+    /// Waits until the process has exited by itself.
     pub async fn wait_exit(&mut self) -> ExitStatus {
-        let child = self.process.as_mut().expect("it was started");
-        let condition = format!("the end of {}", self.name);
+        let child = self.process.as_mut().expect("the node was started");
+        let condition = format!("exit of {}", self.name);
         let status = wait_until(&condition, secs(40), async || {
-            child.try_wait().expect("it can be asked").ok_or_else(|| "it runs".to_owned())
+            child.try_wait().expect("query the process").ok_or_else(|| "it still runs".to_owned())
         })
         .await;
         self.process = None;
         status
     }
 
-    /// Whether the process has ended by itself, at this moment.
+    /// Whether the process has exited by itself.
     pub fn has_exited(&mut self) -> bool {
         let child = self.process.as_mut();
         let exited =
@@ -250,23 +250,23 @@ impl ClusterNode {
         exited
     }
 
-    /// Removes all it has kept. It must not run.
+    /// Removes the data directory. The node must not run.
     pub fn wipe(&self) {
         assert!(!self.is_running(), "{} is running", self.name);
-        std::fs::remove_dir_all(&self.data_dir).expect("the data can be removed");
+        std::fs::remove_dir_all(&self.data_dir).expect("remove the data directory");
     }
 
-    /// Whether the process is there.
+    /// Whether the node was started and has not been stopped.
     pub fn is_running(&self) -> bool {
         self.process.is_some()
     }
 
-    /// What the process has written.
+    /// The text of the log file.
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log_file).unwrap_or_default()
     }
 
-    /// Where it keeps what it must not lose.
+    /// The data directory.
     pub fn data_dir(&self) -> &std::path::Path {
         &self.data_dir
     }

@@ -1,4 +1,4 @@
-//! Who publishes: a line at a time, or all the time.
+//! Publishers of tests: single publishes, numbered series, and continuous load.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -11,30 +11,30 @@ use tokio::task::JoinSet;
 use crate::cluster::ProcessCluster;
 use crate::subscriber::ReceivedMessage;
 
-/// Somebody who publishes on several topics, one message after the other on each, whatever happens.
+/// Continuous load on several topics: on each, one message after the other, whatever the outcome.
 pub struct PublishLoad {
     stop: watch::Sender<bool>,
     publishers: JoinSet<(String, Vec<SentMessage>)>,
-    /// How many were acknowledged, a topic each.
+    /// The number of acknowledged messages, one receiver per topic.
     acknowledged_counts: Vec<watch::Receiver<usize>>,
 }
 
-/// What was sent, in this order.
+/// A message that was sent, with its outcome.
 #[derive(Clone, Debug)]
 pub struct SentMessage {
-    /// The payload; no two are alike.
+    /// The payload, unique within its topic.
     pub text: String,
     /// The outcome.
     pub outcome: Result<Acknowledgement, PublishFailure>,
 }
 
-/// Between two messages on one topic: twenty seconds of load fit in the history of a topic.
+/// The interval between two messages on one topic: 20 s of load fit into the history of a topic.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The same for a stream, which goes on while nothing is acknowledged: a minute and a half fits.
+/// The interval of stream load, which continues while nothing is acknowledged: 90 s fit into the history.
 const STREAM_PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A message of text.
+/// A text message.
 pub fn text_message(topic: &str, text: &str) -> Publish {
     Publish {
         topic: Topic::new(topic).expect("a valid topic"),
@@ -46,7 +46,7 @@ pub fn text_message(topic: &str, text: &str) -> Publish {
 }
 
 impl ProcessCluster {
-    /// Publishes through the `i`th node, with the others to turn to.
+    /// A publisher at the `i`th node that falls back to the other nodes.
     pub fn publisher(&self, i: usize) -> Publisher {
         let mut servers: Vec<_> =
             (0..self.len()).map(|i| self.server_address(i, Transport::Grpc)).collect();
@@ -54,28 +54,28 @@ impl ProcessCluster {
         Publisher::new(servers)
     }
 
-    /// Publishes numbers on a topic through the `i`th node, and says what everybody must see.
+    /// Publishes numbers on a topic through the `i`th node; returns what every subscriber must receive.
     pub async fn publish_numbers(
         &self,
         i: usize,
         topic: &str,
         numbers: std::ops::Range<u32>,
     ) -> Vec<ReceivedMessage> {
-        let mut stream = self.publisher(i).stream().await.expect("a stream");
+        let mut stream = self.publisher(i).stream().await.expect("open a stream");
         let mut answers = Vec::new();
         for number in numbers {
             let line = number.to_string();
-            answers.push((stream.send(text_message(topic, &line)).await.expect("sent"), line));
+            answers.push((stream.send(text_message(topic, &line)).await.expect("send"), line));
         }
         let mut log = Vec::new();
         for (answer, line) in answers {
-            let acknowledgement = answer.await.expect("an answer").expect("placed");
+            let acknowledgement = answer.await.expect("a reply").expect("acknowledged");
             log.push((acknowledgement.position, line));
         }
         log
     }
 
-    /// As [`ProcessCluster::start_load`], over one stream a topic, without waiting for each message.
+    /// As [`ProcessCluster::start_load`], over one stream per topic, without waiting for acknowledgements.
     pub fn start_stream_load(&self, i: usize, topics: &[String]) -> PublishLoad {
         let (stop, stopped) = watch::channel(false);
         let mut load =
@@ -93,8 +93,7 @@ impl ProcessCluster {
         load
     }
 
-    /// Publishes on `publishers` through the `i`th node, turning to others when it must, until the load
-    /// is ended.
+    /// Publishes on `topics` through the `i`th node, falling back to the others, until the load is stopped.
     pub fn start_load(&self, i: usize, topics: &[String]) -> PublishLoad {
         let (stop, stopped) = watch::channel(false);
         let mut load =
@@ -114,20 +113,20 @@ impl ProcessCluster {
     }
 }
 
-/// As [`publish`], over one stream, without waiting for each.
+/// As [`publish_one_by_one`], over one stream, without waiting for acknowledgements.
 async fn publish_stream(
     publisher: Publisher,
     topic: String,
     acknowledged_count: watch::Sender<usize>,
     stopped: watch::Receiver<bool>,
 ) -> (String, Vec<SentMessage>) {
-    let mut stream = publisher.stream().await.expect("a stream");
+    let mut stream = publisher.stream().await.expect("open a stream");
     let (sent, mut answers) =
         tokio::sync::mpsc::unbounded_channel::<(String, AcknowledgementFuture)>();
     let collector = tokio::spawn(async move {
         let mut all = Vec::new();
         while let Some((text, answer)) = answers.recv().await {
-            // The stream ended before its answers: so does the story.
+            // The stream ended before its replies: the test is over.
             let Ok(outcome) = answer.await else { break };
             acknowledged_count.send_modify(|count| *count += usize::from(outcome.is_ok()));
             all.push(SentMessage { text, outcome });
@@ -139,14 +138,14 @@ async fn publish_stream(
             break;
         }
         let line = number.to_string();
-        let answer = stream.send(text_message(&topic, &line)).await.expect("sent");
+        let answer = stream.send(text_message(&topic, &line)).await.expect("send");
         if sent.send((line, answer)).is_err() {
             break;
         }
         tokio::time::sleep(STREAM_PUBLISH_INTERVAL).await;
     }
     drop(sent);
-    (topic, collector.await.expect("collected"))
+    (topic, collector.await.expect("the collector does not panic"))
 }
 
 async fn publish_one_by_one(
@@ -174,12 +173,14 @@ impl PublishLoad {
             let reached =
                 tokio::time::timeout(limit, count.wait_for(|&count| count >= target)).await;
             reached
-                .unwrap_or_else(|_| panic!("publishing does not go on within {limit:?}"))
-                .expect("the load goes on until it is ended");
+                .unwrap_or_else(|_| {
+                    panic!("fewer than {n} further acknowledgements within {limit:?}")
+                })
+                .expect("the load runs until it is stopped");
         }
     }
 
-    /// Stops, and says what was sent on each topic.
+    /// Stops the load; returns the messages sent on each topic.
     pub async fn stop(self) -> HashMap<String, Vec<SentMessage>> {
         self.stop.send_replace(true);
         self.publishers.join_all().await.into_iter().collect()
@@ -187,9 +188,9 @@ impl PublishLoad {
 }
 
 impl SentMessage {
-    /// Whether `log` is what must become of `attempts`: every acknowledged message stands once, where
-    /// it was told to stand, in the order of the sending, since each was sent after the one before;
-    /// one of unknown outcome stands once or not at all; nothing else does.
+    /// Checks that `log` is a valid outcome of `sent`: every acknowledged message appears once, at its
+    /// acknowledged position, in sending order, because each was sent after the one before; a message of
+    /// unknown outcome appears once or not at all; there is nothing else.
     pub fn check_log(sent: &[SentMessage], log: &[ReceivedMessage]) {
         let acknowledged = sent.iter().filter_map(|sent| Some((sent.position()?, &sent.text)));
         let mut acknowledged = acknowledged.peekable();
@@ -198,18 +199,18 @@ impl SentMessage {
         for (position, text) in log {
             let next = acknowledged.next_if_eq(&(*position, text)).is_some();
             let expected = acknowledged.peek();
-            assert!(next || unknown.remove(text), "{text} at {position}, not {expected:?}");
+            assert!(next || unknown.remove(text), "{text} at {position}, expected {expected:?}");
         }
-        assert_eq!(acknowledged.next(), None, "acknowledged and not there");
+        assert_eq!(acknowledged.next(), None, "an acknowledged message is missing");
     }
 
-    /// Where it was told to stand.
+    /// The position in the acknowledgement.
     pub fn position(&self) -> Option<Position> {
         self.outcome.as_ref().ok().map(|placed| placed.position)
     }
 
-    /// The last place that was told.
+    /// The newest acknowledged position.
     pub fn last_position(sent: &[SentMessage]) -> Position {
-        sent.iter().filter_map(SentMessage::position).max().expect("something was placed")
+        sent.iter().filter_map(SentMessage::position).max().expect("at least one acknowledgement")
     }
 }

@@ -1,4 +1,4 @@
-//! Somebody who watches.
+//! Subscribers of tests, over any transport.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use pushonce_core::{Gap, Position, StartFrom, Topic};
 use crate::cluster::ProcessCluster;
 use crate::wait::secs;
 
-/// A subscriber of one topic, with what it must see.
+/// A subscriber of one topic, with assertions on what it receives.
 pub struct TestSubscriber {
     subscriber: Subscriber,
-    /// For the reader of a story that failed.
+    /// For failure messages.
     name: String,
 }
 
-/// A message as a viewer sees it: where it stands, and its text.
+/// A received message: its position and its text.
 pub type ReceivedMessage = (Position, String);
 
 impl ProcessCluster {
-    /// A viewer at the `i`th node. It knows the others' addresses too, and turns to them.
+    /// A subscriber at the `i`th node that falls back to the other nodes.
     pub fn subscriber(
         &self,
         i: usize,
@@ -33,7 +33,7 @@ impl ProcessCluster {
         TestSubscriber::new(servers, transport, topic, from)
     }
 
-    /// A viewer at each running node by each transport, live.
+    /// One live subscriber per running node and transport.
     pub async fn subscribers(&self, topic: &str, from: StartFrom) -> Vec<TestSubscriber> {
         let mut viewers = Vec::new();
         for i in self.running_nodes() {
@@ -46,14 +46,14 @@ impl ProcessCluster {
         viewers
     }
 
-    /// The address of the `i`th node's door for a transport.
+    /// The address of the `i`th node for a transport.
     pub fn server_address(&self, i: usize, transport: Transport) -> ServerAddress {
         self.node(i).ports.server(transport)
     }
 }
 
 impl TestSubscriber {
-    /// A viewer that turns to these servers, in this order.
+    /// A subscriber that tries these servers, in this order.
     pub fn new(
         servers: Vec<ServerAddress>,
         transport: Transport,
@@ -61,7 +61,7 @@ impl TestSubscriber {
         from: StartFrom,
     ) -> TestSubscriber {
         let topic = Topic::new(topic).expect("a valid topic");
-        let name = format!("the viewer of {topic} at {}", servers[0]);
+        let name = format!("the subscriber of {topic} at {}", servers[0]);
         let builder = Subscriber::builder(servers).transport(transport).topic(topic, from);
         TestSubscriber {
             subscriber: builder.connect().expect("the servers fit the transport"),
@@ -69,27 +69,27 @@ impl TestSubscriber {
         }
     }
 
-    /// The next event, whatever it is.
+    /// The next event of any kind.
     pub async fn next_event(&mut self, limit: Duration) -> SubscriberEvent {
         let next = tokio::time::timeout(limit, self.subscriber.next()).await;
-        let on_timeout = || panic!("nothing came within {limit:?} to {}", self.name);
-        next.unwrap_or_else(|_| on_timeout()).expect("it goes on")
+        let on_timeout = || panic!("no event within {limit:?} at {}", self.name);
+        next.unwrap_or_else(|_| on_timeout()).expect("the subscriber is not closed")
     }
 
-    /// Waits until the subscription is live; says where the topic stood.
+    /// Waits until the subscription is live; returns the position of the topic at that time.
     pub async fn wait_subscribed(&mut self, limit: Duration) -> Position {
         loop {
             match self.next_event(limit).await {
                 SubscriberEvent::Subscribed { position, .. } => return position,
                 SubscriberEvent::Message { message, .. } => {
-                    panic!("{message:?} before the subscription")
+                    panic!("{message:?} before `Subscribed`")
                 }
                 _ => {}
             }
         }
     }
 
-    /// The next message, which must not have a gap before it. Reconnects are passed over.
+    /// The next message. Panics at a gap or a rejection; skips reconnects.
     pub async fn next_message(&mut self, limit: Duration) -> ReceivedMessage {
         loop {
             match self.next_event(limit).await {
@@ -98,13 +98,13 @@ impl TestSubscriber {
                     return (message.position, text);
                 }
                 SubscriberEvent::Gap { gap, .. } => panic!("a gap: {gap}"),
-                SubscriberEvent::Rejected { code, message } => panic!("refused: {code} {message}"),
+                SubscriberEvent::Rejected { code, message } => panic!("rejected: {code} {message}"),
                 _ => {}
             }
         }
     }
 
-    /// The next `n` messages, which must be neighbours.
+    /// The next `n` messages, which must be consecutive.
     pub async fn next_messages(&mut self, n: usize, limit: Duration) -> Vec<ReceivedMessage> {
         let mut received: Vec<ReceivedMessage> = Vec::with_capacity(n);
         while received.len() < n {
@@ -117,7 +117,7 @@ impl TestSubscriber {
         received
     }
 
-    /// All messages up to `last`, which must be neighbours.
+    /// All messages up to `last`, which must be consecutive.
     pub async fn messages_up_to(
         &mut self,
         last: Position,
@@ -129,28 +129,28 @@ impl TestSubscriber {
         }
         assert!(
             received.is_sorted_by(|(one, _), (two, _)| two.follows(*one)),
-            "a hole in {received:?}"
+            "missing messages in {received:?}"
         );
         received
     }
 
-    /// Why the subscription is refused.
+    /// Waits until the subscription is rejected; returns the code and the message.
     pub async fn wait_rejected(&mut self, limit: Duration) -> (ErrorCode, String) {
         loop {
             match self.next_event(limit).await {
                 SubscriberEvent::Rejected { code, message } => return (code, message),
                 SubscriberEvent::Connected { .. } => {}
-                other => panic!("not refused: {other:?}"),
+                other => panic!("not rejected: {other:?}"),
             }
         }
     }
 
-    /// Waits until the session has broken.
+    /// Waits until the session is lost.
     pub async fn wait_disconnected(&mut self, limit: Duration) {
         while !matches!(self.next_event(limit).await, SubscriberEvent::Disconnected { .. }) {}
     }
 
-    /// Waits until it is told that its topic is stale; says up to where it has everything.
+    /// Waits for the stale notice; returns the position up to which the subscriber is complete.
     pub async fn wait_stale(&mut self, limit: Duration) -> Position {
         loop {
             if let SubscriberEvent::Stale { since, .. } = self.next_event(limit).await {
@@ -159,7 +159,8 @@ impl TestSubscriber {
         }
     }
 
-    /// Waits until it is told that its topic is live again; says up to where it has everything.
+    /// Waits for the notice that the topic is live again; returns the position up to which the subscriber is
+    /// complete.
     pub async fn wait_live(&mut self, limit: Duration) -> Position {
         loop {
             if let SubscriberEvent::Live { position, .. } = self.next_event(limit).await {
@@ -168,7 +169,7 @@ impl TestSubscriber {
         }
     }
 
-    /// The next gap; messages before it are passed over.
+    /// The next gap. Skips messages before it.
     pub async fn next_gap(&mut self, limit: Duration) -> Gap {
         loop {
             if let SubscriberEvent::Gap { gap, .. } = self.next_event(limit).await {

@@ -1,4 +1,4 @@
-//! A wire between a viewer and a node that can be cut.
+//! A TCP proxy between a client and a node that can be cut.
 
 use std::net::SocketAddr;
 
@@ -6,31 +6,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Carries TCP connections to a node, until it is cut.
+/// Forwards TCP connections to a node until it is cut.
 pub struct TcpProxy {
-    /// Where to connect in place of the node.
+    /// The address to connect to instead of the node.
     pub address: SocketAddr,
     is_cut: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
 impl TcpProxy {
-    /// A wire to a door.
+    /// Starts a proxy to a listener.
     pub async fn start(target: SocketAddr) -> TcpProxy {
-        let listener = TcpListener::bind((target.ip(), 0)).await.expect("a free port");
-        let address = listener.local_addr().expect("it has an address");
+        let listener = TcpListener::bind((target.ip(), 0)).await.expect("bind a free port");
+        let address = listener.local_addr().expect("a local address");
         let (cut_sender, cut_receiver) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(accept_connections(listener, target, cut_receiver));
         TcpProxy { address, is_cut: cut_sender, _tasks: tasks }
     }
 
-    /// Ends every connection, and any that is made from now on.
+    /// Closes every connection, and each new one, until [`TcpProxy::restore`].
     pub fn cut(&self) {
         self.is_cut.send_replace(true);
     }
 
-    /// Lets new connections through.
+    /// Accepts new connections again.
     pub fn restore(&self) {
         self.is_cut.send_replace(false);
     }

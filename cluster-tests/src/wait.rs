@@ -1,14 +1,13 @@
-//! Waiting for what must become true.
+//! Waiting for a condition with a time limit.
 
 use std::time::{Duration, Instant};
 
-/// So many seconds.
+/// A duration of `n` seconds.
 pub const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Asks again and again, a little apart, until the answer is there. After `limit` it panics with
-/// what was waited for and the last reason why it was not so.
+/// Polls `check` every 50 ms until it succeeds. Panics after `limit`, with the condition and the last error.
 pub async fn wait_until<T>(
     condition: &str,
     limit: Duration,
@@ -17,10 +16,10 @@ pub async fn wait_until<T>(
     let start = Instant::now();
     loop {
         let answer = tokio::time::timeout(limit, check()).await;
-        match answer.unwrap_or_else(|_| Err("no answer".to_owned())) {
+        match answer.unwrap_or_else(|_| Err("no reply".to_owned())) {
             Ok(answer) => return answer,
             Err(error) if start.elapsed() > limit => {
-                panic!("{condition}: not within {limit:?}; last: {error}")
+                panic!("{condition}: not within {limit:?}; last error: {error}")
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }

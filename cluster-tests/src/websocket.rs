@@ -1,4 +1,4 @@
-//! A WebSocket client with nothing in between: each frame as it is on the wire.
+//! A WebSocket client without an SDK: each frame as it is on the wire.
 
 use std::net::SocketAddr;
 
@@ -11,33 +11,35 @@ use tokio_websockets::{ClientBuilder, Message, WebSocketStream};
 
 use crate::wait::secs;
 
-/// A session that speaks JSON.
+/// A session with JSON frames.
 pub struct WebSocketClient(WebSocketStream<TcpStream>);
 
 impl WebSocketClient {
-    /// Connects to `/ws` at `server_address`; `query` may be empty.
+    /// Connects to `/ws` at `server`; `query` may be empty.
     pub async fn open(server: SocketAddr, query: &str) -> WebSocketClient {
         let uri = format!("ws://{server}/ws{query}");
-        let builder = ClientBuilder::new().uri(&uri).expect("a URL");
+        let builder = ClientBuilder::new().uri(&uri).expect("a valid URL");
         let connect = async {
-            let stream = TcpStream::connect(server).await.expect("an open door");
-            // A request must not wait for the acknowledgement of the one before.
-            stream.set_nodelay(true).expect("a TCP socket");
-            builder.connect_on(stream).await.expect("a session")
+            let stream = TcpStream::connect(server).await.expect("connect");
+            // A request must not wait for the TCP acknowledgement of the one before.
+            stream.set_nodelay(true).expect("set TCP_NODELAY");
+            builder.connect_on(stream).await.expect("the WebSocket handshake succeeds")
         };
-        WebSocketClient(timeout(secs(10), connect).await.expect("an answer").0)
+        WebSocketClient(timeout(secs(10), connect).await.expect("a session within 10 s").0)
     }
 
-    /// Sends a text frame, whatever it is.
+    /// Sends a text frame.
     pub async fn send_text(&mut self, text: &str) {
-        self.0.send(Message::text(text.to_owned())).await.expect("sent");
+        self.0.send(Message::text(text.to_owned())).await.expect("send");
     }
 
-    /// The next frame; `Err` with the code when the server closes.
+    /// The next frame, or the close code when the server closes the session.
     pub async fn next_frame(&mut self) -> Result<Value, u16> {
         loop {
-            let message = timeout(secs(10), self.0.next()).await.expect("a frame");
-            let message = message.expect("a close frame before the end").expect("a good frame");
+            let message = timeout(secs(10), self.0.next()).await.expect("a frame within 10 s");
+            let message = message
+                .expect("a close frame before the end of the connection")
+                .expect("a valid frame");
             if let Some((code, _)) = message.as_close() {
                 return Err(code.into());
             }
@@ -47,28 +49,28 @@ impl WebSocketClient {
         }
     }
 
-    /// Sends a request and gives the frame that answers it; a heartbeat may come before it.
+    /// Sends a request and returns the frame that answers it. Skips heartbeats.
     pub async fn request(&mut self, request: &str) -> Value {
         self.send_text(request).await;
         loop {
-            let frame = self.next_frame().await.expect("the session goes on");
+            let frame = self.next_frame().await.expect("the session stays open");
             if !frame["heartbeat"].is_object() {
                 return frame;
             }
         }
     }
 
-    /// Subscribes from the start.
+    /// Subscribes from the start of the topic.
     pub async fn subscribe(&mut self, topic: &str) {
         let request = format!(r#"{{"id":1,"subscribe":{{"topic":"{topic}","from":"start"}}}}"#);
         let answer = self.request(&request).await;
         assert!(answer["subscribed"].is_object(), "{answer}");
     }
 
-    /// Position and text of the frame that comes next, which must be a message. No SDK has left out
-    /// here what came twice.
+    /// Position and text of the next frame, which must be a message. Duplicates are not filtered, unlike in
+    /// an SDK.
     pub async fn next_message(&mut self) -> (Position, String) {
-        let frame = self.next_frame().await.expect("the session goes on");
+        let frame = self.next_frame().await.expect("the session stays open");
         let message = &frame["message"];
         let position = message["position"].as_str().and_then(|text| text.parse().ok());
         let text = message["data"].as_str();

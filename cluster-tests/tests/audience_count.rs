@@ -1,9 +1,8 @@
-//! Set-up: three nodes, and on each of them viewers of one topic by WebSocket, QUIC and gRPC, some of
-//! whom ask how many watch.
-//! Fault: viewers come and go; the topic's owner is killed, and started again.
-//! Claim: within some seconds of each everybody who asks knows how many watch in the whole cluster: who
-//! subscribed with `audience`, by whichever transport; who asks any node over HTTP; who types `pushonce
-//! topic`.
+//! Set-up: three nodes, each with subscribers of one topic by WebSocket, QUIC and gRPC, some of which request
+//! the audience.
+//! Fault: subscribers connect and disconnect; the topic's owner is killed and restarted.
+//! Claim: within seconds of each change, the audience of the whole cluster is the same for subscribers with
+//! `audience` on every transport, over HTTP at every node, and in `pushonce topic`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,13 +18,13 @@ use tokio::task::JoinSet;
 
 const TOPIC: &str = "match/1";
 
-/// What counts take on their way is two or three seconds; five more when an owner moves meanwhile.
+/// Counts take two or three seconds to spread, and up to five more when an owner moves meanwhile.
 const COUNT_TIMEOUT: Duration = secs(15);
 
-/// The same, after a viewer has found out by silence that its node is dead.
+/// The same, when a subscriber must first detect by missing heartbeats that its node is down.
 const RECOUNT_TIMEOUT: Duration = secs(30);
 
-/// A viewer that asks, and what it was told last.
+/// A subscriber that requests the audience, and the last count it received.
 struct AudienceSubscriber {
     count: watch::Receiver<u64>,
     _task: JoinSet<()>,
@@ -37,7 +36,7 @@ impl AudienceSubscriber {
             (0..3).map(|i| cluster.server_address(i, transport)).collect();
         servers.rotate_left(i);
         let options = SubscribeOptions { report_audience: true, ..SubscribeOptions::default() };
-        let topic = Topic::new(TOPIC).expect("valid");
+        let topic = Topic::new(TOPIC).expect("a valid topic");
         let builder = Subscriber::builder(servers).transport(transport);
         let mut subscriber = builder
             .topic_with_options(topic, StartFrom::Now, options)
@@ -56,15 +55,16 @@ impl AudienceSubscriber {
     }
 }
 
-/// Waits until all who ask know that so many watch.
+/// Waits until all subscribers and all nodes report this audience.
 async fn wait_audience(
     cluster: &ProcessCluster,
     subscribers: &[AudienceSubscriber],
     audience: u64,
     limit: Duration,
 ) {
-    wait_until(&format!("all know that {audience} watch"), limit, async || {
-        let counts: Vec<u64> = subscribers.iter().map(|asker| *asker.count.borrow()).collect();
+    wait_until(&format!("an audience of {audience} everywhere"), limit, async || {
+        let counts: Vec<u64> =
+            subscribers.iter().map(|subscriber| *subscriber.count.borrow()).collect();
         let mut pages = BTreeMap::new();
         for i in cluster.running_nodes() {
             let path = format!("/topics/{TOPIC}?audience");
@@ -78,7 +78,7 @@ async fn wait_audience(
     .await;
 }
 
-/// What an operator sees at the `i`th node.
+/// The output of `pushonce topic` at the `i`th node.
 async fn topic_command(cluster: &ProcessCluster, i: usize, args: &[&str]) -> Value {
     let server = format!("http://{}", cluster.node(i).ports.grpc);
     let output = pushonce([&["topic", "--json", "--server", &server], args].concat(), "")
@@ -95,7 +95,7 @@ async fn audience_count_is_the_same_for_every_client_and_node() {
         (0..).zip(transports).map(|(i, t)| AudienceSubscriber::connect(&cluster, i, t)).collect();
     wait_audience(&cluster, &subscribers, 3, COUNT_TIMEOUT).await;
 
-    // Nine at any node, and six that know one only.
+    // Nine subscribers with all servers, and six with a single server.
     let mut multi_server_viewers = cluster.subscribers(TOPIC, StartFrom::Now).await;
     let mut single_server_viewers: Vec<Vec<TestSubscriber>> = Vec::new();
     for i in 0..3 {
@@ -109,11 +109,12 @@ async fn audience_count_is_the_same_for_every_client_and_node() {
     let published = cluster.publish_numbers(1, TOPIC, 0..3).await;
     let owner = cluster.owner_of(TOPIC).await;
     for i in 0..3 {
-        let info = wait_until(&format!("node {i} tells an operator"), COUNT_TIMEOUT, async || {
-            let info = topic_command(&cluster, i, &["info", TOPIC]).await;
-            if info["audience"] == 18 { Ok(info) } else { Err(info.to_string()) }
-        })
-        .await;
+        let info =
+            wait_until(&format!("node {i} reports the audience"), COUNT_TIMEOUT, async || {
+                let info = topic_command(&cluster, i, &["info", TOPIC]).await;
+                if info["audience"] == 18 { Ok(info) } else { Err(info.to_string()) }
+            })
+            .await;
         assert_eq!(info["owner"], cluster.node_id(i, owner).await);
         assert_eq!(info["position"], published[2].0.to_string());
         assert_eq!(

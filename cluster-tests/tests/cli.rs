@@ -1,7 +1,8 @@
-//! Set-up: two nodes, and somebody at a terminal.
-//! Fault: typing errors.
-//! Claim: lines that are piped in come out of a pipe on another node, by every transport, as text
-//! or as JSON; topics and the cluster can be looked at, and its namespaces set; what is typed wrong is told.
+//! Set-up: two nodes and the command line tool.
+//! Fault: invalid arguments.
+//! Claim: lines piped into `publish` are printed by `subscribe` at another node, over every transport, as
+//! text or as JSON; topics and the cluster can be inspected, namespaces can be set; invalid arguments are
+//! reported.
 
 use pushonce_client::{Subscriber, SubscriberEvent, Transport};
 use pushonce_cluster_tests::cli::{pushonce, pushonce_with_open_stdin};
@@ -55,7 +56,7 @@ async fn rejected_line_is_reported_before_the_next_is_read(cluster: &ProcessClus
     let small = ["namespace", "set", "small", "--payload-max", "8"];
     pushonce([&small[..], &server].concat(), "").await.expect_success();
     let publish = [&["publish", "small/1"], &server[..]].concat();
-    wait_until("the bound is in force", secs(10), async || {
+    wait_until("the limit is in force", secs(10), async || {
         let output = pushonce(publish.clone(), "longer than that\n").await;
         if output.status.success() { Err(output.stdout) } else { Ok(()) }
     })
@@ -125,7 +126,7 @@ async fn messages_are_printed_as_json(cluster: &ProcessCluster) {
 
 async fn subscriber_waits_for_the_first_message(cluster: &ProcessCluster) {
     let (grpc, ws) = (grpc_server(cluster, 0), ws_server(cluster, 1));
-    // From the start of a topic without a message: whoever is first, the other waits for it.
+    // From the start of a topic without a message: the subscriber waits for the first publish.
     let subscribe = ["subscribe", "later", "--from", "start", "--count", "2", "--server", &ws];
     let (subscribed, published) = tokio::join!(
         pushonce(subscribe, ""),
@@ -153,9 +154,9 @@ async fn topic_info_and_list_are_printed(cluster: &ProcessCluster) {
     let unused: Value = serde_json::from_str(&unused).expect("JSON");
     assert_eq!((&unused["position"], &unused["history"]["count"]), (&json!("0:0"), &json!(0)));
 
-    // Another that asks at the same node is told no sooner.
+    // A second subscriber at the same node receives the count no earlier.
     let options = SubscribeOptions { report_audience: true, ..SubscribeOptions::default() };
-    let topic = TOPIC.parse().expect("valid");
+    let topic = TOPIC.parse().expect("a valid topic");
     let other_subscriber = Subscriber::builder([cluster.server_address(0, Transport::Ws)]);
     let mut other_subscriber = other_subscriber
         .topic_with_options(topic, StartFrom::Now, options)
@@ -178,7 +179,7 @@ async fn topic_info_and_list_are_printed(cluster: &ProcessCluster) {
 
 async fn cluster_status_and_explain_are_printed(cluster: &ProcessCluster) {
     let server = grpc_server(cluster, 1);
-    // Two nodes hold two of the three copies that are configured.
+    // Two nodes hold two of the three configured replicas.
     let text = pushonce(["cluster", "status", "--server", &server], "").await.expect_exit_code(3);
     assert!(
         text.starts_with("DEGRADED: 16 shards (s0, s1, s2, …) have fewer than 3 living"),
@@ -211,7 +212,7 @@ async fn namespace_settings_are_set_and_unset(cluster: &ProcessCluster) {
     let set = ["namespace", "set", "short", "--history-age=2h", "--json", "--server", &server_1];
     let settings: Value =
         serde_json::from_str(&pushonce(set, "").await.expect_success()).expect("JSON");
-    assert_eq!(settings["history"]["count"], 2, "what was not said stays");
+    assert_eq!(settings["history"]["count"], 2, "settings that are not given stay");
     assert_eq!(settings["history"]["age_ms"], 2 * 3_600_000);
 
     let publish = ["publish", "short/a", "--server", &server_0];
@@ -219,7 +220,7 @@ async fn namespace_settings_are_set_and_unset(cluster: &ProcessCluster) {
     let ws = ws_server(cluster, 1);
     let subscribe = ["subscribe", "short/a", "--from", "start", "--count", "1", "--server", &ws];
     let first = pushonce(subscribe, "").await.expect_success();
-    assert!(first.contains("two"), "the history has the last two: {first}");
+    assert!(first.contains("two"), "the history has the last two messages: {first}");
 
     let too_large =
         ["namespace", "set", "--default", "--payload-max", "2000000", "--server", &server_0];
@@ -277,9 +278,9 @@ fn ws_server(cluster: &ProcessCluster, i: usize) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn unresponsive_server_is_skipped() {
     let cluster = ProcessCluster::with_nodes(1).start().await;
-    // Connections wait in its backlog, as with a process that is stopped.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let silent = format!("http://{}", silent.local_addr().expect("bound"));
+    // Connections stay in its backlog, as with a stopped process.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("bind a free port");
+    let silent = format!("http://{}", silent.local_addr().expect("a local address"));
     let servers = format!("{silent},http://{}", cluster.ports(0).grpc);
     let unresponsive_only = pushonce(["topic", "list", "--server", &silent], "").await;
     unresponsive_only.expect_failure(&[&silent, "does not answer", "--grpc"]);

@@ -1,8 +1,8 @@
-//! Set-up: one node under load, with viewers.
-//! Fault: none but a changing cluster: two nodes join, then two more; then two are removed, the one
-//! that made the cluster among them.
-//! Claim: the control group has as many voters as nodes, 1, 3, 5 and 3; nothing is lost, doubled or
-//! out of order on the way, for those who watch and for those who come late.
+//! Set-up: one node under load, with subscribers.
+//! Fault: only membership changes: two nodes join, then two more; then two are removed, including the node
+//! that initialized the cluster.
+//! Claim: the control group has as many voters as the cluster has nodes, 1, 3, 5 and 3; no message is lost,
+//! duplicated or reordered, for live and for late subscribers.
 
 use std::collections::HashMap;
 
@@ -50,7 +50,7 @@ async fn resizing_from_1_to_3_to_5_to_3_nodes_loses_no_message() {
     }
 }
 
-/// Some topics, and whoever watches them from the beginning.
+/// Some topics, each with a subscriber from the start.
 struct WatchedTopics {
     topics: Vec<String>,
     viewers: HashMap<String, TestSubscriber>,
@@ -65,12 +65,12 @@ impl WatchedTopics {
         WatchedTopics { topics, viewers }
     }
 
-    /// Ends the load. All of it was placed, and every viewer has seen all of it.
+    /// Stops the load. All of it must be acknowledged, and every subscriber must receive all of it.
     async fn check(mut self, load: PublishLoad) -> HashMap<String, Vec<SentMessage>> {
         let logs = load.stop().await;
         for (topic, sent) in &logs {
             assert!(sent.iter().all(|sent| sent.outcome.is_ok()), "{topic}: {sent:?}");
-            let viewer = self.viewers.get_mut(topic).expect("each has its viewer");
+            let viewer = self.viewers.get_mut(topic).expect("each topic has a subscriber");
             SentMessage::check_log(
                 sent,
                 &viewer.messages_up_to(SentMessage::last_position(sent), secs(10)).await,
@@ -80,7 +80,7 @@ impl WatchedTopics {
     }
 }
 
-/// Waits until the control group has `n` voters and nobody else.
+/// Waits until the control group has `n` voters and no learner.
 async fn wait_voters(cluster: &ProcessCluster, queried: usize, n: usize) {
     wait_until(&format!("{n} voters of the control group"), secs(30), async || {
         let status = cluster.status(queried).await?;

@@ -1,8 +1,8 @@
-//! Set-up: three nodes with the times of a local network, under load.
-//! Fault: one is started again with the times of a wide-area network.
-//! Claim: it does not start, and says the cluster's times and the command that changes them. That command
-//! changes all nodes, in both directions, while publishes go on; a node that starts again takes the new
-//! times; while one is down, or cannot write them, the change waits for it.
+//! Set-up: three nodes with the consensus times of a local network, under load.
+//! Fault: one node restarts with the times of a wide-area network.
+//! Claim: it does not start, and reports the cluster's times and the command that changes them. That command
+//! changes all nodes, in both directions, while publishes continue; a node that restarts uses the new times;
+//! while a node is down or cannot write the times, the change waits for it.
 
 use pushonce_cluster_tests::{ProcessCluster, cli, secs, wait_until};
 
@@ -21,7 +21,7 @@ async fn nodes_use_the_consensus_times_of_their_cluster() {
         assert!(log.contains(part), "{part:?} is not in {log}");
     }
 
-    // Node 2 is down: nobody's lease may become longer before it knows.
+    // Node 2 is down: no lease may become longer before that node has the new times.
     set_times(&cluster, &["lan", "--election-max", "1200ms"]).await;
     assert_eq!(lease(&cluster).await, Ok(800));
     cluster.restart(2);
@@ -35,17 +35,17 @@ async fn nodes_use_the_consensus_times_of_their_cluster() {
     cluster.kill(1);
     cluster.restart(1);
     cluster.wait_settled(3).await;
-    // As a disk does that has no room: the file cannot be made.
+    // Prevents the file from being created, as a full disk does.
     let blocked_file = cluster.node(1).data_dir().join("times.new");
-    std::fs::create_dir(&blocked_file).expect("a directory");
+    std::fs::create_dir(&blocked_file).expect("create a directory");
     set_times(&cluster, &["lan"]).await;
-    wait_until("the node says that it cannot write", secs(10), async || {
+    wait_until("the node logs that it cannot write", secs(10), async || {
         let log = cluster.node(1).log_text();
         log.contains("cannot write the consensus times").then_some(()).ok_or(log)
     })
     .await;
     assert_eq!(lease(&cluster).await, Ok(1200));
-    std::fs::remove_dir(&blocked_file).expect("it is empty");
+    std::fs::remove_dir(&blocked_file).expect("remove the directory");
     wait_until("the change back is complete", secs(30), async || match lease(&cluster).await? {
         800 => Ok(()),
         other => Err(format!("{other} ms")),
@@ -61,7 +61,7 @@ async fn set_times(cluster: &ProcessCluster, times: &[&str]) {
     cli::pushonce(args.iter().chain(times), "").await.expect_success();
 }
 
-/// The length of leases in force, in milliseconds.
+/// The duration of leases in force, in milliseconds.
 async fn lease(cluster: &ProcessCluster) -> Result<u32, String> {
     let times = cluster.status(0).await?.times.ok_or("no times")?;
     Ok(times.current.ok_or("no times in force")?.election_max)

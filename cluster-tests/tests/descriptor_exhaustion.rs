@@ -1,9 +1,9 @@
-//! Set-up: three nodes that may have 256 descriptors each, a publisher and a viewer at one of them.
-//! Fault: idle connections come to every port of that node, more than it has descriptors, and each that
-//! is closed comes again.
-//! Claim: health checks and metrics are answered, the links to the other nodes stay, what is published
-//! is delivered, no thread spins, the log stays short; and when the connections go, new clients are
-//! served again.
+//! Set-up: three nodes with a limit of 256 descriptors each, a publisher and subscribers at one of them.
+//! Fault: more idle connections to every port of that node than it has descriptors; each closed one is
+//! reopened.
+//! Claim: health checks and metrics are answered, the links to the other nodes stay up, messages are
+//! delivered, no thread spins, and the log stays short; when the connections end, new clients are served
+//! again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use pushonce_core::StartFrom;
 
 const DESCRIPTORS_MAX: u32 = 256;
 
-/// Connections that come to each port.
+/// Connections to each port.
 const CONNECTIONS_PER_PORT: usize = 120;
 
-/// Topics enough that every node owns some.
+/// Enough topics that every node owns some.
 const TOPICS: u32 = 8;
 
-/// CPU time of the process so far.
+/// The CPU time of the process so far.
 fn cpu_time(node: &ClusterNode) -> Duration {
-    let pid = node.pid().expect("it runs").as_raw_nonzero();
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    // Behind the name, which may have spaces: utime and stime are the 14th and 15th of the line.
+    let pid = node.pid().expect("the node runs").as_raw_nonzero();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the node runs");
+    // After the name, which may contain spaces: utime and stime are fields 14 and 15 of the line.
     let fields: Vec<_> = stat.rsplit(") ").next().expect("a name").split(' ').collect();
     let ticks: u64 =
         fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
@@ -59,24 +59,24 @@ async fn node_out_of_descriptors_answers_probes_keeps_its_links_and_recovers() {
         viewers.push((topic, viewer));
     }
     let connections = load::open_idle_connections(ports, CONNECTIONS_PER_PORT);
-    wait_until("clients are turned away for want of descriptors", secs(30), async || {
+    wait_until("connections are rejected for lack of descriptors", secs(30), async || {
         let page = http_client::get(ports.http, "/metrics", &[]).await?;
         let no_rejections = "connections_rejected_total{reason=\"descriptors\"} 0";
         let has_rejections =
             page.body.contains("reason=\"descriptors\"") && !page.body.contains(no_rejections);
-        has_rejections.then_some(()).ok_or_else(|| "none was".to_owned())
+        has_rejections.then_some(()).ok_or_else(|| "no connection was rejected".to_owned())
     })
     .await;
 
     let (cpu_before, start) = (cpu_time(cluster.node(0)), Instant::now());
     for round in 0..5 {
         for path in ["/health/live", "/metrics"] {
-            // A connection that comes in a burst of others may be the one that makes room.
+            // A connection that arrives in a burst may be the one that is closed to free a descriptor.
             wait_until(path, secs(5), async || response_time(ports.http, path).await).await;
         }
         for (topic, viewer) in &mut viewers {
             let line = format!("{round}");
-            publisher.publish(text_message(topic, &line)).await.expect("placed");
+            publisher.publish(text_message(topic, &line)).await.expect("acknowledged");
             assert_eq!(viewer.next_message(secs(20)).await.1, line, "{topic}");
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -84,7 +84,7 @@ async fn node_out_of_descriptors_answers_probes_keeps_its_links_and_recovers() {
     let cpu_used = cpu_time(cluster.node(0)) - cpu_before;
     assert!(cpu_used < start.elapsed() / 2, "{cpu_used:?} of CPU in {:?}", start.elapsed());
     for i in [1, 2] {
-        let status = cluster.status(i).await.expect("the others are not flooded");
+        let status = cluster.status(i).await.expect("the other nodes answer");
         assert!(status.members.iter().all(|member| member.state == "active"), "{status:?}");
     }
     let log = cluster.node(0).log_text();
@@ -104,6 +104,6 @@ async fn node_out_of_descriptors_answers_probes_keeps_its_links_and_recovers() {
     })
     .await;
     let mut viewer = cluster.subscriber(0, Transport::Ws, "flood/0", StartFrom::Last(1));
-    // Another one may have been the newest a moment ago.
+    // Another message may have been the newest when the subscription started.
     while viewer.next_message(secs(20)).await.1 != "after" {}
 }

@@ -1,7 +1,7 @@
-//! Set-up: a node, sixteen topics of one namespace, a publisher for each that never pauses.
-//! Fault: the namespace goes into memory and back into the log, again and again, under load.
-//! Claim: every message that was acknowledged as replicated is readable until the namespace goes into
-//! memory by force; without force that is refused with the number of topics and messages.
+//! Set-up: one node, sixteen topics of one namespace, and a publisher per topic that never pauses.
+//! Fault: the namespace is switched to memory and back to replicated, repeatedly, under load.
+//! Claim: every message acknowledged as replicated is readable until the namespace is switched to memory with
+//! `--force`; without `--force` that is refused, with the numbers of topics and messages.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,16 +14,16 @@ use tokio::task::JoinSet;
 
 const TOPICS: usize = 16;
 
-/// Messages of each topic that are acknowledged as replicated after each switch.
+/// Messages per topic that are acknowledged with the new durability after each switch.
 const ACKNOWLEDGED_MIN: usize = 15;
 
-/// What was acknowledged last, by topic.
+/// The positions and durabilities acknowledged so far, per topic.
 type AcknowledgedPositions = Arc<Mutex<Vec<Vec<(Position, Durability)>>>>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicated_messages_survive_every_durability_switch_but_a_forced_one() {
     let cluster = ProcessCluster::with_nodes(1).start().await;
-    // Nothing is stored yet, so nothing needs force.
+    // No message is stored yet, so `--force` is not needed.
     set_durability(&cluster, &["memory"]).await.expect_success();
     let acknowledged = AcknowledgedPositions::new(Mutex::new(vec![Vec::new(); TOPICS]));
     let mut publishers = JoinSet::new();
@@ -34,17 +34,17 @@ async fn replicated_messages_survive_every_durability_switch_but_a_forced_one() 
                 if let Ok(acknowledgement) =
                     publisher.publish(text_message(&topic(index), "x")).await
                 {
-                    let mut all = acknowledged.lock().expect("whole");
+                    let mut all = acknowledged.lock().expect("no publisher panics");
                     all[index].push((acknowledgement.position, acknowledgement.durability));
                 }
-                // So that no topic gets more than its history keeps.
+                // Keeps each topic below the limit of its history.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
     }
     for round in 0..3 {
         wait_acknowledged(&acknowledged, Durability::Memory).await;
-        // What the forced switch dropped is not asked for.
+        // Messages that the forced switch dropped are not checked.
         take_positions(&acknowledged, Durability::Memory);
         set_durability(&cluster, &["replicated"]).await.expect_success();
         wait_acknowledged(&acknowledged, Durability::Replicated).await;
@@ -74,10 +74,10 @@ async fn set_durability(
     pushonce([&command[..], args].concat(), "").await
 }
 
-/// Waits until each topic had some acknowledgements of this kind in a row.
+/// Waits until the newest acknowledgements of each topic have this durability.
 async fn wait_acknowledged(acknowledged: &AcknowledgedPositions, durability: Durability) {
     wait_until("acknowledgements of the new durability", secs(60), async || {
-        let all = acknowledged.lock().expect("whole");
+        let all = acknowledged.lock().expect("no publisher panics");
         let newest = |all: &[(Position, Durability)]| {
             all.iter()
                 .rev()
@@ -92,12 +92,12 @@ async fn wait_acknowledged(acknowledged: &AcknowledgedPositions, durability: Dur
     .await;
 }
 
-/// The positions acknowledged with this durability so far; forgets all of it.
+/// Removes all recorded positions; returns those acknowledged with this durability.
 fn take_positions(
     acknowledged: &AcknowledgedPositions,
     durability: Durability,
 ) -> Vec<Vec<Position>> {
-    let mut all = acknowledged.lock().expect("whole");
+    let mut all = acknowledged.lock().expect("no publisher panics");
     let take_matching = |all: &mut Vec<(Position, Durability)>| {
         let matching = all
             .drain(..)

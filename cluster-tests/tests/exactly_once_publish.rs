@@ -1,8 +1,8 @@
-//! Set-up: three nodes, with publishers at each: some wait for every message, some send streams.
-//! Fault: `kill -9` of the owner of their topics, which is also some publishers' own node; again when
-//! it is back, for another owner.
-//! Claim: every acknowledged message stands exactly once, at the place that was told, in the order of
-//! the sending; one of unknown outcome at most once. Publishing goes on after each kill.
+//! Set-up: three nodes with publishers at each: some wait for every acknowledgement, some use streams.
+//! Fault: `kill -9` of the owner of their topics, which is also the node of some publishers; repeated for
+//! another owner after its restart.
+//! Claim: every acknowledged message is stored exactly once, at its acknowledged position and in sending
+//! order; a message of unknown outcome at most once. Publishing continues after each kill.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use pushonce_client::Transport;
 use pushonce_cluster_tests::{ProcessCluster, SentMessage, secs};
 use pushonce_core::StartFrom;
 
-/// For what takes a second or two, on a machine that has other things to do.
+/// For operations that take a second or two, on a busy machine.
 const TIMEOUT: Duration = secs(30);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,30 +1,28 @@
-//! Set-up: three nodes under the load of the proof: many topics and a hot one, publishers with keys
+//! Set-up: three nodes under the load of the fault matrix: many topics and a hot one, publishers with keys
 //! and in streams, subscribers on every node and transport that resume.
-//! Fault: none; `kill -9` of the owner, of a majority; the owner sleeps and wakes; its disk loses power;
-//! it is cut off from the others. The last two need a rig, and say so where there is none.
-//! Claim: no promise is broken, as far as the checker can see in some seconds. `scripts/faults` runs
-//! every fault for longer.
+//! Fault: none; `kill -9` of the owner, and of a majority; the owner is paused; its disk loses power; it is
+//! partitioned. The last two need a testbed, and are reported as skipped where there is none.
+//! Claim: no invariant is violated within some seconds. `scripts/faults` runs every fault for longer.
 
 use pushonce_cluster_tests::checker::Guarantees;
 use pushonce_cluster_tests::runner::{self, Options, RunVerdict, SHORT_TIER};
 use pushonce_cluster_tests::testbed::report_skipped;
 
-/// One after the other: they share two cores with each other, and the times of one would be the
-/// load of another.
+/// One fault after the other: in parallel they would share two cores, and each would be load for the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn short_tier_faults_violate_no_invariant() {
-    let dir = tempfile::tempdir().expect("a directory").keep();
+    let dir = tempfile::tempdir().expect("create a directory").keep();
     let promises = Guarantees::RELAXED;
-    let (options_dir, planted_bug) = (dir.clone(), None);
+    let (options_dir, fail_point) = (dir.clone(), None);
     let options =
-        Options { seed: 7, seconds: 10, promises, dir: options_dir, keep: false, planted_bug };
+        Options { seed: 7, seconds: 10, promises, dir: options_dir, keep: false, fail_point };
     let mut failed = Vec::new();
     for scenario in runner::scenarios().into_iter().filter(|row| SHORT_TIER.contains(&row.name)) {
         let report = runner::run(scenario, &options).await;
         match &report.verdict {
             RunVerdict::Pass => {}
             RunVerdict::Fail(_) => failed.push(report.to_string()),
-            // On a machine that is busy with something else little may happen: that is no failure.
+            // On a busy machine little may happen, which is not a failure.
             RunVerdict::Unknown(reason) => report_skipped(scenario.name, reason),
         }
     }

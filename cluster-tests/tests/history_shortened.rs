@@ -1,8 +1,8 @@
-//! Set-up: three nodes, each with a watcher of one topic, so that every edge has its messages at hand; the
-//! history of the topic's namespace is then made shorter.
-//! Fault: readers that come afterwards, on every way in, at every node.
-//! Claim: none of them sees more than the namespace allows now, and a resume from before it is told of a gap.
-//! The watchers go on as they were.
+//! Set-up: three nodes, each with a live subscriber of one topic, so that every edge has its messages in
+//! memory; the history of the topic's namespace is then shortened.
+//! Fault: later readers, on every transport, at every node.
+//! Claim: no reader receives more than the namespace now allows, and a resume from an older position gets a
+//! gap. The live subscribers are not affected.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::cli::pushonce;
@@ -25,7 +25,7 @@ async fn shortened_history_applies_to_new_readers_at_every_node() {
     pushonce(set, "").await.expect_success();
     for node in 0..3 {
         let http = cluster.ports(node).http;
-        wait_until(&format!("node {node} knows the settings"), secs(20), async || {
+        wait_until(&format!("node {node} has the settings"), secs(20), async || {
             let page = http_client::get(http, "/topics/short/a?last=9", &[]).await?;
             let count = page.body.matches("\"position\"").count();
             if count == 2 { Ok(()) } else { Err(format!("{count} messages: {}", page.body)) }

@@ -1,8 +1,8 @@
 //! Set-up: three nodes.
-//! Fault: a publisher that sends the same message again and again, through other nodes and other
-//! doors, and one that uses a key twice.
-//! Claim: the message stands once, and everybody is told the place where it first stood; another
-//! message under its key is refused at every door, with what to change.
+//! Fault: a publisher that sends the same message repeatedly, through different nodes and protocols, and one
+//! that reuses a key.
+//! Claim: the message is stored once, and every acknowledgement names its first position; another message
+//! with the same key is rejected over every protocol, with a message that tells what to change.
 
 use pushonce_client::PublishFailure;
 use pushonce_cluster_tests::{ProcessCluster, WebSocketClient, http_client, secs, text_message};
@@ -13,13 +13,16 @@ use tonic::Code;
 const TOPIC: &str = "game/7";
 
 fn keyed_message(line: &str) -> Publish {
-    Publish { key: Some(MessageKey::new("goal-1").expect("a key")), ..text_message(TOPIC, line) }
+    Publish {
+        key: Some(MessageKey::new("goal-1").expect("a valid key")),
+        ..text_message(TOPIC, line)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn key_is_idempotent_across_nodes_and_protocols() {
     let cluster = ProcessCluster::with_nodes(3).start().await;
-    let first = cluster.publisher(0).publish(keyed_message("goal")).await.expect("placed");
+    let first = cluster.publisher(0).publish(keyed_message("goal")).await.expect("acknowledged");
     for i in cluster.running_nodes() {
         assert_eq!(cluster.publisher(i).publish(keyed_message("goal")).await, Ok(first));
         let post_response = publish_http(&cluster, i, "goal").await;
@@ -37,7 +40,8 @@ async fn key_is_idempotent_across_nodes_and_protocols() {
     for i in cluster.running_nodes() {
         reused_key_with_another_message_is_rejected(&cluster, i).await;
     }
-    let after = cluster.publisher(1).publish(text_message(TOPIC, "after")).await.expect("placed");
+    let after =
+        cluster.publisher(1).publish(text_message(TOPIC, "after")).await.expect("acknowledged");
     assert!(after.position.follows(first.position), "{after:?} after {first:?}");
     for i in cluster.running_nodes() {
         let mut viewer =
@@ -75,7 +79,7 @@ async fn publish_http(cluster: &ProcessCluster, i: usize, line: &str) -> (u16, V
     let headers = [key, "content-type: text/plain"];
     let http = cluster.node(i).ports.http;
     let answer = http_client::request(http, "POST", &path, &headers, line.as_bytes()).await;
-    let answer = answer.expect("an answer");
+    let answer = answer.expect("a response");
     (answer.status, answer.json())
 }
 
@@ -84,8 +88,8 @@ async fn publish_frame(cluster: &ProcessCluster, i: usize, line: &str) -> Value 
     let publish = format!(r#"{{"topic":"{TOPIC}","data":"{line}","key":"goal-1"}}"#);
     socket.send_text(&format!(r#"{{"id":4,"publish":{publish}}}"#)).await;
     loop {
-        // A heartbeat may come first.
-        let answer = socket.next_frame().await.expect("the session goes on");
+        // A heartbeat may arrive first.
+        let answer = socket.next_frame().await.expect("the session stays open");
         if answer["id"] == 4 {
             return answer;
         }

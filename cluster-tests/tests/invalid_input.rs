@@ -1,7 +1,8 @@
-//! Set-up: three nodes, one viewer who behaves.
-//! Fault: clients that say what cannot be said, at every door: wrong topics, too large payloads,
-//! unknown fields, broken frames, and plain noise.
-//! Claim: each gets an answer that says what to change, nobody else notices, and no node falls.
+//! Set-up: three nodes and one well-behaved subscriber.
+//! Fault: clients with invalid input over every protocol: invalid topics, oversized payloads, unknown fields,
+//! malformed frames, and random bytes.
+//! Claim: each receives an error that tells what to change, other clients are not affected, and no node
+//! fails.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{
@@ -90,7 +91,7 @@ async fn invalid_handshakes_are_rejected(ports: Ports) {
     ] {
         let headers: Vec<_> = headers.into_iter().chain(["connection: upgrade"]).collect();
         let answer = http_client::request(ports.http, "GET", path, &headers, b"").await;
-        let answer = answer.expect("an answer");
+        let answer = answer.expect("a response");
         assert_eq!(answer.status, status, "{path}: {answer:?}");
         assert!([&answer.body, &answer.header_text].iter().any(|t| t.contains(text)), "{answer:?}");
         assert_cors_allows_any_origin(&answer);
@@ -101,7 +102,7 @@ async fn invalid_queries_close_the_session(ports: Ports) {
     for (query, code) in [("?topic=a//b", "bad_topic"), ("?topic=a&from=yesterday", "bad_position")]
     {
         let mut socket = WebSocketClient::open(ports.http, query).await;
-        assert_error(&socket.next_frame().await.expect("an error first"), code, "");
+        assert_error(&socket.next_frame().await.expect("an error frame"), code, "");
         assert_eq!(socket.next_frame().await, Err(4400), "{query:?}");
     }
 }
@@ -125,11 +126,11 @@ async fn invalid_http_requests_are_rejected(ports: Ports) {
         ("GET", "/cluster?topics=a", b"", 400, "bad_request"),
     ] {
         let answer =
-            http_client::request(ports.http, method, path, &[], body).await.expect("an answer");
+            http_client::request(ports.http, method, path, &[], body).await.expect("a response");
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
         if path.starts_with("/cluster") && status != 405 {
             let origin = answer.header("access-control-allow-origin");
-            assert_eq!(origin, None, "the inside of a cluster is for no other site: {answer:?}");
+            assert_eq!(origin, None, "other origins must not read the cluster: {answer:?}");
         } else {
             assert_cors_allows_any_origin(&answer);
         }
@@ -137,7 +138,7 @@ async fn invalid_http_requests_are_rejected(ports: Ports) {
     }
 }
 
-/// A page of another origin that cannot read an error sees a network failure.
+/// Without CORS headers, a page of another origin sees a network failure instead of the error.
 fn assert_cors_allows_any_origin(answer: &http_client::HttpResponse) {
     assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{answer:?}");
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer:?}");
@@ -145,7 +146,7 @@ fn assert_cors_allows_any_origin(answer: &http_client::HttpResponse) {
 
 async fn invalid_grpc_calls_are_rejected(ports: Ports) {
     let client = PublisherClient::connect(format!("http://{}", ports.grpc)).await;
-    let mut client = client.expect("connected");
+    let mut client = client.expect("connect");
     let publish = |topic: &str, len: usize| pb::PublishRequest {
         topic: topic.to_owned(),
         payload: vec![b'x'; len].into(),
@@ -159,15 +160,17 @@ async fn invalid_grpc_calls_are_rejected(ports: Ports) {
         (pb::PublishRequest { key: "k".repeat(129), ..publish("a", 1) }, "key"),
         (pb::PublishRequest { content_type: "application/json".into(), ..publish("a", 1) }, "JSON"),
     ] {
-        let status = client.publish(request.clone()).await.expect_err("refused");
+        let status = client.publish(request.clone()).await.expect_err("a rejection");
         assert_eq!(status.code(), invalid, "{status:?}");
         assert!(status.message().contains(text), "{status:?}");
 
-        // In a stream it is an answer like any other, and the stream goes on.
+        // In a stream the error is one of the replies, and the stream continues.
         let requests = futures::stream::iter([request, publish("bad/stream", 1)]);
-        let mut answers = client.publish_stream(requests).await.expect("a stream").into_inner();
+        let mut answers =
+            client.publish_stream(requests).await.expect("open a stream").into_inner();
         use pb::publish_stream_response::Outcome;
-        let mut next = async || answers.message().await.expect("goes on").and_then(|a| a.outcome);
+        let mut next =
+            async || answers.message().await.expect("the stream continues").and_then(|a| a.outcome);
         assert!(matches!(next().await, Some(Outcome::Failed(f)) if f.message.contains(text)));
         assert!(matches!(next().await, Some(Outcome::Published(_))));
     }
@@ -180,12 +183,12 @@ async fn invalid_grpc_calls_are_rejected(ports: Ports) {
             from: Some(from),
             ..pb::SubscribeRequest::default()
         };
-        let status = client.subscribe(request).await.expect_err("refused");
+        let status = client.subscribe(request).await.expect_err("a rejection");
         assert_eq!(status.code(), code, "{status:?}");
     }
 }
 
-/// Random bytes on every port, as on the open internet.
+/// Random bytes on every port, as on the public internet.
 async fn random_bytes_do_not_harm_the_node(ports: Ports) {
     let mut rng = StdRng::seed_from_u64(41);
     for address in [ports.http, ports.grpc, ports.peer] {
@@ -193,25 +196,25 @@ async fn random_bytes_do_not_harm_the_node(ports: Ports) {
             let mut noise = vec![0; len];
             rng.fill_bytes(&mut noise);
             for start in [&b""[..], b"GET /ws HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
-                let mut stream = TcpStream::connect(address).await.expect("the door is open");
-                // The node may hang up before it has heard everything.
+                let mut stream = TcpStream::connect(address).await.expect("connect");
+                // The node may close the connection before it has read everything.
                 let _ = stream.write_all(&[start, &noise].concat()).await;
                 let _ = stream.shutdown().await;
                 let mut answer = Vec::new();
                 let closed = tokio::time::timeout(secs(15), stream.read_to_end(&mut answer)).await;
-                assert!(closed.is_ok(), "{address} does not hang up");
+                assert!(closed.is_ok(), "{address} does not close the connection");
             }
         }
     }
-    let socket = UdpSocket::bind((ports.quic.ip(), 0)).await.expect("a free port");
+    let socket = UdpSocket::bind((ports.quic.ip(), 0)).await.expect("bind a free port");
     for len in (0..1_500).step_by(3) {
         let mut noise = vec![0; len];
         rng.fill_bytes(&mut noise);
-        socket.send_to(&noise, ports.quic).await.expect("sent");
+        socket.send_to(&noise, ports.quic).await.expect("send");
     }
 }
 
-/// Whoever behaves is served as ever, by every transport.
+/// Checks that well-behaved clients are still served over every transport.
 async fn assert_still_serves(cluster: &ProcessCluster, viewer: &mut TestSubscriber) {
     let log = cluster.publish_numbers(1, "good", 0..1).await;
     assert_eq!(viewer.next_messages(1, secs(5)).await, log);
@@ -224,6 +227,6 @@ async fn assert_still_serves(cluster: &ProcessCluster, viewer: &mut TestSubscrib
 fn assert_error(answer: &Value, code: &str, text: &str) {
     let error = &answer["error"];
     assert_eq!(error["code"], code, "{answer}");
-    let message = error["message"].as_str().expect("a message");
+    let message = error["message"].as_str().expect("an error message");
     assert!(!message.is_empty() && message.contains(text), "{text:?} is not in {message:?}");
 }

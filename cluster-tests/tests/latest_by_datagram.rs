@@ -1,6 +1,7 @@
-//! Set-up: three nodes, and on each of them a viewer over QUIC that asks for the newest by datagrams.
+//! Set-up: three nodes, each with a QUIC subscriber that requests `latest` delivery by datagrams.
 //! Fault: the topic's owner is killed while messages are published.
-//! Claim: everybody ends with the newest message, and nobody is shown an older one after a newer.
+//! Claim: every subscriber eventually receives the newest message, and none receives an older message after a
+//! newer one.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use pushonce_core::{Delivery, Position, StartFrom, SubscribeOptions, Topic};
 
 const TOPIC: &str = "clock/1";
 
-/// A viewer may have to find out by silence that its node is dead.
+/// A subscriber may first have to detect by missing heartbeats that its node is down.
 const LIMIT: Duration = secs(60);
 
 struct DatagramSubscriber {
@@ -26,7 +27,7 @@ impl DatagramSubscriber {
         let delivery = Some(Delivery::Latest);
         let options =
             SubscribeOptions { delivery, use_datagrams: true, ..SubscribeOptions::default() };
-        let topic = Topic::new(TOPIC).expect("valid");
+        let topic = Topic::new(TOPIC).expect("a valid topic");
         let builder = Subscriber::builder(servers).transport(Transport::Quic);
         let subscriber = builder
             .topic_with_options(topic, StartFrom::Now, options)
@@ -41,14 +42,14 @@ impl DatagramSubscriber {
             {
             }
         };
-        tokio::time::timeout(LIMIT, subscribed).await.expect("it is subscribed");
+        tokio::time::timeout(LIMIT, subscribed).await.expect("the subscription is live");
     }
 
-    /// Follows what it is shown until that is the message at `newest`.
+    /// Receives messages until the one at `newest`.
     async fn wait_newest(&mut self, newest: Position) {
         let follow = async {
             while self.reached != newest {
-                match self.subscriber.next().await.expect("it goes on") {
+                match self.subscriber.next().await.expect("the subscriber is not closed") {
                     SubscriberEvent::Message { message, .. } => {
                         assert!(message.position > self.reached, "{message:?}");
                         self.reached = message.position;
@@ -59,7 +60,9 @@ impl DatagramSubscriber {
             }
         };
         let reached = tokio::time::timeout(LIMIT, follow).await;
-        reached.unwrap_or_else(|_| panic!("it ended with {}, not {newest}", self.reached));
+        reached.unwrap_or_else(|_| {
+            panic!("the newest message received is {}, not {newest}", self.reached)
+        });
     }
 }
 
@@ -74,7 +77,7 @@ async fn datagram_subscribers_end_with_the_newest_message_when_the_owner_is_kill
     let other = (owner + 1) % 3;
     for (round, texts) in [0..50, 50..100].into_iter().enumerate() {
         let published = cluster.publish_numbers(other, TOPIC, texts).await;
-        let newest = published.last().expect("some were placed").0;
+        let newest = published.last().expect("at least one acknowledgement").0;
         for viewer in &mut viewers {
             viewer.wait_newest(newest).await;
         }

@@ -1,7 +1,7 @@
-//! Set-up: nodes whose log has no reader, or a full disk; commands whose reader has gone.
-//! Fault: a pipe that nobody reads, a pipe that is closed, `/dev/full`; SIGHUP.
-//! Claim: no node ends or stops serving for its log, what is dropped is counted; a command ends without
-//! a panic, with 141 when its reader has gone and 1 when its output cannot be written.
+//! Set-up: nodes whose log has no reader or a full disk, and commands whose output has no reader.
+//! Fault: a pipe that is not read, a closed pipe, `/dev/full`; SIGHUP.
+//! Claim: no node exits or stops serving because of its log, and dropped lines are counted; a command exits
+//! without a panic, with 141 when its output has no reader and 1 when its output cannot be written.
 
 use std::fs::File;
 use std::process::Stdio;
@@ -30,7 +30,7 @@ async fn nodes_keep_serving_when_their_log_output_is_closed() {
     assert!(!cluster.node_mut(1).has_exited() && !cluster.node_mut(2).has_exited());
     let dropped_lines =
         cluster.metric_sum("pushonce_log_lines_dropped_total", &["reason=\"failed\""]).await;
-    assert!(dropped_lines > 0, "the others log that a node has gone");
+    assert!(dropped_lines > 0, "the other nodes log that a node is down");
     load.stop().await;
 }
 
@@ -53,13 +53,13 @@ async fn commands_exit_without_panic_when_their_output_is_closed() {
     assert_eq!(output.status.code(), Some(141), "{output:?}");
 }
 
-/// The writing end of a pipe whose reader has gone.
+/// The writing end of a pipe without a reader.
 fn closed_pipe() -> Stdio {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let (reader, writer) = std::io::pipe().expect("create a pipe");
     drop(reader);
     writer.into()
 }
 
 fn full_device() -> Stdio {
-    File::options().write(true).open("/dev/full").expect("a device of Linux").into()
+    File::options().write(true).open("/dev/full").expect("open /dev/full").into()
 }

@@ -1,11 +1,11 @@
-//! Set-up: three nodes, a topic with history and a subscriber.
-//! Fault: two of them are lost for good.
-//! Claim: `pushonce cluster recover_third_node` on the third, which must not run, says what may be lost and changes
-//! nothing without --yes; after it publishes and subscribers go on, no position is given out twice, and
-//! every subscriber is told of a gap `epoch`; the lost nodes are refused, and a new one joins. Two survivors of
-//! five do so only with the surveys of both, and each shard is begun anew by exactly one of them, with the
-//! messages that survived. Three survivors of five begin anew only the shards that lost their majority, and
-//! then remove the lost nodes as usual.
+//! Set-up: three nodes, a topic with history and a subscriber; clusters of five nodes.
+//! Fault: a majority, or two nodes of five, are lost for good.
+//! Claim: `pushonce cluster recover` on the last of three nodes, which must not run, prints what may be lost
+//! and changes nothing without `--yes`. Afterwards publishing and delivery resume, no position is used twice,
+//! and every subscriber receives a gap `epoch`; the lost nodes are refused, and a new node joins. Two
+//! survivors of five recover only with the surveys of both, and exactly one of them recovers each shard, with
+//! the surviving messages. Three survivors of five recover only the shards that lost their majority, and then
+//! remove the lost nodes as usual.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 
 const TOPIC: &str = "match/1";
 
-/// Thirteen nodes at once are too many for two cores.
+/// Runs one test at a time: thirteen nodes at once are too many for two cores.
 static CLUSTER_LOCK: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,15 +49,15 @@ async fn recover_restores_service_after_a_lost_majority() {
     let after = cluster.publish_numbers(2, TOPIC, 5..8).await;
     let gap = viewer.next_gap(secs(30)).await;
     assert_eq!(gap.reason, GapReason::Epoch, "{gap}");
-    let last_before = before.last().expect("there are five").0;
+    let last_before = before.last().expect("five messages").0;
     assert!(gap.to.epoch > last_before.epoch, "{gap}");
     let mut late_viewer = cluster.subscriber(2, Transport::Ws, TOPIC, StartFrom::Start);
     for viewer in [&mut viewer, &mut late_viewer] {
-        let received = messages_up_to(viewer, after.last().expect("there are three")).await;
+        let received = messages_up_to(viewer, after.last().expect("three messages")).await;
         let (kept, new) = received.split_at(received.len() - after.len());
         assert_eq!(new, after);
         assert!(kept.iter().all(|(position, _)| position.epoch > last_before.epoch));
-        // The survivor may have lagged: what it has is a prefix.
+        // The survivor may have lagged: it has a prefix of the messages.
         assert!(kept.iter().zip(&before).all(|((_, kept), (_, sent))| kept == sent), "{kept:?}");
     }
 
@@ -91,7 +91,7 @@ async fn two_survivors_recover_with_both_surveys() {
         .expect_failure(&["the same"]);
     let (fates, controls) = recover_all(&cluster, &survivors, &flags).await;
     assert!(controls.iter().all(Value::is_u64), "{controls:?}");
-    // Its survey is out of date now.
+    // The survey is outdated now.
     recover_on(&cluster, 3, &[&flags[..], &["--yes"]].concat())
         .await
         .expect_failure(&["has run since"]);
@@ -128,7 +128,7 @@ async fn recover_restores_shards_without_a_majority_and_keeps_the_control_group(
         let node = format!("n{}", cluster.node_id(3, lost).await);
         let server = format!("http://{}", cluster.ports(3).grpc);
         let args = ["cluster", "remove", &node, "--server", &server];
-        wait_until("it is removed", secs(30), async || {
+        wait_until("the node is removed", secs(30), async || {
             let output = cli::pushonce(args, "").await;
             if output.status.success() { Ok(()) } else { Err(output.stderr) }
         })
@@ -138,14 +138,14 @@ async fn recover_restores_shards_without_a_majority_and_keeps_the_control_group(
     assert_survived_messages(&cluster, &topics, &fates, 24).await;
 }
 
-/// Topics with one message each, which every replica has.
+/// Publishes one message on each of 32 topics, and waits until every replica has it.
 async fn publish_to_all(cluster: &ProcessCluster) -> Vec<String> {
     let topics: Vec<_> = (0..32).map(|n| format!("match/{n}")).collect();
     for topic in &topics {
         cluster.publish_numbers(3, topic, 0..1).await;
     }
-    // Two replicas of three acknowledge. The third may be the one that survives: it gets the message, too,
-    // within some heartbeats.
+    // Two of three replicas acknowledge. The third, which may be the survivor, receives the message within a
+    // few heartbeats.
     tokio::time::sleep(secs(3)).await;
     topics
 }
@@ -160,14 +160,14 @@ async fn write_surveys(
         let survey =
             recover_on(cluster, node, &[lost, &["--json"]].concat()).await.expect_success();
         let file = cluster.dir().join(format!("survey-{node}.json"));
-        std::fs::write(&file, survey).expect("it is written");
+        std::fs::write(&file, survey).expect("write the survey");
         files.push(file.to_string_lossy().into_owned());
     }
     files
 }
 
-/// What becomes of each shard, and where each survivor says that the control group is begun anew. All have
-/// the same plan, and each shard that does not go on is begun anew by exactly one of them.
+/// The fate of each shard, and the entry from which each survivor recovers the control group. All survivors
+/// have the same plan, and exactly one of them recovers each shard that does not continue by itself.
 async fn recover_all(
     cluster: &ProcessCluster,
     survivors: &[usize],
@@ -183,23 +183,26 @@ async fn recover_all(
     }
     assert!(plans.iter().all(|plan| plan["digest"] == plans[0]["digest"]), "{plans:?}");
     let mut fates: BTreeMap<u16, String> = BTreeMap::new();
-    for (shard, fate) in plans.iter().flat_map(|plan| plan["shards"].as_object().expect("a map")) {
-        let (shard, fate) = (shard.parse().expect("an id"), fate["fate"].as_str().expect("a fate"));
+    for (shard, fate) in
+        plans.iter().flat_map(|plan| plan["shards"].as_object().expect("an object"))
+    {
+        let (shard, fate) =
+            (shard.parse().expect("a shard id"), fate["fate"].as_str().expect("a fate"));
         let before = fates.get(&shard).map_or("elsewhere", String::as_str);
         match (before, fate) {
             (_, "elsewhere") => {}
             ("elsewhere", _) | ("goes_on", "goes_on") => {
                 fates.insert(shard, fate.to_owned());
             }
-            _ => panic!("s{shard} is {before} on one survivor, and {fate} on another: {plans:?}"),
+            _ => panic!("s{shard} is {before} on one survivor and {fate} on another: {plans:?}"),
         }
     }
-    let shards = plans[0]["shards"].as_object().expect("a map").len();
-    assert_eq!(fates.len(), shards, "some shards are recovered nowhere: {plans:?}");
+    let shards = plans[0]["shards"].as_object().expect("an object").len();
+    assert_eq!(fates.len(), shards, "no survivor recovers some shards: {plans:?}");
     (fates, plans.iter().map(|plan| plan["control"].clone()).collect())
 }
 
-/// Every topic accepts a message, and those of shards of which something survived have the old one.
+/// Checks that every topic accepts a message, and that topics of shards that survived still have the old one.
 async fn assert_survived_messages(
     cluster: &ProcessCluster,
     topics: &[String],
@@ -207,11 +210,11 @@ async fn assert_survived_messages(
     kept_min: usize,
 ) {
     let shards = u16::try_from(fates.len()).ok().and_then(ShardCount::new);
-    let shards = shards.expect("a number of shards");
+    let shards = shards.expect("a valid shard count");
     let mut kept = 0;
     for name in topics {
         let new = cluster.publish_numbers(4, name, 1..2).await;
-        let topic: Topic = name.parse().expect("a topic");
+        let topic: Topic = name.parse().expect("a valid topic");
         let fate = &fates[&topic.shard(shards).0];
         let mut viewer = cluster.subscriber(4, Transport::Ws, name, StartFrom::Start);
         let received = messages_up_to(&mut viewer, &new[0]).await;

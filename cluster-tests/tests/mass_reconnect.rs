@@ -1,7 +1,7 @@
-//! Set-up: three nodes, and 300 viewers of a topic at a node that does not own it.
-//! Fault: all of them are cut off in one moment; messages are published meanwhile.
-//! Claim: every one of them goes on with exactly what it missed, and all together put a handful of
-//! questions to the owner: their node asks once, whoever comes.
+//! Set-up: three nodes, and 300 subscribers of a topic at a node that does not own it.
+//! Fault: all of them lose their connection at once; messages are published meanwhile.
+//! Claim: every subscriber resumes with exactly the missed messages, and their node fetches these only a few
+//! times from the owner, independent of the number of subscribers.
 
 use futures::future::join_all;
 use pushonce_client::{ServerAddress, Transport};
@@ -11,8 +11,8 @@ use pushonce_core::StartFrom;
 const VIEWERS: usize = 300;
 const TOPIC: &str = "storm/score";
 
-/// What a node asks upstream for a topic that everybody comes back to: one page, and another where
-/// messages came while the first was on its way.
+/// The maximum number of fetches for a topic to which all subscribers reconnect: one page, and further ones
+/// for messages that arrive during a fetch.
 const FETCHES_MAX: u64 = 5;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +21,7 @@ async fn mass_reconnect_resumes_every_viewer_with_few_fetches_from_the_owner() {
     let edge = (cluster.owner_of(TOPIC).await + 1) % 3;
     cluster.publish_numbers(0, TOPIC, 0..3).await;
     let proxy = TcpProxy::start(cluster.ports(edge).http).await;
-    let server: ServerAddress = format!("ws://{}", proxy.address).parse().expect("a good address");
+    let server: ServerAddress = format!("ws://{}", proxy.address).parse().expect("a valid address");
     let viewer =
         |_| TestSubscriber::new(vec![server.clone()], Transport::Ws, TOPIC, StartFrom::Last(1));
     let mut viewers: Vec<_> = (0..VIEWERS).map(viewer).collect();
@@ -42,6 +42,7 @@ async fn mass_reconnect_resumes_every_viewer_with_few_fetches_from_the_owner() {
     }
 
     let fetches = cluster.metric_sum("pushonce_fanout_fetches_total", &[]).await - fetches_before;
-    // Zero if a viewer reconnects before the edge has noticed that the last one was cut off.
-    assert!(fetches <= FETCHES_MAX, "{VIEWERS} viewers came back by {fetches} questions");
+    // There is no fetch if a subscriber reconnects before the edge has noticed that the last one
+    // disconnected.
+    assert!(fetches <= FETCHES_MAX, "{fetches} fetches for {VIEWERS} subscribers");
 }

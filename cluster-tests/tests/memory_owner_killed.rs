@@ -1,7 +1,8 @@
-//! Set-up: three nodes, a namespace that lives in memory, viewers on all nodes by every transport.
+//! Set-up: three nodes, a namespace with durability `memory`, subscribers on all nodes by every transport.
 //! Fault: `kill -9` of the topic's owner.
-//! Claim: acknowledgements say `memory`. As soon as there is another owner everybody is told a gap of
-//! reason `epoch`, though nobody publishes, and then goes on: never backwards, never twice.
+//! Claim: acknowledgements report `memory`. As soon as there is a new owner, every subscriber receives a gap
+//! with reason `epoch`, even if nothing is published, and delivery resumes without repeated or earlier
+//! messages.
 
 use pushonce_client::{SubscriberEvent, Transport};
 use pushonce_cluster_tests::{
@@ -12,8 +13,8 @@ use pushonce_core::{Durability, GapReason, Position, StartFrom};
 
 const TOPIC: &str = "pulse/1";
 
-/// Owners may change by themselves on a busy machine, and then messages in memory are lost: so many
-/// times one round after the other is published until everybody has seen all of one.
+/// On a busy machine, owners may change by themselves, and messages in memory are lost. Up to this many
+/// rounds are published until every subscriber has received a whole round.
 const ROUNDS_MAX: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +44,8 @@ async fn subscribers_get_an_epoch_gap_when_the_owner_of_memory_messages_is_kille
     assert_old_position_gets_gap(&cluster, other, position_before, position_after).await;
 }
 
-/// Publishes through the `at`th node. Says where the last message stands.
+/// Publishes rounds through `node` until all subscribers have received a whole round; returns its last
+/// position.
 async fn publish_until_all_receive_a_round(
     cluster: &ProcessCluster,
     node: usize,
@@ -67,15 +69,15 @@ async fn publish_until_all_receive_a_round(
             return last;
         }
     }
-    panic!("in {ROUNDS_MAX} rounds nobody saw all of one");
+    panic!("no round of {ROUNDS_MAX} was received as a whole by every subscriber");
 }
 
-/// Waits until the owner has heard of it, and every door says so.
+/// Sets the durability, and waits until the owner has it and acknowledgements report it.
 async fn set_memory_durability(cluster: &ProcessCluster) {
     let server = format!("http://{}", cluster.node(2).ports.grpc);
     let set = ["namespace", "set", "pulse", "--durability", "memory", "--server", &server];
     assert!(pushonce(set, "").await.expect_success().contains("memory"));
-    wait_until("an acknowledgement says memory", secs(10), async || {
+    wait_until("an acknowledgement reports memory", secs(10), async || {
         let acknowledgement = cluster.publisher(1).publish(text_message(TOPIC, "warming up")).await;
         match acknowledgement.map(|acknowledgement| acknowledgement.durability) {
             Ok(Durability::Memory) => Ok(()),
@@ -103,7 +105,7 @@ async fn assert_old_position_gets_gap(
     messages_up_to(&mut late_viewer, &mut reached, last_position).await;
 }
 
-/// Reads on up to `last`. Every message is the next, or a gap of reason `epoch` stands before it.
+/// Reads up to `last`. Every message directly follows the previous one, or a gap with reason `epoch`.
 async fn messages_up_to(
     viewer: &mut TestSubscriber,
     reached: &mut Position,
@@ -123,7 +125,7 @@ async fn messages_up_to(
                 let text = String::from_utf8_lossy(&message.payload).into_owned();
                 received.push((*reached, text));
             }
-            SubscriberEvent::Rejected { code, message } => panic!("refused: {code} {message}"),
+            SubscriberEvent::Rejected { code, message } => panic!("rejected: {code} {message}"),
             _ => {}
         }
     }

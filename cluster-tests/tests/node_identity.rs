@@ -1,10 +1,10 @@
 //! Set-up: three nodes with acknowledged messages.
-//! Fault: a node of another cluster listens at a member's address; the first node was initialized a second
-//! time; nodes join with addresses that nobody can dial, and the peers files are garbage; one member, two
-//! and all come back at new addresses.
-//! Claim: a member's process neither ends nor fails to start by what a stranger says; the stranger at a
-//! member's address is not ready, refuses publishes and names both clusters; members find each other by
-//! cluster id and node id, wherever they are, and nothing acknowledged is lost.
+//! Fault: a node of another cluster listens at a member's address; the first node is initialized a second
+//! time; nodes join with addresses that cannot be dialled, and the peers files are invalid; one member, two
+//! members and all members restart at new addresses.
+//! Claim: no message of a foreign node ends a member or prevents its start; the foreign node at a member's
+//! address is not ready, rejects publishes and names both clusters; members find each other by cluster id and
+//! node id at any address, and no acknowledged message is lost.
 
 use std::net::SocketAddr;
 
@@ -19,15 +19,19 @@ const TOPIC: &str = "game/1";
 #[tokio::test(flavor = "multi_thread")]
 async fn founder_initialized_twice_is_not_ready_and_reports_both_cluster_ids() {
     let mut cluster = ProcessCluster::with_nodes(3).start().await;
-    let first = cluster.status(1).await.expect("it answers").cluster_id;
+    let first = cluster.status(1).await.expect("the node answers").cluster_id;
     cluster.kill(0);
     cluster.node(0).wipe();
     cluster.node(0).init_cluster();
     cluster.restart(0);
 
-    let status = wait_until("the second cluster sees the conflict", secs(60), async || {
+    let status = wait_until("the second cluster reports the conflict", secs(60), async || {
         let status = cluster.status(0).await?;
-        if status.conflicting_cluster_id.is_empty() { Err("none".to_owned()) } else { Ok(status) }
+        if status.conflicting_cluster_id.is_empty() {
+            Err("no conflict".to_owned())
+        } else {
+            Ok(status)
+        }
     })
     .await;
     assert_eq!(status.conflicting_cluster_id, first);
@@ -35,17 +39,17 @@ async fn founder_initialized_twice_is_not_ready_and_reports_both_cluster_ids() {
     let ids = [first.as_str(), &status.cluster_id];
 
     let ports = cluster.ports(0);
-    // A node looks at itself a few times a second.
-    let ready = wait_until("it is not ready", secs(5), async || {
+    // A node checks its readiness a few times per second.
+    let ready = wait_until("the node is not ready", secs(5), async || {
         let answer = http_client::get(ports.http, "/health/ready", &[]).await?;
         if answer.status == 503 { Ok(answer) } else { Err(answer.body) }
     })
     .await;
     let published =
-        http_client::post(ports.http, "/topics/game/1", b"{}").await.expect("an answer");
+        http_client::post(ports.http, "/topics/game/1", b"{}").await.expect("a response");
     assert_eq!(published.status, 503, "{published:?}");
     let server = format!("http://{}", ports.grpc);
-    // 3: its shards have one copy each, for nobody has joined it.
+    // Exit code 3: its shards have one replica each, because no node has joined it.
     let text =
         cli::pushonce(["cluster", "status", "--server", &server], "").await.expect_exit_code(3);
     let log = cluster.node(0).log_text();
@@ -58,7 +62,10 @@ async fn founder_initialized_twice_is_not_ready_and_reports_both_cluster_ids() {
         let log = cluster.node(1).log_text() + &cluster.node(2).log_text();
         let is_warning =
             |line: &str| line.contains("WARN") && ids.iter().all(|id| line.contains(id));
-        log.lines().find(|line| is_warning(line)).map(drop).ok_or_else(|| "not yet".to_owned())
+        log.lines()
+            .find(|line| is_warning(line))
+            .map(drop)
+            .ok_or_else(|| "no such warning".to_owned())
     })
     .await;
     cluster.publish_numbers(1, TOPIC, 0..10).await;
@@ -70,7 +77,7 @@ async fn members_restart_while_a_foreign_node_uses_a_members_address() {
     let log = cluster.publish_numbers(0, TOPIC, 0..10).await;
     cluster.kill(2);
     let foreign_node = cluster.start_foreign_node(9, cluster.ports(2));
-    wait_until("the stranger serves", secs(60), async || {
+    wait_until("the foreign node answers", secs(60), async || {
         let answer = http_client::get(foreign_node.ports.http, "/health/live", &[]).await?;
         if answer.status == 200 { Ok(()) } else { Err(answer.body) }
     })
@@ -80,7 +87,7 @@ async fn members_restart_while_a_foreign_node_uses_a_members_address() {
         cluster.restart(i);
         wait_ready(&cluster, i).await;
     }
-    assert!((0..2).all(|i| !cluster.node_mut(i).has_exited()), "both run");
+    assert!((0..2).all(|i| !cluster.node_mut(i).has_exited()), "both members run");
     assert_log_on(&cluster, &[0, 1], &log).await;
 
     drop(foreign_node);
@@ -102,11 +109,11 @@ async fn join_with_an_invalid_address_is_rejected_and_members_are_unaffected() {
     }
     let args = ["serve", "--data", "unused", "--advertise", "a b"];
     cli::pushonce(args, "").await.expect_failure(&["--advertise", "a b"]);
-    assert_eq!(cluster.status(0).await.expect("it answers").members.len(), 2);
+    assert_eq!(cluster.status(0).await.expect("the node answers").members.len(), 2);
     for i in 0..2 {
         cluster.kill(i);
         let peers = cluster.node(i).data_dir().join("peers");
-        std::fs::write(peers, b"a b:7091\nhttp://x\n\xff\xfe\n").expect("it can be written");
+        std::fs::write(peers, b"a b:7091\nhttp://x\n\xff\xfe\n").expect("write the peers file");
     }
     for i in 0..2 {
         cluster.restart(i);
@@ -120,24 +127,24 @@ async fn members_find_each_other_at_new_addresses_after_a_restart() {
     let mut cluster = ProcessCluster::with_nodes(3).start().await;
     let mut log = cluster.publish_numbers(0, TOPIC, 0..10).await;
 
-    // All: each is given the new address of the next alone.
+    // All nodes move: each gets the new address of only one other node.
     restart_at_offset(&mut cluster, &[0, 1, 2], 100, |i| vec![(i + 1) % 3]).await;
     log.extend(cluster.publish_numbers(1, TOPIC, 10..20).await);
     assert_log_on(&cluster, &[0, 1, 2], &log).await;
 
-    // All but one, which runs on and is told nothing.
+    // All nodes but one move; that one keeps running and is not reconfigured.
     restart_at_offset(&mut cluster, &[1, 2], 150, |_| vec![0]).await;
     log.extend(cluster.publish_numbers(2, TOPIC, 20..30).await);
 
-    // One, without a word: its peers file knows the others.
+    // One node moves without `--join`: its peers file contains the others.
     restart_at_offset(&mut cluster, &[0], 200, |_| Vec::new()).await;
     log.extend(cluster.publish_numbers(0, TOPIC, 30..40).await);
     assert_log_on(&cluster, &[0, 1, 2], &log).await;
-    assert_eq!(cluster.status(0).await.expect("it answers").members.len(), 3);
+    assert_eq!(cluster.status(0).await.expect("the node answers").members.len(), 3);
 }
 
-/// Kills `nodes` in one moment and starts them `offset` addresses further, each with `--join` at the nodes
-/// that `join` names.
+/// Kills `nodes` at once and restarts them `offset` addresses further, each with `--join` naming the nodes
+/// returned by `join`.
 async fn restart_at_offset(
     cluster: &mut ProcessCluster,
     nodes: &[usize],
@@ -151,7 +158,8 @@ async fn restart_at_offset(
     };
     nodes.iter().for_each(|&i| cluster.kill(i));
     for &i in nodes {
-        let join: Vec<SocketAddr> = join(i).iter().map(|&to| ports(cluster, to).peer).collect();
+        let join: Vec<SocketAddr> =
+            join(i).iter().map(|&other| ports(cluster, other).peer).collect();
         let new_ports = ports(cluster, i);
         cluster.node_mut(i).set_addresses(new_ports, &join);
     }
@@ -159,7 +167,7 @@ async fn restart_at_offset(
     cluster.wait_settled(3).await;
     for i in 0..3 {
         let address = cluster.node(i).ports.peer.to_string();
-        wait_until(&format!("node {i} is known at {address}"), secs(30), async || {
+        wait_until(&format!("the cluster knows node {i} at {address}"), secs(30), async || {
             let members = cluster.status((i + 1) % 3).await?.members;
             let found = members.iter().any(|member| member.peer_address == address);
             if found { Ok(()) } else { Err(format!("{members:?}")) }
@@ -185,19 +193,19 @@ async fn assert_log_on(cluster: &ProcessCluster, nodes: &[usize], log: &[Receive
     }
 }
 
-/// Joins as no Pushonce of this version would.
+/// Sends a join request that no correct node would send; returns the refusal.
 async fn join(cluster: &ProcessCluster, number: usize, address: &str) -> pb::JoinRefusal {
     let server = format!("http://{}", cluster.node(0).ports.peer);
-    let mut client = MembershipClient::connect(server).await.expect("it listens");
+    let mut client = MembershipClient::connect(server).await.expect("connect");
     let request = pb::JoinRequest {
         incarnation: (number as u128).to_be_bytes().to_vec().into(),
-        name: format!("stranger-{number}"),
+        name: format!("foreign-{number}"),
         addresses: Some(pb::Addresses { peer: address.to_owned(), ..pb::Addresses::default() }),
         roles: "core,edge".to_owned(),
         weight: 1,
         run: 1,
         ..pb::JoinRequest::default()
     };
-    let answer = client.join(request).await.expect("an answer").into_inner();
+    let answer = client.join(request).await.expect("a response").into_inner();
     answer.refusal.expect("a refusal")
 }

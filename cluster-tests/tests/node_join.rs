@@ -1,9 +1,9 @@
-//! Set-up: three nodes under load, with viewers.
-//! Fault: none but a changing cluster: a fourth node joins; one is killed while it joins; nodes come
-//! back with their data, without it, and with another cluster's.
-//! Claim: about a quarter of the owners move, all of them to the new node, and no message is lost,
-//! doubled or out of order meanwhile; the control group has three voters. An id is of one node for
-//! ever, and who may not come in is told why.
+//! Set-up: three nodes under load, with subscribers.
+//! Fault: only membership changes: a fourth node joins; one is killed while it joins; nodes restart with
+//! their data, without it, and with the data of another cluster.
+//! Claim: about a quarter of the owners move, all of them to the new node, and no message is lost, duplicated
+//! or reordered meanwhile; the control group has three voters. A node id is never reused, and a node that may
+//! not join is told the reason.
 
 use std::collections::BTreeMap;
 
@@ -32,12 +32,12 @@ async fn fourth_node_takes_a_quarter_of_the_shards_without_message_loss() {
     let moved: Vec<_> = after.iter().filter(|&(shard, owner)| before[shard] != *owner).collect();
     assert!((2..=6).contains(&moved.len()), "{moved:?} of {} moved", after.len());
     assert!(moved.iter().all(|&(_, owner)| *owner == id), "{moved:?} should be at n{id}");
-    let status = cluster.status(fourth).await.expect("it answers");
+    let status = cluster.status(fourth).await.expect("the node answers");
     assert_eq!((status.control_voters.len(), status.control_learners.len()), (3, 1));
 
     for (topic, sent) in load.stop().await {
         assert!(sent.iter().all(|sent| sent.outcome.is_ok()), "{topic}: {sent:?}");
-        let viewer = viewers.get_mut(&topic).expect("each has its viewer");
+        let viewer = viewers.get_mut(&topic).expect("each topic has a subscriber");
         SentMessage::check_log(
             &sent,
             &viewer.messages_up_to(SentMessage::last_position(&sent), secs(5)).await,
@@ -67,7 +67,7 @@ async fn node_killed_while_joining_keeps_its_id(cluster: &mut ProcessCluster) {
     cluster.restart(fourth);
     cluster.wait_settled(4).await;
     assert_eq!(cluster.node_id(0, fourth).await, id);
-    assert_eq!(cluster.status(0).await.expect("it answers").members.len(), 4);
+    assert_eq!(cluster.status(0).await.expect("the node answers").members.len(), 4);
 }
 
 async fn restarted_node_keeps_its_id(cluster: &mut ProcessCluster) {
@@ -91,14 +91,14 @@ async fn known_name_with_an_empty_directory_is_rejected(cluster: &mut ProcessClu
 
 async fn directory_of_another_cluster_stays_in_its_cluster(cluster: &ProcessCluster) {
     let mut other = ProcessCluster::with_nodes(1).start().await;
-    let other_cluster_id = cluster.status(0).await.expect("it answers").cluster_id;
-    let own_cluster_id = other.status(0).await.expect("it answers").cluster_id;
+    let other_cluster_id = cluster.status(0).await.expect("the node answers").cluster_id;
+    let own_cluster_id = other.status(0).await.expect("the node answers").cluster_id;
     assert!(other.stop(0).await.success());
     let ports = other.node(0).ports;
     other.node_mut(0).set_addresses(ports, &[cluster.ports(0).peer]);
     other.restart(0);
     other.wait_settled(1).await;
-    assert_eq!(other.status(0).await.expect("it answers").cluster_id, own_cluster_id);
+    assert_eq!(other.status(0).await.expect("the node answers").cluster_id, own_cluster_id);
     let log = other.node(0).log_text();
     let names_both_clusters =
         |line: &&str| line.contains(&own_cluster_id) && line.contains(&other_cluster_id);
@@ -106,14 +106,17 @@ async fn directory_of_another_cluster_stays_in_its_cluster(cluster: &ProcessClus
 }
 
 async fn new_node_gets_a_new_id(cluster: &mut ProcessCluster) {
-    let members_before = cluster.status(0).await.expect("it answers").members;
+    let members_before = cluster.status(0).await.expect("the node answers").members;
     let fifth = cluster.join("");
     let id = cluster.node_id(0, fifth).await;
-    assert!(members_before.iter().all(|member| member.id < id), "n{id} beside {members_before:?}");
+    assert!(
+        members_before.iter().all(|member| member.id < id),
+        "n{id} is not newer than {members_before:?}"
+    );
 }
 
-/// Who owns each shard, as node 0 knows.
+/// The owner of each shard, as node 0 reports it.
 async fn shard_owners(cluster: &ProcessCluster) -> BTreeMap<u32, u64> {
-    let status = cluster.status(0).await.expect("it answers");
+    let status = cluster.status(0).await.expect("the node answers");
     status.shards.iter().map(|shard| (shard.id, shard.owner)).collect()
 }

@@ -1,10 +1,9 @@
-//! Set-up: three nodes under load through two of them, with viewers on all by WebSocket, QUIC and
-//! gRPC.
-//! Fault: `kill -9` of the owner of a topic; of the leader of the control group; of the node that
-//! the publishers and the viewers are at.
-//! Claim: publishing and delivery go on within a few seconds. Every acknowledged message is in the
-//! log once, at the place that was told; one of unknown outcome once or not at all. Viewers of the
-//! dead node go on at another one without a hole, and the killed node comes back level.
+//! Set-up: three nodes under load through two of them, with subscribers on all by WebSocket, QUIC and gRPC.
+//! Fault: `kill -9` of the owner of a topic; of the leader of the control group; of the node of the
+//! publishers and subscribers.
+//! Claim: publishing and delivery resume within a few seconds. Every acknowledged message is in the log once,
+//! at its acknowledged position; a message of unknown outcome once or not at all. Subscribers of the killed
+//! node resume at another node without missing messages, and the killed node catches up after its restart.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,10 +13,10 @@ use pushonce_cluster_tests::{ProcessCluster, SentMessage, secs};
 use pushonce_core::StartFrom;
 use tokio::time::Instant;
 
-/// The election of a new owner, and a publisher that turns to another node.
+/// The time for the election of a new owner and for a publisher to fall back to another node.
 const PUBLISH_TIMEOUT: Duration = secs(6);
 
-/// The same, and a viewer that has to find out by silence that its node is dead.
+/// The same, and the time for a subscriber to detect by missing heartbeats that its node is down.
 const DELIVERY_TIMEOUT: Duration = secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,8 +29,8 @@ async fn publishing_and_delivery_resume_when_the_topic_owner_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn publishing_and_delivery_resume_when_the_control_leader_is_killed() {
     let mut cluster = ProcessCluster::with_nodes(3).start().await;
-    let leader = cluster.status(1).await.expect("it answers").control_leader;
-    let victim = cluster.node_index(1, leader).await.expect("a node of this story");
+    let leader = cluster.status(1).await.expect("the node answers").control_leader;
+    let victim = cluster.node_index(1, leader).await.expect("a node of this test");
     kill_under_load(&mut cluster, victim, "control").await;
 }
 
@@ -43,7 +42,7 @@ async fn publishing_and_delivery_resume_when_two_nodes_are_killed_in_turn() {
     }
 }
 
-/// Half of the publishers are at the victim, half at another node.
+/// Half of the publishers use the victim, half another node.
 async fn kill_under_load(cluster: &mut ProcessCluster, victim: usize, name: &str) {
     let other = (victim + 1) % 3;
     let topics =
@@ -69,7 +68,7 @@ async fn kill_under_load(cluster: &mut ProcessCluster, victim: usize, name: &str
         victim_load.stop().await.into_iter().chain(other_load.stop().await).collect();
 
     for (topic, sent) in &sent {
-        for viewer in viewers.get_mut(topic).expect("each has viewers") {
+        for viewer in viewers.get_mut(topic).expect("each topic has subscribers") {
             let time_left = DELIVERY_TIMEOUT.saturating_sub(killed.elapsed());
             SentMessage::check_log(
                 sent,

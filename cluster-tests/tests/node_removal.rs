@@ -1,8 +1,8 @@
 //! Set-up: three nodes under load.
-//! Fault: one is removed while it lives, or while it sleeps (SIGSTOP) and hears nothing of it; its
-//! directory, an old copy of another's, and a wiped one under a name that is taken come back.
-//! Claim: who is removed gives away what it holds, ends by itself and says why; none of the three is
-//! taken in again, each is told what to do; nothing that was published is lost meanwhile.
+//! Fault: a node is removed while it runs, or while it is paused (SIGSTOP) and receives nothing; then its
+//! directory, an old copy of another node's directory, and an empty directory under a used name are started.
+//! Claim: a removed node transfers its shards, exits by itself and reports the reason; none of the three is
+//! accepted again, and each reports what to do; no published message is lost meanwhile.
 
 use std::path::Path;
 
@@ -41,8 +41,8 @@ async fn node_removed_while_paused_exits_when_resumed() {
 
     cluster.node(2).pause();
     load.wait_acknowledged(5, secs(15)).await;
-    // The one that sleeps may have led the control group, which says so and is to be asked again.
-    wait_until("it is removed", secs(20), async || {
+    // The paused node may have led the control group; the command then fails and must be repeated.
+    wait_until("the node is removed", secs(20), async || {
         let output = cluster.remove(2).await;
         if output.status.success() { Ok(()) } else { Err(output.stderr) }
     })
@@ -63,7 +63,7 @@ async fn node_removed_while_paused_exits_when_resumed() {
 
 async fn running_node_transfers_its_shards_and_exits_when_removed(cluster: &mut ProcessCluster) {
     let id = cluster.node_id(0, 2).await;
-    // Two nodes cannot hold the three copies that are configured.
+    // Two nodes cannot hold the three configured replicas.
     let output = remove_node(cluster, &format!("n{id}")).await;
     output.expect_failure(&["each shard should have 3 copies", "--force"]);
     let server = format!("http://{}", cluster.ports(0).grpc);
@@ -92,7 +92,7 @@ async fn old_copy_of_a_directory_is_rejected(cluster: &mut ProcessCluster) {
     cluster.wait_settled(2).await;
     assert!(cluster.stop(1).await.success());
     cluster.node(1).wipe();
-    std::fs::rename(&copy, &data).expect("the copy takes its place");
+    std::fs::rename(&copy, &data).expect("rename the copy");
 
     cluster.restart(1);
 
@@ -113,14 +113,14 @@ async fn remove_node(cluster: &ProcessCluster, node: &str) -> cli::CommandOutput
 }
 
 fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a directory");
-    for entry in std::fs::read_dir(from).expect("it is there") {
-        let entry = entry.expect("it can be listed");
+    std::fs::create_dir_all(to).expect("create a directory");
+    for entry in std::fs::read_dir(from).expect("list the directory") {
+        let entry = entry.expect("a directory entry");
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
             copy_dir(&entry.path(), &target);
         } else {
-            std::fs::copy(entry.path(), target).expect("it can be copied");
+            std::fs::copy(entry.path(), target).expect("copy the file");
         }
     }
 }

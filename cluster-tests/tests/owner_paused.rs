@@ -1,10 +1,10 @@
-//! Set-up: three nodes, viewers of each topic on all of them by every transport, publishers at the
-//! owner of one topic and at another node.
-//! Fault: the owner is stopped where it stands (SIGSTOP) for three seconds, which is longer than its
-//! lease and an election, while publishes wait in its sockets; then it goes on as if no time had passed.
-//! Claim: it neither acknowledges nor shows anything that is not in the log of the new owner. Every
-//! acknowledged message is there once, at the place that was told; none that was refused is; its own
-//! viewers see the same as all others.
+//! Set-up: three nodes, subscribers of each topic on all of them by every transport, publishers at the owner
+//! of one topic and at another node.
+//! Fault: the owner is paused (SIGSTOP) for three seconds, longer than its lease and an election, while
+//! publishes wait in its sockets; then it resumes as if no time had passed.
+//! Claim: it neither acknowledges nor delivers anything that is not in the log of the new owner. Every
+//! acknowledged message is there once, at its acknowledged position, and no rejected one is; its own
+//! subscribers receive the same as all others.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,8 @@ use pushonce_client::PublishFailure;
 use pushonce_cluster_tests::{ProcessCluster, SentMessage, secs, text_message};
 use pushonce_core::StartFrom;
 
-/// What waits in the sleeper's sockets: several entries' worth for each of its shards.
+/// The number of publishes that wait in the paused owner's sockets: several log entries for each of its
+/// shards.
 const QUEUED_PUBLISHES: usize = 400;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,16 +36,16 @@ async fn owner_paused_past_its_lease_neither_acknowledges_nor_delivers_stale_dat
     for load in &mut loads {
         load.wait_acknowledged(5, secs(10)).await;
     }
-    let mut stream = cluster.publisher(paused_owner).stream().await.expect("a stream");
+    let mut stream = cluster.publisher(paused_owner).stream().await.expect("open a stream");
     let mut answers = Vec::new();
     for number in 0..2 * QUEUED_PUBLISHES {
         if number == QUEUED_PUBLISHES {
             cluster.node(paused_owner).pause();
         }
         let line = format!("line {number}");
-        answers.push((stream.send(text_message("sleep/stream", &line)).await.expect("sent"), line));
+        answers.push((stream.send(text_message("sleep/stream", &line)).await.expect("send"), line));
     }
-    // The length of the fault; meanwhile the others have a new owner and go on.
+    // The duration of the fault; meanwhile the other nodes elect a new owner and continue.
     let pause = tokio::time::sleep(secs(3));
     loads[1].wait_acknowledged(5, secs(15)).await;
     pause.await;
@@ -61,14 +62,14 @@ async fn owner_paused_past_its_lease_neither_acknowledges_nor_delivers_stale_dat
     let [owner_load, other_load] = loads;
     let mut sent: HashMap<_, _> =
         owner_load.stop().await.into_iter().chain(other_load.stop().await).collect();
-    // So that the last one of the stream is known to everybody.
+    // Ensures that every node knows the last message of the stream.
     let last_outcome =
         cluster.publisher(paused_owner).publish(text_message("sleep/stream", "end")).await;
-    streamed.push(SentMessage { text: "last_outcome".to_owned(), outcome: last_outcome });
+    streamed.push(SentMessage { text: "end".to_owned(), outcome: last_outcome });
     sent.insert("sleep/stream".to_owned(), streamed);
 
     for (topic, sent) in &sent {
-        for viewer in viewers.get_mut(topic).expect("each has viewers") {
+        for viewer in viewers.get_mut(topic).expect("each topic has subscribers") {
             SentMessage::check_log(
                 sent,
                 &viewer.messages_up_to(SentMessage::last_position(sent), secs(30)).await,

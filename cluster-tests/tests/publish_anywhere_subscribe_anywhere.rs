@@ -1,7 +1,7 @@
-//! Set-up: three nodes, viewers on all of them by WebSocket, QUIC and gRPC.
+//! Set-up: three nodes, subscribers on all of them by WebSocket, QUIC and gRPC.
 //! Fault: none.
-//! Claim: through whichever node and by whichever way a message is published, everybody sees the
-//! same messages at the same places, and these are the places that the publishers were told.
+//! Claim: independent of the node and the protocol of a publish, every subscriber receives the same messages
+//! at the same positions, which are the positions in the acknowledgements.
 
 use pushonce_cluster_tests::{
     ProcessCluster, ReceivedMessage, WebSocketClient, http_client, secs, text_message,
@@ -37,18 +37,18 @@ async fn publish_through_every_protocol(
 
     let unary = line("unary");
     let acknowledgement =
-        cluster.publisher(i).publish(text_message(TOPIC, &unary)).await.expect("placed");
+        cluster.publisher(i).publish(text_message(TOPIC, &unary)).await.expect("acknowledged");
     log.push((acknowledgement.position, unary));
 
     let streamed = line("stream");
-    let mut stream = cluster.publisher(i).stream().await.expect("a stream");
-    let answer = stream.send(text_message(TOPIC, &streamed)).await.expect("sent");
-    log.push((answer.await.expect("an answer").expect("placed").position, streamed));
+    let mut stream = cluster.publisher(i).stream().await.expect("open a stream");
+    let answer = stream.send(text_message(TOPIC, &streamed)).await.expect("send");
+    log.push((answer.await.expect("a reply").expect("acknowledged").position, streamed));
 
     let posted = line("post");
     let http = cluster.node(i).ports.http;
     let answer = http_client::post(http, &format!("/topics/{TOPIC}"), posted.as_bytes()).await;
-    let answer = answer.expect("an answer");
+    let answer = answer.expect("a response");
     assert_eq!(answer.status, 200, "{answer:?}");
     log.push((position(answer.json()["position"].as_str()), posted));
 
@@ -63,20 +63,20 @@ async fn publish_through_every_protocol(
 
 async fn check_newest_over_http(cluster: &ProcessCluster, i: usize, log: &[ReceivedMessage]) {
     let http = cluster.node(i).ports.http;
-    let (position, newest) = log.last().expect("something was published");
+    let (position, newest) = log.last().expect("at least one message was published");
     let path = format!("/topics/{TOPIC}");
 
-    let answer = http_client::get(http, &path, &[]).await.expect("an answer");
+    let answer = http_client::get(http, &path, &[]).await.expect("a response");
     assert_eq!((answer.status, &answer.body), (200, newest));
     assert_eq!(answer.header("pushonce-position"), Some(position.to_string().as_str()));
 
     let etag = answer.header("etag").expect("an ETag");
     let cached = http_client::get(http, &path, &[&format!("if-none-match: {etag}")]).await;
-    assert_eq!(cached.expect("an answer").status, 304);
+    assert_eq!(cached.expect("a response").status, 304);
 
     let all = http_client::get(http, &format!("{path}?last={}", log.len()), &[])
         .await
-        .expect("an answer");
+        .expect("a response");
     let all = all.json();
     let texts = all.as_array().expect("a list").iter().map(|frame| &frame["message"]["data"]);
     assert!(texts.eq(log.iter().map(|(_, text)| text)), "{all}");

@@ -1,7 +1,7 @@
 //! Set-up: two regions of two nodes each.
-//! Fault: in one act the viewers' wires are cut again and again.
-//! Claim: a message crosses between the regions once, however many nodes and viewers wait on the
-//! other side, and not at all when nobody does: counted by the nodes' own metric.
+//! Fault: in one part, the subscribers' connections are cut repeatedly.
+//! Claim: a message crosses between the regions once, independent of the number of nodes and subscribers on
+//! the other side, and not at all without a subscriber there, according to the nodes' metric.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{ProcessCluster, TcpProxy, TestSubscriber, secs};
@@ -37,7 +37,11 @@ async fn crosses_once_with_viewers_on_all_nodes(
         assert_eq!(viewer.next_messages(log.len(), secs(5)).await, log);
     }
     assert_eq!(region_deliveries(cluster, region, other).await - before[0], u64::from(MESSAGES));
-    assert_eq!(region_deliveries(cluster, other, region).await - before[1], 0, "and none back");
+    assert_eq!(
+        region_deliveries(cluster, other, region).await - before[1],
+        0,
+        "no message crosses back"
+    );
 }
 
 async fn crosses_once_with_reconnecting_viewers(
@@ -49,7 +53,7 @@ async fn crosses_once_with_reconnecting_viewers(
     let mut viewers = Vec::new();
     for i in nodes_of(other) {
         let proxy = TcpProxy::start(cluster.node(i).ports.http).await;
-        let server = format!("ws://{}", proxy.address).parse().expect("a good address");
+        let server = format!("ws://{}", proxy.address).parse().expect("a valid address");
         let mut viewer = TestSubscriber::new(vec![server], Transport::Ws, &topic, StartFrom::Start);
         viewer.wait_subscribed(secs(5)).await;
         viewers.push((viewer, proxy));
@@ -59,11 +63,11 @@ async fn crosses_once_with_reconnecting_viewers(
     for part in 0..4 {
         let numbers = part * MESSAGES / 4..(part + 1) * MESSAGES / 4;
         let log = cluster.publish_numbers(owner, &topic, numbers).await;
-        for (viewer, wire) in &mut viewers {
+        for (viewer, proxy) in &mut viewers {
             assert_eq!(viewer.next_messages(log.len(), secs(10)).await, log);
-            wire.cut();
+            proxy.cut();
             viewer.wait_disconnected(secs(5)).await;
-            wire.restore();
+            proxy.restore();
             viewer.wait_subscribed(secs(10)).await;
         }
     }
@@ -99,7 +103,7 @@ fn nodes_of(region: usize) -> std::ops::Range<usize> {
     region * 2..region * 2 + 2
 }
 
-/// A new topic that a node of a region owns, and that node.
+/// A new topic that is owned by a node of a region, and that node.
 async fn topic_owned_in(cluster: &ProcessCluster, region: usize, name: &str) -> (String, usize) {
     for n in 0..64 {
         let topic = format!("{name}/{}/{n}", REGIONS[region]);
@@ -108,10 +112,10 @@ async fn topic_owned_in(cluster: &ProcessCluster, region: usize, name: &str) -> 
             return (topic, owner);
         }
     }
-    panic!("{} owns nothing", REGIONS[region])
+    panic!("{} owns none of the topics", REGIONS[region])
 }
 
-/// How many copies of messages were sent on from one region to the other.
+/// The number of message copies sent from one region to the other.
 async fn region_deliveries(cluster: &ProcessCluster, from: usize, to: usize) -> u64 {
     let from = format!("from_region=\"{}\"", REGIONS[from]);
     let to = format!("to_region=\"{}\"", REGIONS[to]);

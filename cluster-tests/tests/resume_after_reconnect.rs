@@ -1,8 +1,8 @@
-//! Set-up: three nodes, and viewers that saw a part of a topic.
-//! Fault: the wire of a viewer is cut; the node of a viewer is stopped.
-//! Claim: whoever comes back, to the same node or to another, sees exactly the rest. Every beginning
-//! means what it says; what history no longer has is told as a gap, and a position that was never
-//! given out is refused.
+//! Set-up: three nodes, and subscribers that have received a part of a topic.
+//! Fault: the connection of a subscriber is cut; the node of a subscriber is stopped.
+//! Claim: a subscriber that reconnects, to the same node or to another, receives exactly the missed messages.
+//! Every start position is honoured; expired messages are reported as a gap, and a position that never
+//! existed is rejected.
 
 use pushonce_client::{ErrorCode, ServerAddress, Transport};
 use pushonce_cluster_tests::{ProcessCluster, TcpProxy, TestSubscriber, secs};
@@ -42,7 +42,7 @@ async fn resumes_at_the_same_node_after_a_connection_loss(
     assert_eq!(viewer.next_messages(1, secs(5)).await, after);
 }
 
-/// Without a message seen there is still a place to go on from: where the topic stood at first.
+/// A subscriber that has received no message resumes at the position of its first `Subscribed` reply.
 async fn from_now_resumes_at_the_first_session_position(cluster: &ProcessCluster) {
     cluster.publish_numbers(0, "cut/now", 0..3).await;
     let (proxy, server) = proxy_to(cluster, Transport::Ws).await;
@@ -128,7 +128,7 @@ async fn resumes_at_another_node_when_its_node_is_stopped(cluster: &mut ProcessC
         viewers.push(viewer);
     }
     let before = cluster.publish_numbers(0, "stopped", 0..10).await;
-    assert!(cluster.stop(1).await.success(), "it ends cleanly");
+    assert!(cluster.stop(1).await.success(), "the node exits cleanly");
     let log = [before, cluster.publish_numbers(0, "stopped", 10..30).await].concat();
 
     for viewer in &mut viewers {
@@ -136,7 +136,7 @@ async fn resumes_at_another_node_when_its_node_is_stopped(cluster: &mut ProcessC
     }
 }
 
-/// A wire to the first node's door for a transport, and the address of its near end.
+/// A proxy to the first node's listener for a transport, and the server address of the proxy.
 async fn proxy_to(cluster: &ProcessCluster, transport: Transport) -> (TcpProxy, ServerAddress) {
     let ports = cluster.node(0).ports;
     let (target, scheme) = match transport {
@@ -144,6 +144,6 @@ async fn proxy_to(cluster: &ProcessCluster, transport: Transport) -> (TcpProxy, 
         _ => (ports.http, "ws"),
     };
     let proxy = TcpProxy::start(target).await;
-    let server = format!("{scheme}://{}", proxy.address).parse().expect("a good address");
+    let server = format!("{scheme}://{}", proxy.address).parse().expect("a valid address");
     (proxy, server)
 }

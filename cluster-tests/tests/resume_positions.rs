@@ -1,9 +1,9 @@
-//! Set-up: a node in one region and two in another, so that there is an owner, the head of a region,
-//! and an edge behind it; a topic with some messages.
-//! Fault: clients that come with every kind of position, on every way in, at every node.
-//! Claim: the table of `proto/README.md`. A position that was given out gets exactly the rest, also one
-//! that the client's node has not heard of yet; any other gets a gap or an error, never old or wrong
-//! messages, and never silence.
+//! Set-up: a node in one region and two in another, so that there are an owner, a region head and an edge
+//! behind it; a topic with some messages.
+//! Fault: clients that subscribe with every kind of position, over every transport, at every node.
+//! Claim: the table in `proto/README.md`. An existing position resumes with exactly the later messages, even
+//! if the client's node does not know it yet; any other position gets a gap or an error, never wrong messages
+//! and never silence.
 
 use pushonce_client::{ErrorCode, SubscriberEvent, Transport};
 use pushonce_cluster_tests::{
@@ -13,14 +13,14 @@ use pushonce_core::{Gap, GapReason, Position, StartFrom};
 
 const TRANSPORTS: [Transport; 3] = [Transport::Ws, Transport::Quic, Transport::Grpc];
 
-/// What a position gets.
+/// The expected result of a subscription after a position.
 #[derive(Clone, Copy, Debug)]
 enum ExpectedStart {
-    /// The messages after the first so many.
+    /// The messages after the first `n`.
     ResumeAfter(usize),
-    /// A gap of another epoch, then everything.
+    /// A gap with reason `epoch`, then all messages.
     Gap,
-    /// `future_position`.
+    /// The error `future_position`.
     FuturePosition,
 }
 
@@ -43,7 +43,7 @@ async fn every_position_gets_the_documented_answer() {
         (Position::new(0, 5), ExpectedStart::FuturePosition),
     ];
     for node in 0..3 {
-        // Somebody else watches already, or nobody does: the answer is the same.
+        // The result is the same whether the node already has a subscriber or not.
         for watched in [false, true] {
             let _other = match watched {
                 true => Some(cluster.subscriber(node, Transport::Ws, "judged", StartFrom::Now)),
@@ -109,20 +109,20 @@ async fn check_unknown_topic(cluster: &ProcessCluster) {
     }
 }
 
-/// JSON, in a frame and in the address.
+/// Positions in JSON frames and in the query of the URL.
 async fn check_raw_frames(cluster: &ProcessCluster, log: &[ReceivedMessage]) {
     let http = cluster.ports(2).http;
     let third_position = log[2].0;
     let mut socket =
         WebSocketClient::open(http, &format!("?topic=judged&from={third_position}")).await;
-    let answer = socket.next_frame().await.expect("an answer");
+    let answer = socket.next_frame().await.expect("a reply");
     assert_eq!(answer["subscribed"]["recovered"], true, "{answer}");
     assert_eq!(socket.next_messages(2).await, &log[3..]);
 
     let mut socket =
         WebSocketClient::open(http, &format!("?topic=judged&from={}:9", third_position.epoch.0))
             .await;
-    let answer = socket.next_frame().await.expect("an answer");
+    let answer = socket.next_frame().await.expect("a reply");
     assert_eq!(answer["error"]["code"], "future_position", "{answer}");
     for text in ["12", "a:b", "-1:2", "1:99999999999999999999"] {
         let request = format!(
@@ -133,13 +133,15 @@ async fn check_raw_frames(cluster: &ProcessCluster, log: &[ReceivedMessage]) {
     }
 }
 
-/// The owner has acknowledged it, and the node that is asked may not have heard of it.
+/// Subscribes after a position that was just acknowledged, which the queried node may not know yet.
 async fn check_just_acknowledged_position(cluster: &ProcessCluster) {
     let publisher = cluster.publisher(0);
     for round in 0..5 {
         let mut viewers = Vec::new();
-        let acknowledgement =
-            publisher.publish(text_message("moment", &format!("a{round}"))).await.expect("placed");
+        let acknowledgement = publisher
+            .publish(text_message("moment", &format!("a{round}")))
+            .await
+            .expect("acknowledged");
         for node in 0..3 {
             for transport in TRANSPORTS {
                 let from = StartFrom::Position(acknowledgement.position);
@@ -150,7 +152,8 @@ async fn check_just_acknowledged_position(cluster: &ProcessCluster) {
             viewer.wait_subscribed(secs(10)).await;
         }
         let line = format!("b{round}");
-        let next = publisher.publish(text_message("moment", &line)).await.expect("placed").position;
+        let next =
+            publisher.publish(text_message("moment", &line)).await.expect("acknowledged").position;
         for viewer in &mut viewers {
             assert_eq!(viewer.next_message(secs(10)).await, (next, line.clone()));
         }

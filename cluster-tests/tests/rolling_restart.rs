@@ -1,8 +1,8 @@
-//! Set-up: three nodes under load through all of them, with many viewers.
-//! Fault: each node gets SIGTERM and is started again, one after the other.
-//! Claim: no publish is refused or lost, and next to none is of unknown outcome; a node that stops says at once that it is
-//! not ready, the others stay ready; its viewers leave one by one over its grace time, not all at once,
-//! and miss nothing.
+//! Set-up: three nodes under load through all of them, with many subscribers.
+//! Fault: each node receives SIGTERM and is restarted, one after the other.
+//! Claim: no publish is rejected or lost, and almost none has an unknown outcome; a stopping node reports at
+//! once that it is not ready, and the others stay ready; its subscribers disconnect one by one over its grace
+//! time, and miss no message.
 
 use std::time::Duration;
 
@@ -21,14 +21,15 @@ const DISCONNECT_SPREAD: Duration = Duration::from_millis(2_400);
 
 const VIEWERS: usize = 40;
 
-/// Publishes, of some thousands, whose answer may be lost with the connection to a node that stops. A run
-/// beside another suite lost one. The aim is none.
+/// The maximum number of publishes, of some thousands, whose reply may be lost with the connection to a
+/// stopping node. A run beside another test suite lost one. The aim is none.
 const UNKNOWN_MAX: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rolling_restart_rejects_no_publish_and_spreads_disconnects() {
     let mut cluster = ProcessCluster::with_nodes(0).start().await;
-    // Elections of several seconds: whoever does not hand over is noticed, and a busy machine is not.
+    // Elections take several seconds, so that a missing transfer of leadership is noticed on a busy machine
+    // too.
     cluster.join_with("", &[&SHUTDOWN_FLAGS[..], &["--consensus", "wan"]].concat());
     for _ in 1..3 {
         cluster.join_with("", &SHUTDOWN_FLAGS);
@@ -75,7 +76,7 @@ async fn rolling_restart_rejects_no_publish_and_spreads_disconnects() {
     assert!(unknown <= UNKNOWN_MAX, "{unknown} publishes have an unknown outcome");
 }
 
-/// When the viewer lost its session. It must not miss anything on its way to another node.
+/// The time at which the subscriber lost its session. It must not miss messages on its way to another node.
 async fn disconnect_time(mut viewer: TestSubscriber) -> Instant {
     let disconnected_at = loop {
         match viewer.next_event(secs(30)).await {
@@ -92,7 +93,7 @@ async fn restart_with_sigterm(cluster: &mut ProcessCluster, node: usize) {
     cluster.node(node).terminate();
     let terminated_at = Instant::now();
     let http = cluster.node(node).ports.http;
-    wait_until("a node that stops is not ready", secs(5), async || {
+    wait_until("a stopping node is not ready", secs(5), async || {
         match http_client::get(http, "/health/ready", &[]).await {
             Ok(answer) if answer.status == 200 => Err(answer.body),
             Ok(answer) if answer.body.contains("stopping") => Ok(()),
@@ -105,7 +106,7 @@ async fn restart_with_sigterm(cluster: &mut ProcessCluster, node: usize) {
     while cluster.node_mut(node).is_running() && !cluster.node_mut(node).has_exited() {
         assert_others_ready(cluster, node).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(terminated_at.elapsed() < secs(20), "it does not end");
+        assert!(terminated_at.elapsed() < secs(20), "the node does not exit");
     }
     cluster.restart(node);
 }
@@ -132,7 +133,7 @@ async fn wait_rejoined(cluster: &ProcessCluster, node: usize) {
 
 async fn assert_others_ready(cluster: &ProcessCluster, node: usize) {
     for other in (0..3).filter(|&other| other != node) {
-        check_ready(cluster, other).await.expect("the others stay ready");
+        check_ready(cluster, other).await.expect("the other nodes stay ready");
     }
 }
 
@@ -141,16 +142,16 @@ async fn check_ready(cluster: &ProcessCluster, node: usize) -> Result<(), String
     if answer.status == 200 { Ok(()) } else { Err(format!("node {node}: {}", answer.body)) }
 }
 
-/// The sessions of a node end at an even rate: in no quarter of the time more than half of them.
+/// Checks that the sessions end at an even rate: at most half of them in a quarter of the time.
 fn assert_spread(disconnects: &[Instant]) {
     let (first, last) = (disconnects[0], disconnects[disconnects.len() - 1]);
-    assert!(last - first >= DISCONNECT_SPREAD / 2, "all left within {:?}", last - first);
+    assert!(last - first >= DISCONNECT_SPREAD / 2, "all sessions ended within {:?}", last - first);
     for &begin in disconnects {
         let end = begin + DISCONNECT_SPREAD / 4;
         let count = disconnects.iter().filter(|&&at| at >= begin && at < end).count();
         assert!(
             count <= VIEWERS / 2,
-            "{count} of {VIEWERS} left within {:?}",
+            "{count} of {VIEWERS} sessions ended within {:?}",
             DISCONNECT_SPREAD / 4
         );
     }

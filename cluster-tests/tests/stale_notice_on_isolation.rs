@@ -1,9 +1,9 @@
 //! Set-up: three nodes, and subscribers of one of them by every transport.
-//! Fault: the two others are stopped where they stand (SIGSTOP): their sockets stay open, and nothing
-//! comes out of them. Then they go on.
-//! Claim: the subscribers of the node that is left are told that it has lost touch, and up to where
-//! they have everything; its readiness turns false and says why; what it cannot know it does not
-//! answer. When the others are back, subscribers are told so and miss nothing.
+//! Fault: the two other nodes are paused (SIGSTOP): their sockets stay open and send nothing. Then they
+//! resume.
+//! Claim: the subscribers of the remaining node receive a stale notice with the position up to which they are
+//! complete; its readiness becomes false with a reason; it rejects reads that it cannot answer. When the
+//! other nodes are back, the subscribers receive a live notice and miss no message.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{
@@ -12,14 +12,14 @@ use pushonce_cluster_tests::{
 use pushonce_core::StartFrom;
 use serde_json::Value;
 
-/// The promise is five seconds; the machine of a story may be busy with others.
+/// The guarantee is five seconds; the machine may be busy with other tests.
 const STALE_TIMEOUT: std::time::Duration = secs(12);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subscriber_is_marked_stale_when_its_node_is_isolated_and_live_when_it_is_back() {
-    // Enough for the node to own some and not others.
+    // Enough shards that the node owns some and not others.
     let cluster = ProcessCluster::with_nodes(3).flags(&["--shards", "4"]).start().await;
-    // Owned by others and by the node itself: it cannot vouch for either.
+    // One topic of the node itself and one of another node: it can guarantee neither.
     let isolated = cluster.owner_of("alone/own").await;
     let others: Vec<usize> = (0..3).filter(|&i| i != isolated).collect();
     let mut topics = vec!["alone/own".to_owned()];
@@ -33,7 +33,7 @@ async fn subscriber_is_marked_stale_when_its_node_is_isolated_and_live_when_it_i
     let mut viewers = Vec::new();
     for topic in &topics {
         let log = cluster.publish_numbers(isolated, topic, 0..3).await;
-        let last = log.last().expect("three").0;
+        let last = log.last().expect("three messages").0;
         for transport in [Transport::Ws, Transport::Quic, Transport::Grpc] {
             let server = cluster.server_address(isolated, transport);
             let mut viewer = TestSubscriber::new(vec![server], transport, topic, StartFrom::Start);
@@ -59,10 +59,13 @@ async fn subscriber_is_marked_stale_when_its_node_is_isolated_and_live_when_it_i
     })
     .await;
     assert!(reason.contains("cannot commit") || reason.contains("control group"), "{reason}");
-    assert_eq!(http_client::get(http, "/health/live", &[]).await.expect("it lives").status, 200);
+    assert_eq!(
+        http_client::get(http, "/health/live", &[]).await.expect("the node answers").status,
+        200
+    );
     let newest =
-        http_client::get(http, &format!("/topics/{}", topics[1]), &[]).await.expect("an answer");
-    assert_eq!(newest.status, 503, "it does not know what is newest: {newest:?}");
+        http_client::get(http, &format!("/topics/{}", topics[1]), &[]).await.expect("a response");
+    assert_eq!(newest.status, 503, "the newest message is unknown to the node: {newest:?}");
 
     others.iter().for_each(|&i| cluster.node(i).resume());
     for (viewer, ..) in &mut viewers {
@@ -80,10 +83,10 @@ async fn subscriber_is_marked_stale_when_its_node_is_isolated_and_live_when_it_i
     }
 }
 
-/// The next frame that is no heartbeat: those may come at any time.
+/// The next frame that is not a heartbeat.
 async fn next_event(socket: &mut WebSocketClient) -> Value {
     loop {
-        let frame = socket.next_frame().await.expect("the session goes on");
+        let frame = socket.next_frame().await.expect("the session stays open");
         if frame["heartbeat"].is_null() {
             return frame;
         }
@@ -99,5 +102,8 @@ async fn wait_ready(cluster: &ProcessCluster, i: usize) {
 }
 
 async fn readiness(cluster: &ProcessCluster, i: usize) -> Value {
-    http_client::get(cluster.ports(i).http, "/health/ready", &[]).await.expect("it answers").json()
+    http_client::get(cluster.ports(i).http, "/health/ready", &[])
+        .await
+        .expect("the node answers")
+        .json()
 }

@@ -1,9 +1,9 @@
-//! Set-up: nodes that cannot start, and nodes that start again.
-//! Fault: a port in use, a directory that is open, a log that is gone, a wrong word in the settings; nobody to join;
-//! Ctrl-C; `kill -9`, also at any moment of the first start.
-//! Claim: who cannot start says what to change and ends with an exit code that is not zero; Ctrl-C
-//! ends a node cleanly; a first start that was cut short is begun again; and what was acknowledged is
-//! there after all nodes have stopped or died.
+//! Set-up: nodes that cannot start, and nodes that restart.
+//! Fault: a port in use, a directory in use, a missing log, an invalid setting; no node to join; Ctrl-C;
+//! `kill -9`, also at any moment of the first start.
+//! Claim: a node that cannot start reports what to change and exits with a non-zero code; Ctrl-C stops a node
+//! cleanly; an interrupted first start is repeated; acknowledged messages are kept after all nodes have
+//! stopped or were killed.
 
 use std::time::Duration;
 
@@ -26,10 +26,10 @@ async fn port_in_use_is_reported(cluster: &ProcessCluster) {
     let ports = cluster.ports(1);
     for (flag, address) in [("--http", ports.http), ("--grpc", ports.grpc), ("--peer", ports.peer)]
     {
-        let _held = TcpListener::bind(address).await.expect("free");
+        let _held = TcpListener::bind(address).await.expect("bind");
         serve(cluster, &[]).await.expect_failure(&[&address.to_string(), flag]);
     }
-    let _held = UdpSocket::bind(ports.quic).await.expect("free");
+    let _held = UdpSocket::bind(ports.quic).await.expect("bind");
     serve(cluster, &[]).await.expect_failure(&[&ports.quic.to_string(), "--quic"]);
 }
 
@@ -39,9 +39,9 @@ async fn open_directory_is_reported(cluster: &ProcessCluster) {
 }
 
 async fn invalid_settings_are_reported() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = tempfile::tempdir().expect("create a directory");
     let file = dir.path().join("node.toml");
-    std::fs::write(&file, "name = \"a\"\nprot = 1\n").expect("written");
+    std::fs::write(&file, "name = \"a\"\nprot = 1\n").expect("write the file");
     let file = file.display().to_string();
     for (args, words) in [
         (["--config", &file], &[file.as_str(), "prot", "line 2"][..]),
@@ -72,14 +72,14 @@ async fn founder_without_data_does_not_create_a_second_cluster() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn init_creates_a_cluster_once() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = tempfile::tempdir().expect("create a directory");
     let data = dir.path().join("data").display().to_string();
     let init = async || cli::pushonce(["init", "--data", &data], "").await;
     assert!(init().await.expect_success().contains(&data));
     init().await.expect_failure(&[&data, "already belongs to n1 of cluster"]);
 }
 
-/// `serve` at an address that nobody uses, as a development node unless `args` name a directory.
+/// Runs `serve` at an unused address, as a development node unless `args` contain a directory.
 async fn serve(cluster: &ProcessCluster, args: &[&str]) -> cli::CommandOutput {
     let mut all = vec!["serve".to_owned()];
     all.extend(cluster.ports(1).flags());
@@ -94,7 +94,7 @@ async fn serve(cluster: &ProcessCluster, args: &[&str]) -> cli::CommandOutput {
 async fn node_with_a_missing_log_does_not_start() {
     let mut cluster = ProcessCluster::with_nodes(1).start().await;
     cluster.kill(0);
-    std::fs::remove_file(cluster.node(0).data_dir().join("raft.redb")).expect("it was there");
+    std::fs::remove_file(cluster.node(0).data_dir().join("raft.redb")).expect("remove the log");
     cluster.restart(0);
     assert_eq!(cluster.wait_exit(0).await.code(), Some(1));
     let log = cluster.node(0).log_text();
@@ -104,7 +104,7 @@ async fn node_with_a_missing_log_does_not_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn node_killed_during_its_first_start_starts_again() {
     let mut cluster = ProcessCluster::with_nodes(0).start().await;
-    // The one that makes the cluster, and one that joins it.
+    // The node that initialized the cluster, and one that joins it.
     for i in 0..2 {
         cluster.join("");
         for delay_ms in [1, 5, 10, 15, 20, 30, 50, 80, 120, 200] {
@@ -123,7 +123,7 @@ async fn cluster_restart_keeps_every_message() {
     publish_to_all(&cluster, &mut logs, 0..20).await;
 
     for i in 0..3 {
-        assert_eq!(cluster.stop(i).await.code(), Some(0), "Ctrl-C ends node {i} cleanly");
+        assert_eq!(cluster.stop(i).await.code(), Some(0), "Ctrl-C stops node {i} cleanly");
     }
     restart_all(&mut cluster, &logs).await;
     publish_to_all(&cluster, &mut logs, 20..40).await;
@@ -143,7 +143,10 @@ async fn publish_to_all(
 ) {
     for (topic, log) in TOPICS.iter().zip(logs) {
         log.extend(cluster.publish_numbers(1, topic, numbers.clone()).await);
-        assert!(log.is_sorted_by(|(one, _), (two, _)| two.follows(*one)), "it goes on: {log:?}");
+        assert!(
+            log.is_sorted_by(|(one, _), (two, _)| two.follows(*one)),
+            "positions are not consecutive: {log:?}"
+        );
     }
 }
 
@@ -170,7 +173,7 @@ async fn node_waiting_to_join_is_live_not_ready_and_rejects_publishes() {
     cluster.kill(0);
     let waiting_node = cluster.join("");
     let http = cluster.ports(waiting_node).http;
-    wait_until("it lives", secs(20), async || {
+    wait_until("the node is live", secs(20), async || {
         match http_client::get(http, "/health/live", &[]).await?.status {
             200 => Ok(()),
             status => Err(format!("{status}")),
@@ -178,27 +181,31 @@ async fn node_waiting_to_join_is_live_not_ready_and_rejects_publishes() {
     })
     .await;
     for probe in ["/health/ready", "/health/publish", "/health/viewers"] {
-        let answer = http_client::get(http, probe, &[]).await.expect("it answers");
+        let answer = http_client::get(http, probe, &[]).await.expect("a response");
         assert_eq!(answer.status, 503, "{probe}: {}", answer.body);
         assert!(answer.body.contains("waits to join"), "{probe}: {}", answer.body);
     }
     for path in ["/topics/chat/7", "/ws"] {
-        let answer = http_client::post(http, path, b"goal!").await.expect("it answers");
+        let answer = http_client::post(http, path, b"goal!").await.expect("a response");
         assert_eq!(answer.status, 503, "{path}: {}", answer.body);
         let error = &answer.json()["error"];
         assert_eq!((&error["code"], &error["retry"]), (&"unavailable".into(), &true.into()));
         let origin = answer.header("access-control-allow-origin");
-        assert_eq!(origin, Some("*"), "a page cannot read why");
+        assert_eq!(origin, Some("*"), "other origins must be able to read the error");
         let preflight =
-            http_client::request(http, "OPTIONS", path, &[], b"").await.expect("it answers");
-        assert_eq!(preflight.status, 204, "{path}: a page may not even ask: {}", preflight.body);
+            http_client::request(http, "OPTIONS", path, &[], b"").await.expect("a response");
+        assert_eq!(
+            preflight.status, 204,
+            "{path}: the preflight request failed: {}",
+            preflight.body
+        );
     }
     let answer = http_client::post(http, "/topics/chat/7", &vec![b'x'; 1 << 20]).await;
-    assert_eq!(answer.expect("an answer").status, 503);
+    assert_eq!(answer.expect("a response").status, 503);
 
     cluster.restart(0);
     cluster.wait_settled(2).await;
-    wait_until("it is published", secs(20), async || {
+    wait_until("the message is published", secs(20), async || {
         match http_client::post(http, "/topics/chat/7", b"goal!").await? {
             answer if answer.status == 200 => Ok(()),
             answer => Err(answer.body),

@@ -1,8 +1,7 @@
-//! Set-up: three nodes; on each of them viewers by WebSocket, QUIC and gRPC, and one that reads the
-//! frames off the wire.
+//! Set-up: three nodes, each with subscribers by WebSocket, QUIC and gRPC, and one that reads raw frames.
 //! Fault: none.
-//! Claim: what is published once reaches every viewer of every node, once and in order, whichever
-//! node owns the topic.
+//! Claim: every message reaches every subscriber of every node, once and in order, independent of the topic's
+//! owner.
 
 use std::collections::BTreeSet;
 

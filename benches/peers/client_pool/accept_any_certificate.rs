@@ -1,4 +1,4 @@
-//! Whoever answers is taken for the server: it was started for this, on this machine.
+//! Accepts any certificate: the server was started for the benchmark, on this machine.
 
 use std::sync::Arc;
 

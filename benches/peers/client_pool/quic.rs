@@ -1,7 +1,7 @@
-//! The clients' side of QUIC: `quinn-proto`, driven by the one thread that drives everything here.
+//! The client side of QUIC: `quinn-proto`, driven by the generator's thread.
 //!
-//! Each client has a socket of its own, as it would have anywhere else: the server sends to as many
-//! addresses as there are clients, and no client's packets take the room of another's.
+//! Each client has a socket of its own, as in production: the server sends to as many addresses as there are
+//! clients, and clients do not share receive buffers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -21,20 +21,20 @@ use super::accept_any_certificate::AcceptAnyCertificate;
 use super::{BenchClient, ClientEvent};
 use crate::wire::ServerProtocol;
 
-/// Packets of one client that are read in one turn: one that has much holds up the others no more
-/// than a full read of TCP does.
+/// The maximum number of packets read from one client per turn, so that a busy client delays the others no
+/// longer than a full read of TCP does.
 const PACKETS_PER_TURN: usize = 32;
 
-/// No packet is longer on loopback.
+/// The maximum length of a packet on loopback.
 const PACKET_BYTES: usize = 64 << 10;
 
 pub(super) struct QuicClients {
     server: SocketAddr,
     endpoint: Endpoint,
     config: ClientConfig,
-    /// By seat.
+    /// Connections by client index.
     connections: HashMap<usize, QuicClient>,
-    /// When each wants to be looked at.
+    /// The timers of the connections.
     timers: BTreeSet<(Instant, usize)>,
     packet: Box<[u8]>,
     out: Vec<u8>,
@@ -44,7 +44,7 @@ struct QuicClient {
     socket: UdpSocket,
     handle: ConnectionHandle,
     connection: Connection,
-    /// The first is control, once there is one. Each with the front of what has not come whole.
+    /// The open streams, control stream first, each with the incomplete message at the end of its input.
     streams: Vec<(StreamId, Vec<u8>)>,
     timer: Option<Instant>,
 }
@@ -62,7 +62,7 @@ impl QuicClients {
         })
     }
 
-    /// Begins a connection. What the seat has to say goes when it is there.
+    /// Starts a connection. The client's unsent bytes are sent when it is established.
     pub(super) fn connect(&mut self, index: usize, poll: &OwnedFd) -> io::Result<()> {
         let any = match self.server {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -82,7 +82,7 @@ impl QuicClients {
         Ok(())
     }
 
-    /// Forgets a connection without a word.
+    /// Drops a connection without a closing handshake.
     pub(super) fn close(&mut self, index: usize) {
         if let Some(client) = self.connections.remove(&index) {
             self.endpoint.handle_event(client.handle, EndpointEvent::drained());
@@ -92,12 +92,12 @@ impl QuicClients {
         }
     }
 
-    /// The next moment at which [`QuicClients::due`] has somebody.
+    /// The next time at which [`QuicClients::pop_due`] returns a client.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// A seat whose moment has come.
+    /// Removes and returns a client whose timer is due.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<usize> {
         let (at, index) = *self.timers.first().filter(|(at, _)| *at <= now)?;
         self.timers.remove(&(at, index));
@@ -109,7 +109,7 @@ impl QuicClients {
         Some(index)
     }
 
-    /// Takes the packets that came for a seat, and does what follows from them.
+    /// Reads the packets of a client and processes them.
     pub(super) fn read(
         &mut self,
         index: usize,
@@ -121,7 +121,7 @@ impl QuicClients {
             let Some(connection) = self.connections.get_mut(&index) else { return Ok(()) };
             let count = match connection.socket.recv(&mut self.packet) {
                 Ok(count) => count,
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.to_string()),
             };
             let (now, data) = (Instant::now(), self.packet[..count].into());
@@ -133,7 +133,7 @@ impl QuicClients {
                     connection.connection.handle_event(event);
                 }
                 Some(DatagramEvent::Response(transmit)) => {
-                    // What is lost here is lost as on any network.
+                    // A lost packet is retransmitted, as on any network.
                     let _lost = connection.socket.send(&self.out[..transmit.size]);
                 }
                 _ => {}
@@ -143,7 +143,7 @@ impl QuicClients {
         self.drive(index, client, wire, on_event)
     }
 
-    /// Tells the seat what it was sent, and sends what it has to say and what the protocol has.
+    /// Reports received messages to the client, and sends its unsent bytes and the packets of the protocol.
     pub(super) fn drive(
         &mut self,
         index: usize,
@@ -169,9 +169,9 @@ impl QuicClients {
                 connection.connection.handle_event(event);
             }
         }
-        // A moment that moves away is not followed: it comes too early then, which does no harm.
+        // A timer that moves back is not updated: it fires too early, which is harmless.
         if let Some(at) = connection.connection.poll_timeout()
-            && connection.timer.is_none_or(|alarm| at < alarm)
+            && connection.timer.is_none_or(|timer| at < timer)
         {
             if let Some(timer) = connection.timer.replace(at) {
                 self.timers.remove(&(timer, index));
@@ -231,7 +231,7 @@ impl QuicClient {
                     Ok(None) | Err(ReadError::Reset(_)) => break true,
                 }
             };
-            // What the other side may send is told with the packets that go anyway.
+            // Flow control updates are sent with the next packets.
             let _transmit = chunks.finalize();
             if ended {
                 return Err("a stream ended".into());
@@ -240,7 +240,7 @@ impl QuicClient {
         Ok(())
     }
 
-    /// As much as the server takes.
+    /// Writes as much as flow control permits.
     fn write_unsent(&mut self, unsent: &mut Vec<u8>) -> Result<(), String> {
         let Some((control, _)) = self.streams.first() else { return Ok(()) };
         while !unsent.is_empty() {
@@ -262,7 +262,7 @@ fn client_config() -> Result<ClientConfig, Box<dyn std::error::Error + Send + Sy
         .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"pushonce/1".to_vec()];
-    // Every handshake is a whole one.
+    // Every handshake is a full handshake.
     tls.resumption = rustls::client::Resumption::disabled();
     let mut transport = TransportConfig::default();
     transport.mtu_discovery_config(None);

@@ -1,10 +1,10 @@
-//! Two bytes of length, and as many more, of which the last two are the topic's number. What a
-//! connection is for is its first byte; two of the topic follow.
+//! The protocol of the bare write loop: two bytes of length, then the payload, whose last two bytes are the
+//! topic number. A connection starts with one byte for its role and two for the topic.
 
 use super::{DecodeResult, Role, ServerMessage, split_front};
 
-/// What a reader is sent: as long as Pushonce's frame of a message of 128 bytes, so that the kernel
-/// copies as much.
+/// The length of a frame: that of Pushonce's frame of a 128-byte message, so that the kernel copies the same
+/// number of bytes.
 pub(crate) const FRAME_BYTES: usize = 222;
 
 pub(super) fn opening_bytes(role: Role, topic: &str) -> Vec<u8> {
@@ -26,7 +26,7 @@ pub(super) fn decode_next<'a>(bytes: &mut &'a [u8]) -> DecodeResult<'a> {
     }))
 }
 
-/// A payload that is longer than the frame is cut: its stamp is at its front.
+/// Truncates a payload that is longer than the frame; its stamp is at the front.
 pub(super) fn publish(out: &mut Vec<u8>, topic: &str, payload: &[u8]) {
     let end = out.len() + FRAME_BYTES - 2;
     out.extend((FRAME_BYTES as u16 - 2).to_be_bytes());
@@ -35,7 +35,7 @@ pub(super) fn publish(out: &mut Vec<u8>, topic: &str, payload: &[u8]) {
     out.extend(topic_number(topic));
 }
 
-/// Of `bench/7`.
+/// The number in a topic such as `bench/7`.
 fn topic_number(topic: &str) -> [u8; 2] {
     let digits = topic.rsplit('/').next().unwrap_or_default();
     digits.parse::<u16>().unwrap_or_default().to_be_bytes()

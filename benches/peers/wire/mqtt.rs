@@ -6,7 +6,7 @@ const CONNACK: u8 = 0x20;
 const PUBLISH: u8 = 0x30;
 const SUBACK: u8 = 0x90;
 
-/// The client identifier is empty: the server gives one out.
+/// The client identifier is empty: the server assigns one.
 pub(super) fn opening_bytes(spec: ConnectionSpec<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     write_packet(&mut out, 0x10, &[b"\0\x04MQTT\x04\x02\0\0\0\0"]);
@@ -25,9 +25,9 @@ pub(super) fn decode_next<'a>(bytes: &mut &'a [u8], role: Role) -> DecodeResult<
     Ok(Some(match (kind & 0xf0, body) {
         (CONNACK, [_, 0]) if role == Role::Publisher => ServerMessage::Ready,
         (CONNACK, [_, 0]) => ServerMessage::Ignored,
-        (CONNACK, _) => return Err(format!("refused: {body:?}")),
+        (CONNACK, _) => return Err(format!("the connection was rejected: {body:?}")),
         (SUBACK, [_, _, 0..=2]) => ServerMessage::Ready,
-        (SUBACK, _) => return Err(format!("the subscription is refused: {body:?}")),
+        (SUBACK, _) => return Err(format!("the subscription was rejected: {body:?}")),
         (PUBLISH, [high, low, named @ ..]) => {
             let topic = usize::from(u16::from_be_bytes([*high, *low]));
             let payload = named.get(topic..).ok_or("a message shorter than its topic")?;
@@ -53,7 +53,7 @@ fn write_packet(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
     out.extend(parts.iter().flat_map(|part| *part));
 }
 
-/// Seven bits a byte, the lowest first, in four bytes at most.
+/// Reads a length of up to four bytes: seven bits per byte, the lowest first.
 fn read_length(bytes: &mut &[u8]) -> Result<Option<usize>, String> {
     let mut length = 0;
     for nth in 0..4 {

@@ -1,11 +1,11 @@
-//! The protocol of NATS: lines, and payloads behind their length.
+//! The NATS client protocol: lines, and payloads after their length.
 
 use super::{ConnectionSpec, DecodeResult, Role, ServerMessage, find_bytes, split_front};
 
-/// A line that does not end is none.
+/// The maximum length of a line.
 const LINE_BYTES_MAX: usize = 8 << 10;
 
-/// The PONG to this PING says that the subscription stands.
+/// Opens a connection. The PONG to this PING confirms the subscription.
 pub(super) fn opening_bytes(spec: ConnectionSpec<'_>) -> Vec<u8> {
     let subscribe = match spec.role {
         Role::Subscriber => format!("SUB {} 1\r\n", spec.topic),
@@ -16,7 +16,11 @@ pub(super) fn opening_bytes(spec: ConnectionSpec<'_>) -> Vec<u8> {
 
 pub(super) fn decode_next<'a>(bytes: &mut &'a [u8]) -> DecodeResult<'a> {
     let Some(end) = find_bytes(&bytes[..bytes.len().min(LINE_BYTES_MAX)], b"\r\n") else {
-        return if bytes.len() < LINE_BYTES_MAX { Ok(None) } else { Err("an endless line".into()) };
+        return if bytes.len() < LINE_BYTES_MAX {
+            Ok(None)
+        } else {
+            Err("a line of more than 8 KiB".into())
+        };
     };
     let (line, mut remaining) = (&bytes[..end], &bytes[end + 2..]);
     let message = if line.starts_with(b"MSG ") {

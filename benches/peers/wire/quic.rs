@@ -1,4 +1,4 @@
-//! Our protocol on QUIC: protobuf behind its length on a stream, and without one in a datagram.
+//! Pushonce over QUIC: length-delimited protobuf on streams, and single protobuf messages in datagrams.
 
 use bytes::Bytes;
 use pushonce_core::{ContentType, Delivery, Publish, StartFrom, SubscribeOptions, Topic};
@@ -7,7 +7,8 @@ use pushonce_proto::delimited;
 
 use super::{ConnectionSpec, DecodeResult, Role, ServerMessage, split_front};
 
-/// What a publisher says is refused, and that answers: publishes are taken.
+/// Opens a connection. The request of a publisher is rejected, and the error shows that it is ready to
+/// publish.
 pub(super) fn opening_bytes(spec: ConnectionSpec<'_>, datagrams: bool) -> Vec<u8> {
     let command = match spec.role {
         Role::Publisher => ClientCommand::Authenticate { token: String::new() },
@@ -36,12 +37,12 @@ fn encode_request(command: ClientCommand) -> Vec<u8> {
     delimited::encode(&frame).into()
 }
 
-/// Names are ours.
+/// The topic with this name, which the benchmark itself has created.
 fn topic(name: &str) -> Topic {
     Topic::new(name).expect("a topic of the bench is valid")
 }
 
-/// Off a stream.
+/// Decodes a message from a stream.
 pub(super) fn decode_next<'a>(bytes: &mut &'a [u8], role: Role, ready: bool) -> DecodeResult<'a> {
     let mut remaining = *bytes;
     let Some(length) = read_varint(&mut remaining) else { return Ok(None) };
@@ -50,7 +51,7 @@ pub(super) fn decode_next<'a>(bytes: &mut &'a [u8], role: Role, ready: bool) -> 
     decode_frame(frame, role, ready).map(Some)
 }
 
-/// What a whole frame says.
+/// Decodes a complete frame.
 pub(super) fn decode_frame(
     frame: &[u8],
     role: Role,
@@ -74,12 +75,12 @@ pub(super) fn decode_frame(
 /// `ServerFrame.message` and `Message.data`: field 6, behind its length.
 const FIELD_6_KEY: usize = 6 << 3 | 2;
 
-/// What a message carries; none, if the frame is of something else.
+/// The payload of a message frame; `None` for other frames.
 fn message_payload(frame: &[u8]) -> Option<&[u8]> {
     find_field(find_field(frame, FIELD_6_KEY)?, FIELD_6_KEY)
 }
 
-/// The bytes of a field of bytes.
+/// The value of a length-delimited field.
 fn find_field(mut message: &[u8], field_key: usize) -> Option<&[u8]> {
     loop {
         let key = read_varint(&mut message)?;
@@ -93,7 +94,7 @@ fn find_field(mut message: &[u8], field_key: usize) -> Option<&[u8]> {
     }
 }
 
-/// A whole number; none, if it is not there whole.
+/// Reads a varint; `None` if it is incomplete.
 fn read_varint(bytes: &mut &[u8]) -> Option<usize> {
     let mut number = 0;
     for nth in 0..10 {
@@ -116,7 +117,7 @@ mod tests {
     fn message_frame() -> Bytes {
         let message = Message {
             position: Position::new(12, 4_052),
-            // In whose bytes there is a `~`.
+            // The encoded timestamp contains a `~`.
             time: Timestamp(0x7e),
             content_type: ContentType::Text,
             key: None,

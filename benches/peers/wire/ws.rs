@@ -1,4 +1,4 @@
-//! WebSocket: frames, and what Pushonce and nchan put into them.
+//! WebSocket framing, and the messages of Pushonce and nchan.
 
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ pub(super) fn pushonce_opening_bytes(spec: ConnectionSpec<'_>) -> Vec<u8> {
     out
 }
 
-/// nchan tells where a message stands under its own subprotocol only, in lines before the payload.
+/// nchan sends the position of a message only with its own subprotocol, in lines before the payload.
 pub(super) fn nchan_opening_bytes(spec: ConnectionSpec<'_>) -> Vec<u8> {
     let location = if spec.role == Role::Publisher { "pub" } else { "sub" };
     let mut headers = String::new();
@@ -116,7 +116,7 @@ const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
-/// Under the mask of zeros, which changes nothing: the server has to unmask all the same.
+/// Writes a frame masked with zeros, which leave the payload unchanged: the server still has to unmask it.
 fn write_masked_frame(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     out.push(kind);
@@ -135,11 +135,15 @@ fn write_masked_frame(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
     out.extend(parts.iter().flat_map(|part| *part));
 }
 
-/// Takes off the answer to the handshake, if it is whole.
+/// Removes the handshake response from `bytes`, if it is complete.
 fn read_handshake(bytes: &mut &[u8]) -> Result<bool, String> {
     let Some(end) = find_bytes(bytes, b"\r\n\r\n") else {
         let is_too_long = bytes.len() > HEAD_BYTES_MAX;
-        return if is_too_long { Err("an endless head".into()) } else { Ok(false) };
+        return if is_too_long {
+            Err("a handshake response of more than 8 KiB".into())
+        } else {
+            Ok(false)
+        };
     };
     if !bytes.starts_with(b"HTTP/1.1 101 ") {
         let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
@@ -149,7 +153,7 @@ fn read_handshake(bytes: &mut &[u8]) -> Result<bool, String> {
     Ok(true)
 }
 
-/// A whole frame: its first byte and what it carries. Servers do not mask.
+/// Reads a complete frame: its first byte and its payload. Servers do not mask.
 fn read_frame<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, String> {
     let &[kind, short, ref remaining @ ..] = *bytes else { return Ok(None) };
     let mut remaining = remaining;
@@ -159,7 +163,7 @@ fn read_frame<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, String
             .map(|two| two.iter().fold(0, |n, &b| n << 8 | usize::from(b))),
         127 => split_front(&mut remaining, 8)
             .map(|eight| eight.iter().fold(0, |n, &b| n << 8 | usize::from(b))),
-        _ => return Err("a masked frame of a server".into()),
+        _ => return Err("a masked frame from the server".into()),
     };
     let Some(payload) = length.and_then(|length| split_front(&mut remaining, length)) else {
         return Ok(None);
@@ -183,7 +187,7 @@ fn on_control_frame(kind: u8, payload: &[u8]) -> Result<ServerMessage<'static>, 
     }
 }
 
-/// What stands behind `before`, up to the next quotation mark.
+/// The bytes after `prefix`, up to the next quotation mark.
 fn quoted_value<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     let rest = &text[find_bytes(text, prefix)? + prefix.len()..];
     rest.split(|&byte| byte == b'"').next()

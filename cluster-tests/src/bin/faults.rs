@@ -1,4 +1,4 @@
-//! Runs faults against real clusters and judges what clients saw; see the library's `runner`.
+//! Injects faults into real clusters and checks what clients observed; see the library's `runner`.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
@@ -13,19 +13,19 @@ use pushonce_cluster_tests::runner::{
 };
 
 const USAGE: &str = "\
-faults --list                 every row
-faults check FILE             judges a history again
-faults [--tier short|full]    runs the rows of a tier (full unless said)
-       [--only NAME]...       only these rows
-       [--seed N]             of everything that is drawn (1 unless said)
-       [--seconds S]          how long faults come and go in each row (20 unless said)
-       [--dir DIR]            where histories and logs are kept (a new folder in the temporary one)
-       [--keep]               keep them also when all is well
-       [--patient]            times as for a machine that has other things to do
-       [--results FILE]       writes the table there
-faults --soak MINUTES          runs of several faults and operator commands at a time, each of --seconds
-                               with the next seed, until the time is over
-faults --planted              whether each planted bug of the rows is caught; needs a binary built with them
+faults --list                 lists every row
+faults check FILE             checks a recorded history again
+faults [--tier short|full]    runs the rows of a tier (default: full)
+       [--only NAME]...       runs only these rows
+       [--seed N]             seed of all random choices (default: 1)
+       [--seconds S]          duration of the fault phase of each row (default: 20)
+       [--dir DIR]            directory for histories and logs (default: a new temporary directory)
+       [--keep]               keeps histories and logs of rows that pass
+       [--patient]            relaxed time limits, for a busy machine
+       [--results FILE]       writes the results table to FILE
+faults --soak MINUTES          runs several faults and operator commands at a time, for --seconds each,
+                               with consecutive seeds, until MINUTES have passed
+faults --planted              checks that each planted bug of the rows is caught; needs a binary with fail points
 faults --failovers N          kills the owner of a topic N times, and prints how long publishing stops";
 
 struct RunArgs {
@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
     match parse_args(std::env::args().skip(1)) {
         Ok(FaultsCommand::List) => {
             for row in runner::scenarios() {
-                println!("{:<18} {}", row.name, row.description);
+                println!("{:<30} {}", row.name, row.description);
             }
             ExitCode::SUCCESS
         }
@@ -65,16 +65,20 @@ fn parse_args(mut args: impl Iterator<Item = String>) -> Result<FaultsCommand, S
     let dir = std::env::temp_dir().join(format!("pushonce-faults-{}", std::process::id()));
     let promises = Guarantees::PUBLISHED;
     let mut options =
-        Options { seed: 1, seconds: 20, promises, dir, keep: false, planted_bug: None };
+        Options { seed: 1, seconds: 20, promises, dir, keep: false, fail_point: None };
     let (mut only, mut short, mut results) = (Vec::new(), false, None);
     let (mut planted, mut failovers, mut soak) = (false, None, None);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
-        let number = |text: String| text.parse().map_err(|_| format!("{text} is no number"));
+        let number =
+            |text: String| text.parse().map_err(|_| format!("{arg} needs a number, not {text}"));
         match arg.as_str() {
             "--list" => return Ok(FaultsCommand::List),
             "--help" => {
-                return Err("faults: breaks clusters and judges what clients saw".to_owned());
+                return Err(
+                    "faults: injects faults into clusters and checks what clients observed"
+                        .to_owned(),
+                );
             }
             "check" => return Ok(FaultsCommand::Check(value()?.into())),
             "--seed" => options.seed = number(value()?)?,
@@ -90,13 +94,14 @@ fn parse_args(mut args: impl Iterator<Item = String>) -> Result<FaultsCommand, S
             "--tier" => match value()?.as_str() {
                 "short" => short = true,
                 "full" => short = false,
-                other => return Err(format!("there is no tier {other}")),
+                other => return Err(format!("unknown tier {other}; use short or full")),
             },
-            other => return Err(format!("{other} is unknown")),
+            other => return Err(format!("unknown argument {other}")),
         }
     }
-    let find_scenario =
-        |name: &String| runner::scenario(name).ok_or_else(|| format!("there is no row {name}"));
+    let find_scenario = |name: &String| {
+        runner::scenario(name).ok_or_else(|| format!("unknown row {name}; --list prints all rows"))
+    };
     let mut rows = only.iter().map(find_scenario).collect::<Result<Vec<_>, _>>()?;
     if rows.is_empty() {
         let is_wanted = |row: &&FaultScenario| !short || SHORT_TIER.contains(&row.name);
@@ -128,14 +133,14 @@ fn check(path: &Path) -> ExitCode {
 async fn run(args: RunArgs) -> ExitCode {
     let RunArgs { options, rows, results, check_planted_bugs: planted, failovers, soak_time: soak } =
         args;
-    std::fs::create_dir_all(&options.dir).expect("the directory can be made");
+    std::fs::create_dir_all(&options.dir).expect("create the directory");
     if planted {
         return check_planted_bugs(&options, &rows).await;
     }
-    let _watchdog = Watchdog::watch(&options.dir).expect("a watchdog can be started");
+    let _watchdog = Watchdog::watch(&options.dir).expect("start the watchdog");
     if let Some(kills) = failovers {
         let dir = options.dir.join("failovers");
-        std::fs::create_dir_all(&dir).expect("the directory can be made");
+        std::fs::create_dir_all(&dir).expect("create the directory");
         print!("{}", runner::measure_failovers(kills, dir).await);
         return ExitCode::SUCCESS;
     }
@@ -148,10 +153,9 @@ async fn run(args: RunArgs) -> ExitCode {
         let report = runner::run(row, &options).await;
         println!("{report}");
         reports.push(report);
-        // After each: a run that is cut short leaves what it has.
+        // Written after each row, so that an interrupted run keeps its results.
         if let Some(path) = &results {
-            std::fs::write(path, results_page(&reports, &options))
-                .expect("the results can be written");
+            std::fs::write(path, results_page(&reports, &options)).expect("write the results");
         }
     }
     let failed = reports.iter().filter(|r| matches!(r.verdict, RunVerdict::Fail(_))).count();
@@ -160,9 +164,9 @@ async fn run(args: RunArgs) -> ExitCode {
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// One run after the other, each of another seed: a run that fails is done again by its own command.
+/// Runs the soak scenario with consecutive seeds until `time` has passed.
 async fn soak_for(time: Duration, mut options: Options) -> ExitCode {
-    let row = runner::scenario("soak").expect("it is a row");
+    let row = runner::scenario("soak").expect("the soak scenario exists");
     let begun = Instant::now();
     let (mut runs, mut failed) = (0, 0);
     while begun.elapsed() < time {
@@ -182,11 +186,11 @@ async fn soak_for(time: Duration, mut options: Options) -> ExitCode {
 fn results_page(reports: &[RunReport], options: &Options) -> String {
     let Options { seed, seconds, .. } = options;
     format!(
-        "# Faults and promises\n\n\
-         Written by `scripts/faults`: seed {seed}, {seconds} s of faults a row. ✓ held, ✗ broken, ? \
-         what the promise is about did not take place. The promises are those of the page of \
-         `src/checker`; a row in which the fault never took place, or with less than half of the \
-         usual publishes tried meanwhile, is unknown.\n\n{}",
+        "# Faults and invariants\n\n\
+         Written by `scripts/faults`: seed {seed}, {seconds} s of faults per row. ✓ holds, ✗ is violated, ? \
+         could not be checked, because its subject did not occur. `src/checker` defines the invariants. A row is \
+         unknown if its fault never took place, or if less than half of the usual publishes were \
+         attempted during it.\n\n{}",
         runner::render_table(reports)
     )
 }
@@ -206,7 +210,7 @@ async fn check_planted_bugs(options: &Options, rows: &[&'static FaultScenario]) 
             Ok(broken) => {
                 println!(
                     "{} is caught in {} by {}",
-                    planted.name,
+                    planted.fail_point.name(),
                     planted.scenario,
                     broken.join(", ")
                 );

@@ -1,6 +1,6 @@
-//! I1: what was acknowledged is in the log of every node, where it was told to stand, or is older
-//! than the history that was promised. A message acknowledged as `memory` may also be lost together with
-//! its whole epoch.
+//! I1: every acknowledged message is in the log of every node at its acknowledged position, or is older than
+//! the guaranteed history. Messages acknowledged as `memory` may also be lost together with their whole
+//! epoch.
 
 use pushonce_core::Position;
 
@@ -17,14 +17,14 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                 checked += 1;
                 let problem = match log.entries.get(&position) {
                     Some(payload) if *payload == publish.payload => continue,
-                    Some(_) => "another payload stands there",
+                    Some(_) => "has another payload there",
                     None if expired(topic, log, position, promises) => continue,
-                    None => "it is not there",
+                    None => "does not have it",
                 };
                 let NodeLog { node, transport, .. } = log;
                 let message = format!(
-                    "{name}: {position} was acknowledged, and in the log of node {node} over \
-                     {transport} {problem}"
+                    "{name}: {position} was acknowledged, and the log of node {node} over {transport} \
+                     {problem}"
                 );
                 return Err(InvariantViolation::new(
                     message,
@@ -33,11 +33,11 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
             }
         }
     }
-    Ok(CheckEvidence::from_count(checked, "nothing was acknowledged, or no log was read"))
+    Ok(CheckEvidence::from_count(checked, "no message was acknowledged, or no log was read"))
 }
 
-/// Whether a log that lacks a position has forgotten it, as it may: it is full of what came after, or
-/// begins in a later epoch and the position was in memory.
+/// Whether a log may lack a position: the history is full of later messages, or the position was in memory
+/// and the log begins in a later epoch.
 pub(super) fn expired(
     topic: &TopicHistory<'_>,
     log: &NodeLog<'_>,

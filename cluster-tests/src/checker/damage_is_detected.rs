@@ -1,5 +1,5 @@
-//! I21: a node whose files were damaged gives nothing that differs from what the others give; or it has
-//! ended by itself, and said which file it was.
+//! I21: a node whose files were damaged returns the same logs as the other nodes, or exits and names the
+//! damaged file.
 
 use crate::faults::LOG_FILE;
 use crate::history::HistoryEvent;
@@ -9,7 +9,7 @@ use super::{CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViola
 pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
     let damaged: Vec<_> = history.faults.iter().filter(|f| !f.effect.damaged.is_empty()).collect();
     let Some(first) = damaged.first() else {
-        return Ok(CheckEvidence::Inconclusive("no node's files were damaged"));
+        return Ok(CheckEvidence::Inconclusive("no file of a node was damaged"));
     };
     let nodes: Vec<_> = damaged.iter().flat_map(|fault| &fault.effect.damaged).collect();
     let mut checked = 0;
@@ -20,7 +20,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
         checked += 1;
         if !last_log_line.contains(LOG_FILE) {
             let message = format!(
-                "node {node} has ended and does not say that {LOG_FILE} is damaged: {last_log_line}"
+                "node {node} exited without reporting that {LOG_FILE} is damaged: {last_log_line}"
             );
             return Err(InvariantViolation::new(message, [first.confirmed, index]));
         }
@@ -35,7 +35,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
             checked += 1;
             if damaged_log.entries != other_log.entries {
                 let message = format!(
-                    "{name}: node {}, whose files were damaged, gives another log than node {}",
+                    "{name}: node {}, whose files were damaged, returns another log than node {}",
                     damaged_log.node, other_log.node
                 );
                 return Err(InvariantViolation::new(
@@ -45,5 +45,5 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
             }
         }
     }
-    Ok(CheckEvidence::from_count(checked, "no log was read of a node whose files were damaged"))
+    Ok(CheckEvidence::from_count(checked, "no log of a node with damaged files was read"))
 }

@@ -1,4 +1,4 @@
-//! I4: what was shown is in the log of every node, or is older than the history that was promised.
+//! I4: every delivered message is in the log of every node, or is older than the guaranteed history.
 
 use super::acknowledged_is_durable::expired;
 use super::{CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation};
@@ -15,7 +15,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                 };
                 if !is_kept {
                     let message = format!(
-                        "{name}: {position} was shown and is not in the log of node {} over {}",
+                        "{name}: {position} was delivered and is not in the log of node {} over {}",
                         log.node, log.transport
                     );
                     return Err(InvariantViolation::new(message, [log.record, record]));
@@ -23,5 +23,5 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
             }
         }
     }
-    Ok(CheckEvidence::from_count(checked, "nothing was shown, or no log was read"))
+    Ok(CheckEvidence::from_count(checked, "no message was delivered, or no log was read"))
 }

@@ -1,5 +1,5 @@
-//! I11: what is acknowledged or shown through a node that slept, was cut off or was restarted, from
-//! then on, is in the log at its place.
+//! I11: everything that is acknowledged or delivered through a node after it was paused, partitioned or
+//! restarted is in the log at that position.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{
 
 pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
     let mut checked = 0;
-    // The first time is enough: everything after it is looked at.
+    // The first time of each node is enough: every later event is checked.
     let mut deposed_since = BTreeMap::new();
     for fault in &history.faults {
         for &node in &fault.effect.deposed {
@@ -32,8 +32,8 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                 };
                 if !kept {
                     let message = format!(
-                        "{name}: node {node}, after it slept, was cut off or was restarted, said {position}, \
-                         which is not in the log of node {}",
+                        "{name}: node {node}, after it was paused, partitioned or restarted, acknowledged or \
+                         delivered {position}, which is not in the log of node {}",
                         log.node
                     );
                     return Err(InvariantViolation::new(
@@ -46,11 +46,11 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
     }
     Ok(CheckEvidence::from_count(
         checked,
-        "no node slept, was cut off or was restarted, and was heard after it",
+        "no node acknowledged or delivered a message after a pause, a partition or a restart",
     ))
 }
 
-/// What was acknowledged or shown through a known node: node, record, position, payload.
+/// The messages acknowledged or delivered through a known node: node, record, position, payload.
 fn statements_by_node(
     history: &HistoryIndex<'_>,
     topic: &TopicHistory<'_>,

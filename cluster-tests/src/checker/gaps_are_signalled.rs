@@ -1,5 +1,5 @@
-//! I5: at a subscriber, over all its sessions, a message follows its neighbour, or a gap that names
-//! exactly what is missing between them.
+//! I5: across all sessions of a subscriber, each message follows the previous one directly, or follows a gap
+//! that names exactly the missing messages.
 
 use pushonce_core::Position;
 
@@ -11,7 +11,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
     let mut checked = 0;
     for (name, topic) in &history.topics {
         for (process, indices) in &topic.subscriptions {
-            // What was shown or told as missing, and by which record.
+            // The newest position that was delivered or signalled as missing, and its record.
             let mut reached: Option<(Position, usize)> = None;
             for &index in indices {
                 let (from, to) = match history.event(index) {
@@ -25,18 +25,18 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
                 };
                 checked += 1;
                 if let Some((last, record)) = reached {
-                    // Backwards and twice are for others to judge.
+                    // Backward steps and duplicates are checked by I6 and I7.
                     if from > last && !from.follows(last) {
-                        let message = format!("{name}: {process} got {from} after {last}");
+                        let message = format!("{name}: {process} received {from} after {last}");
                         return Err(InvariantViolation::new(message, [record, index]));
                     }
                 }
-                // A gap that leads to a later epoch ends before its first message, or right before
-                // the oldest one left: it stands for everything between.
+                // A gap that leads to a later epoch ends before the first message of that epoch, or right
+                // before the oldest message left. It covers everything in between.
                 let next = reached.map_or(to, |(last, _)| last.max(to));
                 reached = Some((next, index));
             }
         }
     }
-    Ok(CheckEvidence::from_count(checked, "nothing was shown"))
+    Ok(CheckEvidence::from_count(checked, "no message was delivered"))
 }

@@ -1,5 +1,5 @@
-//! I19: a node that runs and cannot commit, apply or deliver says in time that it is not ready, and
-//! why; a node that says for that long that it is ready places publishes; and in the end every node that
+//! I19: a node that runs and cannot commit, apply or deliver reports in time that it is not ready, with the
+//! reason; a node that reports ready for that long acknowledges publishes; and at the end every node that
 //! answers is ready.
 
 use std::collections::BTreeMap;
@@ -13,15 +13,15 @@ use super::{
 pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
     let checked = check_unready_reported(history, promises)?
         + check_ready_nodes_acknowledge(history, promises)?;
-    // A run that broke off has no end to be ready in.
+    // A run that was aborted has no end to be ready at.
     let reading_phase = HistoryEvent::Phase { phase: RunPhase::ReadLogs };
     if !history.records.iter().any(|record| record.event == reading_phase) {
-        return Ok(CheckEvidence::from_count(checked, "the run broke off"));
+        return Ok(CheckEvidence::from_count(checked, "the run was aborted"));
     }
     check_ready_at_the_end(history)?;
     Ok(CheckEvidence::from_count(
         checked,
-        "no node was kept from its work, and none was ready for long enough",
+        "no node was kept from working, and none was ready for long enough",
     ))
 }
 
@@ -33,7 +33,7 @@ fn check_unready_reported(
     for fault in &history.faults {
         let limit = history.time_us(fault.confirmed) + unready_limit_us(promises);
         let ends_us = fault.end.map_or(u64::MAX, |ends| history.time_us(ends));
-        // Healed before it had to be said.
+        // Healed before the report was due.
         if ends_us < limit {
             continue;
         }
@@ -46,7 +46,7 @@ fn check_unready_reported(
             });
             if !is_reported {
                 let message = format!(
-                    "node {node} did not say within {:?} that it is not ready",
+                    "node {node} did not report within {:?} that it is not ready",
                     promises.unready_within
                 );
                 return Err(InvariantViolation::new(message, [fault.confirmed]));
@@ -56,11 +56,11 @@ fn check_unready_reported(
     Ok(checked)
 }
 
-/// Publishes that must have been begun through a node in the first half of a window, so that none of
-/// them being placed by its end means that the node does not serve.
+/// Minimum number of publishes invoked through a node in the first half of a window. If none of them is
+/// acknowledged by the end of the window, the node does not serve.
 const PUBLISHES_MIN: usize = 5;
 
-/// Cuts the times in which a node says that it is ready into windows of T1.
+/// Checks the periods in which a node reports ready, in windows of T1.
 fn check_ready_nodes_acknowledge(
     history: &HistoryIndex<'_>,
     promises: &Guarantees,
@@ -76,7 +76,7 @@ fn check_ready_nodes_acknowledge(
         }
     }
     let mut checked = 0;
-    for ReadyPeriod { node, from, to, record: said } in ready_periods(history) {
+    for ReadyPeriod { node, from, to, record: ready_record } in ready_periods(history) {
         let count_within = |times: &BTreeMap<usize, Vec<u64>>, from, to| {
             times
                 .get(&node)
@@ -89,10 +89,10 @@ fn check_ready_nodes_acknowledge(
                 checked += 1;
                 if count_within(&acknowledged, start, start + window) == 0 {
                     let message = format!(
-                        "node {node} said for {:?} that it is ready and placed no publish",
+                        "node {node} reported ready for {:?} and acknowledged no publish",
                         promises.unready_within
                     );
-                    return Err(InvariantViolation::new(message, [said]));
+                    return Err(InvariantViolation::new(message, [ready_record]));
                 }
             }
             start += window;
@@ -101,12 +101,12 @@ fn check_ready_nodes_acknowledge(
     Ok(checked)
 }
 
-/// A time in which a node says without a break that it is ready.
+/// A period in which a node reports ready without interruption.
 struct ReadyPeriod {
     node: usize,
     from: u64,
     to: u64,
-    /// The record of its beginning.
+    /// The record of the first report.
     record: usize,
 }
 
@@ -125,7 +125,7 @@ fn ready_periods(history: &HistoryIndex<'_>) -> Vec<ReadyPeriod> {
             periods.push(ReadyPeriod { node, from, to: record.time_us, record: ready_record });
         }
     }
-    // Publishing ends before the run does, and then none is begun.
+    // Publishing ends before the run does; later windows contain no publishes.
     let end = history.records.last().map_or(0, |record| record.time_us);
     let open = open.into_iter();
     periods.extend(open.map(|(node, (from, record))| ReadyPeriod { node, from, to: end, record }));
@@ -137,7 +137,7 @@ fn check_ready_at_the_end(history: &HistoryIndex<'_>) -> Result<(), InvariantVio
     for (index, record) in history.records.iter().enumerate() {
         match record.event {
             HistoryEvent::Health { node, ready, .. } => drop(last.insert(node, (ready, index))),
-            // One that was replaced has no say in the end, whatever it said last.
+            // A node that was replaced does not count, whatever it reported last.
             HistoryEvent::Unreachable { node } => drop(last.remove(&node)),
             _ => {}
         }
@@ -145,7 +145,7 @@ fn check_ready_at_the_end(history: &HistoryIndex<'_>) -> Result<(), InvariantVio
     for (node, (ready, index)) in last {
         if !ready {
             return Err(InvariantViolation::new(
-                format!("node {node} is not ready in the end"),
+                format!("node {node} is not ready at the end"),
                 [index],
             ));
         }

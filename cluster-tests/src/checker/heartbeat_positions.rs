@@ -1,5 +1,5 @@
-//! I14: what a heartbeat names was shown before; and while a node is cut off from the owner, its
-//! subscribers are told, or their session ends, in time.
+//! I14: a heartbeat names only positions that were delivered before; while a node is disconnected from the
+//! owner, its subscribers receive a stale notice, or their session ends, in time.
 
 use pushonce_core::Position;
 
@@ -21,7 +21,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                         reached = reached.max(Some(*position));
                     }
                     HistoryEvent::Subscribed { position, .. } if reached.is_none() => {
-                        // Whoever asked for what comes next owes nothing before it.
+                        // A subscription that starts now is not entitled to earlier messages.
                         reached = starts_from_now(history, indices, index).then_some(*position);
                     }
                     HistoryEvent::Heartbeat { position, .. } => {
@@ -44,7 +44,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
     }
     Ok(CheckEvidence::from_count(
         checked,
-        "no heartbeat came, and no node was cut off for long enough",
+        "no heartbeat was received, and no node was disconnected for long enough",
     ))
 }
 
@@ -57,7 +57,7 @@ fn starts_from_now(history: &HistoryIndex<'_>, indices: &[usize], subscribed: us
     last.last() == Some(crate::history::SubscribeStart::Now)
 }
 
-/// Whether a subscription at a node that was cut off was told, or ended.
+/// Checks that a subscription at a disconnected node received a stale notice, or ended.
 fn check_stale_notice(
     history: &HistoryIndex<'_>,
     promises: &Guarantees,
@@ -74,11 +74,11 @@ fn check_stale_notice(
     for &index in indices.iter().take_while(|&&index| history.time_us(index) <= limit) {
         match history.event(index) {
             HistoryEvent::Subscribe { node, .. } => requested_node = *node,
-            // One that goes live meanwhile has its own time to be told in.
+            // A subscription that becomes live during the fault has a time limit of its own.
             HistoryEvent::Subscribed { .. } if index < fault.confirmed => {
                 (subscribed_node, is_stale) = (requested_node, false)
             }
-            // Links that come back one by one let it go live again while the fault is still there.
+            // Links that are restored one by one may make it live again during the fault.
             HistoryEvent::Stale { stale, .. } if index < fault.confirmed => is_stale = *stale,
             HistoryEvent::Stale { stale, .. } => is_stale |= stale,
             HistoryEvent::SessionEnded { .. } | HistoryEvent::Unsubscribed { .. } => {
@@ -90,17 +90,16 @@ fn check_stale_notice(
     let is_connected = |node: &usize| was_connected_to(history, indices, fault, *node);
     match subscribed_node.filter(|node| fault.effect.unready.contains(node)).filter(is_connected) {
         Some(node) if !is_stale => {
-            let message =
-                format!("{name}: {process} at node {node} was not told that it is cut off");
+            let message = format!("{name}: {process} at node {node} received no stale notice");
             Err(InvariantViolation::new(message, [fault.confirmed]))
         }
         found => Ok(usize::from(found.is_some())),
     }
 }
 
-/// Whether the subscriber heard anything from the node after the fault before that one, if it hit the
-/// node too: a connection to a process that was killed then may not have ended yet, and no process is left
-/// to notify it. A fault that was not confirmed counts too.
+/// Whether the subscriber received anything from the node after the previous fault, if that fault affected
+/// the node too: a connection to a process that was killed then may not have ended yet, and no process
+/// remains to send a notice. Unconfirmed faults count too.
 fn was_connected_to(
     history: &HistoryIndex<'_>,
     indices: &[usize],

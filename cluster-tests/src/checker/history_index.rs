@@ -1,4 +1,4 @@
-//! A history, sorted by what the properties ask about.
+//! A history, indexed for the invariant checks.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,26 +6,26 @@ use pushonce_core::{Durability, Position};
 
 use crate::history::{FaultEffect, HistoryEvent, HistoryRecord, OpId, PayloadHash, SharedStr};
 
-/// A history, sorted.
+/// An indexed history.
 pub struct HistoryIndex<'a> {
-    /// All records, by time.
+    /// All records, ordered by time.
     pub records: &'a [HistoryRecord],
-    /// What happened in each topic.
+    /// The history of each topic.
     pub topics: BTreeMap<&'a str, TopicHistory<'a>>,
-    /// The faults that took place.
+    /// The confirmed faults.
     pub faults: Vec<FaultPeriod<'a>>,
 }
 
-/// What happened in a topic.
+/// The history of a topic.
 #[derive(Default)]
 pub struct TopicHistory<'a> {
-    /// By invocation.
+    /// Publishes, ordered by invocation.
     pub publishes: Vec<PublishRecord<'a>>,
-    /// The logs that were read in the end.
+    /// The logs that were read at the end.
     pub logs: Vec<NodeLog<'a>>,
-    /// By process: the indices of the records of its subscription, in order.
+    /// Per process: the indices of its subscription's records, in order.
     pub subscriptions: BTreeMap<&'a str, Vec<usize>>,
-    /// The newest position that was acknowledged as kept in memory alone.
+    /// The newest position that was acknowledged with durability `memory`.
     pub newest_in_memory: Option<Position>,
 }
 
@@ -37,53 +37,53 @@ pub struct PublishRecord<'a> {
     pub payload: PayloadHash,
     /// Its key.
     pub key: Option<&'a str>,
-    /// Its number in its publisher's stream.
+    /// The number in its publisher's stream.
     pub sequence: Option<u64>,
-    /// The node that was asked.
+    /// The node that received the request.
     pub node: Option<usize>,
-    /// What became of it.
+    /// The outcome.
     pub outcome: RecordedOutcome,
 }
 
-/// What became of a publish.
+/// The outcome of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordedOutcome {
-    /// It has a place, by this record.
+    /// Acknowledged at this position, by this record.
     Acknowledged(Position, usize),
-    /// Nothing happened, by this record.
+    /// Not published, by this record.
     Rejected(usize),
-    /// Nobody knows.
+    /// No definite outcome.
     Unknown,
 }
 
-/// A log as a node gave it in the end.
+/// A log as a node returned it at the end.
 pub struct NodeLog<'a> {
     /// The record.
     pub record: usize,
     /// The node.
     pub node: usize,
-    /// How it was asked.
+    /// The transport over which it was read.
     pub transport: &'a str,
-    /// By position.
+    /// Payloads by position.
     pub entries: BTreeMap<Position, PayloadHash>,
 }
 
-/// A fault that was confirmed, by the records of its beginning, confirmation and end.
+/// A confirmed fault, with the records of its injection, confirmation and end.
 pub struct FaultPeriod<'a> {
-    /// Its name.
+    /// The fault's name.
     pub fault: &'a str,
-    /// What it does.
+    /// The effect on the cluster.
     pub effect: &'a FaultEffect,
-    /// It was about to begin.
+    /// The record of the injection.
     pub begin: usize,
-    /// It was there.
+    /// The record of the confirmation.
     pub confirmed: usize,
-    /// It was over; absent in a history that ends before.
+    /// The record of the end. `None` in a history that ends before.
     pub end: Option<usize>,
 }
 
 impl<'a> HistoryIndex<'a> {
-    /// Sorts a history.
+    /// Indexes a history.
     pub fn from_records(records: &'a [HistoryRecord]) -> HistoryIndex<'a> {
         let mut history =
             HistoryIndex { records, topics: BTreeMap::new(), faults: fault_periods(records) };
@@ -157,8 +157,9 @@ impl<'a> HistoryIndex<'a> {
             }
             HistoryEvent::SessionEnded { .. } => {
                 let topics = self.topics.values_mut();
-                let theirs = topics.filter_map(|topic| topic.subscriptions.get_mut(&**process));
-                theirs.for_each(|subscription| subscription.push(index));
+                let subscriptions =
+                    topics.filter_map(|topic| topic.subscriptions.get_mut(&**process));
+                subscriptions.for_each(|subscription| subscription.push(index));
             }
             _ => {}
         }
@@ -169,12 +170,12 @@ impl<'a> HistoryIndex<'a> {
         &self.records[index].event
     }
 
-    /// When it happened, in microseconds since the run began.
+    /// The time of a record, in microseconds since the start of the run.
     pub fn time_us(&self, index: usize) -> u64 {
         self.records[index].time_us
     }
 
-    /// Every delivery of a topic: process, record, position, payload.
+    /// All deliveries of a topic: process, record, position, payload.
     pub fn deliveries<'r>(
         &'r self,
         topic: &'r TopicHistory<'a>,
@@ -191,7 +192,7 @@ impl<'a> HistoryIndex<'a> {
 }
 
 impl TopicHistory<'_> {
-    /// The acknowledged: publish, position, record of the acknowledgement.
+    /// The acknowledged publishes: publish, position, record of the acknowledgement.
     pub fn acknowledged(&self) -> impl Iterator<Item = (&PublishRecord<'_>, Position, usize)> {
         self.publishes.iter().filter_map(|publish| match publish.outcome {
             RecordedOutcome::Acknowledged(position, record) => Some((publish, position, record)),
@@ -199,7 +200,7 @@ impl TopicHistory<'_> {
         })
     }
 
-    /// Position to payload, over every log that was read.
+    /// Payloads by position, merged over all logs that were read.
     pub fn merged_log(&self) -> BTreeMap<Position, PayloadHash> {
         self.logs
             .iter()
@@ -208,7 +209,7 @@ impl TopicHistory<'_> {
             .collect()
     }
 
-    /// The newest position that any log has.
+    /// The newest position in any log.
     pub fn head(&self) -> Option<Position> {
         self.logs.iter().filter_map(|log| log.entries.keys().next_back()).max().copied()
     }

@@ -1,5 +1,5 @@
-//! I8: every answer to one key in one topic names one position; the same key with another payload,
-//! after the first was acknowledged, is not placed.
+//! I8: all acknowledgements of one key in one topic name one position; the same key with another payload is
+//! not published after the first was acknowledged.
 
 use std::collections::HashMap;
 
@@ -19,9 +19,11 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
             };
             checked += 1;
             let message = if *known_position != position {
-                format!("{name}: the key {key} was placed at {known_position} and at {position}")
+                format!(
+                    "{name}: the key {key} was acknowledged at {known_position} and at {position}"
+                )
             } else if first.payload != publish.payload {
-                format!("{name}: the key {key} was placed with two payloads")
+                format!("{name}: the key {key} was acknowledged with two payloads")
             } else {
                 continue;
             };
@@ -31,5 +33,5 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
             ));
         }
     }
-    Ok(CheckEvidence::from_count(checked, "no key was answered twice"))
+    Ok(CheckEvidence::from_count(checked, "no key was acknowledged twice"))
 }

@@ -1,5 +1,5 @@
-//! I3: from position to payload there is one function, for acknowledgements, subscribers, nodes and
-//! transports; and in the end every node gives the same log over every transport.
+//! I3: each position has one payload, in acknowledgements, deliveries and logs; and at the end every node
+//! returns the same log over every transport.
 
 use std::collections::HashMap;
 use std::collections::btree_map::Range;
@@ -29,17 +29,17 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
             checked += 1;
             let (first, known_payload) = *payloads.entry(position).or_insert((record, payload));
             if known_payload != payload {
-                let message = format!("{name}: {position} is two messages");
+                let message = format!("{name}: {position} has two payloads");
                 return Err(InvariantViolation::new(message, [first, record]));
             }
         }
         check_logs_equal(name, topic, promises)?;
     }
-    Ok(CheckEvidence::from_count(checked, "nothing has a position"))
+    Ok(CheckEvidence::from_count(checked, "no message has a position"))
 }
 
-/// A history that was set to more than a page has is longer over some transports than over others: what
-/// both have is compared.
+/// Compares the common part of the logs. If the history is longer than a page, some transports return more of
+/// it than others.
 fn check_logs_equal(
     name: &str,
     topic: &TopicHistory<'_>,

@@ -1,29 +1,30 @@
-//! Whether a history is what was promised: one property a file, each a pure function of the history.
+//! Checks a history against the published invariants: one invariant per file, each a pure function of the
+//! history.
 //!
-//! The properties are the invariants I1 to I15 and I19 to I22 that the project states in public. A
-//! verdict is pass, fail with the first violation, or unknown: what the property is about never took
-//! place, and that is no pass.
+//! The invariants are I1 to I15 and I19 to I22. A verdict is pass, fail with the first violation, or unknown:
+//! the subject of the invariant did not occur, which is not a pass.
 //!
-//! A history is what clients see. Some invariants speak of what they cannot see, and something else
-//! stands for it here:
+//! A history contains what clients observe. Some invariants concern state that clients cannot see; they are
+//! checked as follows:
 //!
-//! - I1, I4 (kept by replicas): the log as every node gives it over every transport in the end. What
-//!   is older than the stated history may be gone; a log that is shorter than the history and lacks
+//! - I1, I4 (kept by replicas): against the log that every node returns over every transport at the end.
+//!   Messages older than the guaranteed history may be gone; a log that is shorter than the history and lacks
 //!   the message is a loss.
-//! - I10 (one owner an epoch): which node ordered a message is not in its acknowledgement. Two owners
-//!   that both acknowledged would have given one position to two payloads, or have gone on in an
-//!   epoch after a later one was seen; that is looked for.
-//! - I11 (a deposed owner is mute): judged by what is acknowledged and delivered through a node after
-//!   it was paused or cut off, against the log.
-//! - I13 (no seam): judged at the beginning of each subscription, where I5 has nothing to compare.
-//! - I14 (bookmark): heartbeats come every 25 s; a short run may see none, and is unknown then. That
-//!   a subscriber is told of a node that is cut off needs a fault that cuts one off.
-//! - I20 (nothing leaks): panics by the nodes' logs, descriptors by `/proc` before the load and after
-//!   its clients are gone. Memory is bounded and does not come back (histories stay), so only a
-//!   growth past a bound counts.
-//! - I21 (damage is noticed): that nothing wrong is served and nothing acknowledged is gone after a
-//!   node's files were damaged; whether a checksum or luck saved it is not visible.
-//! - I22 (overload is said): needs a run with the flood.
+//! - I10 (one owner per epoch): an acknowledgement does not name the node that ordered the message. Two
+//!   owners that both acknowledged would have given one position to two payloads, or would have continued in
+//!   an epoch after a later one was seen. Both are checked.
+//! - I11 (deposed owner is silent): by comparing the acknowledgements and deliveries of a node that was
+//!   paused, partitioned or restarted with the log.
+//! - I13 (subscription starts where requested): at the start of each subscription, where I5 has nothing to
+//!   compare.
+//! - I14 (heartbeat positions and stale notices): heartbeats are sent every 4 s in a run. Stale notices need
+//!   a fault that disconnects a node.
+//! - I20 (no leaks, no panics): panics from the nodes' logs; descriptors from `/proc`, before the load and
+//!   after its clients are gone. Memory is bounded and is not returned, because histories stay, so only
+//!   growth beyond a bound counts.
+//! - I21 (damage is detected): that no wrong message is served and no acknowledged message is lost after a
+//!   node's files were damaged. Whether a checksum or chance prevented it is not visible.
+//! - I22 (overload is signalled): under the flood, and in the bursts of the load.
 
 mod acknowledged_is_durable;
 mod damage_is_detected;
@@ -56,77 +57,85 @@ use crate::history::HistoryRecord;
 
 pub use history_index::{FaultPeriod, HistoryIndex, PublishRecord, RecordedOutcome, TopicHistory};
 
-/// A numbered promise, and how a history is held against it.
+/// A published invariant, with the function that checks it.
 pub struct Invariant {
-    /// `I1` and so on.
+    /// The number, such as `I1`.
     pub id: &'static str,
-    /// What is promised, in a few words.
+    /// The invariant in a few words.
     pub title: &'static str,
     check: fn(&HistoryIndex<'_>, &Guarantees) -> CheckResult,
 }
 
-/// The numbers in the promises.
+/// The numeric limits of the guarantees.
 #[derive(Clone, Copy, Debug)]
 pub struct Guarantees {
-    /// Messages that a topic's history has at least, unless it had fewer.
+    /// The minimum number of messages in a topic's history, if the topic had that many.
     pub history_min: usize,
-    /// T1: a node that cannot commit, apply or deliver says so.
+    /// T1: the time within which a node that cannot commit, apply or deliver reports it.
     pub unready_within: Duration,
-    /// T2: publishes are accepted again.
+    /// T2: the time within which publishes are accepted again.
     pub accepted_within: Duration,
-    /// T3: every subscriber is level again.
+    /// T3: the time within which every subscriber has caught up.
     pub caught_up_within: Duration,
 }
 
-/// What a property says of a history: how much it looked at, or what is wrong.
+/// The result of a check: the evidence that the invariant holds, or the first violation.
 pub type CheckResult = Result<CheckEvidence, InvariantViolation>;
 
-/// What a property that holds has looked at.
+/// The evidence that an invariant holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckEvidence {
-    /// So many things that could have been wrong.
+    /// The number of facts that could have violated it.
     Checked(usize),
-    /// Nothing that could have been wrong; what is lacking.
+    /// There was no such fact, for this reason.
     Inconclusive(&'static str),
 }
 
-/// What is wrong, and the records that show it.
+/// A violation, with the records that show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvariantViolation {
-    /// In words.
+    /// The description.
     pub message: String,
-    /// Indices of records, the decisive one last.
+    /// The indices of the records, with the decisive one last.
     pub records: Vec<usize>,
 }
 
-/// Every property, in the order of its number.
+/// All invariants, ordered by number.
 pub const INVARIANTS: &[Invariant] = &[
-    Invariant { id: "I1", title: "acknowledged is kept", check: acknowledged_is_durable::check },
+    Invariant { id: "I1", title: "acknowledged is durable", check: acknowledged_is_durable::check },
     Invariant { id: "I2", title: "no phantoms", check: no_phantoms::check },
-    Invariant { id: "I3", title: "one log", check: logs_agree::check },
-    Invariant { id: "I4", title: "delivered is kept", check: delivered_is_durable::check },
-    Invariant { id: "I5", title: "no hole without a word", check: gaps_are_signalled::check },
-    Invariant { id: "I6", title: "never backwards", check: monotonic_positions::check },
-    Invariant { id: "I7", title: "never twice", check: no_duplicates::check },
-    Invariant { id: "I8", title: "same key, same answer", check: idempotent_keys::check },
-    Invariant { id: "I9", title: "real time and FIFO", check: real_time_order::check },
+    Invariant { id: "I3", title: "logs agree", check: logs_agree::check },
+    Invariant { id: "I4", title: "delivered is durable", check: delivered_is_durable::check },
+    Invariant { id: "I5", title: "gaps are signalled", check: gaps_are_signalled::check },
+    Invariant { id: "I6", title: "positions never go back", check: monotonic_positions::check },
+    Invariant { id: "I7", title: "no duplicates", check: no_duplicates::check },
+    Invariant { id: "I8", title: "idempotent keys", check: idempotent_keys::check },
+    Invariant { id: "I9", title: "real-time and stream order", check: real_time_order::check },
     Invariant { id: "I10", title: "one owner per epoch", check: one_owner_per_epoch::check },
-    Invariant { id: "I11", title: "zombie is mute", check: deposed_owner_is_silent::check },
-    Invariant { id: "I12", title: "resume or say so", check: resume_or_error::check },
-    Invariant { id: "I13", title: "no seam", check: start_position::check },
-    Invariant { id: "I14", title: "bookmark", check: heartbeat_positions::check },
-    Invariant { id: "I15", title: "progress", check: progress::check },
-    Invariant { id: "I19", title: "health is true", check: health_is_accurate::check },
     Invariant {
-        id: "I20",
-        title: "nothing leaks, nothing panics",
-        check: no_leaks_or_panics::check,
+        id: "I11",
+        title: "deposed owner is silent",
+        check: deposed_owner_is_silent::check,
     },
-    Invariant { id: "I21", title: "damage is noticed", check: damage_is_detected::check },
-    Invariant { id: "I22", title: "overload is said", check: overload_is_signalled::check },
+    Invariant { id: "I12", title: "resume or error", check: resume_or_error::check },
+    Invariant {
+        id: "I13",
+        title: "subscription starts where requested",
+        check: start_position::check,
+    },
+    Invariant {
+        id: "I14",
+        title: "heartbeat positions and stale notices",
+        check: heartbeat_positions::check,
+    },
+    Invariant { id: "I15", title: "progress after faults", check: progress::check },
+    Invariant { id: "I19", title: "health is accurate", check: health_is_accurate::check },
+    Invariant { id: "I20", title: "no leaks, no panics", check: no_leaks_or_panics::check },
+    Invariant { id: "I21", title: "damage is detected", check: damage_is_detected::check },
+    Invariant { id: "I22", title: "overload is signalled", check: overload_is_signalled::check },
 ];
 
-/// What every property says of a history, in the order of [`INVARIANTS`].
+/// Checks every invariant, in the order of [`INVARIANTS`].
 pub fn check_all(
     records: &[HistoryRecord],
     promises: &Guarantees,
@@ -136,7 +145,7 @@ pub fn check_all(
 }
 
 impl Guarantees {
-    /// As they are published.
+    /// The published limits.
     pub const PUBLISHED: Guarantees = Guarantees {
         history_min: 1_000,
         unready_within: Duration::from_secs(5),
@@ -144,7 +153,7 @@ impl Guarantees {
         caught_up_within: Duration::from_secs(30),
     };
 
-    /// For a machine that has other things to do: the times say that something happens at all.
+    /// Limits for a busy machine: they only check that the events happen at all.
     pub const RELAXED: Guarantees = Guarantees {
         unready_within: Duration::from_secs(20),
         accepted_within: Duration::from_secs(40),
@@ -154,7 +163,7 @@ impl Guarantees {
 }
 
 impl CheckEvidence {
-    /// So many things, or what is lacking when there were none.
+    /// `Checked`, or `Inconclusive` with the reason if nothing was checked.
     fn from_count(checked: usize, reason: &'static str) -> CheckEvidence {
         if checked == 0 {
             CheckEvidence::Inconclusive(reason)
@@ -172,8 +181,8 @@ impl InvariantViolation {
         InvariantViolation { message: message.into(), records: records.into_iter().collect() }
     }
 
-    /// What is wrong, the records that show it, and those around the decisive one that are about the
-    /// same topic or no topic at all.
+    /// The description, the records that show the violation, and the records around the decisive one that
+    /// concern the same topic or no topic.
     pub fn report(&self, records: &[HistoryRecord]) -> String {
         let mut text = format!("{}\n", self.message);
         let Some(&last) = self.records.last() else { return text };
@@ -187,7 +196,7 @@ impl InvariantViolation {
         for &index in &self.records {
             let _ = writeln!(text, "  * {}", records[index]);
         }
-        let _ = writeln!(text, "  around the last of them:");
+        let _ = writeln!(text, "  records around the last one:");
         for record in before.into_iter().chain([&records[last]]).chain(after) {
             let _ = writeln!(text, "    {record}");
         }
@@ -195,7 +204,7 @@ impl InvariantViolation {
     }
 }
 
-/// Records that are shown on each side of a violation.
+/// Number of records shown on each side of the decisive record.
 const CONTEXT_RECORDS: usize = 8;
 
 fn topic_of(record: &HistoryRecord) -> Option<&str> {
@@ -215,7 +224,7 @@ fn topic_of(record: &HistoryRecord) -> Option<&str> {
         | Heartbeat { topic, .. }
         | Stale { topic, .. }
         | Log { topic, .. } => Some(topic),
-        // Of a topic, but it does not say which; too many to show them all.
+        // Events of a topic that do not name it; there are too many to show them all.
         Acknowledged { .. } | Rejected { .. } | Unknown { .. } | ResourceSample { .. } => Some(""),
         _ => None,
     }

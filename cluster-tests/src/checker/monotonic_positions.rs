@@ -1,4 +1,4 @@
-//! I6: at a subscriber, over all its sessions, positions never go back.
+//! I6: across all sessions of a subscriber, positions never go back.
 
 use pushonce_core::Position;
 
@@ -14,11 +14,12 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
                 && last_process == process
                 && position < last_position
             {
-                let message = format!("{name}: {process} got {position} after {last_position}");
+                let message =
+                    format!("{name}: {process} received {position} after {last_position}");
                 return Err(InvariantViolation::new(message, [before, record]));
             }
             last_delivery = Some((process, record, position));
         }
     }
-    Ok(CheckEvidence::from_count(checked, "nothing was shown"))
+    Ok(CheckEvidence::from_count(checked, "no message was delivered"))
 }

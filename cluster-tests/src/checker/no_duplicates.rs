@@ -1,5 +1,5 @@
-//! I7: no position comes twice to a subscriber, over all its sessions; no key and no payload stands
-//! twice in a log.
+//! I7: across all sessions of a subscriber, no position is delivered twice; no key and no payload is twice in
+//! a log.
 
 use std::collections::HashMap;
 
@@ -16,17 +16,17 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
         for (process, record, position, _) in history.deliveries(topic) {
             checked += 1;
             if let Some(before) = delivered.insert((process, position), record) {
-                let message = format!("{name}: {process} got {position} twice");
+                let message = format!("{name}: {process} received {position} twice");
                 return Err(InvariantViolation::new(message, [before, record]));
             }
         }
         checked += check_logs(history, name, topic)?;
     }
-    Ok(CheckEvidence::from_count(checked, "nothing was shown"))
+    Ok(CheckEvidence::from_count(checked, "no message was delivered"))
 }
 
-/// Every logical publish of a run has a payload of its own, so a payload that stands twice was
-/// placed twice, with a key or without.
+/// Every logical publish of a run has a unique payload, so a payload that is twice in a log was published
+/// twice, with or without a key.
 fn check_logs(
     history: &HistoryIndex<'_>,
     name: &str,
@@ -42,10 +42,8 @@ fn check_logs(
             let key = entry.key.as_ref().and_then(|key| keys.insert(key, entry.position));
             if let Some(before) = key.or(payload) {
                 let key = entry.key.as_deref().unwrap_or("without a key");
-                let message = format!(
-                    "{name}: one publish ({key}) stands at {before} and at {}",
-                    entry.position
-                );
+                let message =
+                    format!("{name}: one publish ({key}) is at {before} and at {}", entry.position);
                 let attempts = topic.publishes.iter().filter(|p| p.payload == entry.payload);
                 let records = attempts.map(|publish| publish.invoked).chain([log.record]);
                 return Err(InvariantViolation::new(message, records));

@@ -1,5 +1,5 @@
-//! I20: no node's log tells of a panic; when the clients are gone, so are their descriptors, and the
-//! memory has not grown past what histories may take.
+//! I20: no node's log contains a panic; the descriptors of clients are closed after the clients are gone, and
+//! memory has not grown by more than the histories may use.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use crate::history::HistoryEvent;
 
 use super::{CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation};
 
-/// Descriptors that may be more in the end than before the load: files of the log that were opened
-/// meanwhile, a link that is being made again. A leak of one a session is far over it.
+/// Permitted growth of descriptors over the run: log files that were opened meanwhile, a link that is being
+/// reconnected. A leak of one descriptor per session is far above it.
 const DESCRIPTORS_GROWTH_MAX: u64 = 24;
 
-/// What a node may have grown by, in KiB: histories and logs of a run, and what the allocator keeps of
-/// them. Twelve seconds of a flood fill histories of 64 MiB, which is where it stands still: measured, a
-/// node then takes 0.4 to 0.6 GiB, however long it goes on.
+/// Permitted growth of a node's memory, in KiB: histories and logs of a run, and what the allocator keeps of
+/// them. Twelve seconds of a flood fill histories of 64 MiB, which is the limit: measured, a node then uses
+/// 0.4 to 0.6 GiB, however long the flood continues.
 const RSS_GROWTH_KIB_MAX: u64 = 768 << 10;
 
 pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
@@ -38,9 +38,12 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
         let [first, .., last] = samples.as_slice() else { continue };
         checked += 1;
         let message = if last.1 > first.1 + DESCRIPTORS_GROWTH_MAX {
-            format!("node {node} has {} descriptors, and had {} before", last.1, first.1)
+            format!(
+                "node {node} has {} descriptors at the end, and had {} at the start",
+                last.1, first.1
+            )
         } else if last.0 > first.0 + RSS_GROWTH_KIB_MAX {
-            format!("node {node} takes {} KiB, and took {} before", last.0, first.0)
+            format!("node {node} uses {} KiB at the end, and used {} at the start", last.0, first.0)
         } else {
             continue;
         };
@@ -48,6 +51,6 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
     }
     Ok(CheckEvidence::from_count(
         checked,
-        "no log was searched for panics, and no sample was taken",
+        "no log was searched for panics, and no resource sample was taken",
     ))
 }

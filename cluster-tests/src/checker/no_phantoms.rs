@@ -1,4 +1,4 @@
-//! I2: everything in a log or at a subscriber was published, and was not refused.
+//! I2: every message in a log or at a subscriber was published, and was not rejected.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -9,7 +9,7 @@ use super::{
 pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
     let mut checked = 0;
     for (name, topic) in &history.topics {
-        // By payload: the first invocation, and the refusal when every attempt was refused.
+        // By payload: the first invocation, and the rejection if every attempt was rejected.
         let mut published = HashMap::new();
         for publish in &topic.publishes {
             let rejected = match publish.outcome {
@@ -34,22 +34,25 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
             checked += 1;
             match published.get(&payload) {
                 None => {
-                    let message = format!("{name}: {position} was shown and never published");
+                    let message =
+                        format!("{name}: {position} was delivered or logged, and never published");
                     return Err(InvariantViolation::new(message, [record]));
                 }
                 Some((_, Some(rejected))) => {
-                    let message =
-                        format!("{name}: {position} was shown, and its publish was refused");
+                    let message = format!(
+                        "{name}: {position} was delivered or logged, and its publish was rejected"
+                    );
                     return Err(InvariantViolation::new(message, [*rejected, record]));
                 }
-                // What is in a log was read in the end, and tells nothing of the time.
+                // Log records are read at the end and tell nothing about the time.
                 Some((invoked, None)) if *invoked > record => {
-                    let message = format!("{name}: {position} was shown before it was published");
+                    let message =
+                        format!("{name}: {position} was delivered before it was published");
                     return Err(InvariantViolation::new(message, [*invoked, record]));
                 }
                 Some(_) => {}
             }
         }
     }
-    Ok(CheckEvidence::from_count(checked, "nothing was shown"))
+    Ok(CheckEvidence::from_count(checked, "no message was delivered or logged"))
 }

@@ -1,5 +1,5 @@
-//! I10, as far as clients see it: no two acknowledgements name one position, but those of one key;
-//! and nothing is acknowledged in an epoch by a publish that began after a later epoch was seen.
+//! I10, as far as clients see it: no two acknowledgements name one position, except those of one key; and no
+//! publish that began after a later epoch was seen is acknowledged in an earlier epoch.
 
 use std::collections::HashMap;
 
@@ -14,11 +14,11 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
             let (payload, before) =
                 *by_position.entry(position).or_insert((publish.payload, record));
             if payload != publish.payload {
-                let message = format!("{name}: {position} was given to two publishes");
+                let message = format!("{name}: {position} was acknowledged to two publishes");
                 return Err(InvariantViolation::new(message, [before, record]));
             }
         }
-        // When each epoch was first seen, by acknowledgements and deliveries.
+        // The first record of each epoch, by acknowledgements and deliveries.
         let acknowledged =
             topic.acknowledged().map(|(_, position, record)| (record, position.epoch));
         let delivered =
@@ -45,5 +45,5 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
             }
         }
     }
-    Ok(CheckEvidence::from_count(checked, "nothing was acknowledged"))
+    Ok(CheckEvidence::from_count(checked, "no message was acknowledged"))
 }

@@ -1,13 +1,13 @@
-//! I22: a session that sends more than it may have under way gets an answer to every request, a place
-//! or an error, or its session is closed; it never waits in silence. Under a flood most of the usual
-//! load is still placed, and after it all of it is again.
+//! I22: a session that exceeds its limit of requests in flight receives an acknowledgement or an error for
+//! every request, or is closed; it never waits without a reply. Under a flood, at least 80 % of the usual
+//! load is still acknowledged; after it, the usual load is acknowledged again.
 
 use super::{
     CheckEvidence, CheckResult, FaultPeriod, Guarantees, HistoryIndex, InvariantViolation,
 };
 use crate::history::{HistoryEvent, HistoryRecord, RunPhase};
 
-/// Of the usual rate of accepted publishes, in percent.
+/// The minimum rate of acknowledged publishes, in percent of the usual rate.
 const GOODPUT_MIN_PERCENT: u64 = 80;
 
 pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
@@ -15,13 +15,10 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
     for flood in history.faults.iter().filter(|fault| fault.effect.flood) {
         checked += check_flood(history, promises, flood)?;
     }
-    Ok(CheckEvidence::from_count(
-        checked,
-        "there was no flood, and no session sent more than it may",
-    ))
+    Ok(CheckEvidence::from_count(checked, "there was no flood, and no session exceeded its limit"))
 }
 
-/// Every request of every burst was answered, unless the node ended or was kept from answering.
+/// Checks that every request of every burst was answered, unless the node ended or a fault prevented it.
 fn check_bursts(history: &HistoryIndex<'_>) -> Result<usize, InvariantViolation> {
     let mut checked = 0;
     for (index, record) in history.records.iter().enumerate() {
@@ -41,7 +38,7 @@ fn check_bursts(history: &HistoryIndex<'_>) -> Result<usize, InvariantViolation>
     Ok(checked)
 }
 
-/// Whether a burst met a fault: a node that sleeps or is cut off answers nobody.
+/// Whether a burst overlaps a fault: a node that is paused or partitioned does not answer.
 fn overlaps_fault(history: &HistoryIndex<'_>, from_us: u64, to_us: u64) -> bool {
     history.faults.iter().filter(|fault| !fault.effect.flood).any(|fault| {
         history.time_us(fault.begin) <= to_us
@@ -61,25 +58,25 @@ fn check_flood(
         acknowledged_per_second(history, history.time_us(flood.confirmed), history.time_us(ends));
     if flood_rate * 100 < usual_rate * GOODPUT_MIN_PERCENT {
         let message = format!(
-            "{flood_rate} publishes a second were accepted, and {usual_rate} before the flood"
+            "{flood_rate} publishes per second were acknowledged during the flood, {usual_rate} before it"
         );
         return Err(InvariantViolation::new(message, [flood.confirmed, ends]));
     }
     let limit_us = history.time_us(ends) + promises.accepted_within.as_micros() as u64;
-    // The load ends at some time, and what is not asked for is not placed.
+    // The load ends at some time; the rate is not counted after its last publish.
     let is_publish = |record: &&HistoryRecord| matches!(record.event, HistoryEvent::Publish { .. });
     let last = history.records.iter().rfind(is_publish).map_or(0, |record| record.time_us);
     let rate_after = acknowledged_per_second(history, history.time_us(ends), limit_us.min(last));
     if rate_after * 100 < usual_rate * GOODPUT_MIN_PERCENT {
         let message = format!(
-            "{rate_after} publishes a second are accepted after the flood, not {usual_rate}"
+            "{rate_after} publishes per second were acknowledged after the flood, {usual_rate} before it"
         );
         return Err(InvariantViolation::new(message, [ends]));
     }
     Ok(2)
 }
 
-/// Publishes accepted a second before the faults.
+/// Publishes acknowledged per second before the faults.
 fn rate_before_faults(history: &HistoryIndex<'_>) -> Option<u64> {
     let phase_start = |phase| {
         let phase = HistoryEvent::Phase { phase };
@@ -92,7 +89,7 @@ fn rate_before_faults(history: &HistoryIndex<'_>) -> Option<u64> {
     ))
 }
 
-/// Publishes accepted a second between two moments.
+/// Publishes acknowledged per second between two times, in microseconds.
 fn acknowledged_per_second(history: &HistoryIndex<'_>, from: u64, to: u64) -> u64 {
     let acknowledged = history.records.iter().filter(|record| {
         (from..to).contains(&record.time_us)

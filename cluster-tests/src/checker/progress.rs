@@ -1,5 +1,6 @@
-//! I15: after each fault that leaves a majority, and after the end of each other, publishes to every
-//! topic are accepted again in time; and every subscriber is level in time after the last.
+//! I15: after the start of each fault that leaves a majority, and after the end of each other fault,
+//! publishes to every topic are accepted again in time; and every subscriber catches up in time after the
+//! last fault.
 
 use pushonce_core::Position;
 
@@ -20,10 +21,10 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
         }
         checked += check_caught_up(history, promises, name, topic)?;
     }
-    Ok(CheckEvidence::from_count(checked, "no fault took place, and no subscriber was waited for"))
+    Ok(CheckEvidence::from_count(checked, "no fault took place, and no subscriber had to catch up"))
 }
 
-/// Whether somebody who tried after `from` was answered in time, if anybody tried for so long.
+/// Checks that a publish that began after `from` was acknowledged in time, if there was one.
 fn check_accepted_again(
     history: &HistoryIndex<'_>,
     promises: &Guarantees,
@@ -39,8 +40,10 @@ fn check_accepted_again(
     if answers.any(|(.., record)| history.time_us(record) <= limit) {
         return Ok(1);
     }
-    let message =
-        format!("{name}: no publish was accepted within {:?} of this", promises.accepted_within);
+    let message = format!(
+        "{name}: no publish was acknowledged within {:?} of this",
+        promises.accepted_within
+    );
     Err(InvariantViolation::new(message, [attempt.invoked, from]))
 }
 
@@ -68,7 +71,7 @@ fn check_caught_up(
         let records_in_time = indices.iter().filter(|&&index| history.time_us(index) <= limit_us);
         let reached: Option<Position> =
             records_in_time.filter_map(|&index| position_of(index)).max();
-        // One that was refused, or left, has nothing to be level with.
+        // A subscription that was rejected or ended does not have to catch up.
         let has_left = indices.last().is_some_and(|&index| {
             matches!(
                 history.event(index),
@@ -84,7 +87,7 @@ fn check_caught_up(
             let reached_text = reached.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
             let message = format!(
                 "{name}: {process} had reached {reached_text} within {:?} of the end of load and faults; the \
-                 topic stands at {head}",
+                 newest position of the topic is {head}",
                 promises.caught_up_within
             );
             return Err(InvariantViolation::new(message, [drain, last]));

@@ -1,5 +1,5 @@
-//! I9: a publish that was acknowledged before another was begun stands before it; and an ordered
-//! stream keeps its order.
+//! I9: a publish that was acknowledged before another one began has the lower position; and an ordered stream
+//! keeps its order.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use super::{
     TopicHistory,
 };
 
-/// A publish that has a place: when it was first begun, and when it was first acknowledged.
+/// A publish with a position: the records of its first invocation and its first acknowledgement.
 struct PlacedPublish {
     invoked: usize,
     acknowledged: Option<usize>,
@@ -21,15 +21,16 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
     for (name, topic) in &history.topics {
         let by_position = publishes_by_position(topic);
         checked += by_position.len();
-        // From the newest to the oldest: whatever stands behind must not have been over before.
+        // From the newest to the oldest position: no publish may begin after one with a higher position was
+        // acknowledged.
         let mut earliest_acknowledged: Option<(usize, Position)> = None;
         for (position, publish) in by_position.iter().rev() {
             if let Some((acknowledged, earlier_position)) = earliest_acknowledged
                 && acknowledged < publish.invoked
             {
                 let message = format!(
-                    "{name}: {earlier_position} was acknowledged before {position} was begun, and stands \
-                     behind it"
+                    "{name}: {earlier_position} was acknowledged before {position} was invoked, and is \
+                     the higher position"
                 );
                 return Err(InvariantViolation::new(message, [acknowledged, publish.invoked]));
             }
@@ -39,11 +40,11 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
         }
         check_stream_order(history, name, topic)?;
     }
-    Ok(CheckEvidence::from_count(checked, "nothing was placed"))
+    Ok(CheckEvidence::from_count(checked, "no publish has a position"))
 }
 
-/// By position, also what was never acknowledged and stands in the log. Attempts of one publish
-/// count as one.
+/// Publishes by position, including those that are in the log without an acknowledgement. The attempts of one
+/// publish count as one.
 fn publishes_by_position(topic: &TopicHistory<'_>) -> BTreeMap<Position, PlacedPublish> {
     let mut first_invoked = HashMap::new();
     for publish in &topic.publishes {

@@ -1,5 +1,5 @@
-//! I12: whoever asks for what comes after a position gets the next one, or a gap that begins there;
-//! whoever asks with a position that was never given out gets an error and no message.
+//! I12: a subscription after a position starts with the next message, or with a gap that begins there; a
+//! subscription after a position that never existed gets an error and no message.
 
 use std::collections::BTreeMap;
 
@@ -35,8 +35,8 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
                             && Some(unknown_position) > newest
                         {
                             let message = format!(
-                                "{name}: {process} asked for what comes after {unknown_position}, which was \
-                                 never given out, and was told {position} instead of an error"
+                                "{name}: {process} subscribed after {unknown_position}, which never \
+                                 existed, and was accepted at {position} instead of an error"
                             );
                             return Err(InvariantViolation::new(message, [request, index]));
                         }
@@ -47,8 +47,9 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
                             checked += 1;
                             let newest_seen = newest_seen_before(history, topic, request);
                             if Some(position) <= newest_seen && &**code == "future_position" {
-                                let message =
-                                    format!("{name}: {position} was refused to {process}");
+                                let message = format!(
+                                    "{name}: the existing position {position} was rejected for {process}"
+                                );
                                 return Err(InvariantViolation::new(message, [request, index]));
                             }
                         }
@@ -59,18 +60,17 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
                 let Some((position, request)) = requested.take() else { continue };
                 checked += 1;
                 if !from.follows(position) {
-                    let message = format!(
-                        "{name}: {process} asked for what comes after {position}, got {from}"
-                    );
+                    let message =
+                        format!("{name}: {process} subscribed after {position}, received {from}");
                     return Err(InvariantViolation::new(message, [request, index]));
                 }
             }
         }
     }
-    Ok(CheckEvidence::from_count(checked, "nobody resumed"))
+    Ok(CheckEvidence::from_count(checked, "no subscription resumed"))
 }
 
-/// The newest position that anybody ever saw.
+/// The newest position seen in the whole run.
 fn newest_seen(history: &HistoryIndex<'_>, topic: &TopicHistory<'_>) -> Option<Position> {
     let acknowledged = topic.acknowledged().map(|(_, position, _)| position);
     let delivered = history.deliveries(topic).map(|(_, _, position, _)| position);
@@ -78,8 +78,7 @@ fn newest_seen(history: &HistoryIndex<'_>, topic: &TopicHistory<'_>) -> Option<P
     acknowledged.chain(delivered).chain(log.into_keys()).max()
 }
 
-/// The newest position that anybody had seen when this record was written. A position above it may have
-/// been passed since by a later epoch.
+/// The newest position seen before this record. A later epoch may since have passed a position above it.
 fn newest_seen_before(
     history: &HistoryIndex<'_>,
     topic: &TopicHistory<'_>,

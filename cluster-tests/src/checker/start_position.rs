@@ -1,5 +1,5 @@
-//! I13: the first message of a subscription is the one that was asked for: the oldest there is, the
-//! next one, or the newest so many; and nothing falls between the past and what comes live.
+//! I13: the first message of a subscription is the requested one: the oldest in the history, the next one, or
+//! the first of the newest `n`; and no message is missing between the history and live delivery.
 
 use pushonce_core::Position;
 
@@ -23,7 +23,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                         head = Some((*position, index));
                         continue;
                     }
-                    // Over before its first message: nothing to judge.
+                    // The session ended before its first message: nothing to check.
                     HistoryEvent::SessionEnded { .. } => {
                         begin = None;
                         continue;
@@ -33,20 +33,20 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                     _ => continue,
                 };
                 let Some((requested, request)) = begin.take() else { continue };
-                // On QUIC a message may overtake the word that the subscription is live.
+                // On QUIC a message may arrive before the `Subscribed` reply.
                 let Some((head, subscribed)) = head else { continue };
                 checked += 1;
                 if !is_expected_start(requested, head, from, promises) {
                     let message = format!(
-                        "{name}: {process} asked for {requested:?} when the topic stood at {head}, and \
-                         got {from} first"
+                        "{name}: {process} requested {requested:?} when the topic was at {head}, and \
+                         received {from} first"
                     );
                     return Err(InvariantViolation::new(message, [request, subscribed, index]));
                 }
             }
         }
     }
-    Ok(CheckEvidence::from_count(checked, "nobody subscribed and got a message"))
+    Ok(CheckEvidence::from_count(checked, "no subscription received a message"))
 }
 
 fn is_expected_start(
@@ -56,20 +56,20 @@ fn is_expected_start(
     promises: &Guarantees,
 ) -> bool {
     if let SubscribeStart::After(_) = requested {
-        // For I12.
+        // Checked by I12.
         return true;
     }
     if first.epoch != head.epoch {
-        // The topic had nothing, or began anew meanwhile: then its beginning comes.
+        // The topic was empty or began a new epoch meanwhile: the subscription starts with its first message.
         return first.offset.0 == 1;
     }
-    // As if a topic had kept everything: it may begin later by what it forgot.
+    // A topic that keeps more than the guaranteed history may start earlier.
     let (first_offset, head_offset) = (first.offset.0, head.offset.0);
     let forgotten = head_offset.saturating_sub(promises.history_min as u64);
     match requested {
         SubscribeStart::Now => first_offset == head_offset + 1,
         SubscribeStart::Start if forgotten == 0 => first_offset == 1,
-        // It moves while it is asked.
+        // The history may move on while the request is processed.
         SubscribeStart::Start => first_offset > forgotten && first_offset <= head_offset + 1,
         SubscribeStart::Last(n) => {
             first_offset == head_offset.saturating_sub(u64::from(n)).max(forgotten) + 1

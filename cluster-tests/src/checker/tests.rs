@@ -1,5 +1,5 @@
-//! The checker, checked: good histories pass, and each damage to one is caught by the property that
-//! stands for it.
+//! Tests of the checker: valid histories pass, and each modification is caught by the invariant that it
+//! violates.
 
 use proptest::prelude::*;
 use pushonce_core::{Durability, Epoch, Position};
@@ -12,7 +12,7 @@ use crate::history::{
     FaultEffect, HistoryEvent, LoggedMessage, RunPhase, SharedStr, SubscribeStart,
 };
 
-/// Plays a cluster that keeps every promise, and writes down what its clients see.
+/// Simulates a cluster that satisfies every invariant, and records what its clients observe.
 struct SimulatedRun {
     rng: StdRng,
     now: u64,
@@ -20,10 +20,10 @@ struct SimulatedRun {
     records: Vec<HistoryRecord>,
     log: Vec<LoggedMessage>,
     epoch: u64,
-    /// Of each subscriber: what it has reached.
+    /// Per subscriber: the newest position it has received.
     reached: Vec<Option<Position>>,
     owner: usize,
-    /// What the next message to every subscriber stands behind, when the epoch has changed.
+    /// Whether a subscriber may receive a gap instead of a message.
     may_gap: bool,
 }
 
@@ -36,7 +36,7 @@ fn name(text: impl AsRef<str>) -> SharedStr {
 }
 
 impl SimulatedRun {
-    /// A run of `steps` steps.
+    /// Generates a run of `steps` steps.
     fn generate(seed: u64, steps: usize) -> Vec<HistoryRecord> {
         let mut run = SimulatedRun {
             rng: StdRng::seed_from_u64(seed),
@@ -142,7 +142,7 @@ impl SimulatedRun {
         self.record(publisher, event);
     }
 
-    /// A retry of what was acknowledged.
+    /// Retries an acknowledged publish with its key.
     fn retry_keyed_publish(&mut self) {
         let keyed: Vec<_> = self.log.iter().filter(|entry| entry.key.is_some()).cloned().collect();
         let Some(LoggedMessage { position, payload, key }) = keyed.choose(&mut self.rng).cloned()
@@ -187,7 +187,7 @@ impl SimulatedRun {
             self.log.iter().filter(|entry| Some(entry.position) > reached).cloned().collect();
         for LoggedMessage { position, payload, key } in pending {
             let topic = name(TOPIC);
-            // One in some is forgotten before it is shown, as a slow reader sees it.
+            // Some messages are replaced by a gap, as a slow subscriber sees it.
             let event = if self.may_gap && reached.is_some() && self.rng.random_bool(0.2) {
                 HistoryEvent::Gap { topic, from: position, to: position, reason: name("slow") }
             } else {
@@ -202,7 +202,7 @@ impl SimulatedRun {
         self.may_gap = true;
     }
 
-    /// The owner sleeps, another takes over, and a publish is accepted.
+    /// Pauses the owner; another node takes over and accepts a publish.
     fn pause_owner(&mut self) {
         let fault = name("pause owner");
         let owner = self.owner;
@@ -232,11 +232,11 @@ impl SimulatedRun {
             "prober",
             HistoryEvent::Health { node: self.owner, ready: true, reason: name("") },
         );
-        // The sleeper is heard again.
+        // The resumed node delivers again.
         self.catch_up(owner);
     }
 
-    /// The viewers at the node that cannot deliver are told.
+    /// Sends stale notices to the subscribers at the node that cannot deliver.
     fn set_stale(&mut self, stale: bool) {
         let affected = (0..self.reached.len()).filter(|viewer| viewer % NODES == self.owner);
         for viewer in affected.collect::<Vec<_>>() {
@@ -259,7 +259,7 @@ impl SimulatedRun {
     }
 }
 
-/// As stated, and a flood that costs nothing: the play has no rates.
+/// The violated invariants under the published limits.
 fn violated_invariants(records: &[HistoryRecord]) -> Vec<&'static str> {
     let results = check_all(records, &Guarantees::PUBLISHED);
     results.iter().filter(|(_, judgement)| judgement.is_err()).map(|(p, _)| p.id).collect()
@@ -269,7 +269,7 @@ fn valid_history() -> impl Strategy<Value = Vec<HistoryRecord>> {
     (any::<u64>(), 0usize..60).prop_map(|(seed, steps)| SimulatedRun::generate(seed, steps))
 }
 
-/// The indices of the records that a damage can be done to.
+/// The indices of the records that match.
 fn indices_of(records: &[HistoryRecord], matches: impl Fn(&HistoryEvent) -> bool) -> Vec<usize> {
     (0..records.len()).filter(|&index| matches(&records[index].event)).collect()
 }
@@ -278,7 +278,7 @@ fn is_delivery(event: &HistoryEvent) -> bool {
     matches!(event, HistoryEvent::Delivered { .. })
 }
 
-/// Deliveries of one viewer with another of the same viewer directly before.
+/// Deliveries to a subscriber that directly follow another delivery to it.
 fn second_of_two(records: &[HistoryRecord]) -> Vec<usize> {
     let pair = |index: &usize| {
         let (one, two) = (&records[*index], &records[index - 1]);
@@ -287,7 +287,7 @@ fn second_of_two(records: &[HistoryRecord]) -> Vec<usize> {
     indices_of(records, is_delivery).into_iter().filter(|&index| index > 0).filter(pair).collect()
 }
 
-/// Deliveries between two others of the same viewer, in one row.
+/// Deliveries directly between two others to the same subscriber.
 fn middle_of_three(records: &[HistoryRecord]) -> Vec<usize> {
     let seconds = second_of_two(records);
     seconds.iter().copied().filter(|&index| seconds.contains(&(index + 1))).collect()
@@ -300,7 +300,7 @@ proptest! {
     fn valid_history_satisfies_every_invariant(records in valid_history()) {
         let failures: Vec<_> = check_all(&records, &Guarantees::PUBLISHED)
             .into_iter()
-            // The play has no clock to speak of rates.
+            // The simulation has no rates of publishes.
             .filter(|(property, _)| property.id != "I22")
             .filter_map(|(property, judgement)| match judgement {
                 Ok(CheckEvidence::Checked(_)) => None,
@@ -423,7 +423,7 @@ proptest! {
         let found = indices_of(&records, |event| matches!(event, HistoryEvent::Acknowledged { .. }));
         let index = *pick.get(&found);
         let HistoryEvent::Acknowledged { op, .. } = records[index].event else { unreachable!() };
-        // A key that was sent twice was placed by the other attempt.
+        // A key that was sent twice may have been published by the other attempt.
         let first = indices_of(&records, |event| matches!(event, HistoryEvent::Publish { op: o, .. } if *o == op));
         let HistoryEvent::Publish { payload: sent, .. } = records[first[0]].event else { unreachable!() };
         let attempts = indices_of(&records, |event| {
@@ -512,8 +512,8 @@ proptest! {
         mut records in valid_history(),
         pick: prop::sample::Index,
     ) {
-        // The log and all deliveries tell the same wrong story: only the clock knows better.
-        // Of those that were sent once: what is sent again may have been begun much earlier.
+        // The log and all deliveries agree on the wrong order; only the times contradict it. Publishes with
+        // several attempts are left out, because the first attempt may have begun much earlier.
         let attempts = |payload| {
             let has_payload = |e: &HistoryEvent| matches!(e, HistoryEvent::Publish { payload: p, .. } if *p == payload);
             indices_of(&records, has_payload).len()
@@ -547,7 +547,7 @@ proptest! {
         let found = indices_of(&records, |event| {
             matches!(event, HistoryEvent::Subscribe { from: SubscribeStart::After(_), .. })
         });
-        // Directly behind the answer come two messages.
+        // Two messages directly follow the reply.
         let is_followed_by_two_messages = |index: &usize| {
             let process = &records[*index].process;
             let next = records.get(index + 2..index + 4).unwrap_or_default();
@@ -566,7 +566,7 @@ proptest! {
         let process = records[index].process.clone();
         let first = (index..records.len())
             .find(|&at| records[at].process == process && is_delivery(&records[at].event));
-        let first = first.expect("every viewer sees something");
+        let first = first.expect("every subscriber receives a message");
         let second = (first + 1..records.len())
             .find(|&at| records[at].process == process && !matches!(records[at].event, HistoryEvent::Heartbeat { .. }));
         prop_assume!(second.is_some_and(|at| is_delivery(&records[at].event)));
@@ -637,7 +637,7 @@ proptest! {
                 "I21"
             }
             4 => {
-                let last_log_line = name("it ends, and says nothing of a file");
+                let last_log_line = name("the node exits without naming a file");
                 let damaged_exit = HistoryEvent::DamagedNodeExited { node: 0, last_log_line };
                 records.push(HistoryRecord { event: damaged_exit, ..records.last().unwrap().clone() });
                 "I21"
@@ -665,7 +665,7 @@ proptest! {
     }
 }
 
-/// An acknowledgement at 5:1, and a log that begins at `first`.
+/// A message acknowledged at 5:1, and a log that begins at `first`.
 fn acknowledged_and_missing(durability: Durability, first: Position) -> Vec<HistoryRecord> {
     let events = [
         HistoryEvent::Publish {
@@ -699,7 +699,7 @@ fn only_memory_messages_may_be_lost_and_only_with_their_whole_epoch() {
     assert!(violates_i1(Durability::Replicated, next));
 }
 
-/// A client resumes after 5:9 and is refused, before or after 5:9 was delivered.
+/// A client that resumes after 5:9 is rejected. `delivered` was delivered before.
 fn rejected_as_future_position(delivered: Position) -> Vec<&'static str> {
     let topic = || name(TOPIC);
     let deliver =
@@ -733,8 +733,8 @@ fn rejected_position_is_compared_with_positions_seen_before() {
     assert!(!rejected_as_future_position(Position::new(5, 8)).contains(&"I12"));
 }
 
-/// Whether two logs of one topic, from the first to the last offset, are the same to the checker; a history
-/// has two messages at least.
+/// Whether the checker accepts two logs of one topic with these offsets; the guaranteed history is two
+/// messages.
 fn logs_agree(first: std::ops::RangeInclusive<u64>, second: std::ops::RangeInclusive<u64>) -> bool {
     let log = |(at, offsets): (u64, std::ops::RangeInclusive<u64>)| {
         let entry = |offset| LoggedMessage {
@@ -754,13 +754,13 @@ fn logs_agree(first: std::ops::RangeInclusive<u64>, second: std::ops::RangeInclu
 #[test]
 fn logs_of_different_length_agree_when_the_history_is_full() {
     assert!(logs_agree(1..=9, 8..=9) && logs_agree(8..=9, 1..=9));
-    assert!(!logs_agree(1..=9, 9..=9), "one message is no full history");
-    assert!(!logs_agree(1..=9, 7..=8), "the last is missing");
+    assert!(!logs_agree(1..=9, 9..=9), "one message is less than the guaranteed history");
+    assert!(!logs_agree(1..=9, 7..=8), "the last message is missing");
     assert!(logs_agree(9..=9, 9..=9));
 }
 
-/// A viewer of node 0, which is killed at 10 s; from 20 s on the node is cut off for longer than it may
-/// take to say so.
+/// A subscriber of node 0, which is killed at 10 s. From 20 s on, the node is disconnected for longer than
+/// the time limit of the stale notice.
 fn cut_off_after_kill(received_between: bool) -> Vec<&'static str> {
     let node = 0;
     let effect = FaultEffect { unready: vec![node], ..FaultEffect::on_nodes(vec![node]) };

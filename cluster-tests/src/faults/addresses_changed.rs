@@ -1,4 +1,4 @@
-//! Every node comes back at another peer address, and knows the others' new ones by `--join` alone.
+//! Every node restarts at another peer address and learns the others' new addresses from `--join` alone.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::node::Ports;
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
     name: "all-addresses-changed",
-    description: "kill -9 of every node; each starts at a new peer address, with --join at the next one's",
+    description: "kill -9 of every node; each restarts at a new peer address, with --join naming the next node",
     nodes: 3,
     flags: &[],
     prepare: |_| {
@@ -22,7 +22,7 @@ pub(super) const SCENARIO: FaultScenario = FaultScenario {
 };
 
 struct AddressesChanged {
-    /// How often the nodes have moved.
+    /// Number of rounds so far; each round uses other ports.
     rounds: u16,
     processes_before: ProcessSnapshot,
 }
@@ -33,7 +33,7 @@ impl FaultInjector for AddressesChanged {
         secs(5)
     }
 
-    /// The ports for clients stay, so that the load finds the nodes again.
+    /// Client ports stay the same, so that the load reaches the nodes again.
     async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
         self.rounds += 1;
         self.processes_before = context.running_processes();
@@ -53,7 +53,7 @@ impl FaultInjector for AddressesChanged {
         Ok(FaultEffect { has_majority: false, ..FaultEffect::restart(nodes) })
     }
 
-    /// Every node has to name the new address of every other.
+    /// Confirmed when every node lists the new address of every other node.
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
         context.wait_all_ready().await;
         let nodes = self.processes_before.nodes();

@@ -1,5 +1,5 @@
-//! A voter loses its log and its identity, and keeps the file by which the cluster knows its directory:
-//! it must be refused, or it would vote again in terms in which it has voted.
+//! A voter loses its log and its identity, and keeps the file by which the cluster knows its directory. It
+//! must be refused, or it could vote again in terms in which it has already voted.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
     name: "deleted-log",
-    description: "a voter is killed, loses its log, is refused by what the cluster knows of it, and is replaced",
+    description: "a killed voter loses its log and its identity, is refused by the cluster, and is replaced",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(DeletedLog { victim: None }),
@@ -28,13 +28,13 @@ impl FaultInjector for DeletedLog {
         secs(3)
     }
 
-    /// A second one would leave no majority that has the data.
+    /// After a second replacement, no majority would have the data.
     fn rounds_max(&self) -> usize {
         1
     }
 
     async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
-        // The first node names no other to join, so it would not even ask.
+        // The first node has no `--join` flag, so it would not contact the cluster.
         let victim = 1.max(context.hot_topic_owner().await);
         context.cluster.kill(victim);
         let data = context.cluster.node(victim).data_dir();
@@ -47,7 +47,7 @@ impl FaultInjector for DeletedLog {
     }
 
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
-        let victim = self.victim.expect("it was injected");
+        let victim = self.victim.expect("the fault was injected");
         context.confirm_start_refused(victim, "is not the one it had").await
     }
 

@@ -1,4 +1,4 @@
-//! Idle connections take all descriptors of a node.
+//! Idle connections use up all descriptors of a node.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use crate::environment::LimitedDescriptors;
 use crate::{http_client, load};
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
-    name: "descriptors-gone",
-    description: "a node of 384 descriptors gets 600 idle connections, at each of its TCP ports a third",
+    name: "descriptor-exhaustion",
+    description: "a node with a limit of 384 descriptors receives 600 idle connections, a third at each TCP port",
     nodes: 3,
     flags: &[],
     prepare: |_| {
@@ -27,7 +27,7 @@ pub(super) const SCENARIO: FaultScenario = FaultScenario {
     },
 };
 
-/// The sessions of the load and the links between nodes take about 60.
+/// Descriptors per node. The sessions of the load and the links between nodes use about 60.
 const DESCRIPTORS_MAX: u32 = 384;
 
 const CONNECTIONS_PER_PORT: usize = 200;
@@ -53,7 +53,7 @@ impl FaultInjector for DescriptorsExhausted {
     }
 
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
-        let http = context.cluster.node(self.node.expect("it was injected")).ports.http;
+        let http = context.cluster.node(self.node.expect("the fault was injected")).ports.http;
         let begun = Instant::now();
         while begun.elapsed() < secs(15) {
             if let Ok(page) = http_client::get(http, "/metrics", &[]).await
@@ -63,7 +63,7 @@ impl FaultInjector for DescriptorsExhausted {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        FaultState::Indeterminate("no connection was rejected for want of descriptors".to_owned())
+        FaultState::Indeterminate("no connection was rejected for lack of descriptors".to_owned())
     }
 
     async fn heal(&mut self, _: &mut FaultContext) {

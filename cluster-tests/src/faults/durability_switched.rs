@@ -1,4 +1,4 @@
-//! Namespaces go from memory into the log while messages are published to them.
+//! Namespaces are switched from memory to replicated while messages are published to them.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::{
 use crate::cli::pushonce;
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
-    name: "durability-switched",
-    description: "a namespace goes from memory to replicated under load; the way back is refused without --force",
+    name: "durability-switch",
+    description: "a namespace is switched from memory to replicated under load; switching back is refused without --force",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(DurabilitySwitch { current: None, remaining: NAMESPACES.to_vec() }),
 };
 
-/// The namespaces of the load. Both are in memory at first.
+/// The namespaces of the load. Both start with durability `memory`.
 const NAMESPACES: [&str; 2] = ["game", "hot"];
 
 struct DurabilitySwitch {
@@ -36,7 +36,7 @@ impl FaultInjector for DurabilitySwitch {
         NAMESPACES.len()
     }
 
-    /// The load begins after this.
+    /// Sets the durability to `memory` before the load starts.
     async fn prepare(&mut self, context: &mut FaultContext) {
         for namespace in NAMESPACES {
             run_until_success(context, &["namespace", "set", namespace, "--durability", "memory"])
@@ -52,9 +52,9 @@ impl FaultInjector for DurabilitySwitch {
         Ok(FaultEffect::on_nodes(Vec::new()))
     }
 
-    /// There is something in the log of that namespace once the way back would hide it.
+    /// Confirmed when switching back is refused, because the log holds messages that it would hide.
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
-        let namespace = self.current.expect("it was injected");
+        let namespace = self.current.expect("the fault was injected");
         tokio::time::sleep(secs(2)).await;
         let servers = grpc_servers(context);
         let switch_back =
@@ -64,7 +64,7 @@ impl FaultInjector for DurabilitySwitch {
             FaultState::Active
         } else {
             FaultState::Indeterminate(format!(
-                "{namespace} may go back: {}{}",
+                "{namespace} can be switched back without --force: {}{}",
                 output.stdout, output.stderr
             ))
         }

@@ -1,5 +1,5 @@
-//! More publishes than the cluster can bear, as many as are taken, on topics of their own in every
-//! shard.
+//! More publishes than the cluster can process, sent as fast as they are accepted, on separate topics in
+//! every shard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +16,8 @@ use crate::WebSocketClient;
 use crate::publish_load::text_message;
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
-    name: "flood",
-    description: "two streams a node publish as fast as they are let, beside the usual load",
+    name: "publish-flood",
+    description: "two streams per node publish as fast as they are accepted, in addition to the usual load",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(Flood::default()),
@@ -25,7 +25,7 @@ pub(super) const SCENARIO: FaultScenario = FaultScenario {
 
 pub(super) const STOPPED_READERS: FaultScenario = FaultScenario {
     name: "stopped-readers",
-    description: "a hundred viewers a node subscribe to the flooded topics, read nothing and stay connected",
+    description: "a hundred subscribers per node subscribe to the flooded topics, read nothing and stay connected",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(Flood { stopped_per_node: 100, ..Flood::default() }),
@@ -33,14 +33,14 @@ pub(super) const STOPPED_READERS: FaultScenario = FaultScenario {
 
 #[derive(Default)]
 struct Flood {
-    /// Viewers a node that stop reading.
+    /// Subscribers per node that stop reading.
     stopped_per_node: usize,
     viewers: Vec<WebSocketClient>,
     streams: JoinSet<()>,
     sent: Arc<AtomicU64>,
 }
 
-/// Topics that are flooded.
+/// Number of flooded topics.
 const FLOODED_TOPICS: usize = 64;
 
 #[async_trait(?Send)]
@@ -68,11 +68,11 @@ impl FaultInjector for Flood {
         let before = self.sent.load(Ordering::Relaxed);
         tokio::time::sleep(secs(1)).await;
         let sent = self.sent.load(Ordering::Relaxed) - before;
-        // The usual load is some 240 a second.
+        // The usual load is about 240 publishes per second.
         if sent > 2_000 {
             FaultState::Active
         } else {
-            FaultState::Indeterminate(format!("only {sent} publishes a second were sent"))
+            FaultState::Indeterminate(format!("only {sent} publishes were sent within a second"))
         }
     }
 
@@ -82,7 +82,7 @@ impl FaultInjector for Flood {
     }
 }
 
-/// As fast as the stream takes them.
+/// Publishes as fast as the stream accepts messages.
 async fn publish_continuously(publisher: Publisher, sent: Arc<AtomicU64>) {
     let payload = "z".repeat(1_000);
     loop {

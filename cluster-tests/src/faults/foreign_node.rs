@@ -1,5 +1,5 @@
-//! Nodes that are no members talk to members: from the address of one that died, or to join with an
-//! address that nobody can dial. The members go on, and start again.
+//! Nodes that are not members contact members: from the address of a killed member, or with a join request
+//! that contains an invalid address. The members must continue to work, and must be able to restart.
 
 use std::time::{Duration, Instant};
 
@@ -17,25 +17,25 @@ use crate::node::{ClusterNode, Ports};
 use crate::wait::wait_until;
 
 pub(super) const FOREIGN_NODE_AT_ADDRESS: FaultScenario = FaultScenario {
-    name: "stranger-at-address",
-    description: "a node dies, one of another cluster takes its peer address, and a member restarts",
+    name: "foreign-node-at-address",
+    description: "a node is killed, a node of another cluster listens at its peer address, and a member restarts",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(ForeignNodeAtAddress(None)),
 };
 
-pub(super) const MALFORMED_JOINER: FaultScenario = FaultScenario {
-    name: "malformed-joiner",
+pub(super) const MALFORMED_JOIN: FaultScenario = FaultScenario {
+    name: "malformed-join",
     description: "nodes ask to join with invalid addresses, and a member restarts with invalid addresses in its peers file",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(MalformedJoin { victim: None, all_refused: false }),
 };
 
-/// Where the stranger's other doors are: clients of the run never dial these.
+/// Selects the other addresses of the foreign node, which clients of the run never use.
 const FOREIGN_NODE_INDEX: usize = 100;
 
-/// The one that died, and the stranger in its place.
+/// The killed member, and the foreign node at its address.
 struct ForeignNodeAtAddress(Option<(usize, ClusterNode)>);
 
 #[async_trait(?Send)]
@@ -49,14 +49,14 @@ impl FaultInjector for ForeignNodeAtAddress {
             context.cluster.running_nodes().choose(&mut context.rng).ok_or("no node runs")?;
         let others: Vec<_> =
             context.cluster.running_nodes().filter(|&node| node != killed).collect();
-        let restarted = others.into_iter().choose(&mut context.rng).ok_or("one node runs alone")?;
+        let restarted = others.into_iter().choose(&mut context.rng).ok_or("no other node runs")?;
         context.cluster.kill(killed);
         let peer = context.cluster.ports(killed).peer;
         let ports = Ports { peer, ..context.cluster.ports(FOREIGN_NODE_INDEX) };
         let foreign_node = context
             .cluster
             .start_foreign_node(FOREIGN_NODE_INDEX + context.rng.random_range(0..1_000_000), ports);
-        wait_until("the stranger answers", secs(30), async || {
+        wait_until("the foreign node answers", secs(30), async || {
             http_client::get(foreign_node.ports.http, "/health/live", &[]).await.map(drop)
         })
         .await;
@@ -68,9 +68,9 @@ impl FaultInjector for ForeignNodeAtAddress {
 
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
         let Some((_, foreign_node)) = &self.0 else {
-            return FaultState::NotActive("there is no stranger".to_owned());
+            return FaultState::NotActive("there is no foreign node".to_owned());
         };
-        // The members look for the one that died every few seconds.
+        // The members retry the address of the killed member every few seconds.
         let begun = Instant::now();
         while begun.elapsed() < secs(15) {
             let has_seen_foreign_node = |i| {
@@ -82,7 +82,7 @@ impl FaultInjector for ForeignNodeAtAddress {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         FaultState::Indeterminate(format!(
-            "no member met the stranger at {}",
+            "no member detected the foreign node at {}",
             foreign_node.ports.peer
         ))
     }
@@ -100,7 +100,7 @@ struct MalformedJoin {
     all_refused: bool,
 }
 
-/// What no dialler takes.
+/// Addresses that cannot be dialled.
 const INVALID_ADDRESSES: &[&str] = &["a b:7091", "http://a:7091", "a", "a:0", "[::1:7091", ""];
 
 #[async_trait(?Send)]
@@ -114,11 +114,11 @@ impl FaultInjector for MalformedJoin {
             context.cluster.running_nodes().choose(&mut context.rng).ok_or("no node runs")?;
         let server = format!("http://{}", context.cluster.node(queried).ports.peer);
         let client = MembershipClient::connect(server).await;
-        let mut client = client.map_err(|error| format!("it cannot be asked: {error}"))?;
+        let mut client = client.map_err(|error| format!("cannot connect to the node: {error}"))?;
         self.all_refused = true;
         for address in INVALID_ADDRESSES {
             let request = join_request(context.rng.random(), address);
-            // One that was accepted by mistake is seen by its name.
+            // A member that was accepted by mistake is found by its name.
             let answer =
                 client.join(request).await.map_err(|error| error.to_string())?.into_inner();
             self.all_refused &= answer.refusal.is_some();
@@ -135,7 +135,9 @@ impl FaultInjector for MalformedJoin {
     async fn confirm(&mut self, _: &mut FaultContext) -> FaultState {
         match self.all_refused {
             true => FaultState::Active,
-            false => FaultState::Indeterminate("one of them was accepted".to_owned()),
+            false => FaultState::Indeterminate(
+                "a join request with an invalid address was accepted".to_owned(),
+            ),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `kill -9`: of the owner, of the control leader, of a majority in one moment, of all.
+//! `kill -9` of the owner, of the control leader, of a majority at once, or of all nodes.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::{
 
 pub(super) const KILL_OWNER: FaultScenario = FaultScenario {
     name: "kill-owner",
-    description: "kill -9 of the owner of the hot topic, again and again",
+    description: "kill -9 of the owner of the hot topic, repeatedly",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(KillNodes::new(KillTarget::Owner)),
 };
 
-pub(super) const KILL_LEADER: FaultScenario = FaultScenario {
-    name: "kill-leader",
+pub(super) const KILL_CONTROL_LEADER: FaultScenario = FaultScenario {
+    name: "kill-control-leader",
     description: "kill -9 of the leader of the control group",
     nodes: 3,
     flags: &[],
@@ -28,7 +28,7 @@ pub(super) const KILL_LEADER: FaultScenario = FaultScenario {
 
 pub(super) const KILL_MAJORITY: FaultScenario = FaultScenario {
     name: "kill-majority",
-    description: "kill -9 of two of three nodes in one moment, the owner among them",
+    description: "kill -9 of two of three nodes at once, including the owner",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(KillNodes::new(KillTarget::Majority)),
@@ -36,7 +36,7 @@ pub(super) const KILL_MAJORITY: FaultScenario = FaultScenario {
 
 pub(super) const KILL_ALL: FaultScenario = FaultScenario {
     name: "kill-all",
-    description: "kill -9 of every node in one moment",
+    description: "kill -9 of every node at once",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(KillNodes::new(KillTarget::All)),
@@ -84,7 +84,7 @@ impl FaultInjector for KillNodes {
     fn duration(&self) -> Duration {
         match self.target {
             KillTarget::Owner | KillTarget::Leader | KillTarget::All => secs(3),
-            // Longer than a node may take to say that it cannot commit.
+            // Longer than a node may take to report that it cannot commit.
             KillTarget::Majority => secs(7),
         }
     }

@@ -1,4 +1,4 @@
-//! The file of a node's log is damaged between its death and its start: flipped bits, a torn tail.
+//! A node's log file is damaged between its kill and its restart: flipped bits, or a truncated tail.
 
 use std::fs::File;
 use std::io;
@@ -15,23 +15,23 @@ use super::{
 };
 use crate::history::HistoryEvent;
 
-pub(super) const FLIPPED_BITS: FaultScenario = FaultScenario {
-    name: "flipped-bits",
-    description: "64 bits of a dead node's log file are flipped before it starts again",
+pub(super) const BIT_FLIPS: FaultScenario = FaultScenario {
+    name: "log-bit-flips",
+    description: "64 bits of a killed node's log file are flipped before it restarts",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(LogDamage::new(flip_bits)),
 };
 
-pub(super) const TORN_TAIL: FaultScenario = FaultScenario {
-    name: "torn-tail",
-    description: "the end of a dead node's log file is cut off before it starts again",
+pub(super) const TRUNCATED_TAIL: FaultScenario = FaultScenario {
+    name: "log-truncated-tail",
+    description: "the end of a killed node's log file is truncated before it restarts",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(LogDamage::new(truncate_tail)),
 };
 
-/// What is damaged.
+/// The name of the log file.
 pub(crate) const LOG_FILE: &str = "raft.redb";
 
 type DamageFn = fn(&File, &mut StdRng) -> io::Result<String>;
@@ -44,7 +44,7 @@ struct LogDamage {
 
 impl LogDamage {
     fn new(damage_fn: DamageFn) -> LogDamage {
-        LogDamage { damage_fn, victim: None, result: Err("not yet".to_owned()) }
+        LogDamage { damage_fn, victim: None, result: Err("the fault was not injected".to_owned()) }
     }
 }
 
@@ -72,7 +72,7 @@ impl FaultInjector for LogDamage {
         secs(5)
     }
 
-    /// A node that does not start any more is replaced; a second would leave no majority.
+    /// A node that does not start any more is replaced. A second replacement would leave no majority.
     fn rounds_max(&self) -> usize {
         1
     }
@@ -96,10 +96,10 @@ impl FaultInjector for LogDamage {
         }
     }
 
-    /// A node that noticed and ended stays away, and a new one takes its place: its file may have
-    /// been written since, so an older copy must not come back.
+    /// Replaces a node that detected the damage and exited. Its log may have been written since an older copy
+    /// of the file was made, so no copy may come back.
     async fn heal(&mut self, context: &mut FaultContext) {
-        let victim = self.victim.expect("it was injected");
+        let victim = self.victim.expect("the fault was injected");
         if context.cluster.node_mut(victim).has_exited() {
             let log = context.cluster.node(victim).log_text();
             let last_log_line = log.lines().last().unwrap_or_default().into();

@@ -1,5 +1,4 @@
-//! The readers of all nodes' logs go away, and then one node is stopped, of which the others have a lot
-//! to log.
+//! The pipes with all nodes' logs are closed; then one node is stopped, which makes the others log a lot.
 
 use std::time::Duration;
 
@@ -10,8 +9,8 @@ use super::{
 };
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
-    name: "log-output-gone",
-    description: "no pipe with a node's log is read, then all pipes are closed, then one node is stopped",
+    name: "log-output-closed",
+    description: "the pipes of all nodes' logs are not read, then closed, then one node is stopped",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(LogOutputClosed { stopped: None }),
@@ -27,7 +26,7 @@ impl FaultInjector for LogOutputClosed {
         secs(3)
     }
 
-    /// Each round restarts every node, which takes some seconds.
+    /// Each round restarts every node, which takes several seconds.
     fn rounds_max(&self) -> usize {
         2
     }
@@ -52,7 +51,9 @@ impl FaultInjector for LogOutputClosed {
         let stopped = self.stopped;
         for node in (0..context.cluster.len()).filter(|&node| Some(node) != stopped) {
             if context.cluster.node_mut(node).has_exited() {
-                return FaultState::Indeterminate(format!("node {node} ended with its log"));
+                return FaultState::Indeterminate(format!(
+                    "node {node} exited when its log was closed"
+                ));
             }
         }
         FaultState::Active

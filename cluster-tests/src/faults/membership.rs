@@ -1,4 +1,4 @@
-//! The cluster changes, and the owner is killed while the shards move.
+//! The membership changes, and the owner is killed while shards move.
 
 use std::time::Duration;
 
@@ -30,28 +30,28 @@ pub(super) const LEAVE_AND_KILL: FaultScenario = FaultScenario {
     prepare: |_| on_loopback(MembershipChange { kind: NodeLeave(None), killed: None }),
 };
 
-/// A change of the cluster, and a kill in the middle of it.
+/// A change of the membership with a kill of the owner during it.
 struct MembershipChange<H> {
     kind: H,
     killed: Option<usize>,
 }
 
-/// How the cluster changes.
+/// The kind of a membership change.
 #[async_trait(?Send)]
 trait MembershipChangeKind: Send {
-    /// How often it can.
+    /// How often the change can be repeated in one cluster.
     const ROUNDS_MAX: usize;
 
-    /// Begins.
+    /// Begins the change.
     async fn begin(&mut self, context: &mut FaultContext, owner: usize) -> Result<(), String>;
 
-    /// Waits until it is done, all nodes running.
+    /// Waits until the change is complete. All nodes run.
     async fn finish(&mut self, context: &mut FaultContext);
 }
 
 struct NodeJoin;
 
-/// Who leaves, and the command that says so.
+/// The node that leaves, and the command that removes it.
 struct NodeLeave(Option<(usize, JoinHandle<CommandOutput>)>);
 
 #[async_trait(?Send)]
@@ -63,7 +63,7 @@ impl MembershipChangeKind for NodeJoin {
         Ok(())
     }
 
-    /// Nodes that run are waited for after every fault.
+    /// Nothing to wait for: the runner waits for all running nodes after every fault.
     async fn finish(&mut self, _: &mut FaultContext) {}
 }
 
@@ -73,7 +73,7 @@ impl MembershipChangeKind for NodeLeave {
 
     async fn begin(&mut self, context: &mut FaultContext, owner: usize) -> Result<(), String> {
         let others = context.cluster.running_nodes().filter(|&node| node != owner);
-        let leaving = others.choose(&mut context.rng).ok_or("it is alone")?;
+        let leaving = others.choose(&mut context.rng).ok_or("no other node runs")?;
         self.0 = Some((leaving, tokio::spawn(context.cluster.remove(leaving))));
         Ok(())
     }
@@ -81,7 +81,7 @@ impl MembershipChangeKind for NodeLeave {
     async fn finish(&mut self, context: &mut FaultContext) {
         let Some((leaving, command)) = self.0.take() else { return };
         let done = command.await.expect("the command does not panic");
-        // The node that was asked may be the one that was killed: the command is to be given again.
+        // The node that received the command may be the killed one: repeat the command.
         if !done.status.success() {
             context.remove_node(leaving).await;
         }
@@ -104,7 +104,7 @@ impl<H: MembershipChangeKind> FaultInjector for MembershipChange<H> {
         self.kind.begin(context, owner).await?;
         let delay = Duration::from_millis(context.rng.random_range(100..2_000));
         tokio::time::sleep(delay).await;
-        // It may be another one by now.
+        // The owner may have changed meanwhile.
         let owner = context.hot_topic_owner().await;
         context.cluster.kill(owner);
         self.killed = Some(owner);

@@ -1,5 +1,5 @@
-//! A node is started with other times of consensus than the cluster's: it must not start, or two nodes
-//! would own one shard.
+//! A node is restarted with other consensus times than the cluster's. It must not start, or two nodes could
+//! own one shard.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
     name: "mixed-consensus-times",
-    description: "the owner is killed and started with the times of a wide-area network, which is refused",
+    description: "the owner is killed and restarted with the consensus times of a wide-area network, which is refused",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(MixedConsensusTimes { victim: None }),
@@ -36,7 +36,7 @@ impl FaultInjector for MixedConsensusTimes {
     }
 
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
-        let victim = self.victim.expect("it was injected");
+        let victim = self.victim.expect("the fault was injected");
         context.confirm_start_refused(victim, "the cluster has --consensus lan").await
     }
 

@@ -1,9 +1,9 @@
-//! What goes wrong on purpose, and is put right again.
+//! Faults that are injected into a cluster and healed again.
 //!
-//! A [`FaultInjector`] is done to the [`FaultContext`] of a run while load goes on. The runner injects it, lets it
-//! prove that it is there, leaves it for a while, heals it, and waits until the cluster is whole;
-//! then it injects it again, until the time is over. A fault that cannot take place says why, and a
-//! run in which it never did is no pass.
+//! The runner applies a [`FaultInjector`] to the [`FaultContext`] of a run while load goes on: it injects the
+//! fault, confirms that it took place, holds it for a while, heals it, and waits until the cluster is
+//! healthy; then it repeats this until the time is over. A fault that cannot take place reports the reason. A
+//! run in which the fault never took place does not pass.
 
 mod addresses_changed;
 mod deleted_log;
@@ -40,93 +40,94 @@ use crate::wait::{secs, wait_until};
 pub use crate::history::FaultEffect;
 pub(crate) use log_damage::LOG_FILE;
 
-/// What a fault is done to.
+/// The cluster under test, and what faults need to choose their targets.
 pub struct FaultContext {
     /// The cluster.
     pub cluster: ProcessCluster,
-    /// The topic that is busiest: its owner is the node to hit.
+    /// The busiest topic; faults target its owner.
     pub hot_topic: String,
-    /// Chance, by the seed of the run.
+    /// Random numbers, from the seed of the run.
     pub rng: StdRng,
-    /// Writes for the nemesis.
+    /// Records the events of the nemesis.
     pub process_recorder: ProcessRecorder,
 }
 
-/// Whether a fault is there.
+/// Whether a fault took place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FaultState {
-    /// It was seen to be there.
+    /// The fault was observed.
     Active,
-    /// It is not, and why.
+    /// The fault did not take place, for this reason.
     NotActive(String),
-    /// Nobody can say, and why.
+    /// It could not be determined, for this reason.
     Indeterminate(String),
 }
 
-/// What goes wrong on purpose. One value is used for a whole run.
+/// Injects and heals a fault. One value is used for a whole run.
 #[async_trait(?Send)]
 pub trait FaultInjector: Send {
-    /// How long it stays, each time, at most.
+    /// The maximum time for which the fault is held in each round.
     fn duration(&self) -> Duration;
 
-    /// How often it can be done to one cluster.
+    /// How often the fault can be injected into one cluster.
     fn rounds_max(&self) -> usize {
         usize::MAX
     }
 
-    /// Makes the cluster ready for it, before there is any load.
+    /// Prepares the cluster before the load starts.
     async fn prepare(&mut self, _: &mut FaultContext) {}
 
-    /// Makes it happen, and says what it does to the cluster. `Err` says why it cannot: nothing was
-    /// changed. It may last as long as the fault takes to happen, a rolling restart for instance.
+    /// Injects the fault and returns its effect on the cluster. `Err` gives the reason why it cannot be
+    /// injected; nothing was changed then. Faults that take time, such as a rolling restart, are complete on
+    /// return.
     async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String>;
 
-    /// Looks whether it really is there, by something other than that injecting it did not fail.
+    /// Confirms that the fault took place, by an observation other than the success of the injection.
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState;
 
-    /// Puts right what it broke: all nodes run again and reach each other. Called also when
-    /// confirming failed.
+    /// Heals the fault: afterwards all nodes run and reach each other. Also called when the confirmation
+    /// failed.
     async fn heal(&mut self, context: &mut FaultContext);
 }
 
-/// One row of the table: a fault, and where it can take place.
+/// One row of the fault matrix.
 pub struct FaultScenario {
-    /// As it is called on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What it does, in a line.
+    /// A one-line description.
     pub description: &'static str,
-    /// How many nodes the cluster has.
+    /// The number of nodes of the cluster.
     pub nodes: usize,
-    /// Flags of the first node, for `init_cluster` and `serve`.
+    /// Flags of the first node, for `init` and `serve`.
     pub flags: &'static [&'static str],
-    /// Makes ready one run; `Err` says why it cannot take place on this machine.
+    /// Prepares one run. `Err` gives the reason why it cannot take place on this machine.
     pub prepare: fn(seed: u64) -> Result<PreparedScenario, String>,
 }
 
-/// What one run needs. Dropped after the cluster is gone.
+/// The environment and the fault of one run. Dropped after the cluster.
 pub struct PreparedScenario {
-    /// Where the nodes live.
+    /// The environment of the nodes.
     pub environment: Arc<dyn NodeEnvironment>,
-    /// What is done to them.
+    /// The fault.
     pub fault: Box<dyn FaultInjector>,
 }
 
-/// Every fault that needs no more than processes on loopback.
+/// All faults that need only processes on loopback.
 pub const LOOPBACK_SCENARIOS: &[FaultScenario] = &[
     no_fault::SCENARIO,
     kill::KILL_OWNER,
-    kill::KILL_LEADER,
+    kill::KILL_CONTROL_LEADER,
     kill::KILL_MAJORITY,
     kill::KILL_ALL,
     pause::SCENARIO,
     wiped_node::SCENARIO,
     wiped_node::FOUNDER_SCENARIO,
     foreign_node::FOREIGN_NODE_AT_ADDRESS,
-    foreign_node::MALFORMED_JOINER,
+    foreign_node::MALFORMED_JOIN,
     deleted_log::SCENARIO,
     mixed_consensus_times::SCENARIO,
-    log_damage::FLIPPED_BITS,
-    log_damage::TORN_TAIL,
+    log_damage::BIT_FLIPS,
+    log_damage::TRUNCATED_TAIL,
     membership::JOIN_AND_KILL,
     membership::LEAVE_AND_KILL,
     rolling_restart::SCENARIO,
@@ -142,16 +143,16 @@ pub const LOOPBACK_SCENARIOS: &[FaultScenario] = &[
     flood::STOPPED_READERS,
 ];
 
-/// Nodes and their processes, as they were.
+/// Nodes with their process ids at one time.
 #[derive(Default)]
 struct ProcessSnapshot(Vec<(usize, Option<rustix::process::Pid>)>);
 
 impl ProcessSnapshot {
-    /// Whether every node has another process now.
+    /// Confirms that every node has a new process now.
     fn confirm_replaced(&self, context: &FaultContext) -> FaultState {
         let unchanged = self.0.iter().find(|&&(node, pid)| context.cluster.node(node).pid() == pid);
         unchanged.map_or(FaultState::Active, |(node, _)| {
-            FaultState::Indeterminate(format!("node {node} is the same process"))
+            FaultState::Indeterminate(format!("node {node} still has the same process"))
         })
     }
 
@@ -176,13 +177,13 @@ impl FaultContext {
         .await
     }
 
-    /// Says on standard output what a fault that draws has drawn.
+    /// Prints what a fault with random choices has chosen.
     #[allow(clippy::print_stdout)]
     pub(crate) fn print_note(&self, text: &str) {
         println!("   {text}");
     }
 
-    /// Waits until every node that runs says that it is ready.
+    /// Waits until every running node reports that it is ready.
     pub async fn wait_all_ready(&self) {
         for i in self.cluster.running_nodes() {
             let http = self.cluster.node(i).ports.http;
@@ -194,7 +195,7 @@ impl FaultContext {
         }
     }
 
-    /// Takes a node out of the cluster for ever, as an operator does.
+    /// Removes a node from the cluster for good, as an operator does.
     async fn remove_node(&self, node: usize) {
         let name = &self.cluster.node(node).name;
         wait_until(&format!("{name} is removed"), secs(60), async || {
@@ -204,28 +205,30 @@ impl FaultContext {
         .await;
     }
 
-    /// The processes of the nodes that run.
+    /// The process ids of the running nodes.
     fn running_processes(&self) -> ProcessSnapshot {
         let running = self.cluster.running_nodes();
         ProcessSnapshot(running.map(|node| (node, self.cluster.node(node).pid())).collect())
     }
 
-    /// Whether a node that was started ended by itself, with these words.
+    /// Confirms that a started node exited by itself with this message in its log.
     async fn confirm_start_refused(&mut self, node: usize, message: &str) -> FaultState {
         let status = self.cluster.wait_exit(node).await;
         match status.code() {
             Some(1) if self.cluster.node(node).log_text().contains(message) => FaultState::Active,
-            code => FaultState::Indeterminate(format!("it was not refused but ended by {code:?}")),
+            code => FaultState::Indeterminate(format!(
+                "the node was not refused; it exited with {code:?}"
+            )),
         }
     }
 
-    /// A new node takes the place of one that will not come back.
+    /// Replaces a node that will not come back by a new node.
     async fn replace_node(&mut self, node: usize) {
         self.cluster.join("");
         self.remove_node(node).await;
     }
 
-    /// Starts a node again, and does not wait for it.
+    /// Restarts a node if it is stopped, and does not wait for it.
     pub(crate) fn restart_if_stopped(&mut self, node: usize) {
         if !self.cluster.node(node).is_running() {
             self.cluster.restart(node);
@@ -233,37 +236,37 @@ impl FaultContext {
     }
 }
 
-/// The faults of these rows, for one that does several at a time.
+/// The fault of the row `kill-owner`, for the soak.
 pub(crate) fn kill_owner() -> Box<dyn FaultInjector> {
     Box::new(kill::KillNodes::new(kill::KillTarget::Owner))
 }
 
-/// See [`kill_owner`].
+/// The fault of the row `kill-control-leader`, for the soak.
 pub(crate) fn kill_leader() -> Box<dyn FaultInjector> {
     Box::new(kill::KillNodes::new(kill::KillTarget::Leader))
 }
 
-/// See [`kill_owner`].
+/// The fault of the row `pause-owner`, for the soak.
 pub(crate) fn pause_owner() -> Box<dyn FaultInjector> {
     Box::new(pause::PauseOwner::default())
 }
 
-/// See [`kill_owner`].
+/// The fault of the rows `rolling-restart` and `rolling-restart-sigterm`, for the soak.
 pub(crate) fn rolling_restart(by_sigterm: bool) -> Box<dyn FaultInjector> {
     Box::new(rolling_restart::RollingRestart::new(by_sigterm))
 }
 
-/// What happens on loopback.
+/// A prepared scenario on loopback.
 fn on_loopback(fault: impl FaultInjector + 'static) -> Result<PreparedScenario, String> {
     Ok(PreparedScenario { environment: Arc::new(Loopback::new()), fault: Box::new(fault) })
 }
 
-/// Whether nobody listens at the doors of these nodes any more.
+/// Confirms that no process listens on the HTTP ports of these nodes.
 async fn confirm_ports_closed(context: &FaultContext, nodes: &[usize]) -> FaultState {
     for &node in nodes {
         let address = context.cluster.node(node).ports.http;
         if tokio::net::TcpStream::connect(address).await.is_ok() {
-            return FaultState::Indeterminate(format!("somebody listens at {address}"));
+            return FaultState::Indeterminate(format!("a process still listens at {address}"));
         }
     }
     FaultState::Active

@@ -1,4 +1,4 @@
-//! Nothing goes wrong: what is promised must hold in the healthy cluster first.
+//! No fault: the invariants must hold in a healthy cluster first.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use super::{
 };
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
-    name: "none",
-    description: "nothing goes wrong",
+    name: "no-fault",
+    description: "no fault is injected",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(NoFault),

@@ -1,5 +1,4 @@
-//! What operators do to a healthy cluster: other settings, other times of consensus, a node that is drained
-//! and comes back.
+//! Changes that operators make in a healthy cluster: namespace settings, consensus times, draining a node.
 
 use std::time::Duration;
 
@@ -11,33 +10,33 @@ use super::{FaultContext, FaultEffect, FaultInjector, FaultState, secs};
 use crate::cli::pushonce;
 use crate::wait::wait_until;
 
-/// The default namespace gets another history, never shorter than the checker counts on, and other bounds,
-/// never below what the load needs.
+/// Changes the history and the limits of the default namespace. The history is never shorter than the
+/// checker's guarantee, and the limits are never below what the load needs.
 #[derive(Default)]
 pub(crate) struct NamespaceSettingsChange {
     history_count: u64,
 }
 
-/// The longest election, and with it the lease of every owner, becomes longer or shorter.
+/// Changes the maximum election timeout, and with it the lease of every owner.
 #[derive(Default)]
 pub(crate) struct ConsensusTimesChange {
     election_max_ms: u32,
 }
 
-/// One node gives its shards away and takes them back.
+/// Drains one node and undrains it again.
 #[derive(Default)]
 pub(crate) struct NodeDrain {
     node: Option<usize>,
 }
 
-/// The gRPC addresses of the nodes that run.
+/// The gRPC addresses of the running nodes.
 pub(super) fn grpc_servers(context: &FaultContext) -> String {
     let running = context.cluster.running_nodes();
     let servers = running.map(|i| format!("http://{}", context.cluster.ports(i).grpc));
     servers.collect::<Vec<_>>().join(",")
 }
 
-/// Runs a command of an operator until it succeeds.
+/// Repeats an operator's command until it succeeds.
 pub(super) async fn run_until_success(context: &FaultContext, args: &[&str]) {
     let servers = grpc_servers(context);
     wait_until(&args.join(" "), secs(60), async || {
@@ -91,15 +90,15 @@ impl FaultInjector for ConsensusTimesChange {
         secs(1)
     }
 
-    /// Decided at once, and carried out when every member has acknowledged it: one that is out meanwhile
-    /// does so when it is back.
+    /// The change is decided at once, and takes effect when every member has acknowledged it. A member that
+    /// is down acknowledges it after its restart.
     async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
         self.election_max_ms = context.rng.random_range(800..1_000);
         let election_max = format!("{}ms", self.election_max_ms);
         let change = ["cluster", "set-times", "lan", "--election-max", &election_max];
         let output =
             pushonce([&change[..], &["--server", &grpc_servers(context)]].concat(), "").await;
-        // The change before is still under way.
+        // An error means that the previous change is still in progress.
         if output.status.success() {
             Ok(FaultEffect::on_nodes(Vec::new()))
         } else {
@@ -108,7 +107,7 @@ impl FaultInjector for ConsensusTimesChange {
     }
 
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
-        // A node that is paused answers nothing, and runs all the same.
+        // A paused node counts as running and does not answer.
         let mut status = None;
         for node in context.cluster.running_nodes() {
             let answer = tokio::time::timeout(secs(3), context.cluster.status(node)).await;
@@ -139,7 +138,7 @@ impl FaultInjector for NodeDrain {
     async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
         let owner = context.hot_topic_owner().await;
         let others = context.cluster.running_nodes().filter(|&node| node != owner);
-        let node = others.choose(&mut context.rng).ok_or("it is alone")?;
+        let node = others.choose(&mut context.rng).ok_or("no other node runs")?;
         let name = context.cluster.node(node).name.clone();
         run_until_success(context, &["cluster", "drain", &name]).await;
         self.node = Some(node);
@@ -148,10 +147,10 @@ impl FaultInjector for NodeDrain {
 
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
         let Some(node) = self.node else {
-            return FaultState::NotActive("nobody drains".to_owned());
+            return FaultState::NotActive("no node is draining".to_owned());
         };
         let name = &context.cluster.node(node).name;
-        let queried = context.cluster.running_nodes().find(|&asked| asked != node).unwrap_or(node);
+        let queried = context.cluster.running_nodes().find(|&other| other != node).unwrap_or(node);
         let status = match context.cluster.status(queried).await {
             Ok(status) => status,
             Err(error) => return FaultState::Indeterminate(error),

@@ -1,5 +1,5 @@
-//! The owner sleeps for longer than an election takes, with publishes waiting in its sockets, and
-//! wakes.
+//! The owner is paused for longer than an election takes, with publishes waiting in its sockets, and then
+//! resumed.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::{
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
     name: "pause-owner",
-    description: "SIGSTOP of the owner of the hot topic for 3 s, and back",
+    description: "SIGSTOP of the owner of the hot topic for 3 s, then SIGCONT",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(PauseOwner::default()),
@@ -38,14 +38,14 @@ impl FaultInjector for PauseOwner {
         let Some(pid) = pid else { return FaultState::NotActive("no process".to_owned()) };
         let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
         let begun = Instant::now();
-        // A signal takes its time to reach a process that waits for a processor.
+        // A signal may be delayed until the process is scheduled.
         loop {
             let text = std::fs::read_to_string(&stat).unwrap_or_default();
-            // pid (name) state …
+            // Format: `pid (name) state …`.
             match text.rsplit(") ").next().and_then(|fields| fields.chars().next()) {
                 Some('T') => return FaultState::Active,
                 state if begun.elapsed() > secs(2) => {
-                    return FaultState::Indeterminate(format!("it is in state {state:?}"));
+                    return FaultState::Indeterminate(format!("the process is in state {state:?}"));
                 }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }

@@ -1,5 +1,5 @@
-//! Every node is killed and started again at once, while publishers ask all the time: what is
-//! acknowledged from the first moment of a start is readable.
+//! Every node is killed and restarted at once while publishers keep sending: everything that is acknowledged
+//! from the first moment of a start must be readable.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use super::{
 };
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
-    name: "start-up-traffic",
-    description: "64 shards; kill -9 of every node, which starts again in the same moment, under load",
+    name: "restart-under-load",
+    description: "64 shards; kill -9 of every node and an immediate restart, under load",
     nodes: 3,
     flags: &["--shards", "64"],
     prepare: |_| on_loopback(RestartUnderLoad { processes_before: ProcessSnapshot::default() }),

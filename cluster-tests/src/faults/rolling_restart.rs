@@ -1,4 +1,4 @@
-//! Every node is stopped as an operator stops it, and started again, one after the other.
+//! Every node is stopped as by an operator and restarted, one after the other.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
     name: "rolling-restart",
-    description: "every node is stopped and started again, the next when the last is ready",
+    description: "every node is stopped and restarted in turn, each when the previous one is ready",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(RollingRestart::new(false)),
@@ -18,16 +18,16 @@ pub(super) const SCENARIO: FaultScenario = FaultScenario {
 
 pub(super) const SIGTERM_SCENARIO: FaultScenario = FaultScenario {
     name: "rolling-restart-sigterm",
-    description: "every node gets SIGTERM, gives its leads away, sends its clients away and starts again",
+    description: "every node receives SIGTERM, transfers leadership, moves its clients to other nodes and restarts",
     nodes: 3,
     flags: &["--shutdown-delay", "500ms", "--shutdown-grace", "2s"],
     prepare: |_| on_loopback(RollingRestart::new(true)),
 };
 
 pub(super) struct RollingRestart {
-    /// By SIGTERM; else as by Ctrl-C.
+    /// Whether nodes are stopped by SIGTERM; otherwise by SIGINT, as by Ctrl-C.
     by_sigterm: bool,
-    /// Why a node did not end well.
+    /// The node that did not exit successfully, and its status.
     failure: Option<String>,
 }
 
@@ -53,7 +53,7 @@ impl FaultInjector for RollingRestart {
                 context.cluster.stop(node).await
             };
             if !status.success() {
-                self.failure = Some(format!("node {node} ended by {status}"));
+                self.failure = Some(format!("node {node} exited with {status}"));
             }
             context.cluster.restart(node);
             context.wait_all_ready().await;

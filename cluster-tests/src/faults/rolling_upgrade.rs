@@ -1,5 +1,6 @@
-//! A rolling upgrade, back, forward again, and the cluster version raised: after that the older build
-//! is refused. A second release repeats this, and reads records that were written before the first.
+//! A rolling upgrade, a downgrade, and another upgrade; then the cluster version is raised, after which the
+//! older build is refused. All of this is repeated with a second release, which reads records written before
+//! the first.
 
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use crate::cli;
 use crate::wait::wait_until;
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
-    name: "rolling-upgrade-and-back",
-    description: "every node goes to the next build, back, and forward again; the cluster version is raised; \
-            the older build is refused; and the same once more with the build after the next",
+    name: "rolling-upgrade-and-downgrade",
+    description: "every node is upgraded to the next build, downgraded, and upgraded again; the cluster version is \
+            raised; the older build is refused; then the same with the build after the next",
     nodes: 3,
     flags: &[],
     prepare: |_| {
@@ -25,11 +26,11 @@ pub(super) const SCENARIO: FaultScenario = FaultScenario {
 };
 
 struct RollingUpgrade {
-    /// What did not happen as it should.
+    /// The step that failed.
     failure: Option<String>,
 }
 
-/// The later builds in turn, and the cluster version that each adds.
+/// The later builds, each with the cluster version that it adds.
 const NEXT_BUILDS: [(BinaryBuild, u32); 2] = [(BinaryBuild::Next, 2), (BinaryBuild::AfterNext, 3)];
 
 #[async_trait(?Send)]
@@ -38,7 +39,7 @@ impl FaultInjector for RollingUpgrade {
         secs(1)
     }
 
-    /// The version never goes down, so that one cluster is upgraded once.
+    /// The cluster version never decreases, so a cluster can be upgraded only once.
     fn rounds_max(&self) -> usize {
         1
     }
@@ -59,7 +60,7 @@ impl FaultInjector for RollingUpgrade {
                     secs(20),
                     async || match context.cluster.status(node).await?.cluster_version {
                         found if found == version => Ok(()),
-                        other => Err(format!("it has {other}")),
+                        other => Err(format!("the version is {other}")),
                     },
                 )
                 .await;
@@ -83,7 +84,7 @@ impl FaultInjector for RollingUpgrade {
 }
 
 impl RollingUpgrade {
-    /// Stops a node as an operator does, and starts it with another build.
+    /// Stops a node as an operator does, and restarts it with another build.
     async fn restart_with_build(
         &mut self,
         context: &mut FaultContext,
@@ -92,14 +93,14 @@ impl RollingUpgrade {
     ) {
         let status = context.cluster.stop(node).await;
         if !status.success() {
-            self.failure = Some(format!("node {node} ended by {status}"));
+            self.failure = Some(format!("node {node} exited with {status}"));
         }
         context.cluster.node_mut(node).set_build(build);
         context.cluster.restart(node);
         context.wait_all_ready().await;
     }
 
-    /// An older build refuses the directory in these words, and leaves it as it is.
+    /// Checks that an older build refuses the data directory with this message.
     async fn expect_downgrade_refused(
         &mut self,
         context: &mut FaultContext,
@@ -115,13 +116,13 @@ impl RollingUpgrade {
         let after = context.cluster.node(node).log_text().matches(message).count();
         if !status.success() || exit_status.success() || after <= before {
             self.failure = Some(format!(
-                "node {node} was not refused with the older build: it ended by {exit_status}"
+                "node {node} was not refused with the older build: it exited with {exit_status}"
             ));
         }
     }
 }
 
-/// Raises the cluster version, as an operator does.
+/// Raises the cluster version as an operator does.
 async fn finalize(context: &FaultContext, node: usize) {
     let server = format!("http://{}", context.cluster.node(node).ports.grpc);
     wait_until("the cluster version is raised", secs(30), async || {

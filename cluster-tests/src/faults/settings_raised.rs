@@ -1,5 +1,5 @@
-//! Settings of namespaces that were raised shortly before every node is killed: no node may come
-//! back and shorten a history by those that it had before.
+//! The history of namespaces is raised shortly before every node is killed: no node may restart with the old
+//! setting and shorten a history.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use crate::cli;
 use crate::wait::wait_until;
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
-    name: "settings-raised-and-restarted",
-    description: "the history is raised from 20 to 1,000 messages, then kill -9 of every node, again and again",
+    name: "history-raised-and-restarted",
+    description: "the history is raised from 20 to 1,000 messages, then kill -9 of every node, repeatedly",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(HistoryRaised { killed: Vec::new() }),
 };
 
-/// The bound that every node has on its disk, and that must never be acted on again.
+/// The old limit. Every node has it on disk, and must never apply it again.
 const HISTORY_BEFORE: usize = 20;
 
-/// The bound that holds: as many as the checker asks for, and as a reader over HTTP can get.
+/// The new limit: as many messages as the checker requires, and as one read over HTTP can return.
 const HISTORY_AFTER: usize = 1_000;
 
 struct HistoryRaised {
@@ -36,7 +36,7 @@ impl FaultInjector for HistoryRaised {
         secs(1)
     }
 
-    /// Nothing is committed by the control group after the second change, as far as this can be had.
+    /// As far as possible, the control group commits nothing after the second change.
     async fn prepare(&mut self, context: &mut FaultContext) {
         set_history(context, HISTORY_BEFORE).await;
         set_history(context, HISTORY_AFTER).await;
@@ -57,7 +57,7 @@ impl FaultInjector for HistoryRaised {
     }
 }
 
-/// Changes the bound of every topic, and waits until every node has the change.
+/// Changes the history limit of every topic, and waits until every node has the change.
 async fn set_history(context: &FaultContext, count: usize) {
     let bound = count.to_string();
     let server = |i: usize| format!("http://{}", context.cluster.node(i).ports.grpc);
@@ -74,7 +74,7 @@ async fn set_history(context: &FaultContext, count: usize) {
                 serde_json::from_str(&output).map_err(|error| error.to_string())?;
             match namespaces[0]["history"]["count"].as_u64() {
                 Some(effective) if effective == count as u64 => Ok(()),
-                other => Err(format!("it keeps {other:?}")),
+                other => Err(format!("the limit is {other:?}")),
             }
         })
         .await;

@@ -1,5 +1,4 @@
-//! A node loses its disk and comes back under its name: it must be refused, and a new one takes its
-//! place.
+//! A node loses its disk and restarts under its name: it must be refused, and a new node replaces it.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use super::{
 
 pub(super) const SCENARIO: FaultScenario = FaultScenario {
     name: "wiped-node",
-    description: "a node is killed, loses its disk, is refused under its name, and is replaced",
+    description: "a killed node loses its disk, is refused under its name, and is replaced",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(WipedNode { is_founder: false, victim: None }),
@@ -19,14 +18,14 @@ pub(super) const SCENARIO: FaultScenario = FaultScenario {
 
 pub(super) const FOUNDER_SCENARIO: FaultScenario = FaultScenario {
     name: "wiped-founder",
-    description: "the first node is killed, loses its disk, is started by its own command, and is replaced",
+    description: "the first node is killed and loses its disk; it is refused when it restarts, and is replaced",
     nodes: 3,
     flags: &[],
     prepare: |_| on_loopback(WipedNode { is_founder: true, victim: None }),
 };
 
 struct WipedNode {
-    /// Whether the victim is the node that was initialized: its command names no other node.
+    /// Whether the victim is the node that initialized the cluster: its command has no `--join` flag.
     is_founder: bool,
     victim: Option<usize>,
 }
@@ -37,7 +36,7 @@ impl FaultInjector for WipedNode {
         secs(3)
     }
 
-    /// A second one would leave no majority that has the data.
+    /// After a second replacement, no majority would have the data.
     fn rounds_max(&self) -> usize {
         1
     }
@@ -52,7 +51,7 @@ impl FaultInjector for WipedNode {
     }
 
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
-        let victim = self.victim.expect("it was injected");
+        let victim = self.victim.expect("the fault was injected");
         let message =
             if self.is_founder { "belongs to no cluster" } else { "does not let this node join" };
         context.confirm_start_refused(victim, message).await

@@ -1,4 +1,4 @@
-//! A history as a file: JSON lines, one record each.
+//! A history as a file of JSON lines, one record per line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -6,10 +6,10 @@ use std::path::Path;
 
 use super::HistoryRecord;
 
-/// Writes a history.
+/// Writes a history to a file.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// If the file cannot be written.
 pub fn write(path: &Path, records: &[HistoryRecord]) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for record in records {
@@ -19,10 +19,10 @@ pub fn write(path: &Path, records: &[HistoryRecord]) -> io::Result<()> {
     file.flush()
 }
 
-/// Reads a history.
+/// Reads a history from a file.
 ///
 /// # Errors
-/// When the file cannot be read, or a line is no record: the message names the line.
+/// If the file cannot be read, or a line is not a valid record: the message names the line.
 pub fn read(path: &Path) -> io::Result<Vec<HistoryRecord>> {
     let lines = BufReader::new(File::open(path)?).lines().enumerate();
     let record = |(number, line): (usize, io::Result<String>)| {

@@ -1,10 +1,10 @@
-//! What happened in a run: every operation of a client and every fault, one record each.
+//! The history of a run: one record for every client operation and every fault.
 //!
-//! An operation begins with a record (invoke) and ends with another (ok, fail, unknown), or never
-//! ends, which counts as unknown. The records of a run are merged by one monotonic clock. They are
-//! kept in memory and written to a file, which can be judged again.
+//! An operation begins with one record (invoke) and ends with another (ok, fail, unknown). An operation that
+//! never ends counts as unknown. All records of a run are ordered by one monotonic clock. They are kept in
+//! memory and written to a file, which can be checked again.
 
-// The fields of the records are the words of the checker's page; each is named for what it is.
+// The field names are the terms of the checker's page.
 #[allow(missing_docs)]
 mod record;
 

@@ -1,4 +1,4 @@
-//! One thing that happened.
+//! The records of a history.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,171 +6,172 @@ use std::sync::Arc;
 use pushonce_core::{Acknowledgement, Durability, Gap, MessageKey, Position};
 use serde::{Deserialize, Serialize};
 
-/// One thing that happened, as the one it happened to saw it.
+/// One event, as the process that it concerns observed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HistoryRecord {
-    /// Microseconds since the run began, by one monotonic clock.
+    /// Microseconds since the start of the run, by one monotonic clock.
     pub time_us: u64,
-    /// Who: a publisher, a subscriber, a reader, a prober or the nemesis. Each does one thing after
-    /// the other, except that a publisher may have several publishes under way.
+    /// The process: a publisher, a subscriber, a reader, a prober or the nemesis. Each performs one operation
+    /// at a time, except that a publisher may have several publishes in flight.
     pub process: SharedStr,
-    /// What.
+    /// The event.
     #[serde(flatten)]
     pub event: HistoryEvent,
 }
 
-/// The name of a process, a topic or a node.
+/// The shared name of a process, a topic or a node.
 pub type SharedStr = Arc<str>;
 
-/// The name of a publish: unique in the run.
+/// The identifier of a publish, unique in the run.
 pub type OpId = u64;
 
 /// The hash of a payload. No two logical publishes of a run have the same payload.
 pub type PayloadHash = u64;
 
-/// What happened.
+/// An event of a history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum HistoryEvent {
-    /// The run goes over to its next part.
+    /// The run enters its next phase.
     Phase { phase: RunPhase },
-    /// Invoke: a publish. A retry is another one, with the same key.
+    /// Invoke: a publish. A retry is a publish of its own, with the same key.
     Publish {
         op: OpId,
         topic: SharedStr,
         payload: PayloadHash,
         /// The idempotency key, if it has one.
         key: Option<SharedStr>,
-        /// Its number in its publisher's ordered stream, if it goes by one.
+        /// The number in the publisher's ordered stream, if it uses one.
         sequence: Option<u64>,
-        /// The node that is asked, when it is known.
+        /// The node that receives the request, if it is known.
         node: Option<usize>,
     },
-    /// Ok: it has this place, and is as safe as this.
+    /// Ok: the message has this position and this durability.
     Acknowledged { op: OpId, position: Position, durability: Durability },
-    /// Fail: nothing happened, and nothing will.
+    /// Fail: the message was not published and will not be.
     Rejected { op: OpId, reason: SharedStr },
-    /// Unknown: it may have happened, or may yet.
+    /// Unknown: the message may have been published, or may still be.
     Unknown { op: OpId, reason: SharedStr },
-    /// Invoke: a subscription is asked for.
+    /// Invoke: a subscription is requested.
     Subscribe { topic: SharedStr, node: Option<usize>, transport: SharedStr, from: SubscribeStart },
-    /// Ok: it is live, and the topic stood at `position`.
+    /// Ok: the subscription is live, and the topic's newest position was `position`.
     Subscribed { topic: SharedStr, position: Position, recovered: bool },
-    /// Fail: it was refused, with a word to branch on.
+    /// Fail: the subscription was rejected with an error code.
     SubscribeRejected { topic: SharedStr, code: SharedStr },
-    /// It is left for good, by the subscriber's own will.
+    /// The subscriber ended the subscription itself.
     Unsubscribed { topic: SharedStr },
-    /// The session is over. What comes next to this process comes by another.
+    /// The session ended. Later events of this process belong to another session.
     SessionEnded { reason: SharedStr },
-    /// A message came.
+    /// A message was received.
     Delivered { topic: SharedStr, position: Position, payload: PayloadHash, key: Option<SharedStr> },
-    /// The word that messages are missing.
+    /// A gap was received: these messages are missing.
     Gap { topic: SharedStr, from: Position, to: Position, reason: SharedStr },
-    /// The client's own word that something was left out without a gap.
+    /// The client reports that messages were left out without a gap.
     UnsignalledGap { topic: SharedStr, reason: SharedStr },
-    /// The word that everything up to `position` was sent.
+    /// A heartbeat was received: everything up to `position` was sent.
     Heartbeat { topic: SharedStr, position: Position },
-    /// The word that the node is cut off from the owner of the topic, or no longer is.
+    /// The node reported that it is disconnected from the owner of the topic, or connected again.
     Stale { topic: SharedStr, stale: bool },
-    /// After the heal: the log of a topic as one node gives it, oldest first.
+    /// After recovery: the log of a topic as one node returns it, oldest message first.
     Log { topic: SharedStr, node: usize, transport: SharedStr, log: Vec<LoggedMessage> },
-    /// What a node says of its own health.
+    /// A node reported its health.
     Health { node: usize, ready: bool, reason: SharedStr },
-    /// A node does not answer the question for its health.
+    /// A node did not answer the health check.
     Unreachable { node: usize },
-    /// One session sent more publishes at once than a session may have without an answer: so many were
-    /// sent, and so many answered, in so many milliseconds. `closed` when the session ended before.
+    /// One session sent `sent` publishes at once, more than a session may have in flight, and received
+    /// `answered` replies within `ms` milliseconds. `closed` if the session ended before the last reply.
     Burst { node: usize, sent: usize, answered: usize, closed: bool, ms: u64 },
-    /// What a node takes of the machine.
+    /// The memory and the descriptors that a node uses.
     ResourceSample { node: usize, rss_kib: u64, descriptors: u64 },
-    /// After the run: how often a node's log says that something panicked.
+    /// After the run: the number of panics in a node's log.
     Panics { node: usize, count: u64 },
-    /// A node whose files were damaged has ended by itself, and this is what it said last.
+    /// A node with damaged files exited by itself, with this last log line.
     DamagedNodeExited { node: usize, last_log_line: SharedStr },
-    /// Invoke: a fault is about to begin.
+    /// Invoke: a fault is about to be injected.
     FaultInjected { fault: SharedStr, effect: FaultEffect },
-    /// The fault is there.
+    /// The fault was confirmed.
     FaultActive { fault: SharedStr },
-    /// The fault is not there, and why.
+    /// The fault did not take place, for this reason.
     FaultNotActive { fault: SharedStr, reason: SharedStr },
-    /// Nobody can say whether the fault is there, and why.
+    /// It could not be confirmed that the fault took place, for this reason.
     FaultIndeterminate { fault: SharedStr, reason: SharedStr },
-    /// The fault is over, and what it broke is running again.
+    /// The fault is over, and everything that it stopped runs again.
     FaultHealed { fault: SharedStr },
 }
 
-/// The parts of a run.
+/// The phases of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunPhase {
-    /// Load without any fault: what there is to compare with.
+    /// Load without a fault, as the reference.
     WarmUp,
-    /// Load, and faults that come and go.
+    /// Load while faults are injected and healed.
     Faults,
-    /// Load, and no fault any more.
+    /// Load without a fault.
     Recovery,
-    /// No publishes any more; subscribers get what is left.
+    /// No publishes; subscribers receive the remaining messages.
     Drain,
-    /// The logs are read.
+    /// The logs are read from every node.
     ReadLogs,
 }
 
-/// Where a subscription was to begin.
+/// The requested start of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SubscribeStart {
-    /// With the oldest message there is.
+    /// The oldest message in the history.
     Start,
-    /// With whatever comes next.
+    /// The next message.
     Now,
-    /// With the newest so many.
+    /// The newest `n` messages.
     Last(u32),
-    /// Behind this position.
+    /// The message after this position.
     After(Position),
 }
 
-/// What a fault does to the cluster.
+/// The effect of a fault on the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultEffect {
-    /// The nodes it is done to.
+    /// The nodes that the fault affects.
     pub nodes: Vec<usize>,
-    /// Whether a connected majority of every shard's replicas and of the voters is left, so that
-    /// publishing must go on.
+    /// Whether a connected majority of the voters and of every shard's replicas remains, so that publishing
+    /// must continue.
     pub has_majority: bool,
-    /// Nodes that run meanwhile, can be asked, and cannot commit, apply or deliver: they must say so.
+    /// Nodes that run and answer, but cannot commit, apply or deliver. They must report that they are not
+    /// ready.
     pub unready: Vec<usize>,
-    /// Nodes that sleep, are cut off, or come back from a restart, and may take themselves for an owner
-    /// when another is one.
+    /// Nodes that are paused, partitioned or restarted, and may consider themselves an owner while another
+    /// node is the owner.
     pub deposed: Vec<usize>,
-    /// Nodes whose files were changed behind their backs.
+    /// Nodes whose files were modified from outside.
     pub damaged: Vec<usize>,
-    /// More load than the cluster can bear.
+    /// Whether the load exceeds the capacity of the cluster.
     pub flood: bool,
 }
 
 /// A message in a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedMessage {
-    /// Its place.
+    /// The position.
     pub position: Position,
-    /// What it says.
+    /// The hash of the payload.
     pub payload: PayloadHash,
-    /// Its key, if it has one.
+    /// The key, if the message has one.
     pub key: Option<SharedStr>,
 }
 
 impl FaultEffect {
-    /// Done to these nodes, and a majority is left without them.
+    /// An effect on these nodes that leaves a majority.
     pub fn on_nodes(nodes: Vec<usize>) -> FaultEffect {
         FaultEffect { nodes, has_majority: true, ..FaultEffect::default() }
     }
 
-    /// These nodes end and come back with the data they had.
+    /// These nodes exit and restart with their data.
     pub fn restart(nodes: Vec<usize>) -> FaultEffect {
         FaultEffect { deposed: nodes.clone(), ..FaultEffect::on_nodes(nodes) }
     }
 
-    /// This effect and another one at the same time.
+    /// The combination of this effect and another one at the same time.
     pub fn combine(mut self, other: FaultEffect) -> FaultEffect {
         self.nodes.extend(other.nodes);
         self.has_majority &= other.has_majority;
@@ -183,7 +184,7 @@ impl FaultEffect {
 }
 
 impl HistoryEvent {
-    /// An acknowledgement, as an event.
+    /// The event of an acknowledgement.
     pub fn acknowledged(op: OpId, acknowledgement: Acknowledgement) -> HistoryEvent {
         HistoryEvent::Acknowledged {
             op,
@@ -192,7 +193,7 @@ impl HistoryEvent {
         }
     }
 
-    /// A gap, as an event.
+    /// The event of a gap.
     pub fn gap(topic: &SharedStr, gap: &Gap) -> HistoryEvent {
         let (from, to) = (gap.from, gap.to);
         HistoryEvent::Gap { topic: topic.clone(), from, to, reason: gap.reason.as_str().into() }
@@ -200,7 +201,7 @@ impl HistoryEvent {
 }
 
 impl LoggedMessage {
-    /// A message, as a log has it.
+    /// The log entry of a message.
     pub fn from_message(message: &pushonce_core::Message) -> LoggedMessage {
         LoggedMessage {
             position: message.position,
@@ -215,7 +216,7 @@ pub fn hash(payload: &[u8]) -> PayloadHash {
     xxhash_rust::xxh3::xxh3_64(payload)
 }
 
-/// A key, as a record has it.
+/// The name of a key in a record.
 pub fn key_name(key: &MessageKey) -> SharedStr {
     key.as_str().into()
 }
@@ -225,7 +226,7 @@ impl fmt::Display for HistoryRecord {
         let (at, process) = (self.time_us as f64 / 1e6, &self.process);
         write!(f, "{at:>10.6} s  {process:<14} ")?;
         match &self.event {
-            // Its ends say enough; the file has the rest.
+            // The first and the last position are enough here; the file has all of them.
             HistoryEvent::Log { topic, node, transport, log } => {
                 let position_of =
                     |entry: Option<&LoggedMessage>| entry.map_or(Position::ZERO, |e| e.position);

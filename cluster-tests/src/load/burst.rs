@@ -1,4 +1,4 @@
-//! A client that sends more publishes at once than a session may have without an answer.
+//! A client that exceeds the limit of requests in flight of a session.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::node::Ports;
 
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Half as many again as a session may have under way, which is 64.
+/// One and a half times the limit of a session, which is 64.
 const BURST_PUBLISHES: usize = 96;
 
-/// How long the answers may take: longer than a node waits for an owner, and for a commit.
+/// The time limit for all replies: longer than a node waits for an owner and for a commit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 
 pub(super) async fn run(context: WorkloadContext) {
@@ -25,7 +25,7 @@ pub(super) async fn run(context: WorkloadContext) {
     let process_recorder = context.recorder.for_process("burst");
     while !context.is_over() {
         let node = rng.random_range(0..context.nodes.len());
-        // A node that is down takes no session: that is no burst.
+        // A node that is down accepts no session; no burst is recorded then.
         let begun = Instant::now();
         if let Some((answered, closed)) = publish_burst(context.nodes[node]).await {
             let ms = begun.elapsed().as_millis() as u64;
@@ -44,7 +44,8 @@ pub(super) async fn run(context: WorkloadContext) {
     }
 }
 
-/// How many were answered, and whether the session ended before all were; `NoFault` when none began.
+/// The number of replies, and whether the session ended before all were received; `None` if no session was
+/// opened.
 async fn publish_burst(ports: Ports) -> Option<(usize, bool)> {
     let uri = format!("ws://{}/ws", ports.http);
     let builder = ClientBuilder::new().uri(&uri).ok()?;
@@ -81,7 +82,7 @@ async fn publish_burst(ports: Ports) -> Option<(usize, bool)> {
     Some((answered, closed))
 }
 
-/// A place, or an error: refused or unknown.
+/// Whether a frame is an acknowledgement or an error.
 fn is_answer(frame: &str) -> bool {
     let frame: serde_json::Value = serde_json::from_str(frame).unwrap_or_default();
     frame["id"].is_u64() && (frame["published"].is_object() || frame["error"].is_object())

@@ -1,4 +1,4 @@
-//! Somebody who asks with positions that were never given out.
+//! A client that subscribes with positions that never existed.
 
 use std::time::Duration;
 
@@ -25,14 +25,14 @@ pub(super) async fn run(context: WorkloadContext) {
         let forged_position = match rng.random_range(0..3) {
             0 => Position { offset: Offset(newest.offset.0 + 1_000_000), ..newest },
             1 => Position { epoch: Epoch(newest.epoch.0 + 1_000_000), ..newest },
-            // Of a life that the topic never had: to be answered as an earlier one.
+            // An epoch that the topic never had: it must be treated as an earlier one.
             _ => Position { epoch: Epoch(newest.epoch.0 - 1), ..newest },
         };
         let transport = if rng.random() { Transport::Ws } else { Transport::Grpc };
         let node = rng.random_range(0..context.nodes.len());
         let subscription = subscribe_at(context.nodes[node], transport, forged_position);
         let answer = tokio::time::timeout(Duration::from_secs(3), subscription).await;
-        // Nobody knows where the topic stands, at this moment.
+        // No node can tell the position of the topic at this moment.
         let Ok(Ok(answers)) = answer else { continue };
         let process_recorder = context.recorder.for_process(format!("forger{n}"));
         let (topic, transport) = (HOT_TOPIC.into(), transport_name(transport).into());
@@ -47,7 +47,7 @@ pub(super) async fn run(context: WorkloadContext) {
     }
 }
 
-/// What is said up to the first message or gap, or the refusal.
+/// The events up to the first message, gap or rejection.
 async fn subscribe_at(
     ports: Ports,
     transport: Transport,
@@ -80,7 +80,7 @@ async fn subscribe_at(
     }
 }
 
-/// The last position of the hot topic that was shown.
+/// The newest delivered position of the hot topic.
 fn newest_hot_position(records: &[HistoryRecord]) -> Option<Position> {
     records.iter().rev().find_map(|record| match &record.event {
         HistoryEvent::Delivered { topic, position, .. } if &**topic == HOT_TOPIC => Some(*position),

@@ -1,4 +1,4 @@
-//! Somebody who asks every node all the time whether it is ready.
+//! Polls the readiness of every node.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::node::Ports;
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A node that sleeps does not answer; one that is there does at once.
+/// A node that runs answers at once; a paused node does not answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(context: WorkloadContext) {
@@ -22,7 +22,7 @@ pub(super) async fn run(context: WorkloadContext) {
     context.wait_over().await;
 }
 
-/// Writes down what changes.
+/// Polls one node and records changes.
 async fn probe_node(node: usize, ports: Ports, process_recorder: ProcessRecorder) {
     let mut last = None;
     let mut is_silent = false;

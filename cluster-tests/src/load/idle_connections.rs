@@ -1,4 +1,4 @@
-//! Idle connections to every TCP port of a node, more than it has descriptors.
+//! Idle connections to every TCP port of a node, more than the node has descriptors.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,11 +9,12 @@ use tokio::task::JoinSet;
 
 use crate::node::Ports;
 
-/// How long a connection that the node closed stays away: long enough that connecting again does not
-/// take the processor from the node.
+/// The delay before a closed connection is opened again: long enough that reconnecting does not use up the
+/// node's processor.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// Opens `count` connections to each TCP port. Each that is closed comes again. They end with the set.
+/// Opens `count` connections to each TCP port, and reopens each that is closed. They end with the returned
+/// set.
 pub fn open_idle_connections(ports: Ports, count: usize) -> JoinSet<()> {
     let mut connections = JoinSet::new();
     for port in [ports.http, ports.grpc, ports.peer] {

@@ -1,8 +1,8 @@
-//! The logs in the end, as every node gives them over every transport.
+//! Reads the logs at the end of a run, from every node and over every transport.
 
 use std::time::Duration;
 
-use pushonce_client::{CertificateTrust, Subscriber, SubscriberEvent as Heard, Transport};
+use pushonce_client::{CertificateTrust, Subscriber, SubscriberEvent, Transport};
 use pushonce_core::{Position, StartFrom, Topic};
 use pushonce_proto::client::{self, Encoding};
 
@@ -12,10 +12,10 @@ use crate::history::{HistoryEvent, LoggedMessage, ProcessRecorder};
 use crate::http_client;
 use crate::node::Ports;
 
-/// What one reading of one log may take on a busy machine.
+/// The time limit for reading one log on a busy machine.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where a topic stands, by the word of a node; `0:0` when it has no message.
+/// The newest position of a topic as a node reports it; `0:0` if the topic has no message.
 pub async fn topic_head(ports: Ports, topic: &str) -> Result<Position, String> {
     let answer = http_client::get(ports.http, &format!("/topics/{topic}"), &[]).await?;
     match (answer.status, answer.header("pushonce-position")) {
@@ -25,10 +25,10 @@ pub async fn topic_head(ports: Ports, topic: &str) -> Result<Position, String> {
     }
 }
 
-/// Reads the log of a topic from a node over every transport, and writes it down.
+/// Reads the log of a topic from a node over every transport, and records it.
 ///
 /// # Errors
-/// When one cannot be read.
+/// If a log cannot be read.
 pub async fn read_logs(
     process_recorder: &ProcessRecorder,
     node: usize,
@@ -41,7 +41,11 @@ pub async fn read_logs(
         process_recorder.record(HistoryEvent::Log { topic, node, transport, log });
     };
     let timeout_error = |transport: &'static str| {
-        move |_| Err(format!("{topic} at node {node} over {transport}: too slow"))
+        move |_| {
+            Err(format!(
+                "{topic} at node {node} over {transport}: not read within {READ_TIMEOUT:?}"
+            ))
+        }
     };
     record_log("http".into(), read_http(ports, topic).await?);
     for transport in [Transport::Ws, Transport::Grpc] {
@@ -69,7 +73,7 @@ async fn read_http(ports: Ports, topic: &str) -> Result<Vec<LoggedMessage>, Stri
             Ok(client::ServerEvent::Message { message, .. }) => {
                 Ok(LoggedMessage::from_message(&message))
             }
-            other => Err(format!("no message: {other:?}")),
+            other => Err(format!("not a message: {other:?}")),
         }
     };
     frames.into_iter().map(entry).collect()
@@ -109,7 +113,9 @@ async fn read_quic(
     let mut log: Vec<LoggedMessage> = Vec::new();
     while last != Position::ZERO && log.last().is_none_or(|entry| entry.position < last) {
         match subscriber.next().await {
-            Some(Heard::Message { message, .. }) => log.push(LoggedMessage::from_message(&message)),
+            Some(SubscriberEvent::Message { message, .. }) => {
+                log.push(LoggedMessage::from_message(&message))
+            }
             Some(_) => {}
             None => return Err("the session ended".to_owned()),
         }

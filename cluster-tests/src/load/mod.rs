@@ -1,13 +1,13 @@
-//! The load of a run: publishers and subscribers that go on whatever happens, and write down what
-//! they see.
+//! The load of a run: publishers and subscribers that continue through every fault, and record what they
+//! observe.
 //!
 //! One topic is hot: half of the publishes go to it, and every node has a subscriber of it on every
-//! transport. The others have two subscribers each. Publishers are open loops: they begin a publish
-//! when it is due, also while others wait, up to a bound. Half of them are unary, with a key, and try
-//! again at the next node when the outcome is unknown; half use the SDK's ordered stream. Subscribers
-//! turn to the next node and resume by themselves; some hang up and come back now and then. Over
-//! WebSocket and gRPC they are bare sessions, so that nothing an SDK leaves out is lost to the
-//! record; over QUIC it is the SDK.
+//! transport. The other topics have two subscribers each. Publishers are open loops: they begin a publish
+//! when it is due, even while others are in flight, up to a limit. Half of them send unary publishes with a
+//! key, and retry at the next node when the outcome is unknown; the other half use the ordered stream of the
+//! SDK. Subscribers reconnect to the next node and resume; some disconnect and reconnect now and then.
+//! WebSocket and gRPC subscribers use raw sessions, so that the history also contains what an SDK would
+//! filter; QUIC subscribers use the SDK.
 
 mod burst;
 mod forged_positions;
@@ -37,24 +37,24 @@ pub use log_reader::{read_logs, topic_head};
 /// The shape of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkloadPlan {
-    /// Of all that is drawn.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// Topics beside the hot one.
+    /// The number of topics besides the hot one.
     pub topics: usize,
-    /// Between two publishes of one publisher. There are two publishers a node.
+    /// The interval between two publishes of one publisher. There are two publishers per node.
     pub publish_interval: Duration,
 }
 
 /// The busiest topic.
 pub const HOT_TOPIC: &str = "hot";
 
-/// How often sessions get a heartbeat: often enough that a run of half a minute sees many.
+/// The heartbeat interval of sessions: short enough that a run of half a minute sees several.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(4);
 
-/// Publishes of one publisher that may be under way: at the usual pace, of ten seconds.
+/// The limit of publishes in flight per publisher: ten seconds at the usual rate, rounded to a power of two.
 const IN_FLIGHT_MAX: usize = 256;
 
-/// Everybody who makes the load.
+/// The running publishers and subscribers.
 pub struct Workload {
     publishers_running: watch::Sender<bool>,
     subscribers_running: watch::Sender<bool>,
@@ -62,7 +62,7 @@ pub struct Workload {
     subscribers: JoinSet<()>,
 }
 
-/// What everybody who takes part is told.
+/// What each participant of the load needs.
 #[derive(Clone)]
 struct WorkloadContext {
     plan: WorkloadPlan,
@@ -73,18 +73,18 @@ struct WorkloadContext {
 }
 
 impl WorkloadPlan {
-    /// The usual shape.
+    /// The usual plan.
     pub fn new(seed: u64) -> WorkloadPlan {
         WorkloadPlan { seed, topics: 11, publish_interval: Duration::from_millis(25) }
     }
 
-    /// Every topic, the hot one first.
+    /// All topics, the hot one first.
     pub fn topic_names(&self) -> Vec<String> {
         let other_topics = (0..self.topics).map(|n| format!("game/{n}"));
         std::iter::once(HOT_TOPIC.to_owned()).chain(other_topics).collect()
     }
 
-    /// The topic of the next publish.
+    /// Chooses the topic of the next publish.
     fn pick_topic(&self, rng: &mut StdRng) -> String {
         if rng.random() {
             HOT_TOPIC.to_owned()
@@ -93,14 +93,14 @@ impl WorkloadPlan {
         }
     }
 
-    /// Chance of its own for everybody who takes part.
+    /// A separate random number generator for each participant.
     fn rng_for(&self, process: &str) -> StdRng {
         StdRng::seed_from_u64(self.seed ^ crate::history::hash(process.as_bytes()))
     }
 }
 
 impl Workload {
-    /// Begins, at these nodes, with this trust in their certificates.
+    /// Starts the load at these nodes.
     pub fn start(
         plan: WorkloadPlan,
         nodes: Vec<Ports>,
@@ -143,7 +143,7 @@ impl Workload {
         Workload { publishers_running, subscribers_running, publishers, subscribers }
     }
 
-    /// No new publishes; waits for the outcomes of those under way.
+    /// Stops new publishes, and waits for the outcomes of those in flight.
     pub async fn stop_publishers(&mut self) {
         self.publishers_running.send_replace(false);
         while let Some(ended) = self.publishers.join_next().await {
@@ -151,11 +151,11 @@ impl Workload {
         }
     }
 
-    /// Everybody leaves.
+    /// Stops all subscribers.
     pub async fn stop(mut self) {
         self.subscribers_running.send_replace(false);
         while let Some(ended) = self.subscribers.join_next().await {
-            ended.expect("nobody who takes part panics");
+            ended.expect("a subscriber does not panic");
         }
     }
 }
@@ -163,20 +163,20 @@ impl Workload {
 const TRANSPORTS: [Transport; 3] = [Transport::Ws, Transport::Grpc, Transport::Quic];
 
 impl WorkloadContext {
-    /// The load is over.
+    /// Whether the load is over.
     fn is_over(&self) -> bool {
         !*self.running.borrow()
     }
 
-    /// Until the load is over.
+    /// Waits until the load is over.
     async fn wait_over(&self) {
         let mut running = self.running.clone();
-        // A sender that is gone is an end as well.
+        // A dropped sender also ends the load.
         let _ = running.wait_for(|running| !running).await;
     }
 }
 
-/// A word for a transport.
+/// The name of a transport in records.
 fn transport_name(transport: Transport) -> &'static str {
     match transport {
         Transport::Ws => "ws",
@@ -185,7 +185,7 @@ fn transport_name(transport: Transport) -> &'static str {
     }
 }
 
-/// An outcome, as it is written down.
+/// The event of an outcome.
 fn outcome_event(
     op: crate::history::OpId,
     outcome: Result<pushonce_core::Acknowledgement, pushonce_client::PublishFailure>,

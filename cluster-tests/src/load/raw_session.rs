@@ -1,4 +1,4 @@
-//! A session with nothing in between: whatever the node says, in its order.
+//! A session without an SDK: every event of the node, in its order.
 
 use std::time::Duration;
 
@@ -17,26 +17,26 @@ use tonic::{Code, Status, Streaming};
 use super::HEARTBEAT_INTERVAL;
 use crate::node::Ports;
 
-/// What a node that is there needs at most to take a session.
+/// The time within which a running node accepts a session.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A client that hears nothing for two and a half heartbeats takes its connection for dead: a node may have
-/// closed it while the network was cut.
+/// A client that receives nothing for two and a half heartbeat intervals considers its connection dead: the
+/// node may have closed it while the network was cut.
 const SILENCE_TIMEOUT: Duration =
     HEARTBEAT_INTERVAL.saturating_mul(5).checked_div(2).expect("two is not zero");
 
 /// One subscription of one topic at one node.
 pub(super) enum Session {
-    /// By JSON frames, as a browser has it.
+    /// JSON frames over WebSocket, as a browser uses them.
     Ws(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
-    /// By a call.
+    /// A streaming gRPC call.
     Grpc(Box<Streaming<pb::SubscribeResponse>>, Topic),
-    /// By a call that was refused.
+    /// A gRPC call that was rejected.
     Rejected(Option<ServerEvent>),
 }
 
 impl Session {
-    /// Connects, and asks.
+    /// Connects and subscribes.
     pub(super) async fn open(
         ports: Ports,
         transport: Transport,
@@ -52,10 +52,10 @@ impl Session {
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connect)
             .await
-            .unwrap_or_else(|_| Err("no answer".to_owned()))
+            .unwrap_or_else(|_| Err("no reply".to_owned()))
     }
 
-    /// The next thing that is said; `Err` when nothing more will be.
+    /// The next event; `Err` when the session has ended.
     pub(super) async fn next(&mut self) -> Result<ServerEvent, String> {
         match self {
             Session::Ws(socket) => {

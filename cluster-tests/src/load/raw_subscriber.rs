@@ -1,5 +1,4 @@
-//! A subscriber without an SDK: it turns to the next node and resumes by itself, and writes down
-//! everything that it is told.
+//! A subscriber without an SDK: it reconnects to the next node, resumes, and records every event.
 
 use std::time::Duration;
 
@@ -12,10 +11,10 @@ use super::raw_session::Session;
 use super::{WorkloadContext, transport_name};
 use crate::history::{HistoryEvent, LoggedMessage, ProcessRecorder, SubscribeStart};
 
-/// Of a restless subscriber: how long it stays.
+/// The duration of a session of a subscriber that reconnects regularly.
 const SESSION_MS: std::ops::Range<u64> = 1_500..6_000;
 
-/// Between two sessions. A node that comes back is not stormed.
+/// The pause between two sessions, so that a restarted node is not overloaded.
 const PAUSE_MS: std::ops::Range<u64> = 20..400;
 
 struct RawSubscriber {
@@ -46,7 +45,7 @@ pub(super) async fn run(
         };
         let reason = tokio::select! {
             () = context.wait_over() => return,
-            () = session_timer => "it hung up".to_owned(),
+            () = session_timer => "the client disconnected".to_owned(),
             reason = subscriber.session(&context, node, transport) => reason,
         };
         subscriber.process_recorder.record(HistoryEvent::SessionEnded { reason: reason.into() });
@@ -59,7 +58,7 @@ pub(super) async fn run(
 }
 
 impl RawSubscriber {
-    /// One session, and why it ended.
+    /// Runs one session; returns the reason why it ended.
     async fn session(
         &mut self,
         context: &WorkloadContext,
@@ -90,12 +89,12 @@ impl RawSubscriber {
         }
     }
 
-    /// Writes down what was said; why to end the session, if it is time to.
+    /// Records an event; returns the reason to end the session, if there is one.
     fn on_event(&mut self, event: client::ServerEvent) -> Option<String> {
         let topic = || self.topic.as_str().into();
         let event = match event {
             client::ServerEvent::Subscribed { position, recovered, .. } => {
-                // Whatever follows 0:0 is owed.
+                // Every message after 0:0 must be delivered.
                 if position == Position::ZERO && self.reached.is_none() {
                     self.reached = Some(position);
                 }
@@ -116,7 +115,7 @@ impl RawSubscriber {
                 let position = entry.map(|(_, position)| *position)?;
                 HistoryEvent::Heartbeat { topic: topic(), position }
             }
-            // What a stale notice and its end name is a bookmark as well.
+            // Stale and live notices name a position like a heartbeat.
             client::ServerEvent::Stale { since: position, .. } => {
                 self.process_recorder.record(HistoryEvent::Stale { topic: topic(), stale: true });
                 HistoryEvent::Heartbeat { topic: topic(), position }
@@ -131,7 +130,7 @@ impl RawSubscriber {
                     topic: topic(),
                     code: code.as_str().into(),
                 });
-                return Some("refused".to_owned());
+                return Some("rejected".to_owned());
             }
             client::ServerEvent::Goaway { reason, .. } => return Some(reason),
             _ => return None,

@@ -1,5 +1,5 @@
-//! A subscriber by the SDK, over QUIC. It leaves out what comes twice and leaves a node that makes a
-//! hole; that it had to is written down as the hole that it is.
+//! A subscriber that uses the SDK, over QUIC. The SDK filters duplicates, and leaves a node that skips
+//! messages without a gap; such a disconnect is recorded as an unsignalled gap.
 
 use pushonce_client::{self as client, Subscriber, Transport};
 use pushonce_core::{Position, StartFrom, Topic};
@@ -79,19 +79,19 @@ fn record_event(
         client::SubscriberEvent::Live { .. } => {
             HistoryEvent::Stale { topic: topic(), stale: false }
         }
-        // Not asked for.
+        // The audience is not requested.
         client::SubscriberEvent::Audience { .. } => return,
         client::SubscriberEvent::Rejected { code, .. } => {
             HistoryEvent::SubscribeRejected { topic: topic(), code: code.as_str().into() }
         }
-        client::SubscriberEvent::Disconnected { reason: why, .. } => {
-            if why.contains("without a gap") {
+        client::SubscriberEvent::Disconnected { reason, .. } => {
+            if reason.contains("without a gap") {
                 process_recorder.record(HistoryEvent::UnsignalledGap {
                     topic: topic(),
-                    reason: why.as_str().into(),
+                    reason: reason.as_str().into(),
                 });
             }
-            HistoryEvent::SessionEnded { reason: why.into() }
+            HistoryEvent::SessionEnded { reason: reason.into() }
         }
     });
 }

@@ -1,4 +1,4 @@
-//! A publisher that sends without waiting, on the SDK's ordered stream.
+//! A publisher that sends on the SDK's ordered stream without waiting for acknowledgements.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::{IN_FLIGHT_MAX, WorkloadContext, outcome_event};
 use crate::history::{HistoryEvent, hash};
 use crate::publish_load::text_message;
 
-/// How long an outcome is waited for, in the end.
+/// The time limit for outstanding outcomes at the end.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(context: WorkloadContext, first_node: usize) {
@@ -27,7 +27,7 @@ pub(super) async fn run(context: WorkloadContext, first_node: usize) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut outcomes = JoinSet::new();
     let mut number = 0u64;
-    // A stream that broke is another process: nothing orders what two of them send.
+    // Each stream is a process of its own: messages of different streams are not ordered.
     'streams: for stream_number in 0u32.. {
         let process_recorder = context.recorder.for_process(format!("{name}.{stream_number}"));
         let mut stream = loop {
@@ -35,7 +35,7 @@ pub(super) async fn run(context: WorkloadContext, first_node: usize) {
             if context.is_over() {
                 break 'streams;
             }
-            // A stream that cannot be opened is a publish that was not taken.
+            // A stream that cannot be opened is recorded as a rejected publish.
             let opened = tokio::time::timeout(Duration::from_secs(2), publisher.stream()).await;
             match opened {
                 Ok(Ok(stream)) => break stream,
@@ -89,7 +89,7 @@ pub(super) async fn run(context: WorkloadContext, first_node: usize) {
     .await;
 }
 
-/// An attempt that did not even find a node.
+/// Records a publish that was rejected because no node opened a stream.
 fn record_unsent_publish(
     process_recorder: &crate::history::ProcessRecorder,
     topic: &str,

@@ -1,5 +1,4 @@
-//! A publisher of single messages with keys, by gRPC and by HTTP, who tries again until the outcome is
-//! known.
+//! A publisher of single messages with keys, over gRPC and HTTP, that retries until the outcome is known.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,25 +21,25 @@ use crate::history::{HistoryEvent, ProcessRecorder, hash};
 use crate::http_client;
 use crate::node::Ports;
 
-/// What one attempt may take before another node is asked. The SDK alone would ask the one node it
-/// knows here for longer.
+/// The time limit of one attempt before another node is tried. The SDK would wait longer for the only node
+/// that it knows here.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Attempts at one message: for longer than any fault is held.
+/// The maximum number of attempts for one message: they take longer than any fault is held.
 const ATTEMPTS_MAX: usize = 12;
 
-/// One node after the other, each by a publisher of its own: so the record can say who was asked.
+/// One publisher per node, so that the record can name the node.
 struct NodeClients {
     nodes: Vec<(Publisher, SocketAddr)>,
     process_recorder: ProcessRecorder,
 }
 
-/// A message on its way.
+/// A message with its key and its route.
 struct KeyedMessage {
     topic: String,
     key: String,
     payload: Bytes,
-    /// Every attempt goes through this door.
+    /// The protocol of every attempt.
     route: PublishRoute,
 }
 
@@ -84,7 +83,7 @@ pub(super) async fn run(context: WorkloadContext, first_node: usize) {
                 clients.attempt(&message, (acknowledged_by + 1) % clients.nodes.len()).await.ok();
             }
             if let Some(acknowledged_by) = acknowledged_by.filter(|_| reuse_key) {
-                // The same key and something else: not to be placed.
+                // The same key with another payload: it must not be published.
                 let payload = [&message.payload[..], b" other"].concat().into();
                 clients.attempt(&KeyedMessage { payload, ..message }, acknowledged_by).await.ok();
             }
@@ -95,7 +94,7 @@ pub(super) async fn run(context: WorkloadContext, first_node: usize) {
 }
 
 impl NodeClients {
-    /// Tries at one node after the other; the one that acknowledged it, if one did.
+    /// Tries one node after the other; returns the node that acknowledged the message, if there was one.
     async fn publish_until_known(
         &self,
         message: &KeyedMessage,
@@ -112,7 +111,7 @@ impl NodeClients {
         None
     }
 
-    /// One attempt; `Err` says whether there is sense in another.
+    /// One attempt; `Err` tells whether a retry makes sense.
     async fn attempt(&self, message: &KeyedMessage, node: usize) -> Result<(), bool> {
         let op = self.process_recorder.next_op();
         self.process_recorder.record(HistoryEvent::Publish {
@@ -131,8 +130,7 @@ impl NodeClients {
             }
         };
         let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await;
-        let answer =
-            answer.unwrap_or_else(|_| Err(PublishFailure::Unknown("no answer".to_owned())));
+        let answer = answer.unwrap_or_else(|_| Err(PublishFailure::Unknown("no reply".to_owned())));
         let result = match &answer {
             Ok(_) => Ok(()),
             Err(PublishFailure::Rejected { retry, .. }) => Err(*retry),
@@ -170,11 +168,11 @@ async fn publish_http(
 ) -> Result<Acknowledgement, PublishFailure> {
     let path = format!("/topics/{}", message.topic);
     let headers = ["content-type: text/plain", &format!("idempotency-key: {}", message.key)];
-    // An answer that did not come may have been any.
+    // A missing response leaves the outcome unknown.
     let answer = http_client::request(http, "POST", &path, &headers, &message.payload).await;
     let answer = answer.map_err(PublishFailure::Unknown)?;
     let body: Value = serde_json::from_str(&answer.body).map_err(|_| {
-        PublishFailure::Unknown(format!("{} without a body that says more", answer.status))
+        PublishFailure::Unknown(format!("status {} without a JSON body", answer.status))
     })?;
     if answer.status == 200 {
         return parse_acknowledgement(&body).ok_or(PublishFailure::Unknown(answer.body));

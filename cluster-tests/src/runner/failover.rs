@@ -1,4 +1,5 @@
-//! How long nobody can publish after an owner's death, and how long it takes to be level again.
+//! Measures how long publishing stops after the owner's death, and how long a restarted node needs to catch
+//! up.
 
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
@@ -12,22 +13,22 @@ use crate::load::topic_head;
 use crate::publish_load::text_message;
 use crate::wait::secs;
 
-/// What was measured of each kill.
+/// The measured times of each kill.
 #[derive(Default)]
 pub struct FailoverTimes {
-    /// From the kill to the first acknowledgement of a publish that was begun after it, by another node.
+    /// From the kill to the first acknowledgement, by another node, of a publish that began after it.
     accepted: Vec<Duration>,
-    /// From the start of the killed process to its readiness, with all that was acknowledged meanwhile.
+    /// From the restart of the killed process until it is ready and has all acknowledged messages.
     caught_up: Vec<Duration>,
-    /// From the start of all three, killed in one moment, until each is ready and level.
+    /// From the restart of all three nodes, killed at once, until each is ready and has caught up.
     cold_start: Vec<Duration>,
 }
 
-/// All nodes are killed once for so many owners.
+/// The number of owner kills per kill of all nodes.
 const KILLS_PER_COLD_START: usize = 4;
 
-/// Kills the owner of a topic so many times, and then all nodes, in a cluster of three that has the
-/// machine for itself.
+/// Kills the owner of a topic `kills` times, and then all nodes a quarter as often, in a cluster of three
+/// nodes that has the machine to itself.
 pub async fn measure_failovers(kills: usize, dir: PathBuf) -> FailoverTimes {
     let mut cluster = ProcessCluster::with_nodes(3).dir(dir).start().await;
     let mut times = FailoverTimes::default();
@@ -41,11 +42,14 @@ pub async fn measure_failovers(kills: usize, dir: PathBuf) -> FailoverTimes {
 }
 
 async fn kill_owner(cluster: &mut ProcessCluster, number: usize, times: &mut FailoverTimes) {
-    // Another topic each time: shards differ in who owns them and who comes next.
+    // Another topic each time, because shards differ in their owner and successor.
     let topic = format!("failover/{number}");
     let owner = cluster.owner_of(&topic).await;
     let publisher = cluster.publisher((owner + 1) % 3);
-    publisher.publish(text_message(&topic, "before")).await.expect("a whole cluster takes it");
+    publisher
+        .publish(text_message(&topic, "before"))
+        .await
+        .expect("a healthy cluster acknowledges");
 
     cluster.kill(owner);
     let killed = Instant::now();
@@ -61,15 +65,15 @@ async fn kill_owner(cluster: &mut ProcessCluster, number: usize, times: &mut Fai
     let started = Instant::now();
     wait_caught_up(cluster, owner, &topic, acknowledgement.position, started).await;
     times.caught_up.push(started.elapsed());
-    // A node that fell again and again is not handed the lead for a while: whoever owns the next topic
-    // is the next to fall. Only the links have to stand.
+    // A node that failed repeatedly gets no leadership for a while, so the owner of the next topic is the
+    // next to be killed. Only the links need to be connected again.
     tokio::time::sleep(secs(2)).await;
 }
 
 async fn kill_all(cluster: &mut ProcessCluster, round: usize) -> Duration {
     let topic = format!("cold/{round}");
     let acknowledgement = cluster.publisher(0).publish(text_message(&topic, "before")).await;
-    let position = acknowledgement.expect("a whole cluster takes it").position;
+    let position = acknowledgement.expect("a healthy cluster acknowledges").position;
     (0..3).for_each(|node| cluster.kill(node));
     (0..3).for_each(|node| cluster.restart(node));
     let started = Instant::now();
@@ -87,7 +91,7 @@ async fn wait_caught_up(
     started: Instant,
 ) {
     while !is_caught_up(cluster, node, topic, position).await {
-        assert!(started.elapsed() < secs(60), "node {node} does not become level");
+        assert!(started.elapsed() < secs(60), "node {node} did not catch up within 60 s");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -107,13 +111,17 @@ async fn is_caught_up(
 impl fmt::Display for FailoverTimes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let within_2s = self.accepted.iter().filter(|&&took| took <= secs(2)).count();
-        writeln!(f, "accepted again within 2 s: {within_2s} of {} kills\n", self.accepted.len())?;
+        writeln!(
+            f,
+            "publishing resumed within 2 s: {within_2s} of {} kills\n",
+            self.accepted.len()
+        )?;
         writeln!(f, "| after kill -9 of the owner | min | p50 | p90 | p99 | max |")?;
         writeln!(f, "|---|---|---|---|---|---|")?;
         for (name, times) in [
             ("publishing is accepted", &self.accepted),
-            ("restarted: ready and level", &self.caught_up),
-            ("all killed and restarted: each ready and level", &self.cold_start),
+            ("restarted: ready and caught up", &self.caught_up),
+            ("all killed and restarted: each ready and caught up", &self.cold_start),
         ] {
             writeln!(f, "| {name} | {} |", quantiles(times))?;
         }
@@ -121,7 +129,7 @@ impl fmt::Display for FailoverTimes {
     }
 }
 
-/// Nearest rank, in seconds.
+/// Quantiles by nearest rank, in seconds.
 fn quantiles(times: &[Duration]) -> String {
     let mut times = times.to_vec();
     times.sort_unstable();

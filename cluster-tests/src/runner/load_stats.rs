@@ -1,28 +1,28 @@
-//! The load that a fault really met.
+//! The load during a fault.
 
 use std::collections::HashSet;
 
 use crate::history::{HistoryEvent, HistoryRecord, RunPhase};
 
-/// How much was published while the fault was there, beside how much before it.
+/// The publishes during the fault, compared with those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LoadStats {
-    /// How often the fault was there.
+    /// The number of times the fault was active.
     pub rounds: usize,
-    /// For how long altogether, in seconds.
+    /// The total time it was active, in seconds.
     pub seconds: f64,
-    /// Publishes that were begun meanwhile. A retry is none.
+    /// Publishes that began while it was active, without retries.
     pub invoked: usize,
-    /// Of all publishes of the run: how many were acknowledged.
+    /// Acknowledged publishes of the whole run.
     pub acknowledged: usize,
-    /// Messages that came to subscribers, in the whole run.
+    /// Messages delivered to subscribers in the whole run.
     pub delivered: usize,
-    /// Begun a second while the fault was there, of those begun a second before it.
+    /// The rate of new publishes while the fault was active, divided by the rate before it.
     pub rate_ratio: f64,
 }
 
 impl LoadStats {
-    /// Counts.
+    /// Computes the statistics of a history.
     pub fn from_records(records: &[HistoryRecord]) -> LoadStats {
         let mut stats = LoadStats::default();
         let (mut invoked_before, mut warm_up) = (0, None);

@@ -1,11 +1,11 @@
-//! One fault after the other is done to a cluster of its own under load, and what the clients saw is
-//! held against what was promised.
+//! Injects one fault after the other, each into a cluster of its own under load, and checks the clients'
+//! observations against the guarantees.
 //!
-//! A row is run so: a cluster starts and load begins (warm-up); the fault comes and goes until the
-//! time is over (faults); load goes on for a while (recovery) and stops; every subscriber gets what
-//! is left (drain); the logs are read from every node over every transport (reading). Then the
-//! checker judges. A run in which the fault never took place, or which was hardly under load
-//! meanwhile, is unknown.
+//! A run has these phases: a cluster starts and load begins (warm-up); the fault is injected and healed
+//! repeatedly until the time is over (faults); load continues for a while (recovery) and stops; every
+//! subscriber receives the remaining messages (drain); the logs are read from every node over every transport
+//! (reading). Then the checker evaluates the history. A run is unknown if the fault never took place or if
+//! there was hardly any load during it.
 
 mod failover;
 mod load_stats;
@@ -26,17 +26,23 @@ pub use watchdog::Watchdog;
 use crate::faults::{FaultScenario, LOOPBACK_SCENARIOS};
 use crate::testbed::faults::{SOAK_SCENARIO, TESTBED_SCENARIOS};
 
-/// Every row, in the order of the table.
+/// All rows, in the order of the table.
 pub fn scenarios() -> Vec<&'static FaultScenario> {
     LOOPBACK_SCENARIOS.iter().chain(TESTBED_SCENARIOS).collect()
 }
 
-/// The row of the name; the soak is one too, and not of the table.
+/// The scenario with this name, including the soak, which is not in the table.
 pub fn scenario(name: &str) -> Option<&'static FaultScenario> {
     scenarios().into_iter().chain([&SOAK_SCENARIO]).find(|scenario| scenario.name == name)
 }
 
-/// The rows of the short tier: those that break most when something is wrong, a process, a disk and a
+/// The rows of the short tier: the ones that find most defects, with faults of processes, disks and the
 /// network.
-pub const SHORT_TIER: &[&str] =
-    &["none", "kill-owner", "kill-majority", "pause-owner", "power-one", "minority"];
+pub const SHORT_TIER: &[&str] = &[
+    "no-fault",
+    "kill-owner",
+    "kill-majority",
+    "pause-owner",
+    "power-cut-owner",
+    "partition-owner",
+];

@@ -1,4 +1,4 @@
-//! What a run came to.
+//! The report of a run.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,40 +9,40 @@ use crate::checker::{CheckEvidence, CheckResult, Guarantees, INVARIANTS, Invaria
 use crate::faults::FaultScenario;
 use crate::history::HistoryRecord;
 
-/// Pass, fail, or nobody can say.
+/// The verdict of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunVerdict {
-    /// The fault took place under load, and no promise was broken.
+    /// The fault took place under load, and no invariant was violated.
     Pass,
-    /// A promise was broken, or the cluster did not come back.
+    /// An invariant was violated, or the cluster did not recover.
     Fail(String),
-    /// The run proves nothing, and why.
+    /// The run is inconclusive, for this reason.
     Unknown(String),
 }
 
-/// A run, judged.
+/// A run with its verdict.
 pub struct RunReport {
-    /// Which row.
+    /// The scenario.
     pub scenario: &'static FaultScenario,
-    /// All in one word.
+    /// The verdict.
     pub verdict: RunVerdict,
-    /// By property.
+    /// The result of each invariant.
     pub results: Vec<(&'static Invariant, CheckResult)>,
-    /// The load that the fault met.
+    /// The load during the fault.
     pub load: LoadStats,
-    /// Where the history and the logs are.
+    /// The directory of the history and the logs.
     pub dir: PathBuf,
-    /// How to do it again.
+    /// The command that repeats the run.
     pub repeat_command: String,
-    /// The violations, with the records around them.
+    /// The violations, with the surrounding records.
     pub violations_text: String,
 }
 
-/// Of the usual load, so much must have been tried while the fault was there.
+/// The minimum rate of publishes during the fault, as a share of the usual rate.
 const RATE_RATIO_MIN: f64 = 0.5;
 
 impl RunReport {
-    /// Judges a history. `broken` says why the run did not come to its end, if it did not.
+    /// Evaluates a history. `aborted` is the reason why the run did not complete, if it did not.
     pub fn evaluate(
         scenario: &'static FaultScenario,
         options: &Options,
@@ -64,15 +64,15 @@ impl RunReport {
             let violation = judgement.as_ref().err()?;
             Some(format!("{} {}: {}", property.id, property.title, violation.message))
         });
-        // A cluster that never got going, on a machine that is too busy for instance, proves nothing.
+        // A cluster that never started, for instance on a busy machine, proves nothing.
         let verdict = match (first_violation, aborted) {
             (Some(reason), _) => RunVerdict::Fail(reason),
-            (None, broken) if load.rounds == 0 => {
-                RunVerdict::Unknown(broken.unwrap_or_else(|| never_active_reason(records)))
+            (None, aborted) if load.rounds == 0 => {
+                RunVerdict::Unknown(aborted.unwrap_or_else(|| never_active_reason(records)))
             }
             (None, Some(reason)) => RunVerdict::Fail(reason),
             (None, None) if load.rate_ratio < RATE_RATIO_MIN => RunVerdict::Unknown(format!(
-                "only {:.0} % of the usual load was tried while the fault was there",
+                "only {:.0} % of the usual load was attempted during the fault",
                 load.rate_ratio * 100.0
             )),
             (None, None) => RunVerdict::Pass,
@@ -81,7 +81,7 @@ impl RunReport {
         RunReport { scenario, verdict, results, load, dir, repeat_command, violations_text }
     }
 
-    /// A run that could not even begin.
+    /// The report of a run that could not start.
     pub fn skipped(
         scenario: &'static FaultScenario,
         options: &Options,
@@ -100,18 +100,18 @@ impl RunReport {
     }
 }
 
-/// Why the fault never took place.
+/// The reason why the fault never took place.
 fn never_active_reason(records: &[HistoryRecord]) -> String {
     use crate::history::HistoryEvent::{FaultIndeterminate, FaultNotActive};
     let reason = records.iter().rev().find_map(|record| match &record.event {
         FaultNotActive { reason, .. } | FaultIndeterminate { reason, .. } => Some(reason),
         _ => None,
     });
-    let reason = reason.map_or("nobody tried", |reason| reason);
+    let reason = reason.map_or("it was never injected", |reason| reason);
     format!("the fault never took place: {reason}")
 }
 
-/// Judges a file again.
+/// Checks a recorded history again.
 pub fn recheck(records: &[HistoryRecord], promises: &Guarantees) -> (bool, String) {
     let mut text = String::new();
     let mut passed = true;
@@ -123,27 +123,20 @@ pub fn recheck(records: &[HistoryRecord], promises: &Guarantees) -> (bool, Strin
                 format!("FAIL {}", violation.report(records))
             }
         };
-        text += &format!("{:<4} {:<30} {line}", property.id, property.title);
+        text += &format!("{:<4} {:<38} {line}", property.id, property.title);
     }
     (passed, text)
 }
 
 impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LoadStats {
-            rounds,
-            seconds,
-            invoked: attempted,
-            acknowledged,
-            delivered,
-            rate_ratio: share,
-        } = self.load;
+        let LoadStats { rounds, seconds, invoked, acknowledged, delivered, rate_ratio } = self.load;
         writeln!(f, "== {}: {}", self.scenario.name, self.scenario.description)?;
         writeln!(
             f,
-            "   {rounds} times, {seconds:.1} s; {attempted} publishes begun meanwhile ({:.0} % of \
+            "   {rounds} rounds, {seconds:.1} s; {invoked} publishes during the fault ({:.0} % of \
              the usual rate); {acknowledged} acknowledged and {delivered} delivered in the run",
-            share * 100.0
+            rate_ratio * 100.0
         )?;
         let marks: Vec<_> = self
             .results
@@ -157,13 +150,13 @@ impl fmt::Display for RunReport {
             RunVerdict::Fail(reason) => {
                 writeln!(f, "   FAIL: {reason}\n{}", self.violations_text)?;
                 writeln!(f, "   history and logs: {}", self.dir.display())?;
-                writeln!(f, "   again: {}", self.repeat_command)
+                writeln!(f, "   repeat: {}", self.repeat_command)
             }
         }
     }
 }
 
-/// A judgement as one character.
+/// The symbol of a result in the table.
 pub(super) fn result_mark(judgement: &CheckResult) -> &'static str {
     match judgement {
         Ok(CheckEvidence::Checked(_)) => "✓",

@@ -1,4 +1,4 @@
-//! One run of one row.
+//! Runs one row of the fault matrix.
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use pushonce_core::FailPoint;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -18,54 +19,55 @@ use crate::history::{self, HistoryEvent, HistoryRecord, ProcessRecorder, Recorde
 use crate::load::{self, HOT_TOPIC, Workload, WorkloadPlan};
 use crate::wait::{secs, wait_until};
 
-/// How a row is run.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Of everything that is drawn.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// How long faults come and go.
+    /// The duration of the fault phase.
     pub seconds: u64,
-    /// What is promised.
+    /// The guarantees to check.
     pub promises: Guarantees,
-    /// Where the directory of the run is made.
+    /// The parent of the run's directory.
     pub dir: PathBuf,
-    /// Keep it also when all is well.
+    /// Keeps the directory even if the run passes.
     pub keep: bool,
-    /// The bug that every node has, if the binary was built with it.
-    pub planted_bug: Option<&'static str>,
+    /// The fail point that is active in every node.
+    pub fail_point: Option<FailPoint>,
 }
 
-/// The command that does a row again.
+/// The command that repeats a run.
 pub fn repeat_command(scenario: &FaultScenario, options: &Options) -> String {
     let Options { seed, seconds, .. } = options;
     format!("scripts/faults --only {} --seed {seed} --seconds {seconds}", scenario.name)
 }
 
-/// Runs a row and judges it. Its directory stays when it did not pass.
+/// Runs a scenario and evaluates it. Its directory is kept unless the run passes.
 pub async fn run(scenario: &'static FaultScenario, options: &Options) -> RunReport {
-    let PreparedScenario { environment: ground, fault } = match (scenario.prepare)(options.seed) {
+    let PreparedScenario { environment, fault } = match (scenario.prepare)(options.seed) {
         Ok(prepared) => prepared,
         Err(error) => return RunReport::skipped(scenario, options, error),
     };
     let heartbeat = format!("{}s", load::HEARTBEAT_INTERVAL.as_secs());
     let mut variables = vec![("PUSHONCE_SESSION_HEARTBEAT", heartbeat)];
-    variables.extend(options.planted_bug.map(|bug| ("PUSHONCE_PLANTED_BUG", bug.to_owned())));
-    let ground = Arc::new(WithEnvVars { inner: ground, variables });
+    variables
+        .extend(options.fail_point.map(|point| (FailPoint::VARIABLE, point.name().to_owned())));
+    let environment = Arc::new(WithEnvVars { inner: environment, variables });
     let dir = options.dir.join(format!("{}-{}", scenario.name, options.seed));
     let _ = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).expect("the directory of the run can be made");
+    std::fs::create_dir_all(&dir).expect("create the directory of the run");
     let recorder = Recorder::new();
     let builder = ProcessCluster::with_nodes(scenario.nodes)
         .flags(scenario.flags)
-        .in_environment(ground)
+        .in_environment(environment)
         .dir(dir.clone());
-    // When it panics, what is recorded is judged all the same.
+    // If the run panics, the records so far are still evaluated.
     let run = run_scenario(builder, fault, options.clone(), recorder.clone(), scenario.name);
     let panic = AssertUnwindSafe(run).catch_unwind().await.err();
-    let aborted = panic.map(|panic| format!("the run broke off: {}", panic_message(&*panic)));
+    let aborted = panic.map(|panic| format!("the run was aborted: {}", panic_message(&*panic)));
     let records = recorder.records();
     let written = history::file::write(&dir.join("history.jsonl"), &records);
-    written.expect("the history can be written");
+    written.expect("write the history");
     let report = RunReport::evaluate(scenario, options, &records, aborted, dir.clone());
     if report.verdict == super::RunVerdict::Pass && !options.keep {
         let _ = std::fs::remove_dir_all(&dir);
@@ -97,7 +99,7 @@ async fn run_scenario(
     let nodes = (0..context.cluster.len()).map(|i| context.cluster.node(i).ports).collect();
     let plan = WorkloadPlan::new(options.seed);
     let mut load = Workload::start(plan, nodes, &context.cluster.trust(), &recorder);
-    wait_until("every subscriber gets messages", secs(30), async || {
+    wait_until("every subscriber receives messages", secs(30), async || {
         recorder.with_records(|records| all_caught_up(records, |_| None))
     })
     .await;
@@ -115,7 +117,7 @@ async fn run_scenario(
     begin_phase(RunPhase::ReadLogs);
     read_all_logs(&context, &plan, &process_recorder).await;
     load.stop().await;
-    // Descriptors of sessions that just ended are closed when the node has noticed.
+    // A node closes the descriptors of ended sessions after it has noticed their end.
     tokio::time::sleep(secs(1)).await;
     sample_resources(&context, &process_recorder);
     for node in 0..context.cluster.len() {
@@ -124,7 +126,7 @@ async fn run_scenario(
     }
 }
 
-/// The fault comes and goes.
+/// Injects and heals the fault until the time is over.
 async fn run_nemesis(
     fault: &mut dyn FaultInjector,
     context: &mut FaultContext,
@@ -142,7 +144,7 @@ async fn run_nemesis(
             .record(HistoryEvent::FaultInjected { fault: name(), effect: Default::default() });
         match fault.inject(context).await {
             Ok(effect) => {
-                // Said again, now that it is known what it does.
+                // Recorded again, now that the effect is known.
                 context
                     .process_recorder
                     .record(HistoryEvent::FaultInjected { fault: name(), effect });
@@ -176,8 +178,8 @@ async fn run_nemesis(
     }
 }
 
-/// Waits until every subscriber has what the nodes say is the newest, or the checker's limit for it
-/// is over: then it is the checker's to say so.
+/// Waits until every subscriber has the newest messages, or the time limit is over. The checker reports
+/// subscribers that have not caught up by then.
 async fn wait_drained(
     context: &FaultContext,
     plan: &WorkloadPlan,
@@ -185,7 +187,7 @@ async fn wait_drained(
     limit: Duration,
 ) {
     let begun = Instant::now();
-    let node = context.cluster.running_nodes().next().expect("some node runs");
+    let node = context.cluster.running_nodes().next().expect("at least one node runs");
     let ports = context.cluster.node(node).ports;
     while begun.elapsed() < limit {
         let mut heads = std::collections::HashMap::new();
@@ -204,8 +206,8 @@ async fn wait_drained(
     }
 }
 
-/// Whether every subscription has reached what `head` says of its topic, or anything at all. A forger
-/// leaves when it likes.
+/// Checks that every subscription has reached the head of its topic, or has received any message if the head
+/// is unknown. Subscriptions with forged positions are left out, because they end early.
 fn all_caught_up(
     records: &[HistoryRecord],
     head: impl Fn(&str) -> Option<pushonce_core::Position>,
@@ -226,11 +228,11 @@ fn all_caught_up(
         }
     }
     if reached.is_empty() {
-        return Err("nobody subscribes".to_owned());
+        return Err("there is no subscription".to_owned());
     }
     for ((process, topic), position) in reached {
         match (position, head(topic)) {
-            (None, _) => return Err(format!("{process} has nothing of {topic}")),
+            (None, _) => return Err(format!("{process} has received no message of {topic}")),
             (Some(position), Some(head)) if position < head => {
                 return Err(format!("{process} is at {position} of {topic}, which is at {head}"));
             }
@@ -240,7 +242,7 @@ fn all_caught_up(
     Ok(())
 }
 
-/// Every log, from every node that runs, over every transport.
+/// Reads every log from every running node over every transport.
 async fn read_all_logs(
     context: &FaultContext,
     plan: &WorkloadPlan,
@@ -248,19 +250,19 @@ async fn read_all_logs(
 ) {
     let trust = &context.cluster.trust();
     for node in context.cluster.running_nodes() {
-        let doors = (context.cluster.node(node).ports, trust);
+        let server = (context.cluster.node(node).ports, trust);
         for topic in plan.topic_names() {
             let condition = format!("the log of {topic} at node {node}");
-            // What was written by an attempt that failed half way is read again, and the same.
+            // After an incomplete attempt everything is read again; the same logs are then recorded twice.
             wait_until(&condition, secs(60), async || {
-                load::read_logs(process_recorder, node, doors, &topic).await
+                load::read_logs(process_recorder, node, server, &topic).await
             })
             .await;
         }
     }
 }
 
-/// What every node takes of the machine now.
+/// Records the memory and the descriptors of every running node.
 fn sample_resources(context: &FaultContext, process_recorder: &ProcessRecorder) {
     for node in context.cluster.running_nodes() {
         let Some(pid) = context.cluster.node(node).pid() else { continue };

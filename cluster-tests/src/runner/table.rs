@@ -1,4 +1,4 @@
-//! Faults × invariants, as Markdown.
+//! Renders the results as Markdown tables: faults × invariants, and the load of each fault.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use super::report::result_mark;
 use super::{LoadStats, RunReport, RunVerdict};
 use crate::checker::INVARIANTS;
 
-/// The table, with the load that each fault really carried.
+/// The tables of all reports.
 pub fn render_table(reports: &[RunReport]) -> String {
     let mut text = String::from("| fault | verdict |");
     INVARIANTS.iter().for_each(|property| text += &format!(" {} |", property.id));
@@ -22,24 +22,17 @@ pub fn render_table(reports: &[RunReport]) -> String {
         let marks: Vec<_> = report.results.iter().map(|(_, result)| result_mark(result)).collect();
         let _ = writeln!(text, "| {} | {verdict} | {} |", report.scenario.name, marks.join(" | "));
     }
-    text += "\n| fault | what it does | times | seconds | publishes begun meanwhile | of the usual \
-             rate | acknowledged in the run | delivered in the run |\n|---|---|---|---|---|---|---|---|\n";
+    text += "\n| fault | description | rounds | seconds | publishes during the fault | of the usual rate | \
+             acknowledged in the run | delivered in the run |\n|---|---|---|---|---|---|---|---|\n";
     for RunReport { scenario, load, .. } in reports {
-        let LoadStats {
-            rounds,
-            seconds,
-            invoked: attempted,
-            acknowledged,
-            delivered,
-            rate_ratio: share,
-        } = load;
+        let LoadStats { rounds, seconds, invoked, acknowledged, delivered, rate_ratio } = load;
         let _ = writeln!(
             text,
-            "| {} | {} | {rounds} | {seconds:.1} | {attempted} | {:.0} % | {acknowledged} | \
+            "| {} | {} | {rounds} | {seconds:.1} | {invoked} | {:.0} % | {acknowledged} | \
              {delivered} |",
             scenario.name,
             scenario.description,
-            share * 100.0
+            rate_ratio * 100.0
         );
     }
     for RunReport { scenario, verdict, .. } in reports {

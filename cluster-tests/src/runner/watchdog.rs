@@ -1,15 +1,15 @@
-//! Ends what a run started when the run itself was killed.
+//! Kills the nodes of a run when the run itself is killed.
 
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-/// A process of its own that waits for the end of this one, whatever ends it, and then ends every
-/// node whose id was written to the `pids_file` file of a cluster below `dir`. A process that only has
-/// the id of a node that is long gone is left alone: it does not name that directory.
+/// A separate process that waits until this process ends for any reason, and then kills every node whose id
+/// is in the `pids` file of a cluster below `dir`. A process that reuses the id of an ended node is left
+/// alone, because its command line does not name that directory.
 pub struct Watchdog {
-    /// Closed by the kernel when this process is gone.
+    /// Closed by the kernel when this process ends.
     _alive: Option<ChildStdin>,
     _process: Child,
 }
@@ -27,14 +27,14 @@ done
 "#;
 
 impl Watchdog {
-    /// Begins to watch.
+    /// Starts the watchdog process.
     ///
     /// # Errors
-    /// When no process can be started.
+    /// If the process cannot be started.
     pub fn watch(dir: &Path) -> io::Result<Watchdog> {
         let mut command = Command::new("sh");
         command.arg("-c").arg(SCRIPT).arg(dir).stdin(Stdio::piped());
-        // In a group of its own: the Ctrl-C that ends us must not end it.
+        // A process group of its own, so that Ctrl-C does not end the watchdog with this process.
         let mut process = command.process_group(0).spawn()?;
         Ok(Watchdog { _alive: process.stdin.take(), _process: process })
     }

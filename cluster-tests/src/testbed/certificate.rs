@@ -1,5 +1,5 @@
-//! The certificate that all nodes of a rig show: off loopback a client takes only one that it knows,
-//! and a subscriber that turns from node to node knows one.
+//! The certificate shared by all nodes of a testbed. Off loopback, a client trusts only a configured
+//! certificate, and a subscriber that reconnects to another node has only one configured.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,14 +9,14 @@ use std::time::SystemTime;
 use pushonce_client::CertificateTrust;
 use pushonce_gateway::certificate::{FILE_NAME, load_or_generate};
 
-/// A development certificate with its key.
+/// A development certificate with its key, in PEM, and its fingerprint.
 pub(super) struct TestCertificate {
     pem: String,
     sha256: [u8; 32],
 }
 
 impl TestCertificate {
-    /// Makes one, in a directory of its own.
+    /// Creates a certificate in the given directory.
     pub(super) fn new(dir: &Path) -> Result<TestCertificate, String> {
         let certificate =
             load_or_generate(dir, SystemTime::now()).map_err(|error| error.to_string())?;
@@ -31,12 +31,12 @@ impl TestCertificate {
         Ok(TestCertificate { pem, sha256 })
     }
 
-    /// What a client is to trust.
+    /// The trust that clients need.
     pub(super) fn trust(&self) -> CertificateTrust {
         CertificateTrust::Fingerprint(self.sha256)
     }
 
-    /// Gives it to a node, so that it is there after a power cut as well.
+    /// Installs the certificate in a node's data directory, durably, so that it survives a power cut.
     pub(super) fn install(&self, data: &Path) -> io::Result<()> {
         let path = data.join(FILE_NAME);
         if fs::read_to_string(&path).is_ok_and(|current| current == self.pem) {

@@ -1,6 +1,6 @@
-//! Three calls into the kernel that no safe crate makes.
+//! Three system calls that no safe crate provides.
 //!
-//! The only unsafe code of the workspace, in the stage of the tests; nothing of it is in a node.
+//! This is the only unsafe code of the workspace. Only tests use it; no node does.
 
 #![allow(unsafe_code)]
 
@@ -11,10 +11,10 @@ use rustix::io::Result;
 use rustix::ioctl::{Setter, ioctl, opcode};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-/// `IFF_TUN | IFF_NO_PI`: whole IP packets and nothing before them.
+/// `IFF_TUN | IFF_NO_PI`: whole IP packets without a header.
 const TUN: u16 = 0x0001 | 0x1000;
 
-/// `struct ifreq`, as much of it as names a TUN interface.
+/// The part of `struct ifreq` that names a TUN interface.
 #[repr(C)]
 struct InterfaceRequest {
     name: [u8; 16],
@@ -22,28 +22,28 @@ struct InterfaceRequest {
     padding: [u8; 22],
 }
 
-/// Makes a TUN interface in the calling thread's network namespace. It is there for as long as the
-/// file, which is `/dev/net/tun`, opened for this. `EBUSY` if there is one of this name. A name
-/// has up to 15 bytes.
+/// Creates a TUN interface in the network namespace of the calling thread. `file` is an open `/dev/net/tun`;
+/// the interface exists as long as it is open. Fails with `EBUSY` if the name is taken. A name has up to 15
+/// bytes.
 pub(super) fn attach_tun(file: &File, name: &str) -> Result<()> {
     let mut request = InterfaceRequest { name: [0; 16], flags: TUN, padding: [0; 22] };
     request.name[..name.len().min(15)].copy_from_slice(&name.as_bytes()[..name.len().min(15)]);
-    // SAFETY: TUNSETIFF reads a `struct ifreq`, which is 40 bytes laid out as `InterfaceRequest` is. Its
-    // number says four bytes, by an old mistake that the kernel keeps.
+    // SAFETY: TUNSETIFF reads a `struct ifreq` of 40 bytes, which has the layout of `InterfaceRequest`. The
+    // request number encodes four bytes, for historical reasons.
     unsafe { ioctl(file, Setter::<{ opcode::write::<i32>(b'T', 202) }, _>::new(request)) }
 }
 
-/// Ends an ext4 filesystem as a power cut does: what no fsync has carried out is lost, and nothing is
-/// written any more. `directory` is any of it.
+/// Shuts an ext4 filesystem down as a power cut does: data without an fsync is lost, and later writes fail.
+/// `directory` is any directory of the filesystem.
 pub(super) fn cut_power(directory: impl AsFd) -> Result<()> {
-    /// `EXT4_GOING_FLAGS_NOLOGFLUSH`: not even the journal is flushed.
+    /// `EXT4_GOING_FLAGS_NOLOGFLUSH`: the journal is not flushed either.
     const NO_LOG_FLUSH: u32 = 2;
     // SAFETY: EXT4_IOC_SHUTDOWN reads a u32.
     unsafe { ioctl(directory, Setter::<{ opcode::read::<u32>(b'X', 125) }, _>::new(NO_LOG_FLUSH)) }
 }
 
-/// Gives the calling thread network and mounts of its own. Processes that it starts share them.
+/// Gives the calling thread its own network and mount namespaces. Processes that it starts share them.
 pub(super) fn unshare_namespaces() -> Result<()> {
-    // SAFETY: no descriptors are unshared.
+    // SAFETY: file descriptors are not unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
 }

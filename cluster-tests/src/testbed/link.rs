@@ -1,4 +1,4 @@
-//! What happens to a packet on its way: decided here, done by the switch.
+//! Decides what happens to a packet on a link; the switch carries it out.
 
 use std::time::{Duration, Instant};
 
@@ -7,51 +7,51 @@ use rand::{Rng, SeedableRng};
 
 use super::packet::Ipv4Packet;
 
-/// What one direction between two hosts does to packets. The default carries all of them at once.
+/// The rules of one direction between two hosts. The default delivers every packet at once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LinkRules {
-    /// What does not get through at all.
+    /// The packets that are blocked.
     pub cut: LinkCut,
-    /// The share that is lost, 0 to 1.
+    /// The share of lost packets, 0 to 1.
     pub loss: f64,
-    /// How long a packet takes.
+    /// The delay of a packet.
     pub delay: Duration,
-    /// By how much more it may take. Packets that differ by it overtake each other.
+    /// The maximum additional delay. Packets with different delays overtake each other.
     pub jitter: Duration,
-    /// The share that does not take the delay, and so overtakes what is on its way; 0 to 1.
+    /// The share of packets without the delay, which overtake delayed ones; 0 to 1.
     pub reorder: f64,
-    /// The share that comes twice, 0 to 1.
+    /// The share of duplicated packets, 0 to 1.
     pub duplicate: f64,
-    /// Bytes in a second; what would wait for more than [`QUEUE_DELAY_MAX`] is lost.
+    /// The rate in bytes per second; a packet that would wait longer than [`QUEUE_DELAY_MAX`] is lost.
     pub rate: Option<u32>,
 }
 
-/// What a direction does not let through.
+/// The packets that a direction blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LinkCut {
-    /// Everything gets through.
+    /// No packet is blocked.
     #[default]
     Nothing,
-    /// Nothing does.
+    /// Every packet is blocked.
     All,
-    /// TCP and UDP from or to one of these ports do not.
+    /// TCP and UDP packets from or to one of these ports are blocked.
     Ports(Vec<u16>),
 }
 
-/// How long a packet waits at most for a link that is limited in its rate: a switch with a small
-/// buffer, so that a flood is lost and does not grow old.
+/// The maximum time that a packet waits for a rate-limited link: like a switch with a small buffer, it drops
+/// excess packets instead of delivering them late.
 pub const QUEUE_DELAY_MAX: Duration = Duration::from_millis(500);
 
-/// One direction, with its dice.
+/// One direction of a link with its random numbers.
 pub(super) struct DirectedLink {
     pub(super) link: LinkRules,
     rng: StdRng,
-    /// When all that is before has left, if the rate is limited.
+    /// The time at which all earlier packets have left, if the rate is limited.
     free_at: Option<Instant>,
 }
 
 impl LinkRules {
-    /// One on which nothing gets through.
+    /// Rules that block every packet.
     pub fn cut() -> LinkRules {
         LinkRules { cut: LinkCut::All, ..LinkRules::default() }
     }
@@ -68,14 +68,15 @@ impl LinkCut {
 }
 
 impl DirectedLink {
-    /// A direction that carries everything. Two with the same seed treat the same packets alike.
+    /// A direction that delivers every packet. Two with the same seed treat the same packets alike.
     pub(super) fn new(seed: u64) -> DirectedLink {
         DirectedLink { link: LinkRules::default(), rng: StdRng::seed_from_u64(seed), free_at: None }
     }
 
-    /// When the packet arrives: never, once or twice.
+    /// The arrival times of a packet: none, one or two.
     pub(super) fn arrival_times(&mut self, packet: &Ipv4Packet, now: Instant) -> Vec<Instant> {
-        // All dice are thrown for each packet: what one rule does must not change the luck of another.
+        // All random numbers are drawn for each packet, so that one rule does not change the outcome of
+        // another.
         let [lost, is_reordered, twice, late] = [(); 4].map(|()| self.rng.random::<f64>());
         if self.link.cut.blocks(packet) || lost < self.link.loss {
             return Vec::new();
@@ -112,7 +113,7 @@ mod tests {
         DirectedLink { link, ..DirectedLink::new(7) }
     }
 
-    /// Delays of the copies of a thousand packets, a list each.
+    /// The delays of the copies of a thousand packets, one list per packet.
     fn arrivals_of_1000_packets(link: LinkRules) -> Vec<Vec<Duration>> {
         let (mut directed_link, now) = (directed_link(link), Instant::now());
         (0..1000)

@@ -1,18 +1,25 @@
-//! The rig: a machine of its own for each node, as far as a node can tell, all on this one.
+//! Simulates a machine per node on this machine, with network namespaces, TUN interfaces and loop devices.
 //!
-//! *What is it?* [`Testbed`] gives each node a host with a network of its own, a switch between the hosts
-//! whose [`LinkRules`]s can be cut, slow or lossy, a volume that can lose its power or be full, and a
-//! [`Shim`] that moves its clock and breaks its fsyncs. The test stays where it is and reaches the
-//! hosts by an address on the same switch.
+//! # Overview
 //!
-//! *What does it promise?* Nothing outlives the process of the test, also when that is killed: nodes
-//! die with it, and with them their namespaces, interfaces, mounts and loop devices, none of which has
-//! a name on the machine. Files are left in one directory, and the next run removes it.
+//! [`Testbed`] gives each node a host with its own network, a switch between the hosts whose [`LinkRules`]
+//! can block, delay or lose packets, a volume that can lose power or be full, and a [`Shim`] that steps its
+//! clock and makes fsyncs fail. The test itself stays in its own namespace and reaches the hosts by an
+//! address on the same switch.
 //!
-//! *What does it refuse?* A machine without root, TUN or loop devices: [`Testbed::new`] says what is
-//! missing. IPv6.
+//! # Guarantees
 //!
-//! *What must a caller not do?* Keep files of a volume open over a power cut.
+//! Nothing outlives the test process, even if that is killed: nodes end with it, and with them their
+//! namespaces, interfaces, mounts and loop devices, none of which has a name on the machine. Files remain in
+//! one directory, which the next run removes.
+//!
+//! # Non-goals
+//!
+//! Machines without root, TUN or loop devices: [`Testbed::new`] reports what is missing. IPv6.
+//!
+//! # Caller contract
+//!
+//! Keep no file of a volume open over a power cut.
 
 mod certificate;
 pub mod faults;
@@ -47,7 +54,7 @@ pub use link::{LinkCut, LinkRules, QUEUE_DELAY_MAX};
 pub use shim::Shim;
 pub use switch::PacketCounts;
 
-/// Hosts for the nodes of one cluster, as many as are asked for.
+/// A host for each node of one cluster, created on demand.
 pub struct Testbed {
     hosts: Mutex<Vec<Arc<TestHost>>>,
     switch: NetworkSwitch,
@@ -56,32 +63,32 @@ pub struct Testbed {
     run_dir: RunDir,
 }
 
-/// Who is at an end of a link.
+/// An end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LinkEnd {
     /// The `i`th node.
     Node(usize),
-    /// The test, with all its publishers and subscribers.
+    /// The test process, with all publishers and subscribers.
     Clients,
 }
 
-/// All that one node has of its own.
+/// The resources of one node.
 pub struct TestHost {
     namespace: NamespaceHost,
     volume: Volume,
-    /// What the node believes of the clock and of its disk.
+    /// Controls the clock and the fsyncs of the node.
     pub shim: Shim,
 }
 
-/// The host that is the test.
+/// The host number of the test process.
 const CLIENTS_HOST: u8 = 254;
 
 impl Testbed {
-    /// A rig with nobody on it. The luck of packets is told by the seed. `Err` says what this machine
-    /// does not give.
+    /// A testbed without hosts. The seed determines the fate of packets. `Err` names what this machine does
+    /// not provide.
     pub fn new(seed: u64) -> Result<Testbed, String> {
         if !rustix::process::geteuid().is_root() {
-            return Err("it needs root".to_owned());
+            return Err("a testbed needs root".to_owned());
         }
         let run_dir = RunDir::new(&std::env::temp_dir())?;
         let certificate = TestCertificate::new(run_dir.path())?;
@@ -90,22 +97,22 @@ impl Testbed {
         let switch = NetworkSwitch::new(network, seed)?;
         switch.attach(CLIENTS_HOST, tun);
         let testbed = Testbed { hosts: Mutex::default(), switch, network, certificate, run_dir };
-        // What the machine lacks is told now, and not in the middle of a story.
+        // Missing features of the machine are reported now, and not during a test.
         testbed.try_host(0)?;
         Ok(testbed)
     }
 
-    /// What the `i`th node has of its own.
+    /// The host of the `i`th node.
     pub fn host(&self, i: usize) -> Arc<TestHost> {
-        self.try_host(i).expect("what one node has, another can have")
+        self.try_host(i).expect("create a further host")
     }
 
-    /// Changes what becomes of packets from one to another, from now on.
+    /// Changes the rules for packets in one direction, from now on.
     pub fn set_link(&self, from: LinkEnd, to: LinkEnd, link: LinkRules) {
         self.switch.set_link(from.host_number(), to.host_number(), link);
     }
 
-    /// Lets everything through again, everywhere.
+    /// Restores all links.
     pub fn restore_links(&self) {
         let nodes = (0..self.len()).map(LinkEnd::Node);
         let ends: Vec<_> = nodes.chain([LinkEnd::Clients]).collect();
@@ -114,7 +121,7 @@ impl Testbed {
         }
     }
 
-    /// What has gone from one to another since the start.
+    /// The packet counts of one direction since the start.
     pub fn packet_counts(&self, from: LinkEnd, to: LinkEnd) -> PacketCounts {
         self.switch.packet_counts(from.host_number(), to.host_number())
     }
@@ -145,7 +152,7 @@ impl NodeEnvironment for Testbed {
     }
 
     fn prepare_data_dir(&self, _: usize, data: &Path) {
-        self.certificate.install(data).expect("a volume has room for a certificate");
+        self.certificate.install(data).expect("install the certificate");
     }
 
     fn trust(&self) -> CertificateTrust {
@@ -153,7 +160,7 @@ impl NodeEnvironment for Testbed {
     }
 
     fn command(&self, i: usize, mut node: Command) -> Command {
-        // It is no loopback address, and the switch keeps strangers out.
+        // The address is not a loopback address, and the switch keeps other machines out.
         node.arg("--insecure");
         self.host(i).command(node)
     }
@@ -163,17 +170,18 @@ impl NodeEnvironment for Testbed {
     }
 }
 
-/// Says, past what catches the output of tests, that something could not be tried here.
+/// Prints, past the output capture of tests, that a test was skipped.
 pub fn report_skipped(test: &str, reason: &str) {
-    let _ = writeln!(io::stderr(), "LEFT OUT: {test}: {reason}");
+    let _ = writeln!(io::stderr(), "SKIPPED: {test}: {reason}");
 }
 
-/// An interface of the machine, for a network of 256 that no other rig has now, and its number.
+/// Creates the interface of the test process in a /24 network that no other testbed uses; returns its third
+/// octet.
 fn allocate_network() -> Result<(u8, std::fs::File), String> {
     let mut last = String::new();
     for n in 0..=255u8 {
         let third_octet = (std::process::id() as u8).wrapping_add(n);
-        // Only one can have an interface of this name: so the network is its own.
+        // Interface names are unique on the machine, so the network is unique too.
         match host::attach_tun(&format!("rig{third_octet}")) {
             Ok(tun) => {
                 let address = format!("10.77.{third_octet}.{CLIENTS_HOST}/24");
@@ -190,9 +198,10 @@ fn allocate_network() -> Result<(u8, std::fs::File), String> {
 impl LinkEnd {
     fn host_number(self) -> u8 {
         match self {
-            LinkEnd::Node(i) => {
-                u8::try_from(i + 1).ok().filter(|&h| h < CLIENTS_HOST).expect("few nodes")
-            }
+            LinkEnd::Node(i) => u8::try_from(i + 1)
+                .ok()
+                .filter(|&h| h < CLIENTS_HOST)
+                .expect("fewer than 253 nodes"),
             LinkEnd::Clients => CLIENTS_HOST,
         }
     }
@@ -209,41 +218,40 @@ impl TestHost {
         Ok((TestHost { namespace, volume, shim }, tun))
     }
 
-    /// Where its volume is, for the node and for the test alike.
+    /// The path of the volume, valid for the node and for the test.
     pub fn volume_path(&self) -> PathBuf {
         self.namespace.path_from_outside(self.volume.path())
     }
 
-    /// A command as one that can be [started](TestHost::start) here: it believes what the shim says, and
-    /// ends with this berth.
+    /// Prepares a command for [`TestHost::start`]: it uses the shim, and ends with this host.
     pub fn command(&self, mut inner: Command) -> Command {
         inner.envs(self.shim.environment());
         inner
     }
 
-    /// Starts a command in this host's network and with its mounts.
+    /// Starts a command in this host's network and mount namespaces.
     pub fn start(&self, mut command: Command) -> io::Result<Child> {
         self.namespace.run(move || command.spawn())
     }
 
-    /// Cuts the power of its volume: what was not fsynced is lost, and all that is written fails. The
-    /// node is to be killed after it, and then the [power is back](TestHost::restore_power).
+    /// Cuts the power of the volume: data without an fsync is lost, and every write fails. Kill the node
+    /// afterwards, then call [`TestHost::restore_power`].
     pub fn cut_power(&self) -> Result<(), String> {
         self.volume.cut_power(&self.namespace)
     }
 
-    /// The volume as it is after the power cut. The node must not run.
+    /// Mounts the volume again after a power cut. The node must not run.
     pub fn restore_power(&self) -> Result<(), String> {
         self.volume.unmount(&self.namespace)?;
         self.volume.mount(&self.namespace)
     }
 
-    /// Fills its volume to the last block; says how many bytes that took.
+    /// Fills the volume to the last block; returns the number of bytes written.
     pub fn fill_volume(&self) -> Result<u64, String> {
         self.volume.fill(&self.namespace)
     }
 
-    /// Gives the room back that [`TestHost::fill_volume`] took.
+    /// Frees the space that [`TestHost::fill_volume`] used.
     pub fn free_volume(&self) -> Result<(), String> {
         self.volume.free(&self.namespace)
     }

@@ -1,24 +1,24 @@
-//! As much of an IPv4 packet as the switch has to know.
+//! The part of an IPv4 header that the switch needs.
 
-/// Who sends what to whom. Hosts are told by the last byte of their addresses.
+/// Addresses and ports of a packet. Hosts are identified by the last byte of their addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ipv4Packet {
     pub(super) from: u8,
     pub(super) to: u8,
-    /// From where to where, of TCP and UDP.
+    /// Source and destination port of TCP and UDP packets.
     pub(super) ports: Option<[u16; 2]>,
     pub(super) length: usize,
 }
 
 impl Ipv4Packet {
-    /// `NoFault` if it is not IPv4 of this network.
+    /// `None` if the packet is not an IPv4 packet within this network.
     pub(super) fn parse(bytes: &[u8], network: [u8; 3]) -> Option<Ipv4Packet> {
         let head = bytes.get(..20)?;
         let length = usize::from(head[0] & 0x0f) * 4;
         if head[0] >> 4 != 4 || head[12..15] != network || head[16..19] != network {
             return None;
         }
-        // The later fragments of a packet have no ports.
+        // Later fragments of a packet have no ports.
         let first = u16::from_be_bytes([head[6], head[7]]) & 0x1fff == 0;
         let has_ports = first && matches!(head[9], 6 | 17);
         let ports = bytes.get(length..length + 4).filter(|_| has_ports);
@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn only_tcp_and_udp_packets_have_ports() {
-        let parse = |bytes: &[u8]| Ipv4Packet::parse(bytes, NETWORK).expect("of this network");
+        let parse =
+            |bytes: &[u8]| Ipv4Packet::parse(bytes, NETWORK).expect("a packet of this network");
         let ports = Some([40_000, 7091]);
         assert_eq!(parse(&packet(6, 0)), Ipv4Packet { from: 1, to: 2, ports, length: 28 });
         assert_eq!(parse(&packet(17, 0x4000)).ports, ports);

@@ -1,36 +1,36 @@
-//! The directory of a run, which carries all that it keeps on the machine's disk.
+//! The directory with all files of a run.
 //!
-//! A run holds a lock in it for as long as it lives. What a run that was killed has left is removed
-//! by the next one, which can take that lock.
+//! A run holds a lock file in it while it lives. The next run removes the directories of killed runs, whose
+//! locks it can take.
 
 use std::fs::{self, File};
 use std::path::Path;
 
 use tempfile::TempDir;
 
-/// A directory that goes when the run ends well, and stays when it does not.
+/// A directory that is removed when the run succeeds, and kept when it fails.
 pub(super) struct RunDir {
-    /// `NoFault` once it is given up.
+    /// `None` once it is removed or kept.
     directory: Option<TempDir>,
     _lock: File,
 }
 
 const DIR_PREFIX: &str = "pushonce-rig-";
 
-/// The lock; a directory without it is kept for somebody to read.
+/// The lock file. A directory without it is kept.
 const LOCK_FILE: &str = "running";
 
 impl RunDir {
-    /// A new one in `parent`, after what dead runs have left there was removed.
+    /// Creates a directory in `parent`, after removing those of killed runs.
     pub(super) fn new(parent: &Path) -> Result<RunDir, String> {
         remove_stale(parent);
         RunDir::create(parent)
-            .map_err(|error| format!("no directory in {}: {error}", parent.display()))
+            .map_err(|error| format!("cannot create a directory in {}: {error}", parent.display()))
     }
 
     fn create(parent: &Path) -> std::io::Result<RunDir> {
         let directory = tempfile::Builder::new().prefix(DIR_PREFIX).tempdir_in(parent)?;
-        // It is there under its name only with the lock taken: nobody can be quicker.
+        // The file gets its name only after it is locked, so that no other run can take the lock first.
         let (draft, path) = (directory.path().join("draft"), directory.path().join(LOCK_FILE));
         let lock = File::create_new(&draft)?;
         lock.lock()?;
@@ -40,7 +40,7 @@ impl RunDir {
 
     /// The directory.
     pub(super) fn path(&self) -> &Path {
-        self.directory.as_ref().expect("until the end").path()
+        self.directory.as_ref().expect("the directory exists until the run is dropped").path()
     }
 }
 
@@ -54,7 +54,7 @@ impl Drop for RunDir {
     }
 }
 
-/// Removes the directories of runs that are dead.
+/// Removes the directories of killed runs.
 fn remove_stale(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(DIR_PREFIX));

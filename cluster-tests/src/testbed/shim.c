@@ -1,8 +1,8 @@
-/* What a node believes of the clock and of the disk, by a small file that the test writes to; and its
- * death with the test.
+/* Controls the clock and the fsyncs of a node by a small shared file that the test writes, and ends the
+ * node with the test.
  *
- * Preloaded into the node. CLOCK_REALTIME is moved and nothing else: a step of the clock leaves the
- * monotonic one alone. fsync and fdatasync are made to fail or to take longer. */
+ * Preloaded into the node. Only CLOCK_REALTIME is stepped; the monotonic clock is not affected. fsync and
+ * fdatasync can be made to fail or to take longer. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -25,11 +25,11 @@ static volatile struct control {
     uint64_t fsyncs;
     uint64_t fsyncs_failed;
     uint64_t fsyncs_delayed;
-    uint64_t false_times;
+    uint64_t stepped_clock_reads;
 } nothing, *control = &nothing;
 
-/* Dies with the thread that has started it. Asked for first and looked at then: a parent that is gone by
- * now sends no signal any more. */
+/* Ends the process with the thread that started it. The parent is checked after the request, because a
+ * parent that has already ended sends no signal. */
 static void leash(void) {
     const char *parent = getenv("RIG_PARENT");
     if (!parent) return;
@@ -57,7 +57,7 @@ int clock_gettime(clockid_t clock, struct timespec *out) {
         int64_t ns = (int64_t)out->tv_sec * 1000000000 + out->tv_nsec + step;
         out->tv_sec = ns / 1000000000;
         out->tv_nsec = ns % 1000000000;
-        __atomic_fetch_add(&control->false_times, 1, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&control->stepped_clock_reads, 1, __ATOMIC_SEQ_CST);
     }
     return result;
 }
@@ -78,7 +78,7 @@ time_t time(time_t *out) {
     return now.tv_sec;
 }
 
-/* Waits as told; whether this one is to fail. */
+/* Delays the fsync as configured; returns whether it must fail. */
 static int fails(void) {
     __atomic_fetch_add(&control->fsyncs, 1, __ATOMIC_SEQ_CST);
     uint64_t delay = control->fsync_delay_us;

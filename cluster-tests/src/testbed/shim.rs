@@ -1,7 +1,7 @@
-//! What a node believes of the clock and of its disk: a small library that is preloaded into it, and
-//! the file by which it is told.
+//! Controls a node's clock and fsyncs: a small library that is preloaded into the node, and the shared file
+//! that controls it.
 //!
-//! It needs a C compiler, and neither root nor anything of the machine.
+//! It needs a C compiler, but neither root nor anything else of the machine.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The library as it is told to one node, whichever process of it runs.
+/// The control of the library in one node, across restarts of its process.
 pub struct Shim {
     library: PathBuf,
     path: PathBuf,
     file: File,
 }
 
-/// What is in the file, eight bytes each, as in `shim.c`.
+/// The fields of the control file, eight bytes each, as in `shim.c`.
 #[derive(Clone, Copy)]
 enum ShimField {
     ClockStepNs,
@@ -29,7 +29,7 @@ enum ShimField {
     SteppedClockReads,
 }
 
-/// How the library comes to be in `home`.
+/// Builds the library in `dir` unless it exists.
 fn build_library(dir: &Path) -> Result<PathBuf, String> {
     let (source, library) = (dir.join("shim.c"), dir.join("shim.so"));
     if library.exists() {
@@ -46,7 +46,7 @@ fn build_library(dir: &Path) -> Result<PathBuf, String> {
 }
 
 impl Shim {
-    /// Builds the library, if that is not done, and a file for the node of this name.
+    /// Builds the library unless it exists, and creates the control file of a node.
     pub(crate) fn new(dir: &Path, name: &str) -> Result<Shim, String> {
         let library = build_library(dir)?;
         let path = dir.join(format!("{name}.shim"));
@@ -57,61 +57,61 @@ impl Shim {
         Ok(Shim { library, path, file })
     }
 
-    /// What has to be in the environment of the node, which then ends with the thread that starts it.
+    /// The environment variables of the node, which then ends with the thread that starts it.
     pub(crate) fn environment(&self) -> [(&'static str, OsString); 3] {
         let [library, path] = [&self.library, &self.path].map(|path| path.clone().into_os_string());
         let parent = std::process::id().to_string().into();
         [("LD_PRELOAD", library), ("RIG_SHIM", path), ("RIG_PARENT", parent)]
     }
 
-    /// Moves the node's wall clock so many seconds from the true time.
+    /// Steps the node's wall clock to `seconds` ahead of the true time.
     pub fn step_clock(&self, seconds: i64) {
         self.write(ShimField::ClockStepNs, (seconds * 1_000_000_000).cast_unsigned());
     }
 
-    /// Lets the next `n` fsyncs fail with EIO.
+    /// Makes the next `n` fsyncs fail with EIO.
     pub fn fail_fsyncs(&self, n: u64) {
         self.write(ShimField::FsyncsToFail, n);
     }
 
-    /// Lets every fsync take this much longer.
+    /// Delays every fsync by this time.
     pub fn delay_fsyncs(&self, by: Duration) {
         self.write(ShimField::FsyncDelayUs, by.as_micros().try_into().unwrap_or(u64::MAX));
     }
 
-    /// How many are still to fail.
+    /// The number of fsyncs that still have to fail.
     pub fn fsyncs_to_fail(&self) -> u64 {
         self.read(ShimField::FsyncsToFail)
     }
 
-    /// How many fsyncs there were.
+    /// The number of fsyncs so far.
     pub fn fsyncs(&self) -> u64 {
         self.read(ShimField::Fsyncs)
     }
 
-    /// How many of them were made to fail.
+    /// The number of fsyncs that were made to fail.
     pub fn failed_fsyncs(&self) -> u64 {
         self.read(ShimField::FsyncsFailed)
     }
 
-    /// How many of them were made slow.
+    /// The number of fsyncs that were delayed.
     pub fn delayed_fsyncs(&self) -> u64 {
         self.read(ShimField::FsyncsDelayed)
     }
 
-    /// How often the wall clock was read and was wrong.
+    /// The number of times the wall clock was read while it was stepped.
     pub fn stepped_clock_reads(&self) -> u64 {
         self.read(ShimField::SteppedClockReads)
     }
 
     fn write(&self, field: ShimField, value: u64) {
         let written = self.file.write_all_at(&value.to_ne_bytes(), field as u64 * 8);
-        written.expect("the file can be written to");
+        written.expect("write the control file");
     }
 
     fn read(&self, field: ShimField) -> u64 {
         let mut bytes = [0; 8];
-        self.file.read_exact_at(&mut bytes, field as u64 * 8).expect("the file can be read");
+        self.file.read_exact_at(&mut bytes, field as u64 * 8).expect("read the control file");
         u64::from_ne_bytes(bytes)
     }
 }

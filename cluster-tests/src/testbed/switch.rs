@@ -1,8 +1,7 @@
-//! The switch: one thread that owns the TUN interfaces of all hosts and carries packets between them
-//! by [`LinkRules`]s, a direction each, which can be changed while it runs.
+//! The switch: one thread that owns the TUN interfaces of all hosts and forwards packets between them by
+//! [`LinkRules`], one set per direction, which can be changed while it runs.
 //!
-//! Which packet of a direction is lost, late or doubled is told by the seed and its number in that
-//! direction alone.
+//! The seed and the number of a packet in its direction determine whether it is lost, delayed or duplicated.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -20,27 +19,27 @@ use rustix::process::setpriority_process;
 use super::link::{DirectedLink, LinkRules};
 use super::packet::Ipv4Packet;
 
-/// A running switch; it ends when it is dropped.
+/// A running switch; it stops when it is dropped.
 pub(super) struct NetworkSwitch {
     shared: Arc<SwitchShared>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a direction has done.
+/// The packet counts of a direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketCounts {
-    /// Packets that went in.
+    /// Packets that were sent.
     pub sent: u64,
-    /// Those of them that came out: later ones too, and doubled ones once.
+    /// Packets that were delivered or scheduled for delivery; duplicates count once.
     pub carried: u64,
-    /// Those of them that took their time.
+    /// Packets that were delayed.
     pub delayed: u64,
 }
 
 struct SwitchShared {
     network: [u8; 3],
     seed: u64,
-    /// Makes the thread look at `lock_state` again.
+    /// Wakes the thread, so that it reads `state` again.
     wake: OwnedFd,
     state: Mutex<SwitchState>,
 }
@@ -52,14 +51,14 @@ struct SwitchState {
     links: HashMap<(u8, u8), (DirectedLink, PacketCounts)>,
 }
 
-/// A host that is plugged in.
+/// A host that is attached to the switch.
 #[derive(Clone)]
 struct SwitchPort {
     host: u8,
     tun: Arc<File>,
 }
 
-/// A packet on its way, ordered by when it arrives.
+/// A delayed packet, ordered by its arrival time.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct DelayedPacket {
     arrives_at: Instant,
@@ -68,41 +67,42 @@ struct DelayedPacket {
     bytes: Vec<u8>,
 }
 
-/// Packets on their way at most; more are lost. Some 12 MB: at 40 ms of delay that is 200,000 packets
-/// a second.
+/// The maximum number of delayed packets; more are lost. They take about 12 MB; with a delay of 40 ms, the
+/// limit is 200,000 packets per second.
 const DELAYED_PACKETS_MAX: usize = 8192;
 
-/// Packets taken from one host before the others have their turn.
+/// The maximum number of packets read from one host before the others are served.
 const PACKETS_PER_TURN: usize = 64;
 
 impl NetworkSwitch {
-    /// A switch for a network of 256 with nobody on it.
+    /// A switch for a /24 network without hosts.
     pub(super) fn new(network: [u8; 3], seed: u64) -> Result<NetworkSwitch, String> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let wake = wake.map_err(|error| format!("no eventfd: {error}"))?;
+        let wake = wake.map_err(|error| format!("cannot create an eventfd: {error}"))?;
         let shared = Arc::new(SwitchShared { network, seed, wake, state: Mutex::default() });
         let body = {
             let shared = Arc::clone(&shared);
             move || run_switch(&shared)
         };
         let thread = std::thread::Builder::new().name("switch".to_owned()).spawn(body);
-        let thread = thread.map_err(|error| format!("no thread: {error}"))?;
+        let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(NetworkSwitch { shared, thread: Some(thread) })
     }
 
-    /// Plugs in the host whose address ends in `host`.
+    /// Attaches the host whose address ends in `host`.
     pub(super) fn attach(&self, host: u8, tun: File) {
-        fcntl_setfl(&tun, OFlags::NONBLOCK).expect("a TUN need not block");
+        fcntl_setfl(&tun, OFlags::NONBLOCK).expect("make the TUN non-blocking");
         self.shared.lock_state().ports.push(SwitchPort { host, tun: Arc::new(tun) });
         self.shared.wake();
     }
 
-    /// Changes what becomes of packets from one host to another. Those on their way arrive.
+    /// Changes the rules for packets from one host to another. Packets that were already scheduled still
+    /// arrive.
     pub(super) fn set_link(&self, from: u8, to: u8, link: LinkRules) {
         self.shared.lock_state().link_mut(self.shared.seed, from, to).0.link = link;
     }
 
-    /// What a direction has done.
+    /// The packet counts of a direction.
     pub(super) fn packet_counts(&self, from: u8, to: u8) -> PacketCounts {
         self.shared.lock_state().link_mut(self.shared.seed, from, to).1
     }
@@ -122,19 +122,19 @@ impl SwitchShared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a packet arrive. Who was plugged in before it was sent gets it, so nothing is kept here of
-    /// who that is.
+    /// Delivers a packet. The port is looked up now: a host that was attached before the packet was sent is
+    /// still attached.
     fn deliver(&self, to: u8, bytes: &[u8]) {
         let tun =
             self.lock_state().ports.iter().find(|plug| plug.host == to).map(|p| p.tun.clone());
         if let Some(tun) = tun {
-            // A host that takes nothing now loses it, as on any network.
+            // A host whose queue is full loses the packet, as on any network.
             let _ = rustix::io::write(&*tun, bytes);
         }
     }
 
     fn wake(&self) {
-        // It fails only when it is full of wakes, and one is enough.
+        // It fails only when the counter is full, and then the thread wakes anyway.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 }
@@ -157,22 +157,22 @@ impl SwitchState {
     }
 }
 
-/// What the thread has in its hands.
+/// The state of the switch thread.
 struct SwitchLoop<'a> {
     shared: &'a SwitchShared,
     ports: Vec<SwitchPort>,
     delayed: BinaryHeap<Reverse<DelayedPacket>>,
-    /// Packets held since the start.
+    /// The number of packets delayed since the start.
     delayed_total: u64,
     buffer: Vec<u8>,
 }
 
-/// The longest IPv4 packet there is.
+/// The maximum length of an IPv4 packet.
 const PACKET_BYTES_MAX: usize = 65_535;
 
-/// Carries packets until the switch is dropped.
+/// Forwards packets until the switch is dropped.
 fn run_switch(shared: &SwitchShared) {
-    // A network is not slow because the machines on it are busy. Of this thread alone.
+    // The network must not slow down because its hosts are busy. The priority applies to this thread only.
     let _ = setpriority_process(None, -10);
     let (ports, delayed, buffer) = (Vec::new(), BinaryHeap::new(), vec![0; PACKET_BYTES_MAX]);
     let mut switch_loop = SwitchLoop { shared, ports, delayed, delayed_total: 0, buffer };
@@ -194,7 +194,7 @@ fn run_switch(shared: &SwitchShared) {
 }
 
 impl SwitchLoop<'_> {
-    /// Waits until a packet comes, the next one is due, or it is woken; says who has sent something.
+    /// Waits for a packet, for the next due packet, or for a wake-up; returns which ports are readable.
     fn wait_readable(&self) -> Vec<bool> {
         let tuns = self.ports.iter().map(|plug| &*plug.tun);
         let mut polls: Vec<_> = tuns.map(|tun| PollFd::new(tun, PollFlags::IN)).collect();
@@ -212,12 +212,12 @@ impl SwitchLoop<'_> {
         polls.iter().take(self.ports.len()).map(|p| p.revents().contains(PollFlags::IN)).collect()
     }
 
-    /// Takes what a host has sent, and lets go of it at once or holds it.
+    /// Reads the packets that a host has sent, and forwards them.
     fn read_packets(&mut self, port: usize) {
         for _ in 0..PACKETS_PER_TURN {
             let read = rustix::io::read(&*self.ports[port].tun, &mut self.buffer);
             let Ok(length) = read else { return };
-            // What does not say where it really comes from is of no link.
+            // A packet with another host's source address belongs to no link.
             let packet = Ipv4Packet::parse(&self.buffer[..length], self.shared.network);
             let packet = packet.filter(|packet| packet.from == self.ports[port].host);
             if let Some(packet) = packet {
@@ -226,7 +226,7 @@ impl SwitchLoop<'_> {
         }
     }
 
-    /// Does with the packet that is in the buffer what its link says.
+    /// Applies the rules of its link to the packet in the buffer.
     fn forward(&mut self, packet: &Ipv4Packet) {
         let now = Instant::now();
         let arrivals = self.shared.lock_state().schedule(self.shared.seed, packet, now);
@@ -247,7 +247,7 @@ impl SwitchLoop<'_> {
         }
     }
 
-    /// Lets go of what has been on its way for long enough.
+    /// Delivers the delayed packets that are due.
     fn deliver_due(&mut self) {
         let now = Instant::now();
         while self.delayed.peek().is_some_and(|Reverse(held)| held.arrives_at <= now) {

@@ -1,4 +1,4 @@
-//! That the rig does to hosts what it says, with sockets, files and commands in the place of nodes.
+//! Tests of the testbed, with sockets, files and commands instead of nodes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
@@ -7,37 +7,37 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-/// A rig, or word that the machine does not give one.
+/// A testbed, or `None` with a notice if the machine cannot provide one.
 fn new_testbed() -> Option<Testbed> {
-    Testbed::new(7).map_err(|error| report_skipped("a test of the rig", &error)).ok()
+    Testbed::new(7).map_err(|error| report_skipped("a test of the testbed", &error)).ok()
 }
 
-/// A UDP socket at a host, which is no further from a test than any other.
+/// A UDP socket on a host.
 fn socket(testbed: &Testbed, end: LinkEnd, port: u16) -> UdpSocket {
     let address = match end {
         LinkEnd::Node(i) => (testbed.address(i), port),
         LinkEnd::Clients => (Ipv4Addr::UNSPECIFIED, port),
     };
-    let bind = move || UdpSocket::bind(address).expect("a free port");
+    let bind = move || UdpSocket::bind(address).expect("bind a free port");
     let socket = match end {
         LinkEnd::Node(i) => testbed.host(i).namespace.run(bind),
         LinkEnd::Clients => bind(),
     };
-    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("it can be set");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("set the timeout");
     socket
 }
 
 fn send(socket: &UdpSocket, to: &UdpSocket, text: &str) {
-    socket.send_to(text.as_bytes(), to.local_addr().unwrap()).expect("sent");
+    socket.send_to(text.as_bytes(), to.local_addr().unwrap()).expect("send");
 }
 
 fn receive(socket: &UdpSocket) -> String {
     let mut buffer = [0; 100];
-    let length = socket.recv(&mut buffer).expect("it arrives");
+    let length = socket.recv(&mut buffer).expect("a packet arrives");
     String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
-/// Waits for what must become true.
+/// Polls a condition for up to 10 s.
 fn wait_until(condition: &str, mut check: impl FnMut() -> bool) {
     let start = Instant::now();
     while !check() {
@@ -62,7 +62,9 @@ fn cut_blocks_one_direction_between_hosts_that_reach_each_other() {
     send(&a, &b, "lost");
     send(&b, &a, "the other way");
     assert_eq!(receive(&a), "the other way");
-    wait_until("the switch saw it", || testbed.packet_counts(A, B).sent > before.sent);
+    wait_until("the switch has counted the packet", || {
+        testbed.packet_counts(A, B).sent > before.sent
+    });
     assert_eq!(testbed.packet_counts(A, B).carried, before.carried);
 
     testbed.restore_links();
@@ -92,7 +94,7 @@ fn delayed_packet_is_overtaken_by_an_undelayed_one() {
     testbed.set_link(A, B, LinkRules { delay, duplicate: 1.0, ..LinkRules::default() });
     let start = Instant::now();
     send(&a, &b, "late");
-    wait_until("it is on its way", || testbed.packet_counts(A, B).sent > 0);
+    wait_until("the packet is scheduled", || testbed.packet_counts(A, B).sent > 0);
     testbed.set_link(A, B, LinkRules::default());
     send(&a, &b, "early");
     assert_eq!(receive(&b), "early");
@@ -129,14 +131,14 @@ fn full_volume_rejects_writes_until_freed_and_other_volumes_do_not() {
         let mut file = std::fs::File::create(host.volume_path().join("file"))?;
         file.write_all(&[1; 100_000]).and_then(|()| file.sync_all())
     };
-    let error = write(&full).expect_err("it is full");
+    let error = write(&full).expect_err("the volume is full");
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     write(&other).unwrap();
     full.free_volume().unwrap();
     write(&full).unwrap();
 }
 
-/// What a command prints at a host.
+/// The output of a command on a host.
 fn command_output(host: &TestHost, line: &str) -> Result<String, String> {
     let mut words = line.split(' ');
     let mut command = Command::new(words.next().unwrap());
@@ -172,7 +174,7 @@ fn injected_fsync_failure_hits_once_and_delay_slows_fsync() {
     std::fs::write(&path, "text").unwrap();
     let fsync = format!("sync {}", path.display());
     host.shim.fail_fsyncs(1);
-    let error = command_output(&host, &fsync).expect_err("it fails");
+    let error = command_output(&host, &fsync).expect_err("the fsync fails");
     assert!(error.contains("Input/output error"), "{error}");
     command_output(&host, &fsync).unwrap();
 
@@ -184,7 +186,7 @@ fn injected_fsync_failure_hits_once_and_delay_slows_fsync() {
     assert_eq!([shim.fsyncs(), shim.failed_fsyncs(), shim.delayed_fsyncs()], [3, 1, 1]);
 }
 
-/// Tells this test, started once more, that it is the run that is to be killed.
+/// Set in the child process of the test, which is the run that is killed.
 const VICTIM_VAR: &str = "PUSHONCE_RIG_VICTIM";
 
 #[test]
@@ -203,7 +205,7 @@ fn killed_run_leaves_no_processes_interfaces_or_loop_devices_and_the_next_run_re
     let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut read_value = |name: &str| {
         let line = lines.find_map(|line| Some(line.split_once(name)?.1.to_owned()));
-        line.unwrap_or_else(|| panic!("the victim has not told its {name}"))
+        line.unwrap_or_else(|| panic!("the victim did not print its {name}"))
     };
     let (home, network, process) =
         (read_value("home "), read_value("network "), read_value("process "));
@@ -222,7 +224,7 @@ fn killed_run_leaves_no_processes_interfaces_or_loop_devices_and_the_next_run_re
     assert!(!Path::new(&home).exists());
 }
 
-/// Says what there is to be cleaned up, and waits for the end.
+/// Prints what must be cleaned up, and waits to be killed.
 fn run_until_killed() -> ! {
     let testbed = Testbed::new(7).unwrap();
     let host = testbed.host(0);
@@ -233,10 +235,10 @@ fn run_until_killed() -> ! {
     writeln!(out, "home {}", testbed.run_dir.path().display()).unwrap();
     writeln!(out, "network {}\nprocess {}", testbed.network[2], sleeper.id()).unwrap();
     let ended = sleeper.wait();
-    panic!("it was not killed: {ended:?}");
+    panic!("the process was not killed: {ended:?}");
 }
 
-/// Whether a loop device has a file in a directory.
+/// Whether a loop device is backed by a file in this directory.
 fn has_loop_device(home: &str) -> bool {
     let devices = std::fs::read_dir("/sys/block").unwrap().flatten();
     let files =

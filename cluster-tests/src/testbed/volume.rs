@@ -1,5 +1,5 @@
-//! A disk of its own for each host: a small ext4 filesystem in a file, mounted where only that host
-//! sees it. It can lose its power, and be full.
+//! A disk per host: a small ext4 filesystem in a file, mounted only in the host's namespace. It can lose
+//! power and be filled.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -14,19 +14,19 @@ use super::kernel;
 
 /// A volume, mounted or not.
 pub(super) struct Volume {
-    /// The file it is in. It is sparse: it takes what is written.
+    /// The sparse file with the filesystem.
     image: PathBuf,
     mount_point: PathBuf,
 }
 
-/// Room for a node and its load for some minutes; little enough to be filled in no time.
+/// The size: enough for a node and some minutes of load, and small enough to be filled quickly.
 const VOLUME_BYTES: u64 = 256 << 20;
 
-/// What takes the room when the volume is to be full.
+/// The file that fills the volume.
 const BALLAST_FILE: &str = "ballast";
 
 impl Volume {
-    /// Makes an empty one in `home`, not mounted.
+    /// Creates an empty filesystem in `dir` without mounting it.
     pub(super) fn new(dir: &Path, name: &str) -> Result<Volume, String> {
         let image = dir.join(format!("{name}.ext4"));
         let mount_point = dir.join(name);
@@ -34,7 +34,7 @@ impl Volume {
         created
             .and_then(|()| fs::create_dir(&mount_point))
             .map_err(|error| format!("{name}: {error}"))?;
-        // No room is kept for root: full is full.
+        // No space is reserved for root, so that a full volume is full.
         let image_name = image.display();
         host::run_command(&format!(
             "mkfs.ext4 -q -m 0 -E lazy_itable_init=1,nodiscard {image_name}"
@@ -42,22 +42,22 @@ impl Volume {
         Ok(Volume { image, mount_point })
     }
 
-    /// Where it is mounted, as its host says.
+    /// The mount point in the host's namespace.
     pub(super) fn path(&self) -> &Path {
         &self.mount_point
     }
 
-    /// Mounts it at its host, and repairs it by its journal if it must.
+    /// Mounts the volume on its host, which replays the journal if necessary.
     pub(super) fn mount(&self, host: &NamespaceHost) -> Result<(), String> {
         let (image, mount_point) = (self.image.display(), self.mount_point.display());
-        // The loop device goes with the mount.
+        // The loop device is released with the mount.
         host.run_command(&format!("mount -t ext4 -o loop,noinit_itable {image} {mount_point}"))
     }
 
-    /// Takes it away again. Nobody may use it.
+    /// Unmounts the volume. No process may use it.
     pub(super) fn unmount(&self, host: &NamespaceHost) -> Result<(), String> {
         let line = format!("umount {}", self.mount_point.display());
-        // The kernel may be closing files of a process that has just been killed.
+        // The kernel may still be closing files of a process that was just killed.
         let mut last = host.run_command(&line);
         for _ in 0..50 {
             if last.is_ok() {
@@ -69,19 +69,19 @@ impl Volume {
         last
     }
 
-    /// Cuts the power: what was not fsynced is lost, and every write fails from now on, until it is
-    /// unmounted and mounted again.
+    /// Cuts the power: data without an fsync is lost, and every write fails until the volume is unmounted and
+    /// mounted again.
     pub(super) fn cut_power(&self, host: &NamespaceHost) -> Result<(), String> {
         let mount_point = host.path_from_outside(&self.mount_point);
         let cut = File::open(&mount_point).map(kernel::cut_power);
         let cut = cut.map_err(|error| error.to_string())?;
-        cut.map_err(|error| format!("no shutdown of {}: {error}", self.mount_point.display()))
+        cut.map_err(|error| format!("cannot shut down {}: {error}", self.mount_point.display()))
     }
 
-    /// Takes all the room there is, to the last block; says how many bytes that was this time.
+    /// Fills the volume to the last block; returns the number of bytes that were allocated this time.
     pub(super) fn fill(&self, host: &NamespaceHost) -> Result<u64, String> {
         self.grow_ballast(host)
-            .map_err(|error| format!("filling {}: {error}", self.mount_point.display()))
+            .map_err(|error| format!("cannot fill {}: {error}", self.mount_point.display()))
     }
 
     fn grow_ballast(&self, host: &NamespaceHost) -> std::io::Result<u64> {
@@ -97,20 +97,20 @@ impl Volume {
         Ok(length - before)
     }
 
-    /// Gives the room back.
+    /// Frees the space again.
     pub(super) fn free(&self, host: &NamespaceHost) -> Result<(), String> {
         match fs::remove_file(host.path_from_outside(&self.mount_point.join(BALLAST_FILE))) {
-            Err(why) if why.kind() != ErrorKind::NotFound => Err(why.to_string()),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.to_string()),
             _ => Ok(()),
         }
     }
 }
 
-/// Gives a file so much more; whether there was room for it.
+/// Extends a file by `more` bytes; returns whether there was space for them.
 fn try_grow(file: &File, length: u64, more: u64) -> std::io::Result<bool> {
     match fallocate(file, FallocateFlags::empty(), length, more) {
         Ok(()) => Ok(true),
-        // A part of it may have been given all the same.
+        // A part of it may have been allocated.
         Err(Errno::NOSPC) => file.set_len(length).map(|()| false),
         Err(error) => Err(error.into()),
     }

@@ -1,12 +1,12 @@
-//! How long to wait before the next try.
+//! Delays between reconnects.
 
 use std::time::Duration;
 
 use rand::Rng;
 
-/// Exponential, with full jitter: each pause is drawn between nothing and a bound that doubles with
-/// each failure. With the bound itself as the pause, all clients of a node that died would come back
-/// in one moment, and again in the next.
+/// Exponential backoff with full jitter: each delay is drawn between zero and a maximum that doubles with
+/// each failure. Without jitter all clients of a node that died would reconnect at the same time, again and
+/// again.
 ///
 /// Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 #[derive(Clone, Debug, Default)]
@@ -15,25 +15,26 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The bound of the first pause.
+    /// Maximum of the first delay.
     pub const INITIAL: Duration = Duration::from_millis(100);
-    /// The bound that no pause passes: an operator who restarts a node should not wait for clients.
+    /// Maximum of every delay: after an operator restarts a node, its clients should return soon.
     pub const MAX: Duration = Duration::from_secs(5);
 
-    /// One more failure: the pause before the next try.
+    /// Records a failure and returns the delay before the next attempt.
     pub fn next_delay(&mut self, rng: &mut impl Rng) -> Duration {
         let delay_max = Self::INITIAL.saturating_mul(1 << self.failures.min(16)).min(Self::MAX);
         self.failures += 1;
         delay_max.mul_f64(rng.random::<f64>())
     }
 
-    /// As [`Backoff::next_delay`], for a server that asked for time: the bound is the last at once.
+    /// Like [`Backoff::next_delay`], with [`Backoff::MAX`] as the maximum, for a server that requested
+    /// time.
     pub fn next_delay_long(&mut self, rng: &mut impl Rng) -> Duration {
         self.failures = 16;
         self.next_delay(rng).max(Self::INITIAL)
     }
 
-    /// It worked: the next failure is the first again.
+    /// Records a success: the next failure counts as the first.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

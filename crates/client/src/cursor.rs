@@ -1,27 +1,27 @@
-//! Where a subscription stands, over all its sessions.
+//! The cursor of a subscription across its sessions.
 
 use pushonce_core::{Delivery, Gap, Position, StartFrom};
 
-/// The progress of one topic: what was seen decides where the next session begins.
+/// The progress of one topic, which determines where the next session starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SubscriptionCursor {
     start: StartFrom,
-    /// The last position that was seen or told as missing.
+    /// The last position that was delivered or reported as missing.
     reached: Option<Position>,
-    /// What this session gives.
+    /// The delivery of the present session.
     delivery: Delivery,
 }
 
-/// What a message is to a cursor.
+/// The relation of a message to a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CursorAdvance {
-    /// The next one.
+    /// The next message.
     Advanced,
-    /// Shown before.
+    /// A message that was already delivered.
     Duplicate,
-    /// Something between it and the last one is missing, and no gap was told.
+    /// A message after missing ones for which no gap was received.
     UnreportedGap {
-        /// The last one.
+        /// The last delivered position.
         reached: Position,
     },
 }
@@ -35,15 +35,15 @@ impl SubscriptionCursor {
         SubscriptionCursor { start, reached, delivery: Delivery::All }
     }
 
-    /// Where the next session is to begin.
+    /// The start for the next session.
     pub(crate) fn resume_from(&self) -> StartFrom {
         self.reached.map_or(self.start, StartFrom::Position)
     }
 
-    /// The subscription is live, and the topic stood at `position`. Where nothing of the past is to
-    /// come, everything from here on is owed, even when no message has come yet: else a session that
-    /// broke before the first one would skip what came in between. So for whoever asked for `now`,
-    /// and for everybody on a topic without any message: everything follows 0:0.
+    /// Records that the subscription is live and the topic was at `position`. If no history was requested,
+    /// everything after that position must be delivered, even before the first message arrives: otherwise
+    /// the messages between a disconnect and the next session would be skipped. That applies to `now`, and
+    /// to every start on a topic without messages, where all messages follow 0:0.
     pub(crate) fn on_subscribed(&mut self, position: Position, delivery: Delivery) {
         self.delivery = delivery;
         let no_history_expected =
@@ -53,7 +53,7 @@ impl SubscriptionCursor {
         }
     }
 
-    /// What a message is, and moves on when it is the next.
+    /// Classifies a message, and advances the cursor if it is the next.
     pub(crate) fn advance(&mut self, position: Position) -> CursorAdvance {
         match self.reached {
             Some(reached) if position <= reached => CursorAdvance::Duplicate,
@@ -67,17 +67,17 @@ impl SubscriptionCursor {
         }
     }
 
-    /// Whether no message may be passed over in silence.
+    /// Whether skipping a message without a gap is an error.
     fn requires_every_message(&self) -> bool {
         self.delivery == Delivery::All
     }
 
-    /// Whether a newer message takes the place of an older one.
+    /// Whether a newer message replaces an older one.
     pub(crate) fn is_newest_only(&self) -> bool {
         !self.requires_every_message()
     }
 
-    /// Messages up to `gap.to` will not come. Whether that is news.
+    /// Records that messages up to `gap.to` will not come. Returns whether the gap is new.
     pub(crate) fn skip_gap(&mut self, gap: &Gap) -> bool {
         let is_new = self.reached.is_none_or(|reached| reached < gap.to);
         self.reached = self.reached.max(Some(gap.to));
@@ -153,7 +153,11 @@ mod tests {
         }
         let mut past = SubscriptionCursor::new(StartFrom::Last(1));
         past.on_subscribed(at(9), Delivery::All);
-        assert_eq!(past.resume_from(), StartFrom::Last(1), "the last message is still to come");
+        assert_eq!(
+            past.resume_from(),
+            StartFrom::Last(1),
+            "the requested message was not received yet"
+        );
     }
 
     #[test]

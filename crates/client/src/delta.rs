@@ -1,32 +1,31 @@
-//! The delta format of Fossil (fossil-scm.org, "Delta Format"), read with distrust.
+//! Decoder of the delta format of Fossil (fossil-scm.org, "Delta Format") for untrusted input.
 //!
-//! A delta is the length of what it makes, a newline, and then segments: `COUNT@OFFSET,` copies from
-//! the base, `COUNT:TEXT` brings text along, and `CHECKSUM;` ends it. Numbers are in base 64, with
-//! Fossil's own digits.
+//! A delta consists of the length of its result, a newline and segments: `COUNT@OFFSET,` copies from the
+//! base, `COUNT:TEXT` inserts text, and `CHECKSUM;` ends the delta. Numbers are in base 64 with Fossil's
+//! own digits.
 
-/// Why a delta was not applied.
+/// Why a delta was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidDelta {
     #[error("the delta ends too early")]
     Truncated,
-    #[error("the delta has no number where one must stand, or one over 32 bits")]
+    #[error("the delta has no valid number of 32 bits where one is required")]
     InvalidNumber,
     #[error("the delta has a segment of an unknown kind")]
     InvalidSegment,
-    #[error("the delta copies what its base does not have")]
+    #[error("the delta copies bytes beyond the end of its base")]
     CopyOutOfRange,
-    #[error("the delta makes more than {max} bytes")]
+    #[error("the result of the delta is longer than {max} bytes")]
     TooLong { max: usize },
-    #[error("the delta makes another length than it says")]
+    #[error("the result of the delta does not have the announced length")]
     LengthMismatch,
-    #[error("what the delta makes has another checksum: its base is another")]
+    #[error("the result of the delta has the wrong checksum: the delta is of another base")]
     ChecksumMismatch,
-    #[error("something follows the end of the delta")]
+    #[error("bytes follow the end of the delta")]
     TrailingBytes,
 }
 
-/// What `delta` makes of `base`: at most `bytes_max` bytes, and nothing that its checksum does not
-/// confirm.
+/// Applies `delta` to `base`. The result has at most `bytes_max` bytes and the checksum of the delta.
 pub(crate) fn apply(
     base: &[u8],
     mut delta: &[u8],
@@ -79,7 +78,7 @@ fn verify(
     }
 }
 
-/// The sum of the bytes as big-endian words; the last is filled up with zeros.
+/// The sum of the bytes as big-endian words; the last one is padded with zeros.
 fn checksum(bytes: &[u8]) -> u32 {
     let word = |chunk: &[u8]| {
         let mut word = [0; 4];
@@ -175,12 +174,12 @@ mod tests {
         assert_eq!(apply(b"", b"3~~~~~\n", MAX), Err(InvalidDelta::TooLong { max: MAX }));
     }
 
-    /// Few letters, so that much is found again.
+    /// A small alphabet, so that many substrings repeat.
     fn bytes(len: usize) -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![vec(0_u8..3, 0..len), vec(any::<u8>(), 0..len)]
     }
 
-    /// What a payload becomes: this much is cut out at that place, and those bytes put in.
+    /// Edits of a payload: the place, the number of bytes to remove there, and the bytes to insert.
     fn edits() -> impl Strategy<Value = Vec<(Index, usize, Vec<u8>)>> {
         vec((any::<Index>(), 0_usize..30, bytes(30)), 1..12)
     }
@@ -224,7 +223,7 @@ mod tests {
             let mut damaged = whole.clone();
             let index = at.index(whole.len());
             damaged[index] = byte;
-            // A checksum of 32 bits lets some damage pass: words may change places.
+            // A 32-bit checksum misses some corruption, such as swapped words.
             if let Ok(made) = apply(&base, &damaged, MAX) {
                 prop_assert_eq!(checksum(&made), checksum(&new));
             }

@@ -1,44 +1,44 @@
-//! Events between the task that keeps the session and the caller.
+//! The queue of events between the task that keeps the session and the caller.
 //!
-//! Most events are kept in order, and a full queue makes the task wait, and with it the server. Messages
-//! of a topic of which the caller wants the newest only never do: one message of each such topic waits,
-//! and a newer one takes its place. So the session is read on, however slowly the caller takes events,
-//! and no buffer on the way fills with old messages.
+//! Most events are kept in order, and a full queue blocks the task, and with it the server. Messages of a
+//! topic with newest-only delivery never block: one message of each such topic is queued, and a newer one
+//! replaces it. So the session is read at full speed even for a slow caller, and no buffer on the path
+//! fills with old messages.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pushonce_core::{Gap, GapReason, Message, Position, Topic};
+use pushonce_core::{FailPoint, Gap, GapReason, Message, Position, Topic};
 use tokio::sync::Notify;
 
 use crate::subscriber::SubscriberEvent;
 
-/// Events that are kept in order; one more waits.
+/// Maximum number of ordered events; the sender of another one waits.
 const EVENTS_MAX: usize = 256;
 
-/// The end that the session's task has.
+/// The sending half, owned by the task of the session.
 pub(crate) struct EventSender(Arc<EventQueueShared>);
 
-/// The end that the caller has.
+/// The receiving half, owned by the caller.
 pub(crate) struct EventReceiver(Arc<EventQueueShared>);
 
-/// The caller dropped its end.
+/// The receiver was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReceiverDropped;
 
 #[derive(Default)]
 struct EventQueueShared {
     state: Mutex<EventQueueState>,
-    /// For the caller.
+    /// Wakes the receiver.
     pushed: Notify,
-    /// For the task.
+    /// Wakes the sender.
     popped: Notify,
 }
 
 #[derive(Default)]
 struct EventQueueState {
     queue: VecDeque<QueuedEvent>,
-    /// How many of the queue are kept in order.
+    /// Number of ordered events in the queue.
     ordered: usize,
     latest: HashMap<Topic, LatestMessage>,
     audience: HashMap<Topic, u64>,
@@ -48,22 +48,22 @@ struct EventQueueState {
 
 enum QueuedEvent {
     Ordered(SubscriberEvent),
-    /// What `newest` holds of the topic.
+    /// The message in `latest` of the topic.
     Latest(Topic),
-    /// What `audience` holds of the topic.
+    /// The number in `audience` of the topic.
     Audience(Topic),
 }
 
-/// The newest message of a topic that the caller has not taken yet.
+/// The newest message of a topic that the caller has not received yet.
 struct LatestMessage {
-    /// What was passed over, to a caller that wants to know.
+    /// The skipped messages, if the caller wants them reported.
     gap: Option<Gap>,
     message: Option<Arc<Message>>,
-    /// An event of the topic was queued behind it.
+    /// Whether an event of the topic is queued behind it.
     has_later_event: bool,
 }
 
-/// A queue without events.
+/// Creates an empty queue.
 pub(crate) fn channel() -> (EventSender, EventReceiver) {
     let shared = Arc::new(EventQueueShared::default());
     (EventSender(shared.clone()), EventReceiver(shared))
@@ -71,18 +71,18 @@ pub(crate) fn channel() -> (EventSender, EventReceiver) {
 
 impl EventQueueShared {
     fn state(&self) -> MutexGuard<'_, EventQueueState> {
-        // No caller's code runs under the lock: a poisoned state is whole.
+        // No code of callers runs under the lock, so a poisoned state is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl Sender ===
+// === impl EventSender ===
 
 impl EventSender {
-    /// Queues an event behind all others; waits while the queue is full.
+    /// Appends an event; waits while the queue is full.
     ///
     /// # Errors
-    /// [`ReceiverDropped`] when nobody takes events any more.
+    /// [`ReceiverDropped`] when the receiver was dropped.
     pub(crate) async fn send(&self, event: SubscriberEvent) -> Result<(), ReceiverDropped> {
         loop {
             let popped = self.0.popped.notified();
@@ -101,11 +101,11 @@ impl EventSender {
         }
     }
 
-    /// Queues the newest message of a topic, or what was passed over before it, in place of what the
-    /// caller has not taken of the topic. Never waits.
+    /// Replaces the queued message of a topic by a newer message or by a gap of skipped messages. Never
+    /// waits.
     ///
     /// # Errors
-    /// [`ReceiverDropped`] when nobody takes events any more.
+    /// [`ReceiverDropped`] when the receiver was dropped.
     pub(crate) fn replace_latest(
         &self,
         topic: Topic,
@@ -122,10 +122,10 @@ impl EventSender {
     }
 }
 
-/// What [`EventSender::replace_latest`] queues.
+/// An update for [`EventSender::replace_latest`].
 pub(crate) enum LatestUpdate {
     Message(Arc<Message>),
-    /// Messages that were passed over, in front of the next message.
+    /// Skipped messages, which precede the next message.
     Skipped(Gap),
 }
 
@@ -136,11 +136,11 @@ impl Drop for EventSender {
     }
 }
 
-// === impl Receiver ===
+// === impl EventReceiver ===
 
 impl EventReceiver {
-    /// The next event; `NoFault` when the task has ended and everything was taken. May be dropped and
-    /// called again: no event is lost.
+    /// The next event; `None` when the task has ended and the queue is empty. Cancel safe: no event is lost
+    /// when the future is dropped.
     pub(crate) async fn recv(&mut self) -> Option<SubscriberEvent> {
         loop {
             let pushed = self.0.pushed.notified();
@@ -166,7 +166,7 @@ impl Drop for EventReceiver {
     }
 }
 
-// === impl State ===
+// === impl EventQueueState ===
 
 impl EventQueueState {
     fn has_room(&self, event: &SubscriberEvent) -> bool {
@@ -191,8 +191,7 @@ impl EventQueueState {
         if self.latest.get(&topic).is_some_and(|pending| pending.has_later_event) {
             self.fix_in_order(&topic);
         }
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::queues_old_messages() {
+        if FailPoint::OldMessagesQueued.is_active() {
             self.fix_in_order(&topic);
         }
         let pending = self.latest.entry(topic.clone()).or_insert_with(|| {
@@ -216,8 +215,8 @@ impl EventQueueState {
         }
     }
 
-    /// What is held of a topic stays where it is: the events behind it tell of a time after it, and
-    /// what is newer comes behind them.
+    /// Turns the queued message of a topic into an ordered event: later events of the topic are queued
+    /// behind it, and a newer message must come after them.
     fn fix_in_order(&mut self, topic: &Topic) {
         let Some(pending) = self.latest.remove(topic) else { return };
         let is_of_topic =
@@ -262,7 +261,7 @@ impl LatestMessage {
     }
 }
 
-/// A gap of what was passed over that also has these.
+/// A gap that covers `gap` and the positions `from` to `to`.
 fn extend_gap(gap: Option<Gap>, from: Position, to: Position) -> Gap {
     let from = gap.map_or(from, |gap| gap.from.min(from));
     Gap { from, to, reason: GapReason::Conflated }
@@ -284,4 +283,4 @@ fn topic_of(event: &SubscriberEvent) -> Option<&Topic> {
 
 #[cfg(test)]
 #[path = "event_queue/event_queue_test.rs"]
-mod queue_test;
+mod event_queue_test;

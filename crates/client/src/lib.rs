@@ -1,38 +1,71 @@
 //! The Rust SDK: publish over gRPC, subscribe over WebSocket, QUIC or gRPC.
 //!
-//! *What is it?* A [`Publisher`] and a [`Subscriber`], each given the addresses of several nodes.
+//! # Overview
 //!
-//! *What does it promise?* A subscriber sees each topic in order, no message twice, and no hole
-//! without an [`SubscriberEvent::Gap`], also over a reconnect: it turns to the next node, after a pause that
-//! grows and is drawn at random so that a million clients do not come back in one moment, and
-//! resumes each topic behind the last message it saw. A node that leaves a hole is left, too, and
-//! so is, after a moment, one that has lost touch with a topic's owner ([`SubscriberEvent::Stale`]), if there is
-//! another. Asked to ([`SubscriberBuilder::topic_with_options`]), it is sent what changed and shows the same whole messages, each
-//! with its checksum confirmed. A publish has three outcomes: placed, refused, unknown; it is retried by itself until it
-//! is placed or refused for good, or until its deadline, and stands once however often it was sent. The
-//! messages of a [`PublishStream`] also stand in the order of the sending, topic by topic. Both hold
-//! within the windows that `publisher.proto` names, which are many times the deadline.
+//! A [`Publisher`] and a [`Subscriber`], each with the addresses of several nodes.
 //!
-//! *What does it refuse?* To retry a publish past its deadline: an outcome that is unknown by then is
-//! told, and a caller that wants to go on does so under a key of its own.
+//! # Guarantees
 //!
-//! *How does data move?* A task of its own keeps the session; its events wait in a bounded queue
-//! until [`Subscriber::next`] takes them. A caller that does not take them stops the session's
-//! reading, and the server sees a slow reader. Messages of a topic under `latest` or `rate` never do:
-//! the newest of each such topic waits, a newer one takes its place, and the session is read on. So a
-//! slow caller is shown the newest message there is, not one that waited in some buffer. That holds
-//! for a subscriber whose topics are all of this kind; a topic under `all` that is not read stops the
-//! connection for every topic on it.
+//! - A subscriber receives each topic in order, no message twice, and no hole without a
+//!   [`SubscriberEvent::Gap`], also across reconnects. It reconnects to the next node after a growing
+//!   delay, drawn at random so that a million clients do not reconnect at once, and resumes each topic
+//!   after the last message it received.
+//! - A subscriber also leaves a node that skips messages without a gap, and, after a short time, one that
+//!   lost contact with a topic's owner ([`SubscriberEvent::Stale`]), if it has another node.
+//! - With `accept_deltas` ([`SubscriberBuilder::topic_with_options`]) the node sends deltas, and the
+//!   subscriber delivers the same whole messages, each verified by its checksum.
+//! - A publish has three outcomes: acknowledged, rejected, unknown. It is retried until it is acknowledged
+//!   or rejected permanently, or until its deadline, and is stored once however often it was sent.
+//! - The messages of a [`PublishStream`] are also stored in the order of sending, per topic. This and the
+//!   previous guarantee hold within the windows in `publisher.proto`, which are many times the deadline.
 //!
-//! *What must a caller not do?* Keep a subscriber and not read it. Give QUIC addresses that are not
-//! loopback without saying whose certificate to trust ([`CertificateTrust`]).
+//! # Non-goals
+//!
+//! Retries of a publish past its deadline: an outcome that is unknown by then is returned. To retry later,
+//! publish with a key.
+//!
+//! # Data flow
+//!
+//! A task keeps the session; its events are queued, within a bound, until [`Subscriber::next`] returns
+//! them. When the queue is full the task stops reading from the session, and the server sees a slow reader.
+//! Messages of a topic with `latest` or a rate never fill the queue: only the newest of each such topic is
+//! queued, a newer one replaces it, and the task continues to read. So a slow caller receives the newest
+//! message and not one from a buffer. This holds for subscribers with only such topics: a topic with `all`
+//! that is not read stops the connection for all its topics.
+//!
+//! # Caller contract
+//!
+//! - A subscriber is read continuously or dropped.
+//! - QUIC addresses other than loopback require a [`CertificateTrust`].
+//!
+//! # Example
+//!
+//! ```no_run
+//! use pushonce_client::core::{ContentType, Publish, StartFrom, Topic};
+//! use pushonce_client::{Publisher, ServerAddress, Subscriber, SubscriberEvent};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let publisher = Publisher::new(vec!["http://127.0.0.1:7090".parse()?]);
+//! let (topic, payload) = (Topic::new("chat/7")?, "hello".into());
+//! let content_type = ContentType::Text;
+//! publisher.publish(Publish { topic, content_type, key: None, publish_id: None, payload }).await?;
+//!
+//! let server: ServerAddress = "ws://127.0.0.1:7080".parse()?;
+//! let mut subscriber =
+//!     Subscriber::builder([server]).topic(Topic::new("chat/7")?, StartFrom::Last(10)).connect()?;
+//! while let Some(event) = subscriber.next().await {
+//!     if let SubscriberEvent::Message { topic, message } = event {
+//!         println!("{topic} {}: {:?}", message.position, message.payload);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod backoff;
 mod cursor;
 mod delta;
 mod event_queue;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod publisher;
 mod reconnect;
 mod resume_state;
@@ -48,7 +81,7 @@ pub use session::{CertificateTrust, Transport};
 pub use stream::{AcknowledgementFuture, PublishStream};
 pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};
 
-/// Re-exported, so that a caller needs one crate.
+/// Re-exported, so that a caller needs only this crate.
 pub use pushonce_core as core;
 pub use pushonce_proto::client::{Encoding, ErrorCode};
 pub use pushonce_proto::publisher::PublishFailure;

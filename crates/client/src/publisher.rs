@@ -1,4 +1,4 @@
-//! Publishing, over gRPC.
+//! Publishing over gRPC.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -18,20 +18,20 @@ use crate::server_address::{Scheme, ServerAddress};
 use crate::session::grpc_connect;
 use crate::stream::{PublishCall, PublishStream};
 
-/// Publishes to whichever of its servers answers. Cheap to clone; clones share the connection.
+/// Publishes to the first of its servers that is available. Cheap to clone; clones share the connection.
 #[derive(Clone)]
 pub struct Publisher {
     shared: Arc<PublisherShared>,
 }
 
-/// What publishers and their streams share.
+/// State shared by publishers and their streams.
 pub(crate) struct PublisherShared {
     servers: Vec<ServerAddress>,
     pub(crate) deadline: Duration,
     connection: Mutex<CurrentConnection>,
 }
 
-/// The connection in use, and whose it is.
+/// The connection in use, and the index of its server.
 #[derive(Default)]
 struct CurrentConnection {
     server: usize,
@@ -39,16 +39,16 @@ struct CurrentConnection {
 }
 
 impl Publisher {
-    /// How long a publish may take before its outcome is unknown: longer than a shard takes to get
-    /// a new owner (2 s) and the node's own deadline (5 s).
+    /// Timeout of a publish, after which its outcome is unknown: longer than a shard needs to get a new
+    /// owner (2 s) and than the node's own deadline (5 s).
     pub const DEADLINE: Duration = Duration::from_secs(8);
 
-    /// How long one server may take to answer before another is asked as well: longer than a node
-    /// looks for an owner (5 s), so that its refusal is heard, which is a better answer than none; and
-    /// a server that hangs leaves time for another, and for a shard to get a new owner.
+    /// Timeout of one server before the next one is tried: longer than a node looks for an owner (5 s), so
+    /// that its rejection is received, which is more specific than a timeout. It leaves time for another
+    /// server after one that hangs, and for a shard to get a new owner.
     pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(5_250);
 
-    /// Publishes through `addresses` (`http://HOST:PORT` of their gRPC ports); connects when needed.
+    /// Creates a publisher for `servers` (`http://HOST:PORT` of their gRPC ports). Connects when needed.
     pub fn new(servers: Vec<ServerAddress>) -> Publisher {
         let connection = Mutex::default();
         Publisher {
@@ -56,15 +56,15 @@ impl Publisher {
         }
     }
 
-    /// Publishes one message and waits for its place.
+    /// Publishes one message and waits for its acknowledgement.
     ///
-    /// No single server's failure is the outcome: the next is asked, until the deadline. That is safe
-    /// also where it is unknown what the one before did, because the cluster knows the message again,
-    /// by its key or, if it has none, by a nonce that is drawn for it here and that no subscriber
-    /// sees.
+    /// After the failure of a server the next one is tried, until the deadline. That is safe even when the
+    /// outcome at the previous server is unknown: the cluster recognises the message by its key or, without
+    /// a key, by a random nonce that is added here and not sent to subscribers.
     ///
     /// # Errors
-    /// [`PublishFailure::Rejected`] when nothing happened; [`PublishFailure::Unknown`] when it may have.
+    /// [`PublishFailure::Rejected`] when the message was not stored; [`PublishFailure::Unknown`] when it
+    /// may have been.
     pub async fn publish(&self, mut publish: Publish) -> Result<Acknowledgement, PublishFailure> {
         publish.validate(Publish::PAYLOAD_BYTES_CAP).map_err(invalid_publish)?;
         if !publish.is_idempotent() {
@@ -85,11 +85,11 @@ impl Publisher {
             }
             let delay = delay_max.mul_f64(rand::rng().random());
             if !is_retryable || tokio::time::Instant::now() + delay >= deadline {
-                // What one server refused another may have placed before.
+                // A message that this server rejected may have been stored by an earlier one.
                 return Err(unknown_outcome.unwrap_or(failure));
             }
             tokio::time::sleep(delay).await;
-            // Far below a subscriber's: somebody waits for this one message.
+            // Far shorter than a subscriber's maximum: the caller waits for this message.
             delay_max = (delay_max * 2).min(Duration::from_millis(500));
         }
     }
@@ -100,8 +100,7 @@ impl Publisher {
         deadline: tokio::time::Instant,
     ) -> Result<Acknowledgement, PublishFailure> {
         let found = tokio::time::timeout_at(deadline, self.shared.channel()).await;
-        let (server, channel) =
-            found.unwrap_or_else(|_| Err(no_reachable_server("none answers")))?;
+        let (server, channel) = found.unwrap_or_else(|_| Err(no_reachable_server("timeout")))?;
         let timeout = deadline.saturating_duration_since(tokio::time::Instant::now());
         let timeout = timeout.min(Self::ATTEMPT_TIMEOUT);
         let mut request = Request::new(request);
@@ -115,7 +114,7 @@ impl Publisher {
             }
             Ok(Err(status)) => {
                 let failure = PublishFailure::from(&status);
-                // The node is not up to it, or not there: the next call asks another.
+                // The node is not ready or unreachable: the next attempt goes to another.
                 if status.code() == Code::Unavailable
                     || matches!(failure, PublishFailure::Unknown(_))
                 {
@@ -125,20 +124,18 @@ impl Publisher {
             }
             Err(_) => {
                 self.shared.switch_from(server).await;
-                return Err(PublishFailure::Unknown(
-                    "the server did not answer in time".to_owned(),
-                ));
+                return Err(PublishFailure::Unknown("the server did not reply in time".to_owned()));
             }
         };
         Acknowledgement::try_from(response)
             .map_err(|error| PublishFailure::Unknown(error.to_string()))
     }
 
-    /// Opens a stream: messages are sent without waiting for each other, and placed in order and once,
-    /// over whatever connections that takes.
+    /// Opens a stream: messages are sent without waiting for each other, and stored in order and once, over
+    /// as many connections as needed.
     ///
     /// # Errors
-    /// [`PublishFailure::Rejected`] when no server can be reached now.
+    /// [`PublishFailure::Rejected`] when no server can be reached.
     pub async fn stream(&self) -> Result<PublishStream, PublishFailure> {
         let mut last = no_usable_server(None);
         for _ in &self.shared.servers {
@@ -152,7 +149,7 @@ impl Publisher {
 }
 
 impl PublisherShared {
-    /// The connection in use, or one to the next server that answers.
+    /// The connection in use, or a new one to the next reachable server.
     pub(crate) async fn channel(&self) -> Result<(usize, Channel), PublishFailure> {
         let mut connection = self.connection.lock().await;
         if let Some(channel) = &connection.channel {
@@ -165,7 +162,7 @@ impl PublisherShared {
         let mut reason = String::new();
         for _ in &self.servers {
             let server = connection.server % self.servers.len();
-            // Before the attempt: one that is given up in between is not made again first.
+            // Advanced before the attempt, so that a cancelled attempt is not repeated first.
             connection.server = server + 1;
             match grpc_connect(&self.servers[server]).await {
                 Ok(channel) => {
@@ -179,7 +176,7 @@ impl PublisherShared {
         Err(no_reachable_server(&reason))
     }
 
-    /// Turns to the next server, unless somebody did already.
+    /// Switches to the next server, unless another caller already did.
     pub(crate) async fn switch_from(&self, server: usize) {
         let mut connection = self.connection.lock().await;
         if connection.server == server {
@@ -189,7 +186,7 @@ impl PublisherShared {
     }
 }
 
-/// Whether the connection could not even be made again, so that the request is still here.
+/// Whether the connection could not be established, so that the request was never sent.
 fn is_connect_error(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {
@@ -201,18 +198,18 @@ fn is_connect_error(status: &Status) -> bool {
     false
 }
 
-/// What no server would take is refused without asking one.
+/// The rejection of a message that no server would accept.
 pub(crate) fn invalid_publish(error: InvalidPublish) -> PublishFailure {
     PublishFailure::from(pb::PublishFailure::from(&PublishError::from(error)))
 }
 
-/// The list of servers is of no use, now and later: it is empty, or this one is `wrong_scheme`.
+/// The rejection for an unusable list of servers: it is empty, or contains `wrong_scheme`.
 fn no_usable_server(wrong_scheme: Option<&ServerAddress>) -> PublishFailure {
     let reason = match wrong_scheme {
-        None => "no server to publish to was given".to_owned(),
-        Some(server) => format!("{server} takes no publishes by gRPC"),
+        None => "the list of servers is empty".to_owned(),
+        Some(server) => format!("{server} is not a gRPC address"),
     };
-    let message = format!("{reason}; name servers as http://HOST:7090");
+    let message = format!("{reason}; give servers as http://HOST:7090");
     PublishFailure::Rejected { code: Code::InvalidArgument, message, retry: false }
 }
 
@@ -232,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn refused_connection_is_a_connect_error_and_a_server_status_is_not() {
-        // Bound and closed: nobody else gets the port that soon, and nobody listens there.
+        // The listener is closed again: no other process gets the port that soon.
         let address =
             tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();

@@ -1,9 +1,9 @@
-//! Keeps a session: opens the next one when it ends, at the next server, after a pause.
+//! Keeps a session: when it ends, opens the next one at the next server after a delay.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use pushonce_core::GapReason;
+use pushonce_core::{FailPoint, GapReason};
 use pushonce_proto::close::Reconnect;
 use rand::Rng;
 use tokio::time::Instant;
@@ -15,29 +15,29 @@ use crate::server_address::ServerAddress;
 use crate::session::{ConnectOptions, Session, SessionEnd};
 use crate::subscriber::SubscriberEvent;
 
-/// Nobody listens any more.
+/// The subscriber was dropped.
 struct SubscriberDropped;
 
-/// How long to wait, over all sessions.
+/// Delays and timeouts across sessions.
 #[derive(Default)]
 struct RetryState {
-    /// Before the next session.
+    /// Delay before the next session.
     backoff: Backoff,
-    /// There are other servers.
+    /// Whether there are other servers.
     has_other_servers: bool,
-    /// Sessions in a row that were left because they were stale.
+    /// Number of consecutive sessions that were left because of stale topics.
     stale_sessions: u32,
-    /// For how long this session's server is not to be troubled.
+    /// How long the server of this session must not be contacted again.
     reconnect_after: Duration,
 }
 
-/// How long a server that does not hear of a topic is borne, at most, the first time: the owner may
-/// be back in a moment, and all clients of a node that is cut off come to its neighbours. Doubled with
-/// each server that is no better, for then it is not the server.
+/// How long, at most, a server with a stale topic is kept the first time: the owner may be back soon, and
+/// all clients of an isolated node move to its neighbours. Doubled with each further server with a stale
+/// topic, because then the servers are not the cause.
 const STALE_TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
 const STALE_DOUBLINGS_MAX: u32 = 6;
 
-/// Session after session, until there is no sense in another or nobody listens.
+/// Runs session after session, until a reconnect is pointless or the subscriber is dropped.
 pub(crate) async fn run(
     mut servers: VecDeque<ServerAddress>,
     connect_options: ConnectOptions,
@@ -48,9 +48,13 @@ pub(crate) async fn run(
     while let Some(server) = servers.pop_front() {
         retry.has_other_servers = !servers.is_empty();
         let end = match Session::open(&connect_options, &server).await {
-            #[cfg(feature = "planted-bugs")]
-            Err(end) if crate::planted::ends_subscriber(end.reconnect) => Ok(end),
-            // It is not asked again. The others may be right.
+            Err(end)
+                if end.reconnect == Reconnect::No
+                    && FailPoint::WrongServerEndsSubscriber.is_active() =>
+            {
+                Ok(end)
+            }
+            // This server is not tried again. The others may be usable.
             Err(end) if end.reconnect == Reconnect::No && retry.has_other_servers => {
                 Ok(SessionEnd::retryable(end.reason))
             }
@@ -72,7 +76,7 @@ pub(crate) async fn run(
             Reconnect::No => None,
         };
         let reconnect_after = std::mem::take(&mut retry.reconnect_after);
-        // Another server was not asked for time.
+        // The requested delay does not apply to other servers.
         let delay_min = if retry.has_other_servers { Duration::ZERO } else { reconnect_after };
         let retry_in = retry_in.map(|delay| delay.max(delay_min));
         let event = SubscriberEvent::Disconnected { server, reason, retry_in };
@@ -86,7 +90,7 @@ pub(crate) async fn run(
     }
 }
 
-/// One session, to its end.
+/// Runs one session to its end.
 async fn run_session(
     mut session: Session,
     resume_state: &mut ResumeState,
@@ -114,9 +118,9 @@ async fn run_session(
             }
             () = wait_until(switch_at) => {
                 retry.stale_sessions = (retry.stale_sessions + 1).min(STALE_DOUBLINGS_MAX);
-                return Ok(SessionEnd::retryable("the server has lost touch with the owner of a topic"));
+                return Ok(SessionEnd::retryable("the server lost contact with the owner of a topic"));
             }
-            () = wait_until(leave_at) => return Ok(SessionEnd::retryable(format!("the server goes: {leave_reason}"))),
+            () = wait_until(leave_at) => return Ok(SessionEnd::retryable(format!("the server shuts down: {leave_reason}"))),
         };
         let event = match event {
             Ok(event) => event,
@@ -146,10 +150,10 @@ async fn run_session(
             SessionAction::Close(end) => return Ok(end),
         }
         if resume_state.is_empty() {
-            return Ok(SessionEnd::permanent("every topic was refused"));
+            return Ok(SessionEnd::permanent("every topic was rejected"));
         }
-        // Not before: a node that takes the session but brings no topic would be asked again and
-        // again without a pause that grows.
+        // Not earlier: a node that accepts the session but serves no topic would be contacted again and
+        // again without a growing delay.
         if resume_state.is_fully_subscribed() {
             retry.backoff.reset();
             topic_backoff.reset();
@@ -163,7 +167,7 @@ async fn run_session(
     }
 }
 
-/// That moment; never, if there is none.
+/// Waits until `deadline`; never returns without one.
 async fn wait_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -171,7 +175,7 @@ async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
-/// A moment within `span`: all clients of a node that goes should not leave in the same one.
+/// A random time within `span`, so that the clients of a node that shuts down do not all leave at once.
 fn random_within(span: Duration) -> Duration {
     span.mul_f64(rand::rng().random())
 }
@@ -180,8 +184,8 @@ async fn send_event(events: &EventSender, event: SubscriberEvent) -> Result<(), 
     events.send(event).await.map_err(|_| SubscriberDropped)
 }
 
-/// Tells what a session brought. Of a topic whose caller wants the newest only, without waiting for
-/// the caller: the session is read on.
+/// Delivers an event of the session to the caller. With newest-only delivery it does not wait for the
+/// caller, so that the session is read further.
 async fn deliver(
     events: &EventSender,
     resume_state: &ResumeState,

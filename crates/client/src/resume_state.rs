@@ -1,4 +1,4 @@
-//! What the events of a session mean to the subscriber: pure, so that every case can be tested.
+//! Pure state machine of a subscriber: its topics, their progress, and the handling of session events.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,57 +12,57 @@ use crate::delta::{self, InvalidDelta};
 use crate::session::SessionEnd;
 use crate::subscriber::SubscriberEvent;
 
-/// Every topic and how far it got, over all sessions, and what this session was asked.
+/// Every topic with its progress across sessions, and the requests of the present session.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ResumeState {
     subscriptions: BTreeMap<Topic, TopicSubscription>,
-    /// The last message that this session brought of each topic that comes in deltas.
+    /// The last message that this session delivered of each topic with deltas.
     delta_bases: HashMap<Topic, Arc<Message>>,
-    /// Requests of this session without an answer yet, by id.
+    /// Requests of this session without a reply, by id.
     pending_requests: HashMap<u64, Topic>,
-    /// The last id of this session.
+    /// The last request id of this session.
     last_request_id: u64,
-    /// Topics that this session brings.
+    /// Topics that this session serves.
     subscribed: BTreeSet<Topic>,
-    /// Topics that this server cannot bring now.
+    /// Topics that this server could not serve yet.
     to_request: BTreeSet<Topic>,
-    /// Topics of which this server does not hear.
+    /// Topics that are stale at this server.
     stale: BTreeSet<Topic>,
 }
 
-/// A topic that is subscribed to.
+/// A subscribed topic.
 #[derive(Clone, Debug)]
 struct TopicSubscription {
     cursor: SubscriptionCursor,
     options: SubscribeOptions,
 }
 
-/// What to do about an event.
+/// The reaction to an event.
 #[derive(Debug)]
 pub(crate) enum SessionAction {
-    /// Nothing: it is old, or none of ours.
+    /// Nothing: the event is a duplicate, or of another topic.
     Ignore,
-    /// Tell the caller.
+    /// Deliver an event to the caller.
     Deliver(SubscriberEvent),
-    /// After a pause, ask for what [`ResumeState::again`] says.
+    /// After a delay, send the requests of [`ResumeState::take_requests`].
     RetryLater {
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// Leave this session at a random moment within this time.
+    /// Leave this session at a random time within `within`.
     Leave {
-        /// The time.
+        /// The period.
         within: Duration,
-        /// How long it is not to be troubled.
+        /// How long the server must not be contacted again.
         reconnect_after: Duration,
-        /// Why the server wants it.
+        /// The reason given by the server.
         reason: String,
     },
-    /// Leave this session now.
+    /// Leave this session immediately.
     Close(SessionEnd),
 }
 
-/// A subscription to ask for.
+/// A request for a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SubscriptionRequest {
     pub(crate) id: u64,
@@ -71,17 +71,17 @@ pub(crate) struct SubscriptionRequest {
     pub(crate) options: SubscribeOptions,
 }
 
-/// A caller that wants the newest message of a topic only.
+/// Newest-only delivery of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NewestOnly {
-    /// What is passed over is told.
+    /// Whether skipped messages are reported.
     pub(crate) reports_gaps: bool,
 }
 
-/// Why a difference could not be made a message: the server's mistake.
+/// Why a delta could not be applied: an error of the server.
 #[derive(Debug, thiserror::Error)]
 enum DeltaError {
-    #[error("a delta came without the message before it")]
+    #[error("received a delta without the previous message")]
     MissingBase,
     #[error(transparent)]
     Invalid(#[from] InvalidDelta),
@@ -93,7 +93,7 @@ impl ResumeState {
             .insert(topic, TopicSubscription { cursor: SubscriptionCursor::new(from), options });
     }
 
-    /// A session begins: what to ask it for.
+    /// Begins a session. Returns the requests to send.
     pub(crate) fn begin_session(&mut self) -> Vec<SubscriptionRequest> {
         self.pending_requests.clear();
         self.delta_bases.clear();
@@ -104,7 +104,7 @@ impl ResumeState {
         self.take_requests()
     }
 
-    /// What to ask for that this session could not bring so far.
+    /// The requests for topics that this session could not serve so far.
     pub(crate) fn take_requests(&mut self) -> Vec<SubscriptionRequest> {
         let to_request = std::mem::take(&mut self.to_request);
         let requests = to_request.into_iter().filter_map(|topic| {
@@ -117,22 +117,22 @@ impl ResumeState {
         requests.collect()
     }
 
-    /// This session brings every topic.
+    /// Whether this session serves every topic.
     pub(crate) fn is_fully_subscribed(&self) -> bool {
         self.pending_requests.is_empty() && self.to_request.is_empty()
     }
 
-    /// This server does not hear of some topic.
+    /// Whether a topic is stale at this server.
     pub(crate) fn has_stale_topics(&self) -> bool {
         !self.stale.is_empty()
     }
 
-    /// Every topic was refused.
+    /// Whether every topic was rejected.
     pub(crate) fn is_empty(&self) -> bool {
         self.subscriptions.is_empty()
     }
 
-    /// What the caller wants of a topic: `NoFault` for every message.
+    /// The newest-only delivery of a topic; `None` when every message is delivered.
     pub(crate) fn newest_only(&self, topic: &Topic) -> Option<NewestOnly> {
         let TopicSubscription { cursor, options } = self.subscriptions.get(topic)?;
         cursor.is_newest_only().then_some(NewestOnly { reports_gaps: options.report_conflated })
@@ -160,10 +160,10 @@ impl ResumeState {
             {
                 SessionAction::Ignore
             }
-            client::ServerEvent::MessageDelta { topic, message_delta: difference } => {
-                match self.apply_delta(&topic, difference) {
+            client::ServerEvent::MessageDelta { topic, message_delta } => {
+                match self.apply_delta(&topic, message_delta) {
                     Ok(message) => self.on_message(topic, Arc::new(message)),
-                    // Asked for again, it comes whole.
+                    // A new session receives it whole.
                     Err(error) => {
                         SessionAction::Close(SessionEnd::retryable(format!("{topic}: {error}")))
                     }
@@ -210,10 +210,10 @@ impl ResumeState {
                     None => SessionAction::Deliver(SubscriberEvent::Rejected { code, message }),
                 }
             }
-            client::ServerEvent::Goaway { after_ms, retry_after_ms: back_ms, reason } => {
+            client::ServerEvent::Goaway { after_ms, retry_after_ms, reason } => {
                 SessionAction::Leave {
                     within: Duration::from_millis(after_ms.into()),
-                    reconnect_after: Duration::from_millis(back_ms.into()),
+                    reconnect_after: Duration::from_millis(retry_after_ms.into()),
                     reason,
                 }
             }
@@ -237,19 +237,23 @@ impl ResumeState {
                 SessionAction::Deliver(SubscriberEvent::Message { topic, message })
             }
             CursorAdvance::Duplicate => SessionAction::Ignore,
-            // Asked for again, it comes whole or with a gap that says what is missing.
+            // A new session receives the missing messages, or a gap.
             CursorAdvance::UnreportedGap { reached } => {
                 SessionAction::Close(SessionEnd::retryable(format!(
-                    "{topic}: {} came after {reached} without a gap",
+                    "{topic}: received {} after {reached} without a gap",
                     message.position
                 )))
             }
         }
     }
 
-    /// Makes a difference the message that it stands for.
-    fn apply_delta(&self, topic: &Topic, difference: MessageDelta) -> Result<Message, DeltaError> {
-        let MessageDelta { position, time, key, delta } = difference;
+    /// Turns a delta into the message it stands for.
+    fn apply_delta(
+        &self,
+        topic: &Topic,
+        message_delta: MessageDelta,
+    ) -> Result<Message, DeltaError> {
+        let MessageDelta { position, time, key, delta } = message_delta;
         let base = self.delta_bases.get(topic).filter(|base| base.position.next() == position);
         let base = base.ok_or(DeltaError::MissingBase)?;
         let payload = delta::apply(&base.payload, &delta, Publish::PAYLOAD_BYTES_CAP)?;
@@ -257,8 +261,8 @@ impl ResumeState {
         Ok(Message { position, time, content_type, key, payload: payload.into() })
     }
 
-    /// One topic without an owner must not take the others with it; a server that brings none is
-    /// left for one that may.
+    /// One topic without an owner must not interrupt the others. A server that serves no topic is left for
+    /// another.
     fn on_unavailable(&mut self, topic: Topic, message: String) -> SessionAction {
         let message = format!("{topic}: {message}");
         self.to_request.insert(topic);
@@ -372,7 +376,7 @@ mod tests {
         state.begin_session();
         assert!(
             matches!(state.on_event(unavailable(1)), SessionAction::RetryLater { .. }),
-            "b may yet come"
+            "b may still be served"
         );
         assert!(matches!(state.on_event(unavailable(2)), SessionAction::Close(_)));
         assert_eq!(state.begin_session().len(), 2);
@@ -414,7 +418,7 @@ mod tests {
             state.on_event(stale("a")),
             SessionAction::Deliver(SubscriberEvent::Stale { .. })
         ));
-        assert!(matches!(state.on_event(stale("c")), SessionAction::Ignore), "none of ours");
+        assert!(matches!(state.on_event(stale("c")), SessionAction::Ignore), "c is not subscribed");
         state.on_event(stale("b"));
         assert!(matches!(
             state.on_event(live("a")),
@@ -425,7 +429,7 @@ mod tests {
         assert!(!state.has_stale_topics());
         state.on_event(stale("b"));
         state.begin_session();
-        assert!(!state.has_stale_topics(), "another server may hear of it");
+        assert!(!state.has_stale_topics(), "a new session is not stale");
     }
 
     fn full_message(name: &str, offset: u64, payload: &[u8]) -> client::ServerEvent {
@@ -439,8 +443,8 @@ mod tests {
 
     fn delta_event(name: &str, offset: u64, old: &[u8], new: &[u8]) -> client::ServerEvent {
         let (position, delta) = (Position::new(7, offset), fossil_delta::delta(new, old).into());
-        let difference = MessageDelta { position, time: Timestamp(0), key: None, delta };
-        client::ServerEvent::MessageDelta { topic: topic(name), message_delta: difference }
+        let message_delta = MessageDelta { position, time: Timestamp(0), key: None, delta };
+        client::ServerEvent::MessageDelta { topic: topic(name), message_delta }
     }
 
     fn resume_state_with_deltas() -> ResumeState {
@@ -478,7 +482,7 @@ mod tests {
         assert_eq!(delivered_payload(state.on_event(delta_event("a", 3, TWO, THREE))), THREE);
         assert!(
             matches!(state.on_event(delta_event("c", 1, ONE, TWO)), SessionAction::Ignore),
-            "none of ours"
+            "c is not subscribed"
         );
     }
 
@@ -496,20 +500,24 @@ mod tests {
         let mut state = resume_state_with_deltas();
         assert!(
             matches!(state.on_event(delta_event("a", 1, ONE, TWO)), SessionAction::Close(_)),
-            "the first"
+            "no base yet"
         );
         state.on_event(full_message("a", 1, ONE));
         assert!(
             matches!(state.on_event(delta_event("a", 3, ONE, TWO)), SessionAction::Close(_)),
-            "not the next"
+            "a message is missing in between"
         );
         state.begin_session();
         assert!(
             matches!(state.on_event(delta_event("a", 2, ONE, TWO)), SessionAction::Close(_)),
-            "another session"
+            "the base is of another session"
         );
         let from = state.begin_session()[0].from;
-        assert_eq!(from, StartFrom::Position(Position::new(7, 1)), "it comes again");
+        assert_eq!(
+            from,
+            StartFrom::Position(Position::new(7, 1)),
+            "the message is requested again"
+        );
     }
 
     #[test]

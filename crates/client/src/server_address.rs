@@ -1,35 +1,35 @@
-//! The address of a node, as people write it.
+//! Parsing and printing of server addresses.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// One door of one node.
+/// The address of a server port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerAddress {
-    /// What is spoken there.
+    /// The protocol at the port.
     pub scheme: Scheme,
-    /// Name or address; IPv6 in brackets.
+    /// DNS name or IP address; IPv6 in brackets.
     pub host: String,
     /// The port.
     pub port: u16,
 }
 
-/// What is spoken at a door.
+/// The protocol at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// `http://`: HTTP, WebSocket or gRPC, in the clear.
+    /// `http://`: HTTP, WebSocket or gRPC without TLS.
     Http,
-    /// `ws://`: WebSocket in the clear.
+    /// `ws://`: WebSocket without TLS.
     Ws,
-    /// `quic://`: the client protocol on QUIC.
+    /// `quic://`: the client protocol over QUIC.
     Quic,
 }
 
-/// Not an address of a server.
+/// Text that is not the address of a server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no server: {reason}; write http://HOST:PORT, ws://HOST:PORT or quic://HOST:PORT"
+    "{text:?} is not a server address: {reason}; write http://HOST:PORT, ws://HOST:PORT or quic://HOST:PORT"
 )]
 pub struct InvalidServerAddress {
     text: String,
@@ -37,7 +37,7 @@ pub struct InvalidServerAddress {
 }
 
 impl ServerAddress {
-    /// `host:address`, to dial or to resolve.
+    /// `HOST:PORT`, to resolve or to dial.
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
@@ -53,20 +53,20 @@ impl FromStr for ServerAddress {
             "http" => Scheme::Http,
             "ws" => Scheme::Ws,
             "quic" => Scheme::Quic,
-            "https" | "wss" => return Err(invalid("TLS on TCP is not there yet")),
+            "https" | "wss" => return Err(invalid("TLS on TCP is not supported yet")),
             _ => return Err(invalid("the scheme is unknown")),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = authority.rsplit_once(':').ok_or_else(|| invalid("it has no port"))?;
-        let port = port.parse().map_err(|_| invalid("the port is no number"))?;
+        let port = port.parse().map_err(|_| invalid("the port is not a number from 0 to 65535"))?;
         if !is_host(host) {
-            return Err(invalid("the host is none (IPv6 stands in brackets)"));
+            return Err(invalid("the host is invalid (IPv6 addresses need brackets)"));
         }
         Ok(ServerAddress { scheme, host: host.to_owned(), port })
     }
 }
 
-/// A name, an IPv4 address, or an IPv6 address in brackets.
+/// Whether `host` is a name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),

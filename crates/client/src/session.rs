@@ -1,4 +1,4 @@
-//! One session with one node, whatever it is carried by.
+//! One session with one node over any transport.
 
 mod grpc;
 mod quic;
@@ -16,20 +16,20 @@ use crate::server_address::{Scheme, ServerAddress};
 pub(crate) use grpc::connect as grpc_connect;
 pub use trust::CertificateTrust;
 
-/// What carries a subscription.
+/// The transport of a subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
-    /// WebSocket: for the many.
+    /// WebSocket: the usual choice.
     #[default]
     Ws,
-    /// QUIC: a stream a topic, so that a loss in one does not hold up the others.
+    /// QUIC: one stream per topic, so that a loss in one topic does not delay the others.
     Quic,
-    /// gRPC: for back ends; one call a topic.
+    /// gRPC: for back ends; one call per topic.
     Grpc,
 }
 
 impl Transport {
-    /// Whether it is spoken at addresses of this scheme.
+    /// Whether the transport is available at addresses of this scheme.
     pub(crate) fn supports_scheme(self, scheme: Scheme) -> bool {
         match self {
             Transport::Ws => matches!(scheme, Scheme::Http | Scheme::Ws),
@@ -38,17 +38,17 @@ impl Transport {
         }
     }
 
-    /// How its addresses are written.
+    /// The form of its addresses, for error messages.
     pub(crate) fn address_form(self) -> &'static str {
         match self {
-            Transport::Ws => "WebSocket takes ws://HOST:PORT or http://HOST:PORT of --http",
-            Transport::Quic => "QUIC takes quic://HOST:PORT of --quic",
-            Transport::Grpc => "gRPC takes http://HOST:PORT of --grpc",
+            Transport::Ws => "WebSocket requires ws://HOST:PORT or http://HOST:PORT of --http",
+            Transport::Quic => "QUIC requires quic://HOST:PORT of --quic",
+            Transport::Grpc => "gRPC requires http://HOST:PORT of --grpc",
         }
     }
 }
 
-/// How to reach a server.
+/// Options for connecting to a server.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectOptions {
     pub(crate) transport: Transport,
@@ -56,7 +56,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) encoding: Encoding,
 }
 
-/// How a session ended, and what to do about it.
+/// The end of a session, and whether to reconnect.
 #[derive(Debug)]
 pub(crate) struct SessionEnd {
     pub(crate) reason: String,
@@ -70,11 +70,11 @@ pub(crate) enum Session {
     Grpc(grpc::Session),
 }
 
-/// A connection that is not there after this is not waited for: another node may answer.
+/// Timeout for opening a session, after which another node is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server says something every 25 s. Silence for two and a half of that is the end: a connection
-/// that died without a word looks just like one that has nothing to say.
+/// A session without any frame for this long is closed: servers send something every 25 s, and this is two
+/// and a half times that. A dead connection cannot be told from a quiet one otherwise.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(62_500);
 
 impl Session {
@@ -94,11 +94,11 @@ impl Session {
             })
         };
         tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| {
-            Err(SessionEnd::retryable(format!("no answer within {CONNECT_TIMEOUT:?}")))
+            Err(SessionEnd::retryable(format!("no reply within {CONNECT_TIMEOUT:?}")))
         })
     }
 
-    /// Asks for a topic. The answer comes as an event.
+    /// Requests a subscription. The reply arrives as an event.
     pub(crate) async fn subscribe(
         &mut self,
         request: SubscriptionRequest,
@@ -113,7 +113,7 @@ impl Session {
         }
     }
 
-    /// The next event, or the end. May be dropped and called again.
+    /// The next event, or the end of the session. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<ServerEvent, SessionEnd> {
         let next = async {
             match self {
@@ -122,24 +122,24 @@ impl Session {
                 Session::Grpc(session) => session.next().await,
             }
         };
-        tokio::time::timeout(IDLE_TIMEOUT, next)
-            .await
-            .unwrap_or_else(|_| Err(SessionEnd::retryable(format!("silence for {IDLE_TIMEOUT:?}"))))
+        tokio::time::timeout(IDLE_TIMEOUT, next).await.unwrap_or_else(|_| {
+            Err(SessionEnd::retryable(format!("no frame for {IDLE_TIMEOUT:?}")))
+        })
     }
 }
 
 impl SessionEnd {
-    /// Something broke: try again.
+    /// A failure after which to reconnect.
     pub(crate) fn retryable(reason: impl std::fmt::Display) -> SessionEnd {
         SessionEnd { reason: reason.to_string(), reconnect: Reconnect::Yes }
     }
 
-    /// It will not be better another time.
+    /// A failure that a reconnect would not fix.
     pub(crate) fn permanent(reason: impl std::fmt::Display) -> SessionEnd {
         SessionEnd { reason: reason.to_string(), reconnect: Reconnect::No }
     }
 
-    /// What a close code asks for.
+    /// The end of a session that was closed with `code`.
     pub(crate) fn from_close_code(code: u16, reason: &str) -> SessionEnd {
         let reconnect = close::from_code(code).map_or(Reconnect::Yes, |close| close.reconnect);
         SessionEnd { reason: format!("the server closed the session: {code} {reason}"), reconnect }

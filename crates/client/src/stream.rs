@@ -1,7 +1,7 @@
-//! Many publishes at once, each placed once and in order, whatever breaks in between.
+//! Streams of publishes: many in flight, each stored once and in order, across failures.
 //!
-//! [`PublishWindow`] decides; the driver here keeps a call open at one server after the other and carries
-//! what goes in and out.
+//! [`PublishWindow`] decides what to send; the driver in `call` keeps a call open at one server after the
+//! other and transfers requests and replies.
 
 mod call;
 mod window;
@@ -18,9 +18,9 @@ use crate::publisher::{PublisherShared, invalid_publish};
 pub(crate) use call::PublishCall;
 use window::PublishWindow;
 
-/// An open stream. Messages to a topic are placed in the order in which they are sent, each once: when
-/// the connection breaks, or a shard moves, what is unacknowledged is sent again, in order, and the
-/// cluster knows what it has. Dropped, it ends: what was sent may still be placed.
+/// An open stream. Messages to a topic are stored in the order in which they are sent, each once: when the
+/// connection breaks, or a shard moves, unacknowledged messages are sent again in order, and the cluster
+/// recognises those that it has. Dropping the stream ends it: messages sent before may still be stored.
 pub struct PublishStream {
     messages: mpsc::Sender<QueuedPublish>,
     _driver: AbortOnDropHandle<()>,
@@ -31,14 +31,14 @@ pub type AcknowledgementFuture = oneshot::Receiver<Result<Acknowledgement, Publi
 
 type AcknowledgementSender = oneshot::Sender<Result<Acknowledgement, PublishFailure>>;
 
-/// A message that waits for its turn.
+/// A message in the queue of the driver.
 type QueuedPublish = (Publish, AcknowledgementSender);
 
-/// Messages between the caller and the driver: so many are taken at once.
+/// Maximum number of messages queued between the caller and the driver, and taken at once.
 const QUEUE_MAX: usize = 64;
 
 impl PublishStream {
-    /// Messages between the oldest that is unacknowledged and the newest, both counted.
+    /// Maximum distance between the oldest unacknowledged message and the newest, both counted.
     pub const IN_FLIGHT_MAX: usize = ProducerSequence::IN_FLIGHT_MAX;
 
     pub(crate) fn open(shared: Arc<PublisherShared>, call: PublishCall) -> PublishStream {
@@ -49,18 +49,18 @@ impl PublishStream {
         PublishStream { messages, _driver: AbortOnDropHandle::new(driver) }
     }
 
-    /// Sends a message, in the order of the calls; waits only while too many are unacknowledged.
-    /// The outcome comes by what is returned, at the latest a deadline of the publisher later.
+    /// Sends a message, in the order of the calls; waits only while too many are unacknowledged. The
+    /// returned future resolves to the outcome within the deadline of the publisher.
     ///
     /// # Errors
-    /// [`PublishFailure::Rejected`] when the message breaks a rule: it was not sent.
+    /// [`PublishFailure::Rejected`] when the message breaks a rule; it was not sent.
     pub async fn send(
         &mut self,
         publish: Publish,
     ) -> Result<AcknowledgementFuture, PublishFailure> {
         publish.validate(Publish::PAYLOAD_BYTES_CAP).map_err(invalid_publish)?;
         let (sender, future) = oneshot::channel();
-        // The driver ends only with the runtime; then nobody answers, which is what it means.
+        // The driver ends only with the runtime; the future then fails too.
         let _closed = self.messages.send((publish, sender)).await;
         Ok(future)
     }

@@ -1,4 +1,4 @@
-//! A subscription that outlives its sessions.
+//! A subscription across sessions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,81 +13,80 @@ use crate::resume_state::ResumeState;
 use crate::server_address::ServerAddress;
 use crate::session::{CertificateTrust, ConnectOptions, Transport};
 
-/// What a subscriber meets, in order.
+/// An event of a subscriber, in the order of delivery.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SubscriberEvent {
-    /// A session is open.
+    /// A session was opened.
     Connected {
-        /// With whom.
+        /// The server of the session.
         server: ServerAddress,
     },
     /// A topic is live in this session.
     Subscribed {
-        /// Which.
+        /// The topic.
         topic: Topic,
-        /// Where it stood at that moment.
+        /// The newest position of the topic at that time.
         position: Position,
         /// Whether everything since the last session follows.
         recovered: bool,
-        /// What the server gives: under `latest` and `rate` messages are passed over, and that is no
-        /// loss.
+        /// The delivery granted by the server. With `latest` or a rate, skipped messages are not a loss.
         delivery: Delivery,
     },
     /// The next message of a topic.
     Message {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
         /// The message.
         message: Arc<Message>,
     },
-    /// Messages that cannot be had any more.
+    /// Messages that are no longer available.
     Gap {
-        /// Of which topic.
+        /// The topic.
         topic: Topic,
-        /// Which, and why.
+        /// The missing positions, and the reason.
         gap: Gap,
     },
-    /// The server has lost touch with the topic's owner: whether there is more it cannot say. A
-    /// subscriber that has other servers turns to them after a moment.
+    /// The server lost contact with the topic's owner: newer messages may exist that it does not know. A
+    /// subscriber with other servers reconnects to one of them after a short time.
     Stale {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// Everything up to here was shown.
+        /// Everything up to this position was delivered.
         since: Position,
     },
-    /// The server hears of the topic again; what it missed follows.
+    /// The server restored contact with the topic's owner; missed messages follow.
     Live {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// Everything up to here was shown.
+        /// Everything up to this position was delivered.
         position: Position,
     },
-    /// How many watch a topic, to a subscriber that asked: see [`SubscribeOptions::report_audience`].
+    /// The number of subscribers of a topic, if requested: see [`SubscribeOptions::report_audience`].
     Audience {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// Sessions of the whole cluster, some seconds old at most.
+        /// Number of sessions in the whole cluster, at most some seconds old.
         count: u64,
     },
-    /// The server does not give what was asked for; the session goes on without it.
+    /// The server rejected a request; the session continues without it.
     Rejected {
-        /// A word to branch on.
+        /// The error code.
         code: ErrorCode,
-        /// Which topic, and what to change.
+        /// The topic, and what to change.
         message: String,
     },
     /// The session ended.
     Disconnected {
-        /// With whom.
+        /// The server of the session.
         server: ServerAddress,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// When the next is tried; `NoFault` when there is no sense in it, and this is the last event.
+        /// Delay until the next attempt; `None` when there is none, and this is the last event.
         retry_in: Option<Duration>,
     },
 }
 
-/// What to subscribe to, and where.
+/// Configuration of a subscriber.
 #[derive(Clone, Debug)]
 pub struct SubscriberBuilder {
     servers: Vec<ServerAddress>,
@@ -95,33 +94,33 @@ pub struct SubscriberBuilder {
     resume_state: ResumeState,
 }
 
-/// Topics as they come, over one session after another. Dropped, it disconnects.
+/// A running subscriber, which receives events over one session after another. Dropping it disconnects.
 pub struct Subscriber {
     events: event_queue::EventReceiver,
     _task: AbortOnDropHandle<()>,
 }
 
-/// Why a subscriber cannot be made. Says what to change.
+/// Why a subscriber cannot be created. Each text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
     /// The list of servers is empty.
     #[error("a subscriber needs the address of at least one server")]
     NoServers,
-    /// There is nothing to subscribe to.
+    /// There is no topic.
     #[error("a subscriber needs at least one topic")]
     NoTopics,
-    /// An address of another transport.
+    /// A server address is for another transport.
     #[error("{server} is not an address for this transport: {}", transport.address_form())]
     WrongScheme {
         /// The address.
         server: ServerAddress,
-        /// What it was given for.
+        /// The transport of the subscriber.
         transport: Transport,
     },
 }
 
 impl Subscriber {
-    /// Begins with the addresses of one or more nodes: those of the transport that is to be used.
+    /// Creates a builder with the addresses of one or more nodes, for the transport that is used.
     pub fn builder(servers: impl IntoIterator<Item = ServerAddress>) -> SubscriberBuilder {
         SubscriberBuilder {
             servers: servers.into_iter().collect(),
@@ -130,41 +129,41 @@ impl Subscriber {
         }
     }
 
-    /// The next event; `NoFault` after a [`SubscriberEvent::Disconnected`] that is not tried again. May be
-    /// dropped and called again: no event is lost.
+    /// The next event; `None` after a [`SubscriberEvent::Disconnected`] without retry. Cancel safe: no
+    /// event is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<SubscriberEvent> {
         self.events.recv().await
     }
 }
 
 impl SubscriberBuilder {
-    /// What carries the sessions; WebSocket unless said.
+    /// Sets the transport; the default is WebSocket.
     pub fn transport(mut self, transport: Transport) -> SubscriberBuilder {
         self.connect_options.transport = transport;
         self
     }
 
-    /// Whose certificate to take, on QUIC.
+    /// Sets which server certificates are accepted over QUIC.
     pub fn trust(mut self, trust: CertificateTrust) -> SubscriberBuilder {
         self.connect_options.trust = trust;
         self
     }
 
-    /// How frames are written on WebSocket; protobuf, the smaller, unless said. The others have one
-    /// encoding only.
+    /// Sets the encoding of frames over WebSocket; the default is protobuf, the smaller one. The other
+    /// transports have one encoding.
     pub fn encoding(mut self, encoding: Encoding) -> SubscriberBuilder {
         self.connect_options.encoding = encoding;
         self
     }
 
-    /// One more topic. At least one is needed: a server does not keep a QUIC connection on which
-    /// nothing is said.
+    /// Adds a topic. At least one is required: a server closes a QUIC connection without requests.
     pub fn topic(self, topic: Topic, from: StartFrom) -> SubscriberBuilder {
         self.topic_with_options(topic, from, SubscribeOptions::default())
     }
 
-    /// One more topic, with more wishes. What comes as a delta is made whole here. What the server does
-    /// not offer it refuses, with the topic: [`SubscriberEvent::Rejected`]. Over gRPC that is the audience, deltas and datagrams.
+    /// Adds a topic with options. Deltas are applied before messages are delivered. A server rejects a
+    /// topic with options that it does not support ([`SubscriberEvent::Rejected`]); over gRPC these are the
+    /// audience, deltas and datagrams.
     pub fn topic_with_options(
         mut self,
         topic: Topic,
@@ -175,11 +174,11 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Connects, in a task of its own, to the first server that answers, in the order given: an
-    /// application with many clients gives each of them another order. Needs a tokio runtime.
+    /// Spawns a task that connects to the first available server, in the given order: an application with
+    /// many clients should give each client a different order. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`BuildError`] when no session could ever begin.
+    /// [`BuildError`] when no session could ever be opened.
     pub fn connect(self) -> Result<Subscriber, BuildError> {
         let SubscriberBuilder { servers, connect_options, resume_state } = self;
         if servers.is_empty() {

@@ -1,4 +1,4 @@
-//! What a subscriber refuses before it connects.
+//! Configurations and servers that a subscriber rejects.
 
 use pushonce_client::{BuildError, ServerAddress, Subscriber, SubscriberEvent, Transport};
 use pushonce_core::{StartFrom, Topic};
@@ -28,13 +28,13 @@ async fn builder_rejects_an_address_of_another_transport() {
         (Transport::Grpc, "http://a:1", "ws://a:1"),
     ] {
         let builder = Subscriber::builder([server(right), server(wrong)]).transport(transport);
-        let error = builder.topic(topic(), StartFrom::Now).connect().err().expect("refused");
+        let error = builder.topic(topic(), StartFrom::Now).connect().err().expect("rejected");
         assert_eq!(error, BuildError::WrongScheme { server: server(wrong), transport });
         assert!(error.to_string().contains(wrong), "{error}");
     }
 }
 
-/// Answers one connection with these bytes.
+/// A server that replies to one connection with these bytes.
 async fn server_answering(response: &'static str) -> ServerAddress {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -48,8 +48,10 @@ async fn server_answering(response: &'static str) -> ServerAddress {
 }
 
 async fn first_disconnect(server: ServerAddress) -> (String, bool) {
-    let mut subscriber =
-        Subscriber::builder([server]).topic(topic(), StartFrom::Now).connect().expect("it fits");
+    let mut subscriber = Subscriber::builder([server])
+        .topic(topic(), StartFrom::Now)
+        .connect()
+        .expect("a valid configuration");
     loop {
         match subscriber.next().await.expect("an event") {
             SubscriberEvent::Disconnected { reason, retry_in, .. } => {
@@ -78,11 +80,13 @@ async fn server_without_websocket_is_dropped_and_the_others_are_retried() {
     let busy =
         server_answering("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
     let servers = [wrong.clone(), busy.clone()];
-    let mut subscriber =
-        Subscriber::builder(servers).topic(topic(), StartFrom::Now).connect().expect("they fit");
+    let mut subscriber = Subscriber::builder(servers)
+        .topic(topic(), StartFrom::Now)
+        .connect()
+        .expect("a valid configuration");
     let mut disconnects = Vec::new();
     while disconnects.len() < 3 {
-        match subscriber.next().await.expect("it goes on") {
+        match subscriber.next().await.expect("an event") {
             SubscriberEvent::Disconnected { server, retry_in, .. } => {
                 disconnects.push((server, retry_in.is_some()))
             }

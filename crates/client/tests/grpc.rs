@@ -1,6 +1,6 @@
-//! Set-up: gRPC servers that follow a script. Fault: a server dies between two calls, a call breaks,
-//! a position is refused. Claim: what was never sent goes to the next server, what was sent and not
-//! acknowledged is unknown, and a subscriber resumes as over every other transport.
+//! Set-up: scripted gRPC servers. Fault: a server dies between two calls, a call fails, a position is
+//! rejected. Claim: a message that was never sent goes to the next server, one that was sent is retried
+//! until it is acknowledged, and a subscriber resumes as over every other transport.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -27,10 +27,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A call of `Subscribe`: where it begins, and the way to answer it.
+/// A call of `Subscribe`: its start, and the sender of its responses.
 type SubscribeCall = (StartFrom, mpsc::Sender<Result<pb::SubscribeResponse, Status>>);
 
-/// Places every publish; hands every subscription to the test.
+/// Acknowledges every publish; passes every subscription to the test.
 struct FakePublisherService {
     calls: mpsc::Sender<SubscribeCall>,
 }
@@ -47,7 +47,7 @@ impl publisher_server::Publisher for FakePublisherService {
         Ok(Response::new(acknowledgement().into()))
     }
 
-    /// Acknowledges one message, the second out of turn.
+    /// Acknowledges the first message, and the second out of order.
     async fn publish_stream(
         &self,
         requests: Request<Streaming<pb::PublishRequest>>,
@@ -130,19 +130,20 @@ fn message_response(offset: u64) -> Result<pb::SubscribeResponse, Status> {
 
 async fn next_event(subscriber: &mut Subscriber) -> SubscriberEvent {
     let next = tokio::time::timeout(TEST_TIMEOUT, subscriber.next()).await;
-    next.expect("an event in time").expect("it goes on")
+    next.expect("an event in time").expect("not the last event")
 }
 
 #[tokio::test]
 async fn publish_goes_to_the_next_server_when_the_first_is_dead() {
-    // Its connections die with the runtime they live on, as with a process.
+    // The connections die with their runtime, as with a process.
     let process = Runtime::new().unwrap();
     let (first, second) =
         (FakeGrpcServer::open_on(process.handle()).await, FakeGrpcServer::open().await);
     let publisher = Publisher::new(vec![first.address, second.address]);
     assert_eq!(publisher.publish(goal_publish(ContentType::Text)).await, Ok(acknowledgement()));
     process.shutdown_background();
-    // A connection that is found dead only by using it leaves the outcome open: it is asked again.
+    // A dead connection that is detected only by its use leaves the outcome unknown: the publish is
+    // retried.
     assert_eq!(publisher.publish(goal_publish(ContentType::Text)).await, Ok(acknowledgement()));
 }
 
@@ -169,7 +170,7 @@ async fn server_that_acknowledges_out_of_order_is_replaced() {
     let first = stream.send(goal_publish(ContentType::Text)).await.unwrap();
     let second = stream.send(goal_publish(ContentType::Text)).await.unwrap();
     assert_eq!(first.await.unwrap(), Ok(acknowledgement()));
-    // The next call acknowledges its first message, which is the second by now.
+    // The next call acknowledges its first message, which is the second by then.
     assert_eq!(second.await.unwrap(), Ok(acknowledgement()));
 }
 
@@ -199,7 +200,7 @@ async fn failed_call_is_repeated_from_the_last_message() {
     assert_eq!(from, StartFrom::Last(2));
     responses.send(subscribed_response(7)).await.unwrap();
     responses.send(message_response(6)).await.unwrap();
-    responses.send(Err(Status::unavailable("the node goes down"))).await.unwrap();
+    responses.send(Err(Status::unavailable("the node shuts down"))).await.unwrap();
     assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Connected { .. }));
     assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Subscribed { .. }));
     assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Message { .. }));
@@ -221,7 +222,7 @@ async fn future_position_is_rejected_permanently() {
         .expect("the servers fit the transport");
     assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Connected { .. }));
     let SubscriberEvent::Rejected { code, message } = next_event(&mut subscriber).await else {
-        panic!("refused")
+        panic!("expected a rejection")
     };
     assert_eq!(code, ErrorCode::FuturePosition);
     assert!(message.starts_with("game/7: "), "{message}");

@@ -1,6 +1,6 @@
-//! Set-up: a subscriber and a WebSocket server that follows a script. Fault: the server leaves
-//! something out, refuses, goes, or speaks something else. Claim: the subscriber shows no hole, names
-//! what was refused, and leaves when it is asked to.
+//! Set-up: a subscriber and a scripted WebSocket server. Fault: the server skips messages, rejects, shuts
+//! down, or uses another protocol. Claim: the subscriber shows no hole, reports what was rejected, and
+//! leaves when asked to.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -27,20 +27,20 @@ fn subscribe(servers: &[&ScriptedWebSocketServer], from: StartFrom) -> Subscribe
         .expect("the servers fit the transport")
 }
 
-/// The next event that `wanted` takes; what comes before it is passed over.
+/// The first event that `select` accepts; earlier ones are dropped.
 async fn find_event<T>(
     subscriber: &mut Subscriber,
     select: impl Fn(SubscriberEvent) -> Option<T>,
 ) -> T {
     let found = async {
         loop {
-            let event = subscriber.next().await.expect("it goes on");
+            let event = subscriber.next().await.expect("not the last event");
             if let Some(found) = select(event) {
                 return found;
             }
         }
     };
-    tokio::time::timeout(TEST_TIMEOUT, found).await.expect("it comes in time")
+    tokio::time::timeout(TEST_TIMEOUT, found).await.expect("an event in time")
 }
 
 fn message_offset(event: SubscriberEvent) -> Option<u64> {
@@ -107,7 +107,7 @@ async fn rejected_topic_is_reported_and_the_subscriber_ends_without_topics() {
         .send_event(client::ServerEvent::error(
             Some(1),
             ErrorCode::FuturePosition,
-            "never given out",
+            "never assigned",
         ))
         .await;
     let rejected = find_event(&mut subscriber, |event| match event {
@@ -118,7 +118,7 @@ async fn rejected_topic_is_reported_and_the_subscriber_ends_without_topics() {
     assert_eq!(code, ErrorCode::FuturePosition);
     assert!(message.starts_with("game/7: "), "{message}");
     assert!(
-        find_event(&mut subscriber, disconnect_reason).await.contains("every topic was refused")
+        find_event(&mut subscriber, disconnect_reason).await.contains("every topic was rejected")
     );
     assert_eq!(subscriber.next().await, None);
 }
@@ -200,7 +200,7 @@ async fn messages_are_delivered_between_goaway_and_disconnect() {
     let mut client = server.accept().await;
     client.requested_start().await;
     client.send_subscribed(at(1)).await;
-    // Drawn from a month, the moment does not come while the test runs.
+    // Drawn from a period of 49 days, the time is not reached while the test runs.
     let (after_ms, reason) = (u32::MAX, "draining".to_owned());
     client.send_event(client::ServerEvent::Goaway { after_ms, retry_after_ms: 0, reason }).await;
     client.send_message(1).await;
@@ -250,12 +250,12 @@ async fn server_with_another_subprotocol_is_not_retried() {
         .topic(topic(), StartFrom::Now)
         .connect()
         .expect("the servers fit the transport");
-    // It answers every client with protobuf.
+    // The server replies to every client with protobuf.
     let client = tokio::spawn(async move { server.accept().await });
     assert!(
         find_event(&mut subscriber, disconnect_reason)
             .await
-            .contains("does not speak pushonce.v1.json")
+            .contains("does not support pushonce.v1.json")
     );
     assert_eq!(subscriber.next().await, None);
     drop(client.await);
@@ -276,7 +276,7 @@ async fn subscriber_moves_from_a_stale_server_to_another_without_a_gap() {
         _ => None,
     };
     assert_eq!(find_event(&mut subscriber, since).await, at(1));
-    assert!(find_event(&mut subscriber, disconnect_reason).await.contains("lost touch"));
+    assert!(find_event(&mut subscriber, disconnect_reason).await.contains("lost contact"));
 
     let mut client = second.accept().await;
     assert_eq!(client.requested_start().await, StartFrom::Position(at(1)));
@@ -293,7 +293,7 @@ async fn stale_server_is_kept_when_there_is_no_other() {
     client.requested_start().await;
     client.send_subscribed(at(1)).await;
     client.send_event(client::ServerEvent::Stale { topic: topic(), since: at(1) }).await;
-    // Longer than it would bear it if there were another.
+    // Longer than the stale timeout with another server.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     client.send_message(1).await;
     client.send_event(client::ServerEvent::Live { topic: topic(), position: at(1) }).await;

@@ -1,5 +1,5 @@
-//! Set-up: a publisher and gRPC servers that answer as they are told. Claim: it asks the next server
-//! for the same message, under the same name, and the three outcomes come through.
+//! Set-up: a publisher and scripted gRPC servers. Claim: it retries the same message at the next server
+//! with the same identity, and returns the three outcomes.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -19,9 +19,9 @@ use pushonce_proto::publisher::publish_status;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Answers every publish alike, and keeps them.
+/// Gives the same reply to every publish, and records the requests.
 struct RecordingPublisherService {
-    answer: Result<Acknowledgement, PublishError>,
+    reply: Result<Acknowledgement, PublishError>,
     requests: RecordedRequests,
 }
 
@@ -37,21 +37,21 @@ impl publisher_server::Publisher for RecordingPublisherService {
         request: Request<pb::PublishRequest>,
     ) -> Result<Response<pb::PublishResponse>, Status> {
         self.requests.lock().unwrap().push(request.into_inner());
-        match &self.answer {
-            Ok(placed) => Ok(Response::new((*placed).into())),
+        match &self.reply {
+            Ok(acknowledgement) => Ok(Response::new((*acknowledgement).into())),
             Err(error) => Err(publish_status(error)),
         }
     }
 
-    /// Answers two requests, then ends the call.
+    /// Replies to two requests, then ends the call.
     async fn publish_stream(
         &self,
         requests: Request<Streaming<pb::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let (answer, recorded) = (self.answer.clone(), self.requests.clone());
+        let (reply, recorded) = (self.reply.clone(), self.requests.clone());
         let responses = requests.into_inner().take(2).enumerate().map(move |(index, request)| {
             recorded.lock().unwrap().push(request?);
-            Ok(pb::PublishStreamResponse::from_outcome(index as u64 + 1, answer.clone()))
+            Ok(pb::PublishStreamResponse::from_outcome(index as u64 + 1, reply.clone()))
         });
         Ok(Response::new(responses.boxed()))
     }
@@ -64,12 +64,12 @@ impl publisher_server::Publisher for RecordingPublisherService {
     }
 }
 
-async fn serve(answer: Result<Acknowledgement, PublishError>) -> (ServerAddress, RecordedRequests) {
+async fn serve(reply: Result<Acknowledgement, PublishError>) -> (ServerAddress, RecordedRequests) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let requests = RecordedRequests::default();
     let service =
-        PublisherServer::new(RecordingPublisherService { answer, requests: requests.clone() });
+        PublisherServer::new(RecordingPublisherService { reply, requests: requests.clone() });
     let serving = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
     (server, requests)
@@ -167,7 +167,7 @@ async fn failed_stream_continues_at_the_next_server_with_the_same_numbers() {
     for _ in 0..4 {
         acknowledgements.push(stream.send(message()).await.unwrap());
     }
-    // Each server answers two requests and ends its call.
+    // Each server replies to two requests and ends its call.
     for received in acknowledgements {
         assert_eq!(received.await.unwrap(), Ok(acknowledgement()));
     }

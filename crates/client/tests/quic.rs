@@ -1,6 +1,6 @@
-//! Set-up: a subscriber and a QUIC server that follows a script. Fault: streams and datagrams overtake
-//! each other, or end. Claim: the caller hears of a subscription before its first message, of the newest
-//! and of nothing older after it, and a topic whose stream ended is asked for again.
+//! Set-up: a subscriber and a scripted QUIC server. Fault: streams and datagrams overtake each other, or
+//! end. Claim: the caller receives the subscribed event before the first message, then the newest message
+//! and nothing older after it, and a topic whose stream ended is requested again.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -139,7 +139,7 @@ fn subscribe(server: ServerAddress, trust: CertificateTrust) -> Subscriber {
 
 async fn next_event(subscriber: &mut Subscriber) -> SubscriberEvent {
     let next = tokio::time::timeout(TEST_TIMEOUT, subscriber.next()).await;
-    next.expect("an event in time").expect("it goes on")
+    next.expect("an event in time").expect("not the last event")
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn close_code_is_reported_and_obeyed() {
     assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Connected { .. }));
     let SubscriberEvent::Disconnected { reason, retry_in, .. } = next_event(&mut subscriber).await
     else {
-        panic!("it ends")
+        panic!("expected the end of the session")
     };
     assert!(reason.contains("4400"), "{reason}");
     assert_eq!(retry_in, None);
@@ -196,13 +196,13 @@ async fn certificate_with_another_fingerprint_is_rejected() {
     let accepting =
         tokio::spawn(async move { server.endpoint.accept().await.unwrap().await.is_err() });
     let SubscriberEvent::Disconnected { reason, .. } = next_event(&mut subscriber).await else {
-        panic!("refused")
+        panic!("expected the end of the session")
     };
     assert!(reason.contains("fingerprint"), "{reason}");
     assert!(accepting.await.unwrap());
 }
 
-/// A subscriber that asked for datagrams, and its server, which has answered.
+/// A subscriber with datagrams, and its server, which has confirmed the subscription.
 async fn subscribe_datagrams(server: &ScriptedQuicServer) -> (Subscriber, ScriptedQuicSession) {
     let delivery = Some(Delivery::Latest);
     let options = SubscribeOptions { delivery, use_datagrams: true, ..SubscribeOptions::default() };
@@ -217,7 +217,7 @@ async fn subscribe_datagrams(server: &ScriptedQuicServer) -> (Subscriber, Script
     (subscriber, client)
 }
 
-/// Where the next message stands.
+/// The position of the next message.
 async fn next_position(subscriber: &mut Subscriber) -> Position {
     loop {
         match next_event(subscriber).await {
@@ -249,7 +249,7 @@ async fn datagram_ahead_of_its_stream_waits_for_the_stream() {
     client.send_datagram(&message_event(2));
     let mut stream = client.open_topic_stream().await;
     send_event(&mut stream, &message_event(1)).await;
-    // The newer message takes the place of the older one when that was not taken yet.
+    // The newer message replaces the older one if that was not received yet.
     let mut last = next_position(&mut subscriber).await;
     if last == Position::new(5, 1) {
         last = next_position(&mut subscriber).await;
@@ -274,12 +274,12 @@ async fn slow_caller_gets_the_newest_datagram() {
     }
     let mut count = 0;
     loop {
-        // The network may lose the last.
+        // The network may lose the last datagram.
         client.send_datagram(&message_event(5_000));
         count += 1;
         if next_position(&mut subscriber).await == Position::new(5, 5_000) {
             break;
         }
     }
-    assert!(count < 2_000, "{count} messages were shown");
+    assert!(count < 2_000, "{count} messages were delivered");
 }

@@ -1,6 +1,6 @@
-//! Set-up: a subscriber and servers that follow a script. Fault: sessions end in every way there is.
-//! Claim: the subscriber turns to the next server, resumes behind what it saw, shows nothing twice,
-//! and stays away when the server says so.
+//! Set-up: a subscriber and scripted servers. Fault: sessions end in every possible way. Claim: the
+//! subscriber connects to the next server, resumes after the last message it received, delivers nothing
+//! twice, and does not return when the server forbids it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -12,7 +12,7 @@ use pushonce_client::{Subscriber, SubscriberEvent};
 use pushonce_core::{Position, StartFrom};
 use stage::{ScriptedWebSocketServer, at, topic};
 
-/// Far more than anything here takes; nothing waits for it unless it fails.
+/// Far longer than any test takes; reached only on failure.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn subscribe(servers: &[&ScriptedWebSocketServer], from: StartFrom) -> Subscriber {
@@ -29,7 +29,7 @@ async fn next_event(subscriber: &mut Subscriber) -> Option<SubscriberEvent> {
 
 async fn next_position(subscriber: &mut Subscriber) -> Position {
     loop {
-        match next_event(subscriber).await.expect("it goes on") {
+        match next_event(subscriber).await.expect("not the last event") {
             SubscriberEvent::Message { message, .. } => return message.position,
             SubscriberEvent::Gap { gap, .. } => panic!("{gap}"),
             _ => {}
@@ -57,7 +57,7 @@ async fn subscriber_resumes_at_the_next_server_after_the_last_message_seen() {
     client.send_subscribed(at(3)).await;
     client.send_message(2).await;
     client.send_message(3).await;
-    assert_eq!(next_position(&mut subscriber).await, at(3), "and nothing twice");
+    assert_eq!(next_position(&mut subscriber).await, at(3), "no message is delivered twice");
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn unreachable_server_is_skipped() {
     client.requested_start().await;
     let Some(SubscriberEvent::Disconnected { retry_in, .. }) = next_event(&mut subscriber).await
     else {
-        panic!("it says that the first was not there");
+        panic!("expected an event for the unreachable server");
     };
     assert!(retry_in.is_some());
 }

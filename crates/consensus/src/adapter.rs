@@ -1,7 +1,7 @@
-//! Stands between openraft and a [`StateMachine`]: keeps what was applied last and the membership, and
-//! takes snapshots.
+//! Adapts a [`StateMachine`] to openraft: tracks the last applied entry and the membership, and takes
+//! snapshots.
 //!
-//! The machine lives in memory. After a restart it is the last snapshot plus the log behind it.
+//! The machine lives in memory. After a restart it is restored from the last snapshot and the log after it.
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
-use pushonce_core::Term;
 use pushonce_core::versioned::VersionedDecodeError;
+use pushonce_core::{FailPoint, Term};
 
 use crate::snapshot::{SnapshotStore, StoredSnapshot};
 use crate::types::{
@@ -19,9 +19,9 @@ use crate::types::{
 };
 use crate::{EntryId, StateMachine, StateSnapshot};
 
-/// openraft's view of a machine.
+/// A state machine as openraft uses it.
 pub(crate) struct StateMachineAdapter {
-    /// Never locked: openraft wants its state machine `Sync`, a machine need not be.
+    /// Never locked: openraft requires `Sync`, which a machine need not be.
     machine: Mutex<Box<dyn StateMachine>>,
     snapshot_store: Arc<SnapshotStore>,
     last_applied: Option<LogId>,
@@ -29,16 +29,15 @@ pub(crate) struct StateMachineAdapter {
     halt_reason: HaltReason,
 }
 
-/// Why a replica has halted, once it has: it met something that this build cannot read. Clones share
-/// it.
+/// The reason why a replica halted, once it has: it met data that this build cannot read. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HaltReason(Arc<OnceLock<String>>);
 
-/// A state that was captured and is to be put on disk.
+/// A captured state to be written to disk.
 pub(crate) struct SnapshotBuilder {
     snapshot_store: Arc<SnapshotStore>,
     meta: SnapshotMeta,
-    /// Taken by the first build. Never locked, as above.
+    /// Taken by the first build. Never locked: openraft requires `Sync`.
     state: Mutex<Option<io::Result<StateSnapshot>>>,
 }
 
@@ -56,12 +55,12 @@ impl StateMachineAdapter {
         }
     }
 
-    /// Says why the replica has halted, if it has.
+    /// The halt reason of the replica, which may be set later.
     pub(crate) fn halt_reason(&self) -> HaltReason {
         self.halt_reason.clone()
     }
 
-    /// Restores the snapshot on disk, if there is one. With an error the machine is as it was.
+    /// Restores the snapshot on disk, if there is one. After an error the machine is unchanged.
     pub(crate) async fn load_snapshot(&mut self) -> io::Result<()> {
         let Some(snapshot) = self.snapshot_store.current().await else { return Ok(()) };
         let meta = snapshot.meta().clone();
@@ -76,8 +75,8 @@ impl StateMachineAdapter {
         self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
     }
 
-    /// An entry that cannot be read does not count as applied, and ends the replica: one that went on
-    /// would have another state than the others.
+    /// Applies an entry. An entry that cannot be read does not count as applied and ends the replica, because
+    /// its state would diverge if it continued.
     fn apply_entry(&mut self, entry: LogEntry) -> io::Result<ApplyResponse> {
         let log_id = entry.log_id;
         let response = match entry.payload {
@@ -85,12 +84,11 @@ impl StateMachineAdapter {
             EntryPayload::Normal(data) => {
                 let at = EntryId { index: log_id.index, term: Term(log_id.leader_id.term) };
                 let machine = self.machine();
-                let applied = catch_panic("applying an entry", || machine.apply(at, &data.bytes))?;
-                #[cfg(feature = "planted-bugs")]
-                let applied = match applied {
-                    Err(_) if crate::planted::skips_unreadable() => Ok(Bytes::new()),
-                    applied => applied,
-                };
+                let applied =
+                    match catch_panic("applying an entry", || machine.apply(at, &data.bytes))? {
+                        Err(_) if FailPoint::UnreadableEntrySkipped.is_active() => Ok(Bytes::new()),
+                        applied => applied,
+                    };
                 let halt = |error| self.halt_reason.halt(&format!("entry {}", at.index), error);
                 ApplyResponse(applied.map_err(halt)?)
             }
@@ -110,12 +108,12 @@ impl HaltReason {
         self.0.get().map(String::as_str)
     }
 
-    /// The replica halts at `what`.
+    /// Records that the replica halted at `subject`.
     fn halt(&self, subject: &str, error: VersionedDecodeError) -> io::Error {
         let message = format!("{subject} cannot be read: {error}");
         self.0.get_or_init(|| message.clone());
         metrics::counter!("pushonce_halted_replicas_total").increment(1);
-        // The reason itself: whoever starts a replica asks whether another build would read it.
+        // The error itself, because the start of a replica distinguishes unsupported versions from damage.
         match error {
             VersionedDecodeError::Unsupported(_) => io::Error::other(error),
             VersionedDecodeError::MissingVersion(_) | VersionedDecodeError::Corrupt(_) => {
@@ -186,10 +184,10 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-/// Makes an error of a panic in a machine. Without that only the task of the machine would end, and the
-/// replica would go on to lead, or to follow, and never apply anything again.
+/// Converts a panic in a machine into an error. Otherwise only the task of the machine would end, and the
+/// replica would continue to lead or follow without applying entries.
 fn catch_panic<T>(operation: &str, work: impl FnOnce() -> T) -> io::Result<T> {
-    // With the error the replica ends: nobody sees the state that the panic left.
+    // The error ends the replica, so the state that the panic left is not used.
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     result.map_err(|_| io::Error::other(format!("{operation} has panicked")))
 }

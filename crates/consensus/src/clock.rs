@@ -1,21 +1,21 @@
-//! The clock that leases are judged by.
+//! The clock that measures leases.
 //!
-//! The monotonic clock stands still while the machine is suspended. A leader that was suspended
-//! would trust a lease that has ended for everybody else. Linux has a clock that counts that time
-//! (`CLOCK_BOOTTIME`). A hypervisor that stops a machine without telling it stops this clock too.
+//! The monotonic clock stops while the machine is suspended, so a leader could trust a lease that has expired
+//! for all other nodes. Linux has a clock that includes suspension (`CLOCK_BOOTTIME`). It also stops when a
+//! hypervisor pauses the machine without notice.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A moment: the time since the machine was booted, suspensions included.
+/// The time since the machine was booted, including suspension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BootTime(Duration);
 
 #[cfg(target_os = "linux")]
 const CLOCK: ClockId = ClockId::Boottime;
-/// Counts no suspension: there is none that does everywhere.
+/// Excludes suspension: no portable clock includes it.
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
@@ -30,7 +30,7 @@ impl BootTime {
         self.0.checked_sub(before).map(BootTime)
     }
 
-    /// Waits for this moment. A timer does not count suspensions, so it may end late.
+    /// Waits for this moment. May return late, because a timer excludes suspension.
     pub(crate) async fn reached(self) {
         while let Some(left) = self.0.checked_sub(BootTime::now().0).filter(|left| !left.is_zero())
         {
@@ -67,7 +67,7 @@ mod tests {
         assert!(then.checked_sub(Duration::from_millis(5)).is_some_and(|before| before < then));
     }
 
-    /// The kernel has two clocks: one that counts suspensions is at least as far as the other.
+    /// A clock that includes suspension is never behind the monotonic clock of the kernel.
     #[cfg(target_os = "linux")]
     #[test]
     fn boot_time_includes_suspension() {

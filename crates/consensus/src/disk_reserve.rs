@@ -1,10 +1,9 @@
-//! How much room the data directory's disk has, and what a node does when there is little.
+//! The disk space of the data directory, and the behaviour of a node when it is low.
 //!
-//! The last of the room is kept for what a node cannot do without: votes, elections, and the
-//! snapshots that make room again. Below the reserve nothing is published here; below half of it
-//! this replica takes no more from the leaders of others either, so that what they had accepted
-//! before they noticed still finds a place. All else goes on, and so does publishing as soon as
-//! there is room.
+//! The last part of the disk is reserved for votes, elections, and the snapshots that free space. Below the
+//! reserve publishes are rejected on this node; below half of it this replica also rejects appends with
+//! publishes, so that entries accepted by leaders before they noticed still fit. Everything else continues,
+//! and publishing resumes as soon as there is space.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,43 +14,43 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How often the disk is asked. A node that writes 200 MB a second gets 100 MB further meanwhile,
-/// which half of the smallest useful reserve holds.
+/// Interval of the measurements. A node that writes 200 MB a second writes 100 MB in it, which fits in half
+/// of the smallest useful reserve.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The reserve unless one is set: this many bytes, or this part of the disk if that is less.
+/// The default reserve: this many bytes, or this fraction of the disk if that is less.
 const DEFAULT_RESERVE_BYTES: u64 = 256 << 20;
 const DEFAULT_RESERVE_DIVISOR: u64 = 20;
 
-/// What a file system has.
+/// The space of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
-    /// Bytes that this process may still fill.
+    /// Bytes that this process may still use.
     pub free: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub total: u64,
 }
 
-/// Asks the system how much room there is where a directory lies.
+/// Measures the space of the file system of a directory.
 pub type DiskProbe = Arc<dyn Fn(&Path) -> io::Result<DiskSpace> + Send + Sync>;
 
-/// There is too little room to publish here. Says where, how much there is, and what to do.
+/// There is too little disk space to publish on this node. The message names the directory and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the disk of {} has {} MiB left, and the last {} MiB are kept for elections and snapshots: \
+    "the disk of {} has {} MiB left, and {} MiB are reserved for elections and snapshots: \
      free some space there, or lower --disk-reserve; publishing resumes by itself",
     .dir.display(), .free >> 20, .reserve >> 20
 )]
 pub struct DiskFull {
     /// The data directory.
     pub dir: PathBuf,
-    /// Bytes that are left.
+    /// Free bytes.
     pub free: u64,
-    /// Bytes that are kept.
+    /// Reserved bytes.
     pub reserve: u64,
 }
 
-/// The room of one data directory. Clones share it.
+/// The disk space of a data directory. Clones share it.
 #[derive(Clone)]
 pub(crate) struct DiskReserve(Arc<DiskReserveShared>);
 
@@ -59,7 +58,7 @@ struct DiskReserveShared {
     dir: PathBuf,
     reserve_bytes: Option<u64>,
     probe: DiskProbe,
-    /// A write has found no room and waits.
+    /// A write failed for lack of space and waits.
     write_blocked: AtomicBool,
     measured: watch::Sender<DiskMeasurement>,
 }
@@ -71,10 +70,10 @@ struct DiskMeasurement {
 }
 
 impl DiskSpace {
-    /// What the system says.
+    /// Reads the space from the operating system.
     ///
     /// # Errors
-    /// When it cannot say.
+    /// When the operating system returns an error.
     pub fn for_dir(dir: &Path) -> io::Result<DiskSpace> {
         let stat = rustix::fs::statvfs(dir)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
@@ -101,19 +100,19 @@ impl DiskReserve {
         disk_reserve
     }
 
-    /// Asks every now and then, until `shutdown`.
+    /// Measures the disk periodically until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut next = tokio::time::interval(PROBE_INTERVAL);
         while shutdown.run_until_cancelled(next.tick()).await.is_some() {
             let disk_reserve = self.clone();
-            // A network file system may let it wait. An error means that the runtime is going.
+            // A network file system may block. An error means that the runtime is shutting down.
             let _ = tokio::task::spawn_blocking(move || disk_reserve.measure()).await;
         }
     }
 
-    /// Asks now.
+    /// Measures the disk now.
     pub(crate) fn measure(&self) {
-        // Not knowing is no reason to refuse: the write itself will tell.
+        // An unknown value rejects nothing: the write itself fails if the disk is full.
         let Ok(disk_space) = (self.0.probe)(&self.0.dir) else { return };
         metrics::gauge!("pushonce_disk_free_bytes").set(disk_space.free as f64);
         let previous = self.publish_error();
@@ -129,7 +128,7 @@ impl DiskReserve {
         }
     }
 
-    /// A write found no room, or found some again.
+    /// Records that a write waits for space, or succeeded again.
     pub(crate) fn set_write_blocked(&self, blocked: bool) {
         if self.0.write_blocked.swap(blocked, Ordering::SeqCst) != blocked {
             let dir = self.0.dir.display();
@@ -141,12 +140,12 @@ impl DiskReserve {
         }
     }
 
-    /// Why nothing may be published here, if so.
+    /// The reason why publishes are rejected on this node, if they are.
     pub(crate) fn publish_error(&self) -> Option<DiskFull> {
         self.error_below(|reserve| reserve)
     }
 
-    /// Why nothing may be taken from a leader, if so.
+    /// The reason why publishes from a leader are rejected, if they are.
     pub(crate) fn append_error(&self) -> Option<DiskFull> {
         self.error_below(|reserve| reserve / 2)
     }

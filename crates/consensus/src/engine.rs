@@ -1,4 +1,4 @@
-//! All groups of a node: opening, destroying, stopping.
+//! The consensus engine of a node: opening the store, destroying replicas, stopping.
 
 mod start;
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use openraft::Config;
 use pushonce_core::{
-    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, NodeId, UnsupportedVersion,
+    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, FailPoint, NodeId, UnsupportedVersion,
 };
 use pushonce_proto::pb::peer::v1::raft_server::RaftServer;
 use tokio::sync::Mutex;
@@ -20,13 +20,13 @@ use crate::network::{
     FRAME_BYTES_MAX, Fence, GroupRegistry, RaftLinks, RaftLinksContext, RollbackDetector,
 };
 use crate::recovery;
-use crate::store::{FatalHook, LogMark, RedbStore, StoreWriter, WriteCounter};
+use crate::store::{DelayedFsyncStore, FatalHook, LogMark, RedbStore, StoreWriter, WriteCounter};
 use crate::vote_hold::LeaseTimes;
 use crate::{
     ConsensusSettings, DiskFull, GroupId, InvalidSettings, PeerAddresses, RaftGroup, RaftService,
 };
 
-/// All groups of this node: one store, one writer, one stream to each peer. Clones share it.
+/// All groups of this node: one store, one writer, one stream to each peer. Clones share the engine.
 #[derive(Clone)]
 pub struct ConsensusEngine(Arc<EngineInner>);
 
@@ -43,23 +43,23 @@ struct EngineInner {
     links: RaftLinks,
     service: RaftService,
     groups: GroupRegistry,
-    /// Held while a group is started or destroyed, so that neither meets the other half way.
+    /// Held while a group is started or destroyed, so that the two do not overlap.
     lifecycle_lock: Mutex<()>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
-/// What an engine learns from, and says to, the machine it runs on.
+/// The interface of an engine to the machine it runs on.
 #[derive(Clone)]
 pub struct HostHooks {
-    /// How much room the data directory's disk has.
+    /// Measures the space of the data directory's disk.
     pub disk_space: DiskProbe,
-    /// Called once, on the writer's thread, when the disk has failed, with the reason. After it no
-    /// group of the engine makes progress, and the process must not go on.
+    /// Called once, on the writer thread, with the reason when the disk has failed. After it no group of the
+    /// engine makes progress, and the process must end.
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
-/// A store as it was opened.
+/// A store after it was opened.
 struct OpenedStore {
     writer: StoreWriter,
     stored_groups: Vec<GroupId>,
@@ -68,79 +68,79 @@ struct OpenedStore {
     fence: Fence,
 }
 
-/// Why a data directory cannot be opened.
+/// The reason why a data directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineOpenError {
-    /// Settings that cannot work.
+    /// Invalid settings.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
-    /// Another process, or this one, has it open.
-    #[error("{} is already open: stop the node that uses it, or name another directory", path.display())]
+    /// The store is open in another process or in this one.
+    #[error("{} is already open: stop the node that uses it, or configure another directory", path.display())]
     AlreadyOpen {
-        /// The store.
+        /// The store file.
         path: PathBuf,
     },
-    /// A node that has been one has no store any more, and with it its votes.
+    /// The store file of an existing node is missing, and with it the node's votes.
     #[error("{} is missing: restore it, or remove this node from the cluster and join again as a new node with an empty directory", path.display())]
     Missing {
-        /// The store.
+        /// The store file.
         path: PathBuf,
     },
-    /// It was made by another cluster or node, or by a version that wrote otherwise.
-    #[error("{} belongs to another node ({found}; this is {wanted}): name the directory of this node, or an empty one", path.display())]
+    /// The store was made by another cluster or node.
+    #[error("{} belongs to another node ({found}; expected {wanted}): configure the directory of this node, or an empty one", path.display())]
     Foreign {
-        /// The store.
+        /// The store file.
         path: PathBuf,
-        /// Whose it is.
+        /// The owner of the store.
         found: String,
-        /// Who asked.
+        /// The node that opened it.
         wanted: String,
     },
-    /// It was made before there were cluster versions.
-    #[error("{} was made by a build that is older than cluster versions, and cannot be read: remove this node from its cluster and join again as a new node with an empty directory", path.display())]
+    /// The store was made before cluster versions existed.
+    #[error("{} was written by a build older than cluster versions and cannot be read: remove this node from its cluster and join again as a new node with an empty directory", path.display())]
     Unversioned {
-        /// The store.
+        /// The store file.
         path: PathBuf,
     },
-    /// Its cluster has a version that this build does not support.
+    /// The cluster version of the store is not supported by this build.
     #[error("{} cannot be opened: {reason}", path.display())]
     UnsupportedVersion {
-        /// The store.
+        /// The store file.
         path: PathBuf,
-        /// Which version it has, and which this build supports.
+        /// The version of the store, and the versions that this build supports.
         reason: UnsupportedVersion,
     },
-    /// It cannot be read; nothing was changed.
+    /// The store cannot be read. Nothing was changed.
     #[error("{} is damaged ({reason}); nothing was deleted: restore it, or join again as a new node with an empty directory", path.display())]
     Damaged {
-        /// The store.
+        /// The store file.
         path: PathBuf,
-        /// What is wrong.
+        /// The damage that was found.
         reason: String,
     },
-    /// There is no room to open it: redb notes in the file that it is open.
+    /// The disk has no space to open the store: redb writes to the file when it opens it.
     #[error("{} cannot be opened: its disk is full; free some space there and start again", path.display())]
     DiskFull {
-        /// The store.
+        /// The store file.
         path: PathBuf,
     },
-    /// The system said no.
+    /// The operating system returned an error.
     #[error("{} cannot be opened: {reason}", path.display())]
     Io {
-        /// The store.
+        /// The store file.
         path: PathBuf,
-        /// What it said.
+        /// The error of the operating system.
         reason: String,
     },
 }
 
-/// Why a group cannot be started.
+/// The reason why a group cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// It runs.
+    /// The group is running already.
     #[error("group {0} is already running on this node")]
     AlreadyRunning(GroupId),
-    /// Its vote cannot be read, or its log or snapshot and there is nobody to get them from.
+    /// The vote cannot be read, or the log or snapshot cannot be read and no other replica has them.
     #[error(
         "group {group} cannot be restored ({reason}); nothing was deleted: restore the data \
          directory, or remove this node from the cluster and join again as a new node with an \
@@ -149,16 +149,16 @@ pub enum StartError {
     Damaged {
         /// The group.
         group: GroupId,
-        /// What is wrong.
+        /// The damage that was found.
         reason: String,
     },
-    /// It holds something that this build cannot read. Nothing was changed: a build that reads it goes
-    /// on there.
+    /// The group holds data that this build cannot read. Nothing was changed: a build that reads it continues
+    /// there.
     #[error("group {group} cannot be started: {reason}")]
     Unreadable {
         /// The group.
         group: GroupId,
-        /// What cannot be read, and what to run instead.
+        /// The data that cannot be read, and the build to run instead.
         reason: String,
     },
     /// The engine was stopped.
@@ -166,15 +166,15 @@ pub enum StartError {
     Stopped,
 }
 
-/// Why a replica's data was not deleted.
+/// The reason why the data of a replica was not deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum DestroyError {
-    /// It runs.
+    /// The group is running.
     #[error("group {0} is running: stop it first")]
     Running(GroupId),
-    /// The group has taken it back.
+    /// The group has added this node again.
     #[error(
-        "the membership of group {group} at log index {membership} names this node: start the replica again"
+        "the membership of group {group} at log index {membership} includes this node: start the replica again"
     )]
     StillMember {
         /// The group.
@@ -188,8 +188,8 @@ pub enum DestroyError {
 }
 
 impl ConsensusEngine {
-    /// Makes the store of a new node in `dir`, whole or not at all. `Ok` when there is one of this
-    /// node of this cluster. Call it before anything else remembers that the node exists.
+    /// Creates the store of a new node in `dir`, atomically. `Ok` when the directory already has a store of
+    /// this node of this cluster. Call it before any other record of the node's existence is written.
     pub async fn create(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<(), EngineOpenError> {
         run_blocking(dir, move |dir| RedbStore::create(dir, cluster, me)).await
     }
@@ -201,8 +201,8 @@ impl ConsensusEngine {
 
     /// Opens the store in `dir` and locks it.
     ///
-    /// When the disk fails later the process exits with status 74: what is on disk is not known
-    /// then, and a node that goes on could break what it promised.
+    /// When the disk fails later, the process exits with status 74: the state on disk is then unknown, and a
+    /// node that continues could break its guarantees.
     pub async fn open(
         dir: &Path,
         cluster: ClusterId,
@@ -219,7 +219,7 @@ impl ConsensusEngine {
         ConsensusEngine::open_with_hooks(dir, cluster, me, settings, peer_addresses, hooks).await
     }
 
-    /// As [`ConsensusEngine::open`], on another machine than this one.
+    /// Like [`ConsensusEngine::open`], with the given hooks.
     pub async fn open_with_hooks(
         dir: &Path,
         cluster: ClusterId,
@@ -306,30 +306,29 @@ impl ConsensusEngine {
         ConsensusEngine(Arc::new(inner))
     }
 
-    /// Whether there is room to publish on this node's disk.
+    /// Checks that this node's disk has space for publishes.
     ///
     /// # Errors
-    /// [`DiskFull`] while there is less than the reserve.
+    /// [`DiskFull`] while the free space is below the reserve.
     pub fn check_disk_space(&self) -> Result<(), DiskFull> {
         self.0.disk_reserve.publish_error().map_or(Ok(()), Err)
     }
 
-    /// The version in which this node writes, as it stands on its disk.
+    /// The version in which this node writes, as stored on its disk.
     pub fn agreed_version(&self) -> AgreedVersion {
         self.0.writer.agreed_version().clone()
     }
 
-    /// Notes on disk that the cluster has this version, and writes in it from then on. A lower version
-    /// than the present changes nothing. Builds that do not support the version refuse the directory from
-    /// then on.
+    /// Stores the version of the cluster on disk and then writes in it. A version lower than the current one
+    /// has no effect. Builds that do not support the version cannot open the directory afterwards.
     ///
     /// # Errors
-    /// When it cannot be written; the process is about to end then, or the engine was stopped.
+    /// When it cannot be written, in which case the process is about to end, or the engine was stopped.
     pub async fn raise_version(&self, version: ClusterVersion) -> io::Result<()> {
         self.0.writer.raise_version(version).await
     }
 
-    /// What the log in `dir` says of itself, without using it for anything else.
+    /// Reads the mark of the log in `dir` without opening the engine.
     pub async fn read_log_mark(
         dir: &Path,
         cluster: ClusterId,
@@ -341,50 +340,48 @@ impl ConsensusEngine {
         .await
     }
 
-    /// What the log said of itself when it was opened.
+    /// The mark of the log when it was opened.
     pub fn log_mark(&self) -> LogMark {
         self.0.log_mark
     }
 
-    /// Takes the times that the cluster has agreed on, at once and for all groups: how long leases
-    /// last and are respected. Heartbeats, timeouts and the pace of elections stay those of the
-    /// [`ConsensusSettings`].
+    /// Applies the times that the cluster agreed on, at once and for all groups: the lease and the vote hold.
+    /// Heartbeats, timeouts and the pace of elections keep the values of the [`ConsensusSettings`].
     pub fn set_times(&self, times: &ClusterTimes) {
         self.0.lease_times.set(times);
     }
 
-    /// Why this node takes part in no group any more: its log was put back to an earlier state, as its
-    /// peers know. `NoFault` as long as it does.
+    /// The reason why this node takes part in no group: its log was rolled back to an earlier state, as its
+    /// peers detected. `None` while it takes part.
     pub fn rollback_reason(&self) -> Option<String> {
         self.0.fence.reason()
     }
 
-    /// The groups of which this node had a replica when the engine was opened. Each must be started
-    /// again, whatever else is known: its vote may be needed before anybody can lead.
+    /// The groups of which this node had a replica when the engine was opened. Each must be started again,
+    /// because its vote may be needed to elect a leader.
     pub fn stored_groups(&self) -> &[GroupId] {
         &self.0.stored_groups
     }
 
-    /// The service to mount on the peer port.
+    /// The gRPC service to mount on the peer port.
     ///
-    /// The server must set `TCP_NODELAY`, or every answer waits 40 ms for the peer's delayed
-    /// acknowledgement, and should send HTTP/2 keep-alives, or the streams of peers that vanished
-    /// stay.
+    /// The server must set `TCP_NODELAY`, or every response waits 40 ms for the peer's delayed
+    /// acknowledgement. It should send HTTP/2 keep-alives, or the streams of vanished peers remain open.
     pub fn service(&self) -> RaftServer<RaftService> {
         RaftServer::new(self.0.service.clone()).max_decoding_message_size(FRAME_BYTES_MAX)
     }
 
-    /// Deletes log and snapshot of a replica that is stopped and that the membership at the log index
-    /// `removed_at` does not name. Its vote stays, with a mark that it left: other replicas may not know of
-    /// the removal, and still count its vote and its acknowledgements. Started again, it votes once it has
-    /// all that its leader has.
+    /// Deletes log and snapshot of a stopped replica that the membership at log index `removed_at` does not
+    /// include. Its vote is kept with a mark that the replica left: other replicas may not know of the
+    /// removal and still count its vote and its acknowledgements. Started again, it votes once it has
+    /// everything that its leader has.
     ///
-    /// A stopped replica learns nothing, so what is on disk decides: a newer membership that names
-    /// this node means that the group has taken it back, counts what it acknowledged, and may count on
-    /// its vote.
+    /// A stopped replica receives nothing, so the state on disk decides: a newer membership that includes
+    /// this node means that the group added it again, counts its acknowledgements, and may depend on its
+    /// vote.
     ///
     /// # Errors
-    /// [`DestroyError::StillMember`] when the group has taken it back: start it again.
+    /// [`DestroyError::StillMember`] when the group has added it again: start the replica again.
     pub async fn destroy(&self, group: GroupId, removed_at: u64) -> Result<(), DestroyError> {
         let _guard = self.0.lifecycle_lock.lock().await;
         if self.0.groups.get(group).is_some() {
@@ -396,19 +393,17 @@ impl ConsensusEngine {
             let index = newest.log_id().map_or(0, |id| id.index);
             let was_readded =
                 index > removed_at && newest.membership().get_node(&self.0.me.0).is_some();
-            #[cfg(feature = "planted-bugs")]
-            let was_readded = was_readded && !crate::planted::destroys_readded_replicas();
-            if was_readded {
+            if was_readded && !FailPoint::ReaddedReplicaDestroyed.is_active() {
                 return Err(DestroyError::StillMember { group, membership: index });
             }
         }
         self.0.writer.destroy(group).await.map_err(|_| DestroyError::Stopped)
     }
 
-    /// Stops all groups, the links and the writer, and unlocks the directory. What was acknowledged
-    /// is on disk. What waits for room on a full disk is given up, unacknowledged.
+    /// Stops all groups, the links and the writer, and unlocks the directory. Acknowledged data is on disk.
+    /// Writes that wait for space on a full disk are aborted without acknowledgement.
     pub async fn stop(&self) {
-        // First of all: who holds the gate may wait for that room.
+        // First, because the holder of the lock may wait for that space.
         self.0.shutdown.cancel();
         self.0.writer.abort_blocked_writes();
         let _guard = self.0.lifecycle_lock.lock().await;
@@ -420,7 +415,7 @@ impl ConsensusEngine {
     }
 }
 
-/// An engine that is dropped rather than stopped leaves nothing running.
+/// Stops the tasks of an engine that is dropped without [`ConsensusEngine::stop`].
 impl Drop for EngineInner {
     fn drop(&mut self) {
         self.shutdown.cancel();
@@ -442,7 +437,11 @@ async fn open_store(
     let (mut disk, log_mark) = run_blocking(dir, open).await?;
     let stored_groups = disk.groups().map_err(io_error)?;
     let (version, write_counter) = (disk.version(), disk.write_counter());
-    let writer = StoreWriter::start(disk, disk_reserve, on_fatal).map_err(io_error)?;
+    let writer = match FailPoint::AcknowledgeBeforeFsync.is_active() {
+        true => StoreWriter::start(DelayedFsyncStore::new(disk), disk_reserve, on_fatal),
+        false => StoreWriter::start(disk, disk_reserve, on_fatal),
+    };
+    let writer = writer.map_err(io_error)?;
     writer.agreed_version().raise(version);
     Ok(OpenedStore { writer, stored_groups, log_mark, write_counter, fence: Fence::load(dir) })
 }
@@ -454,7 +453,7 @@ fn with_log_mark(dir: &Path, mut disk: RedbStore) -> Result<(RedbStore, LogMark)
     Ok((disk, log_mark.map_err(failed)?))
 }
 
-/// Opening may repair the file after a crash, which takes as long as the file is large.
+/// Runs blocking work. Opening may repair the file after a crash, which takes time linear in its size.
 async fn run_blocking<T: Send + 'static>(
     dir: &Path,
     work: impl FnOnce(&Path) -> Result<T, EngineOpenError> + Send + 'static,

@@ -1,4 +1,4 @@
-//! One group on this node.
+//! A replica of one group on this node.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,33 +30,33 @@ use crate::types::{ProposalData, TypeConfig};
 use crate::vote_hold::{LeaseTimes, VoteHold};
 use crate::{ConsensusSettings, DiskFull, GroupStatus};
 
-/// A group of the node: 0 is control, shard s is s + 1.
+/// The id of a group: 0 is the control group, shard s is s + 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
 
-/// Whether this build can read an entry.
+/// Checks that this build can read an entry.
 pub(crate) type CheckEntryFn = fn(&Bytes) -> Result<(), VersionedDecodeError>;
 
-/// The largest entry, in bytes. It travels in one frame: larger ones would break every link.
+/// Maximum size of an entry, in bytes. An entry is sent in one frame: a larger one would break every link.
 pub const ENTRY_BYTES_MAX: usize = 16 << 20;
 
 const _: () = assert!(ENTRY_BYTES_MAX * 2 < FRAME_BYTES_MAX);
 
-/// Why a proposal has no answer.
+/// The reason why a proposal has no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Nothing happened: this node does not lead, or may not now. Ask the leader.
+    /// Nothing happened: this node does not lead, or may not at the moment. Ask the leader.
     #[error("not proposed: {}", match leader { Some(node) => format!("{node} leads"), None => "no leader is known".to_owned() })]
     Rejected {
-        /// Who leads, if known.
+        /// The leader, if known.
         leader: Option<NodeId>,
     },
-    /// It may have happened, or may still. Says why nobody knows.
+    /// It may have happened, or may still. The message names why the outcome is not known.
     #[error("the outcome of the proposal is unknown: {0}")]
     Unknown(String),
 }
 
-/// Why a group was not initialised.
+/// The reason why a group was not initialised.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the group was not initialised: {0}")]
 pub struct InitializeError(pub String);
@@ -70,40 +70,40 @@ pub(crate) struct RaftGroupInner {
     pub(crate) me: NodeId,
     pub(crate) raft: Raft<TypeConfig, StateMachineAdapter>,
     pub(crate) log: RaftLog,
-    /// Who follows this node, while it leads.
+    /// The acknowledgements of followers while this node leads.
     pub(crate) follower_acks: FollowerAcks,
-    /// How long a lease lasts.
+    /// The duration of the lease and of the vote hold.
     pub(crate) lease_times: LeaseTimes,
-    /// The leader that this replica follows.
+    /// The contact of this replica with its leader.
     pub(crate) vote_hold: VoteHold,
-    /// Whether this node may take part at all.
+    /// Whether this node may take part in groups.
     pub(crate) fence: Fence,
     pub(crate) snapshot_store: Arc<SnapshotStore>,
-    /// Why this replica has halted, if it has.
+    /// The reason why this replica halted, if it did.
     pub(crate) halt_reason: HaltReason,
-    /// [`StateMachine::check`](crate::Machine::check) of the machine.
+    /// [`StateMachine::check_entry`](crate::StateMachine::check_entry) of the machine.
     pub(crate) check_entry: CheckEntryFn,
-    /// What this replica had lost when it was started; `NoFault` for nothing.
+    /// The recovery of this replica if it had lost data when it was started; otherwise `None`.
     pub(crate) recovery: Option<ReplicaRecovery>,
-    /// The snapshot that is arriving, if one is. There is one at most: only a leader sends any.
+    /// The snapshot that is being received. There is one at most, because only a leader sends one.
     pub(crate) incoming_snapshot: Arc<tokio::sync::Mutex<Option<IncomingSnapshot>>>,
-    /// The snapshots that this node sends, while it leads.
+    /// The snapshots that this node sends while it leads.
     pub(crate) transfers: SnapshotTransfers,
     pub(crate) links: RaftLinks,
     pub(crate) disk_reserve: DiskReserve,
     pub(crate) settings: Arc<ConsensusSettings>,
     pub(crate) groups: GroupRegistry,
     pub(crate) status: watch::Sender<GroupStatus>,
-    /// The status may have changed by what was done here.
+    /// Notified when an action of this node may have changed the status.
     pub(crate) status_dirty: Notify,
-    /// One change of the members or the leader at a time.
+    /// Held during a change of the members or the leader.
     pub(crate) change_lock: tokio::sync::Mutex<()>,
-    /// The last term under which this node began to hand over its leadership; 0 for none. Another
-    /// may lead from then on, whatever the lease says.
+    /// The last term in which this node began to transfer its leadership; 0 for none. Another node may lead
+    /// from then on, regardless of the lease.
     pub(crate) transferred_term: AtomicU64,
-    /// The index of the last entry that the leader said it holds.
+    /// The index of the last entry that the leader reported to hold.
     pub(crate) leader_last_log_index: AtomicU64,
-    /// When this replica started, if it may be bound to a leader that it heard before.
+    /// When this replica started, if it may be in the lease of a leader from before.
     pub(crate) restart_hold_since: Option<BootTime>,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -118,7 +118,7 @@ impl GroupId {
         GroupId(u32::from(shard.0) + 1)
     }
 
-    /// The shard whose group this is; `NoFault` for the control group.
+    /// The shard of this group; `None` for the control group.
     pub fn as_shard(self) -> Option<ShardId> {
         self.0.checked_sub(1).and_then(|shard| u16::try_from(shard).ok()).map(ShardId)
     }
@@ -134,7 +134,7 @@ impl fmt::Display for GroupId {
 }
 
 impl RaftGroup {
-    /// Which group this is.
+    /// The id of the group.
     pub fn id(&self) -> GroupId {
         self.0.id
     }
@@ -151,17 +151,16 @@ impl RaftGroup {
         }
     }
 
-    /// Proposes an entry here and waits until it is applied here; what the machine answered.
+    /// Proposes an entry on this node and waits until it is applied here; returns the response of the
+    /// machine.
     ///
-    /// Waits as long as [`ConsensusSettings::proposal_deadline`]. An entry above [`ENTRY_BYTES_MAX`] is
-    /// refused.
+    /// Waits up to [`ConsensusSettings::proposal_deadline`]. An entry above [`ENTRY_BYTES_MAX`] is rejected.
     pub async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
         self.propose_data(ProposalData { bytes: entry, essential: false }).await
     }
 
-    /// As [`RaftGroup::propose`], for an entry that carries nothing that was published and without which
-    /// the group cannot be read, or does not get smaller: replicas whose disk has no room for
-    /// publishes accept it. It is to be small.
+    /// Like [`RaftGroup::propose`], for an entry without published data that the group needs to be readable
+    /// or to shrink: replicas whose disk has no space for publishes accept it. It must be small.
     pub async fn propose_essential(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
         self.propose_data(ProposalData { bytes: entry, essential: true }).await
     }
@@ -172,11 +171,11 @@ impl RaftGroup {
             tracing::error!(group = %self.id(), bytes, "an entry is too large");
             return Err(ProposeError::Rejected { leader: None });
         }
-        // The only voter of a group would continue to commit.
+        // The only voter of a group would otherwise continue to commit.
         if self.0.fence.is_closed() {
             return Err(ProposeError::Rejected { leader: None });
         }
-        // openraft has no deadline of its own: without a quorum it would wait for ever.
+        // openraft has no deadline: without a quorum it would wait forever.
         let deadline = self.0.settings.proposal_deadline;
         match timeout(deadline, self.raft().client_write(data)).await {
             Ok(Ok(written)) => Ok(written.data.0),
@@ -185,8 +184,8 @@ impl RaftGroup {
         }
     }
 
-    /// As [`RaftGroup::propose`], but on whichever node leads, as far as this one knows. Does not wait
-    /// for a leader, and follows no second hint: the caller decides whether to try again.
+    /// Like [`RaftGroup::propose`], but on the known leader. Does not wait for a leader and does not follow a
+    /// second hint: the caller decides whether to retry.
     pub async fn propose_at_leader(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
         let leader = self.0.status.borrow().leader;
         match leader {
@@ -196,29 +195,29 @@ impl RaftGroup {
         }
     }
 
-    /// The group as it looks from here, with every change; at most 50 a second.
+    /// The status of the group, updated at most 50 times a second.
     pub fn status(&self) -> watch::Receiver<GroupStatus> {
         self.0.status.subscribe()
     }
 
-    /// Whether there is room on this node's disk for what its users publish. Elections and changes of
-    /// members need so little that they have no need to ask.
+    /// Checks that this node's disk has space for publishes. Elections and membership changes need so little
+    /// that they do not depend on it.
     ///
     /// # Errors
-    /// [`DiskFull`] while there is less than the reserve.
+    /// [`DiskFull`] while the free space is below the reserve.
     pub fn check_disk_space(&self) -> Result<(), DiskFull> {
         self.0.disk_reserve.publish_error().map_or(Ok(()), Err)
     }
 
-    /// The term under which this node leads now, with an unexpired lease.
+    /// The term in which this node leads now, with an unexpired lease.
     ///
-    /// Exact at the moment of the call: no other node can have led in between. Two nodes never get
-    /// the same term.
+    /// Exact at the moment of the call: no other node can have led in between. Two nodes never get the same
+    /// term.
     pub fn leader_term(&self) -> Option<Term> {
         self.lease().map(|lease| lease.term)
     }
 
-    /// Stops this replica; its data stays. Proposals that wait become unknown.
+    /// Stops this replica; its data stays. The outcome of pending proposals becomes unknown.
     pub async fn stop(&self) {
         self.0.stopping.cancel();
         self.0.tasks.close();
@@ -229,13 +228,13 @@ impl RaftGroup {
         &self.0.raft
     }
 
-    /// The recovery, while this replica has not got back all that it had lost.
+    /// The recovery, while this replica has not restored everything that it had lost.
     pub(crate) fn recovering(&self) -> Option<&ReplicaRecovery> {
         self.0.recovery.as_ref().filter(|recovery| recovery.is_active())
     }
 
-    /// Until when this replica neither votes nor asks for votes after its start: the hold may become longer
-    /// meanwhile, and with it the lease of the leader that it heard before.
+    /// Until when this replica neither votes nor asks for votes after its start. The hold may become longer
+    /// meanwhile, and with it the lease of the leader from before.
     pub(crate) fn restart_hold_until(&self) -> Option<BootTime> {
         let until = self.0.restart_hold_since.map(|since| since + self.0.lease_times.hold());
         until.filter(|until| BootTime::now() < *until)
@@ -248,14 +247,14 @@ impl RaftGroup {
         self.lease_from_metrics(&metrics)
     }
 
-    /// As [`RaftGroup::lease_ms`], at the moment of these metrics.
+    /// Like [`RaftGroup::lease`], for the given metrics.
     pub(crate) fn lease_from_metrics(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<Lease> {
         let RaftGroupInner { me, follower_acks, lease_times, .. } = &*self.0;
         let term = Term(metrics.current_term);
         let is_leading = metrics.state.is_leader()
             && metrics.running_state.is_ok()
             && metrics.vote.committed
-            // A leader that was removed stays for a moment, and then hands over by itself.
+            // A removed leader stays leader for a moment and then transfers its leadership by itself.
             && metrics.membership_config.voter_ids().any(|voter| voter == me.0)
             && !self.0.stopping.is_cancelled()
             && !self.0.fence.is_closed()
@@ -265,21 +264,21 @@ impl RaftGroup {
         }
         let configs = metrics.membership_config.membership().get_joint_config();
         let now = BootTime::now();
-        // Followers count from later: from when the request came.
+        // Followers hold longer: they count from the arrival of the request.
         let expires_at = follower_acks.lease_start(term, *me, now, configs)? + lease_times.lease();
         (expires_at > now).then_some(Lease { term, expires_at })
     }
 
     async fn forward_to(&self, leader: NodeId, entry: Bytes) -> Result<Bytes, ProposeError> {
         let link = self.0.links.for_peer(leader);
-        // The first to be forwarded may be what brings the link up.
+        // The first forwarded entry may be the one that dials the link.
         link.wait_until_up(self.0.settings.link_timeout()).await;
         let pending = link
             .request(self.id(), Kind::Propose, wire::encode(link.version(), &entry), Bytes::new())
             .map_err(|_| ProposeError::Rejected { leader: Some(leader) })?;
         let mut status = self.status();
         let unknown = |reason: &str| Err(ProposeError::Unknown(reason.to_owned()));
-        // A leader that hangs keeps its link; that another leads is the first to be known.
+        // A leader that hangs keeps its link; a new leader is known first.
         tokio::select! {
             response = pending.response_within(self.0.settings.proposal_deadline) => match response {
                 Ok(body) => decode_outcome(&body),
@@ -287,7 +286,7 @@ impl RaftGroup {
                 Err(error) => unknown(&error.to_string()),
             },
             _ = status.wait_for(|status| status.leader != Some(leader)) => {
-                unknown("the leader changed while it was asked")
+                unknown("the leader changed during the request")
             }
             () = self.0.stopping.cancelled() => unknown("the replica was stopped"),
         }
@@ -305,7 +304,7 @@ impl RaftGroup {
         }
     }
 
-    /// Who else leads. A leader without a lease names itself, which helps nobody.
+    /// The leader, if it is another node. A leader without a lease names itself, which does not help.
     pub(crate) fn other_leader(&self, to: &ForwardToLeader<TypeConfig>) -> Option<NodeId> {
         to.leader_id.map(NodeId).filter(|leader| *leader != self.0.me)
     }

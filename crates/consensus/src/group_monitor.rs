@@ -1,4 +1,4 @@
-//! Watches one replica: says how it stands, and keeps its log short.
+//! Monitors one replica: publishes its status and compacts its log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -14,11 +14,11 @@ use crate::runtime::RaftRuntime;
 use crate::types::TypeConfig;
 use crate::{GroupStatus, RaftGroup};
 
-/// At most this often: a busy group changes with every entry, and nobody needs each.
+/// Minimum interval between two status updates: a busy group changes with every entry.
 const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(20);
 
-/// At least this often. openraft tells of every tick as of a change; so how far logs are is looked at,
-/// less and less often while nothing is new, and only who leads whom is told at once.
+/// Maximum interval between two status updates. openraft reports every tick as a change, so log positions are
+/// polled, less and less often while nothing changes; only a change of leader or term is reported at once.
 const STATUS_INTERVAL_MAX: Duration = Duration::from_millis(160);
 
 /// Runs a replica until it is stopped.
@@ -34,18 +34,18 @@ pub(crate) async fn run(group: RaftGroup) {
     group.0.groups.remove(&group);
 }
 
-/// Ends when the replica has failed.
+/// Monitors a replica and returns when it has failed.
 async fn monitor(group: &RaftGroup) {
     let mut server_metrics = group.raft().server_metrics();
     let (mut interval, mut has_ended) = (STATUS_INTERVAL_MIN, false);
     let mut purged_behind = None;
-    let speak = enable_elections(group);
-    tokio::pin!(speak);
+    let elections_enabled = enable_elections(group);
+    tokio::pin!(elections_enabled);
     let mut elections_disabled = true;
     loop {
         let mut status = group.read_status();
         if has_ended {
-            // A task that fails says why; one that panics says nothing.
+            // A task that fails sets the reason; one that panics does not.
             status.failure.get_or_insert_with(|| "a task of the replica has panicked".to_owned());
         }
         let ended = has_ended || status.failure.is_some();
@@ -63,7 +63,7 @@ async fn monitor(group: &RaftGroup) {
         group.try_finish_recovery().await;
         if group.0.snapshot_store.take_damaged() {
             tracing::error!(group = %group.id(), "a snapshot is damaged on disk: another is taken");
-            // As below.
+            // An error is handled as below.
             let _ = group.raft().trigger().snapshot().await;
         }
 
@@ -77,19 +77,19 @@ async fn monitor(group: &RaftGroup) {
             }
         };
         tokio::select! {
-            // Why it is over is known by one more look.
+            // One more iteration reads the reason.
             is_over = change => has_ended = is_over,
-            () = &mut speak, if elections_disabled => elections_disabled = false,
+            () = &mut elections_enabled, if elections_disabled => elections_disabled = false,
             () = group.0.status_dirty.notified() => {}
             () = group.0.log.wait_compaction_due() => {
-                // An error means that it has ended; the status will say so.
+                // An error means that the replica has ended; the status shows it.
                 let _ = group.raft().trigger().snapshot().await;
             }
         }
     }
 }
 
-/// Lets the replica ask for votes once its silence is over, and it has all that it had.
+/// Enables elections once the hold after the restart is over and a recovery is complete.
 async fn enable_elections(group: &RaftGroup) {
     while let Some(at) = group.restart_hold_until() {
         at.reached().await;
@@ -107,13 +107,13 @@ async fn sleep_until(time: Option<BootTime>) {
     }
 }
 
-/// Drops entries that a new snapshot has made superfluous, but for a bounded tail.
+/// Purges the entries that a new snapshot covers, except for a bounded tail.
 async fn purge_log(group: &RaftGroup, purged_behind: &mut Option<u64>) {
     let snapshot = group.raft().metrics().borrow_watched().snapshot.map(|log_id| log_id.index);
     let Some(snapshot) = snapshot.filter(|_| snapshot != *purged_behind) else { return };
     *purged_behind = Some(snapshot);
     if let Some(upto) = group.0.log.purge_target(snapshot, group.0.settings.log_bytes_kept) {
-        // As above.
+        // An error is handled as above.
         let _ = group.raft().trigger().purge_log(upto).await;
     }
 }
@@ -127,7 +127,7 @@ fn mark_stopped(group: &RaftGroup) {
 }
 
 impl RaftGroup {
-    /// Ends the recovery of a replica that has all again.
+    /// Ends the recovery of a replica that is complete again.
     pub(crate) async fn try_finish_recovery(&self) {
         let Some(recovery) = self.recovering() else { return };
         match recovery.try_finish(self.0.log.last_log_id()).await {
@@ -141,10 +141,10 @@ impl RaftGroup {
         }
     }
 
-    /// The group as openraft shows it now.
+    /// Reads the status from openraft's current metrics.
     pub(crate) fn read_status(&self) -> GroupStatus {
         let metrics_watch = self.raft().metrics();
-        // One reading: a lease of one moment beside the term of another would be a false claim.
+        // One snapshot of the metrics: the lease and the term must be of the same moment.
         let metrics = metrics_watch.borrow_watched();
         let has_lease = self.lease_from_metrics(&metrics).is_some();
         let stored = &metrics.membership_config;
@@ -153,7 +153,7 @@ impl RaftGroup {
         let is_raft_leader = metrics.state.is_leader();
         let last_log_index = metrics.last_log_index.unwrap_or_default();
         GroupStatus {
-            // The vote for itself that a replica kept when it left makes it no leader.
+            // A replica that left keeps a vote for itself, which does not make it the leader.
             leader: metrics
                 .current_leader
                 .map(NodeId)

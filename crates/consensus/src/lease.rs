@@ -1,10 +1,9 @@
-//! Until when a leader may count on nobody else leading: from when the requests were sent that a
-//! quorum of the voters has answered.
+//! The lease of a leader. It begins when the requests were sent that a quorum of the voters has answered.
 //!
-//! openraft keeps such a time too, but it finds the request that an answer belongs to by where its
-//! entries end, and several that are on their way may end at the same place. To a leader that slept,
-//! and woke to the answers to what it had said before, it counts them for what it says now: a lease
-//! that the leader does not have. So each request here brings the time when it was sent itself.
+//! openraft keeps such a time too, but it matches responses to requests by their last entry, and several
+//! requests in flight may have the same one. A leader that was suspended would count responses to requests
+//! from before the suspension for later requests, and assume a lease that it does not have. So each request
+//! here records its own send time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,26 +12,26 @@ use pushonce_core::{NodeId, Term};
 
 use crate::clock::BootTime;
 
-/// The right to lead for a while.
+/// The right to lead until a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) term: Term,
     pub(crate) expires_at: BootTime,
 }
 
-/// Who has answered the leader of a term, and when it was asked that. Clones share it.
+/// The responses of followers to the leader of a term, with the send times of the requests. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FollowerAcks(Arc<Mutex<TermAcks>>);
 
 #[derive(Debug, Default)]
 struct TermAcks {
     term: Term,
-    /// When the latest request was sent that the node has answered.
+    /// By node: the send time of the latest request that it has answered.
     sent_at: BTreeMap<NodeId, BootTime>,
 }
 
 impl FollowerAcks {
-    /// A node has answered, as a follower in `term`, what it was sent at `sent_at`.
+    /// Records that a node answered, as a follower in `term`, a request sent at `sent_at`.
     pub(crate) fn record_ack(&self, term: Term, node: NodeId, sent_at: BootTime) {
         let mut acks = self.lock();
         if term > acks.term {
@@ -44,8 +43,8 @@ impl FollowerAcks {
         }
     }
 
-    /// Since when no quorum of the voters can have followed anybody but `me` in `term`: in a joint
-    /// configuration, none of either half. `me` always follows itself.
+    /// The start of the lease: since then a quorum of the voters can have followed no node but `me` in
+    /// `term`. In a joint configuration this holds for both halves. `me` always follows itself.
     pub(crate) fn lease_start<'a>(
         &self,
         term: Term,
@@ -62,13 +61,13 @@ impl FollowerAcks {
         let quorum_time = |voters: &BTreeSet<u64>| {
             let times = || voters.iter().filter_map(|voter| sent_at(NodeId(*voter)));
             let count_since = |time: &BootTime| times().filter(|other| other >= time).count();
-            // Few voters, and asked for every publish: counted on the spot, without a list.
+            // There are few voters and this is called for every publish: counting needs no allocation.
             times().filter(|time| count_since(time) > voters.len() / 2).max()
         };
         configs.into_iter().map(quorum_time).reduce(Option::min).flatten()
     }
 
-    /// Who of `nodes` has answered `me` nothing in `term` that was asked after `since`.
+    /// The nodes of `nodes` that have answered no request of `me` in `term` sent after `since`.
     pub(crate) fn unresponsive(
         &self,
         term: Term,
@@ -97,7 +96,7 @@ mod tests {
     const ME: NodeId = NodeId(1);
     const TERM: Term = Term(7);
 
-    /// A leader among `voters`, and a clock to count seconds with.
+    /// A leader whose clock counts seconds.
     struct Leader {
         acks: FollowerAcks,
         start: BootTime,
@@ -117,7 +116,7 @@ mod tests {
             self
         }
 
-        /// The second since which it has its lease, looked at in second 9.
+        /// The second at which the lease begins, evaluated in second 9.
         fn lease_start(&self, configs: &[&[u64]]) -> Option<u64> {
             let configs: Vec<BTreeSet<u64>> =
                 configs.iter().map(|voters| voters.iter().copied().collect()).collect();
@@ -158,7 +157,7 @@ mod tests {
         assert_eq!(
             Leader::new().acked(2, 8).lease_start(&[&[2, 3, 4]]),
             None,
-            "nor does the leader"
+            "the leader is not a voter either"
         );
     }
 
@@ -179,7 +178,7 @@ mod tests {
         };
         assert_eq!(unresponsive(TERM, 1), [4]);
         assert_eq!(unresponsive(TERM, 4), [3, 4]);
-        assert_eq!(unresponsive(Term(8), 1), [2, 3, 4], "it has just been elected");
+        assert_eq!(unresponsive(Term(8), 1), [2, 3, 4], "the leader was just elected");
     }
 
     #[test]

@@ -1,49 +1,85 @@
-//! Consensus, ready for use: many Raft groups of one node on one log, one writer and one stream to
-//! each peer. The only crate that names openraft.
+//! Runs many Raft groups on one node, with one log file, one writer thread and one stream to each peer.
 //!
-//! *What is it?* An [`ConsensusEngine`] that runs any number of replicated state machines ([`StateMachine`]) and
-//! gives a [`RaftGroup`] for each. One redb file holds the logs, votes and snapshots of all of them; one
-//! thread writes it, and one fsync serves everyone who waits. One gRPC stream to each peer carries
-//! the requests of all groups.
+//! # Overview
 //!
-//! *What does it promise?* A proposal that was answered is on the disks of a majority, and every
-//! replica applies the same entries in the same order. A vote is on disk before it is given. What
-//! [`RaftGroup::leader_term`] says holds when it is said: a leader without a quorum loses its lease before
-//! another can be elected, and no two nodes lead under one term. A record that fails its checksum is
-//! never served: a replica with a damaged entry or snapshot gets what it lost from the others, and
-//! elects nobody before it has it. On a full disk nothing that was written is lost, and all goes on
-//! by itself when there is room; a new leader answers for the past although a majority has no room to
-//! publish. A snapshot holds up entries for one piece at most. Its transfer to a replica has no deadline
-//! while it makes progress, resumes at the piece it had reached, and takes turns with those of other
-//! groups; heartbeats and appends pass it. Every queue is bounded in bytes.
+//! A [`ConsensusEngine`] runs any number of replicated state machines ([`StateMachine`]) and returns a
+//! [`RaftGroup`] for each. One redb file holds the logs, votes and snapshots of all groups; one thread writes
+//! it, and one fsync serves all pending writes. One gRPC stream to each peer carries the requests of all
+//! groups. This is the only crate that depends on openraft.
 //!
-//! How long leases last and are respected changes while a node runs ([`ConsensusEngine::set_times`]); they are judged
-//! by a clock that counts suspensions. A node whose log was put back to an earlier state takes part in
-//! nothing, as soon as one peer is up that has heard of its later commits ([`ConsensusEngine::rollback_reason`]). A group
-//! that has lost its majority for good can be begun anew on a node that does not run ([`OfflineStore`]).
+//! # Guarantees
 //!
-//! *What of versions?* Everything on disk and on a link begins with a cluster version: the one that nodes
-//! agreed on ([`ConsensusEngine::agreed_version`]), raised by [`ConsensusEngine::raise_version`] once the directory says so. A
-//! peer that cannot read it is refused in words. An entry or a snapshot that the machine cannot read halts
-//! the replica ([`GroupStatus::halt_reason`]): it does not count as applied, the other groups go on, and a build that
-//! reads it goes on there.
+//! - An answered proposal is on the disks of a majority. Every replica applies the same entries in the same
+//!   order.
+//! - A vote is on disk before it is sent.
+//! - [`RaftGroup::leader_term`] is exact at the moment of the call: a leader without a quorum loses its lease
+//!   before another node can be elected, and no two nodes lead under one term.
+//! - A record that fails its checksum is never served. A replica with a damaged entry or snapshot restores it
+//!   from the other replicas and does not vote before it has it.
+//! - A full disk loses nothing that was written, and writing resumes without intervention when space is
+//!   freed. A new leader commits the entries of earlier terms although a majority has no space for publishes.
+//! - A snapshot delays entries by one piece at most. Its transfer has no deadline while it makes progress,
+//!   resumes at the last piece, and alternates with the transfers of other groups. Heartbeats and appends
+//!   overtake it.
+//! - Every queue is bounded in bytes.
+//! - The lease and the vote hold can be changed at run time ([`ConsensusEngine::set_times`]). They are
+//!   measured with a clock that includes suspension.
+//! - A node whose log was rolled back to an earlier state takes part in no group as soon as one peer is up
+//!   that knows of its later commits ([`ConsensusEngine::rollback_reason`]).
+//! - Everything on disk and on a link begins with a cluster version: the agreed one
+//!   ([`ConsensusEngine::agreed_version`]), which [`ConsensusEngine::raise_version`] raises. A peer that
+//!   cannot read it is rejected with the reason. An entry or snapshot that the machine cannot read halts the
+//!   replica ([`GroupStatus::halt_reason`]): it does not count as applied, other groups continue, and a build
+//!   that reads it continues there.
+//! - A group that permanently lost its majority can be recovered on a stopped node ([`OfflineStore`]).
 //!
-//! *What does it refuse?* To know what is replicated. A directory that is open elsewhere, belongs to
-//! another node or cluster, or cannot be read; a replica whose vote cannot be read or is older than its
-//! log, or whose entries nobody else has; a log whose snapshot, entries and commit mark contradict each
-//! other is got from the others again; nothing is ever deleted to get going. To go on after a failed write
-//! or fsync: the process ends. To go on after a panic in a machine: the replica fails, and its status
-//! says so. To destroy a replica that its group has taken back. Peers that mean another node. Absent on purpose: reads (the
-//! machine's owner reads its own state while it leads), TLS (a later layer of the dialler and of
-//! the server the service is mounted on), and retries of proposals (the caller knows which are safe).
+//! # Non-goals
 //!
-//! *How does data move?* `propose_forwarded` → openraft → the log in memory and at once to the peers → disk →
-//! committed → [`StateMachine::apply`] on every replica; its answer goes back to the proposer. An outcome
-//! is one of three: answered, refused (nothing happened), unknown (it may have happened).
+//! The content of entries. Reads: the owner of a machine reads its own state while it leads. TLS. Retries of
+//! proposals: the caller knows which are safe.
 //!
-//! *What must a caller not do?* Initialise a group on two nodes. Destroy a replica that is still a
-//! member. Start a node's second replica of a group from another directory. Take [`GroupStatus::leader`]
-//! for ownership. Block in a machine, or let it look at a clock or at chance.
+//! The engine refuses to open a directory that is open elsewhere, belongs to another node or cluster, or
+//! cannot be read. It refuses to start a replica whose vote cannot be read or is older than its log, or whose
+//! entries no other replica has. A log whose snapshot, entries and commit mark are inconsistent is restored
+//! from the other replicas. Nothing is deleted in order to start. After a failed write or fsync the process
+//! ends. After a panic in a machine the replica fails and its status shows it. A replica that its group has
+//! added again is not destroyed.
+//!
+//! # Data flow
+//!
+//! Proposal → openraft → the log in memory and at once to the peers → disk → committed →
+//! [`StateMachine::apply`] on every replica; the response of the machine returns to the proposer. A proposal
+//! has one of three outcomes: answered, rejected (nothing happened) or unknown (it may have happened).
+//!
+//! # Caller contract
+//!
+//! - Initialise a group on one node only.
+//! - Do not destroy a replica that is still a member.
+//! - Do not start a second replica of a group on the same node from another directory.
+//! - Do not use [`GroupStatus::leader`] to decide ownership.
+//! - A machine must not block, and must not depend on a clock or on randomness.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use bytes::Bytes;
+//! use pushonce_consensus::{
+//!     ConsensusEngine, ConsensusSettings, GroupId, PeerAddresses, StateMachine,
+//! };
+//! use pushonce_core::{ClusterId, NodeId};
+//!
+//! async fn run(machine: impl StateMachine) -> Result<(), Box<dyn std::error::Error>> {
+//!     let (dir, cluster, me) = (Path::new("data"), ClusterId(7), NodeId(1));
+//!     ConsensusEngine::create(dir, cluster, me).await?;
+//!     let (settings, peers) = (ConsensusSettings::lan(), PeerAddresses::default());
+//!     let engine = ConsensusEngine::open(dir, cluster, me, settings, peers).await?;
+//!     let group = engine.start(GroupId(1), machine).await?;
+//!     group.initialize().await?;
+//!     let _response = group.propose_at_leader(Bytes::from_static(b"entry")).await?;
+//!     engine.stop().await;
+//!     Ok(())
+//! }
+//! ```
 
 mod adapter;
 mod clock;
@@ -56,8 +92,6 @@ mod log;
 mod membership;
 mod network;
 mod offline;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod recovery;
 mod runtime;
 mod settings;

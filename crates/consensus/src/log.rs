@@ -1,7 +1,7 @@
-//! The log of one group: in memory as long as it is not purged, on disk through the writer.
+//! The log of one group: in memory until it is purged, on disk through the writer.
 //!
-//! An append is readable before it is durable, and acknowledged only after: openraft replicates
-//! from what was submitted and counts what was flushed. Votes and truncations wait for the disk.
+//! An append is readable before it is durable and acknowledged after: openraft replicates what was submitted
+//! and counts what was flushed. Votes and truncations wait for the disk.
 
 pub(crate) mod consistency;
 
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::{LogState, OptionalSend};
+use pushonce_core::FailPoint;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ use crate::store::{self, GroupWriter, StoreChange, StoreKey, StoredGroup, WriteC
 use crate::types::{LogEntry, LogId, TypeConfig, Vote};
 use crate::{ConsensusSettings, GroupId};
 
-/// A group's log. Clones share it.
+/// The log of a group. Clones share it.
 #[derive(Clone)]
 pub(crate) struct RaftLog(Arc<RaftLogShared>);
 
@@ -39,10 +40,10 @@ struct RaftLogShared {
     compaction_due: Notify,
 }
 
-/// How much further than usual the log of a group may grow while its snapshot is sent to a replica.
-/// A new snapshot would make the transfer begin anew, and the log behind the old one, which the
-/// replica needs next, would be dropped: under steady load it would never catch up. Beyond this the
-/// memory is worth more than the transfer. This much, or the size of the snapshot.
+/// How much the log of a group may grow beyond the usual threshold while its snapshot is sent to a replica,
+/// unless the snapshot is larger. A new snapshot would restart the transfer, and the log behind the old one,
+/// which the replica needs next, would be purged: under steady load the replica would never catch up. Beyond
+/// this limit the memory is worth more than the transfer.
 const TRANSFER_EXTRA_BYTES: u64 = 16 << 20;
 
 #[derive(Default)]
@@ -51,12 +52,12 @@ struct InMemoryLog {
     purged: Option<LogId>,
     vote: Option<Vote>,
     committed: Option<LogId>,
-    /// `committed` has not been handed to the disk yet: it goes with the next append. Lost in a
-    /// crash it costs a shard nothing, the next leader says it again; a write of its own would cost an
-    /// fsync for each entry. The control group writes it at once: its entries are few, and after a
-    /// restart nodes act on what is known to be committed before any leader answers.
+    /// `committed` was not written to disk yet: it is written with the next append. A shard loses nothing if
+    /// it is lost in a crash, because the next leader sends it again; a separate write would cost an fsync
+    /// for each entry. The control group writes it at once: it has few entries, and after a restart nodes act
+    /// on its committed entries before any leader answers.
     committed_is_dirty: bool,
-    /// Bytes appended since compaction was last called for.
+    /// Bytes appended since compaction was last requested.
     appended_bytes: u64,
 }
 
@@ -66,10 +67,10 @@ struct CachedEntry {
 }
 
 impl RaftLog {
-    /// Takes what was on disk, if each record is sound and all of them fit together.
+    /// Restores the log from disk, if each record is valid and all of them are consistent.
     ///
     /// # Errors
-    /// `InvalidData`, with what is wrong.
+    /// `InvalidData` with the inconsistency.
     pub(crate) fn restore(
         writer: GroupWriter,
         stored: &StoredGroup,
@@ -87,29 +88,29 @@ impl RaftLog {
         })))
     }
 
-    /// The vote.
+    /// The current vote.
     pub(crate) fn vote(&self) -> Option<Vote> {
         self.memory().vote
     }
 
-    /// The last entry there is, or was before it was purged.
+    /// The last log entry, or the last purged one if the log is empty.
     pub(crate) fn last_log_id(&self) -> Option<LogId> {
         self.memory().last_log_id()
     }
 
-    /// Whether this replica had promised to follow another node when it was last written: it may
-    /// be part of that leader's lease.
+    /// Whether this replica had promised to follow another node when it was last written, and may be part of
+    /// that leader's lease.
     pub(crate) fn follows_another(&self, me: u64) -> bool {
         self.memory().vote.is_some_and(|vote| vote.committed && vote.leader_id.voted_for != me)
     }
 
-    /// Waits until the log has grown so much that it should be compacted.
+    /// Waits until the log has grown enough to be compacted.
     pub(crate) async fn wait_compaction_due(&self) {
         self.0.compaction_due.notified().await;
     }
 
-    /// The last entry to purge when all up to `snapshot` is in a snapshot and `persist_when_closed` bytes of
-    /// entries before it are to stay. `NoFault`: nothing.
+    /// The last entry to purge when all entries up to `snapshot` are in a snapshot and `keep` bytes of
+    /// entries before it must be kept. `None` when there is nothing to purge.
     pub(crate) fn purge_target(&self, snapshot: u64, keep: u64) -> Option<u64> {
         let memory = self.memory();
         let mut kept = 0;
@@ -125,12 +126,12 @@ impl RaftLog {
             .map(|held| held.entry.log_id.index)
     }
 
-    /// Where the size of each new snapshot is to be put.
+    /// The counter in which the size of each new snapshot is stored.
     pub(crate) fn snapshot_bytes(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.0.snapshot_bytes)
     }
 
-    /// The snapshots of this group that are being sent: they hold up compaction.
+    /// The snapshots of this group that are being sent. They delay compaction.
     pub(crate) fn transfers(&self) -> SnapshotTransfers {
         self.0.transfers.clone()
     }
@@ -143,7 +144,7 @@ impl RaftLog {
         self.0.writer.encode_record(value)
     }
 
-    /// Encodes entries, makes them readable and returns the changes the disk has to see.
+    /// Encodes entries, makes them readable and returns the changes to write.
     fn append_to_memory(
         &self,
         entries: impl IntoIterator<Item = LogEntry>,
@@ -162,8 +163,8 @@ impl RaftLog {
                 record: self.encode_record(&memory.committed)?,
             });
         }
-        // A snapshot costs its own size: not more often than the log has grown by as much, so that
-        // the disk writes at most about twice what was published.
+        // A snapshot costs its own size: it is taken only after the log has grown by as much, so that the
+        // disk writes at most about twice the published bytes.
         let snapshot = self.0.snapshot_bytes.load(Ordering::Relaxed);
         let threshold = self.0.log_bytes_max.max(snapshot);
         let is_sending = || self.0.transfers.is_any_running(Instant::now());
@@ -178,7 +179,7 @@ impl RaftLog {
     }
 }
 
-/// The vote and the entries of a group that does not run, checked.
+/// Reads and checks the vote and the entries of a group that does not run.
 pub(crate) fn read_stored(group: GroupId, stored: &StoredGroup) -> io::Result<StoredLog> {
     let InMemoryLog { vote, entries, .. } = InMemoryLog::restore(group, stored)?;
     Ok(StoredLog { vote, entries: entries.into_iter().map(|held| held.entry).collect() })
@@ -203,7 +204,7 @@ impl RaftLogReader<TypeConfig> for RaftLog {
         let memory = self.memory();
         let entries = memory.range(start, end).enumerate().map_while(|(n, held)| {
             bytes += held.bytes;
-            // One entry at least, or replication would stand still.
+            // At least one entry, or replication would not progress.
             (n == 0 || bytes <= max).then(|| held.entry.clone())
         });
         Ok(entries.collect())
@@ -233,9 +234,9 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         let needs_write = {
             let mut memory = self.memory();
             let changed = memory.committed != committed;
-            let at_once = self.0.writer.group() == GroupId::CONTROL;
-            #[cfg(feature = "planted-bugs")]
-            let at_once = at_once && !crate::planted::defers_commit_mark();
+            let at_once = self.0.writer.group() == GroupId::CONTROL
+                && !FailPoint::CommitMarkVolatile.is_active()
+                && !FailPoint::OutdatedSettingsApplied.is_active();
             memory.committed = committed;
             memory.committed_is_dirty |= changed && !at_once;
             changed && at_once
@@ -272,7 +273,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let record = self.encode_record(&upto)?;
         self.memory().purge(upto);
-        // Nobody needs to wait: an entry that comes back after a crash is purged again.
+        // No need to wait: an entry that reappears after a crash is purged again.
         self.0
             .writer
             .submit(vec![StoreChange::Purge { upto: upto.index, record }], WriteCompletion::Ignore)
@@ -358,7 +359,7 @@ impl InMemoryLog {
     }
 }
 
-/// The half-open form of any range.
+/// Converts a range to its half-open bounds.
 fn half_open_bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let start = match range.start_bound() {
         Bound::Included(index) => *index,

@@ -1,4 +1,4 @@
-//! Changing who is in a group, and who leads it: one change at a time.
+//! Changes of the members of a group and of its leader, one at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -7,32 +7,32 @@ use std::sync::atomic::Ordering;
 use openraft::ChangeMembers;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
-use pushonce_core::{NodeId, Term};
+use pushonce_core::{FailPoint, NodeId, Term};
 use tokio::time::timeout;
 
 use crate::types::TypeConfig;
 use crate::{GroupStatus, RaftGroup};
 
-/// How many entries a voter may lag behind and still be called level: what a busy group has on its
-/// way at any moment. The old leader waits for it, so the count is the length of the pause.
+/// Maximum lag in entries at which a voter counts as caught up: what a busy group has in flight at any
+/// moment. The old leader waits for these entries, so the value bounds the pause.
 const CAUGHT_UP_LAG_MAX: u64 = 64;
 
-/// Why the members of a group, or its leader, were not changed.
+/// The reason why the members of a group, or its leader, were not changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MembershipError {
     /// This node does not lead the group.
-    #[error("not the leader{}", match leader { Some(node) => format!(": {node} leads"), None => String::new() })]
+    #[error("this node is not the leader{}", match leader { Some(node) => format!(": {node} leads"), None => String::new() })]
     NotLeader {
-        /// Who leads, if known.
+        /// The leader, if known.
         leader: Option<NodeId>,
     },
-    /// Another change is under way; wait.
-    #[error("another change of this group is under way")]
+    /// Another change is in progress; wait for it.
+    #[error("another change of this group is in progress")]
     Busy,
-    /// It cannot be done as asked. Says what to change.
+    /// The change is not possible as requested. The message names what to change.
     #[error("{0}")]
     Invalid(String),
-    /// It may have happened, in part or whole, or may still: look at the status.
+    /// The change may have happened, in part or whole, or may still happen: check the status.
     #[error("the outcome of the change is unknown: {0}")]
     Unknown(String),
 }
@@ -41,31 +41,31 @@ type ClientWriteResult =
     Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
 impl RaftGroup {
-    /// Adds a replica that follows without a vote; its node must have started the group,
-    /// uninitialised. Does not wait until it is level: see [`GroupStatus::matched`].
+    /// Adds a replica without a vote. Its node must have started the group uninitialised. Does not wait until
+    /// the replica has caught up: see [`GroupStatus::matched`].
     pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
         self.change_membership(|| self.raft().add_learner(node.0, (), false)).await
     }
 
-    /// Makes these the voters, in one joint step; each must be a member already. The removed are
-    /// dropped entirely: nobody tells them, so their replica is to be stopped and destroyed.
+    /// Replaces the voters in one joint step; each must be a member already. Removed replicas are not
+    /// notified: their node must stop and destroy them.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), MembershipError> {
         let voters = voters.into_iter().map(|node| node.0).collect();
         let change = ChangeMembers::ReplaceAllVoters(voters);
         self.change_membership(|| self.raft().change_membership(change.clone(), false)).await
     }
 
-    /// Drops a replica that only follows.
+    /// Removes a replica without a vote.
     pub async fn remove_learner(&self, node: NodeId) -> Result<(), MembershipError> {
         let change = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
         self.change_membership(|| self.raft().change_membership(change.clone(), true)).await
     }
 
-    /// Hands leadership to a voter that is level and reachable, and waits until it leads. `Ok` when
-    /// this node is meant and leads already.
+    /// Transfers leadership to a voter that is caught up and reachable, and waits until it leads. `Ok` when
+    /// `to` is this node and it leads already.
     ///
-    /// Once `to` has shown that it can take over, this node does not lead in its term any more, whatever
-    /// comes of it.
+    /// Once `to` has shown that it can take over, this node does not lead again in its term, regardless of
+    /// the outcome.
     pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), MembershipError> {
         let _guard = self.0.change_lock.try_lock().map_err(|_| MembershipError::Busy)?;
         let status = self.read_status();
@@ -77,11 +77,11 @@ impl RaftGroup {
         if to == self.0.me {
             return Ok(());
         }
-        // openraft checks nothing: with a target that cannot take over, the group would have no
-        // leader until the next election.
+        // openraft does not check the target: with one that cannot take over, the group would have no leader
+        // until the next election.
         check_successor(&status, to).map_err(MembershipError::Invalid)?;
         if !self.0.links.for_peer(to).is_up() {
-            return Err(MembershipError::Invalid(format!("{to} cannot be reached now")));
+            return Err(MembershipError::Invalid(format!("{to} is not reachable")));
         }
         self.probe_successor(to).await?;
         if self.leader_term() != Some(term) {
@@ -98,12 +98,11 @@ impl RaftGroup {
     }
 
     /// Waits until `to` has written an entry that is newer than this call. Its known log position does not
-    /// show that it can lead: after a restart the replica may not run yet, and openraft refuses a transfer to
+    /// show that it can lead: after a restart the replica may not run yet, and openraft rejects a transfer to
     /// a replica that has written nothing since its start. The group would have no leader until the next
     /// election.
     async fn probe_successor(&self, to: NodeId) -> Result<(), MembershipError> {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::skips_successor_probe() {
+        if FailPoint::SuccessorUnprobed.is_active() {
             return Ok(());
         }
         let written = async {
@@ -121,10 +120,10 @@ impl RaftGroup {
                 Err(_) => Err(MembershipError::Unknown("the replica was stopped".to_owned())),
             }
         };
-        // An election takes as long.
+        // An election takes about as long.
         let wait_max = self.0.settings.election_max;
         let timed_out =
-            || MembershipError::Invalid(format!("{to} wrote no entry within {wait_max:?}"));
+            || MembershipError::Invalid(format!("{to} wrote no entry within {wait_max:?}; retry"));
         timeout(wait_max, written).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
@@ -135,7 +134,9 @@ impl RaftGroup {
         let new_leader = status.wait_for(|status| status.term > term && status.leader.is_some());
         match timeout(wait_max, new_leader).await {
             Ok(Ok(status)) if status.leader == Some(to) => Ok(()),
-            Ok(Ok(status)) => unknown(format!("not {to} but {:?} leads now", status.leader)),
+            Ok(Ok(status)) => {
+                unknown(format!("{to} was expected to lead, but {:?} does", status.leader))
+            }
             Ok(Err(_)) => unknown("the replica was stopped".to_owned()),
             Err(_) => unknown(format!("{to} did not take over within {wait_max:?}")),
         }
@@ -153,8 +154,8 @@ impl RaftGroup {
         }
     }
 
-    /// A leader that has just been elected, or whose last change is not committed yet, refuses the
-    /// next one: waits for that.
+    /// Retries a change that a leader rejects because it was just elected or its last change is not
+    /// committed.
     async fn retry_change_while_busy<F>(
         &self,
         change: impl Fn() -> F,
@@ -191,10 +192,10 @@ impl RaftGroup {
     }
 }
 
-/// Whether a node can take over at once.
+/// Checks that a node can take over at once.
 fn check_successor(status: &GroupStatus, to: NodeId) -> Result<(), String> {
     if status.is_joint {
-        return Err("a change of voters is under way: wait for it".to_owned());
+        return Err("a change of voters is in progress: wait for it".to_owned());
     }
     if !status.voters.contains(&to) {
         return Err(format!("{to} is not a voter of the group: make it one first"));
@@ -202,7 +203,9 @@ fn check_successor(status: &GroupStatus, to: NodeId) -> Result<(), String> {
     let matched = matched_index(&status.matched, to);
     if matched.saturating_add(CAUGHT_UP_LAG_MAX) < status.last_log_index {
         let last = status.last_log_index;
-        return Err(format!("{to} is not level: it holds {matched} of {last}; wait for it"));
+        return Err(format!(
+            "{to} is not caught up: it holds {matched} of {last} entries; wait for it"
+        ));
     }
     Ok(())
 }

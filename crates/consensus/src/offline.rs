@@ -1,16 +1,16 @@
-//! The groups of a node that does not run: read, and begun anew with this node as the only voter.
+//! Reads the groups of a stopped node, and recovers them with this node as the only voter.
 //!
-//! For a cluster that has lost the majority of a group for good. What is left on this node's disk
-//! becomes a snapshot that begins another history of the group: far above every index and term that the
-//! lost replicas can have reached, so that nothing they gave out is given out again. A group that is
-//! begun anew on one node must never be begun anew, or go on, on another.
+//! For a cluster that permanently lost the majority of a group. The data on this node's disk becomes a
+//! snapshot that begins a new history of the group, far above every index and term that the lost replicas can
+//! have reached, so that no position or term is assigned twice. A group that was recovered on one node must
+//! never be recovered or continue on another.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 use openraft::{EntryPayload, Membership};
-use pushonce_core::{ClusterId, NodeId, Term};
+use pushonce_core::{ClusterId, FailPoint, NodeId, Term};
 
 use crate::log;
 use crate::snapshot::offline as snapshot;
@@ -18,64 +18,63 @@ use crate::store::{self, RaftStore, RedbStore, StoreChange, StoreKey, StoredGrou
 use crate::types::{LogEntry, LogId, SnapshotMeta, StoredMembership, Vote};
 use crate::{EngineOpenError, EntryId, GroupId, StateMachine, StateSnapshot};
 
-/// How far above the last known entry a new history begins. A group that commits 2,000 entries a
-/// second takes 17 years for as many.
+/// Distance between the last known entry and the start of a new history. A group that commits 2,000 entries a
+/// second needs 17 years for it.
 const INDEX_STEP: u64 = 1 << 40;
-/// How far above the last known term. A group that elects somebody every second takes 136 years.
+/// Distance between the last known term and that of a new history. A group with an election every second
+/// needs 136 years for it.
 const TERM_STEP: u64 = 1 << 32;
 
-/// The store of a stopped node. Nothing changes before [`OfflineStore::commit`] but for what counts for
-/// nothing.
+/// The store of a stopped node. Before [`OfflineStore::commit`] only data that is not used yet is written.
 pub struct OfflineStore {
     disk: RedbStore,
     me: NodeId,
     staged: Vec<(GroupId, StoreChange)>,
 }
 
-/// What is on the disk of a group.
+/// The state of a group on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OfflineGroup {
-    /// The configurations that the newest entry about that names: one, or two while the voters change.
-    /// Each is the set of its voters, and the group needs a majority of each.
+    /// The configurations of the newest membership entry: one, or two during a change of the voters. Each is
+    /// a set of voters, and the group needs a majority of each.
     pub voters: Vec<BTreeSet<NodeId>>,
     /// The index of the last entry; 0 when there is none.
     pub last_index: u64,
-    /// The term of the last entry. Of two replicas the one whose last entry has the higher term has more
-    /// of what was acknowledged, and of the same term the one with the higher index.
+    /// The term of the last entry. Of two replicas, the one whose last entry has the higher term has more of
+    /// the acknowledged entries; with equal terms, the one with the higher index.
     pub last_term: Term,
-    /// The highest term: of the vote, or of the last entry.
+    /// The highest term: of the vote or of the last entry.
     pub term: Term,
-    /// The replica had lost something that it had acknowledged, and has not got all of it back.
+    /// The replica lost data that it had acknowledged, and has not restored all of it.
     pub recovering: bool,
 }
 
-/// Why a group cannot be read or begun anew. Nothing was changed.
+/// The reason why a group cannot be read or recovered. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
-    /// What is on disk cannot be read.
+    /// The data on disk cannot be read.
     #[error("group {group} cannot be read: {reason}")]
     Unreadable {
         /// The group.
         group: GroupId,
-        /// What is wrong.
+        /// The damage that was found.
         reason: String,
     },
-    /// The disk failed, or is full.
-    #[error("the store cannot be written: {0}")]
+    /// The disk failed or is full.
+    #[error("the store cannot be read or written: {0}")]
     Disk(#[from] io::Error),
 }
 
 impl OfflineGroup {
-    /// Where a new history of the group begins: above everything that the others can have given out.
+    /// The start of a new history of the group, above all positions that other replicas can have assigned.
     pub fn new_history_start(&self) -> EntryId {
         self.new_history_start_after(0)
     }
 
-    /// As [`OfflineGroup::new_history_start`], for a group that may have been begun anew so many times before without
-    /// this replica: each time took it one step higher.
+    /// Like [`OfflineGroup::new_history_start`], for a group that may have been recovered `recoveries` times
+    /// without this replica: each recovery moved it one step higher.
     pub fn new_history_start_after(&self, recoveries: u64) -> EntryId {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::reuses_terms_after_recovery() {
+        if FailPoint::RecoveryReusesTerms.is_active() {
             return EntryId { index: self.last_index, term: self.term };
         }
         let steps = recoveries.saturating_add(1);
@@ -100,16 +99,16 @@ impl OfflineStore {
         Ok(OfflineStore { disk: RedbStore::open(dir, cluster, me)?, me, staged: Vec::new() })
     }
 
-    /// The groups of which there is a replica.
+    /// The groups that have a replica.
     ///
     /// # Errors
-    /// [`OfflineError::Disk`].
+    /// [`OfflineError::Disk`] when the store cannot be read.
     pub fn groups(&mut self) -> Result<Vec<GroupId>, OfflineError> {
         Ok(self.disk.groups()?)
     }
 
-    /// Brings a new machine to the end of the log. Entries that were not known to be committed are
-    /// applied too: the majority that could have told is gone, and may have acknowledged them.
+    /// Applies the snapshot and the whole log to a new machine. Entries that were not known to be committed
+    /// are applied too: the lost majority may have acknowledged them.
     ///
     /// # Errors
     /// [`OfflineError::Unreadable`] for a damaged replica.
@@ -169,11 +168,10 @@ impl OfflineStore {
         })
     }
 
-    /// Prepares another history of a group: it begins with `state` at `at`, and this node is its only
-    /// voter.
+    /// Prepares a new history of a group: it begins with `state` at `at`, and this node is its only voter.
     ///
     /// # Errors
-    /// [`OfflineError::Disk`].
+    /// [`OfflineError::Disk`] when the pieces of the snapshot cannot be written.
     pub fn force_new_group(
         &mut self,
         group: GroupId,
@@ -192,7 +190,7 @@ impl OfflineStore {
         let manifest = snapshot::write(&mut self.disk, group, version, &stored, meta, state)?;
         let set = |key, record| StoreChange::Set { key, record };
         let changes = [
-            // Below the index of all entries there are.
+            // The index of all existing entries is lower.
             StoreChange::Truncate { from: 0 },
             StoreChange::Purge {
                 upto: at.index,
@@ -213,10 +211,10 @@ impl OfflineStore {
         Ok(())
     }
 
-    /// Makes all that was prepared count, in one commit: all of it or nothing.
+    /// Applies everything that was prepared in one atomic commit.
     ///
     /// # Errors
-    /// [`OfflineError::Disk`].
+    /// [`OfflineError::Disk`] when the commit fails.
     pub fn commit(mut self) -> Result<(), OfflineError> {
         Ok(self.disk.write(&self.staged)?)
     }
@@ -227,7 +225,7 @@ fn configurations(membership: &StoredMembership) -> Vec<BTreeSet<NodeId>> {
     configurations.map(|voters| voters.iter().copied().map(NodeId).collect()).collect()
 }
 
-/// The parts of a log that [`log::read`] gives.
+/// The parts of a log that [`log::read_stored`] returns.
 pub(crate) struct StoredLog {
     pub(crate) vote: Option<Vote>,
     pub(crate) entries: Vec<LogEntry>,

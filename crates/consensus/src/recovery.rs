@@ -1,22 +1,23 @@
-//! A replica that has lost something it had acknowledged, and gets it from the others again.
+//! Recovery of a replica that lost data it had acknowledged.
 //!
-//! It has a part in every majority it was ever counted in, so until it holds all of that again it
-//! must not vote: two that have forgotten could elect a leader that never knew. Its leader holds
-//! whatever was committed, and more; so the replica is whole again when it holds all that its leader
-//! held when they first met. Its vote it still has, so it never votes twice under one term.
+//! The replica was counted in majorities, so it must not vote until it holds everything again: two such
+//! replicas could elect a leader without the lost entries. Its leader holds everything that was committed, so
+//! the replica has recovered when it holds all that its leader held at first contact. It still has its vote,
+//! so it never votes twice in one term.
 //!
-//! A replica that left its group, was destroyed, and comes back has lost everything: replicas that do not
-//! know of its removal still count it in their majorities.
+//! A replica that left its group, was destroyed and is added again has lost everything as well: replicas that
+//! do not know of its removal still count it in their majorities.
 //!
-//! That it recovers is on disk before anything else is done, and for as long as it does. What cannot
-//! be read stays where it is until a leader is there: where all are damaged, or nobody else is,
-//! nothing is deleted.
+//! The recovery mark is written to disk before anything else and stays until the recovery is complete.
+//! Records that cannot be read are kept until there is a leader: if all replicas are damaged, or there are no
+//! others, nothing is deleted.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use openraft::EntryPayload;
+use pushonce_core::FailPoint;
 use tokio::sync::{Mutex, watch};
 
 use crate::log::consistency;
@@ -27,16 +28,16 @@ use crate::{GroupId, snapshot};
 /// The recovery of one replica.
 pub(crate) struct ReplicaRecovery {
     writer: GroupWriter,
-    /// What is on disk cannot be read. Held while it is dropped.
+    /// Whether records on disk cannot be read. Locked while they are deleted.
     has_unreadable_records: Mutex<bool>,
-    /// What it has to hold to be whole; `NoFault` before it has met a leader.
+    /// The last entry that the replica must hold to be complete; `None` before contact with a leader.
     target: watch::Sender<Option<LogId>>,
     has_met_leader: AtomicBool,
     finished: watch::Sender<bool>,
 }
 
 impl ReplicaRecovery {
-    /// Puts the mark on disk.
+    /// Writes the recovery mark to disk and begins the recovery.
     pub(crate) async fn begin(
         writer: GroupWriter,
         has_unreadable_records: bool,
@@ -53,21 +54,21 @@ impl ReplicaRecovery {
         })
     }
 
-    /// Whether it is still going on.
+    /// Whether the recovery is still in progress.
     pub(crate) fn is_active(&self) -> bool {
         !*self.finished.borrow()
     }
 
-    /// A leader that holds everything up to `last` is about to send something. What could not be read
-    /// goes first, so that it never mixes with what comes.
+    /// Handles contact with a leader that holds everything up to `last`. Deletes the unreadable records
+    /// first, so that they are never mixed with those that the leader sends.
     pub(crate) async fn on_leader_log(&self, last: Option<LogId>) -> io::Result<()> {
         let mut has_unreadable_records = self.has_unreadable_records.lock().await;
         if *has_unreadable_records {
             self.writer.write(vec![StoreChange::ClearReplica]).await?;
             *has_unreadable_records = false;
         }
-        // The target first, and under the lock: `end` must not see that a leader was met and no target, or
-        // an empty replica would take itself for whole.
+        // The target is set first, and under the lock: if `try_finish` saw the contact without a target, an
+        // empty replica would count as complete.
         if !self.has_met_leader.load(Ordering::SeqCst) {
             self.target.send_replace(last);
             self.has_met_leader.store(true, Ordering::SeqCst);
@@ -76,29 +77,28 @@ impl ReplicaRecovery {
         Ok(())
     }
 
-    /// Takes the mark off the disk if a replica that holds everything up to `last` is whole again;
-    /// says whether it is.
+    /// Removes the recovery mark if a replica that holds everything up to `last` is complete. Returns whether
+    /// it is.
     pub(crate) async fn try_finish(&self, last: Option<LogId>) -> io::Result<bool> {
         if !self.has_met_leader.load(Ordering::SeqCst) || last < *self.target.borrow() {
             return Ok(false);
         }
-        // Queued behind the entries themselves: durable after them.
+        // Queued behind the entries themselves, so it is durable after them.
         self.writer.write(vec![StoreChange::Remove { key: StoreKey::Recovering }]).await?;
         self.finished.send_replace(true);
         Ok(true)
     }
 
-    /// Waits until it is over.
+    /// Waits until the recovery is complete.
     pub(crate) async fn wait_finished(&self) {
-        // The sender lives as long as this does.
+        // An error is impossible: the sender lives as long as `self`.
         let _ = self.finished.subscribe().wait_for(|finished| *finished).await;
     }
 }
 
-/// Whether a replica begins with less than it has acknowledged: it recovers, or left and comes back.
+/// Whether a replica starts with less than it acknowledged: it recovers, or it left and was added again.
 pub(crate) fn is_required(stored: &StoredGroup) -> bool {
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::forgets_removal() {
+    if FailPoint::RemovedReplicaVotes.is_active() {
         return stored.recovering.is_some();
     }
     let is_empty =
@@ -106,7 +106,7 @@ pub(crate) fn is_required(stored: &StoredGroup) -> bool {
     stored.recovering.is_some() || stored.removed.is_some() && is_empty
 }
 
-/// What is left of a replica of which something cannot be read.
+/// The part of a damaged replica's records that is used: its vote and its recovery mark.
 pub(crate) fn salvage_vote(stored: &StoredGroup) -> StoredGroup {
     StoredGroup {
         vote: stored.vote.clone(),
@@ -115,8 +115,8 @@ pub(crate) fn salvage_vote(stored: &StoredGroup) -> StoredGroup {
     }
 }
 
-/// Checks the vote against whatever else can be read: without a vote that is at least as new, a replica
-/// could vote twice in one term, and must not start.
+/// Checks the vote against all other readable records: without a vote at least as new, a replica could vote
+/// twice in one term and must not start.
 pub(crate) fn check_vote(
     group: GroupId,
     stored: &StoredGroup,
@@ -132,7 +132,7 @@ pub(crate) fn check_vote(
     consistency::check_vote(vote, known)
 }
 
-/// The newest membership that is still readable, committed or not.
+/// The newest readable membership, committed or not.
 pub(crate) async fn newest_membership(
     writer: &GroupWriter,
     stored: &StoredGroup,
@@ -147,8 +147,8 @@ pub(crate) async fn newest_membership(
     newest
 }
 
-/// Whether others than `me` can help: so say the newest membership that is still readable, or the
-/// leader that was followed last.
+/// Whether there are other voters to recover from, according to the newest readable membership or else the
+/// last leader.
 pub(crate) async fn has_other_voters(
     me: u64,
     writer: &GroupWriter,

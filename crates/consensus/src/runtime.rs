@@ -1,8 +1,8 @@
-//! Tokio as openraft's runtime, with the timers of all groups on one beat.
+//! The async runtime of openraft: tokio with timers of all groups aligned to one tick.
 //!
-//! Each group ticks by a timer of its own with a phase of its own, and most of what an idle node costs
-//! is to be woken by them. Timers that end within one beat end together here: the processor wakes once
-//! for all of them, and finds its caches warm. `benches/README.md` has what that saves.
+//! Each group has its own timer with its own phase, and waking up for them is most of the cost of an idle
+//! node. Timers that expire within one tick fire together, so the processor wakes once for all of them.
+//! `benches/README.md` has measurements.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use std::time::Duration;
 use openraft::{AsyncRuntime, Instant as _, OptionalSend, TokioInstant};
 use openraft_rt_tokio::TokioRuntime;
 
-/// How much later than asked for a timer may end. A third of a tick of the settings for a local
-/// network; elections are drawn from hundreds of milliseconds.
+/// Maximum delay of a timer. A third of a tick of the LAN settings; election timeouts are hundreds of
+/// milliseconds.
 pub(crate) const TIMER_TICK: Duration = Duration::from_millis(10);
 
-/// Beats are counted from here.
+/// The instant from which ticks are counted.
 static TIMER_ORIGIN: LazyLock<TokioInstant> = LazyLock::new(TokioInstant::now);
 
 #[derive(Debug)]
 pub(crate) struct RaftRuntime(TokioRuntime);
 
-/// The first beat that is not before `deadline`.
+/// The first tick that is not before `deadline`.
 fn round_up_to_tick(deadline: TokioInstant) -> TokioInstant {
     let since = deadline - *TIMER_ORIGIN;
     let remainder = since.as_nanos() % TIMER_TICK.as_nanos();
@@ -50,7 +50,7 @@ impl AsyncRuntime for RaftRuntime {
         TokioRuntime::sleep_until(round_up_to_tick(deadline))
     }
 
-    // From here on as tokio has it: what has a timeout mostly ends before.
+    // The remainder is tokio's: a future with a timeout mostly completes before it.
 
     fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
     where

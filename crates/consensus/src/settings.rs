@@ -1,4 +1,4 @@
-//! Times and sizes of consensus, and the relations that must hold between them.
+//! The times and sizes of consensus, and their constraints.
 
 use std::time::Duration;
 
@@ -7,57 +7,55 @@ use pushonce_core::ConsensusTimes;
 
 use crate::runtime::TIMER_TICK;
 
-/// Times and sizes.
+/// The times and sizes of consensus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsensusSettings {
-    /// How often a leader says that it lives. A heartbeat not answered within this time counts as
-    /// lost, so on a WAN it must exceed a round trip.
+    /// Interval of a leader's heartbeats. A heartbeat not answered within it counts as lost, so on a WAN it
+    /// must exceed the round-trip time.
     pub heartbeat: Duration,
-    /// The shortest wait of a follower, after the lease, before it asks to be elected.
+    /// Minimum wait of a follower after the lease before it starts an election.
     pub election_min: Duration,
-    /// The longest such wait, and the length of a leader's lease.
+    /// Maximum such wait, and the duration of a leader's lease.
     pub election_max: Duration,
-    /// How long a small request to a peer may take.
+    /// Timeout of a small request to a peer.
     pub rpc_timeout: Duration,
-    /// How long dialling a peer may take.
+    /// Timeout of dialling a peer.
     pub connect_timeout: Duration,
-    /// How long a proposal, or a change of membership, waits for its commit before its outcome is
-    /// unknown.
+    /// Deadline of a proposal or membership change, after which its outcome is unknown.
     pub proposal_deadline: Duration,
-    /// How long the transfer of a snapshot to a peer may make no progress before it is begun again, at the
-    /// piece it had reached. The whole transfer has no deadline.
+    /// Time without progress after which a snapshot transfer to a peer is resumed at its last piece. The
+    /// whole transfer has no deadline.
     pub snapshot_timeout: Duration,
-    /// A group takes a snapshot and drops old entries each time its log has grown by this many bytes, or
-    /// by as many as its last snapshot had. Entries lie in memory until then, of every group of a node.
+    /// A group takes a snapshot and purges old entries each time its log has grown by this many bytes, or by
+    /// the size of its last snapshot. Until then the entries of every group of a node are in memory.
     pub log_bytes_max: u64,
-    /// How many bytes of entries are kept behind a snapshot, for followers that lag a little.
+    /// Bytes of entries kept behind a snapshot, for followers that lag a little.
     pub log_bytes_kept: u64,
-    /// How many bytes of entries one append carries; always at least one entry.
+    /// Maximum bytes of entries in one append, which always has at least one entry.
     pub append_bytes_max: u64,
-    /// How many bytes may wait for one peer. When full, the request is refused at once and openraft
-    /// backs off.
+    /// Maximum bytes queued for one peer. Over it a request is rejected at once and openraft backs off.
     pub link_bytes_max: usize,
-    /// How many bytes of entries, of all groups, may be on their way to one peer. Heartbeats stand behind
-    /// them, so a link must carry this many within less than an election.
+    /// Maximum bytes of entries of all groups in flight to one peer. Heartbeats queue behind them, so a link
+    /// must transmit this many bytes in less than an election timeout.
     pub entry_bytes_in_flight_max: usize,
-    /// How many bytes of the disk are kept for elections and snapshots: with less nothing is
-    /// published here. `NoFault`: 256 MiB, or a twentieth of the disk if that is less.
+    /// Bytes of the disk reserved for elections and snapshots: below it publishes are rejected. `None`: 256
+    /// MiB, or a twentieth of the disk if that is less.
     pub disk_reserve_bytes: Option<u64>,
 }
 
-/// Settings that work, but not as well as they should.
+/// A warning about settings that work badly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsWarning(pub String);
 
-/// Settings that cannot work. Says which and what to change.
+/// Settings that cannot work. The message names the setting and the change to make.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidSettings(pub String);
 
-/// A dead leader is to be replaced within this time.
+/// Maximum time in which a dead leader should be replaced.
 const FAILOVER_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// openraft ticks five times a heartbeat, and no timer here is finer than a beat.
+/// openraft ticks five times per heartbeat interval, and timers have the resolution of [`TIMER_TICK`].
 const HEARTBEAT_MIN: Duration = TIMER_TICK.saturating_mul(5);
 
 impl ConsensusSettings {
@@ -80,7 +78,7 @@ impl ConsensusSettings {
         }
     }
 
-    /// For nodes on different continents: round trips up to 250 ms.
+    /// For nodes on different continents: round-trip times up to 250 ms.
     pub fn wan() -> ConsensusSettings {
         ConsensusSettings {
             heartbeat: Duration::from_millis(500),
@@ -90,7 +88,7 @@ impl ConsensusSettings {
             connect_timeout: Duration::from_millis(750),
             proposal_deadline: Duration::from_secs(15),
             snapshot_timeout: Duration::from_secs(60),
-            // What 250 ms of a 250 Mbit/s link hold.
+            // The bandwidth-delay product of 250 Mbit/s and 250 ms.
             entry_bytes_in_flight_max: 8 << 20,
             ..ConsensusSettings::lan()
         }
@@ -108,7 +106,7 @@ impl ConsensusSettings {
         }
     }
 
-    /// The same with other times.
+    /// The same settings with other times.
     pub fn with_times(self, times: ConsensusTimes) -> ConsensusSettings {
         let time = |millis: u32| Duration::from_millis(millis.into());
         ConsensusSettings {
@@ -121,7 +119,7 @@ impl ConsensusSettings {
         }
     }
 
-    /// Refuses what cannot work and warns of what works badly.
+    /// Rejects settings that cannot work and returns warnings for those that work badly.
     pub fn validate(&self) -> Result<Vec<SettingsWarning>, InvalidSettings> {
         self.reject_invalid()?;
         let failover = 2 * self.election_max + self.heartbeat;
@@ -145,7 +143,7 @@ impl ConsensusSettings {
         }
         if self.election_min >= self.election_max {
             return invalid(format!(
-                "election_min ({:?}) must be below election_max ({:?}), or candidates tie for ever",
+                "election_min ({:?}) must be below election_max ({:?}), or candidates can tie forever",
                 self.election_min, self.election_max
             ));
         }
@@ -169,13 +167,12 @@ impl ConsensusSettings {
         Ok(())
     }
 
-    /// How long a request waits for a link that is being dialled: for the connection, and the greeting
-    /// on it.
+    /// How long a request waits for a link that is being dialled: the connection and its handshake.
     pub(crate) fn link_timeout(&self) -> Duration {
         self.connect_timeout + self.rpc_timeout
     }
 
-    /// The same as openraft wants to hear it.
+    /// The settings in the form of openraft.
     pub(crate) fn raft_config(&self) -> Result<Config, InvalidSettings> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
@@ -184,19 +181,19 @@ impl ConsensusSettings {
             election_timeout_min: millis(self.election_min),
             election_timeout_max: millis(self.election_max),
             enable_pre_vote: Some(true),
-            // A leader without a quorum also stops its heartbeats for a while, or in a partial
-            // partition its followers would never elect another.
+            // A leader without a quorum also pauses its heartbeats, or in a partial partition its followers
+            // would never elect another leader.
             quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
-            // A restarted owner must not believe for a moment that it still owns its shards.
+            // A restarted owner must not assume that it still owns its shards.
             enable_leader_restore: Some(false),
-            // A replica whose disk was damaged comes back with less than it had acknowledged: see
-            // `recovery`, which keeps that safe.
+            // A replica with a damaged disk restarts with less than it had acknowledged: module `recovery`
+            // makes this safe.
             allow_log_reversion: Some(true),
             broadcast_submitted_on_append: Some(true),
             backoff: "50ms 100ms ...500ms".to_owned(),
             install_snapshot_timeout: millis(self.snapshot_timeout),
-            // openraft counts entries, and an entry here is a batch of any size: snapshots and purges
-            // are triggered by bytes, by `log_bytes_max`.
+            // openraft counts entries, and an entry here is a batch of any size: snapshots and purges are
+            // triggered by bytes, see `log_bytes_max`.
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
             purge_batch_size: 64,

@@ -1,10 +1,10 @@
-//! Snapshots on disk: pieces, each a record of its own, and a manifest that makes them count.
+//! Snapshots on disk: pieces, each a record of its own, and a manifest that makes them valid.
 //!
-//! A state is encoded on a thread of its own while entries are applied; each piece goes to disk
-//! between other commits, so that a publish waits for one piece at most. The manifest comes last and
-//! replaces the one before: until then the pieces count for nothing, and what a cut-short snapshot
-//! left is removed at the next start. A peer's snapshot arrives in the same pieces and takes the same
-//! way. Nobody ever holds the whole but the machine that is restored from it.
+//! A state is encoded on a separate thread while entries are applied. Each piece is written between other
+//! commits, so that a publish waits for one piece at most. The manifest is written last and replaces the
+//! previous one: until then the pieces are unused, and the next start removes those of an incomplete
+//! snapshot. A peer's snapshot is received in the same pieces and stored in the same way. Only the machine
+//! that is restored from a snapshot holds it as a whole.
 
 pub(crate) mod offline;
 mod transfers;
@@ -23,26 +23,26 @@ use crate::{GroupId, StateSnapshot};
 
 pub(crate) use transfers::SnapshotTransfers;
 
-/// What one piece holds of the state. With its checksum and its meta it stays under 256 KiB, of
-/// which redb would make 512. Twice as much, and a publish would wait twice as long; half as much,
-/// and a snapshot would take twice as many commits.
+/// Payload of one piece. With its checksum and metadata the record stays below 256 KiB, above which redb
+/// would use 512 KiB. Twice the size would double the wait of a publish; half of it would double the number
+/// of commits of a snapshot.
 const PIECE_BYTES: usize = 254 << 10;
 
-/// The place of the one snapshot of a group. It never goes back: a snapshot that was taken here may
-/// be ready late, when a newer one has come from the leader and the log behind that is gone.
+/// The store of a group's current snapshot. It never goes back: a snapshot taken here may complete late,
+/// after a newer one arrived from the leader and the log behind it was purged.
 pub(crate) struct SnapshotStore {
     writer: GroupWriter,
-    /// The last generation given out. No two snapshots on disk share one.
+    /// The last generation assigned. Snapshots on disk never share one.
     generation: AtomicU64,
-    /// Bytes of the snapshot on disk, for whoever decides when to take the next.
+    /// Bytes of the snapshot on disk, which determine when the next one is taken.
     bytes: Arc<AtomicU64>,
-    /// A piece of the snapshot that counts could not be read.
+    /// A piece of the current snapshot could not be read.
     is_damaged: Arc<AtomicBool>,
-    /// The snapshot that counts. Held while another takes its place.
+    /// The current snapshot. Locked while another replaces it.
     current: Mutex<Option<StoredSnapshot>>,
 }
 
-/// A snapshot of which pieces are still to come.
+/// A snapshot that is not complete yet.
 pub(crate) struct PartialSnapshot {
     guard: PiecesGuard,
     meta: SnapshotMeta,
@@ -50,43 +50,43 @@ pub(crate) struct PartialSnapshot {
     bytes: u64,
 }
 
-/// A snapshot, complete on disk. Its pieces stay as long as somebody has an image of it.
+/// A complete snapshot on disk. Its pieces are kept while a clone of it exists.
 #[derive(Clone)]
 pub(crate) struct StoredSnapshot {
     guard: Arc<PiecesGuard>,
     manifest: SnapshotManifest,
 }
 
-/// What makes pieces a snapshot.
+/// The record that makes pieces a snapshot.
 #[derive(Clone, Serialize, Deserialize)]
 struct SnapshotManifest {
     meta: SnapshotMeta,
     generation: u64,
     piece_count: u32,
-    /// Of all pieces together, as records.
+    /// Total size of the piece records.
     bytes: u64,
 }
 
-/// Says in each piece where it belongs: one of another snapshot is never taken for it.
+/// Identifies the snapshot and the position of a piece, so that pieces of snapshots are not mixed.
 #[derive(Serialize, Deserialize)]
 struct PieceHeader {
     meta: SnapshotMeta,
     number: u32,
 }
 
-/// The pieces of one generation. They go with it, if it does not count (any more).
+/// The pieces of one generation. They are deleted on drop unless the generation is current.
 struct PiecesGuard {
     writer: GroupWriter,
     generation: u64,
     is_current: AtomicBool,
     /// A piece could not be read.
     is_damaged: AtomicBool,
-    /// Tells the shelf.
+    /// The flag of the store for damaged pieces.
     store_damaged: Arc<AtomicBool>,
 }
 
 impl SnapshotStore {
-    /// Takes what was on disk, and removes what a snapshot that was cut short has left there.
+    /// Restores the snapshot on disk, and deletes the pieces of incomplete snapshots.
     pub(crate) fn restore(
         writer: GroupWriter,
         stored: &StoredGroup,
@@ -118,7 +118,7 @@ impl SnapshotStore {
         })
     }
 
-    /// Nothing that counts yet. What is on disk stays.
+    /// A store without a current snapshot. The data on disk is kept.
     pub(crate) fn empty(
         writer: GroupWriter,
         stored: &StoredGroup,
@@ -134,13 +134,13 @@ impl SnapshotStore {
         }
     }
 
-    /// Whether a piece of the snapshot was found damaged since this was last asked. Another is to be
-    /// taken then.
+    /// Whether a piece of the snapshot was found damaged since the last call. Another snapshot must be taken
+    /// then.
     pub(crate) fn take_damaged(&self) -> bool {
         self.is_damaged.swap(false, Ordering::Relaxed)
     }
 
-    /// The snapshot that counts.
+    /// The current snapshot.
     pub(crate) async fn current(&self) -> Option<StoredSnapshot> {
         self.current.lock().await.clone()
     }
@@ -152,8 +152,8 @@ impl SnapshotStore {
         PartialSnapshot { guard, meta, piece_count: 0, bytes: 0 }
     }
 
-    /// Encodes a state and puts it on disk. Returns when that, or a newer one, is the snapshot that
-    /// counts: openraft purges the log behind it.
+    /// Encodes a state and writes it to disk. Returns when it, or a newer snapshot, is current: openraft then
+    /// purges the log behind it.
     pub(crate) async fn save(
         &self,
         meta: SnapshotMeta,
@@ -173,8 +173,7 @@ impl SnapshotStore {
         self.make_current(partial.finish()).await
     }
 
-    /// Makes a snapshot the one that counts, unless a newer one does. Returns the one that does, when
-    /// that is durable.
+    /// Makes a snapshot current unless a newer one is. Returns the current snapshot when it is durable.
     pub(crate) async fn make_current(
         &self,
         snapshot: StoredSnapshot,
@@ -195,7 +194,7 @@ impl SnapshotStore {
             self.copy_from(&snapshot).await?
         };
         let record = self.writer.encode_record(&snapshot.manifest)?;
-        // Before, not after: whatever becomes of this task, what may count is not removed.
+        // Before the write: pieces that may become current must not be deleted, even if this task is dropped.
         snapshot.guard.is_current.store(true, Ordering::Relaxed);
         self.writer.write(vec![StoreChange::Set { key: StoreKey::Snapshot, record }]).await?;
         self.bytes.store(snapshot.manifest.bytes, Ordering::Relaxed);
@@ -205,7 +204,7 @@ impl SnapshotStore {
         Ok(snapshot)
     }
 
-    /// The same snapshot in this store.
+    /// Copies a snapshot into this store.
     async fn copy_from(&self, snapshot: &StoredSnapshot) -> io::Result<StoredSnapshot> {
         let mut partial = self.begin_snapshot(snapshot.meta().clone());
         for number in 0..snapshot.piece_count() {
@@ -216,17 +215,17 @@ impl SnapshotStore {
 }
 
 impl PartialSnapshot {
-    /// Of what it is to be a snapshot.
+    /// The metadata of the snapshot.
     pub(crate) fn meta(&self) -> &SnapshotMeta {
         &self.meta
     }
 
-    /// How many pieces are there.
+    /// The number of pieces that are on disk.
     pub(crate) fn piece_count(&self) -> u32 {
         self.piece_count
     }
 
-    /// How many bytes they have.
+    /// The total bytes of these pieces.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -236,7 +235,7 @@ impl PartialSnapshot {
         self.write_piece(self.guard.writer.encode_record_with_data(&header, data)?).await
     }
 
-    /// Adds the next piece as it lies on another disk.
+    /// Adds the next piece as a record of another store.
     pub(crate) async fn add_record(&mut self, record: Bytes) -> io::Result<()> {
         decode_piece(&self.guard.writer, &record, &self.meta, self.piece_count)?;
         self.write_piece(record).await
@@ -251,7 +250,7 @@ impl PartialSnapshot {
         Ok(())
     }
 
-    /// No more pieces come.
+    /// Completes the snapshot.
     pub(crate) fn finish(self) -> StoredSnapshot {
         let PartialSnapshot { guard, meta, piece_count, bytes } = self;
         let manifest = SnapshotManifest { meta, generation: guard.generation, piece_count, bytes };
@@ -266,17 +265,17 @@ impl From<StoredSnapshot> for RaftSnapshot {
 }
 
 impl StoredSnapshot {
-    /// Its number in this store: no two snapshots of a group share one.
+    /// The generation in this store; unique for each snapshot of a group.
     pub(crate) fn generation(&self) -> u64 {
         self.manifest.generation
     }
 
-    /// Of what it is a snapshot.
+    /// The metadata of the snapshot.
     pub(crate) fn meta(&self) -> &SnapshotMeta {
         &self.manifest.meta
     }
 
-    /// How many pieces it has.
+    /// The number of pieces.
     pub(crate) fn piece_count(&self) -> u32 {
         self.manifest.piece_count
     }
@@ -285,7 +284,7 @@ impl StoredSnapshot {
         self.manifest.meta.last_log_id
     }
 
-    /// One piece as it lies on disk, checked.
+    /// Reads and checks one piece as stored on disk.
     pub(crate) async fn read_piece(&self, number: u32) -> io::Result<Bytes> {
         let PiecesGuard { writer, generation, .. } = &*self.guard;
         let missing =
@@ -302,7 +301,7 @@ impl StoredSnapshot {
         opened
     }
 
-    /// The whole state.
+    /// Reads the whole state.
     pub(crate) async fn read_all(&self) -> io::Result<Vec<u8>> {
         let mut state = Vec::with_capacity(usize::try_from(self.manifest.bytes).unwrap_or(0));
         for number in 0..self.piece_count() {
@@ -318,7 +317,7 @@ impl StoredSnapshot {
     }
 }
 
-/// What a piece holds, if it is the one that is meant.
+/// Decodes the payload of a piece, if it is the expected one.
 fn decode_piece<'a>(
     writer: &GroupWriter,
     record: &'a [u8],
@@ -327,21 +326,23 @@ fn decode_piece<'a>(
 ) -> io::Result<&'a [u8]> {
     let (header, data) = store::decode_record_with_data::<PieceHeader>(writer.group(), record)?;
     if header.meta != *meta || header.number != number {
-        let message =
-            format!("piece {number} of the snapshot is piece {} of another", header.number);
+        let message = format!(
+            "expected piece {number} of the snapshot, found piece {} of another one",
+            header.number
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     Ok(data)
 }
 
-/// The last entry in the snapshot that counts.
+/// The last entry in the current snapshot on disk.
 pub(crate) fn last_log_id(group: GroupId, stored: &StoredGroup) -> io::Result<Option<LogId>> {
     let manifest =
         stored.snapshot.as_deref().map(|it| store::decode_record::<SnapshotManifest>(group, it));
     Ok(manifest.transpose()?.and_then(|manifest| manifest.meta.last_log_id))
 }
 
-/// The membership of which a piece of a snapshot tells, though its manifest may not be readable.
+/// The membership in any readable piece of a snapshot, whose manifest may be damaged.
 pub(crate) async fn read_membership(
     writer: &GroupWriter,
     generation: u64,
@@ -378,7 +379,7 @@ impl Drop for PiecesGuard {
     }
 }
 
-/// Cuts what is written into pieces, and waits while one is on its way.
+/// Splits the encoded state into pieces, and blocks while one is being written.
 struct PieceWriter {
     buffer: BytesMut,
     pieces: mpsc::Sender<BytesMut>,

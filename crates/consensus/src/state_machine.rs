@@ -1,4 +1,4 @@
-//! What is replicated: the port to the state machines of the engines above.
+//! The port to the replicated state machines.
 
 use std::io::{self, Write};
 
@@ -6,34 +6,34 @@ use bytes::Bytes;
 use pushonce_core::Term;
 use pushonce_core::versioned::VersionedDecodeError;
 
-/// Where an entry stands in the log of its group.
+/// The log position of an entry in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryId {
-    /// Its index: rises with every entry, with holes (elections and changes of membership).
+    /// The index. It increases with every entry and may skip values (elections and membership changes).
     pub index: u64,
-    /// The term under which it was proposed.
+    /// The term under which the entry was proposed.
     pub term: Term,
 }
 
-/// A state as it was at one moment, not encoded yet.
+/// A state captured at one moment and not encoded yet.
 pub struct StateSnapshot(Box<EncodeFn>);
 
 type EncodeFn = dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send;
 
-/// A deterministic state machine: on every replica the same entries, in the same order, must lead to
-/// the same state and the same answers. All methods are called from one task of the group.
+/// A deterministic state machine: on every replica the same entries in the same order must produce the same
+/// state and the same responses. All methods are called from one task of the group.
 pub trait StateMachine: Send + 'static {
-    /// Applies a committed entry. The answer goes to the proposer, if it is on this node or waits
-    /// behind [`RaftGroup::propose_at_leader`](crate::RaftGroup::propose_at_leader).
+    /// Applies a committed entry. The response is sent to the proposer if it is on this node or waits in
+    /// [`RaftGroup::propose_at_leader`](crate::RaftGroup::propose_at_leader).
     ///
     /// # Errors
-    /// [`VersionedDecodeError`] for an entry that this build cannot read. The state must be as it was: the entry
-    /// does not count as applied, and the replica halts. Restarted with a build that reads the entry, it
-    /// goes on there.
+    /// [`VersionedDecodeError`] for an entry that this build cannot read. The state must be unchanged: the
+    /// entry does not count as applied, and the replica halts. After a restart with a build that reads the
+    /// entry it continues there.
     fn apply(&mut self, at: EntryId, entry: &Bytes) -> Result<Bytes, VersionedDecodeError>;
 
-    /// Whether this build can read an entry. Asked of entries that other nodes forward, before they
-    /// are proposed: a committed entry that nobody can read would halt every replica.
+    /// Checks that this build can read an entry. Called for entries that other nodes forward, before they are
+    /// proposed, because a committed entry that cannot be read would halt every replica.
     ///
     /// # Errors
     /// [`VersionedDecodeError`] if it cannot.
@@ -41,20 +41,20 @@ pub trait StateMachine: Send + 'static {
     where
         Self: Sized;
 
-    /// The whole state, as it is now. Nothing is applied meanwhile, so it should cost no more than
-    /// the cloning of pointers: what takes long belongs into the encoding of the [`StateSnapshot`].
+    /// Captures the whole current state. No entry is applied meanwhile, so it should only clone pointers;
+    /// slow work belongs in the encoding of the [`StateSnapshot`].
     fn snapshot(&self) -> StateSnapshot;
 
-    /// Replaces the whole state by that of a snapshot.
+    /// Replaces the whole state with that of a snapshot.
     ///
     /// # Errors
-    /// [`VersionedDecodeError`] for a snapshot that this build cannot read. The state must be as it was.
+    /// [`VersionedDecodeError`] for a snapshot that this build cannot read. The state must be unchanged.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError>;
 }
 
 impl StateSnapshot {
-    /// What `encode` will write: called once at most, on a thread where it may take its time. An
-    /// error is the writer's own and is to be handed on.
+    /// A state that `encode` writes. It is called at most once, on a thread where it may block. It must
+    /// return the errors of its writer unchanged.
     pub fn new(
         encode: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
     ) -> StateSnapshot {
@@ -67,7 +67,7 @@ impl StateSnapshot {
     }
 }
 
-/// A small state, encoded already.
+/// A small state that is encoded already.
 impl From<Bytes> for StateSnapshot {
     fn from(bytes: Bytes) -> StateSnapshot {
         StateSnapshot::new(move |writer| writer.write_all(&bytes))

@@ -1,4 +1,4 @@
-//! How openraft is set up here.
+//! The type configuration of openraft.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use openraft::type_config::alias;
 use serde::{Deserialize, Serialize};
 
 openraft::declare_raft_types!(
-    /// One leader a term, as in the Raft paper: of two claims to a shard the higher term must be the
-    /// newer, which openraft's default leader ids do not promise.
-    ///
-    /// A node has no data in a membership: where it is found is said by the address book, and changes
-    /// without a change of membership.
+        /// One leader in each term, as in the Raft paper: of two claims to a shard the one with the higher
+        /// term must be the newer, which openraft's default leader ids do not guarantee.
+        ///
+        /// A membership has no data of nodes: addresses are in `PeerAddresses` and change without a change of
+        /// membership.
     pub(crate) TypeConfig:
         D = ProposalData,
         R = ApplyResponse,
@@ -29,19 +29,19 @@ pub(crate) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type RaftSnapshot = alias::SnapshotOf<TypeConfig, crate::snapshot::StoredSnapshot>;
 
-/// What is proposed. Cheap to clone: replication and apply share the bytes.
+/// The payload of an entry. Cheap to clone: replication and apply share the bytes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProposalData {
     pub(crate) bytes: Bytes,
-    /// A replica without room for publishes accepts it all the same.
+    /// Whether a replica without space for publishes accepts it nevertheless.
     pub(crate) essential: bool,
 }
 
-/// What the machine answered to an entry.
+/// The response of the machine to an entry.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ApplyResponse(pub(crate) Bytes);
 
-// Entries end up in openraft's logs: their size is of interest there, their content is not.
+// openraft logs entries: their size is useful there, their content is not.
 impl fmt::Display for ProposalData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.bytes.len())

@@ -1,19 +1,19 @@
-//! How long a lease lasts, and how long a replica stays with the leader it heard.
+//! The duration of a lease, and of the hold during which a replica does not vote against its leader.
 //!
-//! openraft has both as one fixed time per replica. Here they are two, and change while a node runs,
-//! so that a cluster can change them without a moment at which one node's lease is longer than
-//! another's hold (see `ClusterTimes` in core). openraft's own timers stay what they were at the
-//! start of the node: they decide when a replica tries, never when it may.
+//! In openraft both are one fixed time of each replica. Here they are two times that can change at run time,
+//! so that a cluster can change them while at no moment the lease of one node is longer than the hold of
+//! another (see `ClusterTimes` in core). openraft's own timers keep the values from the start of the node:
+//! they decide when a replica tries to be elected, never whether it may.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pushonce_core::ClusterTimes;
+use pushonce_core::{ClusterTimes, FailPoint};
 
 use crate::clock::BootTime;
 
-/// The two times of a node, for all of its groups. Clones share them.
+/// The lease and hold times of a node, for all of its groups. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct LeaseTimes(Arc<LeaseMillis>);
 
@@ -23,7 +23,7 @@ struct LeaseMillis {
     hold_ms: AtomicU64,
 }
 
-/// When one replica last heard its leader. Clones share it.
+/// The last contact of one replica with its leader. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct VoteHold {
     lease_times: LeaseTimes,
@@ -31,45 +31,44 @@ pub(crate) struct VoteHold {
 }
 
 impl LeaseTimes {
-    /// Both are the same.
+    /// Lease and hold with the same value.
     pub(crate) fn new(time: Duration) -> LeaseTimes {
         let millis = millis(time);
         LeaseTimes(Arc::new(LeaseMillis { lease_ms: millis.into(), hold_ms: millis.into() }))
     }
 
-    /// Takes what the cluster has agreed on. Whoever reads one old and one new value is safe: each
-    /// step of a change may be taken in halves.
+    /// Applies the times that the cluster agreed on. A reader that sees one old and one new value is safe,
+    /// because each step of a change is valid in halves.
     pub(crate) fn set(&self, times: &ClusterTimes) {
         self.0.lease_ms.store(millis(times.lease()), Ordering::SeqCst);
         self.0.hold_ms.store(millis(times.vote_holdoff()), Ordering::SeqCst);
     }
 
-    /// How long a leader may trust that nobody else is elected, after a quorum was asked.
+    /// How long after a quorum was asked a leader may assume that no other node is elected.
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_millis(self.0.lease_ms.load(Ordering::SeqCst))
     }
 
-    /// How long a replica neither votes nor asks for votes after it heard its leader.
+    /// How long after contact with its leader a replica neither votes nor asks for votes.
     pub(crate) fn hold(&self) -> Duration {
         Duration::from_millis(self.0.hold_ms.load(Ordering::SeqCst))
     }
 }
 
 impl VoteHold {
-    /// Of a replica that has heard nobody.
+    /// The hold of a replica without contact to a leader.
     pub(crate) fn new(lease_times: LeaseTimes) -> VoteHold {
         VoteHold { lease_times, last_contact: Arc::default() }
     }
 
-    /// The leader has just said something.
+    /// Records contact with the leader.
     pub(crate) fn on_leader_contact(&self) {
         *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(BootTime::now());
     }
 
-    /// Whether the leader that was heard last may still have its lease.
+    /// Whether the last known leader may still have its lease.
     pub(crate) fn is_active(&self) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::skips_vote_hold() {
+        if FailPoint::VoteHoldSkipped.is_active() {
             return false;
         }
         let last_contact = *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,11 +90,11 @@ mod tests {
     fn vote_hold_follows_current_cluster_times() {
         let times = LeaseTimes::new(Duration::ZERO);
         let hold = VoteHold::new(times.clone());
-        assert!(!hold.is_active(), "it has heard nobody");
+        assert!(!hold.is_active(), "there was no leader contact");
         hold.on_leader_contact();
         assert!(!hold.is_active(), "the hold is zero");
         times.set(&ClusterTimes::new(ConsensusTimes::WAN));
-        assert!(hold.is_active(), "the new hold counts for what was heard before");
+        assert!(hold.is_active(), "the new hold applies to an earlier contact");
         assert_eq!(times.lease(), times.hold());
     }
 }

@@ -1,7 +1,7 @@
-//! Three nodes, one group: replication, the death of a leader, restarts, snapshots, and changes of
-//! members and leader.
+//! Three nodes and one group: replication, failure of the leader, restarts, snapshots, and changes of members
+//! and leader.
 
-#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
 
@@ -82,7 +82,7 @@ async fn new_leader_is_elected_and_restarted_leader_rejoins_as_follower() {
     back.wait_applied(index).await;
     back.wait_seen(1..=6).await;
     assert_eq!(back.group.leader_term(), None);
-    assert!(new.group.leader_term().is_some(), "the one that came back deposed the leader");
+    assert!(new.group.leader_term().is_some(), "the restarted node deposed the leader");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,7 +98,7 @@ async fn acknowledged_entries_survive_restart_of_all_nodes() {
     for (id, dir) in dirs {
         let node = RaftTestNode::start_in(dir, id, &addresses, fast_settings()).await;
         let status = node.group.status().borrow().clone();
-        assert!(status.initialized, "the status does not begin with what was restored");
+        assert!(status.initialized, "the first status does not show the restored state");
         assert_eq!(status.voters, ids(&[1, 2, 3]));
         assert!(!status.is_leader);
         nodes.push(node);
@@ -125,7 +125,7 @@ async fn learner_and_restarted_node_restore_from_snapshot_after_purge() {
     for n in 1..=100 {
         nodes[0].group.propose(entry(n, 10_000)).await.unwrap();
     }
-    // A fresh node takes part, and can only do so by a snapshot: most of the log is purged.
+    // A new node needs a snapshot, because most of the log is purged.
     nodes.push(RaftTestNode::start(2, &addresses, settings.clone()).await);
     nodes[0].group.add_learner(NodeId(2)).await.unwrap();
     wait_caught_up(&nodes[0], 2).await;
@@ -182,14 +182,14 @@ async fn readded_replica_is_not_destroyed_by_older_removal() {
     first.change_voters(ids(&[1, 2, 3])).await.unwrap();
     nodes[2].wait_status("a voter again", |status| status.voters.contains(&NodeId(3))).await;
 
-    // Its node had decided to drop it before it heard of that.
+    // Its node had decided to destroy it before it learned of that.
     let readded = &nodes[2];
     readded.group.stop().await;
     let refused = readded.engine.destroy(GROUP, removed.membership_index).await;
     assert!(matches!(refused, Err(DestroyError::StillMember { .. })), "{refused:?}");
     let sum = SumMachine::default();
     let again = readded.engine.start(GROUP, sum.clone()).await.unwrap();
-    assert!(again.status().borrow().voters.contains(&NodeId(3)), "what it knew is gone");
+    assert!(again.status().borrow().voters.contains(&NodeId(3)), "the replica lost its membership");
     again
         .status()
         .wait_for(|status| status.applied_index >= removed.membership_index)
@@ -272,7 +272,7 @@ async fn leadership_is_transferred_only_to_caught_up_voter() {
         nodes[0].group.transfer_leadership(NodeId(9)).await,
         Err(MembershipError::Invalid(_))
     ));
-    assert_eq!(nodes[0].group.leader_term(), Some(term), "a refused hand-over cost the lease");
+    assert_eq!(nodes[0].group.leader_term(), Some(term), "a rejected transfer cost the lease");
 
     nodes[0].group.transfer_leadership(NodeId(2)).await.unwrap();
     assert_eq!(nodes[0].group.leader_term(), None);
@@ -280,15 +280,15 @@ async fn leadership_is_transferred_only_to_caught_up_voter() {
     assert!(nodes[1].group.leader_term().unwrap() > term);
     nodes[1].group.propose(entry(1, 8)).await.unwrap();
 
-    // Refused when the link is known to be down; else it fails, and the group heals by election.
+    // Rejected when the link is known to be down; otherwise it fails and an election follows.
     nodes.remove(0).kill().await;
     assert!(nodes[0].group.transfer_leadership(NodeId(1)).await.is_err());
     let leader = wait_leader(&nodes).await;
     assert_eq!(number(&leader.group.propose(entry(2, 8)).await.unwrap()), 3);
 }
 
-/// A replica that was cut off does not know that another has left, and counts on its vote. That one has no
-/// log any more, and by an empty log every candidate is good enough.
+/// A partitioned replica does not know that another one has left, and counts on its vote. The removed replica
+/// has no log any more, and with an empty log it would accept every candidate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recreated_replica_does_not_elect_candidate_without_acknowledged_entries() {
     let settings = fast_settings();
@@ -308,7 +308,7 @@ async fn recreated_replica_does_not_elect_candidate_without_acknowledged_entries
     nodes[1].group.stop().await;
     nodes[1].engine.destroy(GROUP, removed_at).await.unwrap();
 
-    // The two that know of the five are away.
+    // The two nodes that have the five entries are down.
     let (fourth, back) = (nodes.remove(2), nodes.remove(1));
     let dirs = [(1, nodes.remove(0).kill().await), (4, fourth.kill().await)];
     let again = back.engine.start(GROUP, SumMachine::default()).await.unwrap();
@@ -316,7 +316,7 @@ async fn recreated_replica_does_not_elect_candidate_without_acknowledged_entries
     let mut status = third.group.status();
     let elected = status.wait_for(|status| status.is_leader);
     let waited = tokio::time::timeout(Duration::from_secs(4), elected).await;
-    assert!(waited.is_err(), "it was elected without what was acknowledged");
+    assert!(waited.is_err(), "it was elected without the acknowledged entries");
     drop(again);
 
     for (id, dir) in dirs {
@@ -325,8 +325,8 @@ async fn recreated_replica_does_not_elect_candidate_without_acknowledged_entries
     assert_eq!(number(&wait_leader(&nodes).await.group.propose(entry(1, 8)).await.unwrap()), 16);
 }
 
-/// The first votes of a restarted voter dial its links, its replica may start after its link is up, and it has
-/// written nothing since its start. No election timeout expires during the test.
+/// The first votes of a restarted voter dial its links, its replica may start after its link is up, and it
+/// has written nothing since its start. No election timeout expires during the test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_transferred_to_just_restarted_voter() {
     let minute = Duration::from_secs(60);
@@ -358,7 +358,7 @@ async fn leadership_is_transferred_to_just_restarted_voter() {
     assert_eq!(
         nodes[2].group.leader_term(),
         Some(Term(term.0 + 1)),
-        "it took more than one election"
+        "the transfer took more than one election"
     );
 }
 
@@ -465,9 +465,9 @@ async fn removed_peer_is_rejected_and_its_stream_closed() {
 
     addresses.replace(BTreeMap::from([(NodeId(1), address)]), NodeId(3));
 
-    assert!(answers.message().await.unwrap().is_none(), "it ends");
+    assert!(answers.message().await.unwrap().is_none(), "the stream has not ended");
     let refused = client.exchange(request()).await.unwrap_err();
-    assert!(refused.message().contains("not in the cluster any more"), "{refused}");
+    assert!(refused.message().contains("was removed from the cluster"), "{refused}");
     node.engine.stop().await;
 }
 

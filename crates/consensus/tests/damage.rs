@@ -1,12 +1,12 @@
-//! One of three nodes comes back with records on its disk that cannot be read.
+//! One of three nodes restarts with records on its disk that cannot be read.
 //!
-//! Claims: what is damaged is never served; an entry or a snapshot is got from the others, who never
-//! notice; until then the replica elects nobody, whatever happens; a vote, or what nobody else has,
-//! stops the node; and nothing is deleted unless a leader is there to bring it again.
+//! Expected: damaged data is never served; an entry or a snapshot is restored from the other replicas without
+//! affecting them; until then the replica does not vote; a damaged vote, or damaged data that no other
+//! replica has, prevents the start; and nothing is deleted unless a leader can restore it.
 
-#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[allow(dead_code, reason = "not every story needs all of it")]
+#[allow(dead_code, reason = "not every test uses all of it")]
 mod support;
 
 use std::path::Path;
@@ -27,7 +27,7 @@ const PIECES: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("pi
 const VOTE: (u32, u8) = (1, 0);
 const MANIFEST: (u32, u8) = (1, 3);
 
-/// Flips a bit in the middle of every record of a table that `filter` names; how many there were.
+/// Flips a bit in the middle of every record of a table that `filter` selects. Returns their number.
 fn flip_bits<K: redb::Key + 'static>(
     dir: &TempDir,
     table: TableDefinition<K, &'static [u8]>,
@@ -64,7 +64,7 @@ async fn publish(node: &RaftTestNode, numbers: std::ops::RangeInclusive<u64>) {
     }
 }
 
-/// Three nodes that each have a snapshot and a log behind it, and the numbers up to 100.
+/// Three nodes that each have a snapshot and a log after it, with the numbers up to 100.
 async fn start_three() -> (Vec<RaftTestNode>, PeerAddresses, ConsensusSettings) {
     start_three_with(fast_settings()).await
 }
@@ -82,20 +82,22 @@ async fn start_three_with(
     (nodes, addresses, settings)
 }
 
-/// Waits until a node has all that the leader has.
+/// Waits until a node has applied everything that the leader has.
 async fn wait_recovered(node: &RaftTestNode, leader: &RaftTestNode) {
     node.wait_status("recovered", |status| !status.recovering).await;
-    // What the leader has it has; its status may be a moment behind.
-    let level = async {
+    // It holds everything; its applied state may be a moment behind.
+    let caught_up = async {
         while node.applied_numbers() != leader.applied_numbers() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(8), level).await.expect("it has all the leader has");
+    tokio::time::timeout(Duration::from_secs(8), caught_up)
+        .await
+        .expect("the node has everything that the leader has");
 }
 
-/// The last node is killed, its disk damaged, and it is started again: it gets what it lost, and the
-/// others go on under the same leader.
+/// Kills the last node, damages its disk and restarts it. Expects it to restore its data while the leader
+/// stays the same.
 async fn assert_repaired(damage: impl Fn(&TempDir) -> usize) {
     let (mut nodes, addresses, settings) =
         start_three_with(with_long_elections(fast_settings())).await;
@@ -105,18 +107,18 @@ async fn assert_repaired(damage: impl Fn(&TempDir) -> usize) {
     publish(&nodes[0], 101..=105).await;
 
     let back = RaftTestNode::start_in(dir, 3, &addresses, settings.clone()).await;
-    assert!(back.group.status().borrow().recovering, "the damage was not noticed");
+    assert!(back.group.status().borrow().recovering, "the damage was not detected");
     publish(&nodes[0], 106..=110).await;
     wait_recovered(&back, &nodes[0]).await;
-    assert_eq!(nodes[0].group.leader_term(), Some(term), "the others noticed");
+    assert_eq!(nodes[0].group.leader_term(), Some(term), "the leader changed");
     back.wait_seen(1..=110).await;
 
-    // It is as good as any other: with it there is a majority, and it can be started again.
+    // It is a full member: with it there is a majority, and it can be restarted.
     nodes.pop().unwrap().kill().await;
     publish(&nodes[0], 111..=112).await;
     let dir = back.kill().await;
     let back = RaftTestNode::start_in(dir, 3, &addresses, settings).await;
-    assert!(!back.group.status().borrow().recovering, "the mark has stayed");
+    assert!(!back.group.status().borrow().recovering, "the recovery mark was not removed");
     wait_recovered(&back, &nodes[0]).await;
 }
 
@@ -152,11 +154,14 @@ async fn damaged_replica_does_not_vote_until_repaired_even_after_restarts() {
         let mut status = whole.group.status();
         let elected = status.wait_for(|status| status.is_leader);
         let wait_max = 4 * settings.election_max;
-        assert!(tokio::time::timeout(wait_max, elected).await.is_err(), "it has voted");
+        assert!(
+            tokio::time::timeout(wait_max, elected).await.is_err(),
+            "the damaged replica has voted"
+        );
         assert!(damaged.group.leader_term().is_none());
         let dir = damaged.kill().await;
         damaged = RaftTestNode::start_in(dir, 3, &addresses, settings.clone()).await;
-        assert!(damaged.group.status().borrow().recovering, "the mark was lost");
+        assert!(damaged.group.status().borrow().recovering, "the recovery mark was lost");
     }
     let first = RaftTestNode::start_in(one, 1, &addresses, settings).await;
     let nodes = [first, whole];

@@ -1,13 +1,13 @@
 //! Nodes whose disks fill up.
 //!
-//! Claims: a follower without room takes nothing more that is published, and the others go on without
-//! it; it votes and stays with its leader all the same, so that another death costs no more than an
-//! election; it is level again once there is room, by itself; and of two that have no room one takes
-//! over with all that was acknowledged, and answers for the past.
+//! Expected: a follower without space rejects publishes, and the others continue without it; it still votes
+//! and follows its leader, so that another failure costs no more than an election; it catches up by itself
+//! once there is space; and of two nodes without space one takes over with everything that was acknowledged
+//! and commits the entries of earlier terms.
 
-#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[allow(dead_code, reason = "not every story needs all of it")]
+#[allow(dead_code, reason = "not every test uses all of it")]
 mod support;
 
 use std::path::Path;
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 const PLENTY: u64 = 1 << 40;
 
-/// A disk that has what it is told to have.
+/// A disk whose free space is set by the test.
 #[derive(Clone)]
 struct FakeDisk(Arc<AtomicU64>);
 
@@ -64,13 +64,13 @@ async fn follower_with_full_disk_votes_and_catches_up_when_space_is_freed() {
     }
     let all = nodes[0].group.status().borrow().last_log_index;
     nodes[1].wait_applied(all).await;
-    assert!(nodes[2].applied_numbers().is_empty(), "it took what it has no room for");
+    assert!(nodes[2].applied_numbers().is_empty(), "it accepted publishes without space");
     assert!(nodes[0].group.leader_term().is_some());
 
-    // Its vote is needed now, and given.
+    // Its vote is needed now, and it gives it.
     nodes.remove(0).kill().await;
     nodes[0].wait_status("leads", |status| status.is_leader).await;
-    // The new leader needs a majority for what was acknowledged before, and for nothing else.
+    // The new leader needs a majority for the entries of earlier terms, and for no others.
     nodes[1].wait_seen(1..=10).await;
     assert!(nodes[1].group.check_disk_space().is_err());
 
@@ -79,7 +79,7 @@ async fn follower_with_full_disk_votes_and_catches_up_when_space_is_freed() {
     assert_eq!(number(&sum), (1..=11).sum::<u64>());
     let all = nodes[0].group.status().borrow().applied_index;
     nodes[1].wait_applied(all).await;
-    nodes[1].wait_status("level", |status| status.applied_index == status.last_log_index).await;
+    nodes[1].wait_status("caught up", |status| status.applied_index == status.last_log_index).await;
     nodes[1].wait_seen(1..=11).await;
 }
 
@@ -99,7 +99,7 @@ async fn new_leader_applies_earlier_entries_although_remaining_majority_has_full
     wait_caught_up(&nodes[0], 2).await;
     wait_caught_up(&nodes[0], 3).await;
 
-    // What is acknowledged now, the second does not have. The third has it, and then no room either.
+    // Node 2 does not have the entries acknowledged now. Node 3 has them, and then no space either.
     disks[0].1.set_free(&nodes[1], 0).await;
     for n in 1..=10 {
         nodes[0].group.propose(entry(n, 1000)).await.unwrap();
@@ -111,7 +111,7 @@ async fn new_leader_applies_earlier_entries_although_remaining_majority_has_full
     nodes.remove(0).kill().await;
 
     let new = wait_leader(&nodes).await;
-    assert_eq!(new.id.0, 3, "the other lacks what was acknowledged");
+    assert_eq!(new.id.0, 3, "the other node lacks acknowledged entries");
     new.wait_status("answers for the past", |status| {
         status.is_leader && status.applied_index > all
     })
@@ -121,5 +121,5 @@ async fn new_leader_applies_earlier_entries_although_remaining_majority_has_full
     }
     assert!(nodes[0].group.check_disk_space().is_err(), "there is no room for publishes");
     let sum = nodes[1].group.propose_essential(entry(11, 8)).await.unwrap();
-    assert_eq!(number(&sum), (1..=11).sum::<u64>(), "what a new owner begins with");
+    assert_eq!(number(&sum), (1..=11).sum::<u64>(), "the essential entry of a new owner");
 }

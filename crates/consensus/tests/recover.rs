@@ -1,8 +1,8 @@
-//! A log that went back in time, a lease that others respect, and a group that is begun anew.
+//! A log that was rolled back, the vote hold, and the recovery of a group without a majority.
 
-#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[allow(dead_code, reason = "not every story needs all of it")]
+#[allow(dead_code, reason = "not every test uses all of it")]
 mod support;
 
 use std::time::Duration;
@@ -22,11 +22,15 @@ async fn node_with_rolled_back_log_is_detected_and_excluded() {
     let leader = wait_leader(&nodes).await;
     leader.group.propose(entry(7, 8)).await.unwrap();
     third.wait_seen([7]).await;
-    // What nobody has heard of may be lost. A status that is a moment old would call the third level
-    // before it has answered.
+    // Only commits that a peer knows of are detected. A status that is a moment old would count node 3 as
+    // caught up before it has answered.
     sleep(Duration::from_millis(300)).await;
     wait_caught_up(leader, 3).await;
-    assert_eq!(third.engine.rollback_reason(), None, "a restart with its log is no step back");
+    assert_eq!(
+        third.engine.rollback_reason(),
+        None,
+        "a restart with its own log is not a rollback"
+    );
 
     let dir = third.kill().await;
     std::fs::copy(&copy, &log).unwrap();
@@ -36,14 +40,17 @@ async fn node_with_rolled_back_log_is_detected_and_excluded() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(timeout(Duration::from_secs(8), detected).await.is_ok(), "nobody has told it");
+    assert!(
+        timeout(Duration::from_secs(8), detected).await.is_ok(),
+        "the rollback was not detected"
+    );
     assert!(third.engine.rollback_reason().unwrap().contains("cluster remove n3"));
 
-    // The other two are a majority, and it gets nothing of what they write.
+    // The other two are a majority, and node 3 receives nothing that they write.
     leader.group.propose(entry(8, 8)).await.unwrap();
     assert!(third.applied_numbers().len() < 2, "it has {:?}", third.applied_numbers());
 
-    // A restart makes its log no newer, whoever is there to tell.
+    // The rollback stays detected after a restart, even without peers.
     let dir = third.kill().await;
     let third = RaftTestNode::start_in(dir, 3, &PeerAddresses::default(), fast_settings()).await;
     assert!(
@@ -55,7 +62,7 @@ async fn node_with_rolled_back_log_is_detected_and_excluded() {
     }
 }
 
-/// Without the hold a new leader is there after 1.65 s.
+/// Without the hold a new leader is elected after 1.65 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_leader_is_elected_only_after_vote_hold_expires() {
     let (mut nodes, _) = start_cluster(3, &fast_settings()).await;
@@ -97,7 +104,7 @@ async fn group_without_majority_is_recovered_above_its_old_history() {
     let at = offline_group.new_history_start();
     assert!(
         at.term > offline_group.term && at.index > offline_group.last_index,
-        "{at:?} is not above what there was"
+        "{at:?} is not above the old history"
     );
     let later = offline_group.new_history_start_after(1);
     assert!(later.term > at.term && later.index > at.index, "{later:?} is not above {at:?}");
@@ -111,7 +118,7 @@ async fn group_without_majority_is_recovered_above_its_old_history() {
     third.group.propose(entry(4, 8)).await.unwrap();
     third.wait_seen([1, 2, 3, 4]).await;
 
-    // And again from its own log, with a new follower that gets the whole of it.
+    // It restarts from its own log, and a new follower receives all of it.
     let third = RaftTestNode::start_in(third.kill().await, 3, &addresses, fast_settings()).await;
     third.wait_status("leads again", |status| status.is_leader).await;
     third.wait_seen([1, 2, 3, 4]).await;

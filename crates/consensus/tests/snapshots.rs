@@ -1,12 +1,12 @@
-//! Snapshots on their way to a replica, over connections that are slow or break.
+//! Snapshot transfers over connections that are slow or break.
 //!
-//! Claims: a transfer has no deadline as long as it makes progress; it resumes at the piece it had
-//! reached, on the next connection; publishes do not make it begin anew; several groups transfer at
-//! once; and meanwhile heartbeats on the same link pass.
+//! Expected: a transfer has no deadline while it makes progress; it resumes at its last piece on the next
+//! connection; publishes do not restart it; several groups transfer at the same time; and heartbeats on the
+//! same link are not blocked.
 
-#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[allow(dead_code, reason = "not every story needs all of it")]
+#[allow(dead_code, reason = "not every test uses all of it")]
 mod support;
 
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Keeps the first byte of each entry and as much state as it is told to.
+/// Stores the whole entries, so that the state is as large as the test needs.
 #[derive(Clone, Default)]
 struct LargeStateMachine(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -48,10 +48,10 @@ impl StateMachine for LargeStateMachine {
     }
 }
 
-/// Connections to a node that carry so many bytes a second, and so many in all, before they break.
+/// A proxy in front of a node that limits the rate, and breaks each connection after a number of bytes.
 struct ThrottlingProxy {
     address: String,
-    /// Bytes carried to the node, over all connections.
+    /// Bytes forwarded to the node over all connections.
     carried: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
@@ -112,7 +112,7 @@ async fn forward(from: TcpStream, to: TcpStream, rate: u64, bytes_max: u64, tota
     }
 }
 
-/// A node with a group of `mebibytes` of state in a snapshot, of which the log is purged.
+/// Starts a group with `mebibytes` of state in a snapshot, and a purged log.
 async fn group_with_state(
     node: &RaftTestNode,
     id: u32,
@@ -137,7 +137,7 @@ fn settings() -> ConsensusSettings {
     }
 }
 
-/// RaftTestNode 1, and node 2 behind a proxy.
+/// Node 1, and node 2 behind a proxy.
 async fn start_pair(rate: u64, break_after: u64) -> (RaftTestNode, RaftTestNode, ThrottlingProxy) {
     start_pair_with(settings(), rate, break_after).await
 }
@@ -157,11 +157,11 @@ async fn start_pair_with(
 
 async fn wait_peer_caught_up(group: &RaftGroup, wait_max: Duration) {
     let mut status = group.status();
-    let level = status.wait_for(|status| {
+    let caught_up = status.wait_for(|status| {
         status.matched.get(&NodeId(2)).is_some_and(|matched| *matched >= status.last_log_index)
     });
-    let level = tokio::time::timeout(wait_max, level).await.is_ok();
-    assert!(level, "not level: {:?}", group.status().borrow());
+    let caught_up = tokio::time::timeout(wait_max, caught_up).await.is_ok();
+    assert!(caught_up, "not caught up: {:?}", group.status().borrow());
 }
 
 const UNLIMITED: u64 = u64::MAX;
@@ -175,9 +175,9 @@ async fn transfer_resumes_at_last_piece_after_connection_breaks() {
     group.add_learner(two.id).await.unwrap();
     wait_peer_caught_up(&group, Duration::from_secs(20)).await;
     assert!(proxy.connections.load(Ordering::SeqCst) > 3, "the connection never broke");
-    // 10 MiB, and for each connection the pieces that were on their way when it broke.
+    // 10 MiB, and for each connection the pieces in flight when it broke.
     let carried = proxy.carried();
-    assert!(carried < 16 << 20, "{carried} bytes for 10 MiB of state: it began anew");
+    assert!(carried < 16 << 20, "{carried} bytes for 10 MiB of state: the transfer was restarted");
     assert!(*copy.0.lock().unwrap() == *state.0.lock().unwrap());
 }
 
@@ -189,7 +189,7 @@ async fn slow_transfer_completes_during_publishes() {
     let replica = two.engine.start(GroupId(7), copy.clone()).await.unwrap();
     group.add_learner(two.id).await.unwrap();
 
-    // 4 s at least, of which each pause may be 2 s. Publishes go on: enough for four snapshots.
+    // The transfer takes at least 4 s, and a pause may take 2 s. The publishes are enough for four snapshots.
     let started = Instant::now();
     let mut seen = 0;
     while started.elapsed() < Duration::from_secs(3) {
@@ -202,7 +202,7 @@ async fn slow_transfer_completes_during_publishes() {
     let lag = group.status().borrow().follower_lag(two.id);
     assert!(lag > Some(10), "the lag is not shown: {lag:?}");
     wait_peer_caught_up(&group, Duration::from_secs(20)).await;
-    assert!(proxy.carried() < 20 << 20, "{} bytes: it began anew", proxy.carried());
+    assert!(proxy.carried() < 20 << 20, "{} bytes: the transfer was restarted", proxy.carried());
     let all = group.status().borrow().last_log_index;
     replica.status().wait_for(|status| status.applied_index >= all).await.unwrap();
     assert_eq!(replica.status().borrow().lag(), 0);
@@ -212,10 +212,10 @@ async fn slow_transfer_completes_during_publishes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_transfers_do_not_cost_another_group_its_lease() {
     const GROUPS: std::ops::Range<u32> = 10..16;
-    // 18 MiB at 6 MiB/s take 3 s: twice as long as a lease lasts without a heartbeat.
+    // 18 MiB at 6 MiB/s take 3 s, as long as a lease: without heartbeats the lease would be lost.
     let (one, two, _proxy) =
         start_pair_with(with_long_elections(settings()), 6 << 20, UNLIMITED).await;
-    // The group of which both vote: its leader needs the other's answers all the time.
+    // A group with both nodes as voters: its leader needs the other's responses all the time.
     one.group.initialize().await.unwrap();
     one.wait_status("leads", |status| status.is_leader).await;
     one.group.add_learner(two.id).await.unwrap();
@@ -239,7 +239,7 @@ async fn concurrent_transfers_do_not_cost_another_group_its_lease() {
         status.matched.get(&two.id).is_some_and(|matched| *matched >= status.last_log_index)
     };
     while !groups.iter().all(is_done) {
-        assert!(started.elapsed() < Duration::from_secs(30), "the transfers do not end");
+        assert!(started.elapsed() < Duration::from_secs(30), "the transfers did not complete");
         let sending = |group: &RaftGroup| {
             let status = group.status().borrow().snapshot_transfers.clone();
             status
@@ -247,9 +247,12 @@ async fn concurrent_transfers_do_not_cost_another_group_its_lease() {
                 .is_some_and(|it| it.pieces_sent > 0 && it.pieces_sent < it.pieces_total)
         };
         at_once.insert(groups.iter().filter(|group| sending(group)).count());
-        assert!(one.group.leader_term().is_some(), "the lease was lost beside the transfers");
+        assert!(one.group.leader_term().is_some(), "the lease was lost during the transfers");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(at_once.iter().any(|count| *count >= 3), "one after another: {at_once:?}");
-    assert_eq!(one.group.leader_term(), term, "the transfers cost an election");
+    assert!(
+        at_once.iter().any(|count| *count >= 3),
+        "the transfers were not concurrent: {at_once:?}"
+    );
+    assert_eq!(one.group.leader_term(), term, "the transfers caused an election");
 }

@@ -1,8 +1,8 @@
-//! What a build cannot read halts the replica that meets it, and nothing else.
+//! An entry that a build cannot read halts the replica that meets it, and nothing else.
 
-#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[allow(dead_code, reason = "not every story needs all of it")]
+#[allow(dead_code, reason = "not every test uses all of it")]
 mod support;
 
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Remembers the bytes it has applied. This build reads entries that begin with a byte up to `MAX`.
+/// Records the applied bytes. Reads entries whose first byte is at most `MAX`.
 #[derive(Clone, Default)]
 struct VersionedMachine<const MAX: u8>(Arc<Mutex<Vec<u8>>>);
 
@@ -58,7 +58,7 @@ async fn wait_status(
     reached: impl FnMut(&GroupStatus) -> bool,
 ) -> GroupStatus {
     let wanted = timeout(Duration::from_secs(20), status.wait_for(reached)).await;
-    wanted.expect("in time").expect("the group lives").clone()
+    wanted.expect("in time").expect("the group runs").clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,7 +82,7 @@ async fn unreadable_entry_halts_replica_until_newer_build_runs() {
     );
     assert!(
         status.applied_index < status.last_log_index,
-        "it does not count as applied: {status:?}"
+        "the entry counts as applied: {status:?}"
     );
     assert!(!status.is_leader && status.failure.is_some());
     assert_eq!(*seen.0.lock().unwrap(), [1]);
@@ -92,7 +92,7 @@ async fn unreadable_entry_halts_replica_until_newer_build_runs() {
     let dir = node.kill().await;
     let node = RaftTestNode::start_in(dir, 1, &addresses, fast_settings()).await;
     let started = node.engine.start(VERSIONED_GROUP, OldMachine::default()).await;
-    // Whether the commit of the entry was known to the disk decides where it is met again.
+    // Depending on whether the commit index was on disk, the start or the first apply meets the entry.
     match started {
         Err(StartError::Unreadable { reason, .. }) => {
             assert!(reason.contains("version 2"), "{reason}")

@@ -1,4 +1,4 @@
-// Matches, as cards. All text goes in as text.
+// The cards of the matches. Text of messages is never inserted as markup.
 
 const FINISHED_SHOWN = 24;
 const LABELS = { half_time: "half-time", extra_time: "extra time", penalties: "penalties" };
@@ -9,9 +9,9 @@ export class Board {
   #finished = document.getElementById("finished");
   #quiet = document.getElementById("quiet");
 
-  // Takes a state from the match's own topic or from the topic of all events. The two may overtake
-  // each other, so the younger publish wins; only the match's own topic has the list of goals. A
-  // goal that is new lights up. Says whether the state was taken.
+  // Applies a state from the match's own topic or from the topic of all events. Their order is not
+  // defined, so the newer publish wins; only the match's own topic has the list of goals. A new goal is
+  // highlighted. Returns whether the state was applied.
   take(state, own, isNew) {
     const match = this.#matches.get(state.match) ?? { state: null, owner: null, card: null };
     const before = match.state;
@@ -40,7 +40,7 @@ export class Board {
     }
   }
 
-  // Once a frame, for all that changed.
+  // Called once for each animation frame; renders the changed matches.
   render() {
     let moved = false;
     for (const match of this.#matches.values()) {

@@ -1,19 +1,19 @@
-// The page: what arrives goes onto the board once a frame, and each message's way is measured there.
+// The page: renders the received messages once for each animation frame, and measures their latency there.
 
 import { Board, describe, element, topicOf } from "./board.js";
 import { Feed } from "./feed.js";
 
 const LIVE = "worldcup/2026/live";
 const SAMPLES = 1_000;
-const BUCKETS = 25; // Of 2 ms each; the last takes all that is slower.
+const BUCKETS = 25; // Of 2 ms each; the last one includes all higher latencies.
 const EVENTS_SHOWN = 40;
 
 const $ = (id) => document.getElementById(id);
 const board = new Board();
 const nodes = { me: "", members: [] };
-const latencies = []; // The last SAMPLES, as a ring.
+const latencies = []; // The last SAMPLES latencies, as a ring buffer.
 let count = 0;
-let waiting = []; // Publish times of what the next frame shows.
+let waiting = []; // Publish times of the messages that the next frame shows.
 let scheduled = false;
 let link = { state: "connecting", detail: "" };
 
@@ -41,7 +41,7 @@ function frame() {
   scheduled = false;
   board.render();
   const now = Date.now();
-  // A hidden tab gets no frames: what waited for it says nothing about the way here.
+  // A hidden tab gets no frames: the time that messages wait for it is not latency.
   const seen = document.hidden || now - lastVisible < 1_000 ? [] : waiting;
   for (const published of seen) latencies[measured++ % SAMPLES] = Math.max(0, now - published);
   waiting = [];
@@ -77,13 +77,13 @@ function showLink(state, detail = "") {
   $("connection").textContent = state === "connected" ? `connected${to}` : `${state} ${detail}`;
 }
 
-// Sessions of the whole cluster: this page, those beside it, and the demo's own viewers.
+// Sessions in the whole cluster: this page, other pages, and the simulated viewers of the demo.
 function showAudience(_, count) {
   $("audience").hidden = false;
   $("audience").textContent = `${count.toLocaleString()} watching`;
 }
 
-// The goals and whistles of every match, newest first.
+// The events of all matches, newest first.
 function tell(state) {
   const [home, away] = state.teams;
   const score = `${home} ${state.score[0]}–${state.score[1]} ${away}`;
@@ -113,7 +113,7 @@ async function lookAtCluster() {
     const answer = await fetch(`/cluster?${query}`, { signal: AbortSignal.timeout(2_000) });
     if (answer.ok) showCluster(await answer.json());
   } catch {
-    // The node is gone or busy. The connection's own state says so; the next look may succeed.
+    // The node is down or busy, which the state of the connection shows. The next request may succeed.
   }
 }
 

@@ -1,10 +1,10 @@
-// One WebSocket, many topics. Goes on from the last position when the connection breaks, and says
-// what could not be recovered.
+// Many topics over one WebSocket. Resumes at the last position when the connection breaks, and reports
+// messages that could not be recovered.
 
-const PATIENCE_MS = 60_000; // Heartbeats come every 25 s: two missed mean that nobody is there.
+const SILENCE_TIMEOUT_MS = 60_000; // Heartbeats arrive every 25 s: two missed ones mean a dead connection.
 const BACKOFF_MAX_MS = 10_000;
-// The table of close codes: "no" means that this page would have to change first, "later" that the
-// server has too much to do.
+// Close codes: after "no" a reconnect cannot succeed before this page is changed; "later" means that the
+// server is overloaded.
 const RECONNECT_NO = new Set([1002, 1003, 1007, 1009, 4400]);
 const RECONNECT_LATER = new Set([1011, 4408, 4429, 4503]);
 const LATER_MS = 2_000;
@@ -26,7 +26,7 @@ export class Feed {
     this.#connect();
   }
 
-  // With `audience` the server says how many watch the topic, whenever that changes.
+  // With `audience` the server reports the number of subscribers whenever it changes.
   subscribe(topic, from, audience = false) {
     if (this.#topics.has(topic)) return;
     this.#topics.set(topic, { from, audience, position: null, head: null });
@@ -56,7 +56,7 @@ export class Feed {
 
   #alive() {
     clearTimeout(this.#watchdog);
-    this.#watchdog = setTimeout(() => this.#socket.close(), PATIENCE_MS);
+    this.#watchdog = setTimeout(() => this.#socket.close(), SILENCE_TIMEOUT_MS);
   }
 
   #lost(code, reason) {
@@ -65,7 +65,7 @@ export class Feed {
       this.#on.state("ended", `${code} ${reason}`);
       return;
     }
-    // Full jitter: the viewers of a node that died must not come back all at once.
+    // Full jitter: the clients of a failed node must not reconnect all at once.
     const ceiling = Math.min(BACKOFF_MAX_MS, 500 * 2 ** this.#failures++);
     const pause = (RECONNECT_LATER.has(code) ? LATER_MS : 100) + Math.random() * ceiling;
     this.#on.state("reconnecting", `in ${(pause / 1000).toFixed(1)} s`);
@@ -108,7 +108,7 @@ export class Feed {
     const wanted = this.#topics.get(topic);
     if (!wanted) return;
     wanted.position = position;
-    // What was there before we asked says nothing about how fast messages come.
+    // Messages from before the subscription do not count for the latency.
     this.#on.message(topic, data, !wanted.head || isAfter(position, wanted.head));
   }
 
@@ -125,8 +125,8 @@ export class Feed {
     const wanted = this.#topics.get(topic);
     if (!wanted) return;
     if (wanted.position && (code === "future_position" || code === "bad_position")) {
-      wanted.position = null; // Another cluster answers under this address: begin as at first.
-      this.#on.notice(`${topic}: the cluster is a new one, beginning again`);
+      wanted.position = null; // Another cluster answers at this address: subscribe as for the first time.
+      this.#on.notice(`${topic}: the cluster was replaced, subscribing again`);
       this.#ask(topic);
     } else if (retry) {
       setTimeout(() => this.#ask(topic), 1_000);

@@ -1,4 +1,4 @@
-//! One file in the binary, and how it is served.
+//! A static file that is embedded in the binary.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use http::{HeaderMap, StatusCode, header};
 
-/// Nothing but this host: no inline script, no other origin, no frame around the page.
+/// Allows only this host: no inline script, no other origin, no embedding in a frame.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
                       connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'";
 
@@ -35,8 +35,8 @@ impl Asset {
         get(move |headers: HeaderMap| async move { self.respond(&headers, &etag) })
     }
 
-    /// Files of one build belong together, so a browser asks each time whether its copy is still
-    /// the one; that costs it a 304.
+    /// Responds with the file or with 304. The files of one build belong together, so a browser must
+    /// revalidate its copy each time.
     fn respond(self, request_headers: &HeaderMap, etag: &str) -> Response {
         let headers = [
             (header::CONTENT_TYPE, self.content_type),

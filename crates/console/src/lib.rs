@@ -1,17 +1,31 @@
-//! The pages a node serves to browsers: files in the binary, and one route for each.
+//! The web pages of a node, embedded in the binary.
 //!
-//! *What is it?* [`demo`], a scoreboard of the World Cup 2026 that is fed over one WebSocket by the
-//! node that serves it. The files lie in `demo/` beside `src/` as they are sent: no build step.
+//! # Overview
 //!
-//! *What does it promise?* A page needs nothing but its own node: no request goes elsewhere, and
-//! the content security policy holds it to that. Whatever comes out of a message is shown as text.
+//! [`demo`] is a scoreboard of the World Cup 2026 that receives its data over one WebSocket from the node
+//! that serves it. The files are served from `demo/` beside `src/` without a build step.
 //!
-//! *What does it refuse?* To know anything of the cluster: the page asks `/cluster` and `/ws` of
-//! its own host, like any other client.
+//! # Guarantees
 //!
-//! *How does data move?* Out of the binary; a browser that has the file already is told so (304).
+//! - A page needs only its own node: it sends no request to another host, which the content security policy
+//!   enforces.
+//! - Content of messages is shown as text.
 //!
-//! *What must a caller not do?* Mount another `/` beside it.
+//! # Non-goals
+//!
+//! Knowledge of the cluster: the page requests `/cluster` and `/ws` of its own host, like any other client.
+//!
+//! # Data flow
+//!
+//! The files are served from the binary. A browser that has the current version of a file receives 304.
+//!
+//! # Caller contract
+//!
+//! Do not mount another `/` in the same router. Serve `/cluster` and `/ws` on the same host.
+//!
+//! ```
+//! let router: axum::Router = pushonce_console::demo();
+//! ```
 
 mod asset;
 
@@ -27,7 +41,7 @@ const DEMO_ASSETS: [Asset; 5] = [
     Asset::js("/demo/board.js", include_str!("../demo/board.js")),
 ];
 
-/// `/` and what it loads. The host must also serve `/ws` and `/cluster`.
+/// The routes of the demo: `/` and the files that it loads. The host must also serve `/ws` and `/cluster`.
 pub fn demo() -> Router {
     DEMO_ASSETS
         .into_iter()

@@ -1,5 +1,4 @@
-//! What may be asked of the control group, and what it answers. Entries of the log are these, in
-//! postcard behind the cluster version.
+//! The commands of the control group and their replies, encoded in postcard after the cluster version.
 
 use bytes::Bytes;
 use pushonce_consensus::LogMark;
@@ -12,57 +11,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Incarnation, InvalidProfile, ProcessRun, Profile};
 
-/// A change of the cluster. Each may be said twice: the second time changes nothing, so that a
-/// proposal of unknown outcome can be repeated.
+/// A change of the cluster. Every command is idempotent, so a proposal with an unknown outcome can be
+/// repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ControlCommand {
-    /// Makes the cluster.
+    /// Creates the cluster.
     Bootstrap(BootstrapCommand),
-    /// Lets a node in, or takes what a member now says of itself.
+    /// Admits a node, or updates the profile of a member.
     Join(JoinCommand),
-    /// A joining member is level and takes its share from now on.
+    /// Activates a joining member that has caught up: it may hold shards from now on.
     Activate(NodeId),
-    /// Replaces the table of shards, if nobody else did in between.
+    /// Replaces the placement, unless another one was committed meanwhile.
     SetPlacement {
-        /// The version this table will have: one above the present.
+        /// The version of the new placement: one above the current.
         version: u64,
-        /// By shard, the preferred owner first.
+        /// The replicas by shard, the preferred owner first.
         replicas: Vec<Vec<NodeId>>,
     },
-    /// A member is gone for good.
+    /// Removes a member permanently.
     Remove(NodeId),
     /// Changes the settings of a namespace.
     SetNamespace {
-        /// Which; `NoFault` for those of every name that has none of its own.
+        /// The namespace; `None` for the default settings.
         name: Option<String>,
-        /// What of them, beginning with the default's for a name that has none; `NoFault` for back to the
-        /// default.
+        /// The settings to change, starting from the default for a namespace without its own; `None`
+        /// returns the namespace to the default.
         change: Option<NamespaceChange>,
-        /// Whether a replicated namespace may go into the owners' memory: stored messages of its
-        /// topics are dropped then.
+        /// Whether a replicated namespace may move to the owners' memory, which drops the stored messages
+        /// of its topics.
         allow_data_loss: bool,
     },
-    /// A member gives its share away.
+    /// Starts to move the shards, leaderships and vote of a member to the others.
     Drain {
         /// The member.
         node: NodeId,
-        /// Also when fewer of the others may hold shards than each shard should have copies.
+        /// Whether to drain although fewer other members may hold shards than each shard should have copies.
         force: bool,
     },
-    /// A member that gives its share away takes it back.
+    /// Returns a draining member to active.
     Undrain(NodeId),
-    /// Changes the times of consensus of all nodes, in two steps.
+    /// Changes the consensus times of all nodes, in two steps.
     SetTimes(ConsensusTimes),
-    /// A member has the times of a version on disk and in force.
+    /// Acknowledges that a member has the times of a version on disk and in force.
     AckTimes {
         /// The member.
         node: NodeId,
         /// See [`ClusterTimes::version`].
         version: u64,
     },
-    /// Raises the version of the cluster to `to`, one above the present, if every member supports it.
+    /// Raises the cluster version to `to`, one above the current, if every member supports it.
     Finalize {
-        /// The version the cluster will have.
+        /// The new cluster version.
         to: ClusterVersion,
     },
 }
@@ -70,130 +69,130 @@ pub enum ControlCommand {
 /// A new cluster of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootstrapCommand {
-    /// Drawn at random.
+    /// The cluster id, drawn at random.
     pub cluster: ClusterId,
-    /// Of the founder's data directory.
+    /// The data directory of the first node.
     pub incarnation: Incarnation,
-    /// Of the founder's process.
+    /// The process of the first node.
     pub run: ProcessRun,
-    /// The founder.
+    /// The profile of the first node.
     pub profile: Profile,
-    /// For ever.
+    /// The number of shards, which never changes.
     pub shards: ShardCount,
-    /// How many replicas a shard should have: 1 or more.
+    /// The number of replicas that a shard should have: 1 or more.
     pub replicas: u8,
-    /// What the replicas should survive.
+    /// The failure that the replicas of a shard should survive.
     pub spread: Spread,
     /// The settings of the namespaces.
     pub namespaces: Namespaces,
-    /// The version that the cluster begins with.
+    /// The initial cluster version.
     pub cluster_version: ClusterVersion,
-    /// The times of consensus.
+    /// The consensus times.
     pub times: ConsensusTimes,
-    /// Of the founder's log.
+    /// The mark of the first node's log.
     pub log: Option<LogMark>,
 }
 
-/// A node that wants in, for the first time or again.
+/// A request of a node to join, for the first time or again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinCommand {
-    /// Of its data directory.
+    /// The data directory of the node.
     pub incarnation: Incarnation,
-    /// Of its process.
+    /// The process of the node.
     pub run: ProcessRun,
-    /// The cluster its data directory belongs to, if it does already.
+    /// The cluster that the data directory belongs to, if any.
     pub cluster: Option<ClusterId>,
-    /// The id its data directory has, if it does already.
+    /// The node id in the data directory, if any.
     pub node: Option<NodeId>,
-    /// What it says of itself.
+    /// The profile of the node.
     pub profile: Profile,
-    /// The times of consensus that it was started with; `NoFault` for those of the cluster.
+    /// The consensus times that the node was started with; `None` to use those of the cluster.
     pub times: Option<ConsensusTimes>,
-    /// Of the log in its data directory; `NoFault` when there is none yet.
+    /// The mark of the log in the data directory; `None` when there is no log yet.
     pub log: Option<LogMark>,
 }
 
-/// A node is in.
+/// The reply to a successful join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinReply {
-    /// Which cluster.
+    /// The cluster.
     pub cluster: ClusterId,
-    /// Under which id, for as long as the data directory lives.
+    /// The id of the node, for the lifetime of its data directory.
     pub node: NodeId,
-    /// The index of the control group's log at which that was committed. A view that was applied up to
-    /// it has everything that was committed before the node asked.
+    /// The index of the control group's log at which the join was committed. A view applied up to this
+    /// index includes everything that was committed before the join.
     pub index: u64,
-    /// The times of consensus that it has to use from its start.
+    /// The consensus times that the node has to use from its start.
     pub times: ClusterTimes,
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CommandReply {
-    /// It holds now, or held already.
+    /// The change is in effect, or was before.
     Done,
-    /// To [`ControlCommand::Join`].
+    /// The reply to [`ControlCommand::Join`].
     Joined(JoinReply),
-    /// Nothing changed.
+    /// The command was rejected and changed nothing.
     Rejected(CommandRejection),
-    /// To [`ControlCommand::SetNamespace`]: what the namespace has now.
+    /// The reply to [`ControlCommand::SetNamespace`]: the resulting settings.
     Namespace(Namespace),
-    /// To [`ControlCommand::Finalize`]: the version that the cluster has now.
+    /// The reply to [`ControlCommand::Finalize`]: the resulting cluster version.
     Version(ClusterVersion),
 }
 
-/// Why nothing changed. The text says what to do.
+/// Why a command was rejected. The text states what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum CommandRejection {
-    /// There is no cluster to ask yet.
-    #[error("the cluster is not founded yet: retry when its first node is up")]
+    /// The cluster does not exist yet.
+    #[error("the cluster does not exist yet: retry after its first node has started")]
     NotBootstrapped,
-    /// There is a cluster already.
+    /// The cluster exists already.
     #[error(
-        "this group belongs to cluster {0} already: use an empty data directory to found another"
+        "this group already belongs to cluster {0}: use an empty data directory to create another"
     )]
     AlreadyBootstrapped(ClusterId),
-    /// Settings no cluster can have.
+    /// The number of replicas is zero.
     #[error("a shard needs at least one replica: --replicas 1 or more")]
     NoReplicas,
-    /// The directory is another cluster's.
+    /// The data directory belongs to another cluster.
     #[error(
-        "the data directory belongs to cluster {directory_cluster}, this is cluster {cluster}: \
-         join that one, or use an empty data directory"
+        "the data directory belongs to cluster {directory_cluster}, but this is cluster {cluster}: \
+         join {directory_cluster}, or use an empty data directory"
     )]
     OtherCluster {
-        /// That of the directory.
+        /// The cluster of the directory.
         directory_cluster: ClusterId,
-        /// That which was asked.
+        /// The cluster that the node asked to join.
         cluster: ClusterId,
     },
     /// The node was removed.
-    #[error("{0} was removed from the cluster: use an empty data directory, it will get a new id")]
+    #[error("{0} was removed from the cluster: use an empty data directory to join with a new id")]
     Removed(NodeId),
-    /// The id and the directory do not belong together: a copied, restored or wiped directory.
+    /// The node id does not belong to the data directory, which was copied, restored or wiped.
     #[error(
-        "the data directory says that it is {0}, but that is another directory: \
-         use the one {0} was made with, or an empty one"
+        "the data directory claims to be {0}, but {0} has another data directory: \
+         use the original directory of {0}, or an empty one"
     )]
     NodeIdMismatch(NodeId),
-    /// The directory is an old copy, or another process runs on a newer one.
+    /// The data directory is an old copy, or another process runs on a newer one.
     #[error(
-        "the data directory is not what {node} has now: it counts {run} starts, and the cluster has \
-         heard of start {known} by another process. Start {node} from the directory it ran on last; \
-         if that is lost, remove {node} and let a new node join with an empty directory"
+        "the data directory of {node} is an old copy: it counts {run} starts, but the cluster has seen \
+         start {known} by another process. Start {node} with the directory it ran on last; if that is \
+         lost, remove {node} and join a new node with an empty directory"
     )]
     StaleDirectory {
-        /// Who the directory is.
+        /// The node of the directory.
         node: NodeId,
-        /// How often it was started, as it says.
+        /// The number of starts in the directory.
         run: u64,
-        /// How often it was, as the cluster knows.
+        /// The number of starts that the cluster has seen.
         known: u64,
     },
-    /// The node was in use, and its log is gone: it would vote again, and lose what it acknowledged.
+    /// The member's log is missing. Without it the node would vote again and lose entries it acknowledged.
     #[error(
-        "the log of {node} is not the one it had: its votes and what it acknowledged are lost. \
-         Put the log back (`raft.redb`); if it is lost, run `pushonce cluster remove {node}` and start \
+        "the log of {node} is not the one it had: its votes and acknowledged entries are lost. \
+         Restore the log (`raft.redb`); if it is lost, run `pushonce cluster remove {node}` and start \
          a new node with an empty data directory"
     )]
     LogLost {
@@ -202,138 +201,143 @@ pub enum CommandRejection {
     },
     /// The log is an old copy.
     #[error(
-        "the log of {node} is an old copy: it was written {writes} times, and the cluster knows of \
-         {known}. Start {node} with the log it had last; if that is lost, run \
+        "the log of {node} is an old copy: it counts {writes} writes, but the cluster has seen \
+         {known}. Start {node} with its last log; if that is lost, run \
          `pushonce cluster remove {node}` and start a new node with an empty data directory"
     )]
     LogRolledBack {
         /// The node.
         node: NodeId,
-        /// How often it was written, as the log says.
+        /// The number of writes in the log.
         writes: u64,
-        /// How often it was, as the cluster knows.
+        /// The number of writes that the cluster has seen.
         known: u64,
     },
-    /// The node was started with other times of consensus than the others.
+    /// The node was started with other consensus times than the cluster's.
     #[error(
         "the node was started with the consensus times {node_times}, the cluster has {cluster}: start it \
-         without these flags, or change the cluster's with `pushonce cluster set-times`"
+         without these flags, or change the times of the cluster with `pushonce cluster set-times`"
     )]
     TimesMismatch {
-        /// Those of the node.
+        /// The times of the node.
         node_times: ConsensusTimes,
-        /// Those of the cluster.
+        /// The times of the cluster.
         cluster: ConsensusTimes,
     },
-    /// One change of the times at a time.
+    /// Another change of the consensus times is in progress.
     #[error(
-        "the consensus times are being changed to {to}, and wait for {}: bring these nodes back or \
-         remove them; to take the change back, set the times that are in force",
+        "the change of the consensus times to {to} still waits for {}: start these nodes or remove \
+         them; to cancel the change, set the current times",
         listed(missing)
     )]
     TimesChanging {
-        /// To which times.
+        /// The times of the change in progress.
         to: ConsensusTimes,
         /// The members that have not acknowledged the change.
         missing: Vec<NodeId>,
     },
-    /// The name is in use.
+    /// Another member has the name.
     #[error(
-        "{holder} has the name {name:?}: choose another --name, start {holder} again with the data \
-         directory it had, or, if that is lost, remove {holder} first"
+        "{holder} already has the name {name:?}: choose another --name, start {holder} with its own \
+         data directory, or, if that is lost, remove {holder} first"
     )]
     NameTaken {
-        /// Which name.
+        /// The name.
         name: String,
-        /// Who has it.
+        /// The member that has it.
         holder: NodeId,
     },
-    /// There are as many as there may be.
-    #[error("the cluster has {max} members: remove those that are lost for good")]
+    /// The cluster has its maximum number of members.
+    #[error("the cluster has its maximum of {max} members: remove those that are permanently lost")]
     TooManyMembers {
-        /// The most members.
+        /// The maximum number of members.
         max: u32,
     },
-    /// The node describes itself in a way the cluster cannot take.
+    /// The profile of the node is invalid.
     #[error(transparent)]
     Profile(InvalidProfile),
-    /// Nobody of that id is in.
+    /// No member has this id.
     #[error("{0} is not a member: `pushonce cluster status` lists them")]
     NotAMember(NodeId),
-    /// It would leave the shards to nobody.
-    #[error("{0} is the last node that holds shards: let another one join and become active first")]
+    /// No other member could hold shards.
+    #[error(
+        "{0} is the last node that can hold shards: join another one first and wait until it is active"
+    )]
     LastShardHolder(NodeId),
-    /// Two members were drained at once, each with enough others left.
+    /// Two members were drained at the same time, and each drain alone would have left enough others.
     #[error(
         "without {node} only {left} nodes may hold shards, and each shard should have {wanted} copies: \
-         let another node join first, or drain it with --force"
+         join another node first, or drain it with --force"
     )]
     TooFewCopies {
         /// The member.
         node: NodeId,
-        /// How many members could hold copies then.
+        /// The number of members that could hold copies without it.
         left: u32,
-        /// How many copies a shard should have.
+        /// The number of copies that a shard should have.
         wanted: u32,
     },
-    /// Another table was committed in between, or the members changed under it.
-    #[error("the table does not follow the present one: propose again from the newest view")]
+    /// Another placement was committed meanwhile, or the members changed.
+    #[error(
+        "the placement is not the next version of the current one: propose again from the newest view"
+    )]
     StalePlacement,
-    /// Settings no namespace can have.
+    /// The settings of the namespace are invalid.
     #[error(transparent)]
     Namespace(InvalidNamespace),
-    /// The messages that its topics store could not be reached any more.
+    /// The change would drop the stored messages of the namespace.
     #[error(
-        "the namespace {0} is replicated, and in the owners' memory its stored messages would be \
-         dropped: say so with --force, or choose a new name"
+        "moving the replicated namespace {0} to the owners' memory would drop its stored messages: \
+         confirm with --force, or choose a new name"
     )]
     WouldLoseStoredMessages(String),
-    /// There are as many as there may be.
-    #[error("{max} namespaces have settings of their own: unset one that does not need them")]
+    /// The maximum number of namespaces have settings of their own.
+    #[error(
+        "the maximum of {max} namespaces have their own settings: unset one that does not need them"
+    )]
     TooManyNamespaces {
-        /// The most.
+        /// The maximum number.
         max: u32,
     },
-    /// The node's build does not support the version of the cluster.
+    /// The build of the node does not support the cluster version.
     #[error("{0}")]
     Unsupported(UnsupportedVersion),
-    /// The node announced no version.
+    /// The node announced no supported version.
     #[error(
-        "the node names no cluster version, the cluster has version {cluster}: \
-         run a build on it that supports {cluster}"
+        "the node announces no cluster version, the cluster has version {cluster}: \
+         run a build that supports {cluster} on it"
     )]
     NoVersionAnnounced {
         /// The version of the cluster.
         cluster: ClusterVersion,
     },
-    /// Some members cannot follow yet.
+    /// Some members do not support the requested version.
     #[error(
-        "cluster version {to} is not supported by the builds of {}: \
-         run a build that supports it on them, or remove those that are lost for good",
+        "the builds of {} do not support cluster version {to}: \
+         run a build that supports it on them, or remove those that are permanently lost",
         listed(members)
     )]
     NotSupportedByAll {
-        /// The version that was asked for.
+        /// The requested version.
         to: ClusterVersion,
         /// The members whose builds do not support it.
         members: Vec<NodeId>,
     },
-    /// The version of a cluster is raised by one at a time, and never goes down.
+    /// The requested version is not the next one.
     #[error(
         "the cluster has version {cluster} and cannot be raised to {to}: \
          the version is raised by one at a time and never goes down"
     )]
     NotNextVersion {
-        /// The version that was asked for.
+        /// The requested version.
         to: ClusterVersion,
-        /// The version of the cluster.
+        /// The cluster version.
         cluster: ClusterVersion,
     },
 }
 
 impl CommandRejection {
-    /// Whether what the control group has committed about the data directory itself makes its node no
-    /// member, whatever else is changed.
+    /// Whether the data directory itself excludes its node from the cluster, whatever else changes.
     pub fn is_final(&self) -> bool {
         matches!(
             self,
@@ -351,19 +355,19 @@ fn listed(nodes: &[NodeId]) -> String {
 }
 
 impl ControlCommand {
-    /// As an entry of the log, written in a version.
+    /// Encodes the command as an entry of the log, in a version.
     pub(crate) fn encode(&self, version: ClusterVersion) -> Bytes {
         versioned::encode(version, self).into()
     }
 
-    /// Reads an entry, and says which version it has.
+    /// Decodes an entry and its version.
     pub(crate) fn decode(
         entry: &[u8],
     ) -> Result<(ClusterVersion, ControlCommand), VersionedDecodeError> {
         ControlCommand::decode_within(VersionRange::READABLE, entry)
     }
 
-    /// As [`ControlCommand::decode`], by a build that reads `readable`.
+    /// As [`ControlCommand::decode`], for a build that reads `readable`.
     pub(crate) fn decode_within(
         readable: VersionRange,
         entry: &[u8],
@@ -373,7 +377,7 @@ impl ControlCommand {
 }
 
 impl CommandReply {
-    /// In the version of the entry that it answers: whoever wrote that can read it.
+    /// Encodes the reply in the version of the entry that it answers, which the proposer can read.
     pub(crate) fn encode(&self, version: ClusterVersion) -> Bytes {
         versioned::encode(version, self).into()
     }

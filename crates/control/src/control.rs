@@ -1,4 +1,4 @@
-//! The handle: ask the cluster to change, and see it change.
+//! The handle of the control group: sends commands and observes the cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,55 +19,58 @@ use crate::{
     JoinReply,
 };
 
-/// This node's part of the control group. Clones share it.
+/// This node's handle of the control group. Clones share it.
 #[derive(Clone)]
 pub struct ControlHandle {
     pub(crate) me: NodeId,
     pub(crate) group: RaftGroup,
-    /// In which version entries are written.
+    /// The version in which entries are written.
     pub(crate) agreed_version: AgreedVersion,
     pub(crate) view: watch::Receiver<SharedClusterView>,
 }
 
-/// Why the cluster did not do as asked.
+/// Why a command had no effect, or an unknown one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// The cluster said no, and will again.
+    /// The cluster rejected the command. Retrying it does not help, unless the cluster does not exist yet.
     #[error(transparent)]
     Rejected(#[from] CommandRejection),
-    /// Nothing happened: the control group has no leader that this node can reach.
-    #[error("the control group cannot be asked ({0}): retry after a pause")]
+    /// The command had no effect: this node reaches no leader of the control group.
+    #[error("the control group is unavailable ({0}): retry after a pause")]
     Unavailable(String),
-    /// It may have happened. Asking again is safe.
-    #[error("the outcome is unknown ({0}): ask again")]
+    /// The command may have been applied. Repeating it is safe.
+    #[error("the outcome is unknown ({0}): repeat the command")]
     Unknown(String),
 }
 
-/// Why a cluster was not founded.
+/// Why a cluster was not created.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BootstrapError {
-    /// Every cluster begins with n1.
-    #[error("{0} cannot found a cluster: the founder is {FIRST_NODE}")]
+    /// The node is not `n1`, the first node of every cluster.
+    #[error("{0} cannot create a cluster: the first node is {FIRST_NODE}")]
     NotFirstNode(NodeId),
-    /// The group could not begin.
+    /// The group could not be initialised.
     #[error(transparent)]
     Initialize(#[from] InitializeError),
-    /// The group began, and did not take the founding.
+    /// The group was initialised, but did not apply the bootstrap command.
     #[error(transparent)]
     Command(#[from] CommandError),
 }
 
-/// How long a command without an answer is tried again: longer than an election takes (2 s), so
-/// that a join in the moment of a failover succeeds; short enough for somebody who waits for it.
+/// How long a command without an outcome is retried: longer than an election takes (2 s), so that a join
+/// during a failover succeeds; short enough for an operator who waits for it.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two tries. An election takes ten of them.
+/// Pause between two attempts; an election takes about ten of them.
 const RETRY_DELAY: Duration = Duration::from_millis(150);
 
 impl ControlHandle {
-    /// Starts the control group's replica on this node, as it was left, or empty on a new one: then
-    /// it waits to be founded here, or to be reached by the leader of the cluster it joined.
+    /// Starts the control group's replica on this node, from its data or empty. An empty replica waits
+    /// until it is bootstrapped here, or reached by the leader of the cluster that the node joined.
     ///
-    /// Nothing moves before the [`ControlRunner`] runs.
+    /// The cluster does not change before the [`ControlRunner`] runs.
+    ///
+    /// # Errors
+    /// [`StartError`] when the replica already runs, or its data cannot be read.
     pub async fn open(
         engine: &ConsensusEngine,
         me: NodeId,
@@ -79,12 +82,16 @@ impl ControlHandle {
         Ok((control.clone(), ControlRunner::new(control)))
     }
 
-    /// Makes the cluster: this node is `n1`, the only voter, active, and holds every shard. Saying it
-    /// again changes nothing. When it returns, the first view is there.
+    /// Creates the cluster: this node is `n1`, the only voter, active, and holds every shard. Idempotent.
+    /// The first view exists when it returns.
     ///
-    /// The founder then starts and initialises every shard's group, notes on its disk that it has
-    /// founded, and only after that runs its [`ControlRunner`]: nobody else commits a second table, so until
-    /// then no shard can have moved, and none is ever initialised twice.
+    /// The first node then starts and initialises the group of every shard, records on its disk that the
+    /// bootstrap is complete, and only then runs its [`ControlRunner`]. Only the runner commits a second
+    /// placement, so no shard can have moved before, and none is initialised twice.
+    ///
+    /// # Errors
+    /// [`BootstrapError`] when this node is not `n1`, the group belongs to another cluster, or the command
+    /// failed.
     pub async fn bootstrap(&self, command: BootstrapCommand) -> Result<(), BootstrapError> {
         if self.me != FIRST_NODE {
             return Err(BootstrapError::NotFirstNode(self.me));
@@ -95,28 +102,30 @@ impl ControlHandle {
         Ok(())
     }
 
-    /// The newest view applied here; `NoFault` until the first one is. Changes only with its version.
+    /// The newest view applied here; `None` before the first one. Changes only with its version.
     ///
     /// A view without this node means that it was removed.
     pub fn view(&self) -> watch::Receiver<Option<Arc<ClusterView>>> {
         self.view.clone()
     }
 
-    /// The Raft group underneath, for whoever hands its lead over.
+    /// The Raft group, for leadership transfers.
     pub fn group(&self) -> &RaftGroup {
         &self.group
     }
 
-    /// The group as this node sees it.
+    /// The status of the group as this node sees it.
     pub fn status(&self) -> watch::Receiver<GroupStatus> {
         self.group.status()
     }
 
-    /// Lets a node in. Any node takes this and brings it to the leader. The same incarnation gets
-    /// the same id, and what it says of itself now replaces what it said before.
+    /// Admits a node. Can be called on any node, which forwards the command to the leader. The same
+    /// incarnation gets the same id, and its profile is replaced.
     ///
-    /// Tries for five seconds while no leader answers, and longer only by the engine's own deadline of
-    /// a proposal.
+    /// Retries for five seconds while no leader answers, plus at most the engine's proposal deadline.
+    ///
+    /// # Errors
+    /// [`CommandError`] when the node is rejected, or the outcome is unknown.
     pub async fn join(&self, joining: JoinCommand) -> Result<JoinReply, CommandError> {
         joining.profile.validate().map_err(CommandRejection::Profile)?;
         match self.submit(ControlCommand::Join(joining)).await? {
@@ -125,12 +134,15 @@ impl ControlHandle {
         }
     }
 
-    /// Tells the cluster that this process runs, and what it says of itself now. Waits for the first
-    /// view, for as long as that takes. Returns the index of the control group's log at which the
-    /// cluster took it: see [`ControlHandle::wait_applied`].
+    /// Announces the process and the profile of this node to the cluster. Waits for the first view, as long
+    /// as that takes. Returns the index of the control group's log at which the announcement was committed:
+    /// see [`ControlHandle::wait_applied`].
     ///
-    /// A node whose *peer* address changed may not be reachable for the leader, and so may not know
-    /// it: such a node joins again, through another node.
+    /// The leader may be unable to reach a node whose *peer* address changed, which then has no current
+    /// view. Such a node must join again through another node.
+    ///
+    /// # Errors
+    /// As [`ControlHandle::join`].
     pub async fn announce(&self, joining: JoinCommand) -> Result<u64, CommandError> {
         let view = self.wait_for_first_view().await?;
         let (cluster, node) = (Some(view.cluster), Some(self.me));
@@ -138,8 +150,9 @@ impl ControlHandle {
         Ok(joined.index)
     }
 
-    /// Waits until this node has applied the control group's log up to `index`. The view has then
-    /// everything that was committed before that entry. `NoFault` when the replica of this node fails or halts first.
+    /// Waits until this node has applied the control group's log up to `index`, and returns the view, which
+    /// includes everything that was committed before that entry. `None` when the replica of this node fails
+    /// or halts first.
     pub async fn wait_applied(&self, index: u64) -> Option<Arc<ClusterView>> {
         let mut status = self.status();
         let is_done = |now: &GroupStatus| {
@@ -149,30 +162,40 @@ impl ControlHandle {
         self.view.borrow().clone().filter(|_| is_reached)
     }
 
-    /// Lets a member give its share away: shards, leaderships, and its vote in this group. It stays a
-    /// member, and serves its clients. Refused without `force` when fewer of the others may hold shards than
-    /// each shard should have copies. Saying it again changes nothing.
+    /// Drains a member: its shards, leaderships and vote in this group move to others. It stays a member
+    /// and serves its clients. Idempotent.
+    ///
+    /// # Errors
+    /// Rejected without `force` when fewer other members may hold shards than each shard should have copies.
     pub async fn drain(&self, node: NodeId, force: bool) -> Result<(), CommandError> {
         self.submit(ControlCommand::Drain { node, force }).await.map(drop)
     }
 
-    /// Lets a member that gives its share away take it back. Saying it again changes nothing.
+    /// Returns a draining member to active. Idempotent.
+    ///
+    /// # Errors
+    /// [`CommandError`] when the node is not a member, or the outcome is unknown.
     pub async fn undrain(&self, node: NodeId) -> Result<(), CommandError> {
         self.submit(ControlCommand::Undrain(node)).await.map(drop)
     }
 
-    /// Declares a node lost for good: its id and directory never come back, its shards move to the
-    /// others. Saying it again changes nothing.
+    /// Removes a node permanently: its id and directory are never accepted again, and its shards move to
+    /// the others. Idempotent.
+    ///
+    /// # Errors
+    /// Rejected for the last node that can hold shards, and for a node that is not a member.
     pub async fn remove(&self, node: NodeId) -> Result<(), CommandError> {
         self.submit(ControlCommand::Remove(node)).await.map(drop)
     }
 
-    /// Raises the version of the cluster by one, if the build of every member supports the next one; a
-    /// cluster whose members all know no newer one keeps its version. Says which version the cluster has
-    /// then. There is no way back: a node whose build does not support the version is refused from then
-    /// on.
+    /// Raises the cluster version by one if the builds of all members support the next one. If no member
+    /// supports a newer version, the version stays. Returns the resulting version. The version cannot be
+    /// lowered: a node whose build does not support it is rejected from then on.
     ///
-    /// Any node takes this and brings it to the leader, as [`ControlHandle::join`].
+    /// Can be called on any node, as [`ControlHandle::join`].
+    ///
+    /// # Errors
+    /// Rejected when some members do not support the next version.
     pub async fn finalize(&self) -> Result<ClusterVersion, CommandError> {
         let to = self.wait_for_first_view().await?.next_version();
         match self.submit(ControlCommand::Finalize { to }).await? {
@@ -181,39 +204,45 @@ impl ControlHandle {
         }
     }
 
-    /// Changes the settings of a namespace, or of every name that has none (`NoFault`); without a change,
-    /// back to the default. Says what it has now; every shard acts on it as soon as its owner sees the
-    /// view. A replicated namespace goes into memory only with `allow_data_loss`.
+    /// Changes the settings of a namespace, or the default settings (`None`). Without a `change`, the
+    /// namespace returns to the default. Returns the resulting settings, which every shard applies as soon
+    /// as its owner has the view. A replicated namespace moves to memory only with `allow_data_loss`.
     ///
-    /// Any node takes this and brings it to the leader, as [`ControlHandle::join`].
+    /// Can be called on any node, as [`ControlHandle::join`].
+    ///
+    /// # Errors
+    /// Rejected for invalid settings, too many namespaces, or stored messages that would be lost.
     pub async fn set_namespace(
         &self,
         name: Option<String>,
         change: Option<NamespaceChange>,
-        drops_stored: bool,
+        allow_data_loss: bool,
     ) -> Result<Namespace, CommandError> {
-        match self
-            .submit(ControlCommand::SetNamespace { name, change, allow_data_loss: drops_stored })
-            .await?
-        {
+        match self.submit(ControlCommand::SetNamespace { name, change, allow_data_loss }).await? {
             CommandReply::Namespace(settings) => Ok(settings),
             _ => Err(CommandError::Unknown("the leader answered something else".to_owned())),
         }
     }
 
-    /// Changes the times of consensus of all nodes. Returns when that is decided: the change ends when
-    /// every member has acknowledged its first step. Saying it again changes nothing; the times in
-    /// force take a change that is under way back.
+    /// Changes the consensus times of all nodes. Returns when the first step is committed; the change
+    /// completes after every member has acknowledged it. Idempotent; setting the current times cancels a
+    /// change in progress.
+    ///
+    /// # Errors
+    /// Rejected while another change is in progress.
     pub async fn set_times(&self, times: ConsensusTimes) -> Result<(), CommandError> {
         self.submit(ControlCommand::SetTimes(times)).await.map(drop)
     }
 
-    /// Tells the cluster that this node has the times of a version on disk and in force.
+    /// Acknowledges that this node has the times of a version on disk and in force.
+    ///
+    /// # Errors
+    /// [`CommandError`] when this node is not a member, or the outcome is unknown.
     pub async fn ack_times(&self, version: u64) -> Result<(), CommandError> {
         self.submit(ControlCommand::AckTimes { node: self.me, version }).await.map(drop)
     }
 
-    /// Proposes here or not at all: what a leader decided is void when it leads no more.
+    /// Proposes on this node only: a leader's decision is void after it has lost leadership.
     pub(crate) async fn propose_locally(
         &self,
         command: ControlCommand,
@@ -228,11 +257,13 @@ impl ControlHandle {
     async fn wait_for_first_view(&self) -> Result<Arc<ClusterView>, CommandError> {
         let mut view = self.view.clone();
         let seen = view.wait_for(Option::is_some).await.map(|seen| seen.clone());
-        seen.ok().flatten().ok_or_else(|| CommandError::Unavailable("this node stops".to_owned()))
+        seen.ok()
+            .flatten()
+            .ok_or_else(|| CommandError::Unavailable("this node is stopping".to_owned()))
     }
 
-    /// Commands may be said twice, so one that has no answer is simply said again. If it may have
-    /// happened once, then that is what is said in the end.
+    /// Sends a command to the leader and repeats it while it has no outcome, which is safe because commands
+    /// are idempotent. If any attempt had an unknown outcome, the final error is [`CommandError::Unknown`].
     async fn submit(&self, command: ControlCommand) -> Result<CommandReply, CommandError> {
         let entry = command.encode(self.agreed_version.get());
         let deadline = Instant::now() + SUBMIT_TIMEOUT;
@@ -254,10 +285,10 @@ impl ControlHandle {
 }
 
 impl CommandError {
-    /// Whether the same may succeed later.
+    /// Whether the same command may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            CommandError::Rejected(refusal) => *refusal == CommandRejection::NotBootstrapped,
+            CommandError::Rejected(rejection) => *rejection == CommandRejection::NotBootstrapped,
             CommandError::Unavailable(_) | CommandError::Unknown(_) => true,
         }
     }
@@ -265,11 +296,11 @@ impl CommandError {
 
 fn decode_reply(reply: &[u8]) -> Result<CommandReply, CommandError> {
     match CommandReply::decode(reply) {
-        Ok(CommandReply::Rejected(refusal)) => Err(CommandError::Rejected(refusal)),
+        Ok(CommandReply::Rejected(rejection)) => Err(CommandError::Rejected(rejection)),
         Ok(answer) => Ok(answer),
-        // It was applied, whatever it came to.
+        // The command was applied, but its result is unknown.
         Err(error) => {
-            Err(CommandError::Unknown(format!("the leader's answer cannot be read: {error}")))
+            Err(CommandError::Unknown(format!("cannot decode the leader's reply: {error}")))
         }
     }
 }

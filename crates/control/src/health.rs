@@ -1,77 +1,77 @@
-//! What is wrong with a cluster: shards without an owner or a majority, copies that are missing, members
-//! that cannot be reached. Pure; judged by what one node sees, as [`leave`](crate::leave) does.
+//! Problems of a cluster: shards without an owner or a majority, missing copies, unreachable members. Pure;
+//! evaluated from what one node observes, as in [`leave`](crate::leave).
 //!
-//! `pushonce cluster status` prints it first, its exit status is made of it, and each node counts it in
-//! its metrics.
+//! `pushonce cluster status` prints the problems first and derives its exit status from them, and each node
+//! counts them in its metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use pushonce_core::{NodeId, ShardId};
+use pushonce_core::{FailPoint, NodeId, ShardId};
 
 use crate::leave::ClusterObservation;
 
-/// How much a problem matters.
+/// The severity of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Everything is served; the next failure may end that.
+    /// The cluster serves everything, but the next failure may end that.
     Degraded,
-    /// Some topics cannot be published to, or the cluster cannot be changed.
+    /// Some topics reject publishes, or the cluster cannot be changed.
     Unavailable,
 }
 
-/// One thing that is wrong. The text says what to do.
+/// One problem. The text states what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterProblem {
-    /// The control group has no leader that the node knows.
+    /// This node knows no leader of the control group.
     ControlWithoutLeader,
-    /// Most voters of the control group cannot be reached.
+    /// Most voters of the control group are unreachable.
     ControlWithoutMajority {
-        /// These.
+        /// The unreachable voters.
         missing: BTreeSet<NodeId>,
     },
-    /// Most replicas of some shards cannot be reached.
+    /// Most replicas of some shards are unreachable.
     ShardsWithoutMajority {
-        /// Which shards.
+        /// The shards.
         shards: Vec<ShardId>,
-        /// The replicas' nodes that cannot be reached.
+        /// The unreachable nodes of these replicas.
         missing: BTreeSet<NodeId>,
     },
-    /// Nobody is known to own some shards, or the owner cannot be reached.
+    /// Some shards have no known owner, or their owner is unreachable.
     ShardsWithoutOwner {
-        /// Which.
+        /// The shards.
         shards: Vec<ShardId>,
     },
-    /// Some shards have fewer living replicas than configured.
+    /// Some shards have fewer reachable replicas than configured.
     TooFewCopies {
-        /// Which.
+        /// The shards.
         shards: Vec<ShardId>,
-        /// How many the worst of them has.
+        /// The lowest number of reachable replicas of these shards.
         least: usize,
-        /// How many each should have.
+        /// The configured number of replicas.
         wanted: usize,
     },
-    /// Some replicas on living nodes lack much of what their owner has, or answer nothing.
+    /// Some replicas on reachable nodes lack many entries of their owner, or do not respond.
     LaggingReplicas {
-        /// Of which shards.
+        /// The shards.
         shards: Vec<ShardId>,
-        /// On which nodes.
+        /// The nodes of these replicas.
         nodes: BTreeSet<NodeId>,
     },
-    /// Some members cannot be reached.
+    /// Some members are unreachable.
     UnreachableMembers {
-        /// Which.
+        /// The members.
         nodes: Vec<NodeId>,
     },
 }
 
-/// A replica that lacks this many entries lags: a failure of its owner finds one copy less. The replicas of
-/// a busy shard lack some tens for a moment.
+/// The number of entries a replica must lack to count as lagging, because a failure of the owner would then
+/// find one copy less. The replicas of a busy shard briefly lack some tens.
 pub const LAG_ENTRIES: u64 = 1_024;
 
-/// Everything that is wrong, the worst first; empty for a healthy cluster. `leader` leads the control
-/// group, as far as the node knows. `lagging` has the replicas that lack [`LAG_ENTRIES`] or answer nothing, as
-/// the owners of their shards say.
+/// All problems, the most severe first; empty for a healthy cluster. `leader` is the leader of the control
+/// group as far as the node knows. `lagging` has the replicas that lack [`LAG_ENTRIES`] or do not respond,
+/// as reported by the owners of their shards.
 pub fn find_problems(
     observed: &ClusterObservation<'_>,
     leader: Option<NodeId>,
@@ -126,8 +126,7 @@ fn shard_problems(observed: &ClusterObservation<'_>) -> Vec<ClusterProblem> {
             least = least.min(living);
         }
     }
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::sees_no_lost_majority() {
+    if FailPoint::LostMajorityHidden.is_active() {
         lost.clear();
     }
     let lost = (!lost.is_empty())
@@ -142,7 +141,7 @@ fn shard_problems(observed: &ClusterObservation<'_>) -> Vec<ClusterProblem> {
     [lost, unowned, underreplicated].into_iter().flatten().collect()
 }
 
-/// A replica that is on its way in has no vote yet: it is a move, and no copy is missing meanwhile.
+/// Only voters count: a new replica without a vote is part of a move, during which no copy is missing.
 fn lag_problem(
     observed: &ClusterObservation<'_>,
     lagging: &BTreeMap<ShardId, NodeId>,
@@ -160,7 +159,7 @@ fn unreachable_voters(observed: &ClusterObservation<'_>, voters: &[NodeId]) -> B
 }
 
 impl ClusterProblem {
-    /// How much it matters.
+    /// The severity of the problem.
     pub fn severity(&self) -> Severity {
         match self {
             ClusterProblem::ControlWithoutLeader
@@ -173,7 +172,7 @@ impl ClusterProblem {
         }
     }
 
-    /// A word for machines, the same in every version.
+    /// A machine-readable identifier, the same in every version.
     pub fn kind(&self) -> &'static str {
         match self {
             ClusterProblem::ControlWithoutLeader => "control_without_leader",
@@ -186,7 +185,7 @@ impl ClusterProblem {
         }
     }
 
-    /// How many shards, members or groups it is about.
+    /// The number of affected shards, members or groups.
     pub fn count(&self) -> usize {
         match self {
             ClusterProblem::ControlWithoutLeader
@@ -199,7 +198,7 @@ impl ClusterProblem {
         }
     }
 
-    /// Every [`ClusterProblem::kind`], for who counts them.
+    /// Every [`ClusterProblem::kind`], for metrics.
     pub const KINDS: [&'static str; 7] = [
         "control_without_leader",
         "control_without_majority",
@@ -212,7 +211,7 @@ impl ClusterProblem {
 }
 
 impl Severity {
-    /// As it stands on the wire.
+    /// The value on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Severity::Degraded => "degraded",
@@ -225,26 +224,26 @@ impl fmt::Display for ClusterProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ClusterProblem::ControlWithoutLeader => f.write_str(
-                "the control group has no leader: no node can join, leave or move until it elects one",
+                "the control group has no leader: the cluster cannot change until it elects one",
             ),
             ClusterProblem::ControlWithoutMajority { missing } => write!(
                 f,
-                "the control group has no majority while {} cannot be reached: start them again",
+                "the control group has no majority while {} cannot be reached: start these nodes",
                 format_nodes(missing)
             ),
             ClusterProblem::ShardsWithoutMajority { shards, missing } => write!(
                 f,
-                "{} cannot be published to while {} cannot be reached: start them again",
+                "{} cannot be published to while {} cannot be reached: start these nodes",
                 format_shards(shards),
                 format_nodes(missing)
             ),
             ClusterProblem::ShardsWithoutOwner { shards } => {
-                write!(f, "no owner of {} can be reached: wait for the election", format_shards(shards))
+                write!(f, "no reachable owner of {}: wait for the election", format_shards(shards))
             }
             ClusterProblem::TooFewCopies { shards, least, wanted } => write!(
                 f,
-                "{} fewer than {wanted} living copies (the least has {least}): start the nodes that are \
-                 down, or let others join",
+                "{} fewer than {wanted} live copies (minimum {least}): start the nodes that are down, or add \
+                 nodes",
                 match shards.as_slice() {
                     [_] => format!("{} has", format_shards(shards)),
                     _ => format!("{} have", format_shards(shards)),
@@ -252,22 +251,21 @@ impl fmt::Display for ClusterProblem {
             ),
             ClusterProblem::LaggingReplicas { shards, nodes } => write!(
                 f,
-                "the replicas of {} on {} lack messages that their owners have, or answer nothing: what they \
-                 lack is being sent; if this does not end, look at the logs, the disks and the network of \
-                 these nodes",
+                "the replicas of {} on {} lack messages of their owners, or do not respond: they should catch \
+                 up without intervention; if they do not, check the logs, disks and network of these nodes",
                 format_shards(shards),
                 format_nodes(nodes)
             ),
             ClusterProblem::UnreachableMembers { nodes } => write!(
                 f,
-                "{} cannot be reached: start them again, or remove what is lost for good",
+                "{} cannot be reached: start these nodes, or remove those that are permanently lost",
                 format_nodes(nodes)
             ),
         }
     }
 }
 
-/// More than this many shards are counted, not listed.
+/// Maximum number of shards listed by id; more are counted.
 const LISTED_MAX: usize = 8;
 
 fn format_shards(shards: &[ShardId]) -> String {
@@ -286,4 +284,4 @@ fn format_nodes<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> String {
 
 #[cfg(test)]
 #[path = "health/health_test.rs"]
-mod condition_test;
+mod health_test;

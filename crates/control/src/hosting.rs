@@ -1,49 +1,47 @@
 //! Which replicas this node runs.
 //!
-//! A replica that was removed from its group is never told: it would ask to be elected for ever. So
-//! its node finds out from what the owners claim, and drops it.
+//! A replica that was removed from its group is not notified: it would request elections indefinitely. So
+//! its node learns of the removal from ownership claims, and drops the replica.
 
 use std::collections::BTreeMap;
 
 use pushonce_core::{ClusterView, NodeId, ShardId, ShardOwners};
 
-/// What to start and what to drop.
+/// The replicas to start and to remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostingPlan {
-    /// Replicas to start: on disk or empty, in either case without initialising them (only a founder
-    /// does that).
+    /// Replicas to start, from disk or empty, without initialising them. Only a bootstrap initialises.
     pub start: Vec<ShardId>,
-    /// Replicas to stop, and then to delete.
+    /// Replicas to stop and then delete.
     pub remove: Vec<ReplicaRemoval>,
 }
 
 /// A replica that its group has removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaRemoval {
-    /// Which replica.
+    /// The shard.
     pub shard: ShardId,
-    /// The log index of a membership that does not name this node. By the time the replica is stopped
-    /// the group may have taken it back: a newer membership on its own disk says so.
+    /// The log index of a membership without this node. If the group has added the replica again before it
+    /// is stopped, a newer membership on its own disk shows that.
     pub removed_at: u64,
 }
 
-/// What `me` has to start and to drop.
+/// Plans which replicas `me` starts and removes.
 ///
-/// `hosted` are the replicas that run here. A node that starts first starts every replica it has
-/// data of: it may still vote in a group that the table has already given to others, and that group
-/// may need its vote before anybody can lead and claim it.
+/// `hosted` are the replicas that run here, with the index of the newest membership on their disk that
+/// names this node, if any. At its start a node starts every replica that it has data of: it may still vote
+/// in a group that the placement has already moved to others, and that group may need its vote to elect a
+/// leader that can claim it.
 ///
-/// A replica is started when the table lists this node, when the owner's group still has it, or
-/// when this node is `founding`: then it is the only one, and every shard begins here (see
-/// [`ControlHandle::found`](crate::ControlHandle::bootstrap) for when that ends).
+/// A replica is started when the placement lists this node, when the owner's group still includes it, or
+/// while `bootstrapping`: then this node is the only one, and every shard begins here (see
+/// [`ControlHandle::bootstrap`](crate::ControlHandle::bootstrap) for when that ends).
 ///
-/// It is dropped when the table does not list this node *and* the newest claim is another node's and
-/// names this one neither voter nor learner, *and* that claim is newer than what this node's own
-/// replica knows: `hosted` gives the index of the newest membership there that names this node, if
-/// it does. Without a claim nothing is dropped: that the table has
-/// changed does not mean that the group has.
+/// A replica is removed when the placement does not list this node *and* the newest claim is another node's
+/// and names this one neither voter nor learner, *and* that claim is newer than the membership in `hosted`.
+/// Without a claim nothing is removed: a changed placement does not mean that the group has changed.
 ///
-/// Claims name committed memberships only, so a node that is told to go will not be asked to vote.
+/// Claims name committed memberships only, so a node that a claim excludes is not asked to vote any more.
 pub fn plan(
     me: NodeId,
     view: &ClusterView,
@@ -68,8 +66,8 @@ pub fn plan(
     plan
 }
 
-/// The removal that the newest claim tells of, if it is newer than the membership on this node's own
-/// disk that names it: an older one, from a node that was cut off, says nothing about what came after.
+/// The removal that the newest claim states, if it is newer than the membership with this node on its own
+/// disk. An older claim, from a node that was cut off, does not show later changes.
 fn removal(
     owners: &ShardOwners,
     shard: ShardId,
@@ -81,7 +79,7 @@ fn removal(
         .then_some(ReplicaRemoval { shard, removed_at })
 }
 
-/// How this node stands to a group, as the group's owner says.
+/// The membership of this node in a group, according to the group's owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GroupMembership {
     Unknown,

@@ -1,4 +1,4 @@
-//! What the leader of the control group has to do next.
+//! The next task of the leader of the control group.
 
 use std::collections::BTreeSet;
 
@@ -8,27 +8,27 @@ use pushonce_core::{ClusterView, MemberState, NodeId, Placement};
 use crate::reconcile::{self, DesiredReplicas, NodeAvailability, ReconcileStep};
 use crate::voters::select_voters;
 
-/// One thing to do.
+/// A task of the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LeaderTask {
-    /// A joining member is level: it may take its share.
+    /// A joining member has caught up and becomes active.
     Activate(NodeId),
-    /// The group itself has to change.
+    /// The membership of the control group changes.
     ChangeGroup(ReconcileStep),
-    /// The ring wants another table.
+    /// The placement of the ring differs from the committed one.
     SetPlacement { version: u64, replicas: Vec<Vec<NodeId>> },
 }
 
-/// The placement that the ring proposes, computed once for each view: the leader looks at every change of a
-/// link or of its own status, and the ring of 1,000 nodes has 128,000 points.
+/// The placement that the ring proposes, computed once for each view. The leader checks it at every change
+/// of a link or of its own status, and the ring of 1,000 nodes has 128,000 points.
 #[derive(Debug, Default)]
 pub(crate) struct PlacementCache {
     view_version: Option<u64>,
     replicas: Vec<Vec<NodeId>>,
 }
 
-/// The next duty of `me` as the leader, if there is one. Members come before the table, so that a
-/// table is made for as many of them as possible.
+/// The next task of `me` as the leader, if any. Members are activated before the placement changes, so that
+/// one placement includes as many of them as possible.
 pub(crate) fn next_task(
     me: NodeId,
     view: &ClusterView,
@@ -39,9 +39,9 @@ pub(crate) fn next_task(
     if !status.is_leader {
         return None;
     }
-    // Who is removed is not listened to any more, also while its links have not heard of it.
+    // Removed nodes count as unreachable, also while their links are still up.
     let is_member = |node: &&NodeId| view.members.contains_key(node);
-    // The lead of this group goes only to who stays: nobody is preferred, so nobody is doubted.
+    // The current leader is the preferred one, so backoff and stopping nodes need not be tracked.
     let nodes = || NodeAvailability {
         reachable: reachable.iter().filter(is_member).copied().collect(),
         ..NodeAvailability::default()
@@ -53,7 +53,7 @@ pub(crate) fn next_task(
         .or_else(|| placement_task(view, cache))
 }
 
-/// Every member at least follows, so that every node has the view.
+/// Every member is at least a learner, so that every node has the view.
 fn desired_replicas(
     me: NodeId,
     view: &ClusterView,
@@ -126,7 +126,7 @@ mod tests {
         assert!(matches!(first, Some(LeaderTask::SetPlacement { .. })));
         assert_eq!(placement_task(&view, &mut cache), first);
         view.members.remove(&NodeId(3));
-        assert_eq!(placement_task(&view, &mut cache), first, "the same version is the same view");
+        assert_eq!(placement_task(&view, &mut cache), first, "the version has not changed");
         view.version += 1;
         assert_ne!(placement_task(&view, &mut cache), first);
     }
@@ -182,8 +182,8 @@ mod tests {
         assert_eq!(due_task(&view, &leading(&[1, 2, 3], &[])), None);
     }
 
-    /// Two that are left need one vote: were the living one to go first, the other could not be heard,
-    /// and nobody could decide anything any more.
+    /// The two remaining members need one vote. If the live one left first, the group would have no
+    /// majority, because the removed one cannot be reached.
     #[test]
     fn removed_voter_leaves_before_a_living_one_while_its_link_is_up() {
         for gone in [2, 3] {

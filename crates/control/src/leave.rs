@@ -1,98 +1,98 @@
 //! Whether a member may be removed or drained now.
 //!
-//! What is removed is not listened to any more, and its replicas count against every majority until
-//! each group has let go of it. So the living members of every group it votes in must be a majority
-//! without it. The control group cannot see that: whoever is asked does, by claims and links.
+//! A removed node is ignored, and its replicas count against every majority until each group has removed
+//! them. So the reachable members of every group in which it votes must be a majority without it. The
+//! control group cannot see that; the node that receives the command checks it, from claims and links.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use pushonce_core::{ClusterView, Member, MemberState, NodeId, ShardId, ShardOwners};
+use pushonce_core::{ClusterView, FailPoint, Member, MemberState, NodeId, ShardId, ShardOwners};
 
-/// What the node that is asked sees.
+/// The cluster as the node that receives the command observes it.
 #[derive(Clone, Copy, Debug)]
 pub struct ClusterObservation<'a> {
-    /// The members and the table.
+    /// The members and the placement.
     pub view: &'a ClusterView,
     /// The groups of the shards.
     pub owners: &'a ShardOwners,
-    /// Who votes in the control group.
+    /// The voters of the control group.
     pub control: &'a [NodeId],
-    /// Who lives, as far as links tell; the node itself is among them.
+    /// The nodes with a link to this one, and the node itself.
     pub reachable: &'a BTreeSet<NodeId>,
 }
 
-/// Groups: those of shards, and the control group.
+/// A set of groups: shards, and the control group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupSet {
-    /// By id.
+    /// The shards, by id.
     pub shards: Vec<ShardId>,
-    /// Whether the control group is among them.
+    /// Whether the control group is in the set.
     pub control: bool,
 }
 
-/// Why a member should not be removed now. The text says what to do.
+/// Why a member must not be removed or drained now. The text states what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaveRejection {
-    /// Nobody has that id.
+    /// No member has this id.
     #[error("{0} is not a member: `pushonce cluster status` lists them")]
     NotAMember(NodeId),
-    /// It lives, and has not given away what it holds.
+    /// The member is up and still holds replicas.
     #[error(
         "{node} is up and still in {groups}: drain it first (`pushonce cluster drain {node}`). \
-         With --force it ends at once, and each of these has one copy fewer until another node has \
-         caught up"
+         With --force it is removed at once, and each of these groups has one copy less until another \
+         node has caught up"
     )]
     StillHoldsReplicas {
-        /// Who.
+        /// The member.
         node: NodeId,
-        /// What it is in.
+        /// The groups it is in.
         groups: GroupSet,
     },
-    /// The others could not hold as many copies as configured.
+    /// The other members could not hold as many copies as configured.
     #[error(
         "without {node} only {left} reachable nodes may hold shards, and each shard should have {wanted} \
-         copies: let another node join first. `pushonce cluster drain {node} --force` drains it all the \
-         same, and each shard has {left} copies then"
+         copies: join another node first. `pushonce cluster drain {node} --force` drains it anyway and \
+         leaves each shard with {left} copies"
     )]
     TooFewCopies {
-        /// Who.
+        /// The member.
         node: NodeId,
-        /// How many nodes could hold copies then.
+        /// The number of reachable nodes that could hold copies without it.
         left: usize,
-        /// How many copies a shard should have.
+        /// The number of copies that a shard should have.
         wanted: usize,
     },
-    /// Nobody else has what it holds.
+    /// The member has the only copy of some groups.
     #[error(
-        "{node} has the only copy of {groups}, which would be lost: start {node} again and drain it \
+        "{node} has the only copy of {groups}, which would be lost: start {node} and drain it \
          (`pushonce cluster drain {node}`)"
     )]
     OnlyCopy {
-        /// Who.
+        /// The member.
         node: NodeId,
-        /// Of what.
+        /// The groups.
         groups: GroupSet,
     },
-    /// The living could not decide without it.
+    /// The reachable members of some groups would not be a majority without it.
     #[error(
-        "without {node} there is no majority of {groups} while {} cannot be reached: bring that back \
-         first. With --force {node} is gone for ever all the same, and they accept nothing until then, \
-         or never again if that is lost too",
+        "without {node} there is no majority of {groups} while {} cannot be reached: start these nodes \
+         first. With --force {node} is removed permanently anyway, and these groups accept nothing until \
+         the nodes are back, or never again if they are lost too",
         listed(missing)
     )]
     NoMajority {
-        /// Who.
+        /// The member.
         node: NodeId,
-        /// Of what.
+        /// The groups.
         groups: GroupSet,
-        /// Who would have to come back; one of them may be enough.
+        /// The unreachable voters of these groups; the return of one of them may be enough.
         missing: BTreeSet<NodeId>,
     },
 }
 
-/// What a member is in: the groups it votes or follows in, as their owners say. A follower of the
-/// control group is every member, and counts as nothing.
+/// The groups in which a member is a voter or a learner, according to their owners. Every member is at
+/// least a learner of the control group, which counts only if the member votes there.
 fn groups_of_node(observed: &ClusterObservation<'_>, node: NodeId) -> GroupSet {
     let is_replica = |shard: &ShardId| {
         let claim = observed.owners.claim(*shard);
@@ -104,17 +104,19 @@ fn groups_of_node(observed: &ClusterObservation<'_>, node: NodeId) -> GroupSet {
     }
 }
 
-/// Says whether a member may give its share away: with `force`, or when the reachable others can hold as
-/// many copies of each shard as configured. One that drains or is gone already may.
+/// Checks that a member may be drained: with `force`, or when the other reachable members can hold as many
+/// copies of each shard as configured. A member that is draining or was removed always may.
+///
+/// # Errors
+/// [`LeaveRejection::TooFewCopies`].
 pub fn check_drain(
     observed: &ClusterObservation<'_>,
     node: NodeId,
     force: bool,
 ) -> Result<(), LeaveRejection> {
-    #[cfg(feature = "planted-bugs")]
-    let force = force || crate::planted::forces_every_leave();
+    let force = force || FailPoint::LeaveAlwaysForced.is_active();
     let Some(member) = observed.view.members.get(&node) else {
-        // The control group knows best whether there ever was such a member.
+        // The control group decides whether there ever was such a member.
         return Ok(());
     };
     if force || member.state == MemberState::Draining || !member.roles.core {
@@ -131,16 +133,18 @@ pub fn check_drain(
     if left < wanted { Err(LeaveRejection::TooFewCopies { node, left, wanted }) } else { Ok(()) }
 }
 
-/// Says whether a member may be removed now. One that is gone already may.
+/// Checks that a member may be removed now. A removed one always may. With `force`, a member may be removed
+/// unless data is certainly lost.
 ///
-/// With `force` it may as long as nothing is lost for certain.
+/// # Errors
+/// [`LeaveRejection`] when the node is not a member, has the only copy of a group, or, without `force`,
+/// still holds replicas or is needed for a majority.
 pub fn check_remove(
     observed: &ClusterObservation<'_>,
     node: NodeId,
     force: bool,
 ) -> Result<(), LeaveRejection> {
-    #[cfg(feature = "planted-bugs")]
-    let force = force || crate::planted::forces_every_leave();
+    let force = force || FailPoint::LeaveAlwaysForced.is_active();
     if observed.view.was_removed(node) {
         return Ok(());
     }
@@ -167,14 +171,14 @@ pub fn check_remove(
 }
 
 impl ClusterObservation<'_> {
-    /// As the owner says; where none is known, as the table has it.
-    /// The voters of a shard, as its owner said last; those of the table before.
+    /// The voters of a shard according to its owner; those of the placement before the first claim.
     pub fn voters(&self, shard: ShardId) -> &[NodeId] {
         let claim = self.owners.claim(shard);
         claim.map_or_else(|| self.view.placement.replicas_of(shard), |claim| &claim.voters)
     }
 
-    /// The groups in which `node` votes and that are so without it: asked with the others, and all.
+    /// The groups in which `node` votes and that satisfy `predicate`, called with the other voters and with
+    /// all voters.
     fn groups_where(
         &self,
         node: NodeId,
@@ -195,7 +199,7 @@ impl ClusterObservation<'_> {
         }
     }
 
-    /// The voters of some groups that cannot be reached, but for `node`.
+    /// The unreachable voters of some groups, without `node`.
     fn unreachable_voters(&self, node: NodeId, groups: &GroupSet) -> BTreeSet<NodeId> {
         let control = if groups.control { self.control } else { &[] };
         let shards = groups.shards.iter().flat_map(|&shard| self.voters(shard));
@@ -205,7 +209,7 @@ impl ClusterObservation<'_> {
 }
 
 impl GroupSet {
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty() && !self.control
     }

@@ -1,36 +1,60 @@
-//! Who is in the cluster, and who should hold what.
+//! Cluster membership, shard placement and namespaces, replicated by one control group.
 //!
-//! *What is it?* One Raft group over the whole cluster, in which every node votes or follows. Its
-//! state is small: members and their ids, the table of shards, the namespaces. Beside it stand the
-//! pure plans that follow from that state: which members vote ([`select_voters`]), how one group gets from
-//! its replicas to the wanted ones ([`reconcile`]), which replicas this node runs ([`hosting`]), whether
-//! a member may go ([`leave`]).
+//! # Overview
 //!
-//! *What does it promise?* Every node sees the same versions of the cluster in the same order. A
-//! node id is given out once. A table is committed before anybody moves towards it. A group changes
-//! by one replica at a time, a newcomer votes only when it is level, and leadership is handed only
-//! to a living voter that is level.
+//! The control group is one Raft group over the whole cluster, in which every node is a voter or a learner.
+//! Its state is small: the members and their ids, the placement of the shards, the namespaces, the
+//! consensus times and the cluster version. Pure planning functions work on that state: which members vote
+//! ([`select_voters`]), how one group reaches its desired replicas ([`reconcile`]), which replicas this
+//! node runs ([`hosting`]), whether a member may leave ([`leave`]), and what is wrong with the cluster
+//! ([`health`]).
 //!
-//! The times of consensus change for all members in two steps, of which the second waits for every member.
+//! ```no_run
+//! # use pushonce_control::{CommandError, ControlHandle};
+//! # use pushonce_core::NodeId;
+//! # async fn example(control: ControlHandle) -> Result<(), CommandError> {
+//! control.drain(NodeId(3), false).await?;
+//! let view = control.view().borrow().clone();
+//! let member_count = view.map_or(0, |view| view.members.len());
+//! # let _ = member_count;
+//! # Ok(())
+//! # }
+//! ```
 //!
-//! *What of versions?* The state holds the version of the cluster. [`ControlHandle::finalize`] raises it by one
-//! when every member announced that its build supports the next; it never goes down, and a node whose build
-//! does not support it is refused. By hand and not by itself: until then every node may go back.
+//! # Guarantees
 //!
-//! *What does it refuse?* A directory of another cluster, a node the cluster removed, an old copy of a
-//! directory, a member whose log is gone or older than it was, a node with other times of consensus, a name
-//! that is taken. It knows no payload, subscription or client: none of these costs the group an entry. It
-//! draws no random number and dials nobody.
+//! - Every node sees the same versions of the cluster in the same order.
+//! - A node id is assigned once.
+//! - A placement is committed before any replica moves towards it. A group changes by one replica at a
+//!   time, a new replica votes only after it has caught up, and leadership is transferred only to a live
+//!   voter that has caught up.
+//! - The consensus times change for all members in two steps, and the second step waits for every member.
+//! - [`ControlHandle::finalize`] raises the cluster version by one if every member has announced a build
+//!   that supports the next version. The version never decreases, and a node whose build does not support
+//!   it is rejected. The version is raised by an operator, never automatically: until then every node can
+//!   be downgraded.
+//! - The group rejects a data directory of another cluster, a removed node, an old copy of a data
+//!   directory, a member whose log is lost or rolled back, a node with other consensus times, and a name
+//!   that is in use.
 //!
-//! *How does data move?* A command goes through [`ControlHandle`] to the leader, is committed, applied on
-//! every node, and comes out as a new [`ClusterView`](pushonce_core::ClusterView) of the watch that
-//! [`ControlHandle::view`] gives. On the leader the [`ControlRunner`] looks at view, group and reachable nodes
-//! and does the next thing that is due.
+//! # Non-goals
 //!
-//! *What must a caller not do?* Take the table for the truth: it is the wish, and who owns a shard
-//! now is told by claims. Give two directories one [`Incarnation`]. Start a node on an empty
-//! directory under an id it had before. Forget that peers are dialled through the engine's address
-//! book: the caller fills it from the view.
+//! The control group knows no payloads, subscriptions or clients, and none of these costs it an entry. It
+//! draws no random numbers and opens no connections.
+//!
+//! # Data flow
+//!
+//! [`ControlHandle`] sends a command to the leader. The command is committed and applied on every node, and
+//! produces a new [`ClusterView`](pushonce_core::ClusterView) in the watch of [`ControlHandle::view`]. On
+//! the leader the [`ControlRunner`] observes the view, the group and the reachable nodes, and performs the
+//! next due task.
+//!
+//! # Caller contract
+//!
+//! - The placement is the desired state; who owns a shard now is known from ownership claims.
+//! - Never give two data directories the same [`Incarnation`].
+//! - Never start a node with an empty data directory under an id it had before.
+//! - Fill the engine's peer addresses from the view: the engine dials peers by these addresses.
 
 mod command;
 mod control;
@@ -39,8 +63,6 @@ pub mod hosting;
 mod leader_task;
 pub mod leave;
 mod member;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 pub mod reconcile;
 mod recover;
 mod replica;

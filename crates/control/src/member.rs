@@ -1,93 +1,97 @@
-//! What a node says of itself, and how its data directory is known again.
+//! The profile of a node, and the identity of its data directory.
 
 use pushonce_core::{Addresses, BuildInfo, HostPort, Member, MemberState, NodeId, Roles};
 use serde::{Deserialize, Serialize};
 
-/// A data directory: 128 random bits drawn when it was made, and kept in it. A node that comes back
-/// with the same one is the same node; a wiped one has another, and so gets another id.
+/// A data directory: 128 random bits, drawn when it was created and kept in it. A node that restarts with
+/// the same directory keeps its id; a wiped directory has another incarnation and gets a new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Incarnation(pub u128);
 
-/// One process on a data directory. The directory counts them, on disk before anything else is done
-/// with it, so that an old copy of a directory is told from the directory by a count that the cluster
-/// has heard already, or a lower one.
+/// One process on a data directory. The directory counts them, on disk before anything else is done with
+/// it. A copy is recognised because its count has already been seen by the cluster, or is lower.
 ///
-/// What a copy cannot be told by: one made while the last process of the directory ran, and started
-/// after that has ended for good, looks like the directory itself.
+/// One kind of copy is not recognised: a copy made while the last process of the directory ran, and started
+/// after that process has ended for good, looks like the directory itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRun {
-    /// Which start of the directory it is: from 1.
+    /// The number of this start of the directory, from 1.
     pub count: u64,
-    /// Drawn at that start: two that count the same are told apart.
+    /// A random value drawn at that start, which distinguishes two processes with the same count.
     pub token: u64,
 }
 
-/// What a node says of itself when it joins or starts again.
+/// The description of a node, announced when it joins or starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
-    /// Unique among the members: 1 to 64 bytes.
+    /// The name, unique among the members: 1 to 64 bytes.
     pub name: String,
-    /// Where others dial it: each a [`HostPort`], or empty where nobody dials; the peer address is never
-    /// empty.
+    /// The addresses at which others dial it: each a [`HostPort`], or empty if not offered. The peer
+    /// address is never empty.
     pub addresses: Addresses,
-    /// 64 bytes at most; empty when not labelled.
+    /// The region: at most 64 bytes; empty when not labelled.
     pub region: String,
-    /// 64 bytes at most; empty when not labelled.
+    /// The zone: at most 64 bytes; empty when not labelled.
     pub zone: String,
-    /// At least one.
+    /// The roles: at least one.
     pub roles: Roles,
-    /// Its share of the shards beside the others' weights: 1 to [`Profile::WEIGHT_MAX`].
+    /// The node's share of the shards relative to the weights of the others: 1 to [`Profile::WEIGHT_MAX`].
     pub weight: u32,
-    /// What it runs. The release has 64 bytes at most.
+    /// The build of the node. The release has at most 64 bytes.
     pub build: BuildInfo,
 }
 
-/// A profile that cannot be taken. Says what to change.
+/// Why a profile is invalid. The text states what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum InvalidProfile {
-    /// Nothing to call it by, or too much.
-    #[error("the name must have 1 to {max} bytes and no control character: choose another --name")]
+    /// The name is empty, too long, or has control characters.
+    #[error("the name must have 1 to {max} bytes and no control characters: choose another --name")]
     Name {
-        /// In bytes.
+        /// The maximum, in bytes.
         max: u32,
     },
-    /// A region, zone or release that is too long or has control characters.
-    #[error("the {field} may have {max} bytes and no control character: choose another --{field}")]
+    /// A region, zone or release is too long or has control characters.
+    #[error(
+        "the {field} may have at most {max} bytes and no control characters: choose another --{field}"
+    )]
     Label {
         /// `region`, `zone` or `release`.
         field: String,
-        /// In bytes.
+        /// The maximum, in bytes.
         max: u32,
     },
-    /// An address that nobody can dial.
+    /// An address is malformed.
     #[error(
-        "the {field} address {address:?} cannot be dialled: it must be HOST:PORT with a DNS name, an \
-         IPv4 address or an IPv6 address in brackets; choose another --advertise"
+        "the {field} address {address:?} is malformed: it must be HOST:PORT with a DNS name, an IPv4 \
+         address or an IPv6 address in brackets; choose another --advertise"
     )]
     Address {
-        /// Which of the four.
+        /// `peer`, `grpc`, `http` or `quic`.
         field: String,
-        /// What it was, cut to [`HostPort::HOST_BYTES_MAX`] characters.
+        /// The address, truncated to [`HostPort::HOST_BYTES_MAX`] characters.
         address: String,
     },
-    /// Would do nothing.
+    /// The node has no role.
     #[error("a node needs a role: --roles core, edge, or core,edge")]
     Roles,
-    /// Would weigh nothing, or fill the ring.
+    /// The weight is zero or above the maximum.
     #[error("the weight must be 1 to {max}")]
     Weight {
-        /// The largest.
+        /// The maximum.
         max: u32,
     },
 }
 
 impl Profile {
-    /// The heaviest node. A node has 128 points of the ring for each unit of weight, and every node
-    /// lists them all at each change of members: ten times as much would be felt.
+    /// Maximum weight of a node. A node has 128 points on the ring for each unit of weight, and every node
+    /// computes all points at each change of members: ten times the weight would be noticeable.
     pub const WEIGHT_MAX: u32 = 100;
     const NAME_BYTES_MAX: u32 = 64;
 
-    /// Says what is wrong, if anything is. Whether the name is free only the cluster knows.
+    /// Checks the profile. Whether the name is free is checked by the control group.
+    ///
+    /// # Errors
+    /// [`InvalidProfile`] with the field to change.
     pub fn validate(&self) -> Result<(), InvalidProfile> {
         let max = Self::NAME_BYTES_MAX;
         if self.name.is_empty() || !is_valid_label(&self.name, max) {
@@ -122,7 +126,7 @@ impl Profile {
         Ok(())
     }
 
-    /// Whether a member is known just as it describes itself here.
+    /// Whether the cluster knows a member exactly as this profile describes it.
     pub fn describes(&self, member: &Member) -> bool {
         *member == self.clone().into_member(member.id, member.state)
     }
@@ -143,7 +147,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A node that everybody would take.
+    /// A valid profile.
     pub(crate) fn profile(name: &str) -> Profile {
         Profile {
             name: name.to_owned(),

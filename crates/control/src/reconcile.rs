@@ -1,9 +1,10 @@
-//! Brings one group from the replicas it has to the replicas it should have.
+//! Moves one group from its current replicas to the desired ones.
 //!
-//! The order is what makes it safe: a newcomer follows before it votes, votes only when it lives and
-//! is level, and only then does somebody else leave; one change at a time; leadership moves last, or
-//! before the leader itself has to leave, and only to a living voter that is level, because the
-//! engine below would hand it to a dead one, that did not lose it a moment ago and is not being stopped.
+//! The order makes it safe. A new replica is a learner before it votes, and votes only when it is reachable
+//! and has caught up. Only then is another voter removed. The group makes one change at a time. Leadership
+//! is transferred last, or before the leader itself has to leave, and only to a live voter that has caught
+//! up, did not lose leadership a moment ago and is not stopping. The consensus engine does not check this:
+//! it would transfer leadership to a dead voter.
 
 mod group_reconciler;
 mod leadership_backoff;
@@ -13,60 +14,60 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use pushonce_consensus::GroupStatus;
-use pushonce_core::NodeId;
+use pushonce_core::{FailPoint, NodeId};
 
 pub(crate) use group_reconciler::apply_step;
 pub use group_reconciler::{PeerWatches, run};
 pub use progress::ReconcileProgress;
 
-/// The replicas a group should have.
+/// The desired replicas of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredReplicas {
-    /// Who should vote, the preferred leader first. Nothing is done while it is empty.
+    /// The desired voters, the preferred leader first. Nothing is done while it is empty.
     pub voters: Vec<NodeId>,
-    /// Who should at least follow; voters may be among them. They are added whether they are
-    /// reachable or not: a node that joins has no links before it has the view, and it gets the view
-    /// by following.
+    /// The nodes that should at least be learners; may include voters. They are added whether they are
+    /// reachable or not: a joining node has no links before it has the view, and it receives the view as a
+    /// learner.
     pub learners: BTreeSet<NodeId>,
 }
 
-/// What the leader knows of the other nodes. `me` is reachable and trusted, whatever they say.
+/// The leader's knowledge of the other nodes. `me` always counts as reachable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeAvailability {
-    /// Those it has a link to.
+    /// The nodes with a link to the leader.
     pub reachable: BTreeSet<NodeId>,
-    /// Those that lost the lead of this group a moment ago.
+    /// The nodes that lost the leadership of this group a moment ago.
     pub in_backoff: BTreeSet<NodeId>,
-    /// Those that are being stopped.
+    /// The nodes that are stopping.
     pub stopping: BTreeSet<NodeId>,
 }
 
-/// One change of a group.
+/// One step of a membership change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReconcileStep {
-    /// A replica begins to follow. Its node must have started it, else it is tried until it has.
+    /// Adds a learner. The step is retried until the node has started the replica.
     AddLearner(NodeId),
-    /// A level follower gets a vote.
+    /// Makes a learner that has caught up a voter.
     Promote {
-        /// Who.
+        /// The node.
         node: NodeId,
-        /// All who vote then.
+        /// All voters after the step.
         voters: BTreeSet<NodeId>,
     },
-    /// A voter leaves the group. Nobody tells it: see [`plan`](crate::hosting).
+    /// Removes a voter. Its node is not notified: see [`hosting::plan`](crate::hosting::plan).
     RemoveVoter {
-        /// Who.
+        /// The node.
         node: NodeId,
-        /// All who vote then.
+        /// All voters after the step.
         voters: BTreeSet<NodeId>,
     },
-    /// A follower leaves the group.
+    /// Removes a learner.
     RemoveLearner(NodeId),
-    /// Another voter leads.
+    /// Transfers leadership to another voter.
     TransferLeadership(NodeId),
-    /// Ends a change of voters that an earlier leader left half done.
+    /// Finishes a change of voters that an earlier leader left incomplete.
     FinishJointChange {
-        /// The voters of both its sides. They differ by one replica, so these are one of the sides.
+        /// The voters of either configuration. The two differ by one replica, so this union is one of them.
         voters: BTreeSet<NodeId>,
     },
 }
@@ -74,37 +75,39 @@ pub enum ReconcileStep {
 impl fmt::Display for ReconcileStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReconcileStep::AddLearner(node) => write!(f, "{node} begins to follow"),
+            ReconcileStep::AddLearner(node) => write!(f, "adding {node} as a learner"),
             ReconcileStep::Promote { node, voters } => {
-                write!(f, "{node} votes, of {}", voters.len())
+                write!(f, "promoting {node} to a voter ({} voters)", voters.len())
             }
             ReconcileStep::RemoveVoter { node, voters } => {
-                write!(f, "{node} leaves {} voters", voters.len())
+                write!(f, "removing voter {node} ({} voters remain)", voters.len())
             }
-            ReconcileStep::RemoveLearner(node) => write!(f, "{node} follows no more"),
-            ReconcileStep::TransferLeadership(node) => write!(f, "{node} is to lead"),
+            ReconcileStep::RemoveLearner(node) => write!(f, "removing learner {node}"),
+            ReconcileStep::TransferLeadership(node) => {
+                write!(f, "transferring leadership to {node}")
+            }
             ReconcileStep::FinishJointChange { voters } => {
-                write!(f, "a half-done change ends, {} vote", voters.len())
+                write!(f, "finishing an incomplete membership change ({} voters)", voters.len())
             }
         }
     }
 }
 
-/// How many entries a replica may lack and still be level. A busy group always has some on their
-/// way; these it gets while the change itself is being committed. Too few, and a replica of a busy
-/// group would never be level.
+/// Maximum number of entries that a replica may lack and still count as caught up. A busy group always has
+/// some in flight, which the replica receives while the change itself is committed. With a lower limit a
+/// replica of a busy group would never count as caught up.
 const CAUGHT_UP_LAG_MAX: u64 = 64;
 
-/// Whether a replica holds (almost) all of the leader's log, as the leader knows.
+/// Whether the leader knows that a replica holds its log, up to [`CAUGHT_UP_LAG_MAX`] entries.
 pub(crate) fn is_caught_up(status: &GroupStatus, node: NodeId) -> bool {
     let matched = status.matched.get(&node).copied().unwrap_or(0);
     matched > 0 && matched.saturating_add(CAUGHT_UP_LAG_MAX) >= status.last_log_index
 }
 
-/// The next step of `me` as the leader of the group; `NoFault` when it does not lead, when nothing is
-/// left to do, or when what is left has to wait for a node to come up or to become level.
+/// The next step of `me` as the leader of the group; `None` when it does not lead, nothing is left to do,
+/// or the rest waits for a node to be reachable or to catch up.
 ///
-/// A voter that is not reachable keeps its vote while it is wanted.
+/// An unreachable voter keeps its vote while it is desired.
 pub fn plan(
     status: &GroupStatus,
     me: NodeId,
@@ -127,10 +130,10 @@ pub fn plan(
         .or_else(|| planner.transfer())
 }
 
-/// The voter to hand the lead to when `me` leads and is about to stop: the first of the `preferred` that
-/// is level, can be reached, answers and is not being stopped itself, else any other such voter. One that has
-/// `failed` to take the lead is asked again when there is no other: its disk may be slow, or it may have
-/// started a moment ago. `NoFault` while there is none.
+/// The voter to which a stopping leader `me` transfers leadership: the first of the `preferred` that has
+/// caught up, is reachable and responsive and is not stopping itself, otherwise any other such voter. A
+/// voter that has `failed` to take over is retried when there is no other: its disk may be slow, or it may
+/// have started a moment ago. `None` while there is no candidate.
 pub fn successor(
     status: &GroupStatus,
     me: NodeId,
@@ -153,7 +156,7 @@ pub fn successor(
     candidates.clone().find(|node| !failed.contains(node)).or_else(|| candidates.next())
 }
 
-/// A living replica that follows and is to vote. When no step is left, it is not level yet.
+/// A reachable learner that should become a voter. If no step is left, it has not caught up yet.
 pub(crate) fn catching_up(
     status: &GroupStatus,
     desired: &DesiredReplicas,
@@ -172,16 +175,16 @@ struct GroupPlanner<'a> {
 }
 
 impl GroupPlanner<'_> {
-    /// A silent voter that nobody wants back only makes the quorum larger. It leaves before its
-    /// successor is level, unless that would leave a single copy.
+    /// Removes an unresponsive voter that is not desired, because it only increases the quorum. It is
+    /// removed before its replacement has caught up, unless that would leave a single copy.
     fn remove_unreachable_voter(&self) -> Option<ReconcileStep> {
         let copies_min = self.desired.voters.len().min(2);
         let mut unreachable = self.undesired_voters().filter(|&node| !self.is_alive(node));
         unreachable.find_map(|node| self.remove_voter(node, copies_min))
     }
 
-    /// As many leave as came too many, before another comes: so the group is one larger than it
-    /// should be for a moment, and never smaller.
+    /// Removes a voter while there are more than desired, before another replica is added. So the group
+    /// briefly has one voter more than desired, and never fewer.
     fn remove_surplus_voter(&self) -> Option<ReconcileStep> {
         if self.status.voters.len() <= self.desired.voters.len() {
             return None;
@@ -220,8 +223,8 @@ impl GroupPlanner<'_> {
         missing.next().copied().map(ReconcileStep::AddLearner)
     }
 
-    /// To the preferred leader when nobody is on the way in; to anybody wanted when all of them vote
-    /// and the leader still has to leave. Comes last, when nothing else can be done.
+    /// Transfers leadership to the preferred leader when no replica is catching up, or, if the leader
+    /// itself is not desired, to any desired voter when all of them vote. This step comes last.
     fn transfer(&self) -> Option<ReconcileStep> {
         let preferred = self.desired.voters.first().copied()?;
         if self.is_desired_voter(self.me) {
@@ -234,7 +237,7 @@ impl GroupPlanner<'_> {
         next.filter(|_| complete).map(ReconcileStep::TransferLeadership)
     }
 
-    /// `NoFault` when the living could not decide alone any more, or would be fewer than `alive_min`.
+    /// `None` when the live voters would not be a majority any more, or fewer than `alive_min`.
     fn remove_voter(&self, node: NodeId, alive_min: usize) -> Option<ReconcileStep> {
         let mut voters = self.status.voters.clone();
         voters.remove(&node);
@@ -243,8 +246,8 @@ impl GroupPlanner<'_> {
         is_safe.then_some(ReconcileStep::RemoveVoter { node, voters })
     }
 
-    /// The voters that should go. The leader is not among them: it hands over, and its successor
-    /// lets it go.
+    /// The voters that should be removed. The leader is not among them: it transfers leadership, and its
+    /// successor removes it.
     fn undesired_voters(&self) -> impl Iterator<Item = NodeId> {
         let voters = self.status.voters.iter().copied();
         voters.filter(|&node| node != self.me && !self.is_desired_voter(node))
@@ -255,9 +258,8 @@ impl GroupPlanner<'_> {
     }
 
     fn can_lead(&self, node: NodeId) -> bool {
-        let is_stopping = self.nodes.stopping.contains(&node);
-        #[cfg(feature = "planted-bugs")]
-        let is_stopping = is_stopping && !crate::planted::trusts_stopping();
+        let is_stopping =
+            self.nodes.stopping.contains(&node) && !FailPoint::StoppingNodeLeads.is_active();
         node != self.me
             && self.status.voters.contains(&node)
             && self.is_alive(node)
@@ -273,7 +275,7 @@ impl GroupPlanner<'_> {
 }
 
 impl From<&[NodeId]> for DesiredReplicas {
-    /// The replica list of a shard: all vote, nobody else follows.
+    /// The replica list of a shard: all are voters, without further learners.
     fn from(replicas: &[NodeId]) -> DesiredReplicas {
         DesiredReplicas { voters: replicas.to_vec(), learners: BTreeSet::new() }
     }

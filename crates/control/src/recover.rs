@@ -1,11 +1,11 @@
-//! The control group of a node that does not run, for `pushonce cluster recover`.
+//! Offline access to the control group on a stopped node, for `pushonce cluster recover`.
 
 use pushonce_consensus::{GroupId, OfflineError, OfflineGroup, OfflineStore, StateSnapshot};
 
 use crate::ControlState;
 use crate::replica::ControlReplica;
 
-/// The state at the end of this node's log.
+/// Replays this node's log and returns the state at its end.
 ///
 /// # Errors
 /// As [`OfflineStore::replay`].
@@ -15,7 +15,7 @@ pub fn replay(offline: &mut OfflineStore) -> Result<(ControlState, OfflineGroup)
     Ok((replica.into_state(), found))
 }
 
-/// A state as a snapshot of the group.
+/// Turns a state into a snapshot of the group.
 pub fn capture(state: &ControlState) -> StateSnapshot {
     state.snapshot().into()
 }

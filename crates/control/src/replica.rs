@@ -1,4 +1,4 @@
-//! The state as the consensus engine sees it, with the watch through which the node sees the state.
+//! The state machine of the control group, and the watch that publishes its view.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{ControlCommand, ControlState};
 
-/// What [`ControlHandle::view`](crate::Control::view) gives.
+/// The item of the watch of [`ControlHandle::view`](crate::ControlHandle::view).
 pub(crate) type SharedClusterView = Option<Arc<ClusterView>>;
 
 /// The replica of this node.
@@ -25,12 +25,12 @@ impl ControlReplica {
         (ControlReplica { state: ControlState::default(), view }, receiver)
     }
 
-    /// What was applied.
+    /// The state after the last applied entry.
     pub(crate) fn into_state(self) -> ControlState {
         self.state
     }
 
-    /// Only a new version is said: a command that changed nothing wakes nobody.
+    /// Publishes the view if its version is new; a command without an effect wakes no watcher.
     fn publish_view(&self) {
         let version = self.state.version();
         self.view.send_if_modified(|current| {
@@ -49,7 +49,7 @@ impl StateMachine for ControlReplica {
         let (version, command) = ControlCommand::decode(entry)?;
         let mut next = self.state.clone();
         let answer = next.apply(at.index, command);
-        // An older build can read the command that raises the version, and could write nothing after it.
+        // An older build can decode the command that raises the version, but could encode nothing after it.
         VersionRange::READABLE.ensure_contains(next.cluster_version())?;
         self.state = next;
         self.publish_view();
@@ -114,13 +114,13 @@ mod tests {
     fn replica_halts_when_the_cluster_version_exceeds_its_support() {
         let (mut replica, view) = ControlReplica::new();
         let max = VersionRange::SUPPORTED.max;
-        let mut founding = BootstrapCommand { cluster_version: max, ..bootstrap_command() };
+        let mut bootstrap = BootstrapCommand { cluster_version: max, ..bootstrap_command() };
         let supported = VersionRange { min: max, max: max.next() };
-        founding.profile.build = BuildInfo { supported, ..BuildInfo::default() };
-        replica.apply(at(3), &entry(&ControlCommand::Bootstrap(founding))).unwrap();
+        bootstrap.profile.build = BuildInfo { supported, ..BuildInfo::default() };
+        replica.apply(at(3), &entry(&ControlCommand::Bootstrap(bootstrap))).unwrap();
         let raise = entry(&ControlCommand::Finalize { to: max.next() });
         assert!(matches!(replica.apply(at(4), &raise), Err(VersionedDecodeError::Unsupported(_))));
-        assert_eq!(replica.state.cluster_version(), max, "it does not count as applied");
+        assert_eq!(replica.state.cluster_version(), max, "the command was applied");
         assert_eq!(view.borrow().as_ref().map(|view| view.version), Some(3));
     }
 

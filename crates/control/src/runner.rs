@@ -1,4 +1,4 @@
-//! The loop of the control leader: looks, does the one thing that is due, looks again.
+//! The task of the control group's leader: observes the cluster, performs one due task, and repeats.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use crate::reconcile;
 use crate::replica::SharedClusterView;
 use crate::{ControlCommand, ControlHandle};
 
-/// Between a difference of the table and its proposal. Nodes that join within it move the shards
-/// once, not once each; ten times as much would be felt by who waits for a new node to take load.
+/// Delay between a change of the computed placement and its proposal. Nodes that join within it move the
+/// shards once, not once each; ten times the delay would noticeably postpone the load of a new node.
 const PLACEMENT_DELAY: Duration = Duration::from_secs(1);
-/// After a duty that failed, and at most after one that worked until its effect is seen.
+/// Pause after a failed task, and maximum wait for the effect of a successful one.
 const TASK_RETRY_DELAY: Duration = Duration::from_millis(500);
-/// The status changes with every entry: not more often than this.
+/// Minimum interval between two observations; the status changes with every entry.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// Does what the control group's leader has to do, for as long as this node is it: lets members
-/// follow and vote, makes them active when they are level, and commits the table the ring proposes.
+/// Performs the tasks of the control group's leader while this node leads it: adds learners and voters,
+/// activates members that have caught up, and commits the placement that the ring proposes.
 pub struct ControlRunner {
     control: ControlHandle,
 }
@@ -34,8 +34,8 @@ impl ControlRunner {
         ControlRunner { control }
     }
 
-    /// Runs until it is cancelled, or the group or a watch has ended. `reachable` are the nodes this
-    /// one has a link to.
+    /// Runs until `shutdown`, or until the group or a watch has ended. `reachable` are the nodes with a
+    /// link to this node.
     pub async fn run(
         self,
         reachable: watch::Receiver<BTreeSet<NodeId>>,
@@ -62,7 +62,7 @@ struct LeaderLoop {
     placement_delay: PlacementDelay,
 }
 
-/// A watch has ended, so there is nothing left to lead.
+/// A watch was closed, so the leader loop ends.
 struct ControlWatchClosed;
 
 impl LeaderLoop {
@@ -141,12 +141,12 @@ impl LeaderLoop {
     }
 }
 
-/// When the table that differs may be proposed.
+/// The time at which a changed placement may be proposed.
 #[derive(Default)]
 struct PlacementDelay(Option<Instant>);
 
 impl PlacementDelay {
-    /// Asked while the table differs; the first time begins the pause.
+    /// Called while the placement differs; the first call starts the delay.
     fn due_at(&mut self, now: Instant) -> Instant {
         *self.0.get_or_insert(now + PLACEMENT_DELAY)
     }

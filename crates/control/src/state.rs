@@ -1,4 +1,4 @@
-//! What is replicated: the cluster, as a value that commands change.
+//! The replicated state of the cluster, changed by commands.
 
 mod recover;
 
@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
-    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, InvalidNamespace, Member,
-    MemberState, Namespace, NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread,
-    VersionRange,
+    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, FailPoint,
+    InvalidNamespace, Member, MemberState, Namespace, NamespaceChange, Namespaces, NodeId,
+    Placement, ShardCount, Spread, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +22,8 @@ use crate::{
 
 pub use recover::RecoverError;
 
-/// The cluster as of an index of the log: nothing until it is founded. Two replicas that applied the
-/// same commands are equal.
+/// The state of the cluster as of an index of the log; empty before the bootstrap. Two replicas that
+/// applied the same commands are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlState(Option<ClusterState>);
 
@@ -37,26 +37,27 @@ struct ClusterState {
     spread: Spread,
     next_id: u64,
     members: BTreeMap<NodeId, MemberRecord>,
-    /// For ever: an id is never used twice, and a removed directory never comes back.
+    /// Removed directories and their ids, kept permanently: an id is never reused, and a removed directory
+    /// is never accepted again.
     removed: BTreeMap<Incarnation, NodeId>,
     placement: Placement,
     namespaces: Namespaces,
     times: AgreedTimes,
-    /// In which version nodes write what they share. Never goes down.
+    /// The version in which nodes encode shared data. Never decreases.
     cluster_version: ClusterVersion,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct MemberRecord {
     incarnation: Incarnation,
-    /// The last that said it runs on that directory.
+    /// The last process that announced itself with the directory.
     run: ProcessRun,
-    /// Of its log, when it said so last; `NoFault` before it has one.
+    /// The mark of the member's log when it was last announced; `None` before the member has a log.
     log: Option<LogMark>,
     member: Member,
 }
 
-/// The first node of every cluster.
+/// The id of the first node of every cluster.
 pub(crate) const FIRST_NODE: NodeId = NodeId(1);
 
 impl ControlState {
@@ -64,7 +65,7 @@ impl ControlState {
     pub fn apply(&mut self, index: u64, command: ControlCommand) -> CommandReply {
         let before = self.0.clone();
         let outcome = match (&mut self.0, command) {
-            (_, ControlCommand::Bootstrap(founding)) => self.bootstrap(founding),
+            (_, ControlCommand::Bootstrap(bootstrap)) => self.bootstrap(bootstrap),
             (None, _) => Err(CommandRejection::NotBootstrapped),
             (Some(cluster), command) => cluster.apply(index, command),
         };
@@ -79,35 +80,35 @@ impl ControlState {
         outcome.unwrap_or_else(CommandReply::Rejected)
     }
 
-    /// The index of the last entry that changed anything; 0 before the cluster is founded.
+    /// The index of the last entry that changed anything; 0 before the bootstrap.
     pub fn version(&self) -> u64 {
         self.0.as_ref().map_or(0, |cluster| cluster.version)
     }
 
-    /// What every node may know of it.
+    /// The view of the state that every node receives.
     pub fn view(&self) -> Option<ClusterView> {
         self.0.as_ref().map(ClusterState::view)
     }
 
-    /// The version of the cluster; the oldest that this build supports before it is founded.
+    /// The cluster version; before the bootstrap the oldest that this build supports.
     pub fn cluster_version(&self) -> ClusterVersion {
         self.0.as_ref().map_or(VersionRange::SUPPORTED.min, |cluster| cluster.cluster_version)
     }
 
-    /// The whole state, in postcard behind the version of the cluster.
+    /// The snapshot of the whole state: its version, then postcard.
     pub fn snapshot(&self) -> bytes::Bytes {
         versioned::encode(self.cluster_version(), self).into()
     }
 
-    /// Reads a snapshot.
+    /// Restores the state from a snapshot.
     ///
     /// # Errors
-    /// [`VersionedDecodeError`] for what is no snapshot of a version that this build reads.
+    /// [`VersionedDecodeError`] when the bytes are not a snapshot of a version that this build reads.
     pub fn restore(snapshot: &[u8]) -> Result<ControlState, VersionedDecodeError> {
         ControlState::restore_within(VersionRange::READABLE, snapshot)
     }
 
-    /// As [`ControlState::restore`], by a build that reads `readable`.
+    /// As [`ControlState::restore`], for a build that reads `readable`.
     pub(crate) fn restore_within(
         readable: VersionRange,
         snapshot: &[u8],
@@ -163,7 +164,7 @@ impl ClusterState {
         &self,
         command: &BootstrapCommand,
     ) -> Result<CommandReply, CommandRejection> {
-        let known = self.members.get(&FIRST_NODE).map(|founder| founder.incarnation);
+        let known = self.members.get(&FIRST_NODE).map(|first| first.incarnation);
         if self.id == command.cluster && known == Some(command.incarnation) {
             return Ok(CommandReply::Done);
         }
@@ -176,7 +177,7 @@ impl ClusterState {
         command: ControlCommand,
     ) -> Result<CommandReply, CommandRejection> {
         match command {
-            ControlCommand::Bootstrap(founding) => self.check_repeated_bootstrap(&founding),
+            ControlCommand::Bootstrap(bootstrap) => self.check_repeated_bootstrap(&bootstrap),
             ControlCommand::Join(joining) => self.join(index, joining).map(CommandReply::Joined),
             ControlCommand::Activate(node) => self.activate(node),
             ControlCommand::SetPlacement { version, replicas } => {
@@ -225,9 +226,9 @@ impl ClusterState {
         Ok(JoinReply { cluster: self.id, node, index, times: self.times.agreed() })
     }
 
-    /// A node that was in use has voted: without that log it could vote again in the same term, and
-    /// what it acknowledged would count though nobody has it. A member that joins and has never said
-    /// that it has a log has no vote yet, so it may begin with an empty one.
+    /// Checks the log of a known member. A node that was in use has voted: without its log it could vote
+    /// again in the same term, and entries it acknowledged would count although no node holds them. A
+    /// joining member that never announced a log has no vote yet, so it may start with an empty one.
     fn check_log(
         &self,
         node: Option<NodeId>,
@@ -247,17 +248,15 @@ impl ClusterState {
                 let (writes, known) = (reported.writes, recorded.writes);
                 Err(CommandRejection::LogRolledBack { node, writes, known })
             }
-            #[cfg(feature = "planted-bugs")]
-            _ if crate::planted::takes_deleted_log() => Ok(()),
+            _ if FailPoint::DeletedLogAccepted.is_active() => Ok(()),
             _ => Err(CommandRejection::LogLost { node }),
         }
     }
 
     fn check_times(&self, node_times: Option<ConsensusTimes>) -> Result<(), CommandRejection> {
         let agreed = self.times.agreed();
-        #[cfg(feature = "planted-bugs")]
-        let node_times = node_times.filter(|_| !crate::planted::takes_other_times());
         match node_times {
+            _ if FailPoint::ConsensusTimesUnchecked.is_active() => Ok(()),
             Some(node_times) if !agreed.accepts(&node_times) => {
                 Err(CommandRejection::TimesMismatch { node_times, cluster: agreed.target() })
             }
@@ -265,7 +264,7 @@ impl ClusterState {
         }
     }
 
-    /// The member that a directory is; `NoFault` for a new one.
+    /// The member that the directory belongs to; `None` for a new one.
     fn find_member(
         &self,
         incarnation: Incarnation,
@@ -286,8 +285,9 @@ impl ClusterState {
         }
     }
 
-    /// Of two runs that count the same one began from a copy, and of two that do not the one with
-    /// the lower count did: what the cluster heard from the other since is not in its log.
+    /// Checks that a process does not run on a copy of the directory. Of two processes with the same count
+    /// one runs on a copy; of two with different counts the one with the lower count does. Its log lacks
+    /// what the other has committed since.
     fn check_run(&self, node: Option<NodeId>, run: ProcessRun) -> Result<(), CommandRejection> {
         let Some((node, known)) = node.and_then(|node| Some((node, self.members.get(&node)?.run)))
         else {
@@ -411,8 +411,9 @@ impl ClusterState {
         Ok(settings)
     }
 
-    /// The node that was asked has looked as well, at who can be reached. Two that look at one moment see
-    /// neither the other's drain: that is judged here.
+    /// Drains a member. The node that received the command has checked reachability; of two nodes that
+    /// check at the same time, neither sees the drain of the other, so the number of remaining members is
+    /// checked here again.
     fn drain(&mut self, node: NodeId, force: bool) -> Result<CommandReply, CommandRejection> {
         let view = self.view();
         if view.placement_candidates().keys().eq([&node]) {
@@ -439,7 +440,8 @@ impl ClusterState {
         Ok(CommandReply::Done)
     }
 
-    /// Says again what holds already, so that the command may be repeated.
+    /// Raises the cluster version. Returns the current version if it is already `to`, so that the command
+    /// is idempotent.
     fn finalize(&mut self, to: ClusterVersion) -> Result<ClusterVersion, CommandRejection> {
         let cluster = self.cluster_version;
         if to == cluster {
@@ -448,8 +450,7 @@ impl ClusterState {
         if to != cluster.next() {
             return Err(CommandRejection::NotNextVersion { to, cluster });
         }
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::raises_without_support() {
+        if FailPoint::VersionSupportUnchecked.is_active() {
             self.cluster_version = to;
             return Ok(to);
         }
@@ -479,7 +480,7 @@ impl ClusterState {
     }
 }
 
-/// A member that does not support the version of the cluster could not read what the others write.
+/// Checks that a member supports the cluster version; otherwise it could not read what the others write.
 fn check_supported_version(
     profile: &Profile,
     cluster: ClusterVersion,

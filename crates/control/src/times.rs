@@ -1,23 +1,23 @@
-//! The change of the times of consensus: who has acknowledged its first step.
+//! The two-step change of the consensus times, and its acknowledgements.
 
 use std::collections::BTreeSet;
 
 use pushonce_core::{ClusterTimes, ConsensusTimes, NodeId};
 use serde::{Deserialize, Serialize};
 
-/// The agreed times and the members that hold them: on disk and in force. Deterministic: a part of
-/// the control group's state.
+/// The agreed times, and the members that have them on disk and in force. Deterministic: part of the
+/// control group's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AgreedTimes {
     agreed: ClusterTimes,
-    /// The members that have acknowledged `agreed_version.version`. Kept while a change is under way.
+    /// The members that have acknowledged `agreed.version`. Kept while a change is in progress.
     acknowledged: BTreeSet<NodeId>,
 }
 
-/// Another change is under way.
+/// Another change is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChangeInProgress {
-    /// To these times.
+    /// The times of that change.
     pub(crate) to: ConsensusTimes,
 }
 
@@ -30,8 +30,8 @@ impl AgreedTimes {
         self.agreed
     }
 
-    /// Begins a change, or takes the one under way back. To take it back needs no acknowledgement:
-    /// nobody's lease is longer, and nobody's hold shorter, than before it began.
+    /// Begins a change, or cancels the one in progress. A cancellation needs no acknowledgements: no lease
+    /// is longer, and no vote holdoff shorter, than before the change.
     pub(crate) fn begin_change(&mut self, times: ConsensusTimes) -> Result<(), ChangeInProgress> {
         match self.agreed.next {
             _ if self.agreed.target() == times => return Ok(()),
@@ -44,14 +44,15 @@ impl AgreedTimes {
         Ok(())
     }
 
-    /// A member holds the times of `version`. One that was let in just now was told them.
+    /// Records that a member has the times of `version`. A member that just joined received them with the
+    /// reply.
     pub(crate) fn acknowledge(&mut self, node: NodeId, version: u64) {
         if self.agreed.next.is_some() && version == self.agreed.version {
             self.acknowledged.insert(node);
         }
     }
 
-    /// The members whose acknowledgement is missing; empty when no change is under way.
+    /// The members whose acknowledgement is missing; empty when no change is in progress.
     pub(crate) fn missing_acks<'a>(
         &'a self,
         members: impl Iterator<Item = NodeId> + 'a,
@@ -60,8 +61,8 @@ impl AgreedTimes {
         members.filter(move |member| is_changing && !self.acknowledged.contains(member))
     }
 
-    /// Ends the change when all `members` have acknowledged its first step. To be called whenever
-    /// one has, and whenever one was removed.
+    /// Completes the change when all `members` have acknowledged its first step. Must be called after every
+    /// acknowledgement and every removal.
     pub(crate) fn complete_if_acknowledged(&mut self, members: impl Iterator<Item = NodeId>) {
         let Some(next) = self.agreed.next else { return };
         if self.missing_acks(members).next().is_some() {
@@ -84,12 +85,12 @@ mod tests {
         ConsensusTimes { election_max_ms, ..ConsensusTimes::LAN }
     }
 
-    /// The committed state, and the times in force at each node, which is some way behind.
+    /// The committed times and the times in force at each node, which may lag behind.
     #[derive(Clone, PartialEq, Eq, Hash)]
     struct TimesModel {
         committed: Vec<ClusterTimes>,
         acknowledged: BTreeSet<NodeId>,
-        /// Which of `committed` each node has in force.
+        /// The index in `committed` of the times that each node has in force.
         in_force: [usize; 2],
         changes: usize,
     }
@@ -99,24 +100,24 @@ mod tests {
             let agreed = *self.committed.last().expect("never empty");
             let mut state = AgreedTimes { agreed, acknowledged: self.acknowledged.clone() };
             change(&mut state);
-            let mut world = self.clone();
+            let mut model = self.clone();
             if state.agreed != agreed {
-                world.committed.push(state.agreed);
+                model.committed.push(state.agreed);
             }
-            world.acknowledged = state.acknowledged;
-            world
+            model.acknowledged = state.acknowledged;
+            model
         }
 
-        /// Everything that may happen next.
+        /// All possible next states.
         fn next(&self) -> Vec<TimesModel> {
             let mut next = Vec::new();
             if self.changes < 3 {
                 for to in [400, 800, 4000] {
-                    let mut world = self.change(|state| {
+                    let mut model = self.change(|state| {
                         let _ = state.begin_change(times(to));
                     });
-                    world.changes += 1;
-                    next.push(world);
+                    model.changes += 1;
+                    next.push(model);
                 }
             }
             for (n, node) in NODES.into_iter().enumerate() {
@@ -126,9 +127,9 @@ mod tests {
                     state.complete_if_acknowledged(NODES.into_iter());
                 }));
                 if self.in_force[n] + 1 < self.committed.len() {
-                    let mut world = self.clone();
-                    world.in_force[n] += 1;
-                    next.push(world);
+                    let mut model = self.clone();
+                    model.in_force[n] += 1;
+                    next.push(model);
                 }
             }
             next
@@ -141,8 +142,8 @@ mod tests {
         }
     }
 
-    /// All interleavings of three changes among three lengths, the acknowledgements, and two nodes
-    /// that learn each step at their own pace.
+    /// All interleavings of three changes among three values, their acknowledgements, and two nodes that
+    /// apply each step at their own pace.
     #[test]
     fn lease_never_exceeds_the_hold_under_any_interleaving() {
         let initial = TimesModel {
@@ -153,18 +154,18 @@ mod tests {
         };
         let (mut visited, mut pending) = (HashSet::from([initial.clone()]), vec![initial]);
         let mut settled = 0;
-        while let Some(world) = pending.pop() {
-            assert!(world.is_safe(), "{:?} at {:?}", world.committed, world.in_force);
-            settled += usize::from(world.committed.last().is_some_and(|t| t.version > 2));
-            pending.extend(world.next().into_iter().filter(|next| visited.insert(next.clone())));
+        while let Some(model) = pending.pop() {
+            assert!(model.is_safe(), "{:?} at {:?}", model.committed, model.in_force);
+            settled += usize::from(model.committed.last().is_some_and(|t| t.version > 2));
+            pending.extend(model.next().into_iter().filter(|next| visited.insert(next.clone())));
         }
-        assert!(settled > 100, "changes were completed: {settled} of {}", visited.len());
+        assert!(settled > 100, "too few completed changes: {settled} of {}", visited.len());
     }
 
     #[test]
     fn change_waits_for_every_member_and_completes_without_a_removed_one() {
         let mut state = AgreedTimes::new(times(800));
-        state.begin_change(times(4000)).expect("nothing is under way");
+        state.begin_change(times(4000)).expect("no change is in progress");
         assert_eq!(state.begin_change(times(400)), Err(ChangeInProgress { to: times(4000) }));
         let version = state.agreed().version;
         state.acknowledge(NODES[0], version);
@@ -179,7 +180,7 @@ mod tests {
     fn an_acknowledgement_of_an_earlier_step_does_not_count() {
         let mut state = AgreedTimes::new(times(800));
         let before = state.agreed().version;
-        state.begin_change(times(4000)).expect("nothing is under way");
+        state.begin_change(times(4000)).expect("no change is in progress");
         state.acknowledge(NODES[0], before);
         state.complete_if_acknowledged([NODES[0]].into_iter());
         assert_eq!(state.agreed().current, times(800));

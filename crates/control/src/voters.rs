@@ -1,16 +1,16 @@
-//! Which members vote in the control group.
+//! Selection of the members that vote in the control group.
 
 use std::collections::BTreeSet;
 
 use pushonce_core::{ClusterView, Member, NodeId};
 
-/// The members that should vote, the one that should lead first: one of up to two active core
-/// members, three of up to four, five of more. Empty when there is none to choose.
+/// The members that should vote, the preferred leader first: one of up to two active core members, three of
+/// up to four, five of more. Empty when there is no candidate.
 ///
-/// Two would be worse than one (both must live), and more than five cost every commit more than
-/// they save. Who votes now keeps voting where possible, the leader before all, because each change
-/// is a risk; a free place goes to a living member of a zone, then of a region, that has the fewest
-/// votes, so that votes are spread over what fails together.
+/// Two voters would be worse than one (both must be up), and more than five cost every commit more than
+/// they save. Current voters keep their vote where possible, first of all the leader, because each change
+/// is a risk. A free place goes to a reachable member of the zone, then of the region, with the fewest
+/// voters, so that votes are spread over failure domains.
 pub fn select_voters(
     view: &ClusterView,
     current: &BTreeSet<NodeId>,

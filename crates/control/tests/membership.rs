@@ -1,4 +1,4 @@
-//! Real engines over loopback: how a cluster grows, shrinks and moves.
+//! Membership changes of a cluster of real engines over loopback: growth, removal and moves.
 
 #[cfg(test)]
 mod support;
@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// All active, and the committed table is the ring's.
+/// Whether all members are active and the committed placement is that of the ring.
 fn settled(members: usize) -> impl Fn(&ClusterView) -> bool {
     move |view| {
         view.members.len() == members
@@ -29,64 +29,64 @@ fn settled(members: usize) -> impl Fn(&ClusterView) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joined_nodes_all_vote_and_see_the_same_view() {
-    let world = ControlTestCluster::new();
-    let first = world.bootstrap().await;
-    let second = world.join(&first, "n2").await;
+    let cluster = ControlTestCluster::new();
+    let first = cluster.bootstrap().await;
+    let second = cluster.join(&first, "n2").await;
     second.view(|_| true).await;
-    // The second brings the question to the leader.
-    let third = world.join(&second, "n3").await;
+    // n2 forwards the command to the leader.
+    let third = cluster.join(&second, "n3").await;
     assert_eq!((second.id, third.id), (NodeId(2), NodeId(3)));
 
     let view = first.view(settled(3)).await;
     assert!(view.shards.ids().all(|shard| view.placement.replicas_of(shard).len() == 3));
-    assert!(view.placement.version <= 3, "a table for each join at most");
+    assert!(view.placement.version <= 3, "at most one placement for each join");
     for node in [&first, &second, &third] {
         wait_for(node.control.status(), |s| s.voters == ids(&[1, 2, 3]) && !s.is_joint).await;
         assert_eq!(node.view(settled(3)).await, view);
     }
 
     for node in [first, second, third] {
-        world.kill(node).await;
+        cluster.kill(node).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cluster_survives_the_loss_of_its_leader_and_a_new_node_replaces_it() {
-    let world = ControlTestCluster::new();
-    let first = world.bootstrap().await;
-    let second = world.join(&first, "n2").await;
-    let third = world.join(&first, "n3").await;
+    let cluster = ControlTestCluster::new();
+    let first = cluster.bootstrap().await;
+    let second = cluster.join(&first, "n2").await;
+    let third = cluster.join(&first, "n3").await;
     wait_for(third.control.status(), |s| s.voters == ids(&[1, 2, 3]) && !s.is_joint).await;
 
-    world.kill(first).await;
-    let fourth = world.join(&third, "n4").await;
+    cluster.kill(first).await;
+    let fourth = cluster.join(&third, "n4").await;
     assert_eq!(fourth.id, NodeId(4));
     let active = |view: &ClusterView| view.placement_candidates().contains_key(&NodeId(4));
     fourth.view(active).await;
     let status = wait_for(second.control.status(), |s| s.learners == ids(&[4])).await;
-    assert_eq!(status.voters, ids(&[1, 2, 3]), "a silent voter keeps its vote");
+    assert_eq!(status.voters, ids(&[1, 2, 3]), "an unreachable voter keeps its vote");
 
-    // The operator gives it up.
+    // The operator removes the lost node.
     second.control.remove(NodeId(1)).await.unwrap();
     wait_for(third.control.status(), |s| s.voters == ids(&[2, 3, 4]) && !s.is_joint).await;
     fourth.view(settled(3)).await;
 
-    // Of two, one votes, and the other goes on following.
+    // Of two members, one votes and the other remains a learner.
     third.control.remove(NodeId(4)).await.unwrap();
     for node in [&second, &third] {
         wait_for(node.control.status(), |s| s.voters.len() == 1 && s.learners.len() == 1).await;
         node.view(settled(2)).await;
     }
     for node in [second, third, fourth] {
-        world.kill(node).await;
+        cluster.kill(node).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rejected_join_returns_the_reason_and_a_moved_node_is_known_at_its_new_address() {
-    let world = ControlTestCluster::new();
-    let first = world.bootstrap().await;
-    let second = world.join(&first, "n2").await;
+    let cluster = ControlTestCluster::new();
+    let first = cluster.bootstrap().await;
+    let second = cluster.join(&first, "n2").await;
     second.view(settled(2)).await;
 
     let taken = second.control.join(join_command("other", profile("n1", "there:7091"))).await;
@@ -98,41 +98,41 @@ async fn rejected_join_returns_the_reason_and_a_moved_node_is_known_at_its_new_a
     second.control.announce(announcement.clone()).await.unwrap();
     let seen = first.view(|view| view.members[&NodeId(2)].addresses.peer == "there:7091").await;
     second.control.announce(announcement).await.unwrap();
-    assert_eq!(first.view(|_| true).await, seen, "what is known makes no new version");
+    assert_eq!(first.view(|_| true).await, seen, "a repeated announcement makes no new version");
 
     first.control.remove(NodeId(2)).await.unwrap();
     wait_for(first.control.status(), |status| status.learners.is_empty()).await;
     let again = first.control.join(join_command("n2", moved)).await;
     assert_eq!(again, Err(CommandError::Rejected(CommandRejection::Removed(NodeId(2)))));
-    world.kill(second).await;
-    world.kill(first).await;
+    cluster.kill(second).await;
+    cluster.kill(first).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarted_node_keeps_its_state_and_continues() {
-    let world = ControlTestCluster::new();
-    let first = world.bootstrap().await;
-    let second = world.join(&first, "n2").await;
+    let cluster = ControlTestCluster::new();
+    let first = cluster.bootstrap().await;
+    let second = cluster.join(&first, "n2").await;
     let view = second.view(settled(2)).await;
-    let (first, second) = (world.kill(first).await, world.kill(second).await);
+    let (first, second) = (cluster.kill(first).await, cluster.kill(second).await);
 
-    let second = world.restart(NodeId(2), second).await;
+    let second = cluster.restart(NodeId(2), second).await;
     assert_eq!(second.view(|_| true).await.cluster, view.cluster);
-    let first = world.restart(NodeId(1), first).await;
-    let third = world.join(&first, "n3").await;
+    let first = cluster.restart(NodeId(1), first).await;
+    let third = cluster.join(&first, "n3").await;
     assert_eq!(third.id, NodeId(3));
     second.view(settled(3)).await;
     for node in [first, second, third] {
-        world.kill(node).await;
+        cluster.kill(node).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_shard_moves_between_nodes_without_loss() {
-    let world = ControlTestCluster::new();
-    let mut first = world.bootstrap().await;
-    let mut second = world.join(&first, "n2").await;
-    let mut third = world.join(&first, "n3").await;
+    let cluster = ControlTestCluster::new();
+    let mut first = cluster.bootstrap().await;
+    let mut second = cluster.join(&first, "n2").await;
+    let mut third = cluster.join(&first, "n3").await;
     let (desired, _) = watch::channel(vec![NodeId(1)]);
     let move_permits = Arc::new(Semaphore::new(1));
     let shard = GroupId::shard(ShardId(0));
@@ -140,7 +140,7 @@ async fn busy_shard_moves_between_nodes_without_loss() {
     let counts: [CountingMachine; 3] = Default::default();
     for (node, count) in [&mut first, &mut second, &mut third].into_iter().zip(&counts) {
         let group = node.engine.start(shard, count.clone()).await.unwrap();
-        reconcile_group(node, &group, &world, &desired, &move_permits);
+        reconcile_group(node, &group, &cluster, &desired, &move_permits);
         groups.push(group);
     }
     groups[0].initialize().await.unwrap();
@@ -169,7 +169,7 @@ async fn busy_shard_moves_between_nodes_without_loss() {
         .applied_index;
     for (group, count) in groups.iter().zip(counts) {
         wait_for(group.status(), |status| status.applied_index >= last).await;
-        // Its status, or the leader's, may be a moment behind.
+        // The status of this replica or of the leader may lag behind for a moment.
         let applied = || count.0.load(Ordering::SeqCst);
         let caught_up = async {
             while applied() < done {
@@ -182,6 +182,6 @@ async fn busy_shard_moves_between_nodes_without_loss() {
     }
     assert!(done > 0);
     for node in [first, second, third] {
-        world.kill(node).await;
+        cluster.kill(node).await;
     }
 }

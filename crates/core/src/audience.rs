@@ -1,14 +1,14 @@
-//! How many watch a topic.
+//! The number of subscribers of a topic.
 
 use std::ops::Add;
 
-/// Who watches a topic, as one node speaks for them: its own sessions and those of the nodes that
-/// get the topic from it.
+/// Subscribers of a topic as one node counts them: its own sessions and those of the nodes that receive the
+/// topic from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscriberCount {
-    /// How many sessions there are.
+    /// Number of sessions.
     pub sessions: u64,
-    /// Whether one of them asked to be told how many there are in the whole cluster.
+    /// Whether at least one session asked for the cluster-wide number of subscribers.
     pub wants_audience: bool,
 }
 

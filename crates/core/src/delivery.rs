@@ -1,46 +1,47 @@
-//! What a subscriber gets of a topic that moves faster than it reads, or than it wants.
+//! Delivery of a topic that is faster than a subscriber reads or wants it.
 
 use std::fmt;
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-/// Which of a topic's messages a subscription brings.
+/// Which messages of a topic a subscription delivers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Delivery {
-    /// Every message in order, while history has them; else a gap.
+    /// Every message in order while history has it, else a gap.
     #[default]
     All,
-    /// The newest message there is when the subscriber can take one. What it has no time for is passed
-    /// over: it sees fewer messages, never old ones.
+    /// The newest message whenever the subscriber can accept one. Messages that it has no time for are
+    /// skipped: it receives fewer messages, never old ones.
     Latest,
-    /// The newest, and so many a second at most.
+    /// The newest message, at most this many messages a second.
     Rate(NonZeroU16),
 }
 
-/// What a subscriber asks for beside a topic and where to begin.
+/// Options of a subscription beside its topic and start position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscribeOptions {
-    /// Which messages; none: as the namespace has it.
+    /// Which messages; `None` for the default of the namespace.
     pub delivery: Option<Delivery>,
-    /// Whether to be told, as a gap, which messages were passed over.
+    /// Whether skipped messages are reported as gaps.
     pub report_conflated: bool,
-    /// Whether to be told how many watch the topic.
+    /// Whether the number of subscribers is reported.
     pub report_audience: bool,
-    /// Whether a message may come as its difference from the one before.
+    /// Whether a message may be sent as the difference from the previous one.
     pub accept_deltas: bool,
-    /// Whether messages come as datagrams, where the transport has them: none waits for one that was
-    /// lost. Goes with the newest alone, whole, and not told what is passed over.
+    /// Whether messages are sent as datagrams where the transport has them, so that none waits for the
+    /// retransmission of another. Requires `latest` or a rate, without deltas and without reports of
+    /// skipped messages.
     pub use_datagrams: bool,
 }
 
-/// Not a way to deliver. Says which there are.
+/// Text that is not a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a delivery is all, latest or rate:N, N messages a second, 1 to 65535")]
+#[error("a delivery is `all`, `latest` or `rate:N` with N messages a second, 1 to 65535")]
 pub struct InvalidDelivery;
 
-/// As it stands on a command line and in protobuf: `all`, `latest`, `rate:10`.
+/// The form of command lines and of protobuf: `all`, `latest`, `rate:10`.
 impl fmt::Display for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,77 +1,77 @@
-//! How a publish ends when it is not acknowledged.
+//! The outcomes of a publish other than an acknowledgement.
 
 use crate::{InvalidPublish, NodeId, ProducerSequence};
 
-/// A publish has three outcomes: acknowledged, refused, unknown. These are the two that are no
-/// acknowledgement.
+/// An outcome of a publish other than an acknowledgement. The three outcomes are acknowledged, rejected and
+/// unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Nothing happened, and nothing will.
+    /// The message was not stored and will not be.
     #[error(transparent)]
     Rejected(#[from] PublishRejection),
-    /// It may have happened, or may still.
+    /// The message may have been stored, or may be stored later.
     #[error("the outcome is unknown ({reason}); {}", if *.idempotent {
-        "repeat it as it was: it is placed once"
+        "retry it unchanged: it is stored once"
     } else {
-        "without a key, a retry may place it twice"
+        "without a key, a retry may store it twice"
     })]
     Unknown {
-        /// What went wrong.
+        /// What failed.
         reason: String,
-        /// Whether the publish, sent again as it was, is recognised
-        /// ([`Publish::is_idempotent`](crate::Publish::is_idempotent)). Said by whoever has both
-        /// the publish and its outcome.
+        /// Whether the shard recognises the same publish when it is sent again
+        /// ([`Publish::is_idempotent`](crate::Publish::is_idempotent)). Set by
+        /// [`PublishError::with_idempotency`], where both the publish and its outcome are known.
         idempotent: bool,
     },
 }
 
-/// Why nothing happened.
+/// Why a publish was rejected without any effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishRejection {
-    /// The message breaks a rule; it will never be taken as it is.
+    /// The message breaks a rule; it is rejected every time until it is changed.
     #[error(transparent)]
     Invalid(#[from] InvalidPublish),
-    /// This node does not own the topic's shard (any more).
+    /// This node does not own the topic's shard, or no longer owns it.
     #[error("this node does not own the topic's shard; {}", match .owner {
-        Some(owner) => format!("ask {owner}"),
+        Some(owner) => format!("send it to {owner}"),
         None => "no owner is known yet".to_owned(),
     })]
     NotOwner {
-        /// Who does, as far as this node knows.
+        /// The owner as far as this node knows.
         owner: Option<NodeId>,
     },
-    /// A bound was met; later it may be taken.
+    /// A limit was reached; the same publish may succeed later.
     #[error("too busy: {0}; retry after a pause")]
     Overloaded(String),
-    /// The message would make a topic, and there are as many as there may be: in its namespace, or on its
-    /// owner.
+    /// The message would create a topic beyond the limit of its namespace or of its owner.
     #[error("too many topics: {0}")]
     TooManyTopics(String),
-    /// Not the next of its producer's messages to the topic: one before it is missing, or its
-    /// producer has begun a higher epoch, or the shard knows the producer no more.
+    /// The message is not the next of its producer's messages to the topic: an earlier one is missing, or
+    /// the producer has begun a higher epoch, or the shard no longer knows the producer.
     #[error("message {received} of its producer is out of sequence: {}; send those before it first, or \
              begin a higher epoch with sequence 1", match .expected {
         Some(expected) => format!("the topic's next is {expected}"),
-        None => "the producer is not known to the topic (any more)".to_owned(),
+        None => "the topic does not know the producer".to_owned(),
     })]
     OutOfSequence {
-        /// What was sent.
+        /// The received sequence.
         received: ProducerSequence,
-        /// What would be taken; `NoFault` when the shard does not know the producer.
+        /// The sequence that would be accepted; `None` when the shard does not know the producer.
         expected: Option<ProducerSequence>,
     },
-    /// The shard has no owner that can commit; later it may have.
+    /// The shard has no owner that can commit; the same publish may succeed later.
     #[error("unavailable: {0}; retry after a pause")]
     Unavailable(String),
 }
 
 impl PublishError {
-    /// It may have happened, and a repeat would not be recognised, as far as is known here.
+    /// An unknown outcome of a publish that is not known to be idempotent.
     pub fn unknown(reason: impl Into<String>) -> PublishError {
         PublishError::Unknown { reason: reason.into(), idempotent: false }
     }
 
-    /// As the outcome of this publish: an unknown one says whether a repeat is recognised.
+    /// This error as the outcome of a publish that is or is not idempotent. Only [`PublishError::Unknown`]
+    /// changes.
     pub fn with_idempotency(self, is_idempotent: bool) -> PublishError {
         match self {
             PublishError::Unknown { reason, .. } => {
@@ -81,7 +81,7 @@ impl PublishError {
         }
     }
 
-    /// Whether the same publish may succeed later, and is not placed twice by that.
+    /// Whether the same publish may succeed later without being stored twice.
     pub fn is_retryable(&self) -> bool {
         match self {
             PublishError::Rejected(rejection) => !matches!(

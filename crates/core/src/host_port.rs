@@ -1,23 +1,24 @@
-//! `HOST:PORT`, as nodes dial each other: one parser for settings, joins and dialling.
+//! `HOST:PORT` addresses of nodes: one parser for settings, joins and dialling.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// An address that can be dialled: an IPv4 address, an IPv6 address in brackets or a DNS name, then a
-/// port from 1.
+/// An address that can be dialled: an IPv4 address, an IPv6 address in brackets or a DNS name, then a port
+/// from 1 to 65535.
 ///
-/// Every value is the authority of a URI, so that `http://{address}` always parses.
+/// Every value is a valid URI authority, so `http://{address}` always parses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
     host: String,
     port: u16,
 }
 
-/// Text that is no [`HostPort`].
+/// Text that is not a [`HostPort`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is not HOST:PORT with a DNS name, an IPv4 address or an IPv6 address in brackets"
+    "{text:?} is not HOST:PORT; use a DNS name, an IPv4 address or an IPv6 address in brackets, \
+     and a port from 1"
 )]
 pub struct InvalidHostPort {
     text: String,
@@ -27,12 +28,12 @@ impl HostPort {
     /// The longest DNS name, in bytes.
     pub const HOST_BYTES_MAX: usize = 253;
 
-    /// The host, an IPv6 address in brackets.
+    /// The host; an IPv6 address is in brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, never 0.
+    /// The port, from 1.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -47,7 +48,7 @@ impl FromStr for HostPort {
             let port = if is_number { port.parse().ok() } else { None }.filter(|&port| port > 0)?;
             is_host(host).then(|| HostPort { host: host.to_owned(), port })
         });
-        // What is quoted back is bounded: the text may come from a peer.
+        // The quoted text is bounded because it may come from a peer.
         let quoted = || text.chars().take(HostPort::HOST_BYTES_MAX + 6).collect();
         parsed.ok_or_else(|| InvalidHostPort { text: quoted() })
     }
@@ -57,7 +58,7 @@ fn is_host(text: &str) -> bool {
     if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return inner.parse::<Ipv6Addr>().is_ok();
     }
-    // Digits and dots alone look like an address, and a resolver may read them as another one.
+    // Text of digits and dots looks like an address, and a resolver may interpret it as a different one.
     if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return text.parse::<Ipv4Addr>().is_ok();
     }

@@ -1,4 +1,4 @@
-//! Identifiers. Numbers that must not be mixed are types, printed short: `n3`, `s12`.
+//! Identifiers as distinct types, with short printed forms: `n3`, `s12`.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -6,37 +6,38 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A node, for ever: ids are counted up by the control group and never used twice, so that a node
-/// whose disk was wiped can never vote under the name it had before.
+/// A node of the cluster. The control group assigns ids in ascending order and never reuses one, so a node
+/// whose disk was wiped cannot vote under its earlier id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u64);
 
-/// One of the fixed number of shards that topics hash onto.
+/// One of the fixed number of shards that topics are hashed onto.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShardId(pub u16);
 
-/// How many shards a cluster has: chosen when it is made, never changed. Not zero.
+/// Number of shards of a cluster, 1 to [`ShardCount::MAX`]. Chosen when the cluster is created and never
+/// changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShardCount(NonZeroU16);
 
-/// The Raft term under which a node leads a shard. Of two claims the higher term is the newer.
+/// The Raft term in which a node leads a shard. Of two claims, the one with the higher term is newer.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Term(pub u64);
 
-/// A cluster, so that a node never joins, and a link never reaches, the wrong one. Drawn at random
-/// when the cluster is made.
+/// A cluster. Drawn at random when the cluster is created, so that no node joins and no link reaches a
+/// different cluster by mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClusterId(pub u128);
 
 impl ShardCount {
-    /// The default up to five nodes: 64 shards cost 1.8 times the CPU at medium load.
+    /// The default for up to five nodes: 64 shards cost 1.8 times the CPU at medium load.
     pub const DEFAULT: ShardCount = ShardCount(NonZeroU16::new(16).expect("16 is not zero"));
-    /// More groups than this tick more than they carry.
+    /// The maximum. With more groups, heartbeats cost more than messages.
     pub const MAX: u16 = 4096;
 
-    /// `NoFault` for zero and for more than [`ShardCount::MAX`].
+    /// A shard count, or `None` for zero and for more than [`ShardCount::MAX`].
     pub fn new(count: u16) -> Option<ShardCount> {
         NonZeroU16::new(count).filter(|n| n.get() <= Self::MAX).map(ShardCount)
     }
@@ -46,7 +47,7 @@ impl ShardCount {
         self.0.get()
     }
 
-    /// Every shard, in order.
+    /// Every shard in ascending order.
     pub fn ids(self) -> impl Iterator<Item = ShardId> {
         (0..self.get()).map(ShardId)
     }
@@ -61,7 +62,7 @@ impl fmt::Display for NodeId {
 impl FromStr for NodeId {
     type Err = std::num::ParseIntError;
 
-    /// Reads `n3`, and `3` for those who type.
+    /// Parses `n3` and `3`.
     fn from_str(text: &str) -> Result<NodeId, Self::Err> {
         text.strip_prefix('n').unwrap_or(text).parse().map(NodeId)
     }

@@ -1,28 +1,54 @@
-//! The words of Pushonce, and the pure decisions every node must take alike.
+//! Shared types of Pushonce and the pure decisions that every node must make alike.
 //!
-//! *What is it?* The types that travel between the engines ([`Topic`], [`Position`], [`Message`]),
-//! the [`HashRing`] that proposes who owns a shard, the [`ClusterView`] the control group publishes, the
-//! [`ShardOwners`] table that says who leads each shard now, and [`select_upstream`], the one function that
-//! decides where a node gets a topic from.
+//! # Overview
 //!
-//! *What does it promise?* Every function is a function of its arguments: two nodes that hold the
-//! same view decide the same. A value that exists is valid: a [`Topic`] was checked when it was made.
+//! The types that travel between the engines ([`Topic`], [`Position`], [`Message`]), the [`HashRing`] that
+//! proposes the owner of each shard, the [`ClusterView`] that the control group publishes, the
+//! [`ShardOwners`] table of current shard leaders, and [`select_upstream`], the one function that decides
+//! from which node a node receives a topic.
 //!
-//! *What of versions?* [`ClusterVersion`] says in which encoding nodes write, [`VersionRange::SUPPORTED`] in
-//! which clusters this build takes part, [`VersionRange::READABLE`] what it reads from disk,
-//! [`VersionOffer::negotiate`] whether two nodes can read each other, and [`versioned`] how a value carries its
-//! version.
+//! [`ClusterVersion`] is the encoding in which nodes write. [`VersionRange::SUPPORTED`] is the range of
+//! cluster versions in which this build takes part, [`VersionRange::READABLE`] the range that it reads from
+//! disk. [`VersionOffer::negotiate`] decides whether two nodes can read each other, and [`versioned`]
+//! encodes a value with its version.
 //!
-//! *What does it refuse?* Clocks, sockets, randomness, async, and every crate that has them.
+//! # Guarantees
 //!
-//! *How does data move?* It does not: values come in, values go out.
+//! - The result of every function depends on its arguments only: two nodes that hold the same view decide
+//!   the same.
+//! - A value that exists is valid: [`Topic::new`] rejects an invalid name.
 //!
-//! *What must a caller not do?* Build identifiers out of bare integers in the middle of an engine;
-//! they are read off a wire or a disk, or given out by the control group.
+//! # Non-goals
+//!
+//! Clocks, sockets, randomness and async, and every crate that has them.
+//!
+//! # Data flow
+//!
+//! None: functions map values to values and keep no state.
+//!
+//! # Caller contract
+//!
+//! - An engine never builds identifiers from bare integers. They are decoded from a connection or a disk,
+//!   or assigned by the control group.
+//!
+//! # Example
+//!
+//! ```
+//! use pushonce_core::{Position, ShardCount, Topic};
+//!
+//! let topic = Topic::new("chat/7")?;
+//! assert_eq!(topic.namespace(), "chat");
+//! assert!(topic.shard(ShardCount::DEFAULT).0 < ShardCount::DEFAULT.get());
+//!
+//! let position: Position = "12:4051".parse()?;
+//! assert!(position.next().follows(position));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod audience;
 mod delivery;
 mod error;
+mod fail_point;
 mod host_port;
 mod ids;
 mod message;
@@ -43,6 +69,7 @@ mod view;
 pub use audience::SubscriberCount;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};
+pub use fail_point::{FailPoint, UnknownFailPoint};
 pub use host_port::{HostPort, InvalidHostPort};
 pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
 pub use message::{

@@ -1,4 +1,4 @@
-//! What is published, and what it becomes once it has a place.
+//! Messages before and after they are ordered.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Durability, InvalidPublishId, InvalidTopic, Position, PublishId, Topic};
 
-/// Milliseconds since the Unix epoch, UTC. The time of a message is log time: what a majority of the clocks
-/// of its shard's voters had reached when the owner took it. It never falls from message to message of a
-/// topic, and the age of a message is measured in it.
+/// Milliseconds since the Unix epoch, UTC. The time of a message is log time: the time that a majority of
+/// the clocks of its shard's voters had reached when the owner accepted the message. Within a topic it
+/// never decreases, and message age is measured in it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Timestamp(pub u64);
 
-/// What the payload is, in the words of HTTP. The common three cost nothing to keep.
+/// The content type of a payload as in HTTP. The three common types need no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ContentType {
-    /// `application/json`: sent on in JSON frames as it is, so it is checked when it comes in.
+    /// `application/json`: embedded unchanged in JSON frames, so it is validated on publish.
     Json,
-    /// `text/plain; charset=utf-8`: a string in JSON frames, checked to be UTF-8.
+    /// `text/plain; charset=utf-8`: a string in JSON frames, validated as UTF-8 on publish.
     Text,
     /// `application/octet-stream`: base64 in JSON frames.
     #[default]
@@ -30,112 +30,115 @@ pub enum ContentType {
     Other(Arc<str>),
 }
 
-/// The publisher's own name for a message, which travels with it: 1 to 128 bytes of UTF-8. A publish
-/// that repeats it within the window of its topic's shard is taken for the same publish.
+/// An idempotency key that travels with the message: 1 to 128 bytes of UTF-8. A publish that repeats a key
+/// within the idempotency window of its topic's shard is treated as the same publish.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MessageKey(Arc<str>);
 
-/// A message on its way in: checked, not yet ordered.
+/// A message before it is ordered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
-    /// Where it goes.
+    /// The topic it is published to.
     pub topic: Topic,
-    /// What the payload is.
+    /// Content type of the payload.
     pub content_type: ContentType,
-    /// The publisher's name for it, if it gave one.
+    /// The publisher's idempotency key, if it gave one.
     pub key: Option<MessageKey>,
-    /// What tells a repeat of it from a new message, beside the key. No subscriber sees it.
+    /// Beside the key, distinguishes a retry from a new message. Not sent to subscribers.
     pub publish_id: Option<PublishId>,
     /// The payload.
     pub payload: Bytes,
 }
 
-/// A message that has its place. Immutable; shared by everyone who shows it.
+/// An ordered message. Immutable, and shared by all its readers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Its place in the topic.
+    /// Position in the topic.
     pub position: Position,
-    /// When its owner took it, in log time.
+    /// Log time at which the owner accepted the message.
     pub time: Timestamp,
-    /// What the payload is.
+    /// Content type of the payload.
     pub content_type: ContentType,
-    /// The publisher's name for it.
+    /// The publisher's idempotency key, if it gave one.
     pub key: Option<MessageKey>,
     /// The payload.
     pub payload: Bytes,
 }
 
-/// The acknowledgement of a publish: where the message stands, for ever.
+/// The acknowledgement of a publish. The position never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgement {
-    /// Its place in the topic.
+    /// Position in the topic.
     pub position: Position,
-    /// When its owner took it, in log time.
+    /// Log time at which the owner accepted the message.
     pub time: Timestamp,
-    /// What it survives.
+    /// Which failures the message survives.
     pub durability: Durability,
 }
 
-/// Why a publish is refused before anything happens. Each says what to change.
+/// Why a publish is rejected before it has any effect. Each text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPublish {
-    /// The topic breaks a rule.
+    /// The topic name breaks a rule.
     #[error(transparent)]
     Topic(#[from] InvalidTopic),
-    /// Segments that begin with `$` are the system's.
-    #[error("topics with a segment that begins with '$' are the system's; choose another name")]
+    /// The topic has a segment that begins with `$`; these are reserved for the system.
+    #[error(
+        "topics with a segment that begins with '$' are reserved for the system; choose another name"
+    )]
     SystemTopic,
-    /// The payload is over the namespace's limit.
-    #[error("the payload has {len} bytes; this namespace takes at most {max}")]
+    /// The payload is larger than the limit of the namespace.
+    #[error("the payload has {len} bytes; this namespace allows at most {max}")]
     PayloadTooLarge {
-        /// Its length in bytes.
+        /// Length in bytes.
         len: usize,
-        /// The limit in bytes.
+        /// Limit in bytes.
         max: usize,
     },
-    /// The content type says JSON and the payload is none.
+    /// The content type is JSON and the payload is not.
     #[error("the content type is application/json but the payload is not JSON: {0}")]
     NotJson(String),
-    /// The content type says text and the payload is not UTF-8.
+    /// The content type is text and the payload is not UTF-8.
     #[error("the content type is text/plain but the payload is not UTF-8")]
     NotUtf8,
-    /// Too long, empty, or with characters that no header may have.
+    /// The content type is empty, too long, or has characters that are not allowed in a header.
     #[error("a content type is 1 to {max} visible ASCII characters", max = ContentType::BYTES_MAX)]
     ContentType,
-    /// Empty or too long.
+    /// The key is empty or too long.
     #[error("a key is 1 to {max} bytes of UTF-8", max = MessageKey::BYTES_MAX)]
     Key,
-    /// Not of the form that the contract says.
+    /// The nonce or the producer sequence is malformed.
     #[error("{0}")]
     PublishId(InvalidPublishId),
-    /// Another message of the topic had the key or the nonce, not long ago.
+    /// A different message of the topic had the same key or nonce within the idempotency window.
     #[error(
-        "the topic has a message with this key and another payload or content type; give every \
-             message a key of its own, and repeat a publish as it was"
+        "the topic has a message with this key and a different payload or content type; give every \
+             message its own key, and retry a publish unchanged"
     )]
     KeyReused,
-    /// Another message had this number of its producer.
+    /// A different message of the producer had the same sequence number.
     #[error(
-        "the producer's message of this number had another payload or content type; number \
-             every message once, and repeat one as it was"
+        "the producer's message with this number had a different payload or content type; number \
+             every message once, and retry one unchanged"
     )]
     SequenceReused,
 }
 
 impl Publish {
-    /// No namespace may allow a larger payload: 1 MiB.
+    /// Maximum payload that a namespace can allow: 1 MiB.
     pub const PAYLOAD_BYTES_CAP: usize = 1 << 20;
-    /// What a namespace allows unless it says otherwise: 64 KiB.
+    /// Default maximum payload of a namespace: 64 KiB.
     pub const PAYLOAD_BYTES_DEFAULT: usize = 64 << 10;
 
-    /// Whether the same publish, sent again, is recognised, so that a retry places nothing twice.
+    /// Whether the shard recognises the same publish when it is sent again, so that a retry stores nothing
+    /// twice.
     pub fn is_idempotent(&self) -> bool {
         self.key.is_some() || self.publish_id.is_some()
     }
 
-    /// Checks everything that can be checked without knowing the caller.
+    /// Validates everything that does not depend on the caller's permissions.
     ///
-    /// `payload_bytes_max` is the namespace's limit.
+    /// `payload_bytes_max` is the limit of the namespace, in bytes.
     ///
     /// # Errors
     /// [`InvalidPublish`] for the first rule that is broken.
@@ -157,8 +160,8 @@ impl Publish {
     }
 }
 
-/// JSON goes into other people's frames as it came, so it must be whole, and UTF-8: what is passed
-/// over is not looked at closely, so that is checked first.
+/// JSON is embedded unchanged in frames, so it must be complete and valid UTF-8. `IgnoredAny` does not
+/// check the UTF-8 of skipped strings, so UTF-8 is checked first.
 fn check_json(payload: &[u8]) -> Result<(), InvalidPublish> {
     let text =
         std::str::from_utf8(payload).map_err(|error| InvalidPublish::NotJson(error.to_string()))?;
@@ -171,9 +174,9 @@ impl ContentType {
     /// The longest content type, in bytes.
     pub const BYTES_MAX: usize = 127;
 
-    /// Reads a `Content-Type` value. JSON and text are UTF-8 here, so their `charset=utf-8` is dropped;
-    /// with another charset they are neither, and text with any other parameter is kept as it was
-    /// written.
+    /// Parses a `Content-Type` value. JSON and text are UTF-8, so `charset=utf-8` is dropped. With another
+    /// charset the type is [`ContentType::Other`], and so is text with any other parameter: both are kept
+    /// verbatim.
     ///
     /// # Errors
     /// [`InvalidPublish::ContentType`] when it is empty, too long, or not visible ASCII.
@@ -196,7 +199,8 @@ impl ContentType {
         })
     }
 
-    /// What a payload is when nobody said: JSON if it is JSON, else text if it is UTF-8, else bytes.
+    /// Detects the type of a payload without content type: JSON if it parses as JSON, else text if it is
+    /// UTF-8, else binary.
     pub fn detect(payload: &[u8]) -> ContentType {
         if check_json(payload).is_ok() {
             ContentType::Json
@@ -207,7 +211,7 @@ impl ContentType {
         }
     }
 
-    /// As it stands in a `Content-Type` header.
+    /// The value of a `Content-Type` header.
     pub fn as_str(&self) -> &str {
         match self {
             ContentType::Json => "application/json",
@@ -228,7 +232,7 @@ impl MessageKey {
     /// The longest key, in bytes.
     pub const BYTES_MAX: usize = 128;
 
-    /// Checks and takes a key.
+    /// Validates a key.
     ///
     /// # Errors
     /// [`InvalidPublish::Key`] when it is empty or too long.

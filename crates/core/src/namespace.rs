@@ -1,4 +1,4 @@
-//! The settings of a namespace: cluster-wide, one default for every name that has none.
+//! The cluster-wide settings of namespaces, with one default for all namespaces without their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -8,53 +8,53 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Delivery, Publish, ShardCount, Topic};
 
-/// What an acknowledgement of this namespace means.
+/// Where a message is stored when its publish is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// On disk on a majority of the topic's replicas.
     #[default]
     Replicated,
-    /// In the memory of the topic's owner, and on its way to the subscribers. It goes with the owner:
-    /// the next one begins a new epoch.
+    /// In the memory of the topic's owner, and on its way to the subscribers. The message is lost with the
+    /// owner: the next owner begins a new epoch.
     Memory,
 }
 
-/// How much of the past a topic remembers. Whichever bound is met first forgets the oldest.
+/// Limits of a topic's history. The oldest messages expire when any limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
-    /// Messages; none, and a topic has no past at all.
+    /// Maximum number of messages; with 0 a topic has no history.
     pub count_max: u32,
-    /// Payload bytes.
+    /// Maximum size of all payloads, in bytes.
     pub bytes_max: u32,
-    /// Age of a message, in milliseconds.
+    /// Maximum age of a message, in milliseconds.
     pub age_max_ms: u64,
-    /// How long a topic that has no past and gets no message is kept, in milliseconds. Made again, it
-    /// begins a new epoch.
+    /// How long a topic without history and without new messages is kept, in milliseconds. A topic that is
+    /// created again begins a new epoch.
     pub expire_after_ms: u64,
 }
 
 /// The settings of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
-    /// What an acknowledgement means.
+    /// Where a message is stored when its publish is acknowledged.
     pub durability: Durability,
-    /// How much of the past its topics remember.
+    /// Limits of the history of each topic.
     pub history: History,
-    /// The largest payload, in bytes; [`Publish::PAYLOAD_BYTES_CAP`] at most.
+    /// Maximum payload, in bytes; at most [`Publish::PAYLOAD_BYTES_CAP`].
     pub payload_bytes_max: u32,
-    /// What a session gets that does not say.
+    /// Delivery of a subscription that requests none.
     pub delivery: Delivery,
-    /// How many messages a second of one topic a session gets at most, if there is a bound: whatever
-    /// it asks for, it gets the newest then.
+    /// Maximum number of messages a second of one topic that a subscription can have, if there is a limit.
+    /// With a limit no subscription receives every message: it receives the newest at that rate.
     pub rate_max: Option<NonZeroU16>,
-    /// How many topics it may have in the whole cluster; 0 for no bound. Each shard has its part
-    /// ([`Namespace::topics_per_shard`]): a namespace that keeps the bound is not refused, one that does
-    /// not may get somewhat further.
+    /// Maximum number of topics in the whole cluster; 0 for no limit. Each shard enforces its share
+    /// ([`Namespace::topics_per_shard`]): no publish is rejected below the limit, and somewhat more topics
+    /// may be accepted above it.
     pub topics_max: u32,
 }
 
-/// Some of the settings; what is not said stays as it is.
+/// A change of some settings; `None` keeps the present value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceChange {
     /// See [`Namespace::durability`].
@@ -71,75 +71,79 @@ pub struct NamespaceChange {
     pub payload_bytes_max: Option<u32>,
     /// See [`Namespace::delivery`].
     pub delivery: Option<Delivery>,
-    /// See [`Namespace::rate_max`]; 0 takes the bound away.
+    /// See [`Namespace::rate_max`]; 0 removes the limit.
     pub rate_max: Option<u16>,
     /// See [`Namespace::topics_max`].
     pub topics_max: Option<u32>,
 }
 
-/// Every namespace that has settings of its own, and those of all the others.
+/// The settings of all namespaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
-    /// The index of the control group's log that committed them; a higher one is newer. 0 before
-    /// the first is known.
+    /// The index of the control group's log that committed these settings; higher is newer. 0 before the
+    /// first commit is known.
     pub revision: u64,
-    /// For every name not in `named`.
+    /// The settings of every namespace that is not in `named`.
     pub default: Namespace,
-    /// By first segment. Only these may be kept in memory: what may be lost is said by name.
+    /// Settings by first topic segment. Only these may use [`Durability::Memory`], so that messages can be
+    /// lost only where an operator named the namespace.
     pub named: BTreeMap<String, Namespace>,
 }
 
-/// Settings that no namespace can have. Says what to change.
+/// Why settings of a namespace are rejected. Each text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum InvalidNamespace {
-    /// Not the first segment of any topic that may be published to.
+    /// The name cannot be the first segment of a topic that accepts publishes.
     #[error(
-        "a namespace is the first segment of its topics' names: \
-         neither empty nor with a '/', a '$' in front or a control character, in form C"
+        "a namespace is the first segment of its topics' names: use a name that is \
+         not empty, in Unicode form C, without '/', leading '$' and control characters"
     )]
     Name,
-    /// More than a page of history may have.
-    #[error("the history may have {max} messages at most")]
+    /// The number of messages is above [`History::COUNT_CAP`].
+    #[error("the history can have at most {max} messages")]
     HistoryCount {
-        /// Messages.
+        /// Limit in messages.
         max: u32,
     },
-    /// More than a page of history may have.
-    #[error("the history may have {max} bytes of payload at most")]
+    /// The size is above [`History::BYTES_CAP`].
+    #[error("the history can have at most {max} bytes of payload")]
     HistoryBytes {
-        /// Bytes.
+        /// Limit in bytes.
         max: u32,
     },
-    /// Too short to mean anything, or longer than any clock is right.
-    #[error("messages may be kept, and unused topics wait, between a second and {max_days} days")]
+    /// An age is below one second or above the limit.
+    #[error(
+        "the age of messages and of unused topics must be between a second and {max_days} days"
+    )]
     Age {
-        /// Days.
+        /// Limit in days.
         max_days: u32,
     },
-    /// Every topic nobody thought of would be lost with its owner.
-    #[error("the default is replicated: name the namespaces whose messages may be lost")]
+    /// The default cannot be [`Durability::Memory`]: every topic of a namespace without settings could be
+    /// lost.
+    #[error("the default namespace must be replicated; set `memory` on named namespaces only")]
     DefaultInMemory,
-    /// Nothing, or more than a frame carries.
-    #[error("the largest payload must be 1 to {max} bytes")]
+    /// The maximum payload is 0 or larger than a frame can carry.
+    #[error("the maximum payload must be 1 to {max} bytes")]
     Payload {
-        /// Bytes.
+        /// Limit in bytes.
         max: u32,
     },
 }
 
-/// A session asks for more messages a second than its namespace gives anybody.
+/// A subscription requests every message of a namespace with a rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this namespace gives {max} messages a second at most; ask for `latest`, or for a rate")]
+#[error("this namespace allows at most {max} messages a second; request `latest` or a rate")]
 pub struct DeliveryNotAllowed {
-    /// The bound.
+    /// The limit in messages a second.
     pub max: NonZeroU16,
 }
 
 impl History {
-    /// No namespace may allow more messages of history.
+    /// Maximum number of messages of history that a namespace can allow.
     pub const COUNT_CAP: u32 = 1 << 16;
-    /// No namespace may allow more payload bytes of history, 16 MiB: a page of all of it goes over a
-    /// link at once, and waits there with what else there is.
+    /// Maximum payload bytes of history that a namespace can allow, 16 MiB: a page with the whole history
+    /// is sent over a link in one piece and is queued there with other frames.
     pub const BYTES_CAP: u32 = 16 << 20;
     const DAYS_CAP: u32 = 366;
     const AGE_MS_RANGE: RangeInclusive<u64> = 1_000..=Self::DAYS_CAP as u64 * DAY_MS;
@@ -160,10 +164,10 @@ impl History {
 }
 
 impl Namespace {
-    /// Says what is wrong, if anything is.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// [`InvalidNamespace`] for the first bound that is not kept.
+    /// [`InvalidNamespace`] for the first limit that is exceeded.
     pub fn validate(&self) -> Result<(), InvalidNamespace> {
         let max = Publish::PAYLOAD_BYTES_CAP as u32;
         if !(1..=max).contains(&self.payload_bytes_max) {
@@ -172,7 +176,7 @@ impl Namespace {
         self.history.validate()
     }
 
-    /// These settings with a change.
+    /// These settings with a change applied.
     pub fn with_change(&self, change: NamespaceChange) -> Namespace {
         let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
             self;
@@ -191,16 +195,16 @@ impl Namespace {
         }
     }
 
-    /// Whether topics leave the replicas' disks for their owners' memory when these settings become
-    /// `new`.
+    /// Whether a change of these settings to `new` moves topics from the replicas' disks to the memory of
+    /// their owners.
     pub fn moves_to_memory(&self, new: &Namespace) -> bool {
         self.durability == Durability::Replicated && new.durability == Durability::Memory
     }
 
-    /// How many topics of it one of so many shards takes; `NoFault` for no bound.
+    /// Maximum number of topics of this namespace on one of `shards` shards; `None` for no limit.
     ///
-    /// Topics fall on shards at random, so some shards have more than their even part: by four standard
-    /// deviations more next to never.
+    /// Topics are hashed onto shards, so some shards have more than their even share. More than four
+    /// standard deviations above it is very unlikely.
     pub fn topics_per_shard(&self, shards: ShardCount) -> Option<usize> {
         if self.topics_max == 0 {
             return None;
@@ -211,13 +215,13 @@ impl Namespace {
         usize::try_from(share_with_slack.min(self.topics_max)).ok()
     }
 
-    /// Topics that a namespace may have unless told otherwise: some hundred MiB of each replica's memory.
+    /// Default maximum number of topics of a namespace: some hundred MiB of each replica's memory.
     pub const TOPICS_DEFAULT: u32 = 1_000_000;
 
-    /// What a session gets that asks for `asked`, or does not say.
+    /// The delivery of a subscription that requests `requested`, or nothing.
     ///
     /// # Errors
-    /// [`DeliveryNotAllowed`] when it asks for every message and may not have them.
+    /// [`DeliveryNotAllowed`] when it requests every message and the namespace has a rate limit.
     pub fn resolve_delivery(
         &self,
         requested: Option<Delivery>,
@@ -236,29 +240,29 @@ impl Namespace {
 }
 
 impl Namespaces {
-    /// The largest payload that any namespace takes, in bytes.
+    /// The largest maximum payload of all namespaces, in bytes.
     pub fn payload_bytes_max(&self) -> usize {
         let all = std::iter::once(&self.default).chain(self.named.values());
         let largest = all.map(|namespace| namespace.payload_bytes_max).max().unwrap_or_default();
         usize::try_from(largest).unwrap_or(usize::MAX)
     }
 
-    /// The settings that `topic` lives under.
+    /// The settings of the namespace of `topic`.
     pub fn for_topic(&self, topic: &Topic) -> &Namespace {
         self.named.get(topic.namespace()).unwrap_or(&self.default)
     }
 
-    /// The names of those that are kept in memory.
+    /// The names of the namespaces that are kept in memory.
     pub fn in_memory_names(&self) -> BTreeSet<String> {
         let is_in_memory = |settings: &Namespace| settings.durability == Durability::Memory;
         let named = self.named.iter().filter(|(_, settings)| is_in_memory(settings));
         named.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether there can be topics in a namespace of that name.
+    /// Checks that topics of a namespace of this name can exist.
     ///
     /// # Errors
-    /// [`InvalidNamespace::Name`].
+    /// [`InvalidNamespace::Name`] when they cannot.
     pub fn validate_name(name: &str) -> Result<(), InvalidNamespace> {
         match Topic::new(name) {
             Ok(topic) if topic.namespace() == name && !topic.is_system() => Ok(()),
@@ -268,7 +272,7 @@ impl Namespaces {
 }
 
 impl Durability {
-    /// As it stands on a screen and on the wire.
+    /// The name in JSON, in protobuf and on screens.
     pub fn as_str(self) -> &'static str {
         match self {
             Durability::Replicated => "replicated",
@@ -276,7 +280,7 @@ impl Durability {
         }
     }
 
-    /// Reads what [`Durability::as_str`] writes.
+    /// Parses the output of [`Durability::as_str`].
     pub fn parse(word: &str) -> Option<Durability> {
         [Durability::Replicated, Durability::Memory]
             .into_iter()
@@ -287,9 +291,9 @@ impl Durability {
 const DAY_MS: u64 = 24 * 3_600_000;
 
 impl Default for History {
-    /// A thousand messages, a mebibyte, a day: what a viewer who was away may want to catch up on. A
-    /// topic that is full of small messages takes some 400 KiB of each replica's memory, so a node
-    /// with many busy topics wants less. Unused topics are kept a week: one that is used weekly stays.
+    /// 1,000 messages, 1 MiB, one day: enough for a viewer who reconnects. A topic full of small messages
+    /// needs some 400 KiB of each replica's memory, so a node with many busy topics needs lower limits.
+    /// Unused topics are kept for a week, so that a topic that is used weekly stays.
     fn default() -> History {
         History {
             count_max: 1_000,
@@ -338,7 +342,7 @@ mod tests {
         assert_eq!(shard_limit(0, 16), None);
         assert_eq!(shard_limit(1_000_000, 16), Some(62_500 + 1_000 + 4));
         assert_eq!(shard_limit(160, 16), Some(10 + 16 + 4));
-        assert_eq!(shard_limit(3, 16), Some(3), "never more than all");
+        assert_eq!(shard_limit(3, 16), Some(3), "a shard's limit is never above topics_max");
         assert_eq!(shard_limit(u32::MAX, 1), Some(u32::MAX as usize));
     }
 

@@ -1,27 +1,27 @@
-//! Who leads each shard now, as the leaders themselves say.
+//! The current leader of each shard, as announced by the leaders.
 //!
-//! A node that holds no replica of a shard cannot see its Raft group. So an owner tells every link
-//! that it owns, and under which term; of two claims the higher term is the newer. Nothing of this
-//! is consensus: the term is, and it came out of the shard's own group.
+//! A node that holds no replica of a shard cannot observe its Raft group, so an owner announces its
+//! ownership and its term on every link. Of two claims, the one with the higher term is newer. The table
+//! itself is not agreed on by consensus; the terms are, in the group of each shard.
 
 use std::collections::BTreeMap;
 
 use crate::{NodeId, ShardId, Term};
 
-/// An owner's word: I lead this shard, and this is its group.
+/// The announcement of an owner that it leads a shard, with the members of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnershipClaim {
     /// The shard.
     pub shard: ShardId,
-    /// Who says so.
+    /// The node that leads the shard.
     pub owner: NodeId,
-    /// The term it leads under.
+    /// The term in which it leads.
     pub term: Term,
-    /// The log index of the group's membership below; the higher is the newer.
+    /// The log index of the group's membership below; higher is newer.
     pub membership_index: u64,
-    /// The replicas that vote.
+    /// The voting replicas.
     pub voters: Vec<NodeId>,
-    /// The replicas that are being brought up.
+    /// The replicas that are catching up.
     pub learners: Vec<NodeId>,
 }
 
@@ -30,7 +30,7 @@ pub struct OwnershipClaim {
 pub struct ShardOwners(BTreeMap<ShardId, OwnershipClaim>);
 
 impl ShardOwners {
-    /// Takes a claim unless a newer one is known. Says whether the table changed.
+    /// Stores a claim unless a newer one is known. Returns whether the table changed.
     pub fn apply_claim(&mut self, claim: OwnershipClaim) -> bool {
         let is_newer = self.0.get(&claim.shard).is_none_or(|known| {
             (claim.term, claim.membership_index) > (known.term, known.membership_index)
@@ -41,17 +41,17 @@ impl ShardOwners {
         is_newer
     }
 
-    /// The node that owns a shard, as far as is known.
+    /// The owner of a shard as far as known.
     pub fn owner_of(&self, shard: ShardId) -> Option<NodeId> {
         self.0.get(&shard).map(|claim| claim.owner)
     }
 
-    /// The newest claim to a shard.
+    /// The newest claim to a shard, if any is known.
     pub fn claim(&self, shard: ShardId) -> Option<&OwnershipClaim> {
         self.0.get(&shard)
     }
 
-    /// Every known claim, by shard.
+    /// Every known claim, ordered by shard.
     pub fn claims(&self) -> impl Iterator<Item = &OwnershipClaim> {
         self.0.values()
     }

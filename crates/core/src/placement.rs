@@ -1,46 +1,47 @@
-//! The table of shards: proposed by the ring, committed by the control group.
+//! The shard table: proposed by the ring, committed by the control group.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{ClusterView, HashRing, Member, NodeId, ShardId};
 
-/// The committed replica lists. The first of a list is the preferred owner.
+/// The committed replica lists. The first node of a list is the preferred owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// Rises with every change of the table.
+    /// Increases with every change of the table.
     pub version: u64,
-    /// By shard: distinct nodes, at most the cluster's number of replicas.
+    /// Replicas by shard: distinct nodes, at most the cluster's number of replicas.
     pub replicas: Vec<Vec<NodeId>>,
 }
 
-/// Which failure the replicas of a shard should survive together.
+/// The largest failure that the replicas of a shard are spread to survive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spread {
-    /// The loss of a zone: replicas in distinct zones where there are enough. A commit may stay
-    /// within a region.
+    /// Loss of a zone: replicas are in distinct zones where there are enough. A commit may stay within a
+    /// region.
     #[default]
     Zones,
-    /// The loss of a region: replicas in distinct regions first, then in distinct zones. Every
-    /// commit then waits for the wide area network.
+    /// Loss of a region: replicas are in distinct regions first, then in distinct zones. Every commit waits
+    /// for the wide area network.
     Regions,
 }
 
 impl Placement {
-    /// The replica list of a shard; empty when the table does not have it.
+    /// The replica list of a shard; empty when the table does not have the shard.
     pub fn replicas_of(&self, shard: ShardId) -> &[NodeId] {
         self.replicas.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
     }
 
-    /// The node that should own a shard.
+    /// The preferred owner of a shard, if the table has the shard.
     pub fn preferred_owner(&self, shard: ShardId) -> Option<NodeId> {
         self.replicas_of(shard).first().copied()
     }
 
-    /// What the ring wants for the members of `view`: the lists of its active core nodes.
+    /// The replica lists that the ring proposes for the active core nodes of `view`.
     ///
-    /// The owner of each shard is the ring's own choice, so a join moves about 1/N of the owners
-    /// and a leave moves only the leaver's; without labels they move to their first replica.
+    /// The ring determines the owner of each shard, so a join moves about 1/N of the owners and a leave
+    /// moves only those of the leaving node; without zone and region labels these move to their first
+    /// replica.
     pub fn compute(view: &ClusterView) -> Vec<Vec<NodeId>> {
         let candidates = view.placement_candidates();
         let ring = HashRing::new(&candidates.iter().map(|(&id, m)| (id, m.weight)).collect());
@@ -55,8 +56,8 @@ impl Placement {
     }
 }
 
-/// The first `wanted` nodes of the walk that differ as much as the walk allows: each pass takes, in
-/// the order of the walk, the nodes that its rule accepts beside those already taken.
+/// The first `replica_count` nodes of the preference list that differ as much as the list allows. Each pass
+/// adds, in the order of the list, the nodes that its rule accepts beside those already selected.
 fn select_replicas<'m>(
     preference_list: &[NodeId],
     replica_count: usize,

@@ -1,64 +1,65 @@
-//! Where a message stands in its topic: `epoch:offset`.
+//! The position of a message in its topic: `epoch:offset`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Rises whenever a topic's continuity was lost: it was dropped and made again, or a memory-only
-/// owner died. The log index of the topic's making, so that no two lives of a topic share one.
+/// Increases whenever a topic loses its continuity: it was deleted and created again, or the owner of a
+/// topic in memory died. It is the log index at which the topic was created, so no two incarnations of a
+/// topic share an epoch.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Epoch(pub u64);
 
-/// The number of a message within an epoch: rises by one, from 1. Zero stands before the first.
+/// The number of a message within an epoch, from 1 without holes. 0 is before the first message.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Offset(pub u64);
 
-/// A place in a topic. Within one epoch, offset to payload is one function, everywhere, for ever.
-/// Ordered: a later epoch is after all of an earlier one.
+/// A position in a topic. Within one epoch an offset identifies the same payload on every node,
+/// permanently. Ordered: a later epoch is after every position of an earlier one.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Position {
-    /// Which life of the topic.
+    /// Incarnation of the topic.
     pub epoch: Epoch,
-    /// Which message of that life.
+    /// Message within the epoch.
     pub offset: Offset,
 }
 
-/// Not of the form `epoch:offset`.
+/// Text that is not of the form `epoch:offset`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a position is written epoch:offset, as in 12:4051, not {0:?}")]
 pub struct InvalidPosition(pub String);
 
 impl Offset {
-    /// The one after this.
+    /// The next offset.
     pub fn next(self) -> Offset {
-        // A forged offset may be the largest there is.
+        // Saturates because a forged offset can be the maximum.
         Offset(self.0.saturating_add(1))
     }
 }
 
 impl Position {
-    /// Before everything: the position of a topic that has no message yet.
+    /// Before every message: the position of a topic that has no message yet.
     pub const ZERO: Position = Position { epoch: Epoch(0), offset: Offset(0) };
 
-    /// The place `offset` of life `epoch`.
+    /// The position `epoch:offset`.
     pub fn new(epoch: u64, offset: u64) -> Position {
         Position { epoch: Epoch(epoch), offset: Offset(offset) }
     }
 
-    /// The place one further in the same epoch.
+    /// The next position of the same epoch.
     pub fn next(self) -> Position {
         Position { epoch: self.epoch, offset: self.offset.next() }
     }
 
-    /// Whether a message at `self` may be shown right after `reached` without a gap: it is the next
-    /// of the same epoch, or the very first of a topic that had none.
+    /// Whether a message at `self` may be shown directly after `reached` without a gap: it is the next of
+    /// the same epoch, or the first message of any epoch after [`Position::ZERO`].
     pub fn follows(self, reached: Position) -> bool {
         self == reached.next() || (reached == Position::ZERO && self.offset == Offset(1))
     }
@@ -77,7 +78,7 @@ impl FromStr for Position {
         let invalid = || InvalidPosition(text.chars().take(64).collect());
         let (epoch, offset) = text.split_once(':').ok_or_else(invalid)?;
         let number = |part: &str| {
-            // `parse` would take "+1" as well; a position has one spelling only.
+            // `parse` would also accept "+1"; a position has exactly one spelling.
             if part.starts_with('+') { Err(invalid()) } else { part.parse().map_err(|_| invalid()) }
         };
         Ok(Position::new(number(epoch)?, number(offset)?))
@@ -109,7 +110,7 @@ mod tests {
             "1: 2",
             "99999999999999999999:1",
         ] {
-            assert!(text.parse::<Position>().is_err(), "{text:?} was taken");
+            assert!(text.parse::<Position>().is_err(), "{text:?} was accepted");
         }
     }
 

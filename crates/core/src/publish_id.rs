@@ -1,62 +1,63 @@
-//! What tells a repeated publish from a new one, when its publisher gives it no key.
+//! Identification of retried publishes without a key.
 //!
-//! A key is for people and travels with the message; a stamp is for retries and ends at the shard.
+//! A key is meant for people and travels with the message; a publish id is meant for retries and stays at
+//! the shard.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Beside a key, how a message is known again.
+/// The identity of a message beside its key, by which a retry is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PublishId {
-    /// Drawn at random, for this one message.
+    /// Drawn at random for this message.
     Nonce(u128),
-    /// A place in its producer's own order.
+    /// A sequence number of the message's producer.
     Sequence(ProducerSequence),
 }
 
-/// Whoever sends a stream of messages, for as long as it sends. Drawn at random.
+/// A producer: the sender of one stream of messages. Drawn at random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProducerId(pub u128);
 
-/// A message's place among those that its producer sends to one topic.
+/// The sequence number of a message among those that its producer sends to one topic.
 ///
-/// A shard takes a producer's messages to a topic in the order of their numbers, without a hole, each
-/// once; a repeat gets the first answer. A producer that cannot go on so begins anew under a higher
-/// epoch.
+/// A shard accepts a producer's messages to a topic in the order of their numbers, without a hole, each
+/// once; a repeat gets the first reply. A producer that cannot continue starts again with number 1 in a
+/// higher epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProducerSequence {
-    /// Who sends.
+    /// The producer.
     pub producer: ProducerId,
-    /// Rises when the numbers of the topic begin anew.
+    /// Increases when the numbers of the topic restart.
     pub epoch: u32,
-    /// From 1, by one for each message to the topic.
+    /// From 1, increasing by one with each message to the topic.
     pub number: u64,
 }
 
-/// A stamp that is none. Each says what to change.
+/// Why a publish id is rejected. Each text says what to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPublishId {
-    /// A nonce or a producer of another length.
-    #[error("`{field}` has {len} bytes; it is 16 that were drawn at random")]
+    /// A nonce or a producer does not have 16 bytes.
+    #[error("`{field}` has {len} bytes; use 16 random bytes")]
     Length {
-        /// Its name in the contract.
+        /// Name of the protobuf field.
         field: &'static str,
-        /// Its length in bytes.
+        /// Length in bytes.
         len: usize,
     },
-    /// Numbers begin with 1.
+    /// The sequence is 0; numbers begin with 1.
     #[error("`producer.sequence` is 0; number the messages to each topic from 1")]
     ZeroSequence,
-    /// One message has one stamp.
-    #[error("a message has a nonce or a producer, not both")]
+    /// A message has both a nonce and a producer.
+    #[error("a message has both a nonce and a producer; send one of them")]
     NonceAndProducer,
 }
 
 impl ProducerSequence {
-    /// A stream keeps no message unacknowledged that is older than its newest by so many messages,
-    /// over all topics. Shards remember at least twice as many places of a producer: what stands
-    /// behind a message that waits for its acknowledgement was either sent after it (one window), or
+    /// Maximum distance, in messages over all topics, between the newest message of a stream and its oldest
+    /// unacknowledged one. Shards remember at least twice as many sequence numbers of a producer: the
+    /// messages behind one that waits for its acknowledgement were either sent after it (one window), or
     /// before it and again since (another).
     pub const IN_FLIGHT_MAX: usize = 8_192;
 }

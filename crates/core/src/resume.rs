@@ -1,4 +1,4 @@
-//! Where a reader begins, what it asks for, and how a hole is told.
+//! Start positions, history requests and gaps.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,82 +7,83 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Message, Position};
 
-/// Where a subscription begins.
+/// Where a subscription starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartFrom {
-    /// With whatever comes next.
+    /// After the newest message.
     #[default]
     Now,
-    /// With the newest `n` of the past, then live.
+    /// With the newest `n` messages of history, then live.
     Last(u32),
-    /// With everything after this position.
+    /// After this position.
     Position(Position),
-    /// With the oldest message that history still has.
+    /// With the oldest message in history.
     Start,
 }
 
-/// A question about the past, as it climbs from an edge to the owner.
+/// A request for history, as it is forwarded from an edge to the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HistoryRange {
     /// Everything after this position.
     After(Position),
-    /// The newest `n`.
+    /// The newest `n` messages.
     Last(u32),
-    /// Everything there is.
+    /// The whole history.
     All,
 }
 
-/// The answer: neighbouring messages in order, ending at `head`.
+/// The reply to a [`HistoryRange`]: consecutive messages in order, ending at `head`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryPage {
-    /// The messages asked for, oldest first, without a hole between them or after the last.
+    /// The requested messages, oldest first, without a hole between them or after the last.
     pub messages: Vec<Arc<Message>>,
-    /// The newest position of the topic; [`Position::ZERO`] when it has never had a message.
+    /// The newest position of the topic; [`Position::ZERO`] when it never had a message.
     pub head: Position,
-    /// What was asked for and is no more, if anything.
+    /// The requested messages that history no longer has, if any.
     pub gap: Option<Gap>,
 }
 
-/// What a reader meets, in order.
+/// An event of a topic, in the order of delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopicEvent {
     /// The next message.
     Message(Arc<Message>),
     /// A hole before the next message.
     Gap(Gap),
-    /// The node has lost touch with the topic's owner. Everything up to here was shown; whether there
-    /// is more it cannot say until [`TopicEvent::Live`].
+    /// The node lost contact with the topic's owner. Everything up to this position was delivered; newer
+    /// messages may exist that the node does not know, until [`TopicEvent::Live`].
     Stale(Position),
-    /// It hears of the topic again. Everything up to here was shown, and what it missed follows.
+    /// Contact with the topic's owner was restored. Everything up to this position was delivered; missed
+    /// messages follow.
     Live(Position),
 }
 
-/// Why a question about the past has no answer.
+/// Why a history request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// The position was never given out: it is forged, of another cluster, or damaged.
+    /// The position was never assigned: it is forged, from another cluster, or corrupt.
     #[error(
-        "position {requested} was never given out; the newest is {head}; begin from \"start\" or \"now\""
+        "position {requested} was never assigned; the newest is {head}; start from \"start\" or \"now\""
     )]
     FuturePosition {
-        /// What was asked for.
+        /// The requested position.
         requested: Position,
-        /// The newest there is.
+        /// The newest position of the topic.
         head: Position,
     },
-    /// Nobody can be asked now; later somebody can.
-    #[error("the topic's owner cannot be asked now: {0}; retry after a pause")]
+    /// No node can answer the request at present.
+    #[error("the topic's owner is unavailable: {0}; retry after a pause")]
     Unavailable(String),
 }
 
-/// A hole, told to the reader in place of the messages.
+/// A hole, delivered in place of the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The first position that is missing.
+    /// First missing position.
     pub from: Position,
-    /// The last position that is missing. Of a later epoch than `from` when continuity was lost.
+    /// Last missing position. Its epoch is later than that of `from` when continuity was lost.
     pub to: Position,
-    /// Why.
+    /// Why the messages are missing.
     pub reason: GapReason,
 }
 
@@ -90,18 +91,18 @@ pub struct Gap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GapReason {
-    /// History no longer has them.
+    /// The messages are no longer in history.
     Expired,
-    /// The topic began a new epoch: nobody can say what was missed.
+    /// The topic began a new epoch: the missed messages are unknown.
     Epoch,
-    /// The reader was slower than the topic, and history moved past its cursor.
+    /// The subscriber was slower than the topic, and history moved past its cursor.
     Slow,
-    /// The reader asked for the newest only.
+    /// The subscription delivers only the newest messages.
     Conflated,
 }
 
 impl GapReason {
-    /// As it stands in a frame.
+    /// The name in frames.
     pub fn as_str(self) -> &'static str {
         match self {
             GapReason::Expired => "expired",

@@ -1,7 +1,8 @@
-//! The consistent-hash ring: which nodes, in which order, a shard would like to live on.
+//! The consistent-hash ring that orders the nodes for each shard.
 //!
-//! Consistent hashing after Karger et al. (1997), with [`HashRing::POINTS_PER_WEIGHT`] points a node and unit of
-//! weight. A shard falls to the node of the first point at or behind its own place on the circle.
+//! Consistent hashing after Karger et al. (1997), with [`HashRing::POINTS_PER_WEIGHT`] points per node and
+//! unit of weight. A shard belongs to the node of the first point at or behind the shard's own place on the
+//! circle.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -10,11 +11,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{NodeId, ShardId};
 
-/// Nodes on a circle. The same members give the same ring on every node and in every version:
-/// hashes are of fixed bytes, and frozen in a test.
+/// Nodes on a circle. The same members give the same ring on every node and in every version: hashes are of
+/// fixed bytes, and a test pins them.
 pub struct HashRing {
     nodes: Vec<NodeId>,
-    /// Every point in the order of the circle, with the place of its node in `nodes`.
+    /// Every point in the order of the circle, with the index of its node in `nodes`.
     circle: Vec<(u64, u32)>,
 }
 
@@ -27,11 +28,11 @@ struct RingPoint {
 struct ShardKey(ShardId);
 
 impl HashRing {
-    /// Points a node has on the circle per unit of weight: with 3 nodes the busiest has a few per
-    /// cent more than the idlest; half of them doubles that, twice of them doubles the cost of building.
+    /// Points per node and unit of weight. With 3 nodes the busiest owns a few per cent more than the
+    /// idlest; half as many points double the difference, twice as many double the cost of building a ring.
     pub const POINTS_PER_WEIGHT: u32 = 128;
 
-    /// A ring of nodes with their weights. A weight of zero takes nothing.
+    /// A ring of nodes with their weights. A node of weight zero owns nothing.
     pub fn new(weights: &BTreeMap<NodeId, u32>) -> HashRing {
         let weighted: Vec<_> = weights.iter().filter(|(_, weight)| **weight > 0).collect();
         let mut circle = Vec::new();
@@ -40,12 +41,13 @@ impl HashRing {
                 .map(|index| RingPoint { node, index });
             circle.extend(points.map(|point| (Xxh3BuildHasher.hash_one(point), node_index)));
         }
-        // Of two points at one place the lower node's comes first: nodes rise.
+        // Of two points at the same place, the one of the lower node comes first: `weighted` is in
+        // ascending order.
         circle.sort_unstable();
         HashRing { nodes: weighted.into_iter().map(|(&node, _)| node).collect(), circle }
     }
 
-    /// The node a shard falls to; `NoFault` on an empty ring.
+    /// The node that owns a shard; `None` on an empty ring.
     pub fn owner(&self, shard: ShardId) -> Option<NodeId> {
         let key = Xxh3BuildHasher.hash_one(ShardKey(shard));
         let start = self.circle.partition_point(|(hash, _)| *hash < key);
@@ -53,15 +55,15 @@ impl HashRing {
         Some(self.nodes[*node_index as usize])
     }
 
-    /// Every node of the ring, each once, in the order in which the shard meets them: the owner
-    /// first, and when a node leaves, the order of the others stays.
+    /// Every node of the ring once, in the order in which the shard reaches them on the circle: the owner
+    /// first. When a node leaves, the order of the others stays.
     pub fn preference_list(&self, shard: ShardId) -> Vec<NodeId> {
         let key = Xxh3BuildHasher.hash_one(ShardKey(shard));
         let start = self.circle.partition_point(|(hash, _)| *hash < key);
         let (before, after) = self.circle.split_at(start);
         let mut nodes = Vec::with_capacity(self.nodes.len());
         let mut seen = vec![false; self.nodes.len()];
-        // All are met long before the circle is round: of 1,000 nodes after some 8,000 of 128,000
+        // All nodes are found long before the end of the circle: of 1,000 nodes after some 8,000 of 128,000
         // points.
         for &(_, node_index) in after.iter().chain(before) {
             if nodes.len() == self.nodes.len() {
@@ -75,7 +77,7 @@ impl HashRing {
     }
 }
 
-/// xxh3 with seed 0 over bytes written in one piece: the same on every machine.
+/// xxh3 with seed 0 over bytes written in one call: the same on every machine.
 #[derive(Clone, Copy, Default)]
 struct Xxh3BuildHasher;
 
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn ring_hashes_are_stable() {
-        // Another value would move shards at an upgrade, or make two versions disagree.
+        // Other values would move shards at an upgrade, or make two versions disagree.
         assert_eq!(Xxh3BuildHasher.hash_one(ShardKey(ShardId(0))), 0x9e27_dad7_cf6d_b2e4);
         assert_eq!(Xxh3BuildHasher.hash_one(ShardKey(ShardId(1))), 0xd8c9_d9f3_dd2b_0117);
         let point = RingPoint { node: NodeId(1), index: 0 };

@@ -1,25 +1,26 @@
-//! Where a node gets a topic from: the whole of failover, resume and region routing is to ask this
-//! function again.
+//! Selection of the node from which a node receives a topic. Failover, resume and region routing all call
+//! this function again.
 
 use crate::{ClusterView, NodeId, RegionHeads, ShardId, ShardOwners};
 
 /// The next node towards the owner of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamRoute {
-    /// This node owns it.
+    /// This node owns the shard.
     Local,
-    /// This node gets it from there.
+    /// This node receives the shard's topics from another node.
     Node(NodeId),
-    /// No owner is known; ask again when a claim arrives.
+    /// No owner is known; call again when a claim arrives.
     Unknown,
 }
 
-/// Where `me` gets the topics of `shard` from: the owner if it is in my region, else my region's
-/// head for the shard; for the head, the owner. So a message crosses into a region once.
+/// The node from which `local` receives the topics of `shard`: the owner if it is in the same region, else
+/// the region's head for the shard. The head receives from the owner, so a message crosses into a region
+/// once.
 ///
-/// `region_heads` are those of my region, as the view has them. `is_reachable` says whether `me` has a link to a
-/// node. Nodes of a region may disagree about that for a while; still no circle can arise, because a node only ever turns to one that stands
-/// *before* it in the region's order, and the first of them turns to the owner.
+/// `heads` are those of the region of `local`, from the view. `is_reachable` returns whether `local` has a
+/// link to a node. Nodes of a region may disagree about reachability for a while. No cycle can arise: a
+/// node selects only nodes *before* it in the region's order, and the first node selects the owner.
 pub fn select_upstream(
     shard: ShardId,
     local: NodeId,

@@ -1,39 +1,39 @@
-//! The times of consensus that all nodes of a cluster share, and how they change.
+//! The consensus times that all nodes of a cluster share, and how they change.
 //!
-//! A leader trusts its lease for a while (`lease`), and a replica elects nobody else for a while after it
-//! heard its leader (`vote_holdoff`). Two nodes never lead at once as long as the longest lease in the cluster is
-//! not longer than the shortest hold. A change therefore has two steps. In the first, every node takes
-//! the shorter of both leases and the longer of both holds. The second, in which both have the new
-//! length, begins when every member has acknowledged the first.
+//! A leader trusts its lease for a while (`lease`), and a replica elects no other leader for a while after
+//! it received a message of its leader (`vote_holdoff`). There are never two leaders at once as long as the
+//! longest lease in the cluster is not longer than the shortest holdoff. A change therefore has two steps.
+//! In the first, every node uses the shorter of both leases and the longer of both holdoffs. The second, in
+//! which both have the new length, begins when every member has acknowledged the first.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The times of consensus, in milliseconds.
+/// Consensus times, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConsensusTimes {
-    /// Between two heartbeats of a leader.
+    /// Interval of a leader's heartbeats.
     pub heartbeat_ms: u32,
-    /// The shortest wait of a follower before it asks to be elected.
+    /// Minimum time without a leader before a follower starts an election.
     pub election_min_ms: u32,
-    /// The longest such wait, and the length of a leader's lease.
+    /// Maximum such time, and the length of a leader's lease.
     pub election_max_ms: u32,
-    /// How long a small request to a peer may take.
+    /// Timeout of a small request to a peer.
     pub rpc_timeout_ms: u32,
-    /// How long dialling a peer may take.
+    /// Timeout of dialling a peer.
     pub connect_timeout_ms: u32,
 }
 
-/// What the cluster has agreed on.
+/// The times that the cluster has agreed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClusterTimes {
-    /// Rises by one with each step of a change.
+    /// Increases by one with each step of a change.
     pub version: u64,
-    /// In force.
+    /// The times in force.
     pub current: ConsensusTimes,
-    /// In force once every member has acknowledged `version`; `NoFault` when nothing changes.
+    /// The times in force once every member has acknowledged `version`; `None` when no change is under way.
     pub next: Option<ConsensusTimes>,
 }
 
@@ -57,7 +57,7 @@ impl ConsensusTimes {
     };
 }
 
-/// As flags of the command line.
+/// The form of command line flags.
 impl fmt::Display for ConsensusTimes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ConsensusTimes { heartbeat_ms, election_min_ms, election_max_ms, .. } = self;
@@ -82,29 +82,29 @@ impl Default for ConsensusTimes {
 }
 
 impl ClusterTimes {
-    /// Agreed on from the start.
+    /// The times of a new cluster.
     pub fn new(current: ConsensusTimes) -> ClusterTimes {
         ClusterTimes { version: 1, current, next: None }
     }
 
-    /// What will be in force when no change is under way any more.
+    /// The times in force after the change under way, if any, is complete.
     pub fn target(&self) -> ConsensusTimes {
         self.next.unwrap_or(self.current)
     }
 
-    /// How long a leader may trust its lease now.
+    /// How long a leader may trust its lease at present.
     pub fn lease(&self) -> Duration {
         let next = self.target().election_max_ms;
         Duration::from_millis(self.current.election_max_ms.min(next).into())
     }
 
-    /// How long a replica elects nobody else after it heard its leader.
+    /// How long a replica elects no other leader after it received a message of its leader.
     pub fn vote_holdoff(&self) -> Duration {
         let next = self.target().election_max_ms;
         Duration::from_millis(self.current.election_max_ms.max(next).into())
     }
 
-    /// Whether a node may be started with these: they are in force, or soon will be.
+    /// Whether a node may start with these times: they are in force, or will be after the change under way.
     pub fn accepts(&self, times: &ConsensusTimes) -> bool {
         *times == self.current || *times == self.target()
     }

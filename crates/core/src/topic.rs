@@ -1,4 +1,4 @@
-//! The name of a topic, checked once.
+//! Topic names, validated on construction.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -11,57 +11,58 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{ShardCount, ShardId};
 
-/// A valid topic name, such as `multiball/gb-usa/score`: 1 to 16 segments divided by `/`, at most
-/// 255 bytes, UTF-8 in NFC, no empty segment, no control character. Cheap to clone.
+/// A valid topic name, such as `multiball/gb-usa/score`: 1 to 16 segments separated by `/`, at most 255
+/// bytes, UTF-8 in NFC, no empty segment, no control character. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Topic(Arc<str>);
 
-/// Why a name is no topic. Each says what to change.
+/// Why a topic name is rejected. Each text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTopic {
-    /// No characters at all.
+    /// The name is empty.
     #[error("the topic is empty; name one, as in chat/7")]
     Empty,
-    /// More than [`Topic::BYTES_MAX`] bytes.
+    /// The name has more than [`Topic::BYTES_MAX`] bytes.
     #[error("the topic has {len} bytes; shorten it to {max}", max = Topic::BYTES_MAX)]
     TooLong {
-        /// Its length in bytes.
+        /// Length in bytes.
         len: usize,
     },
-    /// More than [`Topic::SEGMENTS_MAX`] segments.
+    /// The name has more than [`Topic::SEGMENTS_MAX`] segments.
     #[error("the topic has {count} segments; use at most {max}", max = Topic::SEGMENTS_MAX)]
     TooManySegments {
-        /// How many it has.
+        /// Number of segments.
         count: usize,
     },
-    /// A leading, trailing or doubled `/`.
+    /// The name has a leading, trailing or doubled `/`.
     #[error("segment {index} of the topic is empty; remove the leading, trailing or doubled '/'")]
     EmptySegment {
-        /// Which, from 1.
+        /// Index of the segment, from 1.
         index: usize,
     },
-    /// U+0000 to U+001F, U+007F to U+009F.
+    /// The name has a control character: U+0000 to U+001F or U+007F to U+009F.
     #[error("the topic has the control character U+{code:04X}; remove it")]
     ControlCharacter {
-        /// The code point.
+        /// Code point.
         code: u32,
     },
-    /// The same text has another spelling in bytes, which would be another topic.
+    /// The name is not in NFC: the same text would have a second spelling in bytes, and that would be
+    /// another topic.
     #[error("the topic is not in Unicode normalization form C; normalize it (NFC) before sending")]
     NotNormalized,
-    /// Not UTF-8 at all (only where names arrive as bytes).
-    #[error("the topic is not UTF-8")]
+    /// The name is not UTF-8. Only possible where names arrive as bytes.
+    #[error("the topic is not UTF-8; encode it as UTF-8")]
     NotUtf8,
 }
 
 impl Topic {
-    /// The longest name, in bytes.
+    /// Maximum length of a name, in bytes.
     pub const BYTES_MAX: usize = 255;
-    /// The most segments in a name.
+    /// Maximum number of segments of a name.
     pub const SEGMENTS_MAX: usize = 16;
 
-    /// Checks `name` and takes it.
+    /// Validates `name`.
     ///
     /// # Errors
     /// [`InvalidTopic`] for the first rule that `name` breaks.
@@ -75,12 +76,13 @@ impl Topic {
         &self.0
     }
 
-    /// The first segment: settings hang on it.
+    /// The first segment, which selects the settings.
     pub fn namespace(&self) -> &str {
         self.0.split('/').next().unwrap_or(&self.0)
     }
 
-    /// Whether the name is the system's: some segment begins with `$`. Nobody publishes there.
+    /// Whether the name is reserved for the system: some segment begins with `$`. Clients cannot publish to
+    /// it.
     pub fn is_system(&self) -> bool {
         self.0.split('/').any(|segment| segment.starts_with('$'))
     }
@@ -115,7 +117,7 @@ fn validate(name: &str) -> Result<(), InvalidTopic> {
     Ok(())
 }
 
-/// The quick check settles every ASCII name and nearly all others without normalizing anything.
+/// The quick check decides every ASCII name and nearly all others without normalizing.
 fn is_nfc(name: &str) -> bool {
     match is_nfc_quick(name.chars()) {
         IsNormalized::Yes => true,
@@ -207,7 +209,7 @@ mod tests {
 
     #[test]
     fn topic_hash_is_stable() {
-        // Changing it would move every topic of every cluster to another shard, silently.
+        // A different hash would silently move every topic of every cluster to another shard.
         assert_eq!(xxh3_64(b"football/final"), 0xcd4c_d0f2_3330_a769);
         let topic = Topic::new("football/final").expect("valid");
         assert_eq!(topic.shard(ShardCount::DEFAULT), ShardId(0x9));

@@ -1,11 +1,12 @@
-//! Cluster versions: which encodings nodes write, and which they can read.
+//! Cluster versions: the encodings that nodes write and can read.
 //!
-//! A cluster has one version. Every node writes what it shares with others in that version, and talks
-//! to others in that or the one before. The control group raises the version by one, when every member can
-//! write and read the next; it never goes down. Until then every node may go back to the older build.
+//! A cluster has one version. Every node encodes in that version whatever other nodes read, and
+//! communicates only with nodes that can read it. The control group raises the version by one when every
+//! member can write and read the next; the version never decreases. Until it is raised, every node can be
+//! downgraded to the older build.
 //!
-//! What lies on disk keeps the version in which it was written: a quiet topic may lie there since the
-//! cluster was founded. So every build reads all versions that there ever were.
+//! Data on disk keeps the version in which it was written: a quiet topic may have data from the creation of
+//! the cluster. So every build reads all earlier versions.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,96 +25,95 @@ pub struct ClusterVersion(pub u16);
 /// The versions that a build can write and read, both ends included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VersionRange {
-    /// The oldest.
+    /// The oldest version.
     pub min: ClusterVersion,
-    /// The newest.
+    /// The newest version.
     pub max: ClusterVersion,
 }
 
-/// A version that a build cannot read. Says what to run instead.
+/// A version that this build cannot read. The text says which build to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error(
-    "cluster version {found} is not supported, this build supports {supported}: \
+    "cluster version {found} is not supported; this build supports {supported}: \
      run a build that supports {found}"
 )]
 pub struct UnsupportedVersion {
-    /// The version of what was to be read.
+    /// The version of the data.
     pub found: ClusterVersion,
-    /// What this build reads.
+    /// The versions that this build reads.
     pub supported: VersionRange,
 }
 
-/// What a node says of its versions when it greets another.
+/// The versions that a node announces when it connects to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionOffer {
-    /// What its build supports.
+    /// The versions that its build supports.
     pub supported: VersionRange,
-    /// What it writes now: the version of the cluster, as far as it knows.
+    /// The version it writes at present: the cluster version as far as it knows.
     pub agreed: ClusterVersion,
 }
 
-/// Why two nodes cannot exchange frames. Says which of them has to change.
+/// Why two nodes cannot exchange frames. The text says which node has to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VersionConflict {
-    /// The peer named no version: it is older than cluster versions.
+    /// The peer announced no version: its build predates cluster versions.
     #[error(
-        "the peer names no cluster version, this node supports {local_supported}: the peer's build is older \
-         than cluster versions and cannot take part, run a newer build there"
+        "the peer names no cluster version; this node supports {local_supported}: the peer's build is older \
+         than cluster versions and cannot take part; run a newer build on the peer"
     )]
     NoPeerVersion {
-        /// What this node supports.
+        /// The versions that this node supports.
         local_supported: VersionRange,
     },
-    /// The cluster has moved past this node's build.
+    /// The cluster version is newer than this node's build.
     #[error(
-        "the cluster has version {cluster}, this build supports {local_supported}: \
+        "the cluster has version {cluster}; this build supports {local_supported}: \
          run a build that supports {cluster} on this node"
     )]
     ThisNodeIsOlder {
         /// The version that the peer writes.
         cluster: ClusterVersion,
-        /// What this node supports.
+        /// The versions that this node supports.
         local_supported: VersionRange,
     },
-    /// The cluster has moved past the peer's build.
+    /// The cluster version is newer than the peer's build.
     #[error(
-        "the cluster has version {cluster}, the peer's build supports {peer_supported}: \
+        "the cluster has version {cluster}; the peer's build supports {peer_supported}: \
          run a build that supports {cluster} on the peer"
     )]
     PeerIsOlder {
         /// The version that this node writes.
         cluster: ClusterVersion,
-        /// What the peer supports.
+        /// The versions that the peer supports.
         peer_supported: VersionRange,
     },
 }
 
-/// The version in which this node writes now. Clones share it. It never goes down.
+/// The version in which this node writes. Clones share it. It never decreases.
 ///
-/// The node raises it when the control group has raised the version of the cluster and its data
-/// directory says so.
+/// The node raises it after the control group has raised the cluster version and the node's data directory
+/// has recorded that.
 #[derive(Clone, Debug)]
 pub struct AgreedVersion(Arc<AtomicU16>);
 
 impl ClusterVersion {
-    /// The first version. What was written before it carries no version and cannot be read.
+    /// The first version. Data from before it carries no version and cannot be read.
     pub const FIRST: ClusterVersion = ClusterVersion(1);
 
-    /// How many bytes [`ClusterVersion::prefix`] has.
+    /// Length of [`ClusterVersion::prefix`], in bytes.
     pub const PREFIX_BYTES: usize = 2;
 
-    /// The version above this one.
+    /// The next version.
     pub fn next(self) -> ClusterVersion {
         ClusterVersion(self.0.saturating_add(1))
     }
 
-    /// What stands before everything that is written in this version.
+    /// The bytes that precede everything written in this version.
     pub fn prefix(self) -> [u8; Self::PREFIX_BYTES] {
         self.0.to_be_bytes()
     }
 
-    /// Parts bytes into the version they begin with and what was written in it; `NoFault` when they are
-    /// too short to have a version.
+    /// Splits bytes into their version and the rest; `None` when they are too short to have a version.
     pub fn split_prefix(bytes: &[u8]) -> Option<(ClusterVersion, &[u8])> {
         let (version, body) = bytes.split_first_chunk::<{ Self::PREFIX_BYTES }>()?;
         Some((ClusterVersion(u16::from_be_bytes(*version)), body))
@@ -121,16 +121,20 @@ impl ClusterVersion {
 }
 
 impl VersionRange {
-    /// The versions that a cluster may have when this build takes part: the newest version it knows and the
-    /// one before. Version 1 is the first, so nothing is before it.
+    /// The cluster versions in which this build takes part: the newest it knows and the previous one.
+    /// Version 1 is the first and has no previous one.
     pub const SUPPORTED: VersionRange = VersionRange::for_newest(ClusterVersion(NEWEST));
 
-    /// The versions in which this build reads what was written for a later start, and applies entries. A
-    /// build that retires a version must first rewrite the records on disk, which no build does yet.
+    /// The versions in which this build reads its own data and applies entries. A build that retires a
+    /// version must first rewrite the records on disk; no build does so yet.
     pub const READABLE: VersionRange =
         VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion(NEWEST) };
 
-    /// What a build supports whose newest version is `newest`.
+    /// Whether this build has versions above [`ClusterVersion::FIRST`] that no release has: the features
+    /// `next-version` and `version-after-next` add them.
+    pub const HAS_TEST_VERSIONS: bool = cfg!(feature = "next-version");
+
+    /// The supported versions of a build whose newest version is `newest`.
     pub const fn for_newest(newest: ClusterVersion) -> VersionRange {
         let min = if newest.0 > 1 { newest.0 - 1 } else { 1 };
         VersionRange { min: ClusterVersion(min), max: newest }
@@ -141,20 +145,20 @@ impl VersionRange {
         VersionRange { min: version, max: version }
     }
 
-    /// Whether a version is in the range.
+    /// Whether the range contains a version.
     pub fn contains(self, version: ClusterVersion) -> bool {
         self.min <= version && version <= self.max
     }
 
-    /// Whether the range has a version at all, and none below the first.
+    /// Whether the range is not empty and begins at [`ClusterVersion::FIRST`] or later.
     pub fn is_valid(self) -> bool {
         ClusterVersion::FIRST <= self.min && self.min <= self.max
     }
 
-    /// The version, if it is in the range.
+    /// Returns the version if the range contains it.
     ///
     /// # Errors
-    /// [`UnsupportedVersion`] if it is not.
+    /// [`UnsupportedVersion`] if it does not.
     pub fn ensure_contains(
         self,
         version: ClusterVersion,
@@ -166,26 +170,27 @@ impl VersionRange {
     }
 }
 
-/// The newest version that this build supports. The features `route_from-version` and `version-after-next` add
-/// versions that no release has, so that tests can run a cluster of two builds, and upgrade it twice.
+/// The newest version that this build supports. The features `next-version` and `version-after-next` add
+/// versions that no release has, so that tests can run a cluster of two builds and upgrade it twice.
 const NEWEST: u16 = if cfg!(feature = "version-after-next") {
     3
-} else if cfg!(feature = "next-version") {
+} else if VersionRange::HAS_TEST_VERSIONS {
     2
 } else {
     1
 };
 
 impl VersionOffer {
-    /// In which version this node and a peer write to each other. The peer's offer is absent when it
-    /// named no version.
+    /// The version in which this node and a peer write to each other. `peer` is `None` when the peer
+    /// announced no version.
     ///
-    /// The version of a cluster never goes down, so the higher of the two agreed versions is the newer
-    /// knowledge of the cluster. A node that has not heard of a raise yet writes in the higher version
-    /// to peers that have. A node whose build does not reach it has to change: of two nodes that cannot
-    /// meet it is always exactly one.
+    /// The cluster version never decreases, so the higher of the two agreed versions is the more recent
+    /// knowledge. A node that does not know of a raise yet writes in the higher version to peers that do. A
+    /// node whose build does not support that version has to change: of two incompatible nodes it is always
+    /// exactly one.
     ///
     /// # Errors
+    /// [`VersionConflict`] when one node writes what the other cannot read.
     /// [`VersionConflict`] when one writes what the other cannot read.
     pub fn negotiate(self, peer: Option<VersionOffer>) -> Result<ClusterVersion, VersionConflict> {
         let local_supported = self.supported;
@@ -208,12 +213,12 @@ impl VersionOffer {
 }
 
 impl AgreedVersion {
-    /// Begins at a version.
+    /// An agreed version that starts at `version`.
     pub fn new(version: ClusterVersion) -> AgreedVersion {
         AgreedVersion(Arc::new(AtomicU16::new(version.0)))
     }
 
-    /// The version to write in now.
+    /// The version to write in at present.
     pub fn get(&self) -> ClusterVersion {
         ClusterVersion(self.0.load(Ordering::Acquire))
     }
@@ -223,31 +228,31 @@ impl AgreedVersion {
         self.0.fetch_max(version.0, Ordering::AcqRel);
     }
 
-    /// What this node says when it greets a peer.
+    /// The offer that this node sends when it connects to a peer.
     pub fn offer(&self) -> VersionOffer {
         VersionOffer { supported: VersionRange::SUPPORTED, agreed: self.get() }
     }
 }
 
 impl Default for AgreedVersion {
-    /// The oldest version that this build supports: every build that a cluster of this build may have
-    /// beside it reads that.
+    /// The oldest version that this build supports: every build that may run in the same cluster can read
+    /// it.
     fn default() -> AgreedVersion {
         AgreedVersion::new(VersionRange::SUPPORTED.min)
     }
 }
 
 impl fmt::Display for VersionOffer {
-    /// As it stands in headers: `MIN MAX AGREED`.
+    /// The form of headers: `MIN MAX AGREED`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let VersionOffer { supported: VersionRange { min, max }, agreed } = self;
         write!(f, "{min} {max} {agreed}")
     }
 }
 
-/// Not `MIN MAX AGREED`.
+/// Text that is not of the form `MIN MAX AGREED`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no offer of versions: it must be three numbers, MIN MAX AGREED")]
+#[error("{0:?} is not a version offer; it must be three numbers, MIN MAX AGREED")]
 pub struct InvalidVersionOffer(String);
 
 impl FromStr for VersionOffer {
@@ -297,7 +302,11 @@ mod tests {
         assert_eq!(new.negotiate(Some(old)), first);
         let raised = offer(1, 2, 2);
         let cluster = ClusterVersion(2);
-        assert_eq!(new.negotiate(Some(raised)), Ok(cluster), "it has not heard of the raise yet");
+        assert_eq!(
+            new.negotiate(Some(raised)),
+            Ok(cluster),
+            "the node does not know of the raise yet"
+        );
         let local_supported = old.supported;
         let result = old.negotiate(Some(raised));
         assert_eq!(result, Err(VersionConflict::ThisNodeIsOlder { cluster, local_supported }));
@@ -315,7 +324,10 @@ mod tests {
         assert_eq!(supported_for(2), offer(1, 2, 1).supported);
         assert_eq!(supported_for(3), offer(2, 3, 2).supported);
         let (first, third) = (offer(1, 1, 1), offer(2, 3, 2));
-        assert!(first.negotiate(Some(third)).is_err(), "a release was left out");
+        assert!(
+            first.negotiate(Some(third)).is_err(),
+            "an upgrade that skips a release was accepted"
+        );
     }
 
     #[test]

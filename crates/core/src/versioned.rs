@@ -1,7 +1,7 @@
-//! How a value is written in a cluster version: the version, then the value in postcard.
+//! Encoding of a value with its cluster version: the version, then the value in postcard.
 //!
-//! The version decides how the rest is read, so it never changes its shape. What cannot be read is an
-//! error that says why: a reader that guessed would end with another state than the others.
+//! The version determines how the rest is decoded, so its own form never changes. Data that cannot be
+//! decoded is an error with a reason: a node that guessed would end in a different state than the others.
 
 use std::io::{self, Write};
 
@@ -10,35 +10,35 @@ use serde::de::DeserializeOwned;
 
 use crate::{ClusterVersion, UnsupportedVersion, VersionRange};
 
-/// Bytes that cannot be read.
+/// Why bytes cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VersionedDecodeError {
-    /// Too short to have a version.
+    /// The bytes are too few to have a version.
     #[error("{0} bytes are too few to carry a cluster version")]
     MissingVersion(usize),
-    /// Written in a version that this build does not read.
+    /// The value was written in a version that this build does not read.
     #[error(transparent)]
     Unsupported(#[from] UnsupportedVersion),
-    /// Not what is written in that version.
+    /// The bytes are not a value of their version.
     #[error("damaged: {0}")]
     Corrupt(String),
 }
 
-/// The value as it is written in `version`.
+/// Encodes a value in `version`.
 ///
 /// # Panics
-/// Never for the types of this workspace: postcard refuses only sequences and maps of unknown length.
+/// Never for the types of this workspace: postcard rejects only sequences and maps of unknown length.
 pub fn encode<T: Serialize + ?Sized>(version: ClusterVersion, value: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_into(version, value, &mut bytes)
-        .expect("a growing buffer takes every value of known length");
+        .expect("a growing buffer accepts every value of known length");
     bytes
 }
 
-/// Writes what [`encode`] gives.
+/// Writes the bytes of [`encode`] to `writer`.
 ///
 /// # Errors
-/// The writer's own.
+/// The errors of `writer`.
 pub fn encode_into<T: Serialize + ?Sized>(
     version: ClusterVersion,
     value: &T,
@@ -49,20 +49,21 @@ pub fn encode_into<T: Serialize + ?Sized>(
     writer.write_all(version_suffix(version))
 }
 
-/// Reads a value that was written in a version that this build reads, with nothing behind it.
+/// Decodes a value of a version that this build reads; no bytes may follow it.
 ///
 /// # Errors
-/// [`VersionedDecodeError`].
+/// [`VersionedDecodeError`] when the version is missing or unsupported, the value is corrupt, or bytes
+/// follow it.
 pub fn decode<T: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<(ClusterVersion, T), VersionedDecodeError> {
     decode_in_range(VersionRange::READABLE, bytes)
 }
 
-/// As [`decode`], by a build that reads `readable`.
+/// Like [`decode`], for a build that reads `readable`.
 ///
 /// # Errors
-/// [`VersionedDecodeError`].
+/// See [`decode`].
 pub fn decode_in_range<T: DeserializeOwned>(
     readable: VersionRange,
     bytes: &[u8],
@@ -75,10 +76,10 @@ pub fn decode_in_range<T: DeserializeOwned>(
     }
 }
 
-/// Reads a value and gives back what follows it.
+/// Decodes the value at the start of `bytes` and returns the bytes that follow it.
 ///
 /// # Errors
-/// [`VersionedDecodeError`].
+/// [`VersionedDecodeError`] when the version is missing or unsupported, or the value is corrupt.
 pub fn take_from_bytes<T: DeserializeOwned>(
     readable: VersionRange,
     bytes: &[u8],
@@ -95,10 +96,10 @@ pub fn take_from_bytes<T: DeserializeOwned>(
     Ok((version, value, remaining))
 }
 
-/// What stands behind every value of a version. No release adds anything; the versions that
-/// features add have one more field, so that a build without it cannot read it by chance.
+/// Bytes that follow every value of a version. No release adds any. The versions that features add have one
+/// more field, so that a build without it cannot decode such a value by chance.
 fn version_suffix(version: ClusterVersion) -> &'static [u8] {
-    match cfg!(feature = "next-version") && version > ClusterVersion::FIRST {
+    match VersionRange::HAS_TEST_VERSIONS && version > ClusterVersion::FIRST {
         true => b"next",
         false => b"",
     }

@@ -1,4 +1,4 @@
-//! What every node knows of the cluster: the control group's committed state, as a value.
+//! The cluster as every node knows it: the committed state of the control group.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,66 +11,66 @@ use crate::{
     ShardId, Spread, Topic, VersionRange,
 };
 
-/// A version of the cluster. Nodes that hold the same version hold the same view.
+/// A version of the cluster's state. Nodes that hold the same version hold the same view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterView {
-    /// Which cluster.
+    /// The cluster.
     pub cluster: ClusterId,
-    /// The control group's log index that made this view.
+    /// The control group's log index that committed this view.
     pub version: u64,
-    /// How many shards, for ever.
+    /// Number of shards; never changes.
     pub shards: ShardCount,
-    /// How many replicas a shard should have; fewer nodes give fewer.
+    /// Intended number of replicas of a shard; a cluster with fewer nodes has fewer.
     pub replicas: u8,
-    /// What the replicas should survive.
+    /// The largest failure that the replicas are spread to survive.
     pub spread: Spread,
-    /// Every node that has ever joined and was not removed.
+    /// Every node that has joined and was not removed.
     pub members: BTreeMap<NodeId, Member>,
-    /// The id of the next node to join: every lower one has been given out.
+    /// The id of the next node to join: every lower one has been assigned.
     pub next_id: NodeId,
-    /// Who holds which shard.
+    /// The nodes that hold each shard.
     pub placement: Placement,
     /// The settings of the namespaces.
     pub namespaces: Namespaces,
-    /// The times of consensus.
+    /// The consensus times.
     pub times: ClusterTimes,
-    /// In which version nodes write what they share.
+    /// The version in which nodes encode shared data.
     pub cluster_version: ClusterVersion,
 }
 
-/// A node, as the control group knows it.
+/// A node as the control group knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Given out at the join, never used twice.
+    /// Assigned when the node joins, never reused.
     pub id: NodeId,
-    /// The operator's name for it, unique in the cluster.
+    /// The operator's name for the node, unique in the cluster.
     pub name: String,
-    /// Where to reach it.
+    /// The addresses at which to reach the node.
     pub addresses: Addresses,
-    /// Empty when not labelled.
+    /// Region; empty when not labelled.
     pub region: String,
-    /// Within the region; empty when not labelled.
+    /// Zone within the region; empty when not labelled.
     pub zone: String,
-    /// What it does.
+    /// The roles of the node.
     pub roles: Roles,
-    /// Its share of the shards, beside the others' weights.
+    /// Weight of the node when shards are distributed.
     pub weight: u32,
-    /// Where it stands.
+    /// The membership state of the node.
     pub state: MemberState,
-    /// What its build supports, and the build's own version: as it announced them last.
+    /// The release of its build and the cluster versions it supports, as last announced.
     pub build: BuildInfo,
 }
 
-/// What a member runs.
+/// The build that a member runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildInfo {
-    /// The release, such as `0.1.0`: for people.
+    /// The release, such as `0.1.0`, for display only.
     pub release: String,
-    /// The cluster versions that it supports.
+    /// The cluster versions that the build supports.
     pub supported: VersionRange,
 }
 
-/// Where others dial a node: `host:port` each.
+/// The addresses at which others dial a node, `host:port` each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
     /// gRPC between nodes.
@@ -83,29 +83,30 @@ pub struct Addresses {
     pub quic: String,
 }
 
-/// What a node does.
+/// The roles of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roles {
     /// Holds shards, and may vote in the control group.
     pub core: bool,
-    /// Holds client connections.
+    /// Accepts client connections.
     pub edge: bool,
 }
 
-/// Where a member stands.
+/// The membership state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemberState {
-    /// Has an id, holds nothing yet.
+    /// Has an id but no shards yet.
     Joining,
-    /// Takes its share.
+    /// Holds its share of the shards.
     Active,
-    /// Gives its share away.
+    /// Transfers its shards to other nodes.
     Draining,
 }
 
 impl ClusterView {
-    /// Before the control group has spoken: a cluster without members, which asks nobody anything.
+    /// The view before the first commit of the control group: a cluster without members, which sends no
+    /// requests.
     pub fn unknown(cluster: ClusterId) -> ClusterView {
         ClusterView {
             cluster,
@@ -122,54 +123,54 @@ impl ClusterView {
         }
     }
 
-    /// Whether the control group has committed it. Every view but [`ClusterView::unknown`] is.
+    /// Whether the control group committed this view. Every view but [`ClusterView::unknown`] is committed.
     pub fn is_known(&self) -> bool {
         self.version > 0
     }
 
-    /// The shard of a topic; `NoFault` while the number of shards is not known.
+    /// The shard of a topic; `None` while the number of shards is unknown.
     pub fn shard_of(&self, topic: &Topic) -> Option<ShardId> {
         self.is_known().then(|| topic.shard(self.shards))
     }
 
-    /// The member `id`.
+    /// The member `id`, if there is one.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
         self.members.get(&id)
     }
 
-    /// Whether a node was a member and was removed: its id is never used again. A stranger is not
-    /// gone: it may have joined after this view was made.
+    /// Whether a node was a member and was removed: its id is never reused. An id that was not assigned yet
+    /// does not count as removed: the node may have joined after this view was committed.
     pub fn was_removed(&self, id: NodeId) -> bool {
         id < self.next_id && !self.members.contains_key(&id)
     }
 
-    /// The members whose build does not support `version`, in the order of their ids.
+    /// The members whose build does not support `version`, ordered by id.
     pub fn members_not_supporting(&self, version: ClusterVersion) -> Vec<NodeId> {
         let lacks = |m: &&Member| !m.build.supported.contains(version);
         self.members.values().filter(lacks).map(|m| m.id).collect()
     }
 
-    /// The version that the cluster may be raised to: the next one if the build of any member supports
-    /// that, else the present one.
+    /// The version to which the cluster may be raised: the next one if the build of any member supports it,
+    /// else the present one.
     pub fn next_version(&self) -> ClusterVersion {
         let next = self.cluster_version.next();
         let is_supported = self.members.values().any(|m| m.build.supported.contains(next));
         if is_supported { next } else { self.cluster_version }
     }
 
-    /// The region of a member; empty for a node without label and for a stranger.
+    /// The region of a member; empty for a node without label and for an unknown node.
     pub fn region_of(&self, id: NodeId) -> &str {
         self.member(id).map_or("", |m| m.region.as_str())
     }
 
-    /// The nodes that shards may be placed on: active, with the core role.
+    /// The nodes on which shards may be placed: active members with the core role.
     pub fn placement_candidates(&self) -> BTreeMap<NodeId, &Member> {
         let holds = |m: &&Member| m.state == MemberState::Active && m.roles.core;
         self.members.values().filter(holds).map(|m| (m.id, m)).collect()
     }
 
-    /// The orders in which the nodes of a region would head it. To be asked for once per view: it
-    /// builds the ring of the region and walks it for every shard.
+    /// The order of a region's nodes as head for each shard. Call it once per view: it builds the ring of
+    /// the region and walks it for every shard.
     pub fn region_heads(&self, region: &str) -> RegionHeads {
         let active = |m: &&Member| m.state == MemberState::Active && m.region == region;
         let weights = self.members.values().filter(active).map(|m| (m.id, 1)).collect();
@@ -178,13 +179,13 @@ impl ClusterView {
     }
 }
 
-/// For each shard, the nodes of one region in the order in which they would head it. The first that
-/// lives is the region's head.
+/// For each shard, the nodes of one region in the order in which they are its head. The first reachable one
+/// is the head.
 #[derive(Clone, Debug, Default)]
 pub struct RegionHeads(Vec<Vec<NodeId>>);
 
 impl RegionHeads {
-    /// The order for a shard; empty for one that the view does not have.
+    /// The order for a shard; empty for a shard that the view does not have.
     pub fn candidates(&self, shard: ShardId) -> &[NodeId] {
         self.0.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
     }
@@ -196,9 +197,9 @@ impl Default for Roles {
     }
 }
 
-/// Neither `core` nor `edge`, or nothing.
+/// Text that is not a list of the roles `core` and `edge`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("roles are core, edge, or core,edge, not {0:?}")]
+#[error("roles must be `core`, `edge` or `core,edge`, not {0:?}")]
 pub struct InvalidRoles(String);
 
 impl FromStr for Roles {
@@ -229,7 +230,7 @@ impl fmt::Display for Roles {
 }
 
 impl MemberState {
-    /// As it stands on a screen and on the wire.
+    /// The name on screens and in protobuf.
     pub fn as_str(self) -> &'static str {
         match self {
             MemberState::Joining => "joining",

@@ -1,5 +1,4 @@
-//! How many watch a topic: on this node, as lanes and readers count, and in the whole cluster, as
-//! upstream says.
+//! The number of subscribers of a topic: on this node, and in the whole cluster as reported by upstream.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -12,25 +11,25 @@ use crate::frames::{EncodedForm, FrameCache};
 use crate::topic_buffer::lock;
 use crate::{FrameEncoder, WireFormat};
 
-/// The sessions of one topic. To come or to go costs two additions, and a lock once for all who do so
-/// until upstream has looked.
+/// Number of sessions subscribed to one topic. A change costs two additions, and the lock of
+/// [`ChangedTopics`] only for the first change since upstream took the count.
 #[derive(Default)]
 pub(crate) struct SubscriberCounter {
     sessions: AtomicU64,
-    /// Those of them that want to be told how many there are in the whole cluster.
+    /// Number of sessions that requested the cluster-wide number.
     audience_requests: AtomicU64,
-    /// Stands among the changed.
+    /// The topic is in [`ChangedTopics`].
     is_marked: AtomicBool,
 }
 
-/// The topics whose seats changed since upstream looked.
+/// Topics whose count changed since upstream took it.
 #[derive(Default)]
 pub(crate) struct ChangedTopics(Mutex<HashSet<Topic>>);
 
-/// How many watch in the whole cluster, and the frames that say so.
+/// The cluster-wide number of subscribers, with its encoded frames.
 pub(crate) struct ClusterAudience {
     pub(crate) sessions: u64,
-    /// Made on first need, for all who asked.
+    /// Encoded on first use, shared by all sessions.
     frame_cache: FrameCache,
 }
 
@@ -57,14 +56,15 @@ impl SubscriberCounter {
         self.mark_changed(topic, changed_topics);
     }
 
-    /// After the change: whoever takes the mark off then sees it.
+    /// Called after the change, so that the reader that clears the mark sees the change.
     fn mark_changed(&self, topic: &Topic, changed_topics: &ChangedTopics) {
         if !self.is_marked.swap(true, Ordering::SeqCst) {
             lock(&changed_topics.0).insert(topic.clone());
         }
     }
 
-    /// What upstream is to know. The mark goes before the look: what changes later is marked again.
+    /// Takes the count for upstream. The mark is cleared before the counts are read, so that a later change
+    /// sets it again.
     pub(crate) fn take_count(&self) -> SubscriberCount {
         self.is_marked.store(false, Ordering::SeqCst);
         let sessions = self.sessions.load(Ordering::SeqCst);
@@ -76,7 +76,7 @@ impl SubscriberCounter {
 }
 
 impl ChangedTopics {
-    /// At most so many, in no order.
+    /// Takes at most `topics_max` topics, in no particular order.
     pub(crate) fn take(&self, topics_max: usize) -> Vec<Topic> {
         let mut changed = lock(&self.0);
         if changed.len() <= topics_max {
@@ -93,7 +93,7 @@ impl ClusterAudience {
         ClusterAudience { sessions, frame_cache: FrameCache::default() }
     }
 
-    /// The frame that says it, made at the first call for each wire.
+    /// The frame with the number, encoded at the first call for each wire format.
     pub(crate) fn frame(
         &self,
         wire: WireFormat,

@@ -1,4 +1,4 @@
-//! Which of the messages that are due a subscription is offered, and how often.
+//! Which pending messages a subscription is offered, and how often.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use pushonce_core::{Delivery, GapReason, Position, SubscribeOptions};
 
 use crate::topic_buffer::{PendingMessages, TopicBufferState};
 
-/// Which messages.
+/// Which messages are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeliveryMode {
     All,
-    /// The newest alone.
+    /// Only the newest message.
     Latest {
-        /// What is passed over is told as a gap.
+        /// Whether skipped messages are reported as a gap.
         report_conflated: bool,
     },
 }
 
-/// How long a subscription rests after each message, in nanoseconds; 0: not at all. A number and no
-/// `Duration`, for there are millions of them.
+/// Pause of a subscription after each message, in nanoseconds; 0 for none. Smaller than a `Duration`,
+/// because there are millions of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MinInterval(u32);
 
@@ -32,8 +32,8 @@ impl DeliveryMode {
         }
     }
 
-    /// What follows `cursor`: so many messages at most, and before them what will not come. A topic
-    /// that lost its continuity, or its newest message, says so to everybody.
+    /// The next messages after `cursor`, at most `messages_max`, preceded by the gap of messages that will
+    /// not come. A gap caused by a loss or a new epoch is reported in every mode.
     pub(crate) fn next_after(
         self,
         state: &TopicBufferState,

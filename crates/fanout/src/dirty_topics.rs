@@ -1,4 +1,4 @@
-//! How a lane's thread learns that topics have something for it.
+//! Queue that notifies the thread of a lane of topics with changes.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -7,9 +7,9 @@ use tokio::sync::Notify;
 
 use crate::topic_buffer::lock;
 
-/// The lane's queue of topics, by the lane's own index. A topic stands in it at most once, because
-/// a topic tells a lane only once until the lane has looked; so it is bounded by the number of the
-/// lane's topics, and never full.
+/// Queue of topics with changes, by their index in the lane. A topic is in the queue at most once, because
+/// it does not notify a lane again until the lane has processed it. So the queue is bounded by the number
+/// of the lane's topics and never full.
 #[derive(Default)]
 pub(crate) struct DirtyTopics {
     topics: Mutex<VecDeque<usize>>,
@@ -17,7 +17,7 @@ pub(crate) struct DirtyTopics {
 }
 
 impl DirtyTopics {
-    /// A topic has something.
+    /// Adds a topic with changes.
     pub(crate) fn push(&self, topic_index: usize) {
         let was_empty = {
             let mut topics = lock(&self.topics);
@@ -29,17 +29,17 @@ impl DirtyTopics {
         }
     }
 
-    /// Moves everything that is due to the end of `out`.
+    /// Moves all entries to the end of `out`.
     pub(crate) fn drain_into(&self, out: &mut VecDeque<usize>) {
         out.append(&mut lock(&self.topics));
     }
 
-    /// The lane's own thread has something to do.
+    /// Wakes the lane for other work.
     pub(crate) fn wake(&self) {
         self.notify.notify_one();
     }
 
-    /// Waits for [`DirtyTopics::push`] or [`DirtyTopics::wake`], also for one that came before the call.
+    /// Waits for [`DirtyTopics::push`] or [`DirtyTopics::wake`]; a call before the wait counts too.
     pub(crate) async fn wait(&self) {
         self.notify.notified().await;
     }

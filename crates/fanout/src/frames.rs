@@ -1,4 +1,4 @@
-//! What was made of a message for those it is sent to: each thing at its first need, and once.
+//! Encoded forms of a message, each made on first use and only once.
 
 use std::sync::OnceLock;
 
@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::WireFormat;
 
-/// A list, not a table: most messages are wanted on one wire or two, and a message that nobody wants
-/// costs 16 bytes.
+/// A linked list and not a table: most messages are needed in one or two forms, and a message that is not
+/// encoded costs 16 bytes.
 #[derive(Default)]
 pub(crate) struct FrameCache(OnceLock<Box<CachedFrame>>);
 
@@ -17,20 +17,21 @@ struct CachedFrame {
     next: FrameCache,
 }
 
-/// What may be made of a message.
+/// An encoded form of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EncodedForm {
-    /// A frame of the message.
+    /// Frame with the whole message.
     Full(WireFormat),
-    /// What makes it out of the message before, for frames of every wire; empty when that is no gain.
+    /// Delta from the previous message, shared by the frames of all wire formats; empty when it saves
+    /// nothing.
     DeltaPayload,
-    /// A frame of that.
+    /// Frame with the delta.
     Delta(WireFormat),
 }
 
 impl FrameCache {
-    /// What is there in this form, or is made now. Two lanes that ask at once make it once. `encode`
-    /// must not ask for another form.
+    /// Returns the bytes of a form, encoded on first use. Concurrent calls of two lanes encode once.
+    /// `encode` must not request another form.
     pub(crate) fn get(&self, form: EncodedForm, encode: impl Fn() -> Bytes) -> Bytes {
         let mut cache = self;
         loop {

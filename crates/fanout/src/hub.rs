@@ -1,4 +1,4 @@
-//! The topics of this node: how messages come in, and who may ask for them.
+//! The topics of this node: delivery of messages, history and subscriptions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use crate::start_position::{PreparedSubscription, prepare};
 use crate::topic_buffer::{TopicBuffer, TopicBufferState};
 use crate::{FrameEncoder, Lane, LaneDriver, Retention, TopicHealth, TopicReader, Upstream};
 
-/// The bounds of a hub.
+/// Limits of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How many messages a topic's ring keeps; whichever of the two bounds is met first forgets the
-    /// oldest. 1,000, as history does. While somebody catches up it may be four times as many, or a
-    /// page of history besides.
+    /// Maximum number of messages in a topic's ring; the oldest are dropped when either limit is reached.
+    /// 1,000, the same as for history. While a subscriber catches up, the ring may hold four times as many,
+    /// or a page of history in addition.
     pub ring_messages_max: usize,
-    /// How many payload bytes a topic's ring keeps. 1 MiB, as history does; more in the same way.
+    /// Maximum payload bytes in a topic's ring. 1 MiB, the same as for history; may be exceeded likewise.
     pub ring_bytes_max: usize,
-    /// How many topics one session may subscribe to. 1,000.
+    /// Maximum number of topics that one session can subscribe to. 1,000.
     pub subscriptions_max: usize,
-    /// How long a subscriber or a snapshot waits for upstream before it is refused. 5 s: longer
-    /// than a failover takes, shorter than a person's patience.
+    /// How long a subscribe or snapshot request waits for upstream before it fails. 5 s: longer than a
+    /// failover takes, and short enough for an interactive client.
     pub upstream_timeout: Duration,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct HubShared {
 }
 
 impl Hub {
-    /// A hub without topics.
+    /// Creates a hub without topics.
     pub fn new(config: Config, upstream: Arc<dyn Upstream>, encoder: Arc<dyn FrameEncoder>) -> Hub {
         let bounds =
             RingBounds { messages: config.ring_messages_max, bytes: config.ring_bytes_max };
@@ -62,60 +62,61 @@ impl Hub {
         Hub { shared: Arc::new(HubShared { config, registry, encoder }) }
     }
 
-    /// The upstream's word after [`Upstream::watch`]: the topic stands at `head`, and everything
-    /// after it will be delivered. Said again with a head that was not reached here, it is a loss of
-    /// what lies between; with one that was, it changes nothing.
+    /// Reply of the upstream to [`Upstream::watch`]: the topic is at `head`, and every later message will
+    /// be delivered. A later call with a `head` that was not reached here means that the messages before it
+    /// are lost; with a head that was reached it changes nothing.
     pub fn mark_live_at(&self, topic: &Topic, head: Position) {
         self.update_topic(topic, |buffer| buffer.mark_live_at(head));
     }
 
-    /// The next messages of a topic, in order. What lies at or before the head is dropped; a hole
-    /// is the caller's mistake, and is told to subscribers as a gap. Never waits for a subscriber.
+    /// Delivers the next messages of a topic, in order. Messages at or before the head are dropped. A hole
+    /// is an error of the caller and is reported to subscribers as a gap. Never waits for a subscriber.
     pub fn deliver(&self, topic: &Topic, messages: &[Arc<Message>]) {
         self.update_topic(topic, |buffer| buffer.deliver(messages));
     }
 
-    /// What lies between the head and `gap.to` will not come: every subscriber that is not beyond
-    /// is told so once, and goes on after it.
+    /// Records that the messages between the head and `gap.to` will not come. Every subscriber before
+    /// `gap.to` is notified once and continues after it.
     pub fn record_gap(&self, topic: &Topic, gap: Gap) {
         self.update_topic(topic, |buffer| buffer.record_gap(gap));
     }
 
-    /// The upstream lost touch with a topic's owner: every subscriber is told, once it is level.
+    /// Records that upstream lost contact with the topic's owner. Every subscriber is notified once it is
+    /// up to date.
     pub fn mark_stale(&self, topic: &Topic) {
         self.update_topic(topic, |buffer| buffer.set_health(TopicHealth::Stale));
     }
 
-    /// It hears of the topic again. [`Hub::mark_live_at`] says so as well.
+    /// Records that contact with the topic's owner is restored. [`Hub::mark_live_at`] implies it.
     pub fn mark_live(&self, topic: &Topic) {
         self.update_topic(topic, |buffer| buffer.set_health(TopicHealth::Live));
     }
 
-    /// So many sessions of the whole cluster watch the topic: every subscriber that asked is told, once it
-    /// is level.
+    /// Sets the cluster-wide number of subscribed sessions. Every subscriber that requested it is notified
+    /// once it is up to date.
     pub fn set_audience(&self, topic: &Topic, sessions: u64) {
         self.update_topic(topic, |buffer| buffer.set_audience(sessions));
     }
 
-    /// How many sessions watch here, and whether one of them asks how many do in the whole cluster: of
-    /// at most `topics_max` of the topics where that changed since this was asked last. Costs nothing for
-    /// the others.
+    /// The subscriber counts of at most `topics_max` topics whose count changed since the last call.
+    /// Unchanged topics cost nothing.
     pub fn take_changed_counts(&self, topics_max: usize) -> Vec<(Topic, SubscriberCount)> {
         self.shared.registry.take_changed_counts(topics_max)
     }
 
-    /// What nobody here is interested in is dropped: it is on its way since before the last one went.
+    /// Updates of topics without interest are dropped: they were sent before upstream processed the last
+    /// [`Upstream::unwatch`].
     fn update_topic(&self, topic: &Topic, update: impl FnOnce(&TopicBuffer) -> usize) {
         if let Some(buffer) = self.shared.registry.get(topic) {
             self.shared.registry.metrics.wakes.increment(update(&buffer) as u64);
         }
     }
 
-    /// The newest `n` messages of a topic, as far as its namespace keeps them: from its ring if that has them and is not stale, else from
-    /// upstream, which is asked once however many ask at the same time.
+    /// The newest `n` messages of a topic, as far as its namespace retains them. Served from the ring if it
+    /// has them and is not stale, else fetched from upstream, once for all concurrent calls.
     ///
     /// # Errors
-    /// [`FetchError::Unavailable`] when upstream cannot be asked, or does not answer in time.
+    /// [`FetchError::Unavailable`] when upstream is unavailable or does not reply in time.
     pub async fn latest(&self, topic: &Topic, n: u32) -> Result<HistoryPage, FetchError> {
         let registry = &self.shared.registry;
         let retention = registry.retention(topic);
@@ -131,12 +132,13 @@ impl Hub {
         }
     }
 
-    /// A subscription for a back end. Of the options only the delivery counts, and whether to be told
-    /// what it passes over; none is every message, whatever the namespace has for viewers.
+    /// Opens a subscription for a back end. Only `delivery` and `report_conflated` of the options are used.
+    /// Without `delivery` every message is delivered, whatever the default of the namespace for
+    /// subscribers.
     ///
     /// # Errors
-    /// [`FetchError::FuturePosition`] when `from` is a position that was never given out;
-    /// [`FetchError::Unavailable`] when upstream cannot be asked, or does not answer in time.
+    /// [`FetchError::FuturePosition`] when `from` is a position that was never assigned;
+    /// [`FetchError::Unavailable`] when upstream is unavailable or does not reply in time.
     pub async fn open_reader(
         &self,
         topic: Topic,
@@ -146,14 +148,14 @@ impl Hub {
         self.shared.prepare(&topic, from).await.map(|prepared| TopicReader::new(prepared, &options))
     }
 
-    /// A new lane: its handle, and what runs it. Both stay on the thread that runs the driver.
+    /// Creates a lane: its handle and its driver. Both stay on the thread that runs the driver.
     pub fn new_lane(&self) -> (Lane, LaneDriver) {
         Lane::new(self.clone())
     }
 }
 
 impl HubShared {
-    /// Takes an interest in `topic` and finds where `from` is, within the time a subscriber waits.
+    /// Acquires interest in `topic` and resolves `from`, within the upstream timeout.
     pub(crate) async fn prepare(
         &self,
         topic: &Topic,
@@ -168,10 +170,10 @@ impl HubShared {
 }
 
 fn upstream_timeout_error(timeout: Duration) -> FetchError {
-    FetchError::Unavailable(format!("no answer within {} ms", timeout.as_millis()))
+    FetchError::Unavailable(format!("no reply within {} ms", timeout.as_millis()))
 }
 
-/// The newest `n`, as far as they may be shown, if they are all in the ring.
+/// The newest `n` messages that retention allows, if all of them are in the ring.
 fn newest_in_ring(state: &TopicBufferState, n: u32, retention: &Retention) -> Option<HistoryPage> {
     if !state.is_open() || state.health() == TopicHealth::Stale {
         return None;

@@ -1,4 +1,4 @@
-//! One thread's share of the sessions.
+//! A lane: one thread's share of the sessions.
 
 mod batch;
 mod dispatcher;
@@ -20,9 +20,10 @@ use crate::dirty_topics::DirtyTopics;
 use crate::{FrameSink, Hub, SubscribeAck, WireFormat};
 use subscription_table::{Reservation, SubscriptionTable};
 
-/// A lane's handle: sessions come, subscribe and go by it. Cheap to clone; it stays on its thread.
+/// The handle of a lane, through which sessions are opened, subscribed and closed. Cheap to clone; it stays
+/// on its thread.
 ///
-/// Nothing is offered from within these calls: all frames flow in the [`LaneDriver`].
+/// These calls offer no frames: all frames are offered by the [`LaneDriver`].
 #[derive(Clone)]
 pub struct Lane {
     shared: Rc<LaneShared>,
@@ -30,34 +31,34 @@ pub struct Lane {
 
 struct LaneShared {
     hub: Hub,
-    /// Borrowed for the length of a call or of a driver's turn, never over an await.
+    /// Borrowed for the length of a call or of a turn of the driver, never across an await.
     table: RefCell<SubscriptionTable>,
     dirty_topics: Arc<DirtyTopics>,
-    /// The longest that news has waited, since this was asked last.
+    /// The longest time that a change waited since [`Lane::take_lag_max`] was last called.
     lag_max: Cell<Duration>,
-    /// The shortest rest of those who take the newest alone.
+    /// Minimum pause of `latest` subscriptions after each message.
     latest_min_interval: Cell<Duration>,
 }
 
-/// Why a subscription was refused.
+/// Why a subscription was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
-    /// The session has a subscription of this topic, or is about to.
-    #[error("this session is subscribed to the topic already; unsubscribe first")]
+    /// The session is subscribed to the topic, or is subscribing to it.
+    #[error("this session is already subscribed to the topic; unsubscribe first")]
     AlreadySubscribed,
-    /// The session has all the subscriptions it may have.
+    /// The session has the maximum number of subscriptions.
     #[error(
-        "a session may subscribe to {max} topics; unsubscribe from one or open another session"
+        "a session can subscribe to at most {max} topics; unsubscribe from one or open another session"
     )]
     TooManySubscriptions {
-        /// The bound.
+        /// The maximum number of subscriptions of a session.
         max: usize,
     },
-    /// The past that was asked for, or the topic itself, cannot be had.
+    /// The history or the topic itself is unavailable.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// The session closed, or withdrew the subscription, while it was being made.
-    #[error("the session closed or withdrew the subscription while it was being made")]
+    /// The session was closed, or the subscription cancelled, before it was established.
+    #[error("the session was closed or unsubscribed before the subscription was established")]
     Cancelled,
 }
 
@@ -76,22 +77,22 @@ impl Lane {
         self.shared.table.borrow_mut()
     }
 
-    /// Takes a session in. Its frames are of `wire` and go to `sink`, which the lane borrows
-    /// while the driver runs and at no other time.
+    /// Opens a session. Its frames are encoded as `wire` and offered to `sink`, which is borrowed only
+    /// while the driver runs.
     pub fn open_session(&self, wire: WireFormat, sink: Rc<RefCell<dyn FrameSink>>) -> SessionKey {
         self.table().open_session(wire, sink)
     }
 
-    /// Subscribes a session to a topic, from where it wants. Frames flow after [`Lane::start_delivery`], and
-    /// bear `token`. Dropped while it waits, it leaves nothing behind.
+    /// Subscribes a session to a topic, starting at `from`. Frames are sent after [`Lane::start_delivery`]
+    /// and carry `token`. Cancel safe: dropping the future leaves no subscription.
     ///
-    /// Where `options` name no delivery it is `all`: what a namespace says is the caller's to know.
-    /// Under `latest` and `rate` the newest message of the past that is asked for comes first. With
-    /// `audience` it is told how many watch the topic in the whole cluster, whenever that changes, once a
-    /// second at most.
+    /// Without `options.delivery` every message is delivered: the caller applies the default of the
+    /// namespace. With `latest` or a rate, the newest message of the requested history comes first. With
+    /// `report_audience` the session is sent the cluster-wide number of subscribers whenever it changes, at
+    /// most once a second.
     ///
     /// # Errors
-    /// [`SubscribeError`]; nothing was changed then.
+    /// [`SubscribeError`]; the session is unchanged in that case.
     pub async fn subscribe(
         &self,
         session: SessionKey,
@@ -117,52 +118,51 @@ impl Lane {
         if inserted { Ok(ack) } else { Err(SubscribeError::Cancelled) }
     }
 
-    /// Lets the frames of a subscription flow: to be called when the answer to the subscriber is on
-    /// its way, so that no message overtakes it. A gap that was found comes first.
+    /// Starts the delivery of a subscription. Call it once the reply to the subscriber is queued, so that
+    /// no message overtakes the reply. The initial gap, if any, comes first.
     pub fn start_delivery(&self, session: SessionKey, topic: &Topic) {
         self.table().start_delivery(session, topic);
         self.shared.dirty_topics.wake();
     }
 
-    /// Ends a subscription, or one that is being made. Says whether there was one. Nothing of the
-    /// topic is offered to the session after this.
+    /// Ends a subscription, established or not. Returns whether there was one. No frame of the topic is
+    /// offered to the session afterwards.
     pub fn unsubscribe(&self, session: SessionKey, topic: &Topic) -> bool {
         self.table().unsubscribe(session, topic)
     }
 
-    /// A blocked outlet has room: all subscriptions of the session go on from their cursors.
+    /// Marks a blocked sink as writable: all subscriptions of the session continue from their cursors.
     pub fn on_writable(&self, session: SessionKey) {
         if self.table().unblock_session(session) {
             self.shared.dirty_topics.wake();
         }
     }
 
-    /// How far each started subscription was brought, for heartbeats, with its token: the newest
-    /// position that the outlet has taken, or where the subscription began. Those of topics that are
-    /// stale are left out.
+    /// The position of each started subscription, with its token, for heartbeats: the newest position that
+    /// the sink accepted, or the start. Subscriptions of stale topics are omitted.
     pub fn positions(&self, session: SessionKey) -> Vec<(u32, Topic, Position)> {
         self.table().positions(session)
     }
 
-    /// The longest that news of a topic has waited for its walk over the subscribers to end, since this
-    /// was asked last.
+    /// The longest time from a change of a topic to the end of its walk over the subscribers, since the
+    /// last call.
     pub fn take_lag_max(&self) -> Duration {
         self.shared.lag_max.take()
     }
 
-    /// From now on those who take the newest alone rest at least so long after each message. Zero: as
-    /// long as they asked for.
+    /// Sets the minimum pause of `latest` subscriptions after each message. Zero restores the pause that
+    /// each subscription requested.
     pub fn set_latest_min_interval(&self, interval: Duration) {
         self.shared.latest_min_interval.set(interval);
     }
 
-    /// Forgets a session and all its subscriptions, at once.
+    /// Closes a session and removes all its subscriptions immediately.
     pub fn close_session(&self, session: SessionKey) {
         self.table().close_session(session);
     }
 }
 
-/// A subscription that is being made. However that ends, the reservation ends with it.
+/// Releases the reservation of a subscription when its set-up ends, successful or not.
 struct ReservationGuard<'a> {
     lane: &'a Lane,
     session: SessionKey,

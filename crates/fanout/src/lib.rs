@@ -1,38 +1,48 @@
-//! One to many: between the link that brings a message to this node and the sockets that take it.
+//! Fan-out of messages from the upstream link of a node to the sessions of its subscribers.
 //!
-//! *What is it?* The [`Hub`] keeps one ring of the newest messages for each topic that somebody on
-//! this node watches, with their ready-made frames. A [`Lane`] is one thread's share of the
-//! sessions; a subscription is a cursor into a ring, nothing more. A [`TopicReader`] is the same cursor
-//! for a back end that asks for messages instead of frames.
+//! # Overview
 //!
-//! *What does it promise?* A subscriber meets each message of its topic once and in order, from the
-//! place it asked for, and where messages are missing it meets a gap that names them instead. One
-//! that wants the newest alone, or so many a second, is never shown an older one after it. A frame
-//! is made once per message and [`WireFormat`], however many take it. A subscriber that asked for deltas
-//! gets one only of a message whose predecessor it was sent right before. When upstream has lost
-//! touch with a topic's owner, every subscriber that is level is told so, and told when it is over.
-//! Who watches is counted as it comes and goes, at no cost but an addition, and a subscriber that
-//! asks is told how many do in the whole cluster. A subscriber that does not keep up costs no
-//! memory and delays nobody.
+//! The [`Hub`] keeps one ring of the newest messages, with their encoded frames, for each topic that has
+//! subscribers on this node. A [`Lane`] is one thread's share of the sessions; a subscription is a cursor
+//! into a ring. A [`TopicReader`] is the same cursor for a back end that receives messages instead of
+//! frames.
 //!
-//! *What does it refuse?* Wire formats (the [`FrameEncoder`] port makes the frames), sockets (the
-//! [`FrameSink`] port takes them), the cluster (the [`Upstream`] port brings the messages), and queues
-//! per session.
+//! # Guarantees
 //!
-//! *How does data move?* [`Hub::deliver`] pushes a message onto its topic's ring and wakes each
-//! lane that has subscribers: one entry in the lane's queue, however many messages and subscribers.
-//! The lane's [`LaneDriver`] walks the subscribers and offers each what lies after its cursor; where
-//! several topics have news in one turn, a session that watches several is offered all of it at the
-//! turn's end, at once, so that a hundred topics cost it one write. A subscriber that is blocked is
-//! marked and passed over until [`Lane::on_writable`]; a cursor moves by what was taken, so nothing of
-//! what was not is kept. What is older than the ring is fetched from upstream, once for all who
-//! ask, and joins the ring at its old end. Whatever is read as history, from the ring or from a page, is
-//! cut to what the topic's namespace allows ([`Retention`]).
+//! - A subscriber receives each message of its topic once and in order, from the requested start. Where
+//!   messages are missing it receives a gap that names them.
+//! - A subscription with `latest` or a rate never receives an older message after a newer one.
+//! - A frame is encoded once per message and [`WireFormat`], whatever the number of subscribers.
+//! - A subscriber that accepts deltas receives one only directly after the previous message.
+//! - When upstream loses contact with a topic's owner, every subscriber that is up to date is notified, and
+//!   notified again when contact is restored.
+//! - Subscribers are counted with one addition per change. A subscriber that requests it is sent the number
+//!   in the whole cluster.
+//! - A slow subscriber uses no memory and delays no other.
 //!
-//! *What must a caller not do?* Call [`Hub::mark_live_at`], [`Hub::deliver`], [`Hub::record_gap`], [`Hub::mark_stale`]
-//! and [`Hub::mark_live`] of one topic from two threads at once; call back into the hub from within an
-//! [`Upstream`], or into the lane from within an [`FrameSink`]; make a hub before the process has its
-//! metrics recorder, for the hub's meters would count into nothing.
+//! # Non-goals
+//!
+//! Wire formats (port [`FrameEncoder`]), sockets (port [`FrameSink`]), the cluster (port [`Upstream`]), and
+//! queues per session.
+//!
+//! # Data flow
+//!
+//! [`Hub::deliver`] pushes messages onto the topic's ring and wakes each lane that has subscribers, with
+//! one entry in the lane's queue whatever the number of messages and subscribers. The lane's [`LaneDriver`]
+//! walks over the subscribers and offers each the frames after its cursor. Where several topics have news
+//! in one turn, a session that is subscribed to several receives all of it in one offer at the end of the
+//! turn, so that a hundred topics cost it one write. A blocked subscriber is skipped until
+//! [`Lane::on_writable`]; its cursor moves only behind accepted frames, so rejected frames are not stored.
+//! Messages older than the ring are fetched from upstream, once for all concurrent requests, and prepended
+//! to the ring. Everything that is read as history, from the ring or from a page, is truncated to what the
+//! topic's namespace allows ([`Retention`]).
+//!
+//! # Caller contract
+//!
+//! - [`Hub::mark_live_at`], [`Hub::deliver`], [`Hub::record_gap`], [`Hub::mark_stale`] and
+//!   [`Hub::mark_live`] of one topic are never called from two threads at once.
+//! - An [`Upstream`] does not call the hub, and a [`FrameSink`] does not call the lane, before it returns.
+//! - The metrics recorder is installed before the hub is created: metrics of an earlier hub are lost.
 
 mod audience;
 mod delivery_mode;
@@ -41,8 +51,6 @@ mod frames;
 pub mod hub;
 mod lane;
 mod metrics;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod ports;
 mod registry;
 mod retention;

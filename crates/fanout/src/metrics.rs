@@ -1,21 +1,21 @@
-//! What the fan-out counts. No label names a topic: there may be a million.
+//! The metrics of the fan-out. No label names a topic: there may be a million.
 
 use metrics::{Counter, Gauge, counter, gauge};
 use pushonce_core::GapReason;
 
-/// The meters of one hub. Handles, taken once: the hot path looks nothing up.
+/// The metrics of one hub, as handles, so that the hot path performs no lookups.
 pub(crate) struct FanoutMetrics {
-    /// Frames taken by outlets and messages taken by readers.
+    /// Frames accepted by sinks and messages read by readers.
     pub(crate) deliveries: Counter,
-    /// Entries put into lanes' queues.
+    /// Entries added to the queues of lanes.
     pub(crate) wakes: Counter,
-    /// Questions about the past that climbed.
+    /// History requests to upstream.
     pub(crate) fetches: Counter,
-    /// Topics with local interest.
+    /// Topics with subscribers on this node.
     pub(crate) topics: Gauge,
     /// Open sessions of all lanes.
     pub(crate) sessions: Gauge,
-    /// Their subscriptions.
+    /// Subscriptions of all sessions.
     pub(crate) subscriptions: Gauge,
     expired: Counter,
     epoch: Counter,
@@ -41,7 +41,7 @@ impl FanoutMetrics {
         }
     }
 
-    /// A gap was told to a subscriber.
+    /// Counts a gap that was delivered to a subscriber.
     pub(crate) fn record_gap(&self, reason: GapReason) {
         match reason {
             GapReason::Expired => self.expired.increment(1),

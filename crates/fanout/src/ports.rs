@@ -1,4 +1,4 @@
-//! What the fan-out needs from the rest of the node, and the words of its answers.
+//! The ports of the fan-out to the rest of the node, and their types.
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -6,41 +6,41 @@ use pushonce_core::{FetchError, Gap, HistoryPage, HistoryRange, Message, Positio
 
 use crate::Retention;
 
-/// Where the topics come from: the node's relay.
+/// The source of the topics: the node's relay.
 ///
-/// `watch` and `unwatch` are called in the order in which a topic's first subscriber comes and its
-/// last one goes. None of these may block, or call the hub back before it returns.
+/// `watch` and `unwatch` are called in the order in which a topic gets its first subscriber and loses its
+/// last one. No method may block or call the hub before it returns.
 pub trait Upstream: Send + Sync + 'static {
-    /// Somebody here wants `topic`: answer with [`Hub::mark_live_at`](crate::Hub::mark_live_at), then deliver
-    /// everything after that head. `offsets_after` is what is here already, if anything.
+    /// Starts the delivery of `topic`, which has subscribers on this node. The upstream calls
+    /// [`Hub::mark_live_at`](crate::Hub::mark_live_at) and then delivers everything after that head.
+    /// `after` is the newest position that this node has, if any.
     fn watch(&self, topic: &Topic, after: Option<Position>);
 
-    /// Nobody here wants `topic` any more.
+    /// Stops the delivery of `topic`, which has no subscribers on this node any more.
     fn unwatch(&self, topic: &Topic);
 
-    /// Asks for the past of a topic, watched or not.
+    /// Fetches history of a topic, watched or not.
     fn fetch(
         &self,
         topic: Topic,
         range: HistoryRange,
     ) -> BoxFuture<'static, Result<HistoryPage, FetchError>>;
 
-    /// How much of a topic's past may be shown now, as far as this node knows. Asked whenever history
-    /// is read.
+    /// The retention of a topic as far as this node knows it now. Called whenever history is read.
     fn retention(&self, topic: &Topic) -> Retention;
 }
 
-/// Makes frames: whole, ready for a socket, and the same for every subscriber of the topic.
+/// Encodes complete frames, the same for every subscriber of the topic.
 pub trait FrameEncoder: Send + Sync + 'static {
-    /// The frame of a message. Called once per message and wire.
+    /// Encodes a message. Called once per message and wire format.
     fn encode_message(&self, wire: WireFormat, topic: &Topic, message: &Message) -> Bytes;
 
-    /// What makes a message's payload out of that of the message right before it; none when that is
-    /// no less to send than the payload. Called once per message.
+    /// The delta that makes the payload of `message` from that of `predecessor`, the message directly
+    /// before it; `None` when it is not smaller than the payload. Called once per message.
     fn compute_delta(&self, predecessor: &Message, message: &Message) -> Option<Bytes>;
 
-    /// The frame of a message for one who has the message before: `delta` in place of its payload.
-    /// Called once per message and wire.
+    /// Encodes a message with `delta` in place of its payload, for a subscriber that has the previous
+    /// message. Called once per message and wire format.
     fn encode_delta(
         &self,
         wire: WireFormat,
@@ -49,11 +49,10 @@ pub trait FrameEncoder: Send + Sync + 'static {
         delta: Bytes,
     ) -> Bytes;
 
-    /// The frame of a gap.
+    /// Encodes a gap.
     fn encode_gap(&self, wire: WireFormat, topic: &Topic, gap: &Gap) -> Bytes;
 
-    /// The frame that says that nothing is known of the topic any more, or again, for one who was
-    /// shown everything up to `reached`.
+    /// Encodes a change of the topic's health, for a subscriber that received everything up to `reached`.
     fn encode_health(
         &self,
         wire: WireFormat,
@@ -62,30 +61,29 @@ pub trait FrameEncoder: Send + Sync + 'static {
         reached: Position,
     ) -> Bytes;
 
-    /// The frame that says how many watch the topic in the whole cluster. Called once per number and
-    /// wire.
+    /// Encodes the cluster-wide number of subscribers of the topic. Called once per number and wire format.
     fn encode_audience(&self, wire: WireFormat, topic: &Topic, sessions: u64) -> Bytes;
 }
 
-/// Whether this node hears of a topic.
+/// Whether this node has contact with the owner of a topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TopicHealth {
-    /// It does.
+    /// It has.
     #[default]
     Live,
-    /// It lost touch with the owner; what is here stands, and there may be more.
+    /// It has not; newer messages may exist that this node does not know.
     Stale,
 }
 
-/// A way to write frames that is in use. A message keeps a frame for each on which it was wanted.
+/// Identifies an encoding of frames. A message keeps one frame for each format in which it was needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WireFormat(pub u8);
 
-/// The answer to a subscriber.
+/// The reply to a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscribeAck {
-    /// The newest position of the topic at this moment.
+    /// The newest position of the topic at the time of the reply.
     pub position: Position,
-    /// Whether everything that was asked for follows. If not, the first thing to follow is a gap.
+    /// Whether everything that was requested follows. If not, a gap comes first.
     pub recovered: bool,
 }

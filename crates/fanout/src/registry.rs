@@ -1,4 +1,4 @@
-//! Which topics this node has interest in, and which questions are on their way up.
+//! The topics with interest on this node, and the history fetches in flight.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -14,8 +14,8 @@ use crate::ring::RingBounds;
 use crate::topic_buffer::{TopicBuffer, lock};
 use crate::{Retention, Upstream};
 
-/// A power of two. Lanes meet at a lock only when they open or leave topics of one part at the same
-/// time; deliveries take it for one look-up.
+/// Number of partitions, a power of two. Lanes contend for a lock only when they add or remove topics of
+/// one partition at the same time; deliveries hold it for one lookup.
 const PARTITIONS: usize = 16;
 
 type HistoryFetchResult = Result<Arc<HistoryPage>, FetchError>;
@@ -41,7 +41,8 @@ struct TopicSlot {
     interest_count: usize,
 }
 
-/// Keeps a topic's feed alive and its upstream watched. The last one to go takes both with it.
+/// Keeps a topic's buffer alive and watched upstream. Dropping the last one removes the buffer and
+/// unwatches the topic.
 pub(crate) struct TopicInterest {
     registry: Arc<TopicRegistry>,
     buffer: Arc<TopicBuffer>,
@@ -68,12 +69,12 @@ impl TopicRegistry {
         &self.partitions[hash as usize % PARTITIONS]
     }
 
-    /// The feed of a topic that somebody here is interested in.
+    /// The buffer of a topic with interest.
     pub(crate) fn get(&self, topic: &Topic) -> Option<Arc<TopicBuffer>> {
         lock(self.partition(topic)).topics.get(topic).map(|slot| Arc::clone(&slot.buffer))
     }
 
-    /// How many watch the topics where that changed since this was asked last: at most so many of them.
+    /// The subscriber counts of at most `topics_max` topics whose count changed since the last call.
     pub(crate) fn take_changed_counts(&self, topics_max: usize) -> Vec<(Topic, SubscriberCount)> {
         let take_count = |topic| {
             let buffer = self.get(&topic);
@@ -87,7 +88,7 @@ impl TopicRegistry {
         self.changed_topics.take(topics_max).into_iter().map(take_count).collect()
     }
 
-    /// Takes an interest in a topic; the first one has it watched.
+    /// Acquires interest in a topic; the first interest watches the topic.
     pub(crate) fn acquire_interest(self: &Arc<TopicRegistry>, topic: &Topic) -> TopicInterest {
         let mut partition = lock(self.partition(topic));
         let buffer = match partition.topics.entry(topic.clone()) {
@@ -98,7 +99,7 @@ impl TopicRegistry {
             Entry::Vacant(vacant) => {
                 let buffer = Arc::new(TopicBuffer::new(topic.clone(), self.bounds));
                 vacant.insert(TopicSlot { buffer: Arc::clone(&buffer), interest_count: 1 });
-                // Under the lock, so that the upstream hears of comings and goings in their order.
+                // Called under the lock, so that upstream receives watch and unwatch in order.
                 self.upstream.watch(topic, None);
                 self.metrics.topics.increment(1.0);
                 buffer
@@ -118,12 +119,12 @@ impl TopicRegistry {
         }
     }
 
-    /// How much of a topic's past may be shown now.
+    /// The retention of a topic as far as this node knows it now.
     pub(crate) fn retention(&self, topic: &Topic) -> Retention {
         self.upstream.retention(topic)
     }
 
-    /// Asks upstream; whoever asks the same while an answer is awaited gets the same answer.
+    /// Fetches history from upstream. Concurrent calls for the same range share one request.
     pub(crate) async fn fetch(&self, topic: &Topic, range: HistoryRange) -> HistoryFetchResult {
         let key = (topic.clone(), range);
         let fetch = {
@@ -145,8 +146,8 @@ impl TopicRegistry {
     }
 }
 
-/// Somebody waits for an answer. When it has come, or nobody waits any longer, the question is
-/// forgotten, so that the next to ask gets a fresh answer.
+/// A caller that waits for a fetch. The fetch is removed when it has completed or its last waiter is gone,
+/// so that the next call makes a new request.
 struct FetchWaiter<'a> {
     registry: &'a TopicRegistry,
     key: (Topic, HistoryRange),
@@ -158,7 +159,7 @@ impl Drop for FetchWaiter<'_> {
         let mut partition = lock(self.registry.partition(&self.key.0));
         let Some(current) = partition.fetches_in_flight.get(&self.key) else { return };
         let is_current = current.ptr_eq(self.fetch);
-        // Two: the table's, and the one that is going.
+        // Two: the handle in the table and the one of this waiter.
         let is_last_waiter = self.fetch.strong_count().is_some_and(|count| count <= 2);
         if is_current && (is_last_waiter || self.fetch.peek().is_some()) {
             partition.fetches_in_flight.remove(&self.key);
@@ -175,12 +176,12 @@ impl TopicInterest {
         &self.registry
     }
 
-    /// A session watches by way of this interest, or asks how many do.
+    /// Counts a session that subscribes through this interest.
     pub(crate) fn add_subscriber(&self, count: SubscriberCount) {
         self.buffer.subscribers.add(count, &self.buffer.topic, &self.registry.changed_topics);
     }
 
-    /// It does not any more.
+    /// Removes a session from the count.
     pub(crate) fn remove_subscriber(&self, count: SubscriberCount) {
         self.buffer.subscribers.remove(count, &self.buffer.topic, &self.registry.changed_topics);
     }

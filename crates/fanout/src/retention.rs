@@ -1,41 +1,41 @@
-//! What of a topic's past may be shown: the bounds of its namespace, as this node knows them.
+//! Truncation of history to the limits of a topic's namespace, as this node knows them.
 //!
-//! A ring keeps messages for subscribers that are behind, within bounds of its own. They say nothing of
-//! what a namespace allows, so whatever is read as history is cut here: what a resume, `last`, `start` or a
-//! snapshot finds in the ring, and the pages that come from upstream, whose owner may not know the newest
-//! settings yet. Subscribers that follow the topic live are not cut: a message is delivered once, however
-//! short the history.
+//! A ring keeps messages for slow subscribers, within its own bounds, which are independent of what a
+//! namespace allows. So everything that is read as history is truncated here: messages in the ring for a
+//! resume, `last`, `start` or a snapshot, and pages from upstream, whose owner may not know the newest
+//! settings yet. Live subscribers are not affected: a message is delivered once, however short the history.
 
 use std::sync::Arc;
 
-use pushonce_core::{Gap, GapReason, History, HistoryPage, HistoryRange, Message, Timestamp};
+use pushonce_core::{
+    FailPoint, Gap, GapReason, History, HistoryPage, HistoryRange, Message, Timestamp,
+};
 
 use crate::ring::position_before;
 
-/// The bounds of a topic's history, and the time by which ages are measured.
+/// The limits of a topic's history, and the time by which ages are measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// The bounds, as this node's view has them.
+    /// The limits, from this node's view.
     pub history: History,
-    /// The newest log time that this node knows of the topic's shard: never more than its owner has, so
-    /// nothing is hidden that the owner would show.
+    /// The newest log time of the topic's shard that this node knows. It is never ahead of the owner's, so
+    /// no message is hidden that the owner would show.
     pub log_time: Timestamp,
 }
 
 impl Retention {
-    /// How many messages may be shown, of those that are given newest first.
+    /// Number of messages that are visible, of messages given newest first.
     pub(crate) fn count_visible<'a>(
         &self,
         newest_first: impl Iterator<Item = &'a Arc<Message>>,
     ) -> usize {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::ignores_retention() {
+        if FailPoint::RetentionIgnored.is_active() {
             return newest_first.count();
         }
         let History { count_max, bytes_max, age_max_ms, .. } = self.history;
         let (mut now, mut bytes) = (self.log_time, 0_u64);
         let is_visible = |message: &&Arc<Message>| {
-            // The log has reached the time of its newest message, if nobody said more.
+            // The log time is at least that of the newest message, when no newer one is known.
             now = now.max(message.time);
             bytes += message.payload.len() as u64;
             bytes <= u64::from(bytes_max) && now.0 - message.time.0 <= age_max_ms
@@ -44,7 +44,8 @@ impl Retention {
         newest_first.take(count_max).take_while(is_visible).count()
     }
 
-    /// The page without what may not be shown. An answer to [`HistoryRange::After`] names that as missing.
+    /// Removes the messages that are not visible from a page. In a reply to [`HistoryRange::After`] they
+    /// are reported as a gap.
     pub(crate) fn truncate_page(&self, mut page: HistoryPage, range: HistoryRange) -> HistoryPage {
         let visible = self.count_visible(page.messages.iter().rev());
         let hidden = page.messages.len() - visible;
@@ -101,7 +102,7 @@ mod tests {
         assert_eq!(visible_offsets(retention(9, 29, 9_000, 500)), [4, 5]);
         assert_eq!(visible_offsets(retention(9, 900, 200, 500)), [3, 4, 5]);
         assert_eq!(visible_offsets(retention(9, 900, 200, 650)), [5]);
-        assert_eq!(visible_offsets(retention(0, 900, 9_000, 500)), [0; 0], "no past at all");
+        assert_eq!(visible_offsets(retention(0, 900, 9_000, 500)), [0; 0], "no history");
     }
 
     #[test]
@@ -139,7 +140,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is left is what an owner keeps that pops the oldest while any bound is passed.
+        /// The visible messages are those of an owner that drops the oldest while any limit is exceeded.
         #[test]
         fn edge_shows_the_same_history_as_the_owner_keeps(
             sizes in proptest::collection::vec((0..30usize, 0..50u64), 0..20),

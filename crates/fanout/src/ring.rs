@@ -1,7 +1,7 @@
-//! The newest messages of one topic, contiguous, of one epoch.
+//! Ring of the newest messages of one topic, contiguous and of one epoch.
 //!
-//! A reader of the ring is a position: what it has reached. The ring says what follows it, and
-//! grows at both ends: live messages at the front, fetched pages at the back.
+//! A reader's cursor is the position it has reached. The ring grows at both ends: live messages are
+//! appended, fetched pages are prepended.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,44 +12,44 @@ use pushonce_core::{Message, Offset, Position, Topic};
 use crate::frames::{EncodedForm, FrameCache};
 use crate::{FrameEncoder, Retention, WireFormat};
 
-/// A message and its frames.
+/// A message and its encoded frames.
 pub(crate) struct RingEntry {
     pub(crate) message: Arc<Message>,
     frame_cache: FrameCache,
 }
 
-/// How much a ring holds. Whichever bound is met first forgets the oldest; the newest message stays
-/// whatever its size.
+/// Limits of a ring. The oldest messages are dropped when either limit is exceeded; the newest message
+/// stays whatever its size.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RingBounds {
     pub(crate) messages: usize,
-    /// Of payload.
+    /// Payload bytes.
     pub(crate) bytes: usize,
 }
 
 pub(crate) struct Ring {
     entries: VecDeque<Arc<RingEntry>>,
-    /// The position right before the oldest entry; the head when there is none.
+    /// The position directly before the oldest entry; the head when the ring is empty.
     floor: Position,
     head: Position,
     bytes: usize,
-    /// Nothing older than the floor existed when that was last known.
+    /// Whether nothing older than the floor existed when that was last known.
     is_complete: bool,
-    /// The topic had no message when the ring began, so that [`Position::ZERO`] is right before the
-    /// epoch's first message.
+    /// Whether the topic had no message when the ring was created, so that [`Position::ZERO`] is directly
+    /// before the epoch's first message.
     began_empty: bool,
 }
 
-/// Where a reader stands.
+/// The place of a cursor in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RingPlace {
-    /// What follows is the entry of this index, if there is one yet.
+    /// The entry of this index follows, if it exists yet.
     At(usize),
-    /// What follows was here once, or never, and is not here now.
+    /// The messages that follow are not in the ring.
     Missing,
 }
 
-/// The position right before a message's.
+/// The position directly before `position`.
 pub(crate) fn position_before(position: Position) -> Position {
     Position { epoch: position.epoch, offset: Offset(position.offset.0.saturating_sub(1)) }
 }
@@ -59,7 +59,7 @@ impl RingEntry {
         Arc::new(RingEntry { message, frame_cache: FrameCache::default() })
     }
 
-    /// The frame of this message, made at the first call for each wire.
+    /// The frame of this message, encoded at the first call for each wire format.
     pub(crate) fn frame(
         &self,
         wire: WireFormat,
@@ -70,8 +70,8 @@ impl RingEntry {
             .get(EncodedForm::Full(wire), || encoder.encode_message(wire, topic, &self.message))
     }
 
-    /// The frame of this message for one who has `before`, the message right before it: its
-    /// difference from that, or the whole when that is no gain.
+    /// The frame of this message for a subscriber that has `predecessor`, the message directly before it:
+    /// with the delta, or with the whole payload when the delta saves nothing.
     pub(crate) fn delta_frame(
         &self,
         predecessor: &Message,
@@ -109,7 +109,7 @@ impl RingBounds {
 }
 
 impl Ring {
-    /// An empty ring that goes on after `at`.
+    /// Creates an empty ring that continues after `at`.
     pub(crate) fn new(at: Position) -> Ring {
         Ring {
             entries: VecDeque::new(),
@@ -125,7 +125,7 @@ impl Ring {
         self.head
     }
 
-    /// The position right before the oldest message that is here.
+    /// The position directly before the oldest message in the ring.
     pub(crate) fn floor(&self) -> Position {
         self.floor
     }
@@ -134,22 +134,22 @@ impl Ring {
         self.entries.len()
     }
 
-    /// How much it holds now.
+    /// The present size.
     pub(crate) fn size(&self) -> RingBounds {
         RingBounds { messages: self.entries.len(), bytes: self.bytes }
     }
 
-    /// Whether the ring has all of the past there was.
+    /// Whether the ring holds the whole history.
     pub(crate) fn is_complete(&self) -> bool {
         self.is_complete || self.floor.offset == Offset(0)
     }
 
-    /// History has nothing older than the floor.
+    /// Records that history has nothing older than the floor.
     pub(crate) fn mark_complete(&mut self) {
         self.is_complete = true;
     }
 
-    /// Takes the next message. Says no, and takes nothing, when it does not follow the head.
+    /// Appends the next message. Returns false and changes nothing when it does not follow the head.
     pub(crate) fn push(&mut self, message: Arc<Message>) -> bool {
         if !message.position.follows(self.head) {
             return false;
@@ -163,8 +163,8 @@ impl Ring {
         true
     }
 
-    /// Takes those of a page's messages that lie right before the floor; the others are here
-    /// already, or will come live, or do not join.
+    /// Prepends those messages of a page that are contiguous with the floor. The others are in the ring
+    /// already, will be delivered live, or are not contiguous.
     pub(crate) fn prepend(&mut self, page: &[Arc<Message>]) {
         for message in page.iter().rev() {
             if self.floor.offset == Offset(0) || message.position != self.floor {
@@ -176,7 +176,7 @@ impl Ring {
         }
     }
 
-    /// Forgets the oldest until the bounds hold.
+    /// Drops the oldest messages until the bounds hold.
     pub(crate) fn trim(&mut self, bounds: RingBounds) {
         while self.entries.len() > 1
             && (self.entries.len() > bounds.messages || self.bytes > bounds.bytes)
@@ -188,8 +188,8 @@ impl Ring {
         }
     }
 
-    /// Where a reader that has reached `cursor` stands. One ahead of the head waits at the end: it
-    /// was elsewhere before, and this node has yet to hear what it has seen.
+    /// The place of a reader that has reached `cursor`. A cursor ahead of the head is placed at the end:
+    /// its reader came from a node that already has messages which this node has yet to receive.
     pub(crate) fn locate(&self, cursor: Position) -> RingPlace {
         let is_before_first_message =
             self.began_empty && cursor == Position::ZERO && self.floor.offset == Offset(0);
@@ -205,25 +205,25 @@ impl Ring {
         }
     }
 
-    /// The index of the oldest entry that may be shown as history, from `index` on.
+    /// The index of the oldest entry at or after `index` that is visible as history.
     pub(crate) fn first_visible_index(&self, index: usize, retention: &Retention) -> usize {
         let count = self.entries.len().saturating_sub(index);
         let newest_first = self.entries.iter().rev().take(count).map(|entry| &entry.message);
         self.entries.len() - retention.count_visible(newest_first)
     }
 
-    /// The cursor of a reader that is to be shown the entry of this index next.
+    /// The cursor of a reader whose next entry is that of `index`.
     pub(crate) fn cursor_at(&self, index: usize) -> Position {
         self.entries.get(index).map_or(self.head, |entry| position_before(entry.message.position))
     }
 
-    /// The entries from an index on, oldest first.
+    /// The entries from `index` on, oldest first.
     pub(crate) fn entries_from(&self, index: usize) -> impl Iterator<Item = &Arc<RingEntry>> {
         self.entries.range(index.min(self.entries.len())..)
     }
 
-    /// The cursor of a reader that wants the newest `n`, as far as they may be shown; `NoFault` when some of
-    /// those are not here.
+    /// The cursor of a reader that requests the newest `n` messages, as far as they are visible; `None`
+    /// when some of those are not in the ring.
     pub(crate) fn cursor_before_last(&self, n: usize, retention: &Retention) -> Option<Position> {
         let first_index = self.entries.len().saturating_sub(n);
         let visible_index = self.first_visible_index(first_index, retention);

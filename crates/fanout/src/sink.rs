@@ -1,51 +1,52 @@
-//! One session's way out.
+//! The output of one session.
 
 use bytes::Bytes;
 
-/// Takes the frames of one session; owned by its lane's thread.
+/// Accepts the frames of one session; owned by the thread of its lane.
 ///
-/// `offer` must not call into the lane: the lane is in the middle of a walk. What it has to say to
-/// its session it says by its answer, or leaves for the session's own task.
+/// `offer` must not call the lane, which is in the middle of a walk. The sink reports to the lane by the
+/// result only, and leaves everything else to the task of the session.
 pub trait FrameSink {
-    /// Offers all that is due to the session in one turn of the lane, in order: to be brought away by
-    /// as few writes as can be. The outlet takes as many frames from the front as it can bring away or
-    /// hold; of those it took none is offered again, and those it did not take it must forget.
+    /// Offers all pending frames of the session in one turn of the lane, in order, to be written with as
+    /// few writes as possible. The sink accepts as many frames from the front as it can write or buffer.
+    /// Accepted frames are not offered again; the sink must not keep the others.
     ///
-    /// An outlet with a way of its own for each subscription ends at the first that is blocked: the
-    /// runs behind it are offered again at once, without it.
+    /// A sink with a separate stream for each subscription stops at the first blocked one: the runs behind
+    /// it are offered again at once, without it.
     ///
     /// # Errors
-    /// [`SinkClosed`] when the session is over: the lane forgets the session and all its subscriptions.
+    /// [`SinkClosed`] when the session is over: the lane removes the session and all its subscriptions.
     fn offer(&mut self, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed>;
 }
 
-/// Frames of one subscription, in order; may be none. Several in a row may be of the same.
+/// Frames of one subscription, in order; may be empty. Several consecutive runs may be of the same
+/// subscription.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameRun<'a> {
-    /// Whose they are: what the subscription was made with.
+    /// The token that the subscription was created with.
     pub token: u32,
-    /// Whole frames, shared with every other session that gets them.
+    /// Complete frames, shared with all other sessions that receive them.
     pub frames: &'a [Bytes],
-    /// The same in one piece, where several sessions get several of them.
+    /// The same frames in one buffer, where several sessions receive several frames.
     pub concatenated: Option<&'a Bytes>,
 }
 
 impl<'a> FrameRun<'a> {
-    /// All that is in it, in as few pieces as there are.
+    /// The content of the run in as few buffers as possible.
     pub fn pieces(&self) -> impl Iterator<Item = &'a Bytes> + use<'a> {
         let frames = if self.concatenated.is_some() { &[] } else { self.frames };
         self.concatenated.into_iter().chain(frames)
     }
 }
 
-/// What became of an offer.
+/// The result of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfferOutcome {
-    /// How many frames, from the first and over all runs, are now the outlet's business.
+    /// Number of accepted frames, from the first and over all runs.
     pub accepted: usize,
-    /// Whether the subscription of the last that was taken must not be offered more until
-    /// [`Lane::on_writable`](crate::Lane::on_writable). Whatever is said here, that holds for the one whose
-    /// frame was the first not to be taken.
+    /// Whether the subscription of the last accepted frame must not be offered more until
+    /// [`Lane::on_writable`](crate::Lane::on_writable). The subscription of the first frame that was not
+    /// accepted is blocked in any case.
     pub is_blocked: bool,
 }
 

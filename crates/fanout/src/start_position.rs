@@ -1,10 +1,10 @@
-//! Where a subscription begins: at a cursor in the ring, if need be after a page from upstream has
-//! joined it.
+//! Resolution of a subscription's start to a cursor in the ring, if necessary after a page from upstream
+//! was prepended.
 
 use std::sync::Arc;
 
 use pushonce_core::{
-    FetchError, Gap, GapReason, HistoryPage, HistoryRange, Position, StartFrom, Topic,
+    FailPoint, FetchError, Gap, GapReason, HistoryPage, HistoryRange, Position, StartFrom, Topic,
 };
 
 use crate::registry::{TopicInterest, TopicRegistry};
@@ -12,24 +12,24 @@ use crate::ring::{Ring, RingBounds, RingPlace, position_before};
 use crate::topic_buffer::{RetentionGuard, TopicBufferState};
 use crate::{Retention, SubscribeAck};
 
-/// How often the past is asked for before the subscriber is sent away. A second time is needed when
-/// messages were lost while the first answer was on its way; a third if that happens again at once.
+/// Maximum number of fetches before the subscriber is rejected. A second one is needed when messages were
+/// lost while the first reply was in flight; a third if that happens twice.
 const FETCH_ATTEMPTS_MAX: usize = 3;
 
-/// A subscription that has its place and has been shown nothing yet.
+/// A subscription with a resolved start and nothing delivered yet.
 pub(crate) struct PreparedSubscription {
     pub(crate) interest: TopicInterest,
     pub(crate) retention_guard: RetentionGuard,
     pub(crate) start: ResolvedStart,
 }
 
-/// Where a subscription begins.
+/// The resolved start of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ResolvedStart {
     pub(crate) cursor: Position,
-    /// To be shown first.
+    /// Delivered first.
     pub(crate) gap: Option<Gap>,
-    /// The newest position when it began.
+    /// The newest position at the start.
     head: Position,
 }
 
@@ -39,8 +39,8 @@ impl ResolvedStart {
     }
 }
 
-/// Takes an interest in `topic`, waits until upstream says where it stands, and finds where `from`
-/// is. May be dropped while it waits; then the interest goes with it.
+/// Acquires interest in `topic`, waits until upstream reports its head, and resolves `from`. Cancel safe:
+/// dropping the future releases the interest.
 pub(crate) async fn prepare(
     registry: &Arc<TopicRegistry>,
     topic: &Topic,
@@ -49,7 +49,7 @@ pub(crate) async fn prepare(
     let interest = registry.acquire_interest(topic);
     let buffer = Arc::clone(interest.buffer());
     buffer.wait_until_open().await;
-    // From here on: the ring keeps what it has while a page is on its way.
+    // From here on the ring keeps its messages while a page is in flight.
     let retention_guard = buffer.guard_retention();
     let retention = registry.retention(topic);
     let mut resolved = resolve_in_ring(&buffer.state(), from, &retention);
@@ -64,19 +64,27 @@ pub(crate) async fn prepare(
     }
     match resolved {
         Ok(start) => Ok(PreparedSubscription { interest, retention_guard, start }),
-        Err(_) => Err(FetchError::Unavailable("its past does not hold still".to_owned())),
+        Err(_) => {
+            let reason = format!("the history of `{topic}` kept changing while it was read");
+            Err(FetchError::Unavailable(reason))
+        }
     }
 }
 
-/// The start, if the ring has all that was asked for and may be shown; else what to ask upstream for.
+/// The start, if the ring has everything that was requested and is visible; else the range to fetch from
+/// upstream.
 fn resolve_in_ring(
     state: &TopicBufferState,
     from: StartFrom,
     retention: &Retention,
 ) -> Result<ResolvedStart, HistoryRange> {
     let ring = &state.ring;
-    #[cfg(feature = "planted-bugs")]
-    let from = crate::planted::ignore_epoch(from, ring.head());
+    let from = match from {
+        StartFrom::Position(position) if FailPoint::EpochUnchecked.is_active() => {
+            StartFrom::Position(Position { epoch: ring.head().epoch, ..position })
+        }
+        from => from,
+    };
     let cursor = match from {
         StartFrom::Now => ring.head(),
         StartFrom::Last(n) => {
@@ -87,8 +95,8 @@ fn resolve_in_ring(
             0 => ring.floor(),
             oldest => ring.cursor_at(oldest),
         },
-        // Ahead of the head: only upstream knows whether that was ever given out; and only upstream knows
-        // whether there was an earlier life, for one that has seen nothing.
+        // Only upstream knows whether a position ahead of the head was ever assigned, and whether there was
+        // an earlier epoch for a reader at zero.
         StartFrom::Position(p) if p > ring.head() || p == Position::ZERO => {
             return Err(HistoryRange::After(p));
         }
@@ -96,25 +104,24 @@ fn resolve_in_ring(
             RingPlace::Missing => return Err(HistoryRange::After(p)),
             RingPlace::At(next) => match ring.first_visible_index(next, retention) {
                 oldest if oldest > next => return Ok(start_after_expired(ring, p, oldest)),
+                _ if FailPoint::ResumeSkipsMessage.is_active() => p.next(),
                 _ => p,
             },
         },
     };
-    #[cfg(feature = "planted-bugs")]
-    let cursor = crate::planted::skip_one_on_resume(from, cursor);
     Ok(ResolvedStart { cursor, gap: None, head: ring.head() })
 }
 
-/// The start of a reader that resumes at `reached`, though what follows is older than may be shown, up to
-/// the entry of index `first_index`.
+/// The start of a reader that resumes at `position` where the messages before the entry `oldest` are no
+/// longer visible.
 fn start_after_expired(ring: &Ring, position: Position, oldest: usize) -> ResolvedStart {
     let cursor = ring.cursor_at(oldest);
     let gap = Gap { from: position.next(), to: cursor, reason: GapReason::Expired };
     ResolvedStart { cursor, gap: Some(gap), head: ring.head() }
 }
 
-/// The start after a page has joined the ring. None when it does not touch the ring, because the
-/// topic was lost or began anew while the page was on its way.
+/// The start after a page was prepended to the ring. `None` when the page is not contiguous with the ring,
+/// because messages were lost or a new epoch began while the page was in flight.
 fn resolve_after_fetch(
     state: &mut TopicBufferState,
     range: HistoryRange,
@@ -131,14 +138,13 @@ fn resolve_after_fetch(
     if is_complete && state.ring.floor() == oldest {
         state.ring.mark_complete();
     }
-    // Never back behind what the subscriber has, whoever answered.
+    // The cursor never moves back behind the position that the subscriber has, whatever the reply.
     let cursor = match range {
         HistoryRange::After(position) => oldest.max(position),
         HistoryRange::Last(_) | HistoryRange::All => oldest,
     };
-    let start = ResolvedStart { cursor, gap: page.gap, head: state.ring.head().max(page.head) };
-    #[cfg(feature = "planted-bugs")]
-    let start = crate::planted::suppress_gap(start);
+    let gap = page.gap.filter(|_| !FailPoint::StartGapHidden.is_active());
+    let start = ResolvedStart { cursor, gap, head: state.ring.head().max(page.head) };
     (state.ring.locate(oldest) != RingPlace::Missing).then_some(start)
 }
 
@@ -172,7 +178,7 @@ mod tests {
         HistoryPage { messages: offsets.map(message).collect(), head, gap: None }
     }
 
-    /// A feed that went live at `floor` and then got messages up to `head`.
+    /// A buffer that went live at `floor` and then received messages up to `head`.
     fn buffer(epoch: u64, floor: u64, head: u64) -> TopicBuffer {
         let buffer = TopicBuffer::new(Topic::new("a").expect("valid"), BOUNDS);
         buffer.mark_live_at(Position::new(epoch, floor));
@@ -235,7 +241,7 @@ mod tests {
         assert_eq!(resolve(resume(7), 2), start(7, None));
         assert_eq!(resolve(resume(5), 2), start(7, gap(6, 7)));
         assert_eq!(resolve(resume(8), 0), start(9, gap(9, 9)));
-        assert_eq!(resolve(resume(9), 0), start(9, None), "nothing follows");
+        assert_eq!(resolve(resume(9), 0), start(9, None), "no message follows the position");
     }
 
     #[test]
@@ -290,7 +296,10 @@ mod tests {
             Some(ResolvedStart { cursor: ahead, gap: None, head: Position::new(2, 13) })
         );
         buffer.deliver(&page(2, 10..=11).messages);
-        assert!(buffer.state().pending_after(ahead, 10).is_none(), "it has seen these elsewhere");
+        assert!(
+            buffer.state().pending_after(ahead, 10).is_none(),
+            "the reader already has these messages"
+        );
         buffer.deliver(&page(2, 12..=12).messages);
         assert_eq!(buffer.state().pending_after(ahead, 10).map(|due| due.entries.len()), Some(1));
     }

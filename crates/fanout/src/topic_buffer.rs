@@ -1,4 +1,4 @@
-//! One topic on this node: its ring, the loss that readers must be told of, and the lanes to wake.
+//! The buffer of one topic: its ring, the last loss, and the lanes to wake.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,71 +11,71 @@ use crate::audience::{ClusterAudience, SubscriberCounter};
 use crate::dirty_topics::DirtyTopics;
 use crate::ring::{Ring, RingBounds, RingEntry, RingPlace, position_before};
 
-/// How much more a ring may hold while lanes have not looked yet, or new readers catch up. A burst
-/// that comes while a lane is at its other topics must not look like slowness of its subscribers;
-/// with less, 16 large messages in flight would. More costs memory only while somebody is behind.
+/// How much more a ring may hold while lanes have not processed a change, or new readers catch up. A burst
+/// while a lane is busy with other topics must not make its subscribers count as slow; with a lower factor,
+/// 16 large messages in flight would. A higher one costs memory only while a reader is behind.
 const CATCH_UP_FACTOR: usize = 4;
 
-/// Shared by whoever has the relay's turn, which writes, and by lanes and readers, which look.
+/// The buffer of one topic. Written by the task of the relay, read by lanes and readers.
 pub(crate) struct TopicBuffer {
     pub(crate) topic: Topic,
     bounds: RingBounds,
     state: Mutex<TopicBufferState>,
-    /// For those who wait for the upstream's word.
+    /// Wakes the tasks that wait for the first report of upstream.
     opened: Notify,
     pub(crate) subscribers: SubscriberCounter,
 }
 
 pub(crate) struct TopicBufferState {
-    /// The upstream has said where the topic stands. Until then the ring means nothing.
+    /// Whether upstream has reported the head of the topic. Until then the ring has no meaning.
     is_open: bool,
     pub(crate) ring: Ring,
     health: TopicHealth,
-    /// How many watch in the whole cluster, if somebody here asked and upstream said.
+    /// The cluster-wide number of subscribers, if it was requested here and reported by upstream.
     audience: Option<Arc<ClusterAudience>>,
-    /// The end of the last loss, and its reason.
+    /// The end and the reason of the last loss.
     last_loss: Option<(Position, GapReason)>,
-    /// Counts what readers may have to be shown.
+    /// Incremented with every change that readers may have to be notified of.
     version: u64,
     registrations: Slab<RegistrationState>,
-    /// How many readers rely on the ring to keep what lies before them; see [`RetentionGuard`].
+    /// Number of readers that rely on the ring to keep the messages before them; see [`RetentionGuard`].
     retention_guards: usize,
-    /// The bounds while the ring is held.
+    /// The bounds while a reader catches up.
     catch_up_bounds: RingBounds,
 }
 
 /// A lane with subscribers, or a reader.
 struct RegistrationState {
     dirty_topics: Arc<DirtyTopics>,
-    /// The topic's index in the lane.
+    /// The index of the topic in the lane.
     topic_index: usize,
-    /// The lane was told of a change and has not finished looking.
+    /// Whether the lane was notified of a change that it has not finished processing.
     is_notified: bool,
 }
 
-/// The place of a lane or a reader in a feed; left when dropped.
+/// The registration of a lane or a reader in a buffer; removed on drop.
 pub(crate) struct Registration {
     buffer: Arc<TopicBuffer>,
     key: usize,
 }
 
-/// Keeps the ring from forgetting at its usual bounds while a new reader catches up, so that a
-/// resume which was answered in full is not cut short by the next message. Ended by the reader's
-/// being level, blocked, or gone. The ring is bounded all the same: by [`CATCH_UP_FACTOR`] times its
-/// bounds, or by what a fetched page made of it and its bounds once more.
+/// Keeps the ring above its usual bounds while a new reader catches up, so that a resume that was answered
+/// in full is not cut short by the next message. Dropped when the reader is up to date, blocked or closed.
+/// The ring stays bounded: by [`CATCH_UP_FACTOR`] times its bounds, or by its size with a fetched page plus
+/// its bounds.
 pub(crate) struct RetentionGuard(Arc<TopicBuffer>);
 
-/// What a reader is to be shown next.
+/// The next items for a reader.
 #[derive(Default)]
 pub(crate) struct PendingMessages {
-    /// First, if there is one.
+    /// Comes first, if there is one.
     pub(crate) gap: Option<Gap>,
-    /// The message right before the first of the entries, if it is still here.
+    /// The message directly before the first entry, if it is still in the ring.
     pub(crate) predecessor: Option<Arc<Message>>,
     pub(crate) entries: Vec<Arc<RingEntry>>,
 }
 
-/// The data behind these locks is whole between any two statements that may panic.
+/// Ignores poisoning: the data behind these locks is consistent between any two statements that may panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -101,9 +101,9 @@ impl TopicBuffer {
         lock(&self.state)
     }
 
-    /// The upstream says where the topic stands: everything after `head` will come. Said to an open
-    /// feed that has not got that far, it means that what lies between will not. Returns how many
-    /// lanes were woken.
+    /// Handles the report of upstream that the topic is at `head` and everything later will be delivered.
+    /// In an open buffer that has not reached `head`, the messages before it are lost. Returns the number
+    /// of lanes that were woken.
     pub(crate) fn mark_live_at(&self, head: Position) -> usize {
         let mut state = self.state();
         let version_before = state.version;
@@ -118,13 +118,13 @@ impl TopicBuffer {
         state.notify_since(version_before)
     }
 
-    /// Takes the next messages. Returns how many lanes were woken.
+    /// Appends the next messages. Returns the number of lanes that were woken.
     pub(crate) fn deliver(&self, messages: &[Arc<Message>]) -> usize {
         let mut state = self.state();
         if !state.is_open {
             return 0;
         }
-        // Before the messages are taken and not after: nobody can have seen them yet.
+        // Trimmed before the messages are appended and not after: no reader has seen these yet.
         state.trim(self.bounds);
         let version_before = state.version;
         for message in messages {
@@ -135,7 +135,8 @@ impl TopicBuffer {
         state.notify_since(version_before)
     }
 
-    /// Everything up to `gap.to` that is not here will not come. Returns how many lanes were woken.
+    /// Records that everything up to `gap.to` that is not in the ring is lost. Returns the number of lanes
+    /// that were woken.
     pub(crate) fn record_gap(&self, gap: Gap) -> usize {
         let mut state = self.state();
         let version_before = state.version;
@@ -145,7 +146,7 @@ impl TopicBuffer {
         state.notify_since(version_before)
     }
 
-    /// The upstream lost touch with the owner, or hears of it again. Returns how many lanes were woken.
+    /// Sets the health of the topic. Returns the number of lanes that were woken.
     pub(crate) fn set_health(&self, health: TopicHealth) -> usize {
         let mut state = self.state();
         let version_before = state.version;
@@ -153,7 +154,7 @@ impl TopicBuffer {
         state.notify_since(version_before)
     }
 
-    /// The upstream says how many watch in the whole cluster. Returns how many lanes were woken.
+    /// Sets the cluster-wide number of subscribers. Returns the number of lanes that were woken.
     pub(crate) fn set_audience(&self, sessions: u64) -> usize {
         let mut state = self.state();
         let version_before = state.version;
@@ -162,21 +163,21 @@ impl TopicBuffer {
         state.notify_since(version_before)
     }
 
-    /// Nobody here asks how many watch: what the upstream said of that grows old.
+    /// Clears the cluster-wide number of subscribers: without a request on this node it is not updated.
     pub(crate) fn clear_audience(&self) {
         self.state().audience = None;
     }
 
-    /// Waits until the upstream has said where the topic stands.
+    /// Waits until upstream has reported the head of the topic.
     pub(crate) async fn wait_until_open(&self) {
-        // Made before the look: what is said between the look and the await is not missed.
+        // Created before the check, so that a report between the check and the await is not missed.
         let opened = self.opened.notified();
         if !self.state().is_open {
             opened.await;
         }
     }
 
-    /// Gives a lane or a reader its place: it is woken with `index` from now on.
+    /// Registers a lane or a reader: changes push `topic_index` to `dirty_topics` from now on.
     pub(crate) fn register(
         self: &Arc<TopicBuffer>,
         dirty_topics: Arc<DirtyTopics>,
@@ -197,7 +198,7 @@ impl TopicBuffer {
 }
 
 impl TopicBufferState {
-    /// How often something changed, to be handed to [`Registration::try_rearm`].
+    /// Number of changes, for [`Registration::try_rearm`].
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
@@ -232,7 +233,7 @@ impl TopicBufferState {
         self.version += 1;
     }
 
-    /// What lies between the head and `to` will not come, and nobody said why.
+    /// Handles a loss of the messages between the head and `to` for which no reason is known.
     fn skip_to(&mut self, to: Position) {
         let from = self.ring.head();
         let same_epoch = to.epoch == from.epoch;
@@ -260,7 +261,8 @@ impl TopicBufferState {
         }
     }
 
-    /// Wakes each lane that does not know yet that something came after `changes`.
+    /// Notifies the registrations that were not notified yet, if the buffer changed since `version`.
+    /// Returns their number.
     fn notify_since(&mut self, version: u64) -> usize {
         if self.version == version {
             return 0;
@@ -275,8 +277,8 @@ impl TopicBufferState {
             .count()
     }
 
-    /// Joins a fetched page to the old end of the ring, and makes room for it until the readers who
-    /// asked for it have had it.
+    /// Prepends a fetched page to the ring, and raises the catch-up bounds until the readers that requested
+    /// it have received it.
     pub(crate) fn prepend_page(&mut self, page: &[Arc<Message>], bounds: RingBounds) {
         let len_before = self.ring.len();
         self.ring.prepend(page);
@@ -287,8 +289,8 @@ impl TopicBufferState {
         }
     }
 
-    /// What a reader that has reached `cursor` is to be shown: at most `messages_max` messages, and
-    /// before them the gap that lies between, if any. None: it is level.
+    /// The next items for a reader that has reached `cursor`: at most `messages_max` messages, preceded by
+    /// the gap, if any. `None` when the reader is up to date.
     pub(crate) fn pending_after(
         &self,
         cursor: Position,
@@ -307,7 +309,8 @@ impl TopicBufferState {
         })
     }
 
-    /// The same for a reader that wants the newest message alone. The gap is all that it passes over.
+    /// Like [`TopicBufferState::pending_after`], with only the newest message. The gap covers all skipped
+    /// messages.
     pub(crate) fn newest_after(&self, cursor: Position) -> Option<PendingMessages> {
         let (gap, next_index) = self.locate(cursor);
         let last_index = self.ring.len().saturating_sub(1);
@@ -332,7 +335,7 @@ impl TopicBufferState {
         })
     }
 
-    /// Where a reader that has reached `cursor` goes on, and what lies between.
+    /// The index at which a reader that has reached `cursor` continues, and the gap before it.
     fn locate(&self, cursor: Position) -> (Option<Gap>, usize) {
         match self.ring.locate(cursor) {
             RingPlace::At(index) => (None, index),
@@ -340,7 +343,7 @@ impl TopicBufferState {
         }
     }
 
-    /// What a reader whose cursor the ring has passed does not get.
+    /// The gap for a reader whose next message is no longer in the ring.
     fn gap_after(&self, cursor: Position) -> Gap {
         let to = self.ring.floor();
         let reason = match self.last_loss {
@@ -357,8 +360,8 @@ impl Registration {
         &self.buffer
     }
 
-    /// The lane has shown every subscriber that is not blocked what there was at `changes`. Says no
-    /// when more has come since: then the lane must look again, and will not be told.
+    /// Requests the next notification after the lane has delivered everything up to `version`. Returns
+    /// false when the buffer has changed since: the lane must process it again and is not notified.
     pub(crate) fn try_rearm(&self, version: u64) -> bool {
         let mut state = self.buffer.state();
         let is_current = state.version == version;

@@ -1,4 +1,4 @@
-//! A subscription for back ends: messages instead of frames.
+//! A subscription for back ends, with messages instead of frames.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,23 +13,23 @@ use crate::start_position::PreparedSubscription;
 use crate::topic_buffer::{PendingMessages, Registration, RetentionGuard};
 use crate::{SubscribeAck, TopicHealth};
 
-/// How many messages are taken out of the ring at one look. More would let a reader that stopped
-/// keep more alive; fewer would take the topic's lock more often.
+/// Maximum number of messages read from the ring at once. With more, a stalled reader would keep more
+/// messages alive; with fewer, the lock of the topic would be taken more often.
 const READER_BATCH_MAX: usize = 64;
 
-/// A cursor in one topic, to be asked for what comes next. A reader that does not ask stores at
-/// most 64 messages, or one that wants the newest alone; what the topic's ring forgets meanwhile it is
-/// told as a gap. Dropping it ends the subscription.
+/// A cursor in one topic, read with [`TopicReader::next`]. A reader that is not read stores at most 64
+/// messages, or 1 with `latest` or a rate; messages that the ring drops meanwhile are reported as a gap.
+/// Dropping the reader ends the subscription.
 pub struct TopicReader {
     ack: SubscribeAck,
     cursor: Position,
     mode: DeliveryMode,
     min_interval: MinInterval,
-    /// Nothing is looked for before, if it rests at all.
+    /// The end of the pause after a message, if the reader pauses.
     paused_until: Option<Instant>,
     health: TopicHealth,
     buffered: VecDeque<TopicEvent>,
-    /// Until it is level for the first time.
+    /// Held until the reader is up to date for the first time.
     retention_guard: Option<RetentionGuard>,
     registration: Registration,
     dirty_topics: Arc<DirtyTopics>,
@@ -37,7 +37,7 @@ pub struct TopicReader {
     interest: TopicInterest,
 }
 
-/// What a reader counts for.
+/// How a reader counts as a subscriber.
 const ONE_READER: SubscriberCount = SubscriberCount { sessions: 1, wants_audience: false };
 
 impl Drop for TopicReader {
@@ -66,13 +66,12 @@ impl TopicReader {
         }
     }
 
-    /// Where the topic stood when the reader began, and whether it got all that it asked for.
+    /// The newest position when the reader was opened, and whether everything that was requested follows.
     pub fn ack(&self) -> SubscribeAck {
         self.ack
     }
 
-    /// The next message, or the gap before it, or a word about how the topic stands. Waits for one;
-    /// may be dropped while it waits, and nothing is lost.
+    /// Waits for the next event. Cancel safe: no event is lost when the future is dropped.
     pub async fn next(&mut self) -> TopicEvent {
         loop {
             if let Some(item) = self.buffered.pop_front() {

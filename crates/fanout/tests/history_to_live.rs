@@ -1,8 +1,8 @@
-//! Whatever happens while somebody subscribes, what it is shown is one unbroken line of messages
-//! and gaps, from where it asked to the end of the topic; to one who wants the newest alone and not to
-//! be told what is passed over, a line that rises to the end.
+//! Whatever happens during a subscribe, the subscriber receives a contiguous sequence of messages and gaps
+//! from the requested start to the end of the topic. With `latest` and without reported gaps, the sequence
+//! is ascending and reaches the end.
 
-mod stage;
+mod support;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,33 +12,33 @@ use pushonce_core::{
     Delivery, FetchError, Position, StartFrom, SubscribeOptions, Topic, TopicEvent,
 };
 use pushonce_fanout::{SubscribeAck, SubscribeError, TopicHealth, hub};
-use stage::{JSON, Stage, Viewer, at, play, topic, yields};
+use support::{JSON, TestHub, TestSession, at, run_local, topic, yield_times};
 
-/// Below what a ring of this size holds while somebody has not looked yet: a subscriber that was
-/// never blocked has no excuse for a gap.
+/// Below what a ring of this size holds while a lane has not processed a change: a subscriber that was
+/// never blocked must not receive a gap.
 const RING_MESSAGES_MAX: usize = 12;
 const PUBLISHES_MAX: usize = 45;
 
 #[derive(Clone, Debug)]
 enum SubscribeOp {
     Publish,
-    /// So many things come over the link.
+    /// Delivers this many events of the link.
     DeliverEvents(usize),
-    /// Everything else gets so many turns.
+    /// Yields this many times to the other tasks.
     Yield(usize),
-    /// As it wants, with deltas or without.
+    /// Subscribes with a start, a delivery mode, and with or without deltas.
     Subscribe(StartChoice, DeliveryChoice, bool),
     Read(StartChoice),
     Unsubscribe(usize),
-    /// A socket takes so many frames more, then blocks.
+    /// A sink accepts this many frames more, then blocks.
     SetCapacity(usize, usize),
-    /// So many questions are answered.
+    /// Releases the replies to this many fetches.
     ReleaseReplies(usize),
-    /// History forgets all but so many.
+    /// History drops all but this many messages.
     Expire(usize),
-    /// A new epoch, with so many lost messages.
+    /// Starts a new epoch with this many lost messages.
     NewEpoch(u64),
-    /// The node loses touch with the owner, or hears of it again.
+    /// The node loses contact with the owner, or restores it.
     SetHealth(TopicHealth),
 }
 
@@ -47,24 +47,24 @@ enum StartChoice {
     Now,
     Start,
     Last(u32),
-    /// After the message that stands so far behind the newest.
+    /// After the message this far before the newest.
     BehindHead(u64),
-    /// After a message of the epoch before.
+    /// After a message of the previous epoch.
     PreviousEpoch(u64),
-    /// After a message that never was.
+    /// After a message that never existed.
     Forged,
 }
 
-/// Which of the messages a subscriber wants.
+/// The delivery mode of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DeliveryChoice {
     All,
     Latest,
-    /// And to be told what is passed over.
+    /// With reported gaps.
     LatestWithGaps,
 }
 
-/// How far beyond the newest a forged position is: further than anything that is published.
+/// Distance of a forged position from the newest: more than is ever published.
 const FORGED_OFFSET: u64 = 1_000;
 
 fn start_choice() -> impl Strategy<Value = StartChoice> {
@@ -101,20 +101,20 @@ fn op_with_epochs() -> impl Strategy<Value = SubscribeOp> {
     prop_oneof![12 => op(), 1 => (0u64..4).prop_map(SubscribeOp::NewEpoch)]
 }
 
-/// A subscription, and what is known of it.
+/// A subscription and its observed results.
 struct ObservedSubscription {
     from: StartFrom,
     delivery: DeliveryChoice,
     delta: bool,
-    viewer: Option<Viewer>,
+    session: Option<TestSession>,
     reply: Rc<RefCell<Option<Result<SubscribeAck, SubscribeError>>>>,
-    /// What a reader was told, in the words of a viewer's frames.
+    /// The events of a reader, formatted like the frames of a session.
     items: Rc<RefCell<Vec<String>>>,
     was_blocked: bool,
     is_unsubscribed: bool,
 }
 
-/// What happened to the topic that may excuse a gap.
+/// Events of the topic that allow a gap.
 #[derive(Default)]
 struct AllowedGaps {
     history_expired: bool,
@@ -135,7 +135,7 @@ fn start_from(choice: StartChoice, head: Position) -> StartFrom {
 }
 
 fn subscribe(
-    stage: &Stage,
+    test_hub: &TestHub,
     a: &Topic,
     from: StartFrom,
     choice: DeliveryChoice,
@@ -149,12 +149,13 @@ fn subscribe(
         accept_deltas: delta,
         ..SubscribeOptions::default()
     };
-    let viewer = stage.viewer(JSON);
+    let session = test_hub.new_session(JSON);
     let reply = Rc::new(RefCell::new(None));
-    let (lane, key, a, reply_slot) = (stage.lane.clone(), viewer.key, a.clone(), Rc::clone(&reply));
+    let (lane, key, a, reply_slot) =
+        (test_hub.lane.clone(), session.key, a.clone(), Rc::clone(&reply));
     tokio::task::spawn_local(async move {
         let subscribed = lane.subscribe(key, 7, a.clone(), from, options).await;
-        yields(2).await;
+        yield_times(2).await;
         lane.start_delivery(key, &a);
         *reply_slot.borrow_mut() = Some(subscribed);
     });
@@ -163,7 +164,7 @@ fn subscribe(
         from,
         delivery: choice,
         delta,
-        viewer: Some(viewer),
+        session: Some(session),
         reply,
         items,
         was_blocked: false,
@@ -171,10 +172,10 @@ fn subscribe(
     }
 }
 
-fn start_reader(stage: &Stage, a: &Topic, from: StartFrom) -> ObservedSubscription {
+fn start_reader(test_hub: &TestHub, a: &Topic, from: StartFrom) -> ObservedSubscription {
     let reply = Rc::new(RefCell::new(None));
     let items = Rc::new(RefCell::new(Vec::new()));
-    let (hub, a) = (stage.hub.clone(), a.clone());
+    let (hub, a) = (test_hub.hub.clone(), a.clone());
     let (reply_slot, item_log) = (Rc::clone(&reply), Rc::clone(&items));
     tokio::task::spawn_local(async move {
         let reader = hub.open_reader(a.clone(), from, SubscribeOptions::default()).await;
@@ -199,7 +200,7 @@ fn start_reader(stage: &Stage, a: &Topic, from: StartFrom) -> ObservedSubscripti
         from,
         delivery,
         delta,
-        viewer: None,
+        session: None,
         reply,
         items,
         was_blocked: false,
@@ -208,67 +209,74 @@ fn start_reader(stage: &Stage, a: &Topic, from: StartFrom) -> ObservedSubscripti
 }
 
 async fn apply_ops(
-    stage: &Stage,
+    test_hub: &TestHub,
     a: &Topic,
     ops: Vec<SubscribeOp>,
 ) -> (Vec<ObservedSubscription>, AllowedGaps) {
     let (mut subscriptions, mut allowed, mut published) = (Vec::new(), AllowedGaps::default(), 0);
     for op in ops {
-        let head = stage.owner.head(a);
+        let head = test_hub.owner.head(a);
         match op {
             SubscribeOp::Publish if published < PUBLISHES_MAX => {
                 published += 1;
-                stage.owner.publish(a);
+                test_hub.owner.publish(a);
             }
             SubscribeOp::Publish => {}
-            SubscribeOp::DeliverEvents(n) => stage.owner.bring(&stage.hub, n),
-            SubscribeOp::Yield(n) => yields(n).await,
+            SubscribeOp::DeliverEvents(n) => test_hub.owner.deliver_events(&test_hub.hub, n),
+            SubscribeOp::Yield(n) => yield_times(n).await,
             SubscribeOp::Subscribe(start, delivery, delta) => {
-                subscriptions.push(subscribe(stage, a, start_from(start, head), delivery, delta));
+                subscriptions.push(subscribe(
+                    test_hub,
+                    a,
+                    start_from(start, head),
+                    delivery,
+                    delta,
+                ));
             }
             SubscribeOp::Read(start) => {
-                subscriptions.push(start_reader(stage, a, start_from(start, head)))
+                subscriptions.push(start_reader(test_hub, a, start_from(start, head)))
             }
             SubscribeOp::Unsubscribe(index) => {
                 let Some(subscription) = subscriptions.get_mut(index) else { continue };
-                if let Some(viewer) = &subscription.viewer {
-                    subscription.is_unsubscribed |= stage.lane.unsubscribe(viewer.key, a);
+                if let Some(session) = &subscription.session {
+                    subscription.is_unsubscribed |= test_hub.lane.unsubscribe(session.key, a);
                 }
             }
             SubscribeOp::SetCapacity(index, capacity) => {
                 let Some(subscription) = subscriptions.get_mut(index) else { continue };
-                if let Some(viewer) = &subscription.viewer {
+                if let Some(session) = &subscription.session {
                     subscription.was_blocked = true;
-                    viewer.go_on(capacity);
+                    session.set_capacity(capacity);
                 }
             }
-            SubscribeOp::SetHealth(health) => stage.owner.stand(a, health),
-            SubscribeOp::ReleaseReplies(n) => stage.owner.answer(n),
+            SubscribeOp::SetHealth(health) => test_hub.owner.set_health(a, health),
+            SubscribeOp::ReleaseReplies(n) => test_hub.owner.release_replies(n),
             SubscribeOp::Expire(count_kept) => {
                 allowed.history_expired = true;
-                stage.owner.expire(a, count_kept);
+                test_hub.owner.expire(a, count_kept);
             }
             SubscribeOp::NewEpoch(offset) => {
                 allowed.epoch_changed = true;
-                stage.owner.renew(a, offset);
+                test_hub.owner.start_new_epoch(a, offset);
             }
         }
     }
     (subscriptions, allowed)
 }
 
-/// Everything heals: what waits is answered and brought, what is blocked goes on.
-async fn heal_all(stage: &Stage, a: &Topic, subscriptions: &[ObservedSubscription]) {
-    stage.owner.stand(a, TopicHealth::Live);
-    stage.owner.answer(1_000);
-    stage.settle().await;
-    for viewer in subscriptions.iter().filter_map(|subscription| subscription.viewer.as_ref()) {
-        viewer.go_on(usize::MAX);
+/// Restores everything: contact with the owner, replies, delivery and blocked sinks.
+async fn heal_all(test_hub: &TestHub, a: &Topic, subscriptions: &[ObservedSubscription]) {
+    test_hub.owner.set_health(a, TopicHealth::Live);
+    test_hub.owner.release_replies(1_000);
+    test_hub.run_until_idle().await;
+    for session in subscriptions.iter().filter_map(|subscription| subscription.session.as_ref()) {
+        session.set_capacity(usize::MAX);
     }
-    stage.settle().await;
+    test_hub.run_until_idle().await;
 }
 
-/// Whether a frame says that the topic is stale, or live, and up to where everything was shown.
+/// Whether a frame reports the topic as stale or live, and the position up to which everything was
+/// delivered.
 fn parse_health(frame: &str) -> Option<(bool, Position)> {
     let words: Vec<&str> = frame.split(' ').collect();
     match words[1..] {
@@ -278,7 +286,7 @@ fn parse_health(frame: &str) -> Option<(bool, Position)> {
     }
 }
 
-/// The positions a frame brings a viewer from and to; a message's are the same.
+/// Whether a frame is a gap, and its first and last position; for a message both are the same.
 fn parse_frame(frame: &str) -> (bool, Position, Position) {
     let words: Vec<&str> = frame.split(' ').collect();
     let position = |word: &str| word.parse().expect("a position");
@@ -289,7 +297,7 @@ fn parse_frame(frame: &str) -> (bool, Position, Position) {
     }
 }
 
-/// What a viewer shows that makes each difference into a message: it must have the one before.
+/// Applies deltas as a session does, which must have the previous message.
 fn resolve_deltas(frames: Vec<String>, wants_deltas: bool) -> Vec<String> {
     let mut last_position = None;
     let resolve = |frame: String| {
@@ -297,11 +305,11 @@ fn resolve_deltas(frames: Vec<String>, wants_deltas: bool) -> Vec<String> {
             return frame;
         }
         if let Some((message, base)) = frame.split_once(" on ") {
-            assert!(wants_deltas, "nobody asked for the difference {frame}");
+            assert!(wants_deltas, "delta without request: {frame}");
             assert_eq!(
                 last_position,
                 base.parse().ok(),
-                "{frame} is of a message that was not shown last"
+                "{frame} is not based on the last message"
             );
             last_position = Some(parse_frame(&frame).2);
             return message.to_owned();
@@ -317,7 +325,8 @@ fn is_forged(from: StartFrom) -> bool {
     matches!(from, StartFrom::Position(position) if position.offset.0 >= FORGED_OFFSET)
 }
 
-/// Whether nothing can lie between. Who has seen nothing at all misses nothing of an empty epoch.
+/// Whether no message can be missing between two positions. After [`Position::ZERO`] an empty epoch misses
+/// none.
 fn is_level(reached: Position, head: Position) -> bool {
     reached == head || head.next().follows(reached)
 }
@@ -327,21 +336,21 @@ fn assert_no_missing_messages(
     head: Position,
     allowed: &AllowedGaps,
 ) {
-    let frames = match &subscription.viewer {
-        Some(viewer) => resolve_deltas(viewer.got(), subscription.delta),
+    let frames = match &subscription.session {
+        Some(session) => resolve_deltas(session.take_frames(), subscription.delta),
         None => subscription.items.borrow().clone(),
     };
     let reply = subscription.reply.borrow();
-    let subscribed = match reply.as_ref().expect("every subscriber is answered") {
+    let subscribed = match reply.as_ref().expect("every subscribe gets a reply") {
         Ok(subscribed) => *subscribed,
         Err(SubscribeError::Cancelled) if subscription.is_unsubscribed => return,
         Err(SubscribeError::Fetch(FetchError::Unavailable(_))) if allowed.epoch_changed => return,
         Err(SubscribeError::Fetch(FetchError::FuturePosition { .. }))
             if is_forged(subscription.from) =>
         {
-            return assert!(frames.is_empty(), "shown to one who was refused: {frames:?}");
+            return assert!(frames.is_empty(), "frames for a rejected subscription: {frames:?}");
         }
-        Err(error) => panic!("refused: {error}"),
+        Err(error) => panic!("rejected: {error}"),
     };
     let mut reached = match subscription.from {
         StartFrom::Position(position) => Some(position),
@@ -350,17 +359,17 @@ fn assert_no_missing_messages(
     };
     assert!(
         !is_forged(subscription.from) || allowed.epoch_changed,
-        "{:?} was taken",
+        "{:?} was accepted",
         subscription.from
     );
     let (mut gaps, mut is_stale) = (Vec::new(), false);
     let mut index = 0;
     for frame in &frames {
         if let Some((now_stale, at)) = parse_health(frame) {
-            assert_ne!(is_stale, now_stale, "told what it knows: {frames:?}");
+            assert_ne!(is_stale, now_stale, "health was reported twice: {frames:?}");
             is_stale = now_stale;
             let is_consistent = reached.is_none_or(|reached| is_level(reached, at));
-            assert!(is_consistent, "{frame} is not what was shown: {frames:?}");
+            assert!(is_consistent, "{frame} does not match the delivered frames: {frames:?}");
             continue;
         }
         let (gap, first, last) = parse_frame(frame);
@@ -381,12 +390,12 @@ fn assert_no_missing_messages(
     }
     assert!(
         !is_stale || subscription.is_unsubscribed,
-        "it never hears that it is over: {frames:?}"
+        "the end of the stale period was not reported: {frames:?}"
     );
     let frames: Vec<String> = frames.into_iter().filter(|f| parse_health(f).is_none()).collect();
     if !subscription.is_unsubscribed {
         let reached = reached.unwrap_or(subscribed.position);
-        assert!(is_level(reached, head), "{reached} is not the end, {head}: {frames:?}");
+        assert!(is_level(reached, head), "stopped at {reached} before the head {head}: {frames:?}");
     }
     let gaps_allowed = subscription.was_blocked
         || allowed.epoch_changed
@@ -410,20 +419,21 @@ fn assert_no_missing_messages(
 }
 
 fn run_ops(ops: Vec<SubscribeOp>) {
-    play(async || {
+    run_local(async || {
         let config = hub::Config { ring_messages_max: RING_MESSAGES_MAX, ..hub::Config::default() };
-        let (stage, a) = (Stage::new(config), topic("a"));
+        let (test_hub, a) = (TestHub::new(config), topic("a"));
         for _ in 0..5 {
-            stage.owner.publish(&a);
+            test_hub.owner.publish(&a);
         }
-        stage.owner.hold_answers();
-        let (subscriptions, allowed) = apply_ops(&stage, &a, ops).await;
-        heal_all(&stage, &a, &subscriptions).await;
+        test_hub.owner.hold_replies();
+        let (subscriptions, allowed) = apply_ops(&test_hub, &a, ops).await;
+        heal_all(&test_hub, &a, &subscriptions).await;
         for subscription in &subscriptions {
-            assert_no_missing_messages(subscription, stage.owner.head(&a), &allowed);
+            assert_no_missing_messages(subscription, test_hub.owner.head(&a), &allowed);
         }
-        for viewer in subscriptions.iter().filter_map(|subscription| subscription.viewer.as_ref()) {
-            stage.lane.close_session(viewer.key);
+        for session in subscriptions.iter().filter_map(|subscription| subscription.session.as_ref())
+        {
+            test_hub.lane.close_session(session.key);
         }
     });
 }

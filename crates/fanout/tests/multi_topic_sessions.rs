@@ -1,7 +1,7 @@
-//! What a session with many topics meets: all that is due to it in one turn comes by one offer, and
-//! whatever of that is not taken stays with its topic.
+//! Sessions with many topics: all pending frames of a turn are sent in one offer, and frames that are not
+//! accepted stay pending in their topic.
 
-mod stage;
+mod support;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,26 +13,26 @@ use pushonce_core::{StartFrom, SubscribeOptions, Topic};
 use pushonce_fanout::{
     FrameRun, FrameSink, Hub, Lane, OfferOutcome, SessionKey, SinkClosed, TopicHealth, hub,
 };
-use stage::{JSON, Owner, Stage, Viewer, frames, play, topic, yields};
+use support::{JSON, TestHub, TestOwner, TestSession, frames, run_local, topic, yield_times};
 
 fn topics(count: usize) -> Vec<Topic> {
     (0..count).map(|nth| topic(&format!("t{nth}"))).collect()
 }
 
-async fn subscribe_to_all(stage: &Stage, topics: &[Topic]) -> Viewer {
-    let viewer = stage.viewer(JSON);
+async fn subscribe_to_all(test_hub: &TestHub, topics: &[Topic]) -> TestSession {
+    let session = test_hub.new_session(JSON);
     for topic in topics {
-        viewer.subscribe(stage, topic, StartFrom::Now).await.expect("subscribed");
+        session.subscribe(test_hub, topic, StartFrom::Now).await.expect("subscribed");
     }
-    viewer
+    session
 }
 
-/// Publishes once in each topic, and brings all of it at once.
-async fn publish(stage: &Stage, topics: &[Topic]) {
+/// Publishes once in each topic, and delivers all of it at once.
+async fn publish(test_hub: &TestHub, topics: &[Topic]) {
     for topic in topics {
-        stage.owner.publish(topic);
+        test_hub.owner.publish(topic);
     }
-    stage.settle().await;
+    test_hub.run_until_idle().await;
 }
 
 fn first_frames(topics: &[Topic]) -> Vec<String> {
@@ -41,55 +41,55 @@ fn first_frames(topics: &[Topic]) -> Vec<String> {
 
 #[test]
 fn messages_of_many_topics_are_sent_in_one_offer_per_session() {
-    play(async || {
-        let (stage, topics) = (Stage::new(hub::Config::default()), topics(60));
-        let viewers = [
-            subscribe_to_all(&stage, &topics).await,
-            subscribe_to_all(&stage, &topics[..40]).await,
+    run_local(async || {
+        let (test_hub, topics) = (TestHub::new(hub::Config::default()), topics(60));
+        let sessions = [
+            subscribe_to_all(&test_hub, &topics).await,
+            subscribe_to_all(&test_hub, &topics[..40]).await,
         ];
-        let before = viewers.each_ref().map(|viewer| viewer.socket.borrow().offers);
-        publish(&stage, &topics).await;
-        for ((viewer, before), count) in viewers.iter().zip(before).zip([60, 40]) {
-            assert_eq!(viewer.socket.borrow().offers, before + 1);
-            assert_eq!(viewer.got(), first_frames(&topics[..count]));
+        let before = sessions.each_ref().map(|session| session.sink.borrow().offers);
+        publish(&test_hub, &topics).await;
+        for ((session, before), count) in sessions.iter().zip(before).zip([60, 40]) {
+            assert_eq!(session.sink.borrow().offers, before + 1);
+            assert_eq!(session.take_frames(), first_frames(&topics[..count]));
         }
     });
 }
 
 #[test]
 fn session_with_more_topics_than_offers_per_turn_receives_one_offer() {
-    play(async || {
-        let (stage, topics) = (Stage::new(hub::Config::default()), topics(600));
-        let viewer = subscribe_to_all(&stage, &topics).await;
-        let before = viewer.socket.borrow().offers;
-        publish(&stage, &topics).await;
-        assert_eq!(viewer.socket.borrow().offers, before + 1);
-        // The first topic is walked over first; the others come along as the session has them.
-        let (mut got, mut expected) = (viewer.got(), first_frames(&topics));
-        got.sort_unstable();
+    run_local(async || {
+        let (test_hub, topics) = (TestHub::new(hub::Config::default()), topics(600));
+        let session = subscribe_to_all(&test_hub, &topics).await;
+        let before = session.sink.borrow().offers;
+        publish(&test_hub, &topics).await;
+        assert_eq!(session.sink.borrow().offers, before + 1);
+        // The first topic is walked first; the others follow in the session's own order.
+        let (mut received, mut expected) = (session.take_frames(), first_frames(&topics));
+        received.sort_unstable();
         expected.sort_unstable();
-        assert_eq!(got, expected);
+        assert_eq!(received, expected);
     });
 }
 
 #[test]
 fn each_session_receives_one_offer_if_sessions_exceed_offers_per_turn() {
-    play(async || {
-        let (stage, topics) = (Stage::new(hub::Config::default()), topics(3));
-        let mut viewers = Vec::new();
+    run_local(async || {
+        let (test_hub, topics) = (TestHub::new(hub::Config::default()), topics(3));
+        let mut sessions = Vec::new();
         for _ in 0..400 {
-            viewers.push(subscribe_to_all(&stage, &topics).await);
+            sessions.push(subscribe_to_all(&test_hub, &topics).await);
         }
         for round in 1..=3 {
             let before: Vec<_> =
-                viewers.iter().map(|viewer| viewer.socket.borrow().offers).collect();
-            publish(&stage, &topics).await;
-            for (viewer, before) in viewers.iter().zip(before) {
-                assert_eq!(viewer.socket.borrow().offers, before + 1);
-                let mut got = viewer.got();
-                got.sort_unstable();
+                sessions.iter().map(|session| session.sink.borrow().offers).collect();
+            publish(&test_hub, &topics).await;
+            for (session, before) in sessions.iter().zip(before) {
+                assert_eq!(session.sink.borrow().offers, before + 1);
+                let mut received = session.take_frames();
+                received.sort_unstable();
                 let all = topics.iter().flat_map(|topic| frames(topic, round..=round));
-                assert_eq!(got, all.collect::<Vec<_>>());
+                assert_eq!(received, all.collect::<Vec<_>>());
             }
         }
     });
@@ -97,65 +97,65 @@ fn each_session_receives_one_offer_if_sessions_exceed_offers_per_turn() {
 
 #[test]
 fn gap_messages_and_stale_notice_are_sent_in_order_in_one_offer() {
-    play(async || {
-        let (stage, topics) = (Stage::new(hub::Config::default()), topics(2));
-        let viewer = subscribe_to_all(&stage, &topics).await;
-        publish(&stage, &topics).await;
-        viewer.got();
-        let before = viewer.socket.borrow().offers;
+    run_local(async || {
+        let (test_hub, topics) = (TestHub::new(hub::Config::default()), topics(2));
+        let session = subscribe_to_all(&test_hub, &topics).await;
+        publish(&test_hub, &topics).await;
+        session.take_frames();
+        let before = session.sink.borrow().offers;
         for topic in &topics {
-            stage.owner.renew(topic, 0);
-            stage.owner.publish(topic);
-            stage.owner.stand(topic, TopicHealth::Stale);
+            test_hub.owner.start_new_epoch(topic, 0);
+            test_hub.owner.publish(topic);
+            test_hub.owner.set_health(topic, TopicHealth::Stale);
         }
-        stage.settle().await;
-        assert_eq!(viewer.socket.borrow().offers, before + 1);
+        test_hub.run_until_idle().await;
+        assert_eq!(session.sink.borrow().offers, before + 1);
         let expected_frames = |t: &str| {
             [format!("{t} gap 1:2 2:0 epoch"), format!("{t} 2:1"), format!("{t} stale 2:1")]
         };
-        assert_eq!(viewer.got(), [expected_frames("t0"), expected_frames("t1")].concat());
+        assert_eq!(session.take_frames(), [expected_frames("t0"), expected_frames("t1")].concat());
     });
 }
 
 #[test]
 fn full_sink_leaves_the_cursor_of_each_topic_unchanged() {
-    play(async || {
-        let (stage, topics) = (Stage::new(hub::Config::default()), topics(10));
-        let viewer = subscribe_to_all(&stage, &topics).await;
-        viewer.socket.borrow_mut().room = 4;
-        publish(&stage, &topics).await;
-        assert_eq!(viewer.got(), first_frames(&topics[..4]));
-        publish(&stage, &topics).await;
-        let offers = viewer.socket.borrow().offers;
-        publish(&stage, &topics).await;
-        assert_eq!(viewer.socket.borrow().offers, offers, "a blocked session is left alone");
-        viewer.go_on(usize::MAX);
-        stage.settle().await;
-        let mut got = viewer.got();
-        got.sort();
+    run_local(async || {
+        let (test_hub, topics) = (TestHub::new(hub::Config::default()), topics(10));
+        let session = subscribe_to_all(&test_hub, &topics).await;
+        session.sink.borrow_mut().capacity = 4;
+        publish(&test_hub, &topics).await;
+        assert_eq!(session.take_frames(), first_frames(&topics[..4]));
+        publish(&test_hub, &topics).await;
+        let offers = session.sink.borrow().offers;
+        publish(&test_hub, &topics).await;
+        assert_eq!(session.sink.borrow().offers, offers, "a blocked session is not offered frames");
+        session.set_capacity(usize::MAX);
+        test_hub.run_until_idle().await;
+        let mut received = session.take_frames();
+        received.sort();
         let first = topics[..4].iter().flat_map(|topic| frames(topic, 2..=3));
         let expected: Vec<_> =
             first.chain(topics[4..].iter().flat_map(|topic| frames(topic, 1..=3))).collect();
-        assert_eq!(got, expected);
+        assert_eq!(received, expected);
     });
 }
 
 #[test]
 fn closed_session_is_removed_from_all_its_topics() {
-    play(async || {
-        let (stage, topics) = (Stage::new(hub::Config::default()), topics(10));
-        let viewer = subscribe_to_all(&stage, &topics).await;
-        viewer.socket.borrow_mut().closed = true;
-        let before = viewer.socket.borrow().offers;
-        publish(&stage, &topics).await;
-        assert_eq!(viewer.socket.borrow().offers, before + 1);
-        assert!(stage.owner.watched().is_empty());
+    run_local(async || {
+        let (test_hub, topics) = (TestHub::new(hub::Config::default()), topics(10));
+        let session = subscribe_to_all(&test_hub, &topics).await;
+        session.sink.borrow_mut().closed = true;
+        let before = session.sink.borrow().offers;
+        publish(&test_hub, &topics).await;
+        assert_eq!(session.sink.borrow().offers, before + 1);
+        assert!(test_hub.owner.watched().is_empty());
     });
 }
 
-/// Publishes and brings one message more, at its first offer.
+/// At its first offer, publishes and delivers one more message.
 struct PublishingSink {
-    owner: std::sync::Arc<Owner>,
+    owner: std::sync::Arc<TestOwner>,
     hub: Hub,
     publish: Option<Topic>,
 }
@@ -164,7 +164,7 @@ impl FrameSink for PublishingSink {
     fn offer(&mut self, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
         if let Some(topic) = self.publish.take() {
             self.owner.publish(&topic);
-            self.owner.bring(&self.hub, usize::MAX);
+            self.owner.deliver_events(&self.hub, usize::MAX);
         }
         let taken = runs.iter().map(|run| run.frames.len()).sum();
         Ok(OfferOutcome { accepted: taken, is_blocked: false })
@@ -173,39 +173,39 @@ impl FrameSink for PublishingSink {
 
 #[test]
 fn message_that_arrives_while_a_delivery_is_pending_is_sent() {
-    play(async || {
-        let (stage, topics) = (Stage::new(hub::Config::default()), topics(3));
-        let viewer = subscribe_to_all(&stage, &topics[1..]).await;
-        viewer.socket.borrow_mut().room = 1;
-        publish(&stage, &topics[1..]).await;
-        assert_eq!(viewer.got(), frames(&topics[1], 1..=1));
-        let (owner, hub) = (stage.owner.clone(), stage.hub.clone());
+    run_local(async || {
+        let (test_hub, topics) = (TestHub::new(hub::Config::default()), topics(3));
+        let session = subscribe_to_all(&test_hub, &topics[1..]).await;
+        session.sink.borrow_mut().capacity = 1;
+        publish(&test_hub, &topics[1..]).await;
+        assert_eq!(session.take_frames(), frames(&topics[1], 1..=1));
+        let (owner, hub) = (test_hub.owner.clone(), test_hub.hub.clone());
         let sink = PublishingSink { owner, hub, publish: Some(topics[2].clone()) };
-        let session = stage.lane.open_session(JSON, Rc::new(RefCell::new(sink)));
-        let subscribing = stage.lane.subscribe(
-            session,
+        let publishing_session = test_hub.lane.open_session(JSON, Rc::new(RefCell::new(sink)));
+        let subscribing = test_hub.lane.subscribe(
+            publishing_session,
             1,
             topics[0].clone(),
             StartFrom::Now,
             SubscribeOptions::default(),
         );
-        let (subscribed, ()) = futures::join!(subscribing, stage.settle());
+        let (subscribed, ()) = futures::join!(subscribing, test_hub.run_until_idle());
         subscribed.expect("subscribed");
-        stage.lane.start_delivery(session, &topics[0]);
-        stage.settle().await;
-        // In one turn: the second topic of the viewer goes on by itself and is gathered, the meddler is
-        // offered its own and publishes in it, and it is walked over.
+        test_hub.lane.start_delivery(publishing_session, &topics[0]);
+        test_hub.run_until_idle().await;
+        // In one turn: the second topic of the session is served outside of a walk and deferred; the
+        // publishing session is offered its frames and publishes in that topic; then the topic is walked.
         for topic in [&topics[0], &topics[2]] {
-            stage.owner.publish(topic);
+            test_hub.owner.publish(topic);
         }
-        stage.owner.bring(&stage.hub, usize::MAX);
-        viewer.go_on(usize::MAX);
-        yields(20).await;
-        assert_eq!(viewer.got(), frames(&topics[2], 1..=3));
+        test_hub.owner.deliver_events(&test_hub.hub, usize::MAX);
+        session.set_capacity(usize::MAX);
+        yield_times(20).await;
+        assert_eq!(session.take_frames(), frames(&topics[2], 1..=3));
     });
 }
 
-/// A session's socket, or sockets: one for all its topics, or one for each by the token.
+/// The sinks of a session: one for all its topics, or one for each token.
 struct PerTopicSink {
     is_per_topic: bool,
     capacities: HashMap<u32, usize>,
@@ -243,7 +243,7 @@ impl FrameSink for PerTopicSink {
 
 const TOPICS: u32 = 4;
 
-/// A session that watches every topic, each under its number as the token.
+/// A session that is subscribed to every topic, with the index of the topic as the token.
 struct MultiTopicSession {
     key: SessionKey,
     sink: Rc<RefCell<PerTopicSink>>,
@@ -251,7 +251,7 @@ struct MultiTopicSession {
 
 impl MultiTopicSession {
     async fn new(
-        stage: &Stage,
+        test_hub: &TestHub,
         topics: &[Topic],
         is_per_topic: bool,
         delta: bool,
@@ -259,14 +259,14 @@ impl MultiTopicSession {
         let sink =
             PerTopicSink { is_per_topic, capacities: HashMap::new(), received: HashMap::new() };
         let sink = Rc::new(RefCell::new(sink));
-        let key = stage.lane.open_session(JSON, Rc::clone(&sink) as Rc<RefCell<dyn FrameSink>>);
+        let key = test_hub.lane.open_session(JSON, Rc::clone(&sink) as Rc<RefCell<dyn FrameSink>>);
         for (token, topic) in (0..TOPICS).zip(topics) {
             let options = SubscribeOptions { accept_deltas: delta, ..SubscribeOptions::default() };
             let subscribing =
-                stage.lane.subscribe(key, token, topic.clone(), StartFrom::Now, options);
-            let (subscribed, ()) = futures::join!(subscribing, stage.settle());
+                test_hub.lane.subscribe(key, token, topic.clone(), StartFrom::Now, options);
+            let (subscribed, ()) = futures::join!(subscribing, test_hub.run_until_idle());
             subscribed.expect("subscribed");
-            stage.lane.start_delivery(key, topic);
+            test_hub.lane.start_delivery(key, topic);
         }
         MultiTopicSession { key, sink }
     }
@@ -276,8 +276,8 @@ impl MultiTopicSession {
         lane.on_writable(self.key);
     }
 
-    /// The positions that a topic's frames show, of which a difference must follow what it is of; and
-    /// whether the topic was told to be stale last.
+    /// The positions of a topic's frames, each delta of which must follow its base; and whether the topic
+    /// was last reported as stale.
     fn received(&self, token: u32) -> (Vec<String>, bool) {
         let (mut positions, mut stale): (Vec<String>, _) = (Vec::new(), false);
         for frame in self.sink.borrow().received.get(&token).into_iter().flatten() {
@@ -287,7 +287,7 @@ impl MultiTopicSession {
                 ["stale", at] | ["live", at] => {
                     let last = positions.last().map_or("0:0", String::as_str);
                     assert!(last == at || positions.is_empty(), "{frame} behind {last}");
-                    assert_ne!(stale, words[0] == "stale", "told what it knows");
+                    assert_ne!(stale, words[0] == "stale", "health was reported twice");
                     stale = words[0] == "stale";
                 }
                 [at, "on", base] => {
@@ -295,7 +295,7 @@ impl MultiTopicSession {
                     positions.push(at.to_owned());
                 }
                 [at] => positions.push(at.to_owned()),
-                _ => panic!("not expected: {frame}"),
+                _ => panic!("unexpected frame: {frame}"),
             }
         }
         (positions, stale)
@@ -307,7 +307,7 @@ enum SessionOp {
     Publish(u32),
     DeliverEvents(usize),
     Yield(usize),
-    /// A way of one of the watchers takes so many frames more, then blocks.
+    /// A sink of one of the sessions accepts this many frames more, then blocks.
     SetCapacity(usize, u32, usize),
     SetHealth(u32, TopicHealth),
 }
@@ -324,36 +324,36 @@ fn op() -> impl Strategy<Value = SessionOp> {
 }
 
 fn run_ops(ops: Vec<SessionOp>) {
-    play(async || {
-        let (stage, topics) = (Stage::new(hub::Config::default()), topics(TOPICS as usize));
+    run_local(async || {
+        let (test_hub, topics) = (TestHub::new(hub::Config::default()), topics(TOPICS as usize));
         let sessions = [
-            MultiTopicSession::new(&stage, &topics, false, false).await,
-            MultiTopicSession::new(&stage, &topics, false, true).await,
-            MultiTopicSession::new(&stage, &topics, true, true).await,
+            MultiTopicSession::new(&test_hub, &topics, false, false).await,
+            MultiTopicSession::new(&test_hub, &topics, false, true).await,
+            MultiTopicSession::new(&test_hub, &topics, true, true).await,
         ];
         for op in ops {
             match op {
-                SessionOp::Publish(topic) => drop(stage.owner.publish(&topics[topic as usize])),
-                SessionOp::DeliverEvents(n) => stage.owner.bring(&stage.hub, n),
-                SessionOp::Yield(n) => yields(n).await,
+                SessionOp::Publish(topic) => drop(test_hub.owner.publish(&topics[topic as usize])),
+                SessionOp::DeliverEvents(n) => test_hub.owner.deliver_events(&test_hub.hub, n),
+                SessionOp::Yield(n) => yield_times(n).await,
                 SessionOp::SetCapacity(index, token, capacity) => {
-                    sessions[index].set_capacity(&stage.lane, token, capacity)
+                    sessions[index].set_capacity(&test_hub.lane, token, capacity)
                 }
                 SessionOp::SetHealth(topic, health) => {
-                    stage.owner.stand(&topics[topic as usize], health)
+                    test_hub.owner.set_health(&topics[topic as usize], health)
                 }
             }
         }
         for topic in &topics {
-            stage.owner.stand(topic, TopicHealth::Live);
+            test_hub.owner.set_health(topic, TopicHealth::Live);
         }
-        stage.settle().await;
+        test_hub.run_until_idle().await;
         for session in &sessions {
-            (0..TOPICS).for_each(|token| session.set_capacity(&stage.lane, token, usize::MAX));
+            (0..TOPICS).for_each(|token| session.set_capacity(&test_hub.lane, token, usize::MAX));
         }
-        stage.settle().await;
+        test_hub.run_until_idle().await;
         for (token, topic) in (0..TOPICS).zip(&topics) {
-            let published = stage.owner.head(topic).offset.0;
+            let published = test_hub.owner.head(topic).offset.0;
             let expected: Vec<_> = (1..=published).map(|offset| format!("1:{offset}")).collect();
             for session in &sessions {
                 assert_eq!(session.received(token), (expected.clone(), false), "{topic}");

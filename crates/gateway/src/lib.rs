@@ -47,8 +47,6 @@ mod liveness;
 mod metrics;
 mod overflow;
 mod pin;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod pressure;
 mod publisher;
 pub mod query;

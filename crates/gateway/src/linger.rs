@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::time::Duration;
 
+use pushonce_core::FailPoint;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -24,8 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) async fn close(lane: &LaneState, stream: TcpStream) {
     // An error only says that the client was first.
     let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::closes_at_once() {
+    if FailPoint::LingerSkipped.is_active() {
         return;
     }
     let _ = tokio::time::timeout(TIMEOUT, discard(lane, &stream)).await;

@@ -1,81 +1,80 @@
-//! How the descriptors of the process are shared out between the kinds of connections.
+//! The division of the process's descriptors between the kinds of connections.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use pushonce_core::FailPoint;
 use rustix::io::Errno;
 
 use crate::limit;
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionPurpose {
     /// A client session: HTTP or WebSocket.
     Client,
     /// A gRPC connection of a publisher, a back end or an operator.
     Publisher,
-    /// One HTTP answer beyond the sessions: a health check, a scrape of the metrics.
+    /// One HTTP request beyond the sessions: a health check or a scrape of the metrics.
     Probe,
     /// A connection of another node.
     Peer,
 }
 
-/// Which descriptors each [`ConnectionPurpose`] may use.
+/// The descriptors that each [`ConnectionPurpose`] may use.
 ///
-/// A new descriptor is always the lowest number that is free (POSIX `open`), so a descriptor with the
-/// number `n` means that at least `n` others are in use. A bound on the *number* of an accepted
-/// connection is therefore a bound on all descriptors of the process, files included, without a count
-/// that could go wrong.
+/// A new descriptor always has the lowest free number (POSIX `open`), so a descriptor with the number `n`
+/// means that at least `n` others are in use. A limit on the *number* of an accepted connection is therefore
+/// a limit on all descriptors of the process, including files, without a counter that could drift.
 ///
 /// With the limit `L` and the reserve `R` (a quarter of `L`, at most 8,192):
 ///
-/// | purpose | may use numbers below | connections at most |
+/// | purpose | numbers below | maximum connections |
 /// |---|---|---|
 /// | client | `L - R` | |
 /// | publisher | `L - R/2` | |
 /// | peer | `L` | `R/4` |
 /// | probe | `L - R/8` | |
 ///
-/// Clients and publishers together leave `R/2`. Peers take `R/4` of it at most, so an eighth of the
-/// reserve is left for probes, and the last eighth for files and outgoing connections.
+/// Clients and publishers together leave `R/2`. Peers use at most `R/4` of it, so an eighth of the reserve
+/// remains for probes, and the last eighth for files and outgoing connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DescriptorBudget {
     limit: u64,
     reserve: u64,
 }
 
-/// Upper bound of the reserve: enough for the links of a cluster of a thousand nodes.
+/// Maximum reserve: enough for the links of a cluster of a thousand nodes.
 const RESERVE_MAX: u64 = 8_192;
 
-/// Lower bound for peers, so that a small cluster works under any limit.
+/// Minimum number of peer connections, so that a small cluster works under any limit.
 const PEER_CONNECTIONS_MIN: u64 = 16;
 
 impl DescriptorBudget {
-    /// The budget of a process that may have `limit` descriptors.
+    /// The budget of a process with `limit` descriptors.
     pub fn new(limit: u64) -> DescriptorBudget {
         DescriptorBudget { limit, reserve: (limit / 4).min(RESERVE_MAX) }
     }
 
-    /// The budget of this process, by its soft limit as it is now.
+    /// The budget of this process, for its current soft limit.
     pub fn for_process() -> DescriptorBudget {
         DescriptorBudget::new(limit::soft_limit())
     }
 
-    /// Whether a connection with this descriptor may stay.
+    /// Whether a connection with this descriptor is within the budget.
     pub fn admits(self, purpose: ConnectionPurpose, connection: &impl AsRawFd) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::skips_descriptor_reserve() {
+        if FailPoint::DescriptorReserveIgnored.is_active() {
             return true;
         }
-        // Never negative: the connection is open.
+        // Never negative, because the connection is open.
         let descriptor = u64::try_from(connection.as_raw_fd()).unwrap_or(u64::MAX);
         descriptor < self.descriptor_limit(purpose)
     }
 
-    /// Whether a connection of this purpose would be admitted if it came now.
+    /// Whether a connection of this purpose would be admitted now.
     ///
-    /// Opens and closes a file: it gets the number that the connection would get.
+    /// Opens and closes a file, which gets the descriptor that the connection would get.
     pub fn has_room(self, purpose: ConnectionPurpose) -> bool {
         match File::open("/dev/null") {
             Ok(file) => self.admits(purpose, &file),
@@ -83,7 +82,7 @@ impl DescriptorBudget {
         }
     }
 
-    /// Upper bound of the open connections of this purpose, where there is one beside the numbers.
+    /// Maximum open connections of this purpose, if their number is limited in addition to the descriptors.
     pub fn connections_max(self, purpose: ConnectionPurpose) -> Option<usize> {
         let max = (self.reserve / 4).max(PEER_CONNECTIONS_MIN);
         (purpose == ConnectionPurpose::Peer).then(|| usize::try_from(max).unwrap_or(usize::MAX))
@@ -149,7 +148,7 @@ mod tests {
 
     #[test]
     fn has_room_depends_on_the_next_free_descriptor() {
-        // The standard streams have the first three numbers.
+        // The standard streams use the first three descriptors.
         assert!(!DescriptorBudget::new(3).has_room(ConnectionPurpose::Client));
         assert!(DescriptorBudget::new(1 << 20).has_room(ConnectionPurpose::Client));
         assert!(

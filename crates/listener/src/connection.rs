@@ -1,4 +1,4 @@
-//! A TCP connection as a gRPC server takes it: counted, and with a deadline for its preface.
+//! An accepted TCP connection of a gRPC server, with a deadline for its preface.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,18 +11,18 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// Length of the HTTP/2 client preface (RFC 9113, 3.4). Keep-alive pings begin after it, so a
-/// connection that never sends it would be held for ever.
+/// Length of the HTTP/2 client preface (RFC 9113, 3.4). Keep-alive pings begin after it, so a connection that
+/// never sends it would stay open forever.
 const PREFACE_BYTES: usize = 24;
 
-/// Time for the preface.
+/// Timeout of the preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One accepted connection.
 #[derive(Debug)]
 pub struct GrpcConnection {
     stream: TcpStream,
-    /// `NoFault` once the preface was read.
+    /// `None` once the preface was read.
     preface: Option<PrefaceDeadline>,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -42,11 +42,9 @@ impl GrpcConnection {
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let Some(preface) = &mut self.preface else { return Poll::Pending };
-        preface
-            .deadline
-            .as_mut()
-            .poll(cx)
-            .map(|()| io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface came in time"))
+        preface.deadline.as_mut().poll(cx).map(|()| {
+            io::Error::new(io::ErrorKind::TimedOut, "the client sent no HTTP/2 preface in time")
+        })
     }
 
     fn on_read(&mut self, bytes: usize) {

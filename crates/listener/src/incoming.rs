@@ -1,4 +1,4 @@
-//! The connections of a gRPC server.
+//! The accepted connections of a gRPC server.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,8 +12,9 @@ use tokio::sync::Semaphore;
 
 use crate::{ConnectionPurpose, DescriptorBudget, GrpcConnection, InfallibleListener, throttle};
 
-/// Bytes that the kernel may hold unsent for a connection. By default that is some MiB, of messages that
-/// are old when a slow reader reads on; less than a write of the server costs more wakes than writes.
+/// Unsent bytes that the kernel may hold for a connection. The default is some MiB of messages, which are
+/// outdated when a slow reader continues; with less than one write of the server there are more wake-ups than
+/// writes.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 32 << 10;
 
@@ -22,14 +23,13 @@ struct Acceptor {
     listener: InfallibleListener,
     budget: DescriptorBudget,
     purpose: ConnectionPurpose,
-    /// Open connections, where the budget bounds them.
+    /// Permits of open connections, if the budget limits their number.
     permits: Option<Arc<Semaphore>>,
     refused_total: Counter,
 }
 
-/// Every connection of `bind` that `budget` has room for, for ever; for
-/// `serve_with_incoming`. The others are closed at once and counted in
-/// `pushonce_listener_refused_total`.
+/// The endless stream of connections of `listener` that `budget` admits, for `serve_with_incoming`. Other
+/// connections are closed at once and counted in `pushonce_listener_refused_total`.
 pub fn incoming(
     listener: InfallibleListener,
     budget: DescriptorBudget,
@@ -49,7 +49,7 @@ impl Acceptor {
             if let Some(connection) = self.admit(stream) {
                 return connection;
             }
-            // A client that comes back at once must not keep this task to itself.
+            // A client that reconnects at once must not occupy this task.
             tokio::task::yield_now().await;
         }
     }
@@ -61,7 +61,7 @@ impl Acceptor {
             self.report_refused();
             return None;
         };
-        // An error means that the connection is gone, which is noticed when it is read.
+        // An error means that the connection is closed, which the next read detects.
         let _ = stream.set_nodelay(true);
         #[cfg(target_os = "linux")]
         let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);

@@ -2,35 +2,56 @@
 //!
 //! # Overview
 //!
-//! Every TCP port of a member accepts through a [`InfallibleListener`]: HTTP and WebSocket, gRPC, and the port
-//! between nodes. (The health pages of a node that waits to join do not.) [`DescriptorBudget`] says which connections may use which share of the process's
-//! descriptors. [`raise_descriptor_limit`] raises the soft limit to the hard one.
+//! Every TCP port of a member accepts through an [`InfallibleListener`]: HTTP and WebSocket, gRPC, and the
+//! port between nodes. (The health pages of a node that waits to join do not.) [`DescriptorBudget`]
+//! determines the share of the process's descriptors that each kind of connection may use.
+//! [`raise_descriptor_limit`] raises the soft limit to the hard limit.
 //!
 //! # Guarantees
 //!
 //! - [`InfallibleListener::accept`] never fails and never spins. When the system has no descriptor or memory
-//!   left, it pauses for a tenth of a second, increments `pushonce_listener_accept_failed_total`, and
-//!   logs at most one line a second for the whole process.
-//! - Client connections cannot use the last quarter of the descriptors (8,192 at most), gRPC connections not
-//!   the last eighth (4,096 at most). The rest is for peers, health checks, metrics, outgoing connections and files.
+//!   left, it waits for a tenth of a second, increments `pushonce_listener_accept_failed_total`, and logs at
+//!   most one line a second for the whole process.
+//! - Client connections cannot use the last quarter of the descriptors (at most 8,192), gRPC connections not
+//!   the last eighth (at most 4,096). The remainder is for peers, health checks, metrics, outgoing
+//!   connections and files.
 //! - A connection of an [`incoming`] stream that does not send the HTTP/2 preface in time is closed.
 //!
 //! # Non-goals
 //!
 //! TLS, HTTP, and limits by client address.
 //!
+//! # Data flow
+//!
+//! Kernel backlog → [`InfallibleListener::accept`] → [`DescriptorBudget::admits`] → the server of the port. A
+//! connection that is not admitted is closed at once.
+//!
 //! # Caller contract
 //!
-//! Call [`raise_descriptor_limit`] before the first [`DescriptorBudget::for_process`]: a budget keeps
-//! the limit that it was made with. Install the metrics recorder first.
+//! Call [`raise_descriptor_limit`] before the first [`DescriptorBudget::for_process`]: a budget keeps the
+//! limit with which it was created. Install the metrics recorder first.
+//!
+//! ```no_run
+//! use pushonce_listener::{
+//!     ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming, raise_descriptor_limit,
+//! };
+//!
+//! # async fn example() -> std::io::Result<()> {
+//! raise_descriptor_limit();
+//! let budget = DescriptorBudget::for_process();
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:4001").await?;
+//! let listener = InfallibleListener::new("publish", listener);
+//! // Pass the stream to `serve_with_incoming` of a tonic server.
+//! let _connections = incoming(listener, budget, ConnectionPurpose::Publisher);
+//! # Ok(())
+//! # }
+//! ```
 
 mod budget;
 mod connection;
 mod incoming;
 mod limit;
 mod listener;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod throttle;
 
 pub use budget::{ConnectionPurpose, DescriptorBudget};

@@ -1,12 +1,12 @@
-//! The limit of open descriptors of this process.
+//! The limit of open file descriptors of the process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit of open descriptors to the hard one, and says what it is then. Many systems
-/// start a service with 1,024 for programs that use `select`; a node has one descriptor for each
+/// Raises the soft limit of open descriptors to the hard limit, and returns the resulting soft limit. Many
+/// systems start a service with 1,024 for programs that use `select`; a node needs one descriptor for each
 /// client.
 ///
-/// A system that refuses leaves the limit as it was, and a log line says so.
+/// If the system rejects the change, the limit is unchanged and a warning is logged.
 pub fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
@@ -18,7 +18,7 @@ pub fn raise_descriptor_limit() -> u64 {
     soft_limit()
 }
 
-/// The soft limit now; the largest number where there is none.
+/// The current soft limit; `u64::MAX` if there is none.
 pub(crate) fn soft_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! The one accept loop of all TCP ports.
+//! The accept loop of all TCP ports.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -10,9 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::throttle;
 
-/// Pause after a failed accept. The failed connection stays in the backlog and keeps the listener
-/// readable, so a loop without a pause takes a whole core. Closed connections free descriptors
-/// meanwhile.
+/// Delay after a failed accept. The failed connection stays in the backlog and keeps the listener readable,
+/// so a loop without a delay uses a whole core. Connections that close meanwhile free descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A bound TCP port whose accept does not fail.
@@ -24,28 +23,28 @@ pub struct InfallibleListener {
 }
 
 impl InfallibleListener {
-    /// Accepts from `bind`; `name` stands in the log and as the label of its metrics.
+    /// Accepts connections of `listener`. `name` identifies the listener in logs and metrics.
     pub fn new(name: &'static str, listener: TcpListener) -> InfallibleListener {
         let accept_failed_total =
             counter!("pushonce_listener_accept_failed_total", "listener" => name);
         InfallibleListener { name, listener, accept_failed_total }
     }
 
-    /// What [`InfallibleListener::new`] was given.
+    /// The name of the listener.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The address that it is bound to.
+    /// The address to which the listener is bound.
     ///
     /// # Errors
-    /// As [`TcpListener::local_addr`].
+    /// See [`TcpListener::local_addr`].
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// The next connection. Pauses while the system has no descriptor or memory for one. May be
-    /// dropped and called again: no connection is lost.
+    /// Returns the next connection. Waits while the system has no descriptor or memory for one. Cancel safe:
+    /// no connection is lost when the future is dropped.
     pub async fn accept(&self) -> TcpStream {
         loop {
             match self.listener.accept().await {
@@ -70,8 +69,8 @@ impl InfallibleListener {
     }
 }
 
-/// The connection ended before it was accepted. Linux also returns pending network errors of the new
-/// connection, to be treated as if it had not been there (`accept(2)`).
+/// Whether the connection failed before it was accepted. Linux also returns pending network errors of the new
+/// connection, which must be handled like an aborted connection (`accept(2)`).
 fn is_connection_error(error: &io::Error) -> bool {
     const NETWORK_ERRORS: [Errno; 8] = [
         Errno::NETDOWN,

@@ -1,27 +1,27 @@
-//! At most one log line a second, over all listeners of the process.
+//! Limits log lines to one a second for all listeners of the process.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Lets one event pass in each interval, and counts the others.
+/// Allows one event in each interval, and counts the others.
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottle {
-    /// Milliseconds; nothing passes before.
+    /// Milliseconds since the start of the process, before which no event is allowed.
     next_allowed_ms: AtomicU64,
     suppressed: AtomicU64,
 }
 
 const INTERVAL_MS: u64 = 1_000;
 
-/// Of this process.
+/// The throttle of this process.
 pub(crate) static LOG_THROTTLE: LogThrottle =
     LogThrottle { next_allowed_ms: AtomicU64::new(0), suppressed: AtomicU64::new(0) };
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl LogThrottle {
-    /// Whether the event passes, and then how many did not since the last that did.
+    /// Whether the event is allowed. If it is, returns the number of events suppressed since the last one.
     pub(crate) fn allow(&self) -> Option<u64> {
         self.allow_at(START.elapsed())
     }

@@ -1,4 +1,4 @@
-//! What a gRPC port does with the connections it is offered.
+//! The handling of connections by a gRPC port.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ async fn bind() -> (InfallibleListener, std::net::SocketAddr) {
 #[tokio::test]
 async fn connection_over_the_descriptor_budget_is_closed() {
     let (listener, address) = bind().await;
-    // The standard streams have the first three numbers; another test may give the fourth back.
+    // The standard streams use the first three descriptors; another test may free the fourth.
     let budget = DescriptorBudget::new(3);
     let mut connections = Box::pin(incoming(listener, budget, ConnectionPurpose::Publisher));
-    let mut client = TcpStream::connect(address).await.expect("the backlog takes it");
+    let mut client = TcpStream::connect(address).await.expect("the backlog accepts it");
     let closed = async {
         tokio::select! {
             _ = connections.next() => panic!("the connection was admitted"),
@@ -40,21 +40,21 @@ async fn peer_connections_are_limited_and_closing_one_admits_the_next() {
     let mut connections = Box::pin(incoming(listener, budget, ConnectionPurpose::Peer));
     let mut held = Vec::new();
     for _ in 0..max {
-        let client = TcpStream::connect(address).await.expect("the backlog takes it");
+        let client = TcpStream::connect(address).await.expect("the backlog accepts it");
         let Ok(connection) = connections.next().await.expect("endless");
         held.push((client, connection));
     }
-    let mut rejected = TcpStream::connect(address).await.expect("the backlog takes it");
+    let mut rejected = TcpStream::connect(address).await.expect("the backlog accepts it");
     let closed = async {
         tokio::select! {
-            _ = connections.next() => panic!("one peer too many"),
+            _ = connections.next() => panic!("a peer over the limit was admitted"),
             read = rejected.read_u8() => read,
         }
     };
     assert!(timeout(TEST_TIMEOUT, closed).await.expect("closed at once").is_err());
     held.pop();
-    let _next = TcpStream::connect(address).await.expect("the backlog takes it");
-    timeout(TEST_TIMEOUT, connections.next()).await.expect("there is room again");
+    let _next = TcpStream::connect(address).await.expect("the backlog accepts it");
+    timeout(TEST_TIMEOUT, connections.next()).await.expect("a closed connection frees its permit");
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,12 +64,12 @@ async fn connection_without_a_preface_times_out_and_one_with_it_does_not() {
     let mut connections = Box::pin(incoming(listener, budget, ConnectionPurpose::Publisher));
     for (sent, stays_open) in [(&b"PRI * "[..], false), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true)]
     {
-        let mut client = TcpStream::connect(address).await.expect("the backlog takes it");
+        let mut client = TcpStream::connect(address).await.expect("the backlog accepts it");
         client.write_all(sent).await.expect("sent");
         let Ok(mut server) = connections.next().await.expect("endless");
         let mut received = vec![0; sent.len()];
-        server.read_exact(&mut received).await.expect("what was sent");
-        // The clock is paused: it jumps to the next deadline.
+        server.read_exact(&mut received).await.expect("the sent bytes");
+        // The clock is paused: it advances to the next deadline.
         let result = timeout(Duration::from_secs(60), server.read_u8()).await;
         assert_eq!(result.is_err(), stays_open, "{result:?}");
     }

@@ -11,13 +11,13 @@ use tonic::{Request, Response, Status};
 
 use crate::{AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, TopicDirectory};
 
-/// The most topics that one answer lists: some hundred KiB.
+/// Maximum number of topics in one reply: some hundred KiB.
 pub const TOPICS_MAX: usize = 1_000;
 
 pub(crate) struct ClusterService {
-    pub overview: Arc<dyn ClusterStatusProvider>,
+    pub status: Arc<dyn ClusterStatusProvider>,
     pub topics: Arc<dyn TopicDirectory>,
-    pub operations: Arc<dyn ClusterAdmin>,
+    pub admin: Arc<dyn ClusterAdmin>,
 }
 
 #[tonic::async_trait]
@@ -26,9 +26,9 @@ impl cluster_server::Cluster for ClusterService {
         &self,
         _: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
-        let progress = self.overview.shard_progress().await;
-        let problems = self.overview.problems(&progress);
-        Ok(Response::new(cluster_status(self.overview.snapshot(), progress, problems).into()))
+        let progress = self.status.shard_progress().await;
+        let problems = self.status.problems(&progress);
+        Ok(Response::new(cluster_status(self.status.snapshot(), progress, problems).into()))
     }
 
     async fn drain(
@@ -36,7 +36,7 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<pb::DrainRequest>,
     ) -> Result<Response<pb::DrainResponse>, Status> {
         let pb::DrainRequest { node, force } = request.into_inner();
-        self.operations.drain(NodeId(node), force).await.map_err(admin_status)?;
+        self.admin.drain(NodeId(node), force).await.map_err(admin_status)?;
         Ok(Response::new(pb::DrainResponse {}))
     }
 
@@ -45,7 +45,7 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<pb::UndrainRequest>,
     ) -> Result<Response<pb::UndrainResponse>, Status> {
         let node = NodeId(request.into_inner().node);
-        self.operations.undrain(node).await.map_err(admin_status)?;
+        self.admin.undrain(node).await.map_err(admin_status)?;
         Ok(Response::new(pb::UndrainResponse {}))
     }
 
@@ -54,7 +54,7 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<pb::RemoveRequest>,
     ) -> Result<Response<pb::RemoveResponse>, Status> {
         let pb::RemoveRequest { node, force } = request.into_inner();
-        self.operations.remove(NodeId(node), force).await.map_err(admin_status)?;
+        self.admin.remove(NodeId(node), force).await.map_err(admin_status)?;
         Ok(Response::new(pb::RemoveResponse {}))
     }
 
@@ -62,7 +62,7 @@ impl cluster_server::Cluster for ClusterService {
         &self,
         _: Request<pb::FinalizeRequest>,
     ) -> Result<Response<pb::FinalizeResponse>, Status> {
-        let version = self.operations.finalize_upgrade().await.map_err(admin_status)?;
+        let version = self.admin.finalize_upgrade().await.map_err(admin_status)?;
         Ok(Response::new(pb::FinalizeResponse { cluster_version: version.0.into() }))
     }
 
@@ -71,7 +71,7 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainResponse>, Status> {
         let topic = parse_topic(&request.into_inner().topic)?;
-        let explained = explain(topic, &self.overview.snapshot());
+        let explained = explain(topic, &self.status.snapshot());
         let no_view = || Status::unavailable("this node has no view of its cluster yet");
         Ok(Response::new(explained.ok_or_else(no_view)?.into()))
     }
@@ -100,7 +100,7 @@ impl cluster_server::Cluster for ClusterService {
         &self,
         _: Request<pb::NamespacesRequest>,
     ) -> Result<Response<pb::NamespacesResponse>, Status> {
-        Ok(Response::new((&self.overview.snapshot().view.namespaces).into()))
+        Ok(Response::new((&self.status.snapshot().view.namespaces).into()))
     }
 
     async fn set_namespace(
@@ -110,8 +110,7 @@ impl cluster_server::Cluster for ClusterService {
         let pb::SetNamespaceRequest { name, change, force } = request.into_inner();
         let change = change.map(NamespaceChange::try_from).transpose();
         let change = change.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let settings =
-            self.operations.set_namespace(name, change, force).await.map_err(admin_status)?;
+        let settings = self.admin.set_namespace(name, change, force).await.map_err(admin_status)?;
         Ok(Response::new(pb::SetNamespaceResponse { settings: Some((&settings).into()) }))
     }
 
@@ -121,7 +120,7 @@ impl cluster_server::Cluster for ClusterService {
     ) -> Result<Response<pb::SetTimesResponse>, Status> {
         let times = request.into_inner().times;
         let times = times.ok_or_else(|| Status::invalid_argument("times is missing"))?;
-        self.operations.set_consensus_times(times.into()).await.map_err(admin_status)?;
+        self.admin.set_consensus_times(times.into()).await.map_err(admin_status)?;
         Ok(Response::new(pb::SetTimesResponse {}))
     }
 }

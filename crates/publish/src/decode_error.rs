@@ -1,7 +1,7 @@
-//! The answer to a publish that tonic refuses before any handler sees it: it is over the decoder's bound,
-//! compressed, or no protobuf.
+//! Replies to publishes that tonic rejects before any handler receives them: too large, compressed, or not
+//! protobuf.
 //!
-//! The statuses of tonic carry no outcome. A publisher must take a status without one for unknown, and
+//! The statuses of tonic carry no outcome. A publisher must treat a status without one as unknown, and
 //! would repeat the message until its deadline.
 
 use std::task::{Context, Poll};
@@ -16,11 +16,11 @@ use tonic::{Code, Status};
 
 use crate::server::MESSAGE_BYTES_MAX;
 
-/// The calls that publish.
+/// The methods that publish.
 const PUBLISH_METHODS: [&str; 2] =
     ["/pushonce.publisher.v1.Publisher/Publish", "/pushonce.publisher.v1.Publisher/PublishStream"];
 
-/// Answers a publish that no handler sees in the words of the contract.
+/// Adds the outcome of the protocol to publishes that tonic rejects.
 #[derive(Clone, Debug)]
 pub(crate) struct DecodeErrorService<S>(pub(crate) S);
 
@@ -50,8 +50,8 @@ where
             if !is_publish {
                 return Ok(response);
             }
-            // A status in the headers is made before the first byte of an answer. That of a handler has
-            // an outcome, so one without is of tonic, and no handler was called.
+            // A status in the headers is created before the first byte of a response. The statuses of
+            // handlers carry an outcome, so one without is tonic's, and no handler was called.
             let status = Status::from_header_map(response.headers());
             let decode_error = status.filter(is_decode_error);
             Ok(decode_error.map_or(response, |status| decode_error_status(&status).into_http()))
@@ -59,24 +59,25 @@ where
     }
 }
 
-/// Whether tonic's decoder made this status of a message that it could not read.
+/// Whether the decoder of tonic created this status for a message that it could not read.
 ///
-/// The other codes of tonic are of connections that broke. Nobody is there to read them.
+/// The other codes of tonic are for broken connections, which no client reads.
 pub(crate) fn is_decode_error(status: &Status) -> bool {
     let codes = [Code::OutOfRange, Code::ResourceExhausted, Code::Unimplemented, Code::Internal];
     codes.contains(&status.code()) && !status.metadata().contains_key(OUTCOME_HEADER)
 }
 
-/// The status of a message that could not be decoded, which is also that of a stream it came in.
+/// The status for a message that could not be decoded, or for the stream that it was part of.
 ///
-/// The code is `INVALID_ARGUMENT` whatever tonic said: by the contract a publisher does not repeat that
-/// one. The metadata stay, of which `grpc-accept-encoding` says how a message may be compressed.
+/// The code is always `INVALID_ARGUMENT`: by the protocol a publisher does not retry it. The metadata are
+/// kept: `grpc-accept-encoding` lists the supported compression.
 pub(crate) fn decode_error_status(error: &Status) -> Status {
     let (message_bytes_max, payload_bytes_max) = (MESSAGE_BYTES_MAX, Publish::PAYLOAD_BYTES_CAP);
     let text = match error.code() {
         Code::OutOfRange | Code::ResourceExhausted => {
             format!(
-                "the message is over {message_bytes_max} bytes; no payload may have more than {payload_bytes_max}"
+                "the message is larger than {message_bytes_max} bytes; \
+                 send payloads of at most {payload_bytes_max}"
             )
         }
         Code::Unimplemented => {

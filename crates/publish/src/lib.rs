@@ -1,34 +1,47 @@
-//! The way in: any node takes any publish and brings it to the owner of its topic.
+//! Publish path: any node accepts any publish and routes it to the owner of its topic.
 //!
-//! *What is it?* The [`Router`], which checks a message, finds the owner of its shard and hands it
-//! over, and the gRPC [`Server`] on top of it: `PublisherService` for those who publish and for back ends
-//! that listen, `ClusterService` for operators, health and reflection.
+//! # Overview
 //!
-//! *What does it promise?* A publish has three outcomes: acknowledged, refused (nothing happened),
-//! unknown. Nothing is admitted before this node has a current view of its cluster: without one nobody
-//! can say which shard a topic belongs to. A refusal for want of an owner is not yet an outcome: the
-//! message waits for one, and follows it, until [`router::Config::deadline`]. An unknown outcome is never retried here: it
-//! says whether the caller, who knows how long it still matters, may do so. The messages that one
-//! [`Router::publish_ordered`] stream carries to one topic stand in the topic in the order of the stream,
-//! whoever owned it meanwhile; where that cannot be kept, the earlier message is refused and never
-//! put behind the later one. With numbers of their producer's the shard itself keeps their order,
-//! over any number of streams.
+//! The [`Router`] validates a message, finds the owner of its shard and sends the message to it. The gRPC
+//! [`Server`] on top of it serves `PublisherService` for publishers and subscribing back ends,
+//! `ClusterService` for operators, health and reflection.
 //!
-//! *What does it refuse?* Messages that break a rule ([`Publish::check`]); more than
-//! [`OrderedPublish::PENDING_MAX`] messages or [`OrderedPublish::PENDING_BYTES_MAX`] bytes of one stream without
-//! an answer (past that the stream is not read). It orders nothing, stores nothing, knows no
-//! subscriber and no Raft.
+//! # Guarantees
 //!
-//! *How does data move?* Door ([`Server`], or the gateway's) → [`Router::publish_ordered`] → per shard one
-//! line → [`LocalPublisher`] if this node owns the shard, else [`PeerPublisher`] over the link. Acknowledgements
-//! come back the same way, in the order of the stream. [`SubscriptionSource`], [`ClusterStatusProvider`], [`TopicDirectory`] and
-//! [`ClusterAdmin`] are asked, and answered.
+//! - A publish has three outcomes: acknowledged, rejected (it had no effect), unknown.
+//! - No message is accepted before this node has a current view of its cluster: without it the shard of a
+//!   topic is unknown.
+//! - A rejection for lack of an owner is not final: the message waits for an owner, and follows it, until
+//!   [`router::Config::deadline`].
+//! - An unknown outcome is never retried here. It reports whether the caller, which knows how long the
+//!   message matters, may retry.
+//! - The messages of one [`Router::publish_ordered`] stream to one topic are stored in the order of the
+//!   stream, whatever nodes owned the topic meanwhile. Where that is impossible, the earlier message is
+//!   rejected and never stored after the later one. For messages with producer sequences the shard itself
+//!   keeps the order, over any number of streams.
 //!
-//! *What must a caller not do?* Implement [`LocalPublisher`] or [`PeerPublisher`] so that the first poll of the
-//! future does not put the message in line: order is lost there and nowhere else. Drop the future
-//! of a publish and take it for refused: it may have happened.
+//! # Non-goals
 //!
-//! [`Publish::check`]: pushonce_core::Publish::validate
+//! Ordering, storage, subscribers and Raft.
+//!
+//! # Data flow
+//!
+//! [`Server`], or the gateway, → [`Router::publish_ordered`] → one window per shard → [`LocalPublisher`] if
+//! this node owns the shard, else [`PeerPublisher`] over the link. Acknowledgements return the same way, in
+//! the order of the stream. [`SubscriptionSource`], [`ClusterStatusProvider`], [`TopicDirectory`] and
+//! [`ClusterAdmin`] serve the other calls.
+//!
+//! Messages that break a rule are rejected ([`Publish::validate`]). The input of a stream with
+//! [`OrderedPublish::PENDING_MAX`] messages or [`OrderedPublish::PENDING_BYTES_MAX`] bytes without a reply
+//! is not read.
+//!
+//! # Caller contract
+//!
+//! - Implementations of [`LocalPublisher`] and [`PeerPublisher`] enqueue the message at the first poll of
+//!   the future, at the latest. The order of messages depends on it.
+//! - A caller that drops the future of a publish must treat the outcome as unknown.
+//!
+//! [`Publish::validate`]: pushonce_core::Publish::validate
 
 mod cluster;
 mod decode_error;

@@ -1,10 +1,9 @@
-//! How publishes end, counted by outcome: `pushonce_publish_total`.
+//! Counters of publishes by outcome: `pushonce_publish_total`.
 
 use metrics::{Counter, counter, describe_counter};
 use pushonce_core::{Acknowledgement, PublishError, PublishRejection};
 
-/// One counter for each outcome, looked up once: a look-up costs as much as the rest of the
-/// routing.
+/// One counter handle for each outcome: a lookup costs as much as the rest of the routing.
 pub(crate) struct PublishMetrics {
     acknowledged: Counter,
     invalid: Counter,

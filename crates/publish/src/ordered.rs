@@ -1,4 +1,4 @@
-//! Many messages under way at once, answered in the order they came.
+//! Publishing of a stream of messages: many in flight at once, replies in order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -17,19 +17,19 @@ use tokio_stream::wrappers::WatchStream;
 use crate::Router;
 use crate::shard_window::{PublishOutcome, ShardWindow};
 
-/// The answers to a stream of messages: see [`Router::publish_ordered`].
+/// The replies to a stream of messages: see [`Router::publish_ordered`].
 #[must_use = "nothing is published unless it is polled"]
 pub struct OrderedPublish<S> {
     router: Router,
-    /// `NoFault` once it has ended.
+    /// `None` once it has ended.
     input: Option<S>,
-    /// Messages that wait for this node's first current view, oldest first: without one nobody can say
-    /// which shard a topic belongs to.
+    /// Messages that wait for this node's first current view, oldest first: without one the shard of a
+    /// topic is unknown.
     unrouted: VecDeque<UnroutedPublish>,
     windows: BTreeMap<ShardId, ShardWindow>,
     in_flight: FuturesUnordered<InFlightPublish>,
-    /// One for each message without a delivered answer, in order; the ticket of the first is
-    /// `first`.
+    /// One for each message without a delivered reply, in order; the stream index of the first is
+    /// `first_index`.
     reply_slots: VecDeque<ReplySlot>,
     first_index: u64,
     pending_bytes: usize,
@@ -37,39 +37,39 @@ pub struct OrderedPublish<S> {
     owner_updates: WatchStream<Arc<ShardOwners>>,
     view_updates: WatchStream<Option<Arc<ClusterView>>>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Scratch, empty between uses.
+    /// Buffer, empty between uses.
     outcomes: Vec<PublishOutcome>,
 }
 
 struct ReplySlot {
     bytes: usize,
-    /// Whether the message, sent again, is recognised.
+    /// Whether the shard recognises the message when it is sent again.
     is_idempotent: bool,
     reply: Option<Result<Acknowledgement, PublishError>>,
 }
 
-/// A message that was not checked yet; not admitted by `until`, it is refused.
+/// A message that was not validated yet; rejected if it has no shard by `deadline`.
 struct UnroutedPublish {
     stream_index: u64,
     publish: Publish,
     deadline: Instant,
 }
 
-/// A message on its way, by shard and number in the shard's line.
+/// A message in flight, with its shard and its number in the shard's window.
 struct InFlightPublish {
     shard: ShardId,
     number: u64,
     reply: BoxFuture<'static, Result<Acknowledgement, PublishError>>,
 }
 
-/// So many messages are read at once before answers are given: neither side may starve the other.
+/// Maximum number of messages read before replies are processed: neither may starve the other.
 const INPUT_BATCH_MAX: usize = 256;
 
 impl<S> OrderedPublish<S> {
-    /// So many messages may wait for their answers. Past that the input is not read.
+    /// Maximum number of messages without a reply. At the limit the input is not read.
     pub const PENDING_MAX: usize = 16_384;
-    /// So many payload bytes may wait for their answers, 16 MiB, since a hundred streams may wait
-    /// for one election. Past that the input is not read.
+    /// Maximum number of payload bytes without a reply, 16 MiB, because a hundred streams may wait for one
+    /// election. At the limit the input is not read.
     pub const PENDING_BYTES_MAX: usize = 16 << 20;
 }
 
@@ -102,7 +102,7 @@ where
         self.reply_slots.len() >= Self::PENDING_MAX || self.pending_bytes >= Self::PENDING_BYTES_MAX
     }
 
-    /// Reads what has come, and hands over what may go. Says whether anything came.
+    /// Reads the available input and sends what may be sent. Returns whether there was any input.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> bool {
         for count in 0..INPUT_BATCH_MAX {
             if self.is_full() {
@@ -137,8 +137,8 @@ where
         }
     }
 
-    /// Checks what waits for that and puts it in the lines of the shards, in its order; nothing while
-    /// this node has no current view.
+    /// Validates unrouted messages in order and adds them to the windows of their shards; does nothing
+    /// while this node has no current view.
     fn route_pending(&mut self, cx: &mut Context<'_>) {
         while let Some(next) = self.unrouted.front() {
             let Some(validated) = self.router.validate(&next.publish) else { return };
@@ -159,7 +159,7 @@ where
         }
     }
 
-    /// Refuses what has waited too long for a view.
+    /// Rejects messages that waited too long for a view.
     fn expire_unrouted(&mut self, now: Instant) {
         while self.unrouted.front().is_some_and(|next| next.deadline <= now) {
             let Some(expired) = self.unrouted.pop_front() else { return };
@@ -171,14 +171,15 @@ where
         }
     }
 
-    /// Hands over all that a line lets go.
+    /// Sends all messages that a window releases.
     fn submit_ready(&mut self, shard: ShardId, cx: &mut Context<'_>) {
         let now = Instant::now();
         while let Some(window) = self.windows.get_mut(&shard) {
             let Some(submission) = window.next_submission(&self.owners, now) else { return };
             let reply = self.router.send_to_owner(submission.node, submission.publish);
             let mut in_flight = InFlightPublish { shard, number: submission.number, reply };
-            // Polled here, because the first poll puts it in line and the set promises no order.
+            // Polled here, because the first poll enqueues the message and `FuturesUnordered` polls in any
+            // order.
             match in_flight.poll_unpin(cx) {
                 Poll::Pending => self.in_flight.push(in_flight),
                 Poll::Ready((_, number, result)) => {
@@ -189,7 +190,7 @@ where
         }
     }
 
-    /// Takes the answers that have come. Says whether any has.
+    /// Processes the available replies. Returns whether there was any.
     fn poll_replies(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any_reply = false;
         while let Poll::Ready(Some((shard, number, result))) = self.in_flight.poll_next_unpin(cx) {
@@ -202,8 +203,8 @@ where
         any_reply
     }
 
-    /// Takes the newest owners and views, and hands over what waited for them. Says whether there were
-    /// any.
+    /// Processes the newest owners and views, and sends the messages that waited for them. Returns whether
+    /// there was any update.
     fn poll_updates(&mut self, cx: &mut Context<'_>) -> bool {
         let mut owners_changed = false;
         while let Poll::Ready(Some(owners)) = self.owner_updates.poll_next_unpin(cx) {
@@ -223,7 +224,7 @@ where
         owners_changed || view_changed
     }
 
-    /// Sets the alarm for the first line that needs one. Says whether it rang.
+    /// Sets the timer for the first window that needs one. Returns whether it fired.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let unrouted_deadline = self.unrouted.front().map(|next| next.deadline);
         let window_wakes = self.windows.values().filter_map(ShardWindow::wake_at);
@@ -286,7 +287,8 @@ where
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            // First what is there: no more than was read, and to look for more costs each of them.
+            // Available replies first: there are no more than messages read, and polling the other sources
+            // for each of them would cost more.
             if let Some(reply) = this.pop_reply() {
                 return Poll::Ready(Some(reply));
             }

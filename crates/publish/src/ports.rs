@@ -1,4 +1,4 @@
-//! What the way in needs from the rest of the node.
+//! The ports of the publish path to the rest of the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use pushonce_proto::cluster::{
     ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList,
 };
 
-/// The shards that live on this node.
+/// The shards of this node.
 pub trait LocalPublisher: Send + Sync + 'static {
-    /// Hands a checked message to the shard of its topic. The first poll, at the latest, puts it in line
-    /// behind those handed over before. The future has a deadline of its own.
+    /// Sends a validated message to the shard of its topic. The first poll, at the latest, enqueues it
+    /// behind the messages sent before. The future has its own deadline.
     ///
     /// # Errors
-    /// Refused as not the owner when this node does not lead the shard, does not hold it at all, or does
-    /// not know how many shards there are.
+    /// [`PublishRejection::NotOwner`](pushonce_core::PublishRejection::NotOwner) when this node does not
+    /// lead the shard, does not hold it, or does not know the number of shards.
     fn publish(
         &self,
         publish: Publish,
@@ -30,12 +30,12 @@ pub trait LocalPublisher: Send + Sync + 'static {
 
 /// The other nodes.
 pub trait PeerPublisher: Send + Sync + 'static {
-    /// Hands a checked message to the shard's owner over the link. The first poll, at the latest,
-    /// puts it in line behind those handed over before. The future has a deadline of its own.
+    /// Sends a validated message to the shard's owner over the link. The first poll, at the latest,
+    /// enqueues it behind the messages sent before. The future has its own deadline.
     ///
     /// # Errors
-    /// As the owner answers; refused when it never went out; unknown when the link broke, or the
-    /// shard got another owner, while it was on its way.
+    /// The error of the owner; rejected when the message was never sent; unknown when the link broke, or
+    /// the shard got another owner, while the message was in flight.
     fn publish(
         &self,
         owner: NodeId,
@@ -53,13 +53,14 @@ impl PeerPublisher for pushonce_relay::Handle {
     }
 }
 
-/// Topics as back ends read them: the same stream that the edge shows to its clients.
+/// Subscriptions of back ends, to the same events that the edge delivers to its clients.
 pub trait SubscriptionSource: Send + Sync + 'static {
-    /// Begins at `from`; the stream ends only when the node does. Of the options only the delivery
-    /// counts, and whether to be told what it passes over.
+    /// Opens a subscription at `from`; the stream ends only with the node. Only `delivery` and
+    /// `report_conflated` of the options are used.
     ///
     /// # Errors
-    /// When the past that was asked for cannot be had, or this node takes no new subscribers in.
+    /// [`SubscriptionSourceError`] when the requested history is unavailable, or this node accepts no new
+    /// subscribers.
     fn subscribe(
         &self,
         topic: Topic,
@@ -71,48 +72,49 @@ pub trait SubscriptionSource: Send + Sync + 'static {
     >;
 }
 
-/// How a subscription began.
+/// The start of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscriptionStart {
-    /// The newest position of the topic at that moment; [`Position::ZERO`] when it had no message.
+    /// The newest position of the topic at the start; [`Position::ZERO`] when it had no message.
     pub position: Position,
-    /// Whether everything that was asked for follows without a gap.
+    /// Whether everything that was requested follows without a gap.
     pub recovered: bool,
 }
 
-/// Why a subscription did not begin.
+/// Why a subscription was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscriptionSourceError {
-    /// The past that was asked for cannot be had.
+    /// The requested history is unavailable.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// What the node is short of, and what an operator can change.
-    #[error("this node takes no new subscribers in: {0}; try another node, or retry after a pause")]
+    /// The node lacks a resource; the text names it and what an operator can change.
+    #[error("this node accepts no new subscribers: {0}; try another node, or retry after a pause")]
     Overloaded(&'static str),
 }
 
-/// The cluster, as this node knows it.
+/// The cluster as this node knows it.
 pub trait ClusterStatusProvider: Send + Sync + 'static {
-    /// As it is now.
+    /// The present state.
     fn snapshot(&self) -> ClusterSnapshot;
 
-    /// What the owners of the shards that move do or wait for, as far as they answer within a second.
+    /// The progress of the shards that move, from their owners, as far as these reply within a second.
     fn shard_progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, ShardMoveProgress>>;
 
-    /// What is wrong with the cluster, the worst first, of which some is in the owners' `shard_progress`.
+    /// The problems of the cluster, the worst first. `progress` is the result of
+    /// [`ClusterStatusProvider::shard_progress`].
     fn problems(&self, progress: &BTreeMap<ShardId, ShardMoveProgress>) -> Vec<ReportedProblem>;
 }
 
-/// The topics of the whole cluster, as their owners know them.
+/// The topics of the whole cluster, from their owners.
 pub trait TopicDirectory: Send + Sync + 'static {
-    /// What there is of one, also when it never had a message. The future has a deadline of its own.
+    /// Describes a topic, also one that never had a message. The future has its own deadline.
     ///
     /// # Errors
-    /// [`FetchError::Unavailable`] when its owner cannot be asked now.
+    /// [`FetchError::Unavailable`] when the topic's owner is unavailable.
     fn describe(&self, topic: Topic) -> BoxFuture<'static, Result<TopicInfo, FetchError>>;
 
-    /// Those whose names begin with `prefix`, after `after`: at most `count_max`, and
-    /// [`TOPICS_MAX`](crate::TOPICS_MAX). Says of which shards nothing is known.
+    /// Lists the topics whose names begin with `prefix`, after `after`: at most `count_max`, and at most
+    /// [`TOPICS_MAX`](crate::TOPICS_MAX). The list names the shards whose topics are unknown.
     fn list(
         &self,
         prefix: String,
@@ -121,16 +123,16 @@ pub trait TopicDirectory: Send + Sync + 'static {
     ) -> BoxFuture<'static, TopicList>;
 }
 
-/// What operators are shown.
+/// The state of the cluster that operators see.
 #[derive(Clone, Debug)]
 pub struct ClusterSnapshot {
-    /// The node that answers.
+    /// The node that replies.
     pub node_id: NodeId,
     /// Members and committed placement.
     pub view: Arc<ClusterView>,
-    /// Who leads each shard.
+    /// The leader of each shard.
     pub owners: Arc<ShardOwners>,
-    /// The nodes there is a link to, and this node.
+    /// This node and the nodes that it has a link to.
     pub reachable: BTreeSet<NodeId>,
     /// The group that commits the view.
     pub control_group: ControlGroupStatus,
@@ -138,26 +140,25 @@ pub struct ClusterSnapshot {
     pub conflicting_cluster: Option<ClusterId>,
 }
 
-/// Changes of the cluster, which any node brings to the control leader. Each may be said twice: the
-/// second time changes nothing.
+/// Changes of the cluster, which any node forwards to the leader of the control group. All are idempotent.
 pub trait ClusterAdmin: Send + Sync + 'static {
-    /// Lets a member give away what it holds; with `force` also when the others hold fewer copies than
-    /// configured then.
+    /// Drains a member: it transfers what it holds. With `force` also when fewer copies than configured
+    /// remain.
     fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>>;
 
-    /// Lets a member that gives away what it holds take its share again.
+    /// Stops the drain of a member, which takes its share again.
     fn undrain(&self, node: NodeId) -> BoxFuture<'static, Result<(), AdminError>>;
 
-    /// Takes a member out for ever; with `force` also one that others cannot do without now.
+    /// Removes a member permanently; with `force` also one that holds shards that others need.
     fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>>;
 
-    /// Raises the version of the cluster by one, if every member supports the next; says which it has
-    /// then.
+    /// Raises the version of the cluster by one, if every member supports the next one. Returns the
+    /// version.
     fn finalize_upgrade(&self) -> BoxFuture<'static, Result<ClusterVersion, AdminError>>;
 
-    /// Changes the settings of a namespace, or of every name that has none of its own (`NoFault`);
-    /// without a change, back to the default. Says what it has now. Without `force`, a change that would
-    /// drop stored messages is refused with their number.
+    /// Changes the settings of a namespace, or the default for namespaces without settings when `name` is
+    /// `None`; without a `change`, resets them to the default. Returns the new settings. Without `force`, a
+    /// change that would delete stored messages is rejected with their number.
     fn set_namespace(
         &self,
         name: Option<String>,
@@ -165,23 +166,23 @@ pub trait ClusterAdmin: Send + Sync + 'static {
         force: bool,
     ) -> BoxFuture<'static, Result<Namespace, AdminError>>;
 
-    /// Changes the times of consensus of all nodes.
+    /// Changes the consensus times of all nodes.
     fn set_consensus_times(
         &self,
         times: ConsensusTimes,
     ) -> BoxFuture<'static, Result<(), AdminError>>;
 }
 
-/// Why the cluster did not change as asked. The text says what to do.
+/// Why a change of the cluster failed. The text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
-    /// Nobody may ask for that.
+    /// The request is invalid in any state of the cluster.
     #[error("{0}")]
     Invalid(String),
-    /// The cluster is not in the state for it.
+    /// The cluster is not in the required state.
     #[error("{0}")]
     FailedPrecondition(String),
-    /// Nobody can say now; asking again is safe.
+    /// The outcome is unknown at present; a retry is safe.
     #[error("{0}")]
     Unavailable(String),
 }

@@ -1,4 +1,4 @@
-//! The gRPC service of publishers, and of back ends that listen.
+//! The gRPC service of publishers and subscribing back ends.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -9,8 +9,7 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
 use pushonce_core::{
-    InvalidDelivery, InvalidPublish, Publish, PublishError, StartFrom as Begin, SubscribeOptions,
-    Topic,
+    InvalidDelivery, InvalidPublish, Publish, PublishError, StartFrom, SubscribeOptions, Topic,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_server;
@@ -29,19 +28,19 @@ pub(crate) struct PublisherService {
     pub drain: StreamDrain,
 }
 
-/// When streams end because the node goes down. They say why.
+/// Ends the streams, with a reason, when the node shuts down.
 #[derive(Clone)]
 pub(crate) struct StreamDrain {
-    /// Cancelled when the node goes down.
+    /// Cancelled when the node shuts down.
     pub closing: CancellationToken,
-    /// Each stream ends at a random moment within this time from then.
+    /// Each stream ends at a random time within this period after that.
     pub grace: Duration,
-    /// Those that have not ended.
+    /// The open streams.
     pub streams: TaskTracker,
 }
 
 impl StreamDrain {
-    /// The same stream, counted until it is dropped.
+    /// Counts the stream as open until it is dropped.
     fn track<T: Send + 'static>(
         &self,
         stream: impl Stream<Item = T> + Send + 'static,
@@ -54,12 +53,12 @@ impl StreamDrain {
             .boxed()
     }
 
-    /// The moment for one stream.
+    /// Waits until one stream is to be closed.
     fn wait_until_close(&self) -> BoxFuture<'static, ()> {
-        let StreamDrain { closing, grace: within, .. } = self.clone();
+        let StreamDrain { closing, grace, .. } = self.clone();
         Box::pin(async move {
             closing.cancelled().await;
-            tokio::time::sleep(within.mul_f64(rand::random())).await;
+            tokio::time::sleep(grace.mul_f64(rand::random())).await;
         })
     }
 }
@@ -123,7 +122,7 @@ impl publisher_server::Publisher for PublisherService {
             return Err(invalid(&InvalidPublish::SystemTopic));
         }
         let from = request.from.unwrap_or_default();
-        let from = Begin::try_from(from).map_err(|error| invalid(&error))?;
+        let from = StartFrom::try_from(from).map_err(|error| invalid(&error))?;
         let delivery = Some(request.delivery).filter(|text| !text.is_empty());
         let delivery = delivery.map(|text| text.parse()).transpose();
         let delivery = delivery.map_err(|error: InvalidDelivery| invalid(&error))?;
@@ -148,8 +147,8 @@ fn subscribe_status(error: SubscriptionSourceError) -> Status {
     }
 }
 
-/// A header by which other APIs take the key of a request. Here it would be ignored, and a retry be
-/// placed twice.
+/// The name of a header in which other APIs expect the idempotency key, if there is one. Here it would be
+/// ignored, and a retry would be stored twice.
 fn find_idempotency_header(metadata: &MetadataMap) -> Option<String> {
     let names = metadata.keys().map(|key| match key {
         KeyRef::Ascii(key) => key.as_str(),
@@ -160,17 +159,17 @@ fn find_idempotency_header(metadata: &MetadataMap) -> Option<String> {
 
 fn idempotency_header_status(name: &str) -> Status {
     let mut status = Status::invalid_argument(format!(
-        "{name} is unknown; the key of a publish is the field `key` of the request"
+        "the header {name} is not supported; set the field `key` of the request"
     ));
     status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static("refused"));
     status
 }
 
 fn shutting_down() -> Status {
-    Status::unavailable("this node goes down; go on at another, from the last position")
+    Status::unavailable("this node shuts down; continue at another node from the last position")
 }
 
-/// The messages of a stream. What breaks it is kept, to be told after the last acknowledgement.
+/// The messages of a stream. The error that ends it is kept, and sent after the last acknowledgement.
 struct PublishRequests {
     requests: Streaming<pb::PublishRequest>,
     closing: BoxFuture<'static, ()>,
@@ -195,7 +194,7 @@ impl Stream for PublishRequests {
                 Some(Err(status)) => status,
             },
         };
-        // The first reason stands.
+        // Keeps the first error.
         let _ = self.stream_error.set(status);
         Poll::Ready(None)
     }

@@ -1,30 +1,30 @@
-//! Whom to hand a publish to: a function of what is known.
+//! Selection of the node to send a publish to, as a pure function.
 
 use pushonce_core::{NodeId, ShardId, ShardOwners, Term};
 
-/// A refusal for want of ownership, remembered until something newer is known.
+/// A rejection for lack of ownership, kept until newer information arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwnerRejection {
-    /// Who refused.
+    /// The node that rejected.
     pub node: NodeId,
-    /// Whom it named instead.
+    /// The owner that it named.
     pub hint: Option<NodeId>,
-    /// Whether `by` had itself been asked on a hint.
+    /// Whether `node` had itself been named by a hint.
     pub via_hint: bool,
-    /// The claim that was known when it was asked.
+    /// The known claim when the message was sent.
     pub claim: Option<(Term, NodeId)>,
 }
 
-/// What to do with a publish now.
+/// What to do with a publish at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RouteDecision {
-    /// Hand it to this node.
+    /// Send it to this node.
     SendTo(RouteTarget),
-    /// Nobody is worth asking: wait for a claim.
+    /// No node to send it to: wait for a claim.
     WaitForClaim,
 }
 
-/// A node, and why it is asked.
+/// A node, and why it was selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RouteTarget {
     pub node: NodeId,
@@ -32,9 +32,9 @@ pub(crate) struct RouteTarget {
     pub claim: Option<(Term, NodeId)>,
 }
 
-/// The claimed owner, unless that claim has already led to a refusal; then the node that the
-/// refusal named. A hint carries no term, so it is followed once: two nodes that each take the
-/// other for the owner must not play ball with a message.
+/// Selects the claimed owner, unless that claim already led to a rejection; then the node that the
+/// rejection named. A hint carries no term, so it is followed once: two nodes that each consider the other
+/// the owner must not pass a message back and forth.
 pub(crate) fn decide(
     shard: ShardId,
     owners: &ShardOwners,
@@ -54,7 +54,7 @@ pub(crate) fn decide(
 }
 
 impl RouteTarget {
-    /// What is remembered when the asked node refuses.
+    /// The rejection to keep when the selected node rejects.
     pub(crate) fn to_rejection(self, hint: Option<NodeId>) -> OwnerRejection {
         OwnerRejection { node: self.node, hint, via_hint: self.via_hint, claim: self.claim }
     }
@@ -95,7 +95,7 @@ mod tests {
     ) -> OwnerRejection {
         match decide(SHARD, owners, previous) {
             RouteDecision::SendTo(target) => target.to_rejection(hint.map(NodeId)),
-            RouteDecision::WaitForClaim => panic!("nobody was asked"),
+            RouteDecision::WaitForClaim => panic!("no node was selected"),
         }
     }
 

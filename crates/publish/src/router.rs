@@ -1,4 +1,4 @@
-//! Brings a message to the owner of its topic, wherever that is now.
+//! Routing of messages to the owner of their topic.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,29 +14,30 @@ use tokio::sync::watch;
 use crate::metrics::PublishMetrics;
 use crate::{LocalPublisher, OrderedPublish, PeerPublisher};
 
-/// How a router behaves.
+/// Configuration of a router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How long a message may look for an owner that takes it; then it is refused as unavailable.
-    /// It bounds the search, not the commit: the owner has a deadline of its own for that.
+    /// How long a message may wait for an owner that accepts it before it is rejected as unavailable. It
+    /// limits the search, not the commit, for which the owner has its own deadline.
     pub deadline: Duration,
 }
 
 impl Default for Config {
-    /// Five seconds: more than an election takes on a LAN (two), less than a caller's patience.
+    /// Five seconds: more than an election takes on a LAN (two), and short enough for an interactive
+    /// caller.
     fn default() -> Config {
         Config { deadline: Duration::from_secs(5) }
     }
 }
 
-/// What a router is made of.
+/// The dependencies of a router.
 pub struct RouterParts {
     /// This node.
     pub node_id: NodeId,
-    /// The limits of the namespaces and the number of shards; `NoFault` until the view is current.
-    /// Nothing is admitted before that.
+    /// The limits of the namespaces and the number of shards; `None` until the view is current. No message
+    /// is accepted before that.
     pub view: watch::Receiver<Option<Arc<ClusterView>>>,
-    /// Who leads each shard.
+    /// The leader of each shard.
     pub owners: watch::Receiver<Arc<ShardOwners>>,
     /// The shards of this node.
     pub shards: Arc<dyn LocalPublisher>,
@@ -44,7 +45,7 @@ pub struct RouterParts {
     pub peers: Arc<dyn PeerPublisher>,
 }
 
-/// Takes messages in. Clones share it.
+/// Accepts messages and sends them to their owners. Clones share it.
 #[derive(Clone)]
 pub struct Router(Arc<RouterInner>);
 
@@ -55,8 +56,7 @@ struct RouterInner {
 }
 
 impl Router {
-    /// A router of these parts. Install the metrics recorder first: the counters are looked up
-    /// here.
+    /// Creates a router. Install the metrics recorder first: the counter handles are created here.
     pub fn new(config: Config, parts: RouterParts) -> Router {
         Router(Arc::new(RouterInner { config, parts, metrics: PublishMetrics::new() }))
     }
@@ -65,16 +65,16 @@ impl Router {
     /// [`Router::publish_ordered`] does.
     ///
     /// # Errors
-    /// Refused when it breaks a rule, a bound was met, or no owner took it within
-    /// [`Config::deadline`]: nothing happened. Unknown when it may have happened.
+    /// Rejected when the message breaks a rule, a limit was reached, or no owner accepted it within
+    /// [`Config::deadline`]: it had no effect. Unknown when it may have been stored.
     pub async fn publish(&self, publish: Publish) -> Result<Acknowledgement, PublishError> {
         let mut replies = self.publish_ordered(stream::iter([Ok(publish)]));
-        replies.next().await.unwrap_or_else(|| Err(PublishError::unknown("no answer")))
+        replies.next().await.unwrap_or_else(|| Err(PublishError::unknown("no reply")))
     }
 
-    /// Publishes the messages of `input` without waiting for each, one answer for each, in order.
-    /// What is already refused in `input` keeps its turn. The stream does the work when it is
-    /// polled and ends after the last answer.
+    /// Publishes the messages of `input` without waiting for each, with one reply per message, in order.
+    /// Errors in `input` keep their place. The stream does the work when it is polled, and ends after the
+    /// last reply.
     pub fn publish_ordered<S>(&self, input: S) -> OrderedPublish<S>
     where
         S: Stream<Item = Result<Publish, PublishError>> + Unpin,
@@ -82,8 +82,7 @@ impl Router {
         OrderedPublish::new(self.clone(), input)
     }
 
-    /// Checks a message and says which shard its topic belongs to; `NoFault` while this node has no current
-    /// view.
+    /// Validates a message and returns the shard of its topic; `None` while this node has no current view.
     pub(crate) fn validate(&self, publish: &Publish) -> Option<Result<ShardId, InvalidPublish>> {
         let view = self.0.parts.view.borrow();
         let view = view.as_ref()?;

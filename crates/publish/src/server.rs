@@ -1,4 +1,4 @@
-//! The gRPC door: one port for publishers, back ends and operators.
+//! The gRPC server: one port for publishers, back ends and operators.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,68 +22,68 @@ use crate::decode_error::DecodeErrorService;
 use crate::publisher::{PublisherService, StreamDrain};
 use crate::{ClusterAdmin, ClusterStatusProvider, Router, SubscriptionSource, TopicDirectory};
 
-/// Twice the largest payload: the message around it is small, and what no namespace takes need not
-/// be read to be refused.
+/// Twice the maximum payload: the rest of a message is small, and a message that no namespace allows need
+/// not be read to be rejected.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 2 << 20;
 const _: () = assert!(MESSAGE_BYTES_MAX >= 2 * pushonce_core::Publish::PAYLOAD_BYTES_CAP);
 
-/// Calls of one connection at once. A publisher that waits for each of many unary publishes needs
-/// some hundreds; past that the stream is the better way.
+/// Maximum number of concurrent calls on one connection. A publisher that waits for each of many unary
+/// publishes needs some hundreds; beyond that a stream is better.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 
-/// Bytes of one stream on their way that this node has not read yet: some thousand small messages,
-/// or bandwidth × round trip of a fast wide area link.
+/// Unread bytes in flight of one stream: some thousand small messages, or bandwidth × round trip of a fast
+/// wide area link.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
-/// The same for a whole connection, so that one stream that is not read leaves room for others.
+/// Unread bytes in flight of a connection, so that one unread stream leaves room for others.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// A name or a token fits many times over.
+/// Fits a name or a token many times.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
-/// A connection without a sign of life is asked after this time, and closed when it does not answer
-/// within [`KEEPALIVE_TIMEOUT`]: middle boxes forget quiet connections after a minute or more.
+/// A quiet connection is pinged after this time, and closed without a reply within [`KEEPALIVE_TIMEOUT`]:
+/// middle boxes drop quiet connections after a minute or more.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long calls may take to end after the grace time of the streams: a publish under way has its
-/// owner's deadline, which is shorter.
+/// How long calls may take to end after the grace period of the streams. The deadline of the owner for a
+/// publish in flight is shorter.
 const CALLS_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a node can do, as its health service says.
+/// The readiness of a node, as reported by its health service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// It takes publishes in: the answer for `pushonce.publisher.v1.Publisher`.
+    /// It accepts publishes: the status of `pushonce.publisher.v1.Publisher`.
     pub can_publish: bool,
-    /// It serves subscribers. The answer for the node as a whole is that it can do both.
+    /// It serves subscribers. The node as a whole is serving when both are true.
     pub can_subscribe: bool,
 }
 
-/// What a server needs.
+/// The dependencies and settings of a server.
 pub struct ServerParts {
-    /// Where it listens.
+    /// The address to listen at.
     pub addr: SocketAddr,
-    /// Takes the publishes.
+    /// Routes publishes.
     pub router: Router,
-    /// Answers subscriptions.
+    /// Serves subscriptions.
     pub subscriptions: Arc<dyn SubscriptionSource>,
-    /// How often a subscriber hears that the node lives.
+    /// Interval of the heartbeats to subscribers.
     pub heartbeat_interval: Duration,
-    /// Answers operators.
+    /// Reports the state of the cluster to operators.
     pub status: Arc<dyn ClusterStatusProvider>,
-    /// Tells them of topics.
+    /// Lists and describes topics for operators.
     pub topics: Arc<dyn TopicDirectory>,
-    /// Changes the cluster for them.
+    /// Changes the cluster for operators.
     pub admin: Arc<dyn ClusterAdmin>,
-    /// Whether the node can do its work: what the health service says.
+    /// The readiness that the health service reports.
     pub readiness: watch::Receiver<Readiness>,
-    /// When the node goes down its streams are ended one by one over this time, so that their clients
-    /// do not all come to the other nodes at once. New calls are not accepted meanwhile.
+    /// Period over which the streams are ended one by one on shutdown, so that their clients do not all
+    /// reconnect to other nodes at once. New calls are rejected meanwhile.
     pub grace: Duration,
 }
 
-/// The port is bound; calls are answered once it runs.
-#[must_use = "nothing is answered unless it runs"]
+/// A server with a bound port. Calls are served while [`Server::run`] runs.
+#[must_use = "calls are served only while it runs"]
 pub struct Server {
     addr: SocketAddr,
     listener: InfallibleListener,
@@ -98,24 +98,24 @@ pub struct Server {
 /// Why a server cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another program, or another node, has the port.
-    #[error("port {} is taken, so gRPC cannot be served at {addr}; stop the program that has it, \
-             or choose another with --grpc", .addr.port())]
+    /// The port is in use.
+    #[error("gRPC cannot be served at {addr}: port {} is in use; stop the program that uses it, \
+             or choose another port with --grpc", .addr.port())]
     AddrInUse {
         /// The address.
         addr: SocketAddr,
     },
-    /// The address cannot be listened at.
+    /// The server cannot listen at the address.
     #[error("gRPC cannot be served at {addr}: {source}; choose an address of this machine")]
     Bind {
         /// The address.
         addr: SocketAddr,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The descriptors in this binary are damaged.
-    #[error("the reflection service cannot be made: {0}")]
+    /// The descriptors in this binary are corrupt.
+    #[error("the reflection service cannot be created: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     /// Accepting connections failed.
     #[error("the gRPC server stopped: {0}")]
@@ -123,10 +123,10 @@ pub enum Error {
 }
 
 impl Server {
-    /// Takes the port. Must be called within a tokio runtime.
+    /// Binds the port. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::AddrInUse`] and [`Error::Bind`] say which address and what to do.
+    /// [`Error::AddrInUse`] and [`Error::Bind`] with the address and what to change.
     pub async fn bind(parts: ServerParts) -> Result<Server, Error> {
         let ServerParts {
             addr,
@@ -149,8 +149,7 @@ impl Server {
         let publisher = PublisherService { router, subscriptions, heartbeat_interval, drain };
         let publisher =
             PublisherServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let cluster =
-            ClusterServer::new(ClusterService { overview: status, topics, operations: admin });
+        let cluster = ClusterServer::new(ClusterService { status, topics, admin });
         let services = server_builder()
             .add_service(DecodeErrorService(publisher))
             .add_service(cluster)
@@ -161,16 +160,16 @@ impl Server {
         Ok(Server { addr, listener, services, health, readiness, draining, grace, streams })
     }
 
-    /// Where it listens, with the port that was given out if none was asked for.
+    /// The address it listens at, with the assigned port if port 0 was requested.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Answers calls until `shutdown`; then ends the streams, one by one over the grace time, takes no
-    /// more calls after it, and waits five seconds for those under way.
+    /// Serves calls until `shutdown`; then ends the streams one by one over the grace period, rejects new
+    /// calls, and waits five seconds for the calls in flight.
     ///
     /// # Errors
-    /// [`Error::Serve`] when connections cannot be accepted any more.
+    /// [`Error::Serve`] when connections can no longer be accepted.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Server { addr, listener, services, health, readiness, draining, grace, streams } = self;
         let incoming =
@@ -202,19 +201,19 @@ impl Server {
     }
 }
 
-/// Has the health service say what the node thinks of itself, for ever.
+/// Keeps the health service up to date with the readiness. Never returns.
 async fn update_health(health: &HealthReporter, mut readiness: watch::Receiver<Readiness>) {
     loop {
         let current = *readiness.borrow_and_update();
         set_health(health, current).await;
         if readiness.changed().await.is_err() {
-            // Whoever knew has gone: the node is about to go down.
+            // The sender is gone: the node is about to shut down.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Of the node as a whole, and of its service for publishers.
+/// Sets the health of the node as a whole, and of its service for publishers.
 async fn set_health(health: &HealthReporter, Readiness { can_publish, can_subscribe }: Readiness) {
     let services = [
         ("", can_publish && can_subscribe),

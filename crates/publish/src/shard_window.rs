@@ -1,14 +1,16 @@
-//! The messages of one stream to one shard, kept in their order while the owner moves. Pure.
+//! Keeps the order of the messages of one stream to one shard while the owner changes. Pure.
 //!
-//! Messages are handed over without waiting for each other, so an owner that loses its shard
-//! refuses some that others overtook. "Not the owner" and "unavailable" mean that nothing happened,
-//! so such a message waits for an owner again. Three rules keep the order. While anything is under
-//! way to one node, nothing is handed to another. After a refusal nothing is handed over until all
-//! that was under way has come back, and then one message at a time until one is taken. What was
-//! refused is tried again, in its place, unless a later message of the same topic may have its
-//! place already: then it is refused for good. Nothing happened to it, and its publisher knows
-//! better than this line whether it still matters. A message with a number of its producer's cannot
-//! be overtaken, since the shard takes none behind it before it: so it is tried again all the same.
+//! Messages are sent without waiting for each other, so an owner that loses its shard may reject some
+//! messages after it accepted later ones. The rejections "not owner" and "unavailable" mean that a message
+//! had no effect, so the message waits for an owner again. Three rules keep the order:
+//!
+//! - While messages are in flight to one node, none is sent to another.
+//! - After a rejection no message is sent until all replies have arrived, and then one at a time until one
+//!   is accepted.
+//! - A rejected message is retried in its place, unless a later message of the same topic may already be
+//!   stored: then it is rejected finally. It had no effect, and its publisher knows better than this window
+//!   whether it still matters. A message with a producer sequence cannot be overtaken, since the shard
+//!   accepts no later one before it, so it is retried in any case.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -21,26 +23,25 @@ use tokio::time::Instant;
 
 use crate::route::{self, OwnerRejection, RouteDecision, RouteTarget};
 
-/// How long a node that refused is left alone when nobody names a better one. An owner whose lease
-/// lapsed for a moment comes back under the same claim, so waiting for news alone could wait in
-/// vain.
+/// Delay before a node that rejected is tried again when no better one is known. An owner whose lease
+/// lapsed for a short time continues under the same claim, so a new claim may never come.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 pub(crate) struct ShardWindow {
     shard: ShardId,
     entries: VecDeque<WindowEntry>,
-    /// The number of the first entry; the numbers of one line are never used twice.
+    /// The number of the first entry; numbers are never reused within a window.
     first_number: u64,
     /// Entries before this index are not waiting.
     next_index: usize,
     in_flight: usize,
     target: Option<RouteTarget>,
     rejection: Option<OwnerRejection>,
-    /// Whether something was refused, and the rest that was under way is waited for.
+    /// Whether a message was rejected, and the replies to the others in flight are awaited.
     is_draining: bool,
-    /// Whether nothing was taken since a refusal: then one message goes at a time, to find out.
+    /// Whether no message was accepted since a rejection: messages are then sent one at a time.
     is_probing: bool,
-    /// What the last refusal said.
+    /// The reason of the last rejection.
     last_error: Option<String>,
     retry_at: Option<Instant>,
 }
@@ -66,14 +67,14 @@ enum WindowEntryState {
     Completed { may_be_committed: bool },
 }
 
-/// A message to hand over now.
+/// A message to send now.
 pub(crate) struct Submission {
     pub number: u64,
     pub node: NodeId,
     pub publish: Publish,
 }
 
-/// The end of a message: its ticket and its outcome.
+/// A completed message: its stream index and its outcome.
 pub(crate) type PublishOutcome = (u64, Result<Acknowledgement, PublishError>);
 
 impl ShardWindow {
@@ -93,7 +94,7 @@ impl ShardWindow {
         }
     }
 
-    /// Puts a message at the end of the line. Untaken by `until`, it is refused.
+    /// Appends a message. It is rejected if no owner accepts it by `deadline`.
     pub(crate) fn push(&mut self, stream_index: u64, publish: Publish, deadline: Instant) {
         self.entries.push_back(WindowEntry {
             stream_index,
@@ -103,7 +104,7 @@ impl ShardWindow {
         });
     }
 
-    /// The next message that may be handed over now. To be called until there is none.
+    /// The next message that may be sent now. Call it until it returns `None`.
     pub(crate) fn next_submission(
         &mut self,
         owners: &ShardOwners,
@@ -126,7 +127,7 @@ impl ShardWindow {
         Some(Submission { number: self.first_number + index as u64, node: target.node, publish })
     }
 
-    /// What the asked node answered.
+    /// Handles the reply of the node that the message was sent to.
     pub(crate) fn on_reply(
         &mut self,
         number: u64,
@@ -143,7 +144,7 @@ impl ShardWindow {
         self.in_flight -= 1;
         match result {
             Err(PublishError::Rejected(PublishRejection::NotOwner { owner })) => {
-                self.on_rejected(index, owner, "it was not the owner", now);
+                self.on_rejected(index, owner, "not the owner", now);
             }
             Err(PublishError::Rejected(PublishRejection::Unavailable(error))) => {
                 self.on_rejected(index, None, &error, now);
@@ -159,7 +160,7 @@ impl ShardWindow {
         self.remove_completed();
     }
 
-    /// Ends what has waited too long.
+    /// Rejects the messages whose deadline has passed.
     pub(crate) fn expire(&mut self, now: Instant, outcomes: &mut Vec<PublishOutcome>) {
         for index in 0..self.entries.len() {
             let entry = &self.entries[index];
@@ -168,16 +169,18 @@ impl ShardWindow {
             }
             if entry.state == WindowEntryState::Waiting {
                 let last_error = self.last_error.as_deref().unwrap_or("no owner is known");
-                let reason =
-                    format!("no owner of {} took the message in time; {last_error}", self.shard);
+                let reason = format!(
+                    "no owner of {} accepted the message in time; {last_error}",
+                    self.shard
+                );
                 self.complete(index, Err(PublishRejection::Unavailable(reason).into()), outcomes);
             }
         }
         self.remove_completed();
     }
 
-    /// When [`ShardWindow::expire`] or [`ShardWindow::next_submission`] has something to do though nothing was heard. What
-    /// is under way needs no alarm: whoever was asked has a deadline of its own.
+    /// When to call [`ShardWindow::expire`] and [`ShardWindow::next_submission`] if no event comes before.
+    /// Messages in flight need no timer: their nodes have their own deadlines.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         let first_waiting =
             || self.entries.iter().find(|entry| entry.state == WindowEntryState::Waiting);
@@ -186,17 +189,17 @@ impl ShardWindow {
         [first_stuck.map(|entry| entry.deadline), retry_at].into_iter().flatten().min()
     }
 
-    /// The asked node cannot take the message: another may, or the same one later.
+    /// Handles a rejection: another node may accept the message, or the same one later.
     fn on_rejected(&mut self, index: usize, hint: Option<NodeId>, reason: &str, now: Instant) {
         self.entries[index].state = WindowEntryState::Rejected;
         self.rejection = self.target.map(|asked| asked.to_rejection(hint));
         self.retry_at = Some(now + RETRY_DELAY);
         self.is_draining = true;
         self.is_probing = true;
-        self.last_error = self.target.map(|asked| format!("{} said: {reason}", asked.node));
+        self.last_error = self.target.map(|asked| format!("{} replied: {reason}", asked.node));
     }
 
-    /// Whom to ask; after a pause the claimed owner again, though it has refused.
+    /// The node to send to; after a delay the claimed owner again, although it has rejected.
     fn choose_target(&mut self, owners: &ShardOwners, now: Instant) -> Option<RouteTarget> {
         if let RouteDecision::SendTo(target) =
             route::decide(self.shard, owners, self.rejection.as_ref())
@@ -221,8 +224,8 @@ impl ShardWindow {
         Some(self.next_index)
     }
 
-    /// Nothing is under way any more: what was refused waits again, in its place in the line,
-    /// unless it was overtaken.
+    /// Called when no message is in flight: rejected messages wait again in their place, unless they were
+    /// overtaken.
     fn on_drained(&mut self, outcomes: &mut Vec<PublishOutcome>) {
         if !self.is_draining {
             return;
@@ -239,8 +242,8 @@ impl ShardWindow {
                 WindowEntryState::Rejected
                     if overtaken.contains(&topic) && !self.entries[index].has_sequence() =>
                 {
-                    let reason = "the topic's owner changed, and a later message of this stream to it \
-                               came first";
+                    let reason = "the topic's owner changed, and a later message of this stream to the \
+                               topic was stored first";
                     self.complete(
                         index,
                         Err(PublishRejection::Unavailable(reason.to_owned()).into()),
@@ -278,4 +281,4 @@ impl ShardWindow {
 
 #[cfg(test)]
 #[path = "shard_window/shard_window_test.rs"]
-mod line_test;
+mod shard_window_test;

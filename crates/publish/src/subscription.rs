@@ -1,4 +1,4 @@
-//! What a back end hears of a topic: what there is, and in between that the node lives.
+//! The events of a back end's subscription: the topic's events, with heartbeats in between.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::SubscriptionStart;
 
-/// The items of a topic, and how far they brought the caller.
+/// The events of a topic, and the position that the caller has reached.
 struct EventStream {
     items: BoxStream<'static, TopicEvent>,
-    /// `NoFault` before the first item of a past that was asked for.
+    /// `None` before the first event of a subscription that requested history.
     position: Option<Position>,
     is_stale: bool,
     heartbeat: Interval,
 }
 
-/// Everything the caller is told, in order.
+/// All events for the caller, in order.
 pub(crate) fn event_stream(
     from: StartFrom,
     start: SubscriptionStart,
@@ -36,7 +36,7 @@ pub(crate) fn event_stream(
     stream::iter([first]).chain(following)
 }
 
-/// Where the caller stands before the first item.
+/// The position of the caller before the first event.
 fn initial_position(from: StartFrom, start: SubscriptionStart) -> Option<Position> {
     match from {
         StartFrom::Position(position) if start.recovered => Some(position),
@@ -49,7 +49,7 @@ fn initial_position(from: StartFrom, start: SubscriptionStart) -> Option<Positio
 impl EventStream {
     async fn next(&mut self) -> Option<SubscribeEvent> {
         tokio::select! {
-            // What there is goes first: a heartbeat counts it.
+            // Events come before a heartbeat, which carries their position.
             biased;
             item = self.items.next() => {
                 let item = item?;

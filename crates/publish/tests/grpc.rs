@@ -1,5 +1,5 @@
-//! The gRPC door over loopback, as a publisher, a back end and an operator meet it. Behind it
-//! stands a node that owns every shard and places what comes.
+//! Tests of the gRPC server over loopback with the clients of a publisher, a back end and an operator,
+//! against a fake node that owns every shard and stores every message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -56,7 +56,7 @@ impl LocalPublisher for FakeNode {
         &self,
         publish: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
-        let mut head_offsets = self.head_offsets.lock().expect("whole");
+        let mut head_offsets = self.head_offsets.lock().expect("not poisoned");
         let offset = head_offsets.entry(publish.topic).or_default();
         *offset += 1;
         let position = Position::new(7, *offset);
@@ -75,7 +75,7 @@ impl PeerPublisher for FakeNode {
         owner: NodeId,
         _: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
-        panic!("{owner} was asked, and this node owns everything");
+        panic!("a publish was sent to {owner}, but this node owns every shard");
     }
 }
 
@@ -101,8 +101,7 @@ impl SubscriptionSource for FakeNode {
     }
 }
 
-/// A gap for who wants to hear of all that is missing, a message, and nothing more for as long as
-/// anybody listens.
+/// A gap if the options ask for it, a message, and then nothing until the stream is dropped.
 fn items(options: SubscribeOptions) -> BoxStream<'static, TopicEvent> {
     let (from, to) = (Position::new(7, 1), Position::new(7, 2));
     let gap = TopicEvent::Gap(Gap { from, to, reason: GapReason::Expired });
@@ -302,10 +301,10 @@ async fn bind(addr: &str, ready: watch::Receiver<Readiness>) -> Result<Server, s
     Server::bind(parts).await
 }
 
-/// Short, so that the tests that wait for one do not take long.
+/// Short, to keep the tests that wait for a heartbeat short.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
-/// Streams end within this after a node was told to stop.
+/// Streams end within this period after a shutdown.
 const GRACE: Duration = Duration::from_millis(500);
 
 const READY: Readiness = Readiness { can_publish: true, can_subscribe: true };
@@ -315,7 +314,7 @@ impl TestServer {
         TestServer::with_readiness(watch::channel(READY).1).await
     }
 
-    /// As ready as that says.
+    /// Starts a server with a given readiness.
     async fn with_readiness(ready: watch::Receiver<Readiness>) -> TestServer {
         let server = bind("127.0.0.1:0", ready).await.expect("a free port");
         let (addr, shutdown) = (server.addr(), CancellationToken::new());
@@ -324,7 +323,7 @@ impl TestServer {
 
     async fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://{}", self.addr)).expect("a URL");
-        endpoint.connect().await.expect("up")
+        endpoint.connect().await.expect("the server accepts connections")
     }
 
     async fn publisher(&self) -> PublisherClient<Channel> {
@@ -360,7 +359,7 @@ async fn invalid_publish_is_rejected_with_a_hint() {
             "not JSON",
         ),
     ] {
-        let status = publisher.publish(invalid).await.expect_err("refused");
+        let status = publisher.publish(invalid).await.expect_err("rejected");
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
         assert!(status.message().contains(hint), "{status:?}");
     }
@@ -369,8 +368,8 @@ async fn invalid_publish_is_rejected_with_a_hint() {
 #[tokio::test]
 async fn oversized_message_is_rejected_and_the_connection_stays_open() {
     let mut publisher = TestServer::start().await.publisher().await;
-    let status = publisher.publish(request("a", vec![0; 3 << 20])).await.expect_err("refused");
-    // With the outcome: a publisher that is not told takes it for unknown and sends it again.
+    let status = publisher.publish(request("a", vec![0; 3 << 20])).await.expect_err("rejected");
+    // The outcome must be set: without it a publisher treats the status as unknown and retries.
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert_eq!(
         status.metadata().get(publisher::OUTCOME_HEADER),
@@ -381,12 +380,12 @@ async fn oversized_message_is_rejected_and_the_connection_stays_open() {
     let requests = [request("a", "x"), request("a", vec![0; 3 << 20])];
     let replies = publisher.publish_stream(stream::iter(requests)).await.expect("open");
     let mut replies = replies.into_inner();
-    assert_eq!(replies.message().await.expect("acknowledged").expect("one").sequence, 1);
+    assert_eq!(replies.message().await.expect("acknowledged").expect("a reply").sequence, 1);
     let status = replies.message().await.expect_err("the stream ends");
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
 }
 
-/// Sends bytes as they are, whatever a message should be.
+/// A codec that sends bytes unchanged.
 #[derive(Clone, Copy, Default)]
 struct RawCodec;
 
@@ -424,13 +423,13 @@ impl Decoder for RawCodec {
     }
 }
 
-/// The topic `a` and nothing else.
+/// A message with only the topic `a`.
 const MESSAGE: Bytes = Bytes::from_static(b"\x0a\x01a");
 
 /// A topic that is longer than the message.
 const GARBAGE: Bytes = Bytes::from_static(b"\x0a\xffgarbage");
 
-/// Refused for ever: a publisher does not send it again.
+/// Asserts a rejection that a publisher does not retry.
 fn assert_rejected_permanently(status: &Status, text: &str) {
     assert!(status.message().contains(text), "{status:?}");
     let failure = publisher::PublishFailure::from(status);
@@ -445,15 +444,15 @@ async fn undecodable_message_is_rejected_permanently() {
         let path = format!("/pushonce.publisher.v1.Publisher/{call}");
         tonic::codegen::http::uri::PathAndQuery::try_from(path).expect("a path")
     };
-    grpc.ready().await.expect("up");
+    grpc.ready().await.expect("ready");
     let rejected = grpc.unary(tonic::Request::new(GARBAGE), path("Publish"), RawCodec).await;
-    assert_rejected_permanently(&rejected.expect_err("refused"), "cannot be read");
+    assert_rejected_permanently(&rejected.expect_err("rejected"), "cannot be read");
 
-    grpc.ready().await.expect("up");
+    grpc.ready().await.expect("ready");
     let requests = tonic::Request::new(stream::iter([MESSAGE, GARBAGE, MESSAGE]));
     let replies = grpc.streaming(requests, path("PublishStream"), RawCodec).await.expect("open");
     let mut replies = replies.into_inner();
-    assert!(replies.message().await.expect("an answer to the first").is_some());
+    assert!(replies.message().await.expect("a reply to the first message").is_some());
     let end = replies.message().await.expect_err("the stream ends");
     assert_rejected_permanently(&end, "cannot be read");
 }
@@ -462,13 +461,13 @@ async fn undecodable_message_is_rejected_permanently() {
 async fn compressed_message_is_rejected_permanently() {
     let publisher = TestServer::start().await.publisher().await;
     let mut publisher = publisher.send_compressed(CompressionEncoding::Gzip);
-    let status = publisher.publish(request("a", "x")).await.expect_err("refused");
+    let status = publisher.publish(request("a", "x")).await.expect_err("rejected");
     assert_rejected_permanently(&status, "without compression");
     let accepted = status.metadata().get("grpc-accept-encoding");
     assert_eq!(accepted, Some(&"identity".parse().expect("ASCII")), "{status:?}");
 
     let replies = publisher.publish_stream(stream::iter([request("a", "x")])).await;
-    assert_rejected_permanently(&replies.expect_err("refused"), "without compression");
+    assert_rejected_permanently(&replies.expect_err("rejected"), "without compression");
 }
 
 #[tokio::test]
@@ -476,7 +475,7 @@ async fn idempotency_key_in_metadata_is_rejected() {
     let mut publisher = TestServer::start().await.publisher().await;
     let mut misplaced = tonic::Request::new(request("a", "x"));
     misplaced.metadata_mut().insert("idempotency-key", "k".parse().expect("ASCII"));
-    let status = publisher.publish(misplaced).await.expect_err("refused");
+    let status = publisher.publish(misplaced).await.expect_err("rejected");
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert_eq!(
         status.metadata().get(publisher::OUTCOME_HEADER),
@@ -492,11 +491,11 @@ async fn publish_stream_is_acknowledged_in_order_and_continues_after_a_rejection
     let topics = (0..1_000).map(|n| if n == 500 { "$no" } else { ["a", "b", "c"][n % 3] });
     let requests: Vec<_> = topics.map(|topic| request(topic, "x")).collect();
     let replies = publisher.publish_stream(stream::iter(requests)).await.expect("open");
-    let replies: Vec<_> = replies.into_inner().map(|answer| answer.expect("whole")).collect().await;
-    let sequences: Vec<_> = replies.iter().map(|answer| answer.sequence).collect();
+    let replies: Vec<_> = replies.into_inner().map(|reply| reply.expect("a reply")).collect().await;
+    let sequences: Vec<_> = replies.iter().map(|reply| reply.sequence).collect();
     assert_eq!(sequences, (1..=1_000).collect::<Vec<_>>());
     for (n, reply) in replies.into_iter().enumerate() {
-        match reply.outcome.expect("said") {
+        match reply.outcome.expect("an outcome") {
             Outcome::Published(_) => assert_ne!(n, 500),
             Outcome::Failed(failure) => {
                 assert_eq!(
@@ -508,7 +507,7 @@ async fn publish_stream_is_acknowledged_in_order_and_continues_after_a_rejection
     }
 }
 
-/// A subscription to what comes next, with no wishes.
+/// A request for live messages with default options.
 fn subscribe_request(topic: &str) -> SubscribeRequest {
     SubscribeRequest { topic: topic.to_owned(), ..SubscribeRequest::default() }
 }
@@ -518,7 +517,7 @@ async fn subscription_starts_with_subscribed_and_reports_gaps() {
     let mut publisher = TestServer::start().await.publisher().await;
     let request = subscribe_request(LIVE);
     let events = publisher.subscribe(request).await.expect("open").into_inner();
-    let events: Vec<_> = events.take(3).map(|event| event.expect("whole").event).collect().await;
+    let events: Vec<_> = events.take(3).map(|event| event.expect("an event").event).collect().await;
     let [Some(Event::Subscribed(subscribed)), Some(Event::Gap(gap)), Some(Event::Message(message))] =
         &events[..]
     else {
@@ -544,7 +543,7 @@ async fn subscription_with_latest_or_rate_delivery_reports_gaps_only_if_conflate
             ..subscribe_request(LIVE)
         };
         let events = publisher.subscribe(request).await.expect("open").into_inner();
-        let events = events.skip(1).map(|event| event.expect("whole").event.expect("one"));
+        let events = events.skip(1).map(|event| event.expect("an event").event.expect("not empty"));
         let before = events.take_while(|event| future::ready(!matches!(event, Event::Message(_))));
         assert_eq!(before.count().await, gaps, "{delivery}");
     }
@@ -562,7 +561,7 @@ async fn rejected_subscription_returns_the_reason() {
         let from = Some(from::From::Position(position.to_owned()));
         let from = Some(pushonce_proto::pb::publisher::v1::From { from });
         let request = SubscribeRequest { from, ..subscribe_request(topic) };
-        let status = publisher.subscribe(request).await.expect_err("refused");
+        let status = publisher.subscribe(request).await.expect_err("rejected");
         assert_eq!(status.code(), code, "{status:?}");
     }
     let from = Some(from::From::Start(true));
@@ -572,7 +571,7 @@ async fn rejected_subscription_returns_the_reason() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("raise --memory-max"), "{status:?}");
     let request = SubscribeRequest { delivery: "newest".to_owned(), ..subscribe_request(LIVE) };
-    let status = publisher.subscribe(request).await.expect_err("refused");
+    let status = publisher.subscribe(request).await.expect_err("rejected");
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("latest"), "{status:?}");
 }
@@ -603,16 +602,20 @@ async fn streams_end_one_by_one_on_shutdown_and_publishes_are_accepted_until_the
         let events = publisher.subscribe(subscribe_request(LIVE)).await.expect("open").into_inner();
         ends.spawn(async move {
             let ended = events.filter(|event| future::ready(event.is_err())).next().await;
-            assert!(ended.is_some(), "it says why");
+            assert!(ended.is_some(), "the stream ends with a reason");
             Instant::now()
         });
     }
     let started_at = Instant::now();
     node.shutdown.cancel();
-    publisher.publish(request("a", "x")).await.expect("streams are left");
+    publisher
+        .publish(request("a", "x"))
+        .await
+        .expect("publishes are accepted while streams are open");
     let ends = ends.join_all().await;
-    let (first, last) = (ends.iter().min().expect("some"), ends.iter().max().expect("some"));
-    assert!(*last - *first >= GRACE / 5, "{:?} lie between", *last - *first);
+    let (first, last) =
+        (ends.iter().min().expect("a stream"), ends.iter().max().expect("a stream"));
+    assert!(*last - *first >= GRACE / 5, "the streams ended within {:?}", *last - *first);
     assert!(*last - started_at <= 20 * GRACE, "{:?}", *last - started_at);
     node.task.await.expect("no panic").expect("a clean end");
 }
@@ -620,23 +623,23 @@ async fn streams_end_one_by_one_on_shutdown_and_publishes_are_accepted_until_the
 #[tokio::test]
 async fn status_and_explain_return_cluster_and_topic_placement() {
     let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
-    let status = cluster.status(StatusRequest {}).await.expect("answered").into_inner();
+    let status = cluster.status(StatusRequest {}).await.expect("a reply").into_inner();
     assert_eq!((status.node_id, status.version, status.placement_version), (1, 9, 4));
     assert_eq!(status.shards.len(), 16);
     let problems: Vec<_> = status.problems.iter().map(|p| (&*p.severity, &*p.kind)).collect();
     assert_eq!(problems, [("degraded", "too_few_copies")]);
     assert!(status.shards.iter().all(|shard| shard.owner == 1 && !shard.moving));
     let topic = "football/final".to_owned();
-    let explained = cluster.explain(ExplainRequest { topic }).await.expect("answered").into_inner();
+    let explained = cluster.explain(ExplainRequest { topic }).await.expect("a reply").into_inner();
     assert_eq!((explained.shard, explained.owner, explained.wanted), (9, 1, vec![1]));
     let rejected = cluster.explain(ExplainRequest { topic: "/".to_owned() }).await;
-    assert_eq!(rejected.expect_err("malformed").code(), Code::InvalidArgument);
+    assert_eq!(rejected.expect_err("rejected").code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
 async fn topic_and_topics_return_topic_info() {
     let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
-    let info = cluster.topic(TopicRequest { topic: LIVE.to_owned() }).await.expect("answered");
+    let info = cluster.topic(TopicRequest { topic: LIVE.to_owned() }).await.expect("a reply");
     assert_eq!(TopicInfo::try_from(info.into_inner()), Ok(live_topic()));
     for (topic, code) in [("a", Code::Unavailable), ("a//b", Code::InvalidArgument)] {
         let rejected = cluster.topic(TopicRequest { topic: topic.to_owned() }).await;
@@ -645,7 +648,7 @@ async fn topic_and_topics_return_topic_info() {
     for (after, found) in [("", 1), (LIVE, 0)] {
         let (prefix, after) = ("worldcup/".to_owned(), after.to_owned());
         let listed = cluster.topics(TopicsRequest { prefix, after, count_max: 9_999 }).await;
-        let listed = listed.expect("answered").into_inner();
+        let listed = listed.expect("a reply").into_inner();
         assert_eq!((listed.topics.len(), listed.unknown_shards), (found, vec![3]));
     }
 }
@@ -653,15 +656,15 @@ async fn topic_and_topics_return_topic_info() {
 #[tokio::test]
 async fn drain_and_remove_return_the_reason_for_a_rejection() {
     let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
-    cluster.drain(DrainRequest { node: 2, force: false }).await.expect("decided");
-    cluster.undrain(UndrainRequest { node: 2 }).await.expect("decided");
-    cluster.drain(DrainRequest { node: 1, force: true }).await.expect("meant");
-    let last = cluster.drain(DrainRequest { node: 1, force: false }).await.expect_err("the last");
+    cluster.drain(DrainRequest { node: 2, force: false }).await.expect("accepted");
+    cluster.undrain(UndrainRequest { node: 2 }).await.expect("accepted");
+    cluster.drain(DrainRequest { node: 1, force: true }).await.expect("accepted");
+    let last = cluster.drain(DrainRequest { node: 1, force: false }).await.expect_err("rejected");
     assert_eq!((last.code(), last.message()), (Code::FailedPrecondition, "n1 is the last"));
-    let held = cluster.remove(RemoveRequest { node: 2, force: false }).await.expect_err("holds");
+    let held = cluster.remove(RemoveRequest { node: 2, force: false }).await.expect_err("rejected");
     assert_eq!((held.code(), held.message()), (Code::FailedPrecondition, "n2 holds s3"));
-    cluster.remove(RemoveRequest { node: 2, force: true }).await.expect("meant");
-    let status = cluster.status(StatusRequest {}).await.expect("answered").into_inner();
+    cluster.remove(RemoveRequest { node: 2, force: true }).await.expect("accepted");
+    let status = cluster.status(StatusRequest {}).await.expect("a reply").into_inner();
     let shard = &status.shards[3];
     assert_eq!((shard.progress.as_str(), shard.progress_node), ("n2 is to lead", 2));
 }
@@ -669,7 +672,8 @@ async fn drain_and_remove_return_the_reason_for_a_rejection() {
 #[tokio::test]
 async fn bind_error_names_the_port_in_use() {
     let node = TestServer::start().await;
-    let error = bind(&node.addr.to_string(), watch::channel(READY).1).await.err().expect("taken");
+    let error =
+        bind(&node.addr.to_string(), watch::channel(READY).1).await.err().expect("an error");
     let text = error.to_string();
     assert!(text.contains(&node.addr.to_string()) && text.contains("choose another"), "{text}");
 }
@@ -685,31 +689,34 @@ async fn health_and_reflection_services_respond() {
 
     let node = TestServer::start().await;
     let check = HealthCheckRequest { service: String::new() };
-    let health = HealthClient::new(node.channel().await).check(check).await.expect("answered");
+    let health = HealthClient::new(node.channel().await).check(check).await.expect("a reply");
     assert_eq!(health.into_inner().status, 1);
 
     let message_request = Some(MessageRequest::ListServices(String::new()));
     let request = ServerReflectionRequest { host: String::new(), message_request };
     let mut reflection = ServerReflectionClient::new(node.channel().await);
     let replies = reflection.server_reflection_info(stream::iter([request])).await.expect("open");
-    let reply = replies.into_inner().next().await.expect("one").expect("whole");
+    let reply = replies.into_inner().next().await.expect("a reply").expect("not an error");
     let Some(MessageResponse::ListServicesResponse(services)) = reply.message_response else {
         panic!("{reply:?}")
     };
     let listed = |name: &str| services.service.contains(&ServiceResponse { name: name.to_owned() });
     assert!(listed("pushonce.publisher.v1.Publisher") && listed("pushonce.cluster.v1.Cluster"));
     let between_nodes = |service: &ServiceResponse| service.name.starts_with("pushonce.peer.");
-    assert!(!services.service.iter().any(between_nodes), "{services:?} is not served here");
+    assert!(
+        !services.service.iter().any(between_nodes),
+        "peer services must not be listed: {services:?}"
+    );
 }
 
 #[tokio::test]
 async fn heartbeat_carries_the_last_sent_position() {
     let mut publisher = TestServer::start().await.publisher().await;
     let request = subscribe_request("a");
-    let mut events = publisher.subscribe(request).await.expect("begun").into_inner();
+    let mut events = publisher.subscribe(request).await.expect("open").into_inner();
     let mut received = Vec::new();
     while received.len() < 4 {
-        let event = events.message().await.expect("readable").expect("it goes on");
+        let event = events.message().await.expect("readable").expect("an event");
         received.push(publisher::SubscribeEvent::try_from(event).expect("an event"));
     }
     assert!(matches!(received[0], publisher::SubscribeEvent::Subscribed { .. }));
@@ -727,11 +734,11 @@ async fn namespace_settings_are_changed_and_returned() {
         change: Some(change.into()),
         force: false,
     };
-    let reply = cluster.set_namespace(set(Some("chat"), change)).await.expect("taken");
-    let settings = reply.into_inner().settings.expect("told");
+    let reply = cluster.set_namespace(set(Some("chat"), change)).await.expect("accepted");
+    let settings = reply.into_inner().settings.expect("settings");
     assert_eq!((settings.history_count_max, settings.history_bytes_max), (3, 1 << 20));
 
-    let namespaces = cluster.namespaces(NamespacesRequest {}).await.expect("answered").into_inner();
+    let namespaces = cluster.namespaces(NamespacesRequest {}).await.expect("a reply").into_inner();
     assert_eq!(Namespaces::try_from(namespaces), Ok(Namespaces::default()));
 
     let over = NamespaceChange { payload_bytes_max: Some(2 << 20), ..change };
@@ -741,11 +748,11 @@ async fn namespace_settings_are_changed_and_returned() {
         (set(Some("later"), change), Code::Unavailable),
         (set(Some("stored"), change), Code::FailedPrecondition),
     ] {
-        let status = cluster.set_namespace(invalid).await.expect_err("refused");
+        let status = cluster.set_namespace(invalid).await.expect_err("rejected");
         assert_eq!(status.code(), code, "{status:?}");
     }
     let forced = SetNamespaceRequest { force: true, ..set(Some("stored"), change) };
-    cluster.set_namespace(forced).await.expect("taken");
+    cluster.set_namespace(forced).await.expect("accepted");
 }
 
 #[tokio::test]
@@ -759,12 +766,11 @@ async fn health_service_reports_node_readiness() {
     for (service, half) in [("", 2), (SERVICE_NAME, 1)] {
         let mut health = HealthClient::new(node.channel().await);
         let request = HealthCheckRequest { service: service.to_owned() };
-        let mut updates = health.watch(request).await.expect("answered").into_inner();
+        let mut updates = health.watch(request).await.expect("a reply").into_inner();
         let steps = [(READY, 1), (Readiness::default(), 2), (publish_only, half), (READY, 1)];
         for (is_ready, status) in steps {
             readiness.send_replace(is_ready);
-            while updates.message().await.expect("readable").expect("it goes on").status != status {
-            }
+            while updates.message().await.expect("readable").expect("an update").status != status {}
         }
     }
 }

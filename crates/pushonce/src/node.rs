@@ -19,8 +19,6 @@ mod membership_heartbeat;
 mod memory;
 mod overview;
 mod owned_topics;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod ports;
 mod pre_join;
 pub(crate) mod recover;

@@ -14,7 +14,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("shard", &["core", "consensus"]),
     ("relay", &["core", "proto"]),
     ("fanout", &["core"]),
-    ("listener", &[]),
+    ("listener", &["core"]),
     ("gateway", &["core", "proto", "fanout", "listener"]),
     ("publish", &["core", "proto", "shard", "relay", "listener"]),
     ("client", &["core", "proto"]),

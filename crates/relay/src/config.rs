@@ -1,4 +1,4 @@
-//! What a relay is told at start.
+//! The configuration of a relay.
 
 use std::time::Duration;
 
@@ -7,64 +7,64 @@ use pushonce_proto::peer::MESSAGE_OVERHEAD_BYTES;
 
 use crate::send_queue::HEAVY_LOAD_DIVISOR;
 
-/// Who this node is, and the bounds it keeps.
+/// The identity of this node and the limits and intervals of its relay.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This node.
+    /// The id of this node.
     pub me: NodeId,
-    /// Its cluster; a link to or from another is refused.
+    /// The id of the cluster. A link to or from another cluster is rejected.
     pub cluster: ClusterId,
-    /// The version in which it writes; a peer that cannot read it is refused.
+    /// The version in which this node writes. A peer that cannot read it is rejected.
     pub agreed_version: AgreedVersion,
-    /// Bytes that may wait for one link. Over it the link is reset: the peer asks again from its
-    /// position and gets the rest out of history, which is bounded already.
+    /// Maximum bytes queued for one link. Over it the link is reset: the peer asks again from its position
+    /// and receives the remainder from history, which is bounded.
     pub link_bytes_max: usize,
-    /// Bytes that may wait between the shards and the relay. Over it the waiting messages are
-    /// dropped and the topics read again out of history.
+    /// Maximum bytes queued between the shards and the relay. Over it the queued messages are dropped and
+    /// the topics are read again from history.
     pub committed_bytes_max: usize,
-    /// Publishes (and, apart from them, fetches) that may be under way from this node; the next is
-    /// refused.
+    /// Maximum publishes of this node without an answer, and separately maximum fetches. Further ones are
+    /// rejected.
     pub pending_max: usize,
-    /// Payload bytes of publishes that may be under way from this node. Well under
-    /// `link_bytes_max`, so that publishes alone never reset a link.
+    /// Maximum payload bytes of publishes of this node without an answer. Well below `link_bytes_max`, so
+    /// that publishes alone never reset a link.
     pub pending_bytes_max: usize,
-    /// Topics that one peer may be interested in; a further interest is answered "not upstream".
+    /// Maximum topics that one peer may follow here. A further interest is answered "not upstream".
     pub interests_max: usize,
-    /// The newest messages kept of a topic while somebody watches it, to answer those who come
-    /// back or come late.
+    /// Maximum recent messages kept in memory of each followed topic, to answer downstreams that resume or
+    /// start late.
     pub ring_count_max: usize,
-    /// Their payload bytes; whichever bound is met first forgets the oldest.
+    /// Maximum payload bytes of these messages. The oldest are evicted when either limit is exceeded.
     pub ring_bytes_max: usize,
-    /// How often each link says where its topics stand.
+    /// Interval at which each link sends the heads of its topics.
     pub heartbeat_interval: Duration,
-    /// A link without a word for so long is given up. Three heartbeats: one that comes late because
-    /// a machine is busy is no reason.
+    /// A link that receives nothing for this long is closed. Three heartbeats, so that one heartbeat
+    /// delayed by a busy machine does not close it.
     pub silence_timeout: Duration,
-    /// The sink is told of topics of which this node could not have heard everything for so long.
-    /// Longer than a dead owner is replaced in (2 s): a failover is nothing that clients need turn
-    /// away for. Shorter than the 5 s within which they must know.
+    /// Age after which a topic is reported stale to the sink. Longer than the 2 s within which a dead owner
+    /// is replaced, so that a failover does not disturb clients; shorter than the 5 s within which clients
+    /// must be notified.
     pub stale_after: Duration,
-    /// How long a topic is followed after its last watcher has gone.
+    /// How long a topic is still followed after its last watcher left.
     pub withdraw_after: Duration,
-    /// How often what changed in how many watch a topic is said, at most.
+    /// Minimum interval between two reports of changed session counts.
     pub count_interval: Duration,
-    /// How long a new owner waits for the counts of the others before it says a sum. More than two
-    /// rounds: a count takes one to the head of a region, and one from there.
+    /// How long a new owner waits for the counts of the other nodes before it reports a sum. More than two
+    /// count intervals: a count needs one to the region head and one from there to the owner.
     pub count_settle_delay: Duration,
-    /// How long to wait before asking again a node that could not answer.
+    /// Delay before a peer that could not answer is asked again.
     pub retry_after: Duration,
-    /// After this a publish without answer is unknown.
+    /// A publish without an answer ends as unknown after this time.
     pub publish_timeout: Duration,
-    /// How long an owner that handed a shard over may take to answer the publishes it has: a commit that
-    /// was under way takes some milliseconds more. Then they are unknown.
+    /// How long a former owner may take to answer the publishes that it received. A commit in progress needs
+    /// some milliseconds more. After that they end as unknown.
     pub moved_publish_timeout: Duration,
-    /// After this a fetch without answer is unavailable.
+    /// A fetch without an answer ends as unavailable after this time.
     pub fetch_timeout: Duration,
-    /// How long a connection and its greeting may take.
+    /// Timeout of a connection attempt, and of the hello.
     pub connect_timeout: Duration,
 }
 
-/// A page of the longest history fits, behind as much as may wait before pages are refused.
+/// A page of the longest history fits in addition to the load at which pages are deferred.
 const LINK_BYTES_MAX: usize = 64 << 20;
 const _: () = {
     let page = History::BYTES_CAP as usize + History::COUNT_CAP as usize * MESSAGE_OVERHEAD_BYTES;
@@ -72,7 +72,7 @@ const _: () = {
 };
 
 impl Config {
-    /// The bounds of a node in a data centre.
+    /// The defaults for a node in a data centre.
     pub fn new(me: NodeId, cluster: ClusterId) -> Config {
         Config {
             me,

@@ -1,4 +1,4 @@
-//! The client's end of links: this node opens one to each node with a higher id, and again when it
+//! The client side of links: this node opens a link to each node with a higher id and reopens it when it
 //! ends.
 
 use std::sync::Arc;
@@ -19,26 +19,26 @@ use crate::link::{self, HandshakeError, PeerLink, check_hello, decode_frames};
 use crate::send_queue::SendQueue;
 use crate::version_conflicts::VersionConflicts;
 
-/// Windows of 4 and 8 MiB fill 100 ms of round trip at 300 Mbit/s; what a slow peer may make this
-/// node hold is bounded by its outbox, not by these.
+/// Windows of 4 and 8 MiB sustain 300 Mbit/s at a round trip of 100 ms. The memory that a slow peer can
+/// occupy on this node is bounded by its send queue, not by these windows.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
-/// A peer that lost its power says nothing: it is noticed after interval and timeout together, before
-/// the silence of heartbeats is.
+/// A peer that lost power sends nothing. It is detected after the interval and the timeout, before the
+/// heartbeat timeout expires.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A frame has 256 KiB, or one message of at most 1 MiB, and what is packed with it once more.
+/// A batch has at most 256 KiB of payload, or one message of at most 1 MiB, plus framing.
 pub(crate) const DECODE_BYTES_MAX: usize = 8 << 20;
 
-/// The first pause is short, so that a node that was only restarted is back at once; the longest is
-/// what a node that comes back is waited for.
+/// The first delay is short, so that a restarted node is reconnected at once. The longest delay is the
+/// time that a returning node may have to wait.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// A server with the settings that links want: to mount [`Relay::service`](crate::Relay::service)
-/// on, beside the others of the peer port.
+/// A server with the transport settings that links need, for [`Relay::service`](crate::Relay::service)
+/// and the other services of the peer port.
 pub fn server() -> Server {
     Server::builder()
         .tcp_nodelay(true)
@@ -48,7 +48,7 @@ pub fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }
 
-/// Keeps a link to `to` up, for ever.
+/// Keeps a link to `to` up: dials again, with backoff, whenever it ends. Runs until the relay ends.
 pub(crate) async fn maintain_link(
     config: Arc<Config>,
     to: NodeId,
@@ -79,11 +79,11 @@ pub(crate) async fn maintain_link(
     }
 }
 
-/// Why there is no link.
+/// The reason why an attempt did not produce a link.
 enum DialError {
-    /// The versions do not fit.
+    /// The versions of the nodes are incompatible.
     Version(VersionConflict),
-    /// Anything else.
+    /// Any other failure.
     Other(Status),
 }
 
@@ -102,7 +102,7 @@ impl From<HandshakeError> for DialError {
     }
 }
 
-/// A peer that refuses this node for its version says which versions it has itself.
+/// Extracts the version conflict from a peer's rejection, which carries the versions that the peer supports.
 fn classify_rejection(status: Status, ours: VersionOffer) -> DialError {
     let offer =
         status.metadata().get(link::VERSIONS_METADATA_KEY).and_then(|value| value.to_str().ok());
@@ -112,9 +112,10 @@ fn classify_rejection(status: Status, ours: VersionOffer) -> DialError {
     }
 }
 
-/// One attempt.
+/// Makes one attempt to open a link.
 async fn dial(config: &Config, to: NodeId, address: &str) -> Result<PeerLink, DialError> {
-    let invalid = |error| Status::invalid_argument(format!("{address} is no address: {error}"));
+    let invalid =
+        |error| Status::invalid_argument(format!("{address} is not a valid peer address: {error}"));
     let channel = Endpoint::from_shared(format!("http://{address}"))
         .map_err(invalid)?
         .connect_timeout(config.connect_timeout)
@@ -151,7 +152,7 @@ async fn dial(config: &Config, to: NodeId, address: &str) -> Result<PeerLink, Di
     Ok(PeerLink { node, send_queue, inbound, early_frames: early_frames.collect(), closed })
 }
 
-/// Between half of it and all: a node that many have lost is not dialled by all of them at once.
+/// A random delay between half of `backoff` and all of it, so that nodes do not redial a lost peer together.
 fn with_jitter(backoff: Duration) -> Duration {
     backoff.mul_f64(rand::rng().random_range(0.5..=1.0))
 }

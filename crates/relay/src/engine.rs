@@ -1,4 +1,4 @@
-//! What a relay decides, without clock, socket or task: events in, effects out.
+//! The decisions of a relay as a pure state machine: events in, effects out; no clock, socket or task.
 
 mod audience;
 mod continuity;
@@ -44,44 +44,44 @@ use routes::RoutingTable;
 use time_tracker::TimeTracker;
 use topic_replication::{TopicReplication, UpstreamSource, UpstreamState};
 
-/// What happened.
+/// An event that the engine handles.
 #[derive(Debug)]
 pub(crate) enum EngineEvent {
-    /// The control group committed something.
+    /// The control group committed a new cluster view.
     View(Arc<ClusterView>),
-    /// A link is up, its greetings exchanged.
+    /// A link is up; its hellos were exchanged.
     LinkUp(NodeId),
-    /// It is not any more.
+    /// The link to a node went down.
     LinkDown(NodeId),
-    /// Much waits for a link, or not any more: catching up over it pauses meanwhile.
+    /// The load of a link became heavy (`true`) or light. While it is heavy, catching up over it pauses.
     Congested(NodeId, bool),
-    /// A peer says something.
+    /// A frame arrived from a peer.
     Frame(NodeId, PeerFrame),
-    /// This node's own shards committed, in this order.
+    /// This node's own shards committed these messages, in this order.
     Committed(Vec<(Topic, Arc<Message>)>),
-    /// Some of what they committed was dropped on the way here.
+    /// Some committed messages were dropped before they reached the engine.
     CommittedDropped,
     /// This node leads a shard.
     Claim(OwnershipClaim),
-    /// This node does not lead a shard, or its lead is in doubt.
+    /// This node does not lead a shard, or its leadership is in doubt.
     ClaimRevoked(ShardId),
-    /// The sink wants a topic.
+    /// The sink subscribes to a topic.
     Watch { topic: Topic, after: Option<Position> },
-    /// The sink wants it no more.
+    /// The sink unsubscribes from a topic.
     Unwatch { topic: Topic },
-    /// How many sessions the sink has, of topics where that changed.
+    /// The session counts of the sink, for topics whose count changed.
     SubscriberCounts(Vec<(Topic, SubscriberCount)>),
-    /// A caller publishes at an owner elsewhere.
+    /// A caller publishes through an owner on another node.
     Publish { id: u64, owner: NodeId, publish: Publish },
-    /// A caller asks for the past.
+    /// A caller requests history.
     Fetch { id: u64, topic: Topic, range: HistoryRange },
-    /// The answer to `EngineEffect::StreamRead`.
+    /// The result of [`EngineEffect::Read`].
     Read { purpose: ReadPurpose, topic: Topic, result: Result<HistoryPage, FetchError> },
-    /// What this node's clock shows, and the log times of the shards that this node owns.
+    /// The time of this node's clock, and the log times of the shards that this node owns.
     Times { clock: Timestamp, log_times: Vec<(ShardId, Timestamp)> },
     /// This node is being stopped.
     Stopping,
-    /// Time passed; said several times a second.
+    /// Time passed; sent several times a second.
     Tick,
 }
 
@@ -92,7 +92,7 @@ pub(crate) struct Engine {
     routes: RoutingTable,
     links: LinkTable,
     replications: ReplicationTable,
-    /// Topics that went on since the last heartbeat.
+    /// Topics that advanced since the last heartbeat.
     changed_topics: HashSet<Topic>,
     publishes: PendingPublishes,
     fetches: PendingFetches,
@@ -100,7 +100,7 @@ pub(crate) struct Engine {
     times: TimeTracker,
     audience: AudienceCounter,
     last_id: u64,
-    /// Up to where the last beat compared topics with their history.
+    /// Position of the audit: topics up to here were compared with their history.
     audit_cursor: AuditCursor,
     heartbeat_due: Instant,
     /// This node is being stopped.
@@ -108,7 +108,7 @@ pub(crate) struct Engine {
     effects: Vec<EngineEffect>,
 }
 
-/// Up to where topics were compared with their history: shard by shard, in the order of their names.
+/// Position of the audit, which goes shard by shard in the order of topic names.
 #[derive(Debug)]
 struct AuditCursor {
     shard: ShardId,
@@ -121,8 +121,8 @@ impl AuditCursor {
     }
 }
 
-/// Topics of one shard that a beat compares: some milliseconds. 150,000 topics are gone round in two and a
-/// half minutes, a few in as many beats as there are shards.
+/// Maximum topics of one shard that a heartbeat audits; they take some milliseconds. An audit of 150,000
+/// topics takes two and a half minutes, one of a few topics as many heartbeats as there are shards.
 const AUDIT_TOPICS_PER_HEARTBEAT: usize = 1_024;
 
 impl Engine {
@@ -148,7 +148,7 @@ impl Engine {
         }
     }
 
-    /// Takes what happened, and says what is to be done about it.
+    /// Handles an event and returns the effects to perform, in order.
     pub(crate) fn handle(&mut self, event: EngineEvent, now: Instant) -> Vec<EngineEffect> {
         match event {
             EngineEvent::View(view) => self.apply_view(view, now),
@@ -187,7 +187,7 @@ impl Engine {
             return;
         }
         match frame {
-            // The link checked it before it was up.
+            // The link checked the hello before it came up.
             PeerFrame::Hello { .. } => {}
             PeerFrame::Claim(claim) => self.on_claim(claim, from, now),
             PeerFrame::Publish { id, publish } => {
@@ -204,7 +204,7 @@ impl Engine {
             PeerFrame::Fetch { id, topic, range } => self.on_fetch(from, id, topic, range, now),
             PeerFrame::Fetched { id, part } => self.on_fetched(from, id, part, now),
             PeerFrame::Heartbeat { heads, stale_shards, clock, log_times } => {
-                // A peer of a version that sends no clock is one whose clock is not known.
+                // A peer of a version without clocks in heartbeats sends 0.
                 if clock > Timestamp(0) {
                     self.effects.push(EngineEffect::PeerClock(from, clock));
                 }
@@ -227,10 +227,10 @@ impl Engine {
 
     fn on_link_up(&mut self, node: NodeId, now: Instant) {
         self.links.insert(node);
-        // All that is known, not only what is this node's: the peer may have no link to the owner.
+        // All known claims, not only this node's: the peer may have no link to the owner.
         let claims = self.routes.owners().claims().cloned();
         self.effects.extend(claims.map(|claim| EngineEffect::Send(node, PeerFrame::Claim(claim))));
-        // An owner that has just started waits for the clocks of the others.
+        // A newly started owner waits for the clocks of its peers.
         let heartbeat = self.heartbeat_for(node, Vec::new(), now);
         self.effects.extend(heartbeat.map(|frame| EngineEffect::Send(node, frame)));
         if self.stopping {
@@ -265,8 +265,8 @@ impl Engine {
         }
     }
 
-    /// This node leads a shard. When that is no news, its lead was in doubt, and something may have
-    /// been committed meanwhile that nobody handed over.
+    /// Handles this node's claim of a shard. If the claim was known already, the leadership was in doubt and
+    /// messages may have been committed that were not handed over.
     fn on_local_claim(&mut self, claim: OwnershipClaim, now: Instant) {
         let shard = claim.shard;
         self.freshness.set_leased(shard, true);
@@ -274,8 +274,8 @@ impl Engine {
         self.refollow_local(Some(shard), now);
     }
 
-    /// An owner says so, maybe by way of another node. News go on to everyone who may not have
-    /// heard: a node without a link to the owner depends on it.
+    /// Handles an owner's claim, possibly forwarded by another node. A new claim is forwarded, because a node
+    /// without a link to the owner depends on it.
     fn on_claim(&mut self, claim: OwnershipClaim, from: NodeId, now: Instant) {
         let previous_owner = self.routes.owners().owner_of(claim.shard);
         if !self.routes.apply_claim(claim.clone()) {
@@ -320,8 +320,8 @@ impl Engine {
         self.report_counts(now);
     }
 
-    /// Says on every link where its topics stand, and compares the quiet topics of this node's own
-    /// with their history: what was never handed over would be missed by everyone.
+    /// Sends the heads of the changed topics on every link, and audits topics that this node owns: a message
+    /// that was never handed over would be missed by every subscriber.
     fn send_heartbeats(&mut self, now: Instant) {
         let changed_topics = std::mem::take(&mut self.changed_topics);
         let mut heads: HashMap<NodeId, Vec<(u32, Position)>> =
@@ -343,8 +343,8 @@ impl Engine {
         self.audit_next_topics(&changed_topics);
     }
 
-    /// Compares the next quiet topics of this node's own with their history. The audit is the last net:
-    /// all topics at once would hold up deliveries.
+    /// Audits the next owned topics that did not change. The audit is the last safety net, and auditing all
+    /// topics at once would delay deliveries.
     fn audit_next_topics(&mut self, changed_topics: &HashSet<Topic>) {
         let AuditCursor { shard, after } = &self.audit_cursor;
         let shard = ShardId(shard.0 % self.routes.view().shards.get());
@@ -371,7 +371,7 @@ impl Engine {
         }
     }
 
-    /// A number that was never used before.
+    /// Returns an id that was not used before.
     fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id

@@ -1,7 +1,7 @@
-//! A turn of the relay: what the engine is told, and what is done with its words.
+//! Runs the engine: passes events to it and performs its effects.
 //!
-//! The relay's task takes it, and so may whoever has just placed a message while nobody has it: then
-//! the message comes to this node's edge without another thread, and without waking one.
+//! The relay task runs the driver. A thread that has staged committed messages runs it as well when it is
+//! idle: then the messages reach this node's edge without waking another thread.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::region_traffic::RegionTraffic;
 use crate::send_queue::{QueueLoad, SendQueue};
 use crate::{Clocks, Config, ShardSource, TopicSink};
 
-/// The engine, and what it acts on.
+/// The engine with the resources on which its effects act.
 pub(crate) struct EngineDriver {
     config: Arc<Config>,
     engine: Engine,
@@ -41,9 +41,9 @@ pub(crate) struct EngineDriver {
     pending_publishes: HashMap<u64, oneshot::Sender<Result<Acknowledgement, PublishError>>>,
     pending_fetches: HashMap<u64, oneshot::Sender<Result<HistoryPage, FetchError>>>,
     last_request_id: u64,
-    /// Publishes of peers that the shards have taken, until the relay's task waits for them.
+    /// Peer publishes submitted to the shards that the relay task has not collected yet.
     peer_publishes: Vec<BoxFuture<'static, PeerPublishResult>>,
-    /// How many publishes of peers have no answer.
+    /// Number of peer publishes without an outcome.
     peer_publishes_in_flight: usize,
 }
 
@@ -54,11 +54,11 @@ struct ActiveLink {
     traffic: RegionTraffic,
     closed: CancellationToken,
     congested: bool,
-    /// The peer is being stopped.
+    /// Whether the peer announced that it is being stopped.
     stopping: bool,
 }
 
-/// A publish of a peer has ended. The answer belongs to one link: another may use the same id.
+/// The outcome of a peer's publish. It belongs to one link, because another link may use the same id.
 pub(crate) struct PeerPublishResult {
     from: NodeId,
     link_id: u64,
@@ -66,7 +66,7 @@ pub(crate) struct PeerPublishResult {
     outcome: Result<Acknowledgement, PublishError>,
 }
 
-/// What a turn is made of.
+/// The arguments of [`EngineDriver::new`].
 pub(crate) struct EngineDriverParts {
     pub(crate) config: Arc<Config>,
     pub(crate) view: Arc<ClusterView>,
@@ -76,7 +76,7 @@ pub(crate) struct EngineDriverParts {
     pub(crate) owners: watch::Sender<Arc<ShardOwners>>,
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
     pub(crate) stopping: watch::Sender<BTreeSet<NodeId>>,
-    /// Where the readers of links put what they hear.
+    /// Where the readers of links send their events.
     pub(crate) link_event_sender: mpsc::Sender<LinkEvent>,
 }
 
@@ -126,14 +126,14 @@ impl EngineDriver {
         self.handle(EngineEvent::Tick);
     }
 
-    /// Brings the engine an event, and does what comes of it, to the end.
+    /// Passes an event to the engine and performs all effects that result from it.
     fn handle(&mut self, event: EngineEvent) {
         let now = Instant::now().into_std();
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for effect in self.engine.handle(event, now) {
                 match self.perform(effect) {
-                    // What is read already, for others as well, must not be sent on top.
+                    // Pages that were already read, also for other topics, must not be added to a full link.
                     Some(event @ EngineEvent::Congested(..)) => events.push_front(event),
                     event => events.extend(event),
                 }
@@ -186,7 +186,7 @@ impl EngineDriver {
         }
     }
 
-    /// Resets a link: the peer comes back, and asks again from where it stands.
+    /// Resets a link. The peer reconnects and asks again from its position.
     fn reset_link(&mut self, node: NodeId, reason: &'static str) -> Option<EngineEvent> {
         let link = self.links.remove(&node)?;
         tracing::warn!(%node, reason, "link reset");
@@ -221,7 +221,7 @@ impl EngineDriver {
         });
     }
 
-    /// Takes up a link. What is given back reads it, and must run.
+    /// Registers a link. The caller must run the returned future, which reads the link.
     pub(crate) fn on_link_up(
         &mut self,
         mut link: PeerLink,
@@ -271,15 +271,16 @@ impl EngineDriver {
         }
     }
 
-    /// Hands a peer's publish to the shard. The call takes its place in the shard's queue, so the
-    /// order of a link is kept, whenever the answers come.
+    /// Submits a peer's publish to the shard. The call takes the place in the shard's queue, so the order of
+    /// the link is kept regardless of when the outcomes arrive.
     fn submit_peer_publish(&mut self, from: NodeId, id: u64, publish: Publish) {
         let Some(link_id) = self.links.get(&from).map(|link| link.link_id) else { return };
         let outcome = if self.peer_publishes_in_flight < self.config.pending_max {
             self.source.publish(publish)
         } else {
-            let overloaded =
-                PublishRejection::Overloaded("too many publishes of other nodes wait".to_owned());
+            let overloaded = PublishRejection::Overloaded(
+                "too many publishes of other nodes are pending".to_owned(),
+            );
             async move { Err(overloaded.into()) }.boxed()
         };
         let finished = outcome.map(move |outcome| PeerPublishResult { from, link_id, id, outcome });
@@ -287,12 +288,12 @@ impl EngineDriver {
         self.peer_publishes.push(finished.boxed());
     }
 
-    /// The publishes of peers that were handed to the shards since this was asked last.
+    /// Returns the peer publishes submitted to the shards since the last call.
     pub(crate) fn take_peer_publishes(&mut self) -> Vec<BoxFuture<'static, PeerPublishResult>> {
         std::mem::take(&mut self.peer_publishes)
     }
 
-    /// One of them has ended.
+    /// Sends the outcome of a peer's publish if the link that carried it is still up.
     pub(crate) fn on_peer_publish_done(
         &mut self,
         PeerPublishResult { from, link_id, id, outcome }: PeerPublishResult,
@@ -304,7 +305,7 @@ impl EngineDriver {
         }
     }
 
-    /// Hears what the node has said.
+    /// Handles the events that the node queued in the inbox.
     pub(crate) fn on_local_events(&mut self, events: LocalEvents) {
         for (shard, claim) in events.claims {
             self.handle(claim.map_or(EngineEvent::ClaimRevoked(shard), EngineEvent::Claim));
@@ -367,7 +368,7 @@ impl EngineDriver {
         self.handle(EngineEvent::View(view));
     }
 
-    /// Ends every link: the relay goes.
+    /// Closes every link when the relay stops.
     pub(crate) fn close(&mut self) {
         for link in self.links.values() {
             link.send_queue.close();
@@ -378,7 +379,7 @@ impl EngineDriver {
 
 fn send_reply<T>(reply: Option<oneshot::Sender<T>>, value: T) {
     if let Some(reply) = reply {
-        // A caller that does not wait any more needs no answer.
+        // The caller may have stopped waiting.
         let _gone = reply.send(value);
     }
 }

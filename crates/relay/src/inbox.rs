@@ -1,10 +1,9 @@
-//! What the node has said and the relay has not heard yet. Saying never blocks; each kind has its
-//! own bound.
+//! The queue of local events from the node to its relay. Adding an event never blocks; each kind has its own
+//! bound.
 //!
-//! Committed messages are bounded in bytes: over the bound they are dropped and the relay is told
-//! that it lapsed, so that it reads its topics again out of history. Calls are bounded in number:
-//! over it they are refused. Words about a topic or a shard replace the earlier word about the same
-//! one, so there are never more than topics and shards.
+//! Committed messages are bounded in bytes: over the bound they are dropped and the relay reads its topics
+//! again from history. Requests are bounded in number: over the bound they are rejected. A watch or claim
+//! replaces the earlier one of the same topic or shard, so their number is bounded by topics and shards.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
@@ -19,57 +18,57 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::engine_driver::EngineDriver;
 
-/// What waits, in one place.
+/// The local events that the relay has not handled yet.
 pub(crate) struct Inbox {
     events: Mutex<LocalEvents>,
     /// Wakes the relay.
     notify: Notify,
     bytes_max: usize,
     requests_max: usize,
-    /// The relay's, while it runs.
+    /// The driver of the relay, while it runs.
     driver: OnceLock<Weak<Mutex<EngineDriver>>>,
-    /// Counted by the relay as it goes round.
+    /// Ticks of the relay task.
     ticks: AtomicU64,
 }
 
-/// Everything said since the last time the relay looked.
+/// The events that were added since the relay last took them.
 #[derive(Default)]
 pub(crate) struct LocalEvents {
-    /// `NoFault`: the shard is not led, or not for certain.
+    /// `None`: this node does not lead the shard, or its leadership is in doubt.
     pub(crate) claims: BTreeMap<ShardId, Option<OwnershipClaim>>,
-    /// By topic: `Some(after)` to watch, `NoFault` to unwatch.
+    /// By topic: `Some(after)` to watch, `None` to unwatch.
     pub(crate) watches: HashMap<Topic, Option<Option<Position>>>,
     pub(crate) requests: Vec<RelayRequest>,
     pub(crate) committed: Vec<(Topic, Arc<Message>)>,
     committed_bytes: usize,
-    /// Committed messages were dropped since.
+    /// Committed messages were dropped since the relay last took the events.
     pub(crate) committed_dropped: bool,
     /// This node is being stopped.
     pub(crate) stopping: bool,
-    /// Nobody listens any more.
+    /// The relay has ended.
     closed: bool,
 }
 
-/// A question that somebody waits for.
+/// A request whose caller waits for the reply.
 pub(crate) enum RelayRequest {
-    /// Publish at an owner.
+    /// Publish through an owner.
     Publish {
         owner: NodeId,
         publish: Publish,
         reply: oneshot::Sender<Result<Acknowledgement, PublishError>>,
     },
-    /// Read the past.
+    /// Read the history of a topic.
     Fetch {
         topic: Topic,
         range: HistoryRange,
         reply: oneshot::Sender<Result<HistoryPage, FetchError>>,
     },
-    /// Say how many watch each topic, as far as this node owns it.
+    /// Return the number of sessions of each topic that this node owns.
     Audience { topics: Vec<Topic>, reply: oneshot::Sender<Vec<Option<u64>>> },
 }
 
 impl LocalEvents {
-    /// The committed messages, if they are all that was said.
+    /// Takes the committed messages if there are no other events.
     fn take_committed_if_only(&mut self) -> Option<Vec<(Topic, Arc<Message>)>> {
         let is_only_committed = !self.committed_dropped
             && !self.stopping
@@ -90,7 +89,7 @@ impl Inbox {
         Inbox { events, notify, bytes_max, requests_max, driver, ticks: AtomicU64::new(0) }
     }
 
-    /// From here on whoever has placed a message may take a turn.
+    /// Sets the driver that [`Inbox::flush_committed`] runs on the caller's thread.
     pub(crate) fn set_driver(&self, driver: &Arc<Mutex<EngineDriver>>) {
         // A relay runs once.
         let _ = self.driver.set(Arc::downgrade(driver));
@@ -101,7 +100,7 @@ impl Inbox {
         self.notify.notify_one();
     }
 
-    /// Nobody hears of it before [`Inbox::flush_committed`].
+    /// Adds committed messages without waking the relay; [`Inbox::flush_committed`] must follow.
     pub(crate) fn stage_committed(&self, messages: Vec<(Topic, Arc<Message>)>) {
         let bytes: usize =
             messages.iter().map(|(_, m)| m.payload.len() + MESSAGE_OVERHEAD_BYTES).sum();
@@ -116,8 +115,8 @@ impl Inbox {
         }
     }
 
-    /// Takes a turn for the messages that wait, if nobody has it and nothing else was said; else the
-    /// relay hears of them.
+    /// Runs the driver for the staged messages if it is idle and no other events are queued. Otherwise wakes
+    /// the relay task.
     pub(crate) fn flush_committed(&self) {
         if self.try_flush().is_none() {
             self.notify.notify_one();
@@ -147,7 +146,7 @@ impl Inbox {
         self.notify.notify_one();
     }
 
-    /// `false`: too many wait; nothing was taken. A call that nobody hears is dropped.
+    /// Returns `false` when too many requests are queued. A request to a relay that has ended is dropped.
     pub(crate) fn try_request(&self, request: RelayRequest) -> bool {
         let mut events = self.lock();
         if events.requests.len() >= self.requests_max {
@@ -161,7 +160,7 @@ impl Inbox {
         true
     }
 
-    /// The relay goes round once more.
+    /// Counts one tick of the relay task.
     pub(crate) fn record_tick(&self) {
         self.ticks.fetch_add(1, Ordering::Relaxed);
     }
@@ -170,26 +169,26 @@ impl Inbox {
         self.ticks.load(Ordering::Relaxed)
     }
 
-    /// Drops what waits and what will be said.
+    /// Drops the queued events and all later requests.
     pub(crate) fn close(&self) {
         *self.lock() = LocalEvents { closed: true, ..LocalEvents::default() };
     }
 
-    /// Waits until something was said.
+    /// Waits until an event was added.
     pub(crate) async fn notified(&self) {
         self.notify.notified().await;
     }
 
-    /// Everything that was said.
+    /// Takes all events.
     pub(crate) fn take_all(&self) -> LocalEvents {
         mem::take(&mut *self.lock())
     }
 
-    /// Nothing is left half done by a panic elsewhere: every change above is one step.
+    /// A poisoned lock is usable, because every change above is a single step.
     fn lock(&self) -> MutexGuard<'_, LocalEvents> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a message costs beside its payload, roughly, so that empty ones are bounded as well.
+/// Approximate memory of a message in addition to its payload, so that empty messages are bounded as well.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;

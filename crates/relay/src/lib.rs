@@ -1,52 +1,90 @@
-//! Brings messages from the node that owns a topic to the nodes whose clients want it.
+//! Replicates messages from the owner of a topic to the nodes whose clients subscribe to it.
 //!
-//! *What is it?* The links between nodes, one bidirectional gRPC stream for each pair, and the engine
-//! that decides what goes over them: [`Relay`] is run, [`Handle`] is spoken to, and the node around
-//! it is reached by three ports, [`ShardSource`] (its shards), [`TopicSink`] (its edge) and [`Clocks`]. Beside messages, links
-//! carry publishes to the owner, questions about the past, and the owners' claims, from which every
-//! node knows who leads each shard.
+//! # Overview
 //!
-//! *What does it promise?* After [`TopicSink::on_live`] a sink sees a topic in order, nothing twice, each
-//! message exactly the next, or a [`TopicSink::on_gap`] between that names what is missing and why. One copy
-//! of a message goes to each interested node of the owner's region and one into each other interested
-//! region, however many clients want it. A publish that was sent ends once: acknowledged, refused or
-//! unknown. A node behind is noticed within a heartbeat. A sink that this node cannot vouch for is told
-//! so ([`TopicSink::on_stale`]) some three seconds after the last moment when it could, whichever part of the
-//! way to the owner is broken, and told when it is over.
+//! Nodes are connected by links, one bidirectional gRPC stream for each pair. [`Relay`] runs the links and
+//! [`Handle`] is the interface of the node to it. The relay calls the node through three ports:
+//! [`ShardSource`] (its shards), [`TopicSink`] (its edge) and [`Clocks`]. Besides messages, links carry
+//! publishes to the owner, history requests, and ownership claims, from which every node learns who leads
+//! each shard.
 //!
-//! *What of versions?* Each side greets with the versions that its build supports and the one it writes; a
-//! peer that cannot read them, or names none, is refused in words ([`Handle::version_conflicts`]).
+//! # Guarantees
 //!
-//! *What does it refuse?* Client sockets, Raft, and any word about who should own what; links from
-//! other clusters, of nodes that are gone, and those opened by the higher node id. It stores nothing:
-//! besides a few recent messages of each watched topic, the past is the source's.
+//! - After [`TopicSink::on_live`] a sink receives a topic in order and without duplicates. Each message
+//!   directly follows the previous one, or a [`TopicSink::on_gap`] in between names what is missing and why.
+//! - One copy of a message is sent to each interested node of the owner's region and one into each other
+//!   interested region, regardless of the number of clients.
+//! - A publish that was sent ends exactly once: acknowledged, rejected or unknown.
+//! - A node that lags behind is detected within one heartbeat.
+//! - When this node cannot guarantee that a topic is complete, the sink is notified with
+//!   [`TopicSink::on_stale`] about three seconds after the last moment at which it could, whichever part of
+//!   the path to the owner is broken, and with [`TopicSink::on_fresh`] when the condition ends.
+//! - Each side of a link sends the versions that its build supports and the version in which it writes. A
+//!   peer that cannot read them, or sends none, is rejected with the reason ([`Handle::version_conflicts`]).
 //!
-//! *How does data move?* Asking climbs, messages come down. An edge asks its upstream for a topic with
-//! the position it has reached; [`pushonce_core::select_upstream`] says who that is: the owner, or the head
-//! of its region, which asks in turn. The upstream first takes the interest, then reads what is
-//! missing, so that nothing falls between; the one that asked drops what it has. When the owner moves,
-//! the head dies, a link breaks, or a hole shows, the same question is asked again, and nothing later
-//! is shown before the answer. The sink is served like one more link. Heartbeats carry, beside where
-//! topics stand, for how long the sender has not been able to vouch for a shard: an owner without a
-//! lease says so, and so does the head of a region that hears nothing. They also carry the sender's clock,
-//! of which owners make the time of their logs, and the newest log time of each shard, by which an edge
-//! measures the age of messages.
+//! # Non-goals
 //!
-//! How many sessions watch a topic climbs the same way, as counts that replace each other, once a second
-//! at most and only where something changed: a region's head adds up its region, the owner the cluster.
-//! The sum comes down to the nodes whose sinks have somebody who asks, and to [`Handle::audience`].
+//! Client sockets, Raft, and the decision which node should own a shard. Links from other clusters, from
+//! removed nodes, and links opened by the higher node id are rejected. The relay stores nothing except a few
+//! recent messages of each watched topic; history belongs to the [`ShardSource`].
 //!
-//! Inside, `engine` is pure: events in, effects out. `turn` does what it says, one at a time, and
-//! `run` is the loop that waits for events; whoever has placed a message in memory takes the turn
-//! for it if nobody has it, so that it reaches the sink without a change of threads. `dial`, `service`
-//! and `link_id` are the wires. Every queue is bounded: that of a link resets the link (the peer comes
-//! back and asks from where it stands), that of committed messages falls back on history, those of
-//! questions and publishes refuse.
+//! # Data flow
 //!
-//! *What must a caller not do?* Hand over committed messages of one topic out of order, or before
-//! [`ShardSource::read_history`] shows them; block in a port; claim a shard that this node does not lead; pass to
-//! [`Handle::watch`] a position that the cluster never gave out; keep a claim to itself that has become
-//! doubtful ([`Handle::revoke_claim`]); allow a topic more history than [`Config::link_bytes_max`].
+//! Interest travels towards the owner, messages travel back. An edge asks its upstream for a topic with the
+//! position that it has reached. [`pushonce_core::select_upstream`] determines the upstream: the owner, or
+//! the head of the node's region, which asks the owner in turn. The upstream first registers the interest
+//! and then reads what is missing, so that no message is lost in between; the downstream drops duplicates.
+//! When the owner moves, the head dies, a link breaks or a hole appears, the same request is sent again and
+//! nothing later is delivered before the reply. The sink is served like one more link.
+//!
+//! Heartbeats carry the head of each topic and, for each shard that the sender cannot guarantee to be
+//! complete, since when: an owner without a lease reports this, and so does a region head without contact to
+//! its upstream. They also carry the sender's clock, from which owners derive the time of their logs, and
+//! the newest log time of each shard, from which an edge computes the age of messages.
+//!
+//! The number of sessions on a topic travels towards the owner in the same way, as absolute counts, at most
+//! once a second and only for topics that changed. A region head sums its region, the owner sums the
+//! cluster. The sum is sent to the nodes whose sinks requested it, and to [`Handle::audience`].
+//!
+//! Module `engine` is pure: events in, effects out. `engine_driver` performs the effects, one event at a
+//! time. `task` is the loop that waits for events; a thread that has staged committed messages runs the
+//! driver itself when it is idle, so that the messages reach the sink without a thread switch. `dial`,
+//! `service` and `link` are the transport. Every queue is bounded: a full link queue resets the link (the
+//! peer reconnects and asks from its position), a full queue of committed messages falls back to history,
+//! and full queues of requests and publishes reject.
+//!
+//! # Caller contract
+//!
+//! - Hand over the committed messages of a topic in order, and not before [`ShardSource::read_history`]
+//!   returns them.
+//! - Do not block in a port.
+//! - Claim only shards that this node leads, and revoke a claim as soon as it is in doubt
+//!   ([`Handle::revoke_claim`]).
+//! - Pass only positions that the cluster assigned to [`Handle::watch`].
+//! - Limit the history of a topic to [`Config::link_bytes_max`].
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use pushonce_core::{ClusterId, ClusterView, NodeId};
+//! use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
+//! use tokio::sync::watch;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! async fn run(
+//!     view: watch::Receiver<Arc<ClusterView>>,
+//!     shards: Arc<dyn ShardSource>,
+//!     edge: Arc<dyn TopicSink>,
+//!     clocks: Arc<dyn Clocks>,
+//!     shutdown: CancellationToken,
+//! ) {
+//!     let config = Config::new(NodeId(1), ClusterId(7));
+//!     let (relay, _handle) = Relay::new(config, view, shards, edge, clocks);
+//!     // Serve `_router` on the peer port, and use `_handle` to publish, watch and fetch.
+//!     let _router = pushonce_relay::server().add_service(relay.service());
+//!     relay.run(shutdown).await;
+//! }
+//! ```
 
 mod config;
 mod dial;
@@ -55,8 +93,6 @@ mod engine_driver;
 mod handle;
 mod inbox;
 mod link;
-#[cfg(feature = "planted-bugs")]
-mod planted_bugs;
 mod port;
 mod region_traffic;
 mod relay;

@@ -1,4 +1,4 @@
-//! One link: who is at the other end, and what it says.
+//! The handshake of a link and the reader of its frames.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,50 +18,51 @@ use tonic::{Status, Streaming};
 use crate::Config;
 use crate::send_queue::SendQueue;
 
-/// Both sides have said who they are.
+/// A link whose sides have exchanged hellos.
 pub(crate) struct PeerLink {
     /// The peer.
     pub(crate) node: NodeId,
-    /// The way to it.
+    /// Frames to the peer.
     pub(crate) send_queue: Arc<SendQueue>,
-    /// The way from it.
+    /// Frames from the peer.
     pub(crate) inbound: Streaming<pb::LinkFrames>,
-    /// What it said in one breath with its greeting.
+    /// Frames that arrived in one batch with the peer's hello.
     pub(crate) early_frames: Vec<PeerFrame>,
-    /// Cancelled when the link ends, by whichever side.
+    /// Cancelled when either side ends the link.
     pub(crate) closed: CancellationToken,
 }
 
-/// What was heard on a link, known by its number: a peer may come back before its last link ends.
+/// An event of a link. The link id tells the links of one peer apart: a peer may reconnect before its
+/// previous link ends.
 pub(crate) struct LinkEvent {
     pub(crate) node: NodeId,
     pub(crate) link_id: u64,
     pub(crate) kind: LinkEventKind,
 }
 
-/// See [`Heard`].
+/// The kind of a [`LinkEvent`].
 pub(crate) enum LinkEventKind {
     Frames(Vec<PeerFrame>),
-    /// It ended, and why.
+    /// The link ended, with the reason.
     Down(String),
 }
 
-/// Why the other end is not who it should be. Each says what to change.
+/// The peer is not the one expected. Each message names what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    #[error("a link begins with a hello; this is no node of Pushonce, or of another version")]
+    #[error("a link begins with a hello; the peer is not a Pushonce node or runs another version")]
     MissingHello,
-    #[error("this is cluster {own_cluster}, not {peer_cluster}; correct the address you dial")]
+    #[error("this is cluster {own_cluster}, not {peer_cluster}; correct the dialled address")]
     WrongCluster { own_cluster: ClusterId, peer_cluster: ClusterId },
     #[error("this is {me}, not {expected}; correct the address of {expected}")]
     WrongNode { me: NodeId, expected: NodeId },
-    #[error("{node} answers at the address of {expected}; correct it")]
+    #[error("{node} answers at the address of {expected}; correct the address of {expected}")]
     UnexpectedPeer { node: NodeId, expected: NodeId },
     #[error("a link is opened by the lower node id: {me} dials {node}")]
     WrongDirection { me: NodeId, node: NodeId },
     #[error("{conflict}")]
     Version { node: NodeId, conflict: VersionConflict },
-    #[error("{node} is not in the cluster any more; an id is never used again, join as a new node")]
+    #[error("{node} was removed from the cluster; ids are not reused, join as a new node")]
     RemovedNode { node: NodeId },
 }
 
@@ -71,10 +72,10 @@ impl From<HandshakeError> for Status {
     }
 }
 
-/// Metadata of a refusal: the versions of the node that refuses.
+/// Metadata key of a rejection: the versions of the node that rejects.
 pub(crate) const VERSIONS_METADATA_KEY: &str = "pushonce-versions";
 
-/// The first frame of this node on a link.
+/// The hello that this node sends first on a link.
 pub(crate) fn hello_frame(config: &Config, to: NodeId) -> PeerFrame {
     let &Config { cluster, me, ref agreed_version, .. } = config;
     PeerFrame::Hello {
@@ -85,7 +86,7 @@ pub(crate) fn hello_frame(config: &Config, to: NodeId) -> PeerFrame {
     }
 }
 
-/// Reads out of its first frame who is at the other end, and the version to write to it.
+/// Checks the peer's hello. Returns the peer's id and the version in which to write to it.
 pub(crate) fn check_hello(
     cluster: ClusterId,
     me: NodeId,
@@ -107,8 +108,8 @@ pub(crate) fn check_hello(
     }
 }
 
-/// Says everything that comes over the link, and at last that it ended. When the relay is behind,
-/// this waits, and with it the peer. A link without a word for `silence_timeout` is given up.
+/// Forwards the frames of a link as events, and finally that the link went down. When the relay is behind,
+/// the reader waits and applies backpressure to the peer. A link silent for `silence_timeout` is closed.
 pub(crate) async fn run_reader(
     link_id: u64,
     link: PeerLink,
@@ -122,7 +123,7 @@ pub(crate) async fn run_reader(
             next = tokio::time::timeout(silence_timeout, inbound.message()) => next,
         };
         match next {
-            Err(_) => break format!("silent for {silence_timeout:?}"),
+            Err(_) => break format!("no frame for {silence_timeout:?}"),
             Ok(Err(status)) => break describe(&status),
             Ok(Ok(None)) => break "closed by the peer".to_owned(),
             Ok(Ok(Some(frames))) => {
@@ -137,20 +138,20 @@ pub(crate) async fn run_reader(
         }
     };
     closed.cancel();
-    // Nobody listens any more only when the relay has ended.
+    // Sending fails only when the relay has ended.
     let _ended =
         link_events.send(LinkEvent { node, link_id, kind: LinkEventKind::Down(reason) }).await;
 }
 
-/// Whether this build reads the version in which frames are written. It was agreed on when the link was
-/// opened, and may be raised since.
+/// Checks that this build reads the version in which the frames are written. The version was agreed when
+/// the link was opened and may have been raised since.
 pub(crate) fn check_version(frames: &pb::LinkFrames) -> Result<(), UnsupportedVersion> {
     let version = ClusterVersion(u16::try_from(frames.version).unwrap_or(u16::MAX));
     VersionRange::SUPPORTED.ensure_contains(version).map(drop)
 }
 
-/// A frame that cannot be read is left out: of a newer version, it is not for this one; of this
-/// version, the hole it leaves is noticed and mended.
+/// Decodes the frames of a batch and skips those that cannot be decoded. A frame of a newer version is not
+/// meant for this node; in this version, the hole that a skipped frame leaves is detected and repaired.
 pub(crate) fn decode_frames(node: NodeId, frames: pb::LinkFrames) -> Vec<PeerFrame> {
     let decoded = frames.frames.into_iter().filter_map(|frame| match PeerFrame::try_from(frame) {
         Ok(frame) => Some(copy_small_payloads(frame)),
@@ -163,8 +164,8 @@ pub(crate) fn decode_frames(node: NodeId, frames: pb::LinkFrames) -> Vec<PeerFra
     decoded.collect()
 }
 
-/// Payloads come as slices of the buffer they arrived in. Kept for long, a small one would keep the
-/// whole buffer.
+/// Copies small payloads out of the receive buffer. Payloads are slices of it, and a small one that is kept
+/// for long would keep the whole buffer allocated.
 fn copy_small_payloads(mut frame: PeerFrame) -> PeerFrame {
     match &mut frame {
         PeerFrame::Deliver { messages, .. }
@@ -183,7 +184,7 @@ fn copy_small_payload(message: &mut Message) {
     }
 }
 
-/// A payload of this size is a fair part of the buffer it came in, and its copy is no longer cheap.
+/// From this size on a payload is a fair part of its buffer, and its copy is no longer cheap.
 const COPY_BELOW_BYTES: usize = 16 << 10;
 
 #[cfg(test)]

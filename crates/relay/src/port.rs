@@ -1,4 +1,4 @@
-//! What the relay needs of the node around it: where its topics come from, and where they go.
+//! The ports through which the relay uses its node: the shards, the edge and the clocks.
 
 use std::sync::Arc;
 
@@ -10,69 +10,69 @@ use pushonce_core::{
 
 /// The shards that this node owns.
 pub trait ShardSource: Send + Sync + 'static {
-    /// Takes a publish that came over a link. Its place in the shard's queue is taken by the call,
-    /// not by the first poll, so that publishes of one link keep their order. Refuses with
-    /// `NotOwner` what is not owned here.
+    /// Submits a publish that arrived over a link. The call itself takes the place in the shard's queue,
+    /// not the first poll, so that the publishes of one link keep their order. Fails with `NotOwner` when
+    /// this node does not own the shard.
     fn publish(
         &self,
         publish: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>>;
 
-    /// Reads the past of a topic from memory; does not block. Everything that was handed to
-    /// [`Handle::committed`](crate::Handle::push_committed) or [`Handle::placed`](crate::Handle::stage_committed) is
-    /// in the page already.
+    /// Reads the history of a topic from memory; does not block. The page includes everything that was
+    /// passed to [`Handle::push_committed`](crate::Handle::push_committed) or
+    /// [`Handle::stage_committed`](crate::Handle::stage_committed).
     ///
     /// # Errors
     /// `Unavailable` when this node does not lead the topic's shard; `FuturePosition` for a position that
-    /// was never given out.
+    /// was never assigned.
     fn read_history(&self, topic: &Topic, range: HistoryRange) -> Result<HistoryPage, FetchError>;
 
-    /// The time of the newest entry of every shard that this node owns. Asked several times a second.
+    /// The log time of the newest entry of every shard that this node owns. Called several times a second.
     fn log_times(&self) -> Vec<(ShardId, Timestamp)>;
 }
 
-/// The clocks of the nodes. Must not block.
+/// The clocks of the cluster's nodes. Implementations must not block.
 pub trait Clocks: Send + Sync + 'static {
-    /// What this node's clock shows now.
+    /// The current time of this node's clock.
     fn local_time(&self) -> Timestamp;
 
-    /// The clock of a peer shows this now, as far as the link brings it at once.
+    /// Reports the time of a peer's clock, as received over the link without correction for its latency.
     fn on_peer_time(&self, node: NodeId, time: Timestamp);
 }
 
-/// The edge of this node. Calls come one at a time, in order; they must not block.
+/// The edge of this node. Calls are made one at a time and in order, and must not block.
 ///
-/// After `live(head)` the messages of a topic come in order, each exactly the next, or a `lost`
-/// stands between.
+/// After [`TopicSink::on_live`] the messages of a topic arrive in order. Each message directly follows the
+/// previous one, or a [`TopicSink::on_gap`] is called in between.
 pub trait TopicSink: Send + Sync + 'static {
-    /// The topic is followed from here on: the first message to come is the one after `head`.
-    /// Answers each [`Handle::watch`](crate::Handle::watch).
+    /// The topic is followed from here on: the first message is the one after `head`. Answers each
+    /// [`Handle::watch`](crate::Handle::watch).
     fn on_live(&self, topic: &Topic, head: Position);
 
-    /// The next messages of the topic; never empty.
+    /// Delivers the next messages of the topic; never an empty batch.
     fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>);
 
-    /// The next messages of the topic are no more; what comes next follows `gap.to`.
+    /// The next messages of the topic are no longer available; the next delivery follows `gap.to`.
     fn on_gap(&self, topic: &Topic, gap: Gap);
 
-    /// For some seconds this node could not have heard of everything new in a topic that went live:
-    /// its owner is out of reach, or in doubt. What is here already stands.
+    /// Marks a live topic stale: for some seconds this node may have missed new messages, because the
+    /// owner is unreachable or its ownership is in doubt. The messages delivered so far remain valid.
     fn on_stale(&self, topic: &Topic);
 
-    /// That is over. What was missed meanwhile came already, or comes next. Of a topic that went live
-    /// again nothing is said: it is fresh.
+    /// Ends the stale state. Messages that were missed have been delivered or are delivered next. A topic
+    /// that goes live again is fresh without this call.
     fn on_fresh(&self, topic: &Topic);
 
-    /// So many sessions of the whole cluster watch a topic of which one here asked that. Said once a
-    /// second at most, and only when it changed.
+    /// Reports the number of sessions in the whole cluster that watch a topic. Called only for topics for
+    /// which a session of this node requested it, at most once a second and only after a change.
     fn on_audience(&self, topic: &Topic, sessions: u64);
 
-    /// The log of a shard has come to this time: the age of its messages is measured from their times
-    /// to this one. Never less than before.
+    /// Reports the log time of a shard, against which the age of its messages is measured. It never goes
+    /// back.
     fn on_log_time(&self, shard: ShardId, time: Timestamp);
 
-    /// How many sessions there are here, of at most `topics_max` of the topics where that changed since it
-    /// was said last; none when the last has gone. Asked several times a second: the answer must cost
-    /// nothing for what did not change.
+    /// Returns the session counts of at most `topics_max` topics whose count changed since the last call;
+    /// the default count when the last session left. Called several times a second: topics without a
+    /// change must cost nothing.
     fn take_changed_counts(&self, topics_max: usize) -> Vec<(Topic, SubscriberCount)>;
 }

@@ -1,11 +1,11 @@
-//! What is counted of what goes over a link: copies of messages, by the regions they go between.
+//! Metrics of the messages sent over a link, labelled with the regions of its ends.
 
 use metrics::{Counter, counter};
 use pushonce_core::ClusterView;
 use pushonce_core::{Message, NodeId};
 use pushonce_proto::peer::{FetchedPart, PeerFrame};
 
-/// The counters of one link. Counted by the sender, once per copy of a message.
+/// The traffic counters of one link. The sender counts each copy of a message once.
 pub(crate) struct RegionTraffic {
     deliver: TrafficCounters,
     publish: TrafficCounters,

@@ -1,4 +1,4 @@
-//! A relay before it runs.
+//! [`Relay`]: a relay that is set up and not running yet.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::task::RelayTask;
 use crate::version_conflicts::VersionConflicts;
 use crate::{Clocks, Config, Handle, ShardSource, TopicSink};
 
-/// To be run. Handles may be used before it runs; what they say waits.
+/// A relay that is set up and not running yet. Its handles may be used before [`Relay::run`].
 pub struct Relay {
     pub(crate) config: Arc<Config>,
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
@@ -32,7 +32,7 @@ pub struct Relay {
     pub(crate) conflicts: VersionConflicts,
 }
 
-/// Whoever asks when nobody listens any more gets an answer at once.
+/// Closes the inbox when the relay is dropped, so that later requests fail at once instead of waiting.
 pub(crate) struct InboxGuard(pub(crate) Arc<Inbox>);
 
 impl Drop for InboxGuard {
@@ -41,12 +41,12 @@ impl Drop for InboxGuard {
     }
 }
 
-/// Links that were greeted and not taken up yet; a node has one for each peer.
+/// Accepted links that the relay task has not taken over yet. A node has one link for each peer.
 const PENDING_LINKS_MAX: usize = 64;
 
 impl Relay {
-    /// A relay and the handle to it. `view` is the cluster as this node knows it, which names this
-    /// node and the peer addresses of the others.
+    /// Creates a relay and its handle. `view` is the cluster as this node knows it: it contains this node
+    /// and the peer addresses of the other nodes.
     pub fn new(
         config: Config,
         view: watch::Receiver<Arc<ClusterView>>,
@@ -86,7 +86,7 @@ impl Relay {
         (relay, handle)
     }
 
-    /// The service that nodes with lower ids come in by; to be mounted on the peer port, best of all
+    /// The gRPC service that accepts links from nodes with lower ids. Mount it on the peer port, preferably
     /// on a [`server`](crate::server).
     pub fn service(&self) -> RelayServer<RelayService> {
         let config = self.config.clone();
@@ -95,11 +95,11 @@ impl Relay {
         RelayServer::new(service).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
-    /// Runs until `shutdown`: dials, follows, delivers. At the end all links are closed, and whoever
-    /// still waits is answered: publishes are unknown, fetches unavailable.
+    /// Runs until `shutdown`: dials peers and replicates topics. At the end all links are closed and every
+    /// waiting caller receives an answer: publishes end as unknown, fetches as unavailable.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        // Before the first view nobody can say which shard a topic or a claim belongs to. Links that
-        // were greeted wait in their queue, and what they say in theirs.
+        // Before the first view the shard of a topic or claim is not known. Links that were accepted wait in
+        // their queue, and local events in the inbox.
         let has_view = async { self.view.wait_for(|view| view.version > 0).await.is_ok() };
         if shutdown.run_until_cancelled(has_view).await == Some(true) {
             RelayTask::new(self).run(shutdown).await;

@@ -1,8 +1,7 @@
-//! What waits for one link.
+//! The send queue of a link, bounded in bytes.
 //!
-//! Bounded in bytes. A queue that is over its bound is dropped whole and its link reset: a frame
-//! left out in the middle would be a hole, while a peer that comes back asks again from where it
-//! stands.
+//! A queue that exceeds its bound is cleared and its link reset: dropping a single frame would leave a
+//! hole, while a peer that reconnects asks again from its position.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,14 +14,15 @@ use tokio::sync::Notify;
 
 use crate::engine::FRAME_BYTES_MAX;
 
-/// The frames that wait, oldest first.
+/// The frames queued for one link, oldest first.
 pub(crate) struct SendQueue {
     state: Mutex<SendQueueState>,
     /// Wakes the link.
     notify: Notify,
     bytes_max: usize,
-    /// The version in which this node writes, and the one in which the peer does.
+    /// The version in which this node writes.
     agreed_version: AgreedVersion,
+    /// The version in which the peer writes.
     peer_version: AgreedVersion,
 }
 
@@ -33,20 +33,20 @@ struct SendQueueState {
     closed: bool,
 }
 
-/// How much waits, beside the bound.
+/// The load of a send queue relative to its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueueLoad {
-    /// There is room for everything.
+    /// There is room for all frames.
     Light,
-    /// The room that is left is for what cannot wait elsewhere: new messages and answers.
+    /// The remaining room is reserved for frames that cannot be deferred: new messages and replies.
     Heavy,
 }
 
-/// Heavy is more than the bound by this. Half of the bound would leave new messages little room on a
-/// link that catches up; a tenth would stop and go.
+/// The load is heavy above this fraction of the bound. Half of the bound would leave little room for new
+/// messages on a link that catches up; a tenth would make catching up stop and go.
 pub(crate) const HEAVY_LOAD_DIVISOR: usize = 4;
 
-/// The bound was met; the queue is closed and empty.
+/// The bound was exceeded; the queue is closed and empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct QueueOverflow;
 
@@ -62,19 +62,19 @@ impl SendQueue {
         })
     }
 
-    /// The peer writes in `version`. It may have heard of a raise before this node.
+    /// Sets the version in which the peer writes. The peer may learn of a raised version before this node.
     pub(crate) fn set_peer_version(&self, version: ClusterVersion) {
         self.peer_version.raise(version);
     }
 
-    /// Adds a frame, and says how much waits; to a closed queue it adds nothing.
+    /// Adds a frame and returns the load. A closed queue drops the frame.
     pub(crate) fn push(&self, frame: PeerFrame) -> Result<QueueLoad, QueueOverflow> {
         let bytes = frame.size_hint();
         let mut state = self.lock();
         if state.closed {
             return Ok(QueueLoad::Light);
         }
-        // A single frame may be larger than the bound and must get through all the same.
+        // A single frame may be larger than the bound and must still be sent.
         if state.bytes > 0 && state.bytes + bytes > self.bytes_max {
             *state = SendQueueState { closed: true, ..SendQueueState::default() };
             self.notify.notify_one();
@@ -88,7 +88,7 @@ impl SendQueue {
         Ok(load)
     }
 
-    /// How much waits.
+    /// The current load.
     pub(crate) fn load(&self) -> QueueLoad {
         self.load_for(&self.lock())
     }
@@ -101,13 +101,13 @@ impl SendQueue {
         }
     }
 
-    /// What waits is still sent; nothing more is taken.
+    /// Accepts no further frames. Frames already queued are still sent.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.notify.notify_one();
     }
 
-    /// The frames as they go over the wire: everything that is ready in one, up to a bound.
+    /// The batches to write to the wire. Each combines the queued frames up to [`FRAME_BYTES_MAX`].
     pub(crate) fn into_stream(
         self: Arc<Self>,
     ) -> impl Stream<Item = pb::LinkFrames> + Send + 'static {
@@ -117,7 +117,7 @@ impl SendQueue {
         })
     }
 
-    /// `NoFault` when the queue is closed and empty.
+    /// The next batch; `None` when the queue is closed and empty.
     async fn next_batch(&self) -> Option<pb::LinkFrames> {
         loop {
             let (frames, closed) = self.pop_frames();
@@ -191,7 +191,7 @@ mod tests {
         let queue = SendQueue::new(1 << 20, AgreedVersion::default());
         queue.push(heartbeat(0)).expect("room");
         queue.close();
-        queue.push(heartbeat(1)).expect("a closed queue takes nothing and says nothing");
+        queue.push(heartbeat(1)).expect("a closed queue drops frames without an error");
         let sent: Vec<_> = queue.into_stream().collect().now_or_never().expect("ready");
         assert_eq!(sent.len(), 1);
         assert_eq!(sent[0].frames.len(), 1);

@@ -1,4 +1,4 @@
-//! The server's end of links: nodes with lower ids come in here.
+//! The server side of links: accepts the links of nodes with lower ids.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub struct RelayService {
 }
 
 impl RelayService {
-    /// Whether the peer may come in.
+    /// Checks whether the peer may open a link.
     fn admit(&self, hello: &PeerFrame) -> Result<(NodeId, ClusterVersion), HandshakeError> {
         let me = self.config.me;
         let (node, version) =
@@ -40,13 +40,13 @@ impl RelayService {
         } else if self.view.borrow().was_removed(node) {
             Err(HandshakeError::RemovedNode { node })
         } else {
-            // A node that this node has not heard of yet may have just joined.
+            // A node that this node does not know yet may have just joined.
             Ok((node, version))
         }
     }
 
-    /// A refusal for the version says which versions this node has: the peer may be the one to change. It
-    /// is noted of members alone: anybody may name any node.
+    /// The status of a rejection. For a version conflict it carries this node's versions, because the peer
+    /// may be the side to change. The conflict is recorded only for members: any client can claim any id.
     fn rejection_status(&self, error: HandshakeError) -> Status {
         let HandshakeError::Version { node, conflict } = error else { return Status::from(error) };
         if self.view.borrow().member(node).is_some() {
@@ -70,7 +70,9 @@ impl pb::relay_server::Relay for RelayService {
     ) -> Result<Response<Self::LinkStream>, Status> {
         let mut inbound = request.into_inner();
         let first = timeout(self.config.connect_timeout, inbound.message());
-        let first = first.await.map_err(|_| Status::deadline_exceeded("no hello in time"))??;
+        let first = first
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello within the connect timeout"))??;
         let first = first.ok_or(HandshakeError::MissingHello)?;
         let unsupported = check_version(&first).err();
         let mut early_frames = decode_frames(NodeId(0), first).into_iter();
@@ -89,7 +91,7 @@ impl pb::relay_server::Relay for RelayService {
         let closed = CancellationToken::new();
         let link =
             PeerLink { node, send_queue, inbound, early_frames: early_frames.collect(), closed };
-        let shutting_down = |_| Status::unavailable("this node is going down");
+        let shutting_down = |_| Status::unavailable("this node is shutting down");
         self.link_sender.send(link).await.map_err(shutting_down)?;
         Ok(Response::new(stream))
     }

@@ -1,4 +1,4 @@
-//! The relay's task: waits for what happens, and takes a turn for each.
+//! The relay task: waits for events and runs the driver for each.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ use crate::relay::InboxGuard;
 use crate::version_conflicts::VersionConflicts;
 use crate::{Config, Relay, dial};
 
-/// A relay that runs.
+/// The state of a running relay.
 pub(crate) struct RelayTask {
     config: Arc<Config>,
     view: watch::Receiver<Arc<ClusterView>>,
@@ -29,19 +29,19 @@ pub(crate) struct RelayTask {
     conflicts: VersionConflicts,
     link_events: mpsc::Receiver<LinkEvent>,
     dialers: BTreeMap<NodeId, PeerDialer>,
-    /// Readers and diallers.
+    /// Link readers and diallers.
     tasks: JoinSet<()>,
-    /// Publishes of peers that the shards have taken.
+    /// Pending peer publishes that were submitted to the shards.
     peer_publishes: FuturesUnordered<BoxFuture<'static, PeerPublishResult>>,
 }
 
-/// A peer that this node keeps a link to.
+/// The task that keeps a link to one peer.
 struct PeerDialer {
     address: String,
     task: AbortHandle,
 }
 
-/// Batches heard and not looked at yet, over all links. Over it readers wait, and their peers.
+/// Maximum batches read from all links and not handled yet. Over it the readers wait, and so do their peers.
 const LINK_EVENTS_MAX: usize = 256;
 
 impl RelayTask {
@@ -105,8 +105,8 @@ impl RelayTask {
             }
             let peer_publishes = self.lock_driver().take_peer_publishes();
             self.peer_publishes.extend(peer_publishes);
-            // Whoever took a turn from elsewhere left it half done: what is known now is not to be
-            // relied on, and a relay that ends by itself ends the node.
+            // A thread that ran the driver panicked in the middle of an event. The state cannot be relied on,
+            // and a relay that ends by itself ends the node.
             if self.driver.is_poisoned() {
                 tracing::error!("a turn of the relay broke off");
                 break;
@@ -120,7 +120,7 @@ impl RelayTask {
         self.driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the turn first: what is said later must not be heard by somebody else before.
+    /// Locks the driver before it takes the events, so that a later event cannot overtake them.
     fn drain_inbox(&self) {
         let mut driver = self.lock_driver();
         driver.on_local_events(self.inbox.0.take_all());
@@ -133,7 +133,7 @@ impl RelayTask {
         self.update_dialers();
     }
 
-    /// Keeps a link to each member with a higher id, at the address it has now.
+    /// Keeps a dialler for each member with a higher id, at its current address.
     fn update_dialers(&mut self) {
         let view = self.view.borrow().clone();
         let me = self.config.me;

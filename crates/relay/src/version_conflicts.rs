@@ -1,16 +1,16 @@
-//! The nodes whose versions do not fit this node's, for those who watch over it.
+//! The peers whose versions are incompatible with this node's, published for monitoring.
 
 use std::collections::BTreeMap;
 
 use pushonce_core::{ClusterView, NodeId, VersionConflict};
 use tokio::sync::watch;
 
-/// By node: why it and this node exchange no frames. Clones share it.
+/// The version conflict of each peer with which this node exchanges no frames. Clones share the map.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct VersionConflicts(watch::Sender<BTreeMap<NodeId, VersionConflict>>);
 
 impl VersionConflicts {
-    /// The versions of a node do not fit. Logged once for each reason.
+    /// Records that the versions of a node are incompatible. Logs once for each reason.
     pub(crate) fn record(&self, node: NodeId, conflict: VersionConflict) {
         let is_new =
             self.0.send_if_modified(|known| known.insert(node, conflict) != Some(conflict));
@@ -20,12 +20,12 @@ impl VersionConflicts {
         }
     }
 
-    /// They fit.
+    /// Records that the versions of a node are compatible.
     pub(crate) fn clear(&self, node: NodeId) {
         self.0.send_if_modified(|known| known.remove(&node).is_some());
     }
 
-    /// Only these nodes are members now.
+    /// Drops the conflicts of nodes that are not members of `view`.
     pub(crate) fn retain_members(&self, view: &ClusterView) {
         self.0.send_if_modified(|known| {
             let before = known.len();

@@ -1,7 +1,7 @@
-//! Set-up: three relays with real links over loopback; their shards are one log in memory, of which
-//! each reads only what it owns. Claims: what is published on any node reaches the sinks of all, in
-//! order; the past can be asked for from anywhere; when the owner moves and its node goes away, the
-//! others go on without a hole; strangers are refused with what to change.
+//! Set-up: three relays with real links over loopback. Their shards are one log in memory, of which each node
+//! reads only what it owns. Expected: messages published on any node reach the sinks of all nodes in order;
+//! history can be fetched from any node; when the owner moves and its node stops, the others continue without
+//! a hole; unacceptable peers are rejected with the change to make.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 const CLUSTER: ClusterId = ClusterId(0x5eed);
 
-/// What was committed, and who leads.
+/// The owner and the committed messages.
 #[derive(Clone)]
 struct SharedLog(Arc<Mutex<(NodeId, Vec<Arc<Message>>)>>);
 
@@ -105,7 +105,7 @@ impl ShardSource for TestShards {
     }
 }
 
-/// A clock that stands still, and what the peers' clocks show.
+/// A clock that stands still, and the recorded clocks of the peers.
 struct FixedClock {
     me: NodeId,
     readings: mpsc::UnboundedSender<(NodeId, Timestamp)>,
@@ -155,12 +155,12 @@ impl RelayNode {
         assert_eq!(event, Some(expected));
     }
 
-    /// Everything up to `last`, in whatever batches it comes.
+    /// Expects the messages up to `last`, in batches of any size.
     async fn expect_messages(&mut self, mut next: u64, last: u64) {
         while next <= last {
             let event =
                 timeout(Duration::from_secs(10), self.sink_events.recv()).await.expect("in time");
-            let Some(SinkEvent::Deliver(positions)) = event else { panic!("heard {event:?}") };
+            let Some(SinkEvent::Deliver(positions)) = event else { panic!("unexpected {event:?}") };
             for position in positions {
                 assert_eq!(position, Position::new(1, next));
                 next += 1;
@@ -232,7 +232,7 @@ impl RelayCluster {
     }
 
     fn node(&mut self, id: u64) -> &mut RelayNode {
-        self.nodes.get_mut(&NodeId(id)).expect("it runs")
+        self.nodes.get_mut(&NodeId(id)).expect("the node runs")
     }
 
     async fn set_owner(&mut self, owner: u64) {
@@ -264,9 +264,9 @@ impl RelayCluster {
         self.nodes[&NodeId(via)].handle.publish(NodeId(owner), publish)
     }
 
-    /// The node is gone, as if its process had died.
+    /// Stops a node without notice, as if its process had died.
     fn kill(&mut self, id: u64) {
-        self.nodes.remove(&NodeId(id)).expect("it runs").shutdown.cancel();
+        self.nodes.remove(&NodeId(id)).expect("the node runs").shutdown.cancel();
     }
 }
 
@@ -355,7 +355,7 @@ async fn every_node_receives_the_clocks_of_its_peers() {
             let (peer, time) = reading.expect("in time").expect("running");
             readings.insert(peer, time);
         }
-        // Links take time, and a stopped clock is carried on by the sender: a second at most.
+        // The latency of links and the sender's advance of a stopped clock are below one second.
         for (peer, time) in readings {
             let ahead = time.0 - peer.0 * 1_000;
             assert!(ahead < 1_000, "{peer} showed {time:?}");
@@ -421,7 +421,7 @@ async fn publishes_of_one_node_keep_their_order() {
     assert!(offsets.is_sorted(), "{offsets:?}");
 }
 
-/// As an owner places it: the log's lock keeps the order, and is free again when it is passed on.
+/// Stages a message like an owner: the log's lock keeps the order and is released before the flush.
 fn stage_message(log: &SharedLog, handle: &Handle, topic: &Topic) {
     let (_, messages) = &mut *log.0.lock().expect("no panic");
     let message = Arc::new(Message {
@@ -444,7 +444,7 @@ async fn flushed_message_reaches_the_sink_at_once_when_the_relay_is_idle() {
     node.handle.watch(&topic, None);
     node.expect_event(SinkEvent::Live(Position::ZERO)).await;
     stage_message(&log, &node.handle, &topic);
-    assert!(node.sink_events.try_recv().is_err(), "it waits");
+    assert!(node.sink_events.try_recv().is_err(), "the message is only staged");
     node.handle.flush_committed();
     assert_eq!(node.sink_events.try_recv(), Ok(SinkEvent::Deliver(vec![Position::new(1, 1)])));
 }
@@ -460,7 +460,7 @@ async fn flushed_message_is_left_to_the_relay_task_when_other_events_are_queued(
     node.handle.unwatch(&Topic::new("worldcup/semifinal").expect("valid"));
     stage_message(&log, &node.handle, &topic);
     node.handle.flush_committed();
-    assert!(node.sink_events.try_recv().is_err(), "not from here");
+    assert!(node.sink_events.try_recv().is_err(), "the flush does not deliver here");
     node.expect_messages(1, 1).await;
 }
 
@@ -494,7 +494,7 @@ async fn fetch_from_a_stopped_relay_fails_as_unavailable() {
     let mut cluster = RelayCluster::start(2).await;
     let handle = cluster.node(2).handle.clone();
     cluster.kill(2);
-    // Its watch channels close when it has ended.
+    // Its watch channels close when the relay has stopped.
     let mut reachable = handle.reachable();
     while reachable.changed().await.is_ok() {}
     let fetched = handle.fetch(cluster.topic.clone(), HistoryRange::All).await;
@@ -528,7 +528,8 @@ async fn unacceptable_peer_is_rejected_with_what_to_change() {
     for (first, expected) in cases {
         let mut client = pb::relay_client::RelayClient::connect(address.clone()).await.expect("up");
         let frames = pb::LinkFrames { frames: vec![first.into()], version: 1 };
-        let refused = client.link(tokio_stream::once(frames)).await.expect_err("a stranger");
+        let refused =
+            client.link(tokio_stream::once(frames)).await.expect_err("the peer is unacceptable");
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         assert!(refused.message().contains(expected), "{}", refused.message());
     }

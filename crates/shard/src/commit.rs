@@ -1,9 +1,9 @@
-//! Group commit: what waits while one entry is under way makes the next.
+//! Group commit: publishes that arrive while one entry is in flight form the next entry.
 //!
-//! The unit of cost is the entry (some 200 µs of CPU over three replicas), not the message (2 to 4).
-//! So a shard has one proposal under way, a node about eight, and what waits is taken only after the
-//! permit came: whoever arrived while waiting for it rides along. No timer: one lone publish is
-//! proposed at once.
+//! The cost is per entry (some 200 µs of CPU over three replicas), not per message (2 to 4 µs). So a shard
+//! has one proposal in flight, a node about eight, and the batch is taken from the queue only after the
+//! permit was acquired: publishes that arrive during the wait for the permit join it. There is no timer: a
+//! single publish is proposed at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,18 +23,18 @@ use crate::queue::{self, BoundedQueue, SizeLimits};
 use crate::replica::{MemoryPath, ShardShared, topic_durability};
 use crate::{EntryBatch, EntryItem, ItemRejection};
 
-/// What may wait for one shard. 16,384 is four times what the busiest measured load had in flight
-/// over all shards; 8 MiB, so that even 64 full queues take no more than half a gibibyte of a node.
-/// Full, the newcomer is refused as overloaded: nothing happened, and it may come again.
+/// Limits of the proposal queue of one shard. 16,384 is four times the number of publishes in flight over
+/// all shards at the busiest measured load; 8 MiB, so that 64 full queues take at most half a GiB of a
+/// node. A full queue rejects new publishes as overloaded; nothing happened to them, so they can be
+/// retried.
 const QUEUE_LIMITS: SizeLimits = SizeLimits { count_max: 16_384, bytes_max: 8 << 20 };
 
-/// What one entry carries. A mebibyte, so that it is one fsync of a few milliseconds and one frame
-/// of a link, and the largest payload there is still fits, alone. 4,096 messages are applied in some
-/// two milliseconds, for which the state is locked.
+/// Limits of one entry. 1 MiB is one fsync of a few milliseconds and one frame of a link, and still fits
+/// the largest payload allowed. Applying 4,096 messages takes some 2 ms, during which the state is locked.
 const ENTRY_LIMITS: SizeLimits = SizeLimits { count_max: 4_096, bytes_max: 1 << 20 };
 
-/// What a publish costs in the queue beside its payload and its name: the key, the content type, and
-/// the memory of who waits.
+/// Bytes a queued publish is charged beside its payload and its topic name: the key, the content type and
+/// the reply channel.
 const PUBLISH_OVERHEAD_BYTES: usize = 256;
 
 const _: () = assert!(
@@ -44,31 +44,31 @@ const _: () = assert!(
 const _: () =
     assert!(Publish::PAYLOAD_BYTES_CAP + PUBLISH_OVERHEAD_BYTES * 2 <= QUEUE_LIMITS.bytes_max);
 
-/// How often the durability of a namespace may change under a message before it is refused as not
-/// taken: each change is an operator's command.
+/// Maximum number of durability changes of its namespace a message survives before it is rejected as not
+/// placed. Each change is an operator's command.
 const DURABILITY_CHANGES_MAX: usize = 4;
 
 type PublishResult = Result<Acknowledgement, PublishError>;
 
-/// Commits an entry. The port to the group.
+/// Commits entries to the Raft group; tests replace it.
 pub(crate) trait Proposer: Send + Sync {
-    /// As [`FakeGroup::propose`]: ends by itself, within a deadline.
+    /// As [`RaftGroup::propose`]: completes within the proposal deadline.
     fn propose(&self, entry: Bytes) -> impl Future<Output = Result<Bytes, ProposeError>> + Send;
 }
 
-/// Where publishes wait.
+/// The queue of publishes that wait for an entry.
 pub(crate) struct ProposalQueue {
     queue: Mutex<BoundedQueue<WaitingPublish>>,
     not_empty: Notify,
 }
 
-/// A publish on its way into an entry, and who waits for it.
+/// A queued publish and the channel of its outcome.
 struct WaitingPublish {
     publish: Publish,
     reply: oneshot::Sender<PublishResult>,
 }
 
-/// The loop that empties an [`ProposalQueue`]. Dropped, it closes it.
+/// The task that commits the publishes of a [`ProposalQueue`]. Dropping it closes the queue.
 pub(crate) struct CommitLoop<P> {
     pub(crate) shared: Arc<ShardShared>,
     pub(crate) proposer: P,
@@ -92,14 +92,15 @@ impl Default for ProposalQueue {
 }
 
 impl ProposalQueue {
-    /// Waits in the queue, and then for the entry.
+    /// Queues a publish and waits for the outcome of its entry.
     pub(crate) async fn publish(&self, publish: Publish) -> PublishResult {
         let receiver = self.enqueue(&mut self.queue(), publish)?;
         await_outcome(receiver).await
     }
 
-    /// The same, unless it `may_pass` the queue: that is asked under the lock under which
-    /// [`CommitLoop::keep`] allows it, so what stands in the queue is not overtaken.
+    /// As [`ProposalQueue::publish`], but returns the publish if `can_bypass` allows it to bypass the
+    /// queue. `can_bypass` is called under the queue lock, which [`CommitLoop::enable_bypass`] also holds,
+    /// so no queued message is overtaken.
     pub(crate) async fn publish_unless_bypass(
         &self,
         publish: Publish,
@@ -148,23 +149,24 @@ impl ProposalQueue {
     }
 }
 
-/// Whoever leaves the queue unproposed is told so; a reply that is gone went with its entry.
+/// Waits for the outcome. A publish that leaves the queue unproposed always gets a reply, so a dropped
+/// reply channel means that its entry was in flight.
 async fn await_outcome(receiver: oneshot::Receiver<PublishResult>) -> PublishResult {
     receiver
         .await
-        .unwrap_or_else(|_| Err(unknown_outcome("the node stopped while it was committed")))
+        .unwrap_or_else(|_| Err(unknown_outcome("the node stopped while the entry was in flight")))
 }
 
-/// A proposal that takes longer waits for other nodes, not for this one, and its permit serves
-/// another shard: else some shards without a quorum would hold up all the others of the node.
+/// A proposal that takes longer waits for other nodes, not for this one, so its permit is released for
+/// another shard. Otherwise a few shards without a quorum would block all shards of the node.
 pub(crate) const PERMIT_HOLD_MAX: Duration = Duration::from_millis(250);
 
-/// How long publishes wait for the clocks of a majority after a start: two heartbeats of a link.
+/// How long publishes wait for a majority of the clocks after a start: two heartbeats of a link.
 const CLOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 const CLOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 impl<P: Proposer> CommitLoop<P> {
-    /// Proposes entry after entry until `shutdown`. The one under way then is waited for.
+    /// Proposes entry after entry until `shutdown`, then waits for the entry in flight.
     pub(crate) async fn run(self, shutdown: &CancellationToken) {
         while let Some(permit) = self.next_permit(shutdown).await {
             let waiting = self.proposal_queue.queue().pop_batch(ENTRY_LIMITS);
@@ -176,7 +178,7 @@ impl<P: Proposer> CommitLoop<P> {
         }
     }
 
-    /// Waits until something waits, and then for the node's permit. `NoFault` at the end.
+    /// Waits for a queued publish, then for a permit of the node. Returns `None` at shutdown.
     async fn next_permit(&self, shutdown: &CancellationToken) -> Option<SemaphorePermit<'_>> {
         let permit = async {
             self.proposal_queue.wait_until_nonempty().await;
@@ -185,9 +187,10 @@ impl<P: Proposer> CommitLoop<P> {
         shutdown.run_until_cancelled(permit).await.flatten()
     }
 
-    /// Every message goes to the log or to the owner's memory, as the shard's settings say at the place
-    /// of the log where it gets its position: a message that the settings changed under goes the other
-    /// way. All that waits of one topic goes the same way, so each message keeps its turn.
+    /// Commits each message to the log or to the owner's memory, according to the shard's settings at the
+    /// place of the log where it gets its position. A message whose namespace changes durability meanwhile
+    /// is committed the other way. All waiting messages of one topic take the same way, so they keep their
+    /// order.
     async fn commit_batch(&self, mut waiting: Vec<WaitingPublish>) {
         for _ in 0..DURABILITY_CHANGES_MAX {
             let (for_memory, for_log) = self.split_by_durability(waiting);
@@ -202,8 +205,8 @@ impl<P: Proposer> CommitLoop<P> {
         }
     }
 
-    /// The time of the next entry. A node that has just started waits for the clocks of the others, which
-    /// come with the first heartbeat of each link.
+    /// The time of the next entry, or `None` if a majority of the clocks stays unknown. A node that has
+    /// just started waits for the clocks of its peers, which arrive with the first heartbeat of each link.
     async fn wait_for_proposal_time(&self) -> Option<Timestamp> {
         let known_time = async {
             loop {
@@ -216,13 +219,13 @@ impl<P: Proposer> CommitLoop<P> {
         timeout(CLOCK_WAIT_MAX, known_time).await.ok()
     }
 
-    /// What is for the owner's memory, by now, and what is for the log.
+    /// Splits publishes into those for the owner's memory and those for the log, by the current settings.
     fn split_by_durability(
         &self,
         waiting: Vec<WaitingPublish>,
     ) -> (Vec<WaitingPublish>, Vec<WaitingPublish>) {
         let (mut for_memory, mut for_log) = (Vec::new(), Vec::new());
-        // Once for all of them: the settings may change between two messages of a topic.
+        // Read once for all: the settings may change between two messages of a topic.
         let settings = self.shared.settings();
         for pending in waiting {
             match topic_durability(self.shared.id(), settings.as_deref(), &pending.publish.topic) {
@@ -236,8 +239,8 @@ impl<P: Proposer> CommitLoop<P> {
         (for_memory, for_log)
     }
 
-    /// Proposes messages in one entry. Gives back those whose namespace went into the owner's memory
-    /// before the entry was applied: nothing happened to them.
+    /// Proposes messages in one entry. Returns those whose namespace moved to the owner's memory before the
+    /// entry was applied; they were not placed.
     async fn commit_to_log(&self, waiting: Vec<WaitingPublish>) -> Vec<WaitingPublish> {
         if waiting.is_empty() {
             return waiting;
@@ -283,9 +286,9 @@ impl<P: Proposer> CommitLoop<P> {
         moved
     }
 
-    /// Places messages in memory, behind those that went into the log while nobody knew better. An
-    /// entry opens the memory first, unless it is open: when it fails, nothing is placed. Gives back the
-    /// messages whose namespace went into the log meanwhile.
+    /// Places messages in memory, after the messages of their topics that went to the log before the change
+    /// was known. If the memory is not open, an entry opens it first; if that entry fails, nothing is
+    /// placed. Returns the messages whose namespace moved to the log meanwhile.
     async fn commit_to_memory(&self, waiting: Vec<WaitingPublish>) -> Vec<WaitingPublish> {
         if waiting.is_empty() {
             return waiting;
@@ -311,7 +314,7 @@ impl<P: Proposer> CommitLoop<P> {
         moved
     }
 
-    /// What comes from now on may pass the queue, if nothing for the memory stands there any more.
+    /// Lets later publishes bypass the queue, if it holds no message for the memory any more.
     fn enable_bypass(&self) {
         let queue = self.proposal_queue.queue();
         self.shared.enable_bypass_unless(|is_for_memory| {
@@ -326,16 +329,16 @@ impl<P> Drop for CommitLoop<P> {
     }
 }
 
-/// What an entry's end means for a publish in it.
+/// The outcome of an entry for one publish in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum CommitOutcome {
-    /// It is over.
+    /// The publish has its final outcome.
     Settled(PublishResult),
-    /// Its namespace lives in the owner's memory now: it goes there.
+    /// The namespace moved to the owner's memory; the publish is placed there next.
     MovedToMemory,
 }
 
-/// What an entry's end means for each of the `count` publishes in it.
+/// The outcome of an entry for each of the `count` publishes in it.
 fn commit_outcomes(reply: Result<Bytes, ProposeError>, count: usize) -> Vec<CommitOutcome> {
     let all_failed = |error: PublishError| vec![CommitOutcome::Settled(Err(error)); count];
     let payload = match reply {
@@ -352,15 +355,12 @@ fn commit_outcomes(reply: Result<Bytes, ProposeError>, count: usize) -> Vec<Comm
     };
     match decode_outcomes(&payload) {
         Ok(outcomes) if outcomes.len() == count => outcomes.into_iter().map(to_outcome).collect(),
-        _ => {
-            all_failed(unknown_outcome("the state machine gave another answer than was asked for"))
-        }
+        _ => all_failed(unknown_outcome("the state machine returned a malformed reply")),
     }
 }
 
 fn clock_unavailable() -> PublishError {
-    let reason =
-        "the owner has not heard of the clocks of a majority of the shard's voters yet; retry";
+    let reason = "the owner does not know the clocks of a majority of the shard's voters yet";
     PublishRejection::Unavailable(reason.to_owned()).into()
 }
 
@@ -370,12 +370,14 @@ fn unknown_outcome(reason: &str) -> PublishError {
 
 fn queue_rejection(error: queue::QueuePushError) -> PublishError {
     let (bound, reason) = match error {
-        queue::QueuePushError::CountExceeded => {
-            ("count", format!("{} publishes wait for this shard", QUEUE_LIMITS.count_max))
-        }
-        queue::QueuePushError::BytesExceeded => {
-            ("bytes", format!("{} bytes wait for this shard", QUEUE_LIMITS.bytes_max))
-        }
+        queue::QueuePushError::CountExceeded => (
+            "count",
+            format!("the shard's queue holds its maximum of {} publishes", QUEUE_LIMITS.count_max),
+        ),
+        queue::QueuePushError::BytesExceeded => (
+            "bytes",
+            format!("the shard's queue is at its limit of {} bytes", QUEUE_LIMITS.bytes_max),
+        ),
         queue::QueuePushError::Closed => {
             return PublishRejection::Unavailable("the node is stopping".to_owned()).into();
         }

@@ -1,12 +1,12 @@
-//! Tells a repeated publish from a new one. Pure, and part of the replicated state: so a repeat gets
-//! the first answer from whoever owns the shard by then.
+//! Detects repeated publishes. Pure, and part of the replicated state, so a repeat gets the first
+//! acknowledgement from every later owner of the shard.
 //!
-//! A message is known again by its key, or the nonce that was drawn for it ([`DedupeKeyTable`]), and by its
-//! place in its producer's order ([`ProducerTable`]).
+//! A message is recognised by its key or its nonce ([`DedupeKeyTable`]), and by its producer's sequence
+//! number ([`ProducerTable`]).
 
 use pushonce_core::{
-    Acknowledgement, InvalidPublish, ProducerSequence, PublishError, PublishRejection, Timestamp,
-    Topic,
+    Acknowledgement, FailPoint, InvalidPublish, ProducerSequence, PublishError, PublishRejection,
+    Timestamp, Topic,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
@@ -17,7 +17,7 @@ use crate::log_clock::LogClock;
 use crate::producers::ProducerTable;
 use crate::rules::ShardRules;
 
-/// What a shard knows of the publishes that may be repeated.
+/// The recent publishes of a shard that may be repeated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Dedupe {
     clock: LogClock,
@@ -25,79 +25,79 @@ pub(crate) struct Dedupe {
     producers: ProducerTable,
 }
 
-/// What a message says, in 16 bytes: a repeat has the same.
+/// A 16-byte hash of a message's payload and content type; a repeat has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MessageFingerprint([u8; 16]);
 
-/// By what a message will be known again.
+/// The marks by which a later repeat of a message is recognised.
 pub(crate) struct PublishIdentity {
     key: Option<DedupeKey>,
     sequence: Option<ProducerSequence>,
     fingerprint: MessageFingerprint,
 }
 
-/// Whether a message is new.
+/// The result of looking a message up.
 pub(crate) enum DedupeResult {
-    /// It is: once it has its place, its marks are to be remembered.
+    /// The message is new. After it is placed, [`Dedupe::record`] must be called with its identity.
     New(Option<PublishIdentity>),
-    /// It gets no place: it has one, or may have none.
+    /// The message is not placed: it already has a position, or is rejected.
     Settled(Result<Acknowledgement, ItemRejection>),
 }
 
-/// What the owner's memory knows of a message that goes to the log.
+/// The result of looking up a message for the log in the owner's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemoryLookup {
-    /// Nothing.
+    /// The memory knows nothing of the message.
     Unknown,
-    /// It has its place there, or may have none.
+    /// The message has a position in memory, or is rejected.
     Settled(Result<Acknowledgement, ItemRejection>),
-    /// It is the next of its producer's, behind this one, which the log does not know of.
+    /// The message is the next of its producer, after this one, which the log does not know.
     Continues(ProducerSequence),
 }
 
-/// Why applying an entry gives a message no place. Every replica says the same.
+/// Why an entry does not place a message. Every replica comes to the same result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ItemRejection {
-    /// Another message has its key or its nonce.
+    /// Another message has the same key or nonce.
     KeyReused,
-    /// Another message has its number.
+    /// Another message has the same sequence number.
     SequenceReused,
-    /// It is not the next of its producer's.
+    /// The message is not the next of its producer.
     OutOfSequence {
-        /// What it is.
+        /// The sequence of the message.
         received: ProducerSequence,
-        /// What is next, if the producer is known.
+        /// The next sequence, if the producer is known.
         expected: Option<ProducerSequence>,
     },
-    /// It has a place, and where that is has been forgotten.
+    /// The message was placed before, but its position is no longer known.
     PositionForgotten,
-    /// Its namespace lives in the owner's memory at this place of the log.
+    /// The namespace lives in the owner's memory at this place of the log.
     NamespaceInMemory,
-    /// Its topic belongs to another shard.
+    /// The topic belongs to another shard.
     WrongShard,
     /// The shard has no settings yet.
     NoSettings,
-    /// Its producer is not known, and the shard follows as many as it may.
+    /// The producer is not known, and the shard tracks its maximum number of producers.
     TooManyProducers,
 }
 
 impl Dedupe {
-    /// These are the constants from now on.
+    /// Applies `rules` from now on.
     pub(crate) fn set_rules(&mut self, rules: &'static ShardRules) {
         self.clock.set_rules(rules);
         self.keys.set_rules(rules);
         self.producers.set_rules(rules);
     }
 
-    /// An entry with this time is being applied: what is older than the window is forgotten.
+    /// Advances the clock to the time of an entry and forgets records older than the window.
     pub(crate) fn advance(&mut self, time: Timestamp) {
         let now = self.clock.advance_to(time);
         self.keys.expire(now);
         self.producers.expire_idle(now);
     }
 
-    /// Whether a message is new. Its number is looked at first: a message that its producer may not
-    /// send now is not known by its key either.
+    /// Looks a message up. Its sequence number is checked first: a message that its producer must not send
+    /// now is not accepted by its key either.
     pub(crate) fn lookup(&mut self, item: &EntryItem) -> DedupeResult {
         let Some(identity) = PublishIdentity::for_item(item) else {
             return DedupeResult::New(None);
@@ -116,18 +116,17 @@ impl Dedupe {
             None => DedupeResult::New(Some(identity)),
             Some(Err(rejected)) => DedupeResult::Settled(Err(rejected)),
             Some(Ok(ack)) => {
-                // The stream goes on behind it.
+                // The producer's sequence continues after this message.
                 self.record(PublishIdentity { key: None, ..identity }, &item.topic, ack);
                 DedupeResult::Settled(Ok(ack))
             }
         }
     }
 
-    /// Whether a message that goes to the owner's memory is new, by what the memory knows and by what the
-    /// log does: its namespace may have been replicated when it was first sent.
+    /// Looks up a message for the owner's memory, both in memory and in the log: its namespace may have
+    /// been replicated when it was first sent.
     pub(crate) fn lookup_with_log(&mut self, log: &Dedupe, item: &EntryItem) -> DedupeResult {
-        #[cfg(feature = "planted-bugs")]
-        if crate::state::planted::looks_on_one_side() {
+        if FailPoint::DedupeSplitByDurability.is_active() {
             return self.lookup(item);
         }
         let Some(identity) = PublishIdentity::for_item(item) else {
@@ -154,11 +153,10 @@ impl Dedupe {
         }
     }
 
-    /// What the owner's memory knows of a message that goes to the log: its namespace may have lived in
-    /// memory when it was first sent.
+    /// Looks up a message for the log in the owner's memory: its namespace may have lived in memory when it
+    /// was first sent.
     pub(crate) fn lookup_before_log(&self, log: &Dedupe, item: &EntryItem) -> MemoryLookup {
-        #[cfg(feature = "planted-bugs")]
-        if crate::state::planted::looks_on_one_side() {
+        if FailPoint::DedupeSplitByDurability.is_active() {
             return MemoryLookup::Unknown;
         }
         let Some(PublishIdentity { key, sequence, fingerprint }) = PublishIdentity::for_item(item)
@@ -170,7 +168,7 @@ impl Dedupe {
             let reached = self.producers.last_sequence(&item.topic, producer);
             if reached > log.producers.last_sequence(&item.topic, producer) {
                 match self.producers.find_repeat(&item.topic, received, fingerprint) {
-                    // The log may have its place, from before the namespace went into memory.
+                    // The log may have the position, from before the namespace moved to memory.
                     Some(Err(ItemRejection::PositionForgotten)) => {
                         let by_log = log.producers.find_repeat(&item.topic, received, fingerprint);
                         return MemoryLookup::Settled(
@@ -192,12 +190,12 @@ impl Dedupe {
         outcome.map_or(MemoryLookup::Unknown, MemoryLookup::Settled)
     }
 
-    /// A producer's messages to a topic up to `last` were placed in the owner's memory.
+    /// Records that a producer's messages to a topic up to `last` were placed in the owner's memory.
     pub(crate) fn advance_producer_to(&mut self, topic: &Topic, last: ProducerSequence) {
         self.producers.advance_to(topic, last, self.clock.now());
     }
 
-    /// The message of these marks has its place.
+    /// Records that the message with this identity was placed.
     pub(crate) fn record(
         &mut self,
         identity: PublishIdentity,
@@ -214,8 +212,7 @@ impl Dedupe {
         }
     }
 
-    /// After it was read off a disk or a wire: with what is not written, or `NoFault` when its parts do
-    /// not fit each other.
+    /// Rebuilds the fields that are not serialized. Returns `None` if the decoded parts are inconsistent.
     pub(crate) fn rebuild_indexes(self) -> Option<Dedupe> {
         let Dedupe { clock, keys, producers } = self;
         Some(Dedupe {
@@ -253,17 +250,17 @@ impl From<ItemRejection> for PublishError {
             ItemRejection::OutOfSequence { received, expected } => {
                 PublishRejection::OutOfSequence { received, expected }.into()
             }
-            ItemRejection::PositionForgotten => {
-                PublishError::unknown("it has its place, and where that is has been forgotten")
-            }
-            // Nothing happened; the way to the shard is looked for again.
+            ItemRejection::PositionForgotten => PublishError::unknown(
+                "the message was placed before, but its position is no longer known",
+            ),
+            // Nothing happened; the publisher's node routes the message again.
             ItemRejection::NamespaceInMemory
             | ItemRejection::WrongShard
             | ItemRejection::NoSettings => PublishRejection::NotOwner { owner: None }.into(),
             ItemRejection::TooManyProducers => {
-                let reason = "the topic's shard follows as many producers as it has memory for, and takes \
-                           new ones when others have published nothing for five minutes; use fewer \
-                           streams, or publish with a key or a nonce";
+                let reason = "the topic's shard tracks its maximum number of producers and accepts new \
+                           ones after others have been idle for five minutes; use fewer streams, or \
+                           publish with a key or a nonce";
                 PublishRejection::Overloaded(reason.to_owned()).into()
             }
         }

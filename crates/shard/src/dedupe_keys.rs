@@ -1,4 +1,4 @@
-//! The names of messages: keys and nonces, for a window.
+//! The keys and nonces of recent messages, kept for the deduplication window.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,35 +10,36 @@ use crate::dedupe::{ItemRejection, MessageFingerprint};
 use crate::log_clock::LogTime;
 use crate::rules::ShardRules;
 
-/// A shard remembers so many names: for a cluster of 16 shards, 3,500 named publishes a second over
-/// the whole window; at 50,000 a second still the last 20 seconds, more than any client retries by
-/// itself. Half would halve that, twice as many would take 32 MiB a shard.
+/// Maximum number of keys a shard remembers. For a cluster of 16 shards that is 3,500 keyed publishes a
+/// second over the whole window; at 50,000 a second it still covers the last 20 seconds, longer than any
+/// client retries by itself. Twice as many would take 32 MiB a shard.
 pub(crate) const KEYS_MAX: usize = 65_536;
 
-/// And so many bytes, so that names as long as they may be do not take three times as much. Names
-/// and topics of 96 bytes together reach both bounds at once.
+/// Maximum memory of the keys of a shard, so that keys of maximum length do not take three times as much.
+/// With 96 bytes for key and topic together both limits are reached at once.
 pub(crate) const KEY_BYTES_MAX: usize = 16 << 20;
 
-/// What a name takes beside its letters: twice itself, its place, its fingerprint, its moment.
+/// Bytes a key takes beside its text: its second copy in the index, the acknowledgement, the fingerprint,
+/// the time.
 pub(crate) const KEY_OVERHEAD_BYTES: usize = 160;
 
-/// What a message is called.
+/// The name by which a message is recognised in its topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum DedupeKey {
-    /// By its publisher.
+    /// Chosen by the publisher.
     Key(MessageKey),
-    /// By chance.
+    /// Drawn at random.
     Nonce(u128),
 }
 
-/// The names of a shard, oldest out first.
+/// The keys of a shard. The oldest are evicted first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DedupeKeyTable {
-    /// Oldest first.
+    /// The records, oldest first.
     records: VecDeque<KeyRecord>,
-    /// The number of the first.
+    /// The number of the first record.
     first_number: u64,
-    /// The numbers of all.
+    /// The numbers of all records.
     #[serde(skip)]
     number_by_key: HashMap<TopicKey, u64>,
     #[serde(skip)]
@@ -47,7 +48,7 @@ pub(crate) struct DedupeKeyTable {
     rules: &'static ShardRules,
 }
 
-/// One name stands for one message in each topic.
+/// A key and its topic. Within one topic a key identifies one message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct TopicKey {
     topic: Topic,
@@ -63,7 +64,8 @@ struct KeyRecord {
 }
 
 impl DedupeKey {
-    /// The key, if it has one: its publisher may know it where the nonce is lost.
+    /// The key of an item, or its nonce if it has no key. The key is preferred because its publisher may
+    /// still know it after the nonce is lost.
     pub(crate) fn for_item(item: &EntryItem) -> Option<DedupeKey> {
         match (&item.key, item.publish_id) {
             (Some(key), _) => Some(DedupeKey::Key(key.clone())),
@@ -74,13 +76,13 @@ impl DedupeKey {
 }
 
 impl DedupeKeyTable {
-    /// These are the bounds from now on. What is over them goes with the next name.
+    /// Applies `rules` from now on. Records above the new limits are evicted by the next insertion.
     pub(crate) fn set_rules(&mut self, rules: &'static ShardRules) {
         self.rules = rules;
         self.bytes = self.records.iter().map(|record| record.topic_key.bytes(rules)).sum();
     }
 
-    /// What a message of this name is answered with; `NoFault` when it is new.
+    /// The outcome of a message with this key, or `None` if the key is new.
     pub(crate) fn lookup(
         &self,
         topic: &Topic,
@@ -94,7 +96,7 @@ impl DedupeKeyTable {
         Some(if is_same { Ok(record.ack) } else { Err(ItemRejection::KeyReused) })
     }
 
-    /// A new message of this name has its place.
+    /// Records the key of a message that was placed.
     pub(crate) fn insert(
         &mut self,
         topic: Topic,
@@ -112,7 +114,7 @@ impl DedupeKeyTable {
         }
     }
 
-    /// Forgets what is older than the window.
+    /// Forgets records older than the window.
     pub(crate) fn expire(&mut self, now: LogTime) {
         while self.records.front().is_some_and(|oldest| {
             oldest.recorded_at.is_outside_window(now, self.rules.dedupe_window_ms)
@@ -129,7 +131,7 @@ impl DedupeKeyTable {
         }
     }
 
-    /// With what is not written; `NoFault` when a name is there twice.
+    /// Rebuilds the fields that are not serialized. Returns `None` if a key occurs twice.
     pub(crate) fn rebuild_indexes(self) -> Option<DedupeKeyTable> {
         let DedupeKeyTable { records, first_number, rules, .. } = self;
         first_number.checked_add(u64::MAX / 2)?;
@@ -180,13 +182,13 @@ mod tests {
         content_type: ContentType,
         payload: &'static [u8],
     ) -> MessageFingerprint {
-        let (key, stamp) = (None, None);
+        let (key, publish_id) = (None, None);
         let payload = Bytes::from_static(payload);
         MessageFingerprint::for_item(&EntryItem {
             topic: topic("a"),
             content_type,
             key,
-            publish_id: stamp,
+            publish_id,
             payload,
         })
     }

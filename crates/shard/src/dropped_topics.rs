@@ -1,8 +1,8 @@
-//! Which topics had an earlier life: those that were dropped as unused.
+//! Remembers which topics existed before and were dropped as unused.
 //!
-//! A reader that comes back with a position of a topic that is not here, or with `0:0`, may have missed a
-//! whole life of it. The shard says so only for topics that it has dropped, as long as it remembers their
-//! names, so that readers of new topics are not told of gaps that there are not.
+//! A reader that resumes with a position of a topic that does not exist, or with `0:0`, may have missed all
+//! messages of an earlier instance of that topic. The shard reports a gap only for topics that it has
+//! dropped, as long as it remembers their names, so that readers of new topics do not get false gaps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,29 +13,29 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::rules::ShardRules;
 
-/// How many names are remembered: 512 KiB in memory, 200 KiB in a snapshot. Past it the older half is
-/// forgotten, and every topic may have had an earlier life.
+/// Maximum number of names remembered: 512 KiB in memory, 200 KiB in a snapshot. Above it the older half is
+/// forgotten, and from then on every topic counts as dropped before.
 pub(crate) const DROPPED_TOPICS_MAX: usize = 16_384;
 
-/// The topics that were dropped. A clone shares them.
+/// The topics that were dropped. Clones share the map until one changes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DroppedTopics {
-    /// By the hash of a name: the index of the entry that dropped the topic last. Two names that share a
-    /// hash are told of each other's gaps, and of none too few.
+    /// The index of the entry that last dropped a topic, by the hash of its name. Two names with the same
+    /// hash get each other's gaps, which may report a false gap but never hides one.
     dropped_at: Arc<BTreeMap<u64, u64>>,
-    /// The newest index that is forgotten.
+    /// The newest index that was forgotten.
     forgotten_up_to: Option<u64>,
     #[serde(skip)]
     rules: &'static ShardRules,
 }
 
 impl DroppedTopics {
-    /// These are the bounds from now on.
+    /// Applies `rules` from now on.
     pub(crate) fn set_rules(&mut self, rules: &'static ShardRules) {
         self.rules = rules;
     }
 
-    /// The entry at `index` drops a topic.
+    /// Records that the entry at `index` drops a topic.
     pub(crate) fn insert(&mut self, topic: &Topic, index: u64) {
         let dropped_at = Arc::make_mut(&mut self.dropped_at);
         dropped_at.insert(xxh3_64(topic.as_str().as_bytes()), index);
@@ -48,7 +48,7 @@ impl DroppedTopics {
         }
     }
 
-    /// Every topic may have had an earlier life that ended at `index`, above all indexes so far.
+    /// Treats every topic as dropped at `index`, which must be above all indexes so far.
     pub(crate) fn assume_all_dropped(&mut self, index: u64) {
         *self = DroppedTopics {
             forgotten_up_to: Some(index),
@@ -57,7 +57,7 @@ impl DroppedTopics {
         };
     }
 
-    /// The index of the entry that may have dropped `topic_stats` last; `NoFault` when none has.
+    /// The index of the entry that may have dropped `topic` last; `None` when no entry has.
     pub(crate) fn last_dropped_at(&self, topic: &Topic) -> Option<u64> {
         let dropped_at = self.dropped_at.get(&xxh3_64(topic.as_str().as_bytes())).copied();
         dropped_at.or(self.forgotten_up_to)

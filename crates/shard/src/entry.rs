@@ -1,8 +1,8 @@
 //! One entry of a shard's log: the publishes that are committed together.
 //!
-//! On disk and on the link: the cluster version, then postcard. Whatever decides how an entry is applied
-//! travels in it or in an earlier entry (the time, the settings), so that replicas with other clocks or
-//! an older view of the cluster come to the same state.
+//! Format on disk and on the link: the cluster version, then postcard. Everything that decides how an entry
+//! is applied (the time, the settings) travels in it or in an earlier entry, so that replicas with other
+//! clocks or an older view of the cluster reach the same state.
 
 use bytes::Bytes;
 use pushonce_core::versioned::{self, VersionedDecodeError};
@@ -14,41 +14,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ItemRejection, ShardSettings};
 
-/// The publishes of one entry, in the order in which they get their places.
+/// The publishes of one entry, in the order in which they are placed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryBatch {
-    /// When the owner proposed it, in log time: not its own clock, but what a majority of the voters'
-    /// clocks had reached.
+    /// The log time at which the owner proposed the entry: the time that a majority of the voters' clocks
+    /// had reached, not the owner's own clock.
     pub time: Timestamp,
     /// Settings that replace those of the shard before the items are applied, if they are newer.
     pub settings: Option<ShardSettings>,
-    /// Whether topics that begin in the owner's memory from now on have the index of this entry as
-    /// their epoch. Every owner proposes one such entry before it places anything in memory.
+    /// Whether topics created in the owner's memory from now on have the index of this entry as their
+    /// epoch. Every owner proposes one such entry before it places anything in memory.
     pub starts_memory_epoch: bool,
-    /// What it carries.
+    /// The publishes.
     pub items: Vec<EntryItem>,
-    /// The last message of a producer to a topic that was placed in the owner's memory, where an item is
-    /// the next of the same producer: it goes on in the log.
+    /// For producers that continue in the log after messages in the owner's memory: the last sequence of
+    /// the producer that was placed in memory, by topic.
     pub continued_sequences: Vec<(Topic, ProducerSequence)>,
 }
 
-/// One publish.
+/// One publish of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryItem {
-    /// Where it goes.
+    /// The topic.
     pub topic: Topic,
-    /// What the payload is.
+    /// The type of the payload.
     pub content_type: ContentType,
-    /// The publisher's name for it.
+    /// The publisher's idempotency key.
     pub key: Option<MessageKey>,
-    /// What else tells a repeat of it from a new message.
+    /// The nonce or producer sequence that identifies a repeat.
     pub publish_id: Option<PublishId>,
     /// The payload.
     pub payload: Bytes,
 }
 
 impl EntryBatch {
-    /// Publishes alone.
+    /// An entry of publishes.
     pub fn new(time: Timestamp, items: Vec<EntryItem>) -> EntryBatch {
         EntryBatch {
             time,
@@ -59,7 +59,7 @@ impl EntryBatch {
         }
     }
 
-    /// Settings alone, and an epoch for the owner's memory if they put any namespace there.
+    /// An entry of settings, which also starts a memory epoch if they put a namespace in memory.
     pub fn with_settings(time: Timestamp, settings: ShardSettings) -> EntryBatch {
         let starts_memory_epoch = settings.has_memory_namespace();
         EntryBatch {
@@ -69,30 +69,29 @@ impl EntryBatch {
         }
     }
 
-    /// An epoch for the owner's memory alone.
+    /// An entry that only starts a memory epoch.
     pub(crate) fn starting_memory_epoch(time: Timestamp) -> EntryBatch {
         EntryBatch { starts_memory_epoch: true, ..EntryBatch::new(time, Vec::new()) }
     }
 
-    /// The entry to propose, written in a version.
+    /// Encodes the entry in a version.
     pub fn encode(&self, version: ClusterVersion) -> Bytes {
         versioned::encode(version, self).into()
     }
 
-    /// Reads an entry, and says which version it has. Payloads are copied out of it, so that a message that lives long does not
-    /// keep its whole batch in memory.
+    /// Decodes an entry and its version. Payloads are copied out of the buffer, so that a long-lived
+    /// message does not keep its whole batch in memory.
     ///
     /// # Errors
-    /// [`VersionedDecodeError`] when the bytes are no batch of a version that this build reads, with nothing after
-    /// it.
+    /// [`VersionedDecodeError`] when the bytes are not exactly one batch of a version that this build reads.
     pub fn decode(entry: &[u8]) -> Result<(ClusterVersion, EntryBatch), VersionedDecodeError> {
         EntryBatch::decode_within(VersionRange::READABLE, entry)
     }
 
-    /// As [`EntryBatch::decode`], by a build that reads `readable`.
+    /// As [`EntryBatch::decode`], for a build that reads `readable`.
     ///
     /// # Errors
-    /// [`VersionedDecodeError`].
+    /// As [`EntryBatch::decode`].
     pub fn decode_within(
         readable: VersionRange,
         entry: &[u8],
@@ -108,7 +107,7 @@ impl EntryItem {
         EntryItem { topic, content_type, key, publish_id, payload }
     }
 
-    /// Its number, if its producer gave it one.
+    /// The sequence of the item, if its producer numbers its messages.
     pub(crate) fn sequence(&self) -> Option<ProducerSequence> {
         match self.publish_id {
             Some(PublishId::Sequence(sequence)) => Some(sequence),
@@ -117,11 +116,11 @@ impl EntryItem {
     }
 }
 
-/// What applying an entry answers to its proposer, which is on the same node: an outcome for each item.
+/// The reply of an applied entry to its proposer on the same node: an outcome for each item.
 pub(crate) type ItemOutcomes = Vec<Result<Acknowledgement, ItemRejection>>;
 
 pub(crate) fn encode_outcomes(outcomes: &ItemOutcomes) -> Bytes {
-    postcard::to_stdvec(outcomes).expect("a growing buffer takes every answer").into()
+    postcard::to_stdvec(outcomes).expect("encoding to a growing buffer cannot fail").into()
 }
 
 pub(crate) fn decode_outcomes(bytes: &[u8]) -> Result<ItemOutcomes, postcard::Error> {
@@ -171,7 +170,10 @@ mod tests {
         assert_eq!(EntryBatch::decode(b"\x00\x09abc"), Err(error));
         let entry = batch().encode(VersionRange::SUPPORTED.max);
         for end in 1..entry.len() {
-            assert!(EntryBatch::decode(&entry[..end]).is_err(), "{end} bytes of it were taken");
+            assert!(
+                EntryBatch::decode(&entry[..end]).is_err(),
+                "a prefix of {end} bytes was accepted"
+            );
         }
         let longer = [&entry[..], b"x"].concat();
         assert_eq!(

@@ -1,6 +1,5 @@
-//! What the owner proposes of itself: an entry without messages, when the control group has committed
-//! newer settings, when the owner's memory is to be opened, and when an idle shard has something to
-//! drop.
+//! Entries that the owner proposes on its own: newer settings of the control group, the opening of the
+//! owner's memory, and sweeps of an idle shard.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +15,15 @@ use crate::memory::OwnerMemory;
 use crate::replica::ShardShared;
 use crate::{EntryBatch, ShardSettings, ShardState};
 
-/// How often the owner looks for something to drop. Each look goes over the shard's topics until it
-/// finds one, some tens of nanoseconds each; each entry costs some 200 µs. Ages are of seconds and
-/// more, so looking more often would gain nothing.
+/// How often the owner checks whether a sweep is due. A check visits the shard's topics until it finds an
+/// expired one, some tens of nanoseconds each; an entry costs some 200 µs. Ages are of seconds and more, so
+/// checking more often gains nothing.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// After a proposal that failed.
+/// Pause after a failed proposal.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Looks at what changed, until `shutdown`, and proposes what is due.
+/// The task that proposes due entries until `shutdown`.
 pub(crate) struct Expiry {
     pub(crate) shared: Arc<ShardShared>,
     pub(crate) group: RaftGroup,
@@ -43,7 +42,7 @@ impl Expiry {
         sweep_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = false;
         loop {
-            // The clocks of the others come with the first heartbeat of each link.
+            // The clocks of the peers arrive with the first heartbeat of each link.
             while self.group.leader_term().is_some() && self.shared.proposal_time().is_none() {
                 sleep(RETRY_DELAY).await;
             }
@@ -72,7 +71,7 @@ impl Expiry {
 
     async fn propose(&self, entry: EntryBatch) {
         let Ok(permit) = self.permits.acquire().await else { return };
-        // Nothing is published with it, and a new owner is not ready before it has happened.
+        // Essential: the entry publishes nothing, and a new owner is not ready without it.
         let entry = entry.encode(self.shared.version());
         let mut proposed = std::pin::pin!(self.group.propose_essential(entry));
         let in_time = timeout(PERMIT_HOLD_MAX, &mut proposed).await;
@@ -88,9 +87,9 @@ impl Expiry {
     }
 }
 
-/// The entry that the owner of `term` has to propose, if any: settings that are newer than the
-/// shard's, before anything that relies on them; the epoch of its memory; with `sweep`, what is to
-/// be dropped.
+/// The entry that the owner of `term` has to propose, if any: settings newer than the shard's, before
+/// anything that relies on them; the start of its memory epoch; with `sweep`, an entry that drops what has
+/// expired.
 pub(crate) fn due_entry(
     state: &ShardState,
     memory: &OwnerMemory,
@@ -154,7 +153,7 @@ mod tests {
         let shard = shard(known.clone());
         assert_eq!(due_at_term(&shard, TERM, Some(&known)), None);
         assert_eq!(due_at_term(&shard, TERM, Some(&settings(4, Durability::Memory))), None);
-        assert_eq!(due_at_term(&shard, TERM, None), None, "a node that knows none proposes none");
+        assert_eq!(due_at_term(&shard, TERM, None), None, "a node without settings proposes none");
         let newer = settings(6, Durability::Memory);
         let entry = due_at_term(&shard, TERM, Some(&newer)).unwrap();
         assert_eq!((entry.settings, entry.starts_memory_epoch), (Some(newer), true));

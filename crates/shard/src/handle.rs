@@ -1,4 +1,4 @@
-//! A shard of this node: opened, spoken to, run.
+//! The replica of a shard on this node: opening it, its handle and its runner.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use crate::ownership::{self, LeadershipTracker};
 use crate::replica::{MemoryPath, ShardReplica, ShardShared};
 use crate::{ClusterClock, CommitListener, NodeTopics, ShardSettings, TopicStats};
 
-/// What a replica of a shard is made of.
+/// What a replica of a shard needs to start.
 pub struct ShardOptions {
-    /// Which shard.
+    /// The shard.
     pub id: ShardId,
     /// This node.
     pub me: NodeId,
-    /// How many proposals of all shards of this node may be under way at once; about 8.
+    /// Limits the proposals in flight of all shards of this node; about 8 permits.
     pub permits: Arc<Semaphore>,
-    /// The newest settings that this node knows of; `NoFault` as long as it does not know any, or could
-    /// know newer ones: it does not own the shard then.
+    /// The newest settings that this node knows; `None` while it knows none or may have missed newer ones.
+    /// It does not own the shard then.
     pub settings: watch::Receiver<Option<Arc<ShardSettings>>>,
-    /// Who is told of what was committed.
+    /// Receives committed messages.
     pub commit_listener: Arc<dyn CommitListener>,
-    /// The clocks of the nodes, of which a majority makes the log's time.
+    /// The clocks of the nodes, from whose majority the log time is taken.
     pub clock: Arc<dyn ClusterClock>,
-    /// The topics of this node, of all its shards.
+    /// Counts the topics of all shards of this node.
     pub topics: Arc<NodeTopics>,
 }
 
@@ -45,9 +45,9 @@ pub struct Handle {
     claim: watch::Receiver<Option<OwnershipClaim>>,
 }
 
-/// What must run for publishes to be committed and ownership to be claimed. Dropped, it refuses
-/// whatever still waits and whatever comes.
-#[must_use = "nothing is committed unless it runs"]
+/// Commits publishes and maintains the ownership claim while it runs. Dropping it rejects waiting and later
+/// publishes.
+#[must_use = "publishes are committed only while the runner runs"]
 pub struct ShardRunner {
     shared: Arc<ShardShared>,
     group: RaftGroup,
@@ -56,23 +56,23 @@ pub struct ShardRunner {
     claim: watch::Sender<Option<OwnershipClaim>>,
 }
 
-/// Why a replica cannot be opened.
+/// A replica failed to open.
 #[derive(Debug, thiserror::Error)]
-#[error("shard {shard} cannot be opened: {source}")]
+#[error("cannot open shard {shard}: {source}")]
 pub struct ShardOpenError {
-    /// Which shard.
+    /// The shard.
     pub shard: ShardId,
-    /// Why.
+    /// The cause.
     #[source]
     pub source: StartError,
 }
 
 impl ShardOptions {
-    /// Starts this node's replica and restores what it knew. A new one stays empty until its group
-    /// is initialised here, or another node's replica adds it.
+    /// Starts this node's replica and restores its state. A new replica stays empty until its group is
+    /// initialised here, or another node's replica adds it.
     ///
     /// # Errors
-    /// [`ShardOpenError`] when it runs already, or its data cannot be read.
+    /// [`ShardOpenError`] when the replica already runs, or its data cannot be read.
     pub async fn open(
         self,
         engine: &ConsensusEngine,
@@ -100,23 +100,23 @@ impl ShardOptions {
 }
 
 impl Handle {
-    /// The most topics one listing has. Nothing is committed while it is made; this many take well
-    /// under a millisecond.
+    /// Maximum number of topics in one listing. No entry is applied while a listing is made; 1,000 topics
+    /// take well under a millisecond.
     pub const TOPICS_MAX: usize = 1_000;
 
-    /// Which shard.
+    /// The shard.
     pub fn id(&self) -> ShardId {
         self.shared.id()
     }
 
-    /// Takes a checked message and says where it stands: committed, or, when its namespace lives in
-    /// the owner's memory, handed on at once. The owner's own deadline of a proposal bounds the wait.
-    /// Dropping the future does not take the message back.
+    /// Publishes a validated message and returns its position after it is committed, or, in a `memory`
+    /// namespace, after it is placed in the owner's memory. The wait is bounded by the proposal deadline.
+    /// Dropping the future does not withdraw the message.
     ///
     /// # Errors
-    /// Refused when this node does not own the shard, its disk has no room, the topic would be one too many,
-    /// the queue is full or the node is stopping; unknown when the message was proposed, or handed on, and nobody can say how
-    /// that ended.
+    /// Rejected when this node does not own the shard, its disk has no room, the topic is above a topic
+    /// limit, the queue is full or the node is stopping. Unknown when the message was proposed or delivered
+    /// and its outcome is not known.
     pub async fn publish(&self, publish: Publish) -> Result<Acknowledgement, PublishError> {
         self.shared.check_ownership()?;
         let durability = self.shared.durability(&publish.topic)?;
@@ -130,7 +130,7 @@ impl Handle {
         self.proposal_queue.publish(publish).await
     }
 
-    /// Places a message in memory: at once, unless something stands in the queue that came before it.
+    /// Places a message in memory: at once, unless earlier messages wait in the queue.
     async fn publish_to_memory(
         &self,
         mut publish: Publish,
@@ -138,7 +138,7 @@ impl Handle {
         loop {
             publish = match self.shared.place_in_memory(publish, MemoryPath::Bypass) {
                 Ok(outcome) => return outcome,
-                // The memory is about to be opened.
+                // The memory is not open yet.
                 Err(_) if !self.shared.is_ready() => {
                     return Err(PublishRejection::NotOwner { owner: None }.into());
                 }
@@ -155,11 +155,10 @@ impl Handle {
         }
     }
 
-    /// Answers a question about the past of a topic, out of memory. A topic that has never had a
-    /// message has an empty page.
+    /// Reads the history of a topic from memory. A topic that never had a message has an empty page.
     ///
     /// # Errors
-    /// [`FetchError::FuturePosition`] for a position that was never given out, [`FetchError::Unavailable`]
+    /// [`FetchError::FuturePosition`] for a position that was never assigned, [`FetchError::Unavailable`]
     /// while this node does not own the shard.
     pub fn fetch_history(
         &self,
@@ -169,32 +168,32 @@ impl Handle {
         self.shared.fetch_history(topic, range)
     }
 
-    /// The time of the newest entry, in milliseconds since the Unix epoch: the age of a message is the
-    /// difference to it. `NoFault` while this node does not own the shard.
+    /// The log time, in milliseconds since the Unix epoch; the age of a message is the difference to it.
+    /// `None` while this node does not own the shard.
     pub fn log_time(&self) -> Option<Timestamp> {
         self.shared.log_time()
     }
 
-    /// This node's claim to the shard: `Some` while it leads with a lease and has caught up, with
-    /// every change of its group.
+    /// This node's claim to the shard: `Some` while it leads with a lease and has caught up. Updated with
+    /// every membership change of the group.
     pub fn claim(&self) -> watch::Receiver<Option<OwnershipClaim>> {
         self.claim.clone()
     }
 
-    /// The Raft group underneath, for whoever changes its members.
+    /// The Raft group of the shard, for membership changes.
     pub fn group(&self) -> &RaftGroup {
         &self.group
     }
 
-    /// A number that replicas share that have applied the same entries.
+    /// A hash of the state. Replicas that applied the same entries have the same digest.
     pub fn digest(&self) -> u64 {
-        // Hashed beside the lock: what is applied meanwhile is of the next digest.
+        // Computed outside the lock; entries applied meanwhile belong to the next digest.
         let state = self.shared.read().clone();
         state.digest()
     }
 
-    /// What this replica holds of a topic. On a replica that does not lead it may be behind, and of one
-    /// that lives in the owner's memory it has nothing.
+    /// The stats of a topic on this replica. On a replica that does not lead they may be behind, and topics
+    /// in the owner's memory are missing.
     pub fn topic_stats(&self, topic: &Topic) -> Option<TopicStats> {
         let (state, memory) = (self.shared.read(), self.shared.memory());
         let now = self.shared.read_time(&state, &memory);
@@ -202,9 +201,9 @@ impl Handle {
         in_memory.or_else(|| state.topic_stats(topic, now))
     }
 
-    /// The topics whose names begin with `prefix`, after `after`, in the order of their names: `count_max`
-    /// of them at most, and [`Handle::TOPICS_MAX`]. On a replica that does not lead they may be behind, and
-    /// those that live in the owner's memory are not there.
+    /// The topics whose names begin with `prefix`, after `after`, ordered by name: at most `count_max`, and
+    /// at most [`Handle::TOPICS_MAX`]. On a replica that does not lead they may be behind, and topics in
+    /// the owner's memory are missing.
     pub fn list_topics(
         &self,
         prefix: &str,
@@ -223,8 +222,8 @@ impl Handle {
 }
 
 impl ShardRunner {
-    /// Commits what is published and keeps the claim true, until `shutdown`. The entry that is under
-    /// way then is waited for, at most for the deadline of a proposal; what still waits is refused.
+    /// Commits publishes and maintains the claim until `shutdown`. Then it waits for the entry in flight,
+    /// at most for the proposal deadline, and rejects the publishes that still wait.
     pub async fn run(self, shutdown: CancellationToken) {
         let ShardRunner { shared, group, commit, settings, claim: claim_tx } = self;
         let expiry = Expiry {
@@ -241,9 +240,9 @@ impl ShardRunner {
     }
 }
 
-/// Follows the group and the settings, and says what they mean for ownership. It begins when all that
-/// the predecessors committed is applied and the shard's settings are as new as those that this node
-/// knows of; it ends with the lease.
+/// Follows the group and the settings and updates the claim. A claim begins when everything that the
+/// predecessors committed is applied and the shard's settings are as new as those that this node knows; it
+/// ends with the lease.
 async fn maintain_claim(
     shared: &ShardShared,
     group: &RaftGroup,
@@ -255,10 +254,10 @@ async fn maintain_claim(
     let (mut tracker, mut owned_term) = (LeadershipTracker::default(), None);
     loop {
         let claim = {
-            // A copy: `apply` reads the status under the locks that `can_become_owner` takes.
+            // Cloned: `apply` reads the status under the locks that `can_become_owner` takes.
             let status = status.borrow_and_update().clone();
             let known = settings.borrow_and_update().clone();
-            // An owner goes on when settings change: each change is one entry of its own.
+            // An owner stays ready when settings change: each change is one entry of its own.
             let ready = tracker.observe(&status).filter(|&term| {
                 owned_term == Some(term) || shared.can_become_owner(term, known.as_ref())
             });

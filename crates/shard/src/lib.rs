@@ -1,61 +1,88 @@
-//! The owner of topics: puts messages in order and remembers the last few.
+//! Replicated, ordered message history of the topics of one shard.
 //!
-//! *What is it?* One [`ShardOptions`] is one Raft group whose entries are batches of publishes. Every
-//! replica applies them to a [`ShardState`]: per topic an epoch, the next offset and a bounded history.
-//! The replica that leads is the owner; its [`Handle`] takes publishes and answers for the past.
+//! # Overview
 //!
-//! *What does it promise?* Within one epoch the offsets of a topic rise by one, from 1, and are never
-//! given out twice. What is acknowledged is on disk on a majority; in a namespace that lives in the
-//! owner's memory it is with the owner and on its way, and the acknowledgement says so. [`CommitListener`]
-//! hears in order what is placed while this node leads, each message before its publisher does;
-//! whoever reads a page and has listened since before misses nothing. Equal entries make equal states. A publish that
-//! is repeated, by its key, its nonce or its producer's number, gets the first answer and places
-//! nothing, also at the next owner (in memory: at the same); within the bounds of `dedupe_keys` and `producers`, which say what is
-//! forgotten when.
+//! A shard is one Raft group whose entries are batches of publishes. Every replica applies them to a
+//! [`ShardState`], which holds for each topic an epoch, the next offset and a bounded history. The leading
+//! replica is the owner of the shard: its [`Handle`] accepts publishes and serves history.
 //!
-//! *How does an upgrade go?* Entries and snapshots begin with a cluster version. The owner writes entries in
-//! the version of the cluster; a replica reads all versions that there ever were. A state has the version of the
-//! newest entry it has applied: it decides the constants that take part in applying (`ShardRules`), and how a
-//! snapshot is written. An entry or a snapshot that cannot be read halts the replica.
+//! The settings of the cluster ([`ShardSettings`]: the namespaces and the number of shards) are part of the
+//! state. The owner proposes them in an entry of their own when its node knows newer ones; an entry with
+//! older or equal settings changes nothing. Limits, durability and the shard of a topic follow the settings
+//! at that place of the log, on every replica alike: an owner that is cut off from the control group, or
+//! has just started, cannot shorten a history, and a change of the durability is one step between two
+//! messages. Readers get what the settings allow at the time of the read, also for a topic without a
+//! message since the settings changed. Messages dropped by narrower limits do not come back.
 //!
-//! *What does it refuse?* To answer for the past, to take a publish, or to claim ownership, while this
-//! node does not lead with an unexpired lease, has not applied what its predecessors committed, or
-//! knows settings that the shard does not have yet. Topics of another shard. More publishes
-//! than the queue holds, and, at the owner, more topics than its namespace or its node may have. Sockets,
-//! links, subscribers, and any clock but [`ClusterClock`].
+//! Messages of `memory` namespaces are in no entry. [`Handle::publish`] places them in the owner's memory,
+//! under the lease of its term, and delivers them. They bypass the proposal queue once it holds no message
+//! that was queued before the namespace moved to memory. The owner of each term proposes an entry that
+//! starts a memory epoch before it claims the shard, and the index of that entry is the epoch of its
+//! topics. A new owner starts empty with a higher epoch than any owner before it, so a reader with a
+//! position of an earlier epoch gets a gap. A namespace that moves from the log to memory, or back, also
+//! starts a later epoch; its messages in the log are dropped.
 //!
-//! *How does data move?* [`Handle::publish`] queues; the [`ShardRunner`] takes a permit of the node,
-//! *then* everything that waits, and proposes it as one entry, one entry at a time; the group calls
-//! the state machine on every replica; the answer carries the positions back to those who wait.
-//! No timer takes part: what comes while an entry is under way makes the next one. Every entry also
-//! looks at a few topics beside its own, and drops messages past their age, and topics that are empty
-//! and unused for long; when nothing else is proposed, the owner proposes an entry for that alone.
-//! Ages are measured in the log's own time, which a majority of the voters' clocks must have reached
+//! ```no_run
+//! # use pushonce_core::{HistoryRange, Publish};
+//! # async fn example(
+//! #     shard: pushonce_shard::Handle,
+//! #     message: Publish,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! let topic = message.topic.clone();
+//! let acknowledgement = shard.publish(message).await?;
+//! let page = shard.fetch_history(&topic, HistoryRange::Last(10))?;
+//! assert!(page.head >= acknowledgement.position);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! - Within one epoch the offsets of a topic increase by one, from 1, and no offset is assigned twice.
+//! - An acknowledged message is on disk on a majority of the replicas. In a `memory` namespace it is in the
+//!   owner's memory and on its way to subscribers. The acknowledgement names the durability.
+//! - While this node leads, [`CommitListener`] receives every placed message in order, before its publisher
+//!   gets the acknowledgement. A reader that started to listen before it read a page misses nothing.
+//! - Equal entries produce equal states.
+//! - A repeated publish, recognised by its key, its nonce or its producer's sequence number, gets the first
+//!   acknowledgement and places nothing, also at the next owner (in memory: at the same owner only). The
+//!   limits are in `dedupe_keys` and `producers`, which state what is forgotten when.
+//! - Entries and snapshots begin with a cluster version. The owner writes entries in the version of the
+//!   cluster; a replica reads every version that ever existed. A state has the version of the newest entry
+//!   it applied, which selects the constants used to apply entries (`ShardRules`) and the format of a
+//!   snapshot. A replica halts at an entry or a snapshot that it cannot read.
+//!
+//! # Non-goals
+//!
+//! - The shard does not serve history, accept publishes or claim ownership while this node does not lead
+//!   with an unexpired lease, has not applied what its predecessors committed, or knows settings that the
+//!   shard does not have yet.
+//! - It rejects topics of another shard, publishes above the limits of its queue and, at the owner, topics
+//!   above the limit of their namespace or node.
+//! - It has no sockets, links or subscribers, and no clock other than [`ClusterClock`].
+//!
+//! # Data flow
+//!
+//! [`Handle::publish`] queues the message. The [`ShardRunner`] acquires a permit of the node, *then* takes
+//! every waiting publish and proposes them as one entry, one entry at a time. The group calls the state
+//! machine on every replica, and the reply carries the positions back to the waiting publishers. Batching
+//! uses no timer: publishes that arrive while an entry is in flight form the next one.
+//!
+//! Every entry also sweeps a few topics beside its own: it drops messages past their age, and topics that
+//! are empty and long unused. When nothing else is proposed, the owner proposes an empty entry for the
+//! sweep alone. Ages are measured in log time, which a majority of the voters' clocks must have reached
 //! (`majority_clock`): no single wrong clock expires anything.
 //!
-//! The settings of the cluster ([`ShardSettings`]: the namespaces and the number of shards) are part of
-//! the state. The owner proposes them when its node knows newer ones, in an entry of their own; an
-//! entry with older or equal settings changes nothing. Bounds, durability and the shard of a topic are
-//! judged by the settings at that place of the log, on every replica the same: an owner that is cut off
-//! from the control group, or has just started, cannot shorten a history, and a change of the durability
-//! is one step between two messages. Readers get what the settings allow at the time of reading, also of
-//! a topic that had no message since they changed. What narrower bounds dropped does not come back.
+//! # Caller contract
 //!
-//! Messages of `memory` namespaces are in no entry: [`Handle::publish`] places them in the owner's
-//! memory, under the lease of its term, and hands them on: past the queue, once nothing stands there
-//! that came before its namespace went into memory. The owner of each term proposes an entry that renews
-//! its memory before it claims the shard, and the index of that entry is the epoch of its topics: so a
-//! new owner, which begins with nothing, has a higher one than any before it, and a reader with a
-//! position of an earlier one gets a gap. A namespace that goes from the log into memory, or back,
-//! begins a later epoch as well; what the log had stored of it is dropped.
+//! - Validate a message ([`Publish::validate`]) before publishing it.
+//! - Keep the [`ShardRunner`] running: after it is dropped, publishes are rejected.
+//! - Do not block in [`CommitListener`], and call the shard from it only in [`CommitListener::flush_placed`].
+//! - Retry a publish with an unknown outcome only if it is [idempotent]; otherwise the message may be
+//!   placed twice.
 //!
-//! *What must a caller not do?* Publish what was not checked ([`Publish::check_room`]); drop the
-//! [`ShardRunner`] and go on publishing (it is refused); block in [`CommitListener`], or call back from it but for
-//! [`CommitListener::flush_placed`];
-//! retry an unknown outcome of a publish that is not [repeatable] and expect the first answer.
-//!
-//! [`Publish::check_room`]: pushonce_core::Publish::validate
-//! [repeatable]: pushonce_core::Publish::is_idempotent
+//! [`Publish::validate`]: pushonce_core::Publish::validate
+//! [idempotent]: pushonce_core::Publish::is_idempotent
 
 mod commit;
 mod dedupe;

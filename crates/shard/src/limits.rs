@@ -1,50 +1,50 @@
-//! How many topics there may be: of a namespace in a shard, and on a node.
+//! Limits on the number of topics: of a namespace in a shard, and on a node.
 //!
-//! The owner looks when a publish comes in, before the publish waits for its entry, and refuses what
-//! would make one topic too many. What waits already is not counted: so a bound may be passed by as many
-//! topics as wait in the queue of a shard at one moment. Replicas apply every entry, whatever they hold:
-//! a bound that replicas judged would make them differ.
+//! The owner checks a publish before it queues it, and rejects it if its topic would exceed a limit. Queued
+//! publishes are not counted, so a limit can be exceeded by as many topics as wait in the queue of a shard
+//! at one moment. Replicas apply every entry regardless of their limits: a limit checked by replicas would
+//! make their states differ.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
-use pushonce_core::{Namespace, PublishRejection, ShardCount, Topic};
+use pushonce_core::{FailPoint, Namespace, PublishRejection, ShardCount, Topic};
 
-/// How many topics the replicas of one node hold, and how many they may.
+/// The number of topics that the replicas of one node hold, and the node's limit.
 #[derive(Debug)]
 pub struct NodeTopics {
     topic_count: AtomicU64,
-    /// Zero for no bound.
+    /// Zero for no limit.
     max: u64,
-    /// Over how many shards a namespace is spread.
+    /// The number of shards over which a namespace is spread.
     shard_count: AtomicU16,
 }
 
-/// What one replica holds of that; given back when it is dropped.
+/// The part of one replica in the node's topic count; returned when it is dropped.
 #[derive(Debug)]
 pub(crate) struct TopicQuota {
     node: Arc<NodeTopics>,
     topic_count: AtomicU64,
 }
 
-/// Topics by namespace.
+/// The number of topics by namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TopicCounts(BTreeMap<String, usize>);
 
 impl NodeTopics {
-    /// A node whose owners take no further topics while its replicas hold `max`; zero for no bound.
+    /// A node whose owners accept no further topics while its replicas hold `max`; zero for no limit.
     pub fn new(max: u64) -> NodeTopics {
         let shards = AtomicU16::new(ShardCount::DEFAULT.get());
         NodeTopics { topic_count: AtomicU64::new(0), max, shard_count: shards }
     }
 
-    /// Says over how many shards the topics of a namespace are spread.
+    /// Sets the number of shards over which the topics of a namespace are spread.
     pub fn set_shard_count(&self, shards: ShardCount) {
         self.shard_count.store(shards.get(), Ordering::Relaxed);
     }
 
-    /// How many topics the node's replicas hold.
+    /// The number of topics that the node's replicas hold.
     pub fn topic_count(&self) -> u64 {
         self.topic_count.load(Ordering::Relaxed)
     }
@@ -63,7 +63,7 @@ impl TopicQuota {
         TopicQuota { node, topic_count: AtomicU64::new(0) }
     }
 
-    /// So many are held here now.
+    /// Sets the number of topics that this replica holds.
     pub(crate) fn set_count(&self, count: usize) {
         let count = count as u64;
         let before = self.topic_count.swap(count, Ordering::Relaxed);
@@ -71,11 +71,10 @@ impl TopicQuota {
         self.node.topic_count.fetch_sub(before, Ordering::Relaxed);
     }
 
-    /// Whether one more topic is within every bound, whatever its name. Costs two loads, so that a
-    /// publish pays for the rest only near a bound.
+    /// Whether one more topic is within every limit, whatever its name. Costs two loads, so that a publish
+    /// pays for the exact check only near a limit.
     pub(crate) fn has_room(&self, settings: &Namespace) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if crate::state::planted::holds_everything() {
+        if FailPoint::TopicsUnbounded.is_active() {
             return true;
         }
         let count = self.topic_count.load(Ordering::Relaxed);
@@ -83,10 +82,10 @@ impl TopicQuota {
         !self.node.is_full() && per_shard_max.is_none_or(|part| count < part as u64)
     }
 
-    /// Whether one more topic is within the bounds when the shard holds `count` of its namespace.
+    /// Checks that one more topic is within the limits when the shard holds `count` of its namespace.
     ///
     /// # Errors
-    /// [`Refusal::TooManyTopics`] with what to change.
+    /// [`PublishRejection::TooManyTopics`], which names the limit to raise.
     pub(crate) fn check_room(
         &self,
         topic: &Topic,
@@ -99,13 +98,13 @@ impl TopicQuota {
         {
             let (name, max) = (topic.namespace(), settings.topics_max);
             return Err(PublishRejection::TooManyTopics(format!(
-                "the namespace {name:?} may have {max}, and {topic} would be one more; raise the bound \
+                "the namespace {name:?} may have {max}, and {topic} would exceed that; raise the limit \
                  (`pushonce namespace set {name} --topics-max N`) or publish to fewer topics"
             )));
         }
         if self.node.is_full() {
             return Err(PublishRejection::TooManyTopics(format!(
-                "the owner of {topic} holds {}, as many as it may; let more nodes join, or raise its \
+                "the owner of {topic} holds {}, its maximum; add nodes to the cluster, or raise its \
                  --topics-max",
                 self.node.topic_count()
             )));
@@ -185,7 +184,7 @@ mod tests {
             (TopicQuota::new(node), Namespace { topics_max: 3, ..Namespace::default() });
         quota.set_count(2);
         assert!(quota.has_room(&settings));
-        // Of other namespaces too: the count decides.
+        // The quick check counts the topics of all namespaces.
         quota.set_count(5);
         assert!(!quota.has_room(&settings));
         assert_eq!(quota.check_room(&topic("chat/7"), &settings, 2), Ok(()));

@@ -1,32 +1,32 @@
-//! Time as a shard's entries tell it.
+//! Deduplication time of a shard, advanced by the times of its entries.
 //!
-//! Entries carry log time, which no single clock can push. It advances while the whole cluster is down,
-//! though, and a publisher that retries afterwards was down for as long. So what makes retries safe is
-//! kept by the time that passes from entry to entry, of which no step counts for more than a minute: an
-//! outage takes a minute from the window, however long it lasts.
+//! Entries carry log time, which no single clock can advance. Log time advances while the whole cluster is
+//! down, though, and a publisher that retries after the outage was down as long. So the deduplication
+//! records are kept by the time that passes from entry to entry, of which each step counts for at most a
+//! minute: an outage takes at most a minute from the window, however long it lasts.
 
 use pushonce_core::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::ShardRules;
 
-/// How long what makes retries safe is kept, in milliseconds: five minutes, many times the deadline
-/// of every client that retries by itself, and long enough for a process that is started again.
+/// How long deduplication records are kept, in milliseconds: five minutes, many times the deadline of every
+/// client that retries by itself, and enough for a process that is restarted.
 pub(crate) const DEDUPE_WINDOW_MS: u64 = 5 * 60_000;
 
-/// The most that one step between two entries counts for. A shard with an entry a minute measures
-/// right; a quieter one keeps things longer, and has the room.
+/// Maximum advance of one step between two entries, in milliseconds. A shard with an entry a minute
+/// measures the true time; a quieter one keeps records longer, and has the memory for them.
 pub(crate) const CLOCK_STEP_MAX_MS: u64 = 60_000;
 
 const _: () = assert!(CLOCK_STEP_MAX_MS * 5 <= DEDUPE_WINDOW_MS);
 
-/// So many milliseconds have passed for the shard. Never falls.
+/// Milliseconds that have passed for the shard. Never decreases.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub(crate) struct LogTime(u64);
 
-/// The shard's time.
+/// The clock of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LogClock {
     now: LogTime,
@@ -37,12 +37,12 @@ pub(crate) struct LogClock {
 }
 
 impl LogClock {
-    /// These are the constants from now on.
+    /// Applies `rules` from now on.
     pub(crate) fn set_rules(&mut self, rules: &'static ShardRules) {
         self.rules = rules;
     }
 
-    /// The moment of the next entry, whose log time is `time`.
+    /// Advances the clock to the entry with the log time `time`, and returns the new time.
     pub(crate) fn advance_to(&mut self, time: Timestamp) -> LogTime {
         let step = self.last_entry_time.map_or(0, |last| time.0.saturating_sub(last.0));
         self.now = LogTime(self.now.0.saturating_add(step.min(self.rules.clock_step_max_ms)));
@@ -50,14 +50,14 @@ impl LogClock {
         self.now
     }
 
-    /// The moment of the last entry.
+    /// The time of the last entry.
     pub(crate) fn now(&self) -> LogTime {
         self.now
     }
 }
 
 impl LogTime {
-    /// Whether more than the window lies between this moment and `now`.
+    /// Whether more than the window lies between this time and `now`.
     pub(crate) fn is_outside_window(self, now: LogTime, window_ms: u64) -> bool {
         now.0.saturating_sub(self.0) > window_ms
     }

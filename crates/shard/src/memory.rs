@@ -1,10 +1,10 @@
-//! Topics that live in the owner's memory alone: those of `memory` namespaces.
+//! Topics of `memory` namespaces, which live in the owner's memory only.
 //!
-//! Their messages are in no entry. The shard's settings say which namespaces they are, and the index of
-//! an entry that renews the memory ([`EntryBatch::starts_memory_epoch`](crate::Batch::renews_memory)), or that
-//! changes which namespaces live there, is the epoch of the topics that begin then: higher than every
-//! epoch that was given out before, in memory or on disk, by this owner or by another. An owner of
-//! another term begins with nothing.
+//! Their messages are in no entry. The shard's settings name the namespaces. The index of an entry that
+//! starts a memory epoch ([`EntryBatch::starts_memory_epoch`](crate::EntryBatch::starts_memory_epoch)), or
+//! that changes which namespaces live in memory, is the epoch of topics created from then on. It is higher
+//! than every epoch assigned before, in memory or on disk, by this owner or another. The owner of another
+//! term starts empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,74 +21,74 @@ use crate::state::topics_with_prefix;
 use crate::topic::{TopicState, TopicStats};
 use crate::{EntryItem, ItemRejection, ShardSettings};
 
-/// How many names of dropped topics are remembered, so that those made again begin a higher epoch and
-/// nobody else has to. Past it all topics without messages do, and who listens to one is told a gap.
-/// Some two mebibytes.
+/// Maximum number of names of dropped topics remembered (some 2 MiB), so that only recreated topics start a
+/// higher epoch. Above it all topics without messages start a later epoch, and their subscribers get a gap.
 const DROPPED_TOPICS_MAX: usize = 16_384;
 
-/// How many topics an entry looks at; as many as one without messages does on disk.
+/// How many topics one entry sweeps; as many as an entry without messages does in the log.
 const SWEEP_TOPICS_PER_ENTRY: usize = 4_096;
 
-/// What one owner keeps in memory. A replica that does not own keeps one, too, and nothing in it.
+/// The memory of one owner. A replica that is not the owner has one too, which stays empty.
 #[derive(Debug, Default)]
 pub(crate) struct OwnerMemory {
-    /// The term of the owner that opened it; 0 before the first.
+    /// The term of the owner that opened the memory; 0 before the first.
     term: Term,
     /// The shard's settings as of the last entry.
     settings: Option<Arc<ShardSettings>>,
-    /// That of every topic which has no message and is not in `dropped_topic_epochs`.
+    /// The epoch of every topic without messages that is not in `dropped_topic_epochs`.
     epoch: u64,
-    /// The epoch since which nothing stands in the queue that may be overtaken.
+    /// The epoch in which the queue was last known to hold no message that must not be overtaken.
     bypass_epoch: u64,
     topics: BTreeMap<Topic, TopicState>,
-    /// Of `list_topics`.
+    /// The number of `topics` by namespace.
     topic_counts: TopicCounts,
-    /// The epochs of topics that were dropped since it was opened.
+    /// The epochs of the topics that were dropped since `epoch` began.
     dropped_topic_epochs: BTreeMap<Topic, u64>,
-    /// The last topic the sweep looked at.
+    /// The last topic that the sweep visited.
     sweep_cursor: Option<Topic>,
     dedupe: Dedupe,
     /// The time of the newest message or entry.
     time: Timestamp,
 }
 
-/// A message that is new, for whoever listens; none for a repeat.
+/// A new message, to be delivered; `None` for a repeat.
 type NewMessage = Option<(Topic, Arc<Message>)>;
 
 impl OwnerMemory {
-    /// Whether the owner of `term` has opened it.
+    /// Whether the owner of `term` has opened the memory.
     pub(crate) fn is_open(&self, term: Term) -> bool {
         self.term == term
     }
 
-    /// Whether the owner of `term` keeps `topic_stats` here.
+    /// Whether the owner of `term` keeps `topic` in memory.
     pub(crate) fn holds(&self, term: Term, topic: &Topic) -> bool {
         self.is_open(term) && self.memory_settings_of(topic).is_some()
     }
 
-    /// Whether messages of topics that it holds may pass the queue.
+    /// Whether messages of the topics in memory may bypass the queue.
     pub(crate) fn is_bypass_enabled(&self) -> bool {
         self.bypass_epoch == self.epoch
     }
 
-    /// Nothing for it stands in the queue, not even what came before anybody knew that it was for it.
+    /// Enables the bypass. The queue must hold no message for the memory, including messages queued before
+    /// the settings changed.
     pub(crate) fn enable_bypass(&mut self) {
         self.bypass_epoch = self.epoch;
     }
 
-    /// The settings, if `topic_stats` lives in memory by them.
+    /// The settings, if they put `topic` in memory.
     fn memory_settings_of(&self, topic: &Topic) -> Option<&Arc<ShardSettings>> {
         self.settings.as_ref().filter(|settings| settings.is_in_memory(topic))
     }
 
-    /// The time of the newest message or entry: log time, as that of [`ShardState`](crate::State).
+    /// The time of the newest message or entry: log time, as that of [`ShardState`](crate::ShardState).
     pub(crate) fn time(&self) -> Timestamp {
         self.time
     }
 
-    /// Follows an entry that was applied to the state: `settings` are those of the state after it.
-    /// The first entry of a term that renews the memory opens it; a later one drops what is past its age,
-    /// and topics that are empty and unused.
+    /// Follows an entry that was applied to the state; `settings` are those of the state after it. The
+    /// first entry of a term that starts a memory epoch opens the memory. Later ones drop messages past
+    /// their age, and topics that are empty and unused.
     pub(crate) fn apply_entry(
         &mut self,
         at: EntryId,
@@ -122,7 +122,8 @@ impl OwnerMemory {
         self.settings.as_ref().map(|settings| settings.revision())
     }
 
-    /// Topics of namespaces that leave go, and every topic without messages begins a later epoch.
+    /// Drops the topics of namespaces that leave the memory, and starts a later epoch for every topic
+    /// without messages.
     fn change_settings(&mut self, index: u64, now: Timestamp, new: Option<Arc<ShardSettings>>) {
         let names = |settings: Option<&Arc<ShardSettings>>| {
             settings.map_or_else(BTreeSet::new, |settings| settings.memory_namespaces())
@@ -141,7 +142,7 @@ impl OwnerMemory {
         }
     }
 
-    /// Time does not go back: an entry may carry an earlier one than a message that overtook it.
+    /// Time does not go back: an entry may carry an earlier time than a message that overtook it.
     fn advance_time(&mut self, time: Timestamp) -> Timestamp {
         self.time = self.time.max(time);
         self.time
@@ -172,16 +173,15 @@ impl OwnerMemory {
         }
     }
 
-    /// What it knows of repeats, for messages that go to the log.
+    /// The deduplication records as of `time`, for messages that go to the log.
     pub(crate) fn dedupe_at(&mut self, time: Timestamp) -> &Dedupe {
         let time = self.advance_time(time);
         self.dedupe.advance(time);
         &self.dedupe
     }
 
-    /// Gives a message of a topic that it holds the next place, if it is new by what this owner knows of
-    /// repeats, which goes with it, as the messages do, and by what the `log` knows. Says where it stands,
-    /// and what is to be handed on.
+    /// Places a message of a topic in memory, if neither the records of this owner, which are lost with its
+    /// messages, nor those of the `log` know it. Returns the outcome and the message to deliver.
     pub(crate) fn place_if_new(
         &mut self,
         time: Timestamp,
@@ -222,9 +222,9 @@ impl OwnerMemory {
         settings.map_or_else(History::default, |settings| *settings.history(topic))
     }
 
-    /// Answers a question about the past of a topic that it holds. One without messages stands before
-    /// the first of its epoch, so a reader with a position of another one gets a gap; so does
-    /// one with `0:0`, for an owner before this one may have had messages.
+    /// Reads the history of a topic in memory. A topic without messages has its head before the first
+    /// position of its epoch, so a reader with a position of another epoch gets a gap. So does a reader at
+    /// `0:0`, because an earlier owner may have had messages.
     pub(crate) fn fetch_history(
         &self,
         topic: &Topic,
@@ -240,27 +240,27 @@ impl OwnerMemory {
         }
     }
 
-    /// How many topics there are.
+    /// The number of topics.
     pub(crate) fn len(&self) -> usize {
         self.topics.len()
     }
 
-    /// How many of a namespace there are.
+    /// The number of topics of a namespace.
     pub(crate) fn topic_count(&self, namespace: &str) -> usize {
         self.topic_counts.get(namespace)
     }
 
-    /// Whether a topic is here.
+    /// Whether a topic is in memory.
     pub(crate) fn contains_topic(&self, topic: &Topic) -> bool {
         self.topics.contains_key(topic)
     }
 
-    /// What a reader could get of a topic at `now`.
+    /// The stats of a topic that a reader would see at `now`.
     pub(crate) fn topic_stats(&self, topic: &Topic, now: Timestamp) -> Option<TopicStats> {
         self.topics.get(topic).map(|log| log.stats(topic, now, &self.history(topic)))
     }
 
-    /// The topics whose names begin with `prefix`, after `after`, in the order of their names.
+    /// The topics whose names begin with `prefix`, after `after`, ordered by name.
     pub(crate) fn list_topics<'a>(
         &'a self,
         prefix: &'a str,
@@ -271,7 +271,7 @@ impl OwnerMemory {
         found.map(move |(topic, log)| log.stats(topic, now, &self.history(topic)))
     }
 
-    /// Whether an entry that renews it would change anything.
+    /// Whether a sweep at `now` would drop anything.
     pub(crate) fn is_sweep_due(&self, now: Timestamp) -> bool {
         self.topics.iter().any(|(topic, log)| {
             let history = self.history(topic);

@@ -1,39 +1,39 @@
-//! What a shard needs of the node around it.
+//! The traits that a node implements for its shards.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{Message, NodeId, ShardId, Timestamp, Topic};
 
-/// Who is told of what was committed.
+/// Receives committed messages.
 pub trait CommitListener: Send + Sync + 'static {
-    /// Takes the messages of one entry, in log order, entry after entry. Called only while this node
-    /// leads the shard, or did a moment ago; nothing that is applied after a page was read here is
-    /// left out while it leads.
+    /// Receives the messages of one entry, in log order, entry after entry. Called only while this node
+    /// leads the shard, or did a moment ago. While it leads, every message that is applied after a page was
+    /// read here is passed to this method.
     ///
-    /// Runs in the path of every publish of the shard: it must not block, and must not call the
-    /// shard.
+    /// Runs in the path of every publish of the shard: it must not block, and must not call the shard.
     fn on_committed(&self, shard: ShardId, messages: Vec<(Topic, Arc<Message>)>);
 
-    /// Takes a message that the owner keeps in memory, under the lock that gives its topic an order.
-    /// [`CommitListener::flush_placed`] follows, maybe one for several.
+    /// Receives a message that the owner keeps in memory, under the lock that orders its topic.
+    /// [`CommitListener::flush_placed`] follows, possibly once for several messages.
     fn on_placed_in_memory(&self, shard: ShardId, topic: Topic, message: Arc<Message>);
 
-    /// Passes on what was placed. No lock is held: unlike the others this one may ask the shard.
+    /// Delivers the messages placed in memory. Called without a lock: unlike the other methods, this one
+    /// may call the shard.
     fn flush_placed(&self);
 }
 
 /// The clocks of the nodes, as far as this node knows them.
 pub trait ClusterClock: Send + Sync + 'static {
-    /// What the wall clock of `node` shows now. `NoFault` when nothing was heard of it for some seconds.
+    /// The wall-clock time of `node` now. `None` when `node` has reported no time for some seconds.
     fn reading(&self, node: NodeId) -> Option<Timestamp>;
 
-    /// The time since some moment before this process started. Nobody can set it, and it counts the time
-    /// for which the machine was suspended.
+    /// The time since an arbitrary moment before this process started, of a monotonic clock that cannot be
+    /// set and includes the time for which the machine was suspended.
     fn elapsed(&self) -> Duration;
 }
 
-/// One clock that all nodes share.
+/// One clock for all nodes.
 impl<F: Fn() -> Timestamp + Send + Sync + 'static> ClusterClock for F {
     fn reading(&self, _: NodeId) -> Option<Timestamp> {
         Some(self())

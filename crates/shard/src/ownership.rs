@@ -1,21 +1,20 @@
-//! When a leader may speak as the owner.
+//! When a leader acts as the owner of the shard.
 
 use pushonce_consensus::GroupStatus;
 use pushonce_core::{NodeId, OwnershipClaim, ShardId, Term};
 
-/// Follows one group's status and tells when this node may answer for the shard.
+/// Follows the status of one group and decides when this node is ready to own the shard.
 ///
 /// Leading is not enough. A new leader holds everything its predecessors committed, but may not have
-/// applied it yet; until then it would call a position that a subscriber holds one that was never
-/// given out.
+/// applied it yet. Until then it would reject a valid position of a subscriber as never assigned.
 #[derive(Debug, Default)]
 pub(crate) struct LeadershipTracker {
-    /// The term this node was first seen to lead, and the end of its log then.
+    /// The first term in which this node was seen to lead, and the end of its log at that moment.
     led_since: Option<(Term, u64)>,
 }
 
 impl LeadershipTracker {
-    /// Takes the next status. The term under which this node may speak now, if it may.
+    /// Follows the next status. Returns the term in which this node is ready, if it is.
     pub(crate) fn observe(&mut self, status: &GroupStatus) -> Option<Term> {
         if !status.is_leader {
             return None;
@@ -28,11 +27,11 @@ impl LeadershipTracker {
     }
 }
 
-/// The claim of the owner `me` that leads under `term`.
+/// The claim of the owner `me` that leads in `term`.
 ///
-/// A membership that is not committed yet may be undone, and a node that reads in a claim that it is
-/// out deletes its replica: so until the membership is applied here, the claim goes on naming the one
-/// `before`, if that was of the same term, or there is none.
+/// A membership that is not committed may be rolled back, and a node that sees in a claim that it was
+/// removed deletes its replica. So until the membership is applied here, the `previous` claim stays if it
+/// is of the same term; otherwise there is none.
 pub(crate) fn build_claim(
     shard: ShardId,
     me: NodeId,
@@ -102,8 +101,8 @@ mod tests {
             learners: [NodeId(4)].into(),
             ..leading(3, 10, 10)
         };
-        let claim =
-            build_claim(ShardId(7), NodeId(1), Term(3), &status, None).expect("it is committed");
+        let claim = build_claim(ShardId(7), NodeId(1), Term(3), &status, None)
+            .expect("the membership is committed");
         assert_eq!((claim.owner, claim.term, claim.membership_index), (NodeId(1), Term(3), 8));
         assert_eq!((claim.voters, claim.learners), (voters.to_vec(), vec![NodeId(4)]));
     }
@@ -120,10 +119,10 @@ mod tests {
         };
         let committed = claim(8, 10, None);
         assert!(committed.is_some());
-        assert_eq!(claim(12, 11, committed.clone()), committed, "the one before stands");
+        assert_eq!(claim(12, 11, committed.clone()), committed, "the previous claim stays");
         assert_eq!(claim(12, 11, None), None);
         let older = committed.map(|known| OwnershipClaim { term: Term(2), ..known });
-        assert_eq!(claim(12, 11, older), None, "not that of another term");
+        assert_eq!(claim(12, 11, older), None, "a claim of another term does not stay");
         assert_eq!(claim(12, 12, None).map(|c| c.membership_index), Some(12));
     }
 }

@@ -1,31 +1,33 @@
-//! The order of producers: what each has sent to each topic, and where the last of it stands.
+//! The sequence of each producer in each topic, and the positions of its last messages.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use pushonce_core::{Acknowledgement, ProducerId, ProducerSequence, Topic};
+use pushonce_core::{Acknowledgement, FailPoint, ProducerId, ProducerSequence, Topic};
 use serde::{Deserialize, Serialize};
 
 use crate::dedupe::{ItemRejection, MessageFingerprint};
 use crate::log_clock::LogTime;
 use crate::rules::ShardRules;
 
-/// How many places are remembered of one producer: twice its window, as [`ProducerSequence::WINDOW`] says.
+/// Maximum number of records of one producer: twice [`ProducerSequence::IN_FLIGHT_MAX`].
 pub(crate) const RECORDS_PER_PRODUCER_MAX: usize = 16_384;
 
-/// And of all producers of a shard: eight that fill theirs, 12 MiB. With more, those with the most
-/// have less of the past, so that some of their repeats may end as unknown; nothing is placed twice.
+/// Maximum number of records of all producers of a shard: eight producers with the maximum, 12 MiB. With
+/// more, the producers with the most records lose their oldest, so that some of their repeats have an
+/// unknown outcome; nothing is placed twice.
 pub(crate) const RECORDS_MAX: usize = 8 * RECORDS_PER_PRODUCER_MAX;
 
-/// What the topics of producers that are followed may take together: some 100,000 producers of one topic
-/// each. Past it a producer, or a topic of one, that is not known is refused until others have rested for
-/// the window: to evict one that is known would let its repeats be placed twice, or renumber it.
+/// Maximum memory of the topics of tracked producers: some 100,000 producers of one topic each. Above it a
+/// new producer, or a new topic of a producer, is rejected until others have been idle for the window.
+/// Evicting a known one would place its repeats twice, or break its sequence.
 pub(crate) const TRACKED_BYTES_MAX: usize = 64 << 20;
 
-/// What a topic of a producer takes beside its name: its progress, its first places, its turn to rest.
+/// Bytes a topic of a producer takes beside its name: its progress, its first records, its entry in the
+/// idle queue.
 pub(crate) const TRACKED_TOPIC_OVERHEAD_BYTES: usize = 512;
 
-/// How many that may have rested long enough an entry looks at, so that none takes long.
+/// Maximum number of idle candidates that one entry checks, so that no entry takes long.
 pub(crate) const IDLE_CHECKS_PER_ENTRY: usize = 64;
 
 const _: () = assert!(RECORDS_PER_PRODUCER_MAX >= 2 * ProducerSequence::IN_FLIGHT_MAX);
@@ -34,16 +36,16 @@ const _: () = assert!(RECORDS_PER_PRODUCER_MAX >= 2 * ProducerSequence::IN_FLIGH
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProducerTable {
     producers: BTreeMap<ProducerId, ProducerState>,
-    /// Every topic of every producer, once: those at the front rest, as far as is known.
+    /// Every topic of every producer, once. The front holds those with the oldest known use.
     idle_queue: VecDeque<IdleCandidate>,
-    /// How many turns all producers have.
+    /// The number of records of all producers.
     #[serde(skip)]
     record_count: usize,
-    /// The producers by how many turns they have, those without any left out: there may be 100,000 producers,
-    /// of which the one with the most is asked for with every message.
+    /// The producers that have records, ordered by their number of records. There may be 100,000 producers,
+    /// and each recorded message may need the one with the most.
     #[serde(skip)]
     by_record_count: BTreeSet<(usize, ProducerId)>,
-    /// What the topics of all producers take.
+    /// The memory that the topics of all producers take.
     #[serde(skip)]
     bytes: usize,
     #[serde(skip)]
@@ -53,18 +55,19 @@ pub(crate) struct ProducerTable {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct ProducerState {
     topics: BTreeMap<Topic, SequenceProgress>,
-    /// What was placed, oldest first. What was forgotten with its topic has its turn here still.
+    /// The order of the records, oldest first. A record that expired with its topic still has an element
+    /// here.
     record_order: VecDeque<SequenceRef>,
 }
 
-/// How far a producer has come in one topic.
+/// The progress of a producer in one topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SequenceProgress {
     epoch: u32,
     last_number: u64,
     last_used: LogTime,
-    /// The last of it: numbers that follow each other, save where an epoch began, or where some were placed
-    /// by another table.
+    /// The last records. Their numbers are contiguous, except where an epoch began, or where another table
+    /// recorded some.
     records: VecDeque<SequenceRecord>,
 }
 
@@ -83,7 +86,7 @@ struct SequenceRef {
     number: u64,
 }
 
-/// A topic of a producer, and when it was used last by the time it was put here.
+/// A topic of a producer, and the time of its last use when it was queued here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct IdleCandidate {
     producer: ProducerId,
@@ -92,14 +95,14 @@ struct IdleCandidate {
 }
 
 impl ProducerTable {
-    /// These are the bounds from now on. What is over them goes with the next message.
+    /// Applies `rules` from now on. Records above the new limits are evicted by the next message.
     pub(crate) fn set_rules(&mut self, rules: &'static ShardRules) {
         self.rules = rules;
         self.bytes =
             self.idle_queue.iter().map(|candidate| tracked_bytes(&candidate.topic, rules)).sum();
     }
 
-    /// What a message of this number is answered with; `NoFault` when it is the next.
+    /// The outcome of a message with this sequence, or `None` if it is the next.
     pub(crate) fn lookup(
         &self,
         topic: &Topic,
@@ -125,8 +128,8 @@ impl ProducerTable {
         }
     }
 
-    /// The same with what another table knows of the producers: that of the log beside this one of the
-    /// owner's memory. The one in which the producer has come further decides.
+    /// As [`ProducerTable::lookup`], with the records of another table: for the owner's memory, the table
+    /// of the log. The table with the further progress of the producer decides.
     pub(crate) fn lookup_with(
         &self,
         other: &ProducerTable,
@@ -148,13 +151,13 @@ impl ProducerTable {
         }
     }
 
-    /// How far a producer has come in a topic: its epoch and number.
+    /// The progress of a producer in a topic: its epoch and number.
     pub(crate) fn last_sequence(&self, topic: &Topic, producer: ProducerId) -> Option<(u32, u64)> {
         let progress = self.producers.get(&producer)?.topics.get(topic)?;
         Some((progress.epoch, progress.last_number))
     }
 
-    /// The first answer to a message that has its place by this table; `NoFault` when it has none.
+    /// The outcome of a message that this table has recorded; `None` when it has not.
     pub(crate) fn find_repeat(
         &self,
         topic: &Topic,
@@ -166,7 +169,7 @@ impl ProducerTable {
         is_placed.then(|| progress.find_repeat(received.number, fingerprint))
     }
 
-    /// Another table has a producer's messages to a topic up to `last`: here the next one is taken.
+    /// Continues after `last`, up to which another table recorded the producer's messages to a topic.
     pub(crate) fn advance_to(&mut self, topic: &Topic, last: ProducerSequence, now: LogTime) {
         let ProducerSequence { producer, epoch, number } = last;
         let reached = self.last_sequence(topic, producer);
@@ -197,14 +200,13 @@ impl ProducerTable {
     }
 
     fn is_full_for(&self, topic: &Topic) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if crate::state::planted::follows_everybody() {
+        if FailPoint::ProducersUnbounded.is_active() {
             return false;
         }
         self.bytes + tracked_bytes(topic, self.rules) > self.rules.tracked_bytes_max
     }
 
-    /// The next message of a producer has its place.
+    /// Records the next message of a producer after it was placed.
     pub(crate) fn record(
         &mut self,
         topic: &Topic,
@@ -234,7 +236,7 @@ impl ProducerTable {
         }
     }
 
-    /// A producer had so many turns before, and has so many now.
+    /// Updates the order by record count, after the count of a producer changed.
     fn update_rank(&mut self, producer: ProducerId, before: usize, after: usize) {
         if before != after {
             self.by_record_count.remove(&(before, producer));
@@ -244,7 +246,7 @@ impl ProducerTable {
         }
     }
 
-    /// Forgets some of what has rested for longer than the window.
+    /// Forgets some of the topics that have been idle for longer than the window.
     pub(crate) fn expire_idle(&mut self, now: LogTime) {
         for _ in 0..self.rules.idle_checks_per_entry {
             if self.idle_queue.front().is_none_or(|first| {
@@ -256,7 +258,7 @@ impl ProducerTable {
         }
     }
 
-    /// Forgets the first that rests if it has rested for the window; else it goes to the end.
+    /// Forgets the first idle candidate if it has been idle for the window; otherwise moves it to the back.
     fn expire_first_if_idle(&mut self, now: LogTime) {
         let Some(IdleCandidate { producer, topic, last_used: before }) =
             self.idle_queue.pop_front()
@@ -281,8 +283,8 @@ impl ProducerTable {
         }
     }
 
-    /// With what is not written; `NoFault` when a topic of a producer would be followed for ever, or
-    /// is not there.
+    /// Rebuilds the fields that are not serialized. Returns `None` when a topic of a producer is missing in
+    /// the idle queue, and would never expire, or the queue names a topic that does not exist.
     pub(crate) fn rebuild_indexes(self) -> Option<ProducerTable> {
         let ProducerTable { producers, idle_queue, rules, .. } = self;
         let pairs: HashSet<_> =
@@ -318,7 +320,8 @@ fn tracked_bytes(topic: &Topic, rules: &ShardRules) -> usize {
 }
 
 impl ProducerState {
-    /// Forgets the oldest place. How many turns that took: one, or none when there is none.
+    /// Evicts the oldest record. Returns the number of removed elements of the record order: one, or 0 when
+    /// it is empty.
     fn evict_oldest(&mut self) -> usize {
         let Some(SequenceRef { topic, epoch, number }) = self.record_order.pop_front() else {
             return 0;
@@ -338,7 +341,7 @@ impl SequenceProgress {
         ProducerSequence { producer, epoch: self.epoch, number: self.last_number.saturating_add(1) }
     }
 
-    /// The first answer to a number of this epoch that has its place.
+    /// The outcome of a number of this epoch that was placed.
     fn find_repeat(
         &self,
         number: u64,

@@ -1,15 +1,15 @@
-//! A queue with two bounds, and what may leave it together. Pure.
+//! A queue that is bounded in number and in bytes, and is drained in batches. Pure.
 
 use std::collections::VecDeque;
 
-/// A bound in number and in bytes; both hold.
+/// A limit in number and in bytes; both apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SizeLimits {
     pub(crate) count_max: usize,
     pub(crate) bytes_max: usize,
 }
 
-/// What waits, oldest first. Full, it refuses the newcomer: those who wait longest are served.
+/// Waiting items, oldest first. A full queue rejects new items and keeps the waiting ones.
 #[derive(Debug)]
 pub(crate) struct BoundedQueue<T> {
     waiting: VecDeque<(usize, T)>,
@@ -18,14 +18,14 @@ pub(crate) struct BoundedQueue<T> {
     is_open: bool,
 }
 
-/// Why a newcomer was not taken.
+/// Why an item was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueuePushError {
-    /// As many wait as may.
+    /// The queue holds its maximum number of items.
     CountExceeded,
-    /// What waits and the newcomer have more bytes than may wait.
+    /// The item would exceed the maximum number of bytes.
     BytesExceeded,
-    /// Nobody takes from the queue any more.
+    /// The queue is closed.
     Closed,
 }
 
@@ -49,13 +49,13 @@ impl<T> BoundedQueue<T> {
         Ok(())
     }
 
-    /// What waits, oldest first.
+    /// The waiting items, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.waiting.iter().map(|(_, item)| item)
     }
 
-    /// The oldest that fit into `limits` together; at least one if any waits, or one that is larger
-    /// would block the queue for ever.
+    /// Removes the oldest items that fit into `limits` together. Removes at least one if the queue is not
+    /// empty, because an item above the limits would otherwise block the queue.
     pub(crate) fn pop_batch(&mut self, limits: SizeLimits) -> Vec<T> {
         let mut total = 0;
         let fits = |&&(bytes, _): &&(usize, T)| {
@@ -69,7 +69,7 @@ impl<T> BoundedQueue<T> {
         taken.into_iter().map(|(_, item)| item).collect()
     }
 
-    /// Takes nobody in any more, and gives back who waits.
+    /// Closes the queue and returns the waiting items.
     pub(crate) fn close(&mut self) -> Vec<T> {
         self.is_open = false;
         self.bytes = 0;
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(
             queue.pop_batch(SizeLimits { count_max: 9, bytes_max: 20 }),
             ['d'],
-            "too large, but alone"
+            "an item above the limit is popped alone"
         );
         assert_eq!(queue.pop_batch(SizeLimits { count_max: 9, bytes_max: 20 }), ['e']);
         assert_eq!(queue.pop_batch(SizeLimits { count_max: 9, bytes_max: 20 }), [] as [char; 0]);

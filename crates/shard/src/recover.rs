@@ -1,4 +1,4 @@
-//! The group of a shard on a node that does not run, for `pushonce cluster recover`.
+//! Offline access to the group of a shard on a stopped node, for `pushonce cluster recover`.
 
 use bytes::Bytes;
 use pushonce_consensus::{
@@ -36,10 +36,10 @@ impl StateMachine for ReplayMachine {
     }
 }
 
-/// The state at the end of this node's log.
+/// Replays this node's log and returns the state at its end.
 ///
 /// # Errors
-/// As [`OfflineStore::replay`]; an entry that this build cannot read is an error, too.
+/// As [`OfflineStore::replay`]; also an entry that this build cannot read.
 pub fn replay(
     offline: &mut OfflineStore,
     shard: ShardId,
@@ -49,7 +49,7 @@ pub fn replay(
     Ok((machine.state, found))
 }
 
-/// A state as a snapshot of the group.
+/// Turns a state into a snapshot of the group.
 pub fn capture(state: ShardState) -> StateSnapshot {
     StateSnapshot::new(move |to| state.encode(to))
 }

@@ -1,4 +1,4 @@
-//! The state between its two users: the group that applies entries, and those who ask.
+//! The state shared by the Raft group, which applies entries, and the handles, which read it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use pushonce_consensus::{EntryId, GroupStatus, RaftGroup, StateMachine, StateSnapshot};
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{
-    Acknowledgement, AgreedVersion, ClusterVersion, Durability, FetchError, HistoryPage,
+    Acknowledgement, AgreedVersion, ClusterVersion, Durability, FailPoint, FetchError, HistoryPage,
     HistoryRange, NodeId, Publish, PublishError, PublishRejection, ShardId, Term, Timestamp, Topic,
 };
 use tokio::sync::watch;
@@ -23,40 +23,40 @@ use crate::{
     ApplyOutcome, ClusterClock, CommitListener, EntryBatch, EntryItem, ShardSettings, ShardState,
 };
 
-/// What a handle and the group's task share.
+/// The state that a handle and the group's task share.
 pub(crate) struct ShardShared {
     id: ShardId,
     me: NodeId,
     agreed_version: AgreedVersion,
     state: RwLock<ShardState>,
-    /// Those of the state. A lock of its own: a publish that asks for them must not wait for an entry
-    /// that is being applied.
+    /// The settings of the state, under their own lock: a publish that reads them must not wait for an
+    /// entry that is being applied.
     settings: RwLock<Option<Arc<ShardSettings>>>,
     /// Lock order: `state`, then `memory`.
     memory: Mutex<OwnerMemory>,
     commit_listener: Arc<dyn CommitListener>,
-    /// How many topics are here, of those that the node may have.
+    /// The number of topics here, counted against the limit of the node.
     topic_quota: TopicQuota,
-    /// The term under which this node has caught up with its predecessors; 0 when it has not. Terms
-    /// of a group that elected somebody are never 0.
+    /// The term in which this node has caught up with its predecessors; 0 when it has not. A group with a
+    /// leader never has the term 0.
     ready_term: AtomicU64,
-    /// Empty while the group replays its log at the start: nobody leads then.
+    /// Empty while the group replays its log at the start; no node leads then.
     group: OnceLock<(RaftGroup, watch::Receiver<GroupStatus>)>,
     clock: Arc<dyn ClusterClock>,
-    /// Lock order: `state`, then `memory`, then this.
+    /// Lock order: `state`, then `memory`, then `majority_clock`.
     majority_clock: Mutex<MajorityClock>,
 }
 
-/// How a message comes to the owner's memory.
+/// How a message reaches the owner's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemoryPath {
-    /// Past the queue.
+    /// Directly, bypassing the queue.
     Bypass,
-    /// Through the queue, in its turn.
+    /// Through the queue, in order.
     Queued,
 }
 
-/// The group's end: a consensus machine.
+/// The state machine of the Raft group.
 pub(crate) struct ShardReplica {
     shared: Arc<ShardShared>,
 }
@@ -86,8 +86,8 @@ impl ShardShared {
         }
     }
 
-    /// The time of an entry that is proposed now. `NoFault` while fewer than a majority of the voters'
-    /// clocks have been known since this node started.
+    /// The time of an entry proposed now. `None` while fewer than a majority of the voters' clocks have
+    /// been known since this node started.
     pub(crate) fn proposal_time(&self) -> Option<Timestamp> {
         let floor = self.read().time();
         self.proposal_time_after(floor)
@@ -103,19 +103,19 @@ impl ShardShared {
         clock.next_entry_time(floor, self.clock.elapsed(), majority)
     }
 
-    /// The time at which the ages of messages are judged for a reader: that of an entry that would be
-    /// proposed now, or of the newest one while the clocks of too few nodes are known.
+    /// The time at which the ages of messages are evaluated for a reader: that of an entry proposed now, or
+    /// of the newest entry while the clocks of too few nodes are known.
     pub(crate) fn read_time(&self, state: &ShardState, memory: &OwnerMemory) -> Timestamp {
         let floor = state.time().max(memory.time());
         self.proposal_time_after(floor).unwrap_or(floor)
     }
 
-    /// The time by which this node, as the owner, judges the ages of messages now.
+    /// The time at which this node, as the owner, evaluates the ages of messages.
     pub(crate) fn log_time(&self) -> Option<Timestamp> {
         self.is_ready().then(|| self.read_time(&self.read(), &self.memory()))
     }
 
-    /// Says which group applies the entries. The first word counts.
+    /// Sets the group that applies the entries. Only the first call has an effect.
     pub(crate) fn attach_group(&self, group: RaftGroup) {
         let status = group.status();
         self.group.get_or_init(|| (group, status));
@@ -129,7 +129,7 @@ impl ShardShared {
         self.me
     }
 
-    /// The version to write entries in.
+    /// The version in which entries are written.
     pub(crate) fn version(&self) -> ClusterVersion {
         self.agreed_version.get()
     }
@@ -138,24 +138,24 @@ impl ShardShared {
         self.ready_term.store(term.map_or(0, |term| term.0), Ordering::Release);
     }
 
-    /// Whether a publish may be taken here: this node leads, and has caught up.
+    /// Checks that publishes are accepted here: this node leads and has caught up.
     pub(crate) fn check_ownership(&self) -> Result<(), PublishError> {
         if self.is_ready() {
             return Ok(());
         }
         if self.leader_term().is_some() {
-            let reason = "the shard's owner is catching up, or stops".to_owned();
+            let reason = "the owner of the shard is catching up or stopping".to_owned();
             return Err(PublishRejection::Unavailable(reason).into());
         }
-        // A leader that may not lead now names itself, which helps nobody.
+        // A leader without a lease names itself as the leader, which does not help the publisher.
         Err(PublishRejection::NotOwner { owner: self.leader().filter(|id| *id != self.me) }.into())
     }
 
-    /// What an acknowledgement of a message of `topic_stats` means now, as far as entries are applied: the
-    /// shard's settings say so, not what this node knows of newer ones.
+    /// The durability of a message of `topic` now, by the settings of the shard as of the last applied
+    /// entry, not by newer settings that this node knows.
     ///
     /// # Errors
-    /// Refused as not the owner while there are no settings, and for a topic of another shard.
+    /// Rejected as not the owner while there are no settings, and for a topic of another shard.
     pub(crate) fn durability(&self, topic: &Topic) -> Result<Durability, PublishError> {
         topic_durability(self.id, self.settings().as_deref(), topic)
     }
@@ -165,7 +165,7 @@ impl ShardShared {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes the settings of the state, which is locked.
+    /// Copies the settings of the state, whose lock the caller holds.
     fn cache_settings(&self, state: &ShardState) {
         let revision = |settings: Option<&Arc<ShardSettings>>| settings.map(|it| it.revision());
         if revision(self.settings().as_ref()) != revision(state.settings()) {
@@ -174,9 +174,9 @@ impl ShardShared {
         }
     }
 
-    /// Whether this node, when it leads, may begin as the owner of `term` with `known`, the newest
-    /// settings it knows of: the shard has them or newer ones, and the owner's memory is open if any
-    /// namespace lives there.
+    /// Whether this node, when it leads, may become the owner of `term` with `known`, the newest settings
+    /// it knows: the shard has them or newer ones, and the owner's memory is open if any namespace lives
+    /// there.
     pub(crate) fn can_become_owner(&self, term: Term, known: Option<&Arc<ShardSettings>>) -> bool {
         let state = self.read();
         let Some((settings, known)) = state.settings().zip(known) else { return false };
@@ -184,8 +184,8 @@ impl ShardShared {
         is_opened && settings.revision() >= known.revision()
     }
 
-    /// Whether a publish to the topic keeps the bounds of its namespace and of this node. One to a topic
-    /// that is here always does.
+    /// Checks that a publish to the topic keeps the limits of its namespace and of this node. A publish to
+    /// an existing topic always does.
     pub(crate) fn check_topic_limits(&self, topic: &Topic) -> Result<(), PublishRejection> {
         let Some(known) = self.settings() else {
             return Err(PublishRejection::NotOwner { owner: None });
@@ -207,8 +207,9 @@ impl ShardShared {
         )
     }
 
-    /// Answers as the owner. Leadership is looked at while the state is locked, here and in an apply:
-    /// so an entry that this page does not have yet finds this node leading too, and is handed on.
+    /// Reads history as the owner. Leadership is checked while the state is locked, here and in `apply`. So
+    /// an entry that is not in this page yet also finds this node leading when it is applied, and is
+    /// delivered.
     pub(crate) fn fetch_history(
         &self,
         topic: &Topic,
@@ -229,11 +230,15 @@ impl ShardShared {
                     state.fetch_history(topic, range, now)
                 }
             }
-            Some(_) => Err(FetchError::Unavailable("the new owner is catching up".to_owned())),
+            Some(_) => {
+                Err(FetchError::Unavailable("the new owner of the shard is catching up".to_owned()))
+            }
             None => Err(FetchError::Unavailable(match self.leader() {
-                Some(owner) if owner != self.me => format!("{owner} owns it"),
-                Some(_) => "its owner has no majority of the replicas".to_owned(),
-                None => "no owner is elected".to_owned(),
+                Some(owner) if owner != self.me => format!("{owner} owns the shard"),
+                Some(_) => {
+                    "the owner of the shard cannot reach a majority of the replicas".to_owned()
+                }
+                None => "the shard has no elected owner".to_owned(),
             })),
         }
     }
@@ -244,16 +249,16 @@ impl ShardShared {
             .is_some_and(|term| term == self.ready_term() && self.memory().holds(term, topic))
     }
 
-    /// The same, and what comes now may pass the queue.
+    /// As [`ShardShared::owns_in_memory`], and new messages may bypass the queue.
     pub(crate) fn can_bypass_queue(&self, topic: &Topic) -> bool {
         self.owns_in_memory(topic) && self.memory().is_bypass_enabled()
     }
 
-    /// Gives a message the next place in this owner's memory, hands it on, and says so; gives it back
-    /// when its topic does not live there, or it would overtake what waits.
+    /// Places a message in this owner's memory and delivers it. Returns the publish when its topic does not
+    /// live there, or it would overtake queued messages.
     ///
-    /// Ownership is looked at before anybody sees the message, and again before it is acknowledged: a
-    /// node that slept in between may have lost the shard, and what it has shown then is of an epoch
+    /// Ownership is checked before the message is delivered, and again before it is acknowledged. A node
+    /// that was suspended in between may have lost the shard; what it delivered then belongs to an epoch
     /// that has ended.
     pub(crate) fn place_in_memory(
         &self,
@@ -280,13 +285,15 @@ impl ShardShared {
             self.commit_listener.flush_placed();
         }
         if self.leader_term() != Some(term) {
-            return Ok(Err(PublishError::unknown("the shard may have another owner since")));
+            return Ok(Err(PublishError::unknown(
+                "the shard may have changed its owner meanwhile",
+            )));
         }
         Ok(outcome.map_err(PublishError::from))
     }
 
-    /// Lets messages pass the queue unless `is_queued` finds one there that is for the memory by the
-    /// shard's settings, which do not change meanwhile.
+    /// Enables the bypass unless `is_queued` finds a queued message whose topic lives in memory by the
+    /// shard's settings. The settings do not change during the call.
     pub(crate) fn enable_bypass_unless(
         &self,
         is_queued: impl FnOnce(&dyn Fn(&Topic) -> bool) -> bool,
@@ -298,7 +305,7 @@ impl ShardShared {
         }
     }
 
-    /// What this owner's memory knows of a message that goes to the log.
+    /// Looks up a message for the log in this owner's memory.
     pub(crate) fn lookup_in_memory(&self, item: &EntryItem, now: Timestamp) -> MemoryLookup {
         let state = self.read();
         let mut memory = self.memory();
@@ -321,13 +328,13 @@ impl ShardShared {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No step of an apply can fail between two changes, so what a panic elsewhere left behind the
-    /// lock is whole.
+    /// Locks the state for reading. A poisoned lock is ignored: no step of `apply` can fail between two
+    /// changes, so the state is consistent after a panic elsewhere.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, ShardState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins with another state than an empty one.
+    /// Replaces the empty initial state.
     #[cfg(test)]
     pub(crate) fn set_state(&self, state: ShardState) {
         self.cache_settings(&state);
@@ -346,9 +353,9 @@ impl ShardShared {
         self.group.get().and_then(|(_, status)| status.borrow().leader)
     }
 
-    /// Whether what is applied now concerns those who listen to this node. A leader whose lease has
-    /// lapsed goes on telling, until another is known: it may have answered pages, and a message told
-    /// once too often is dropped, one never told is a hole.
+    /// Whether applied messages are delivered to the listeners of this node. A leader with an expired lease
+    /// continues to deliver until another leader is known: it may have served pages, and a message
+    /// delivered twice is dropped, while a missing one leaves a hole.
     fn should_notify(&self) -> bool {
         self.leader_term().is_some() || self.leader() == Some(self.me)
     }
@@ -373,9 +380,11 @@ impl StateMachine for ShardReplica {
             memory.apply_entry(at, state.time(), state.settings(), starts_epoch);
             shared.cache_settings(&state);
             shared.topic_quota.set_count(state.len() + memory.len());
-            #[cfg(feature = "planted-bugs")]
-            state.forget_repeats(shared.should_notify());
-            (applied, shared.should_notify())
+            let should_notify = shared.should_notify();
+            if FailPoint::DedupeNotReplicated.is_active() && !should_notify {
+                state.clear_dedupe();
+            }
+            (applied, should_notify)
         };
         let reply = encode_outcomes(&outcomes);
         if should_notify && !messages.is_empty() {
@@ -396,12 +405,12 @@ impl StateMachine for ShardReplica {
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
         let restored = ShardState::restore(snapshot)?;
         if restored.id() != self.shared.id {
-            let reason = format!("it is of {}, not of {}", restored.id(), self.shared.id);
+            let reason = format!("the snapshot is of {}, not of {}", restored.id(), self.shared.id);
             return Err(VersionedDecodeError::Corrupt(reason));
         }
         let mut state = self.shared.write();
         *state = restored;
-        // Only a replica that does not lead takes a snapshot: nothing of its memory is used again.
+        // Only a replica that does not lead restores a snapshot: its memory is not used again.
         *self.shared.memory() = OwnerMemory::default();
         self.shared.cache_settings(&state);
         self.shared.topic_quota.set_count(state.len());
@@ -409,7 +418,7 @@ impl StateMachine for ShardReplica {
     }
 }
 
-/// What an acknowledgement of the topic means by these settings.
+/// The durability of a topic by these settings.
 pub(crate) fn topic_durability(
     id: ShardId,
     settings: Option<&ShardSettings>,

@@ -1,41 +1,41 @@
-//! The constants that take part in applying an entry. They belong to the cluster version: two replicas
+//! The constants that determine how an entry is applied. They belong to the cluster version: two replicas
 //! that applied one entry with different constants would have different states.
 //!
-//! A build that changes one of them adds a set of rules for its newest version, and keeps the sets of all
-//! versions before: entries of any may still lie in a log.
+//! A build that changes one of them adds a set of rules for its newest version and keeps the sets of all
+//! versions before: a log may still hold entries of any version.
 
-use pushonce_core::ClusterVersion;
+use pushonce_core::{ClusterVersion, VersionRange};
 
 use crate::{dedupe_keys, dropped_topics, log_clock, producers, state};
 
 /// One set of constants. Each is explained where it is defined.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ShardRules {
-    /// How many topics an entry with messages looks at beside its own.
+    /// Number of topics swept by an entry with messages.
     pub(crate) sweep_topics_per_entry: usize,
-    /// How many topics an entry without messages looks at.
+    /// Number of topics swept by an entry without messages.
     pub(crate) sweep_topics_per_empty_entry: usize,
-    /// How many names of messages a shard remembers.
+    /// Maximum number of keys a shard remembers.
     pub(crate) keys_max: usize,
-    /// How many bytes they may take.
+    /// Maximum memory of the keys, in bytes.
     pub(crate) key_bytes_max: usize,
-    /// What a name takes of them beside its letters.
+    /// Bytes a key takes beside its text.
     pub(crate) key_overhead_bytes: usize,
-    /// How many places are remembered of one producer.
+    /// Maximum number of records of one producer.
     pub(crate) records_per_producer_max: usize,
-    /// And of all producers of a shard.
+    /// Maximum number of records of all producers of a shard.
     pub(crate) records_max: usize,
-    /// What the topics of producers that are followed may take, in bytes.
+    /// Maximum memory of the topics of tracked producers, in bytes.
     pub(crate) tracked_bytes_max: usize,
-    /// What a topic of a producer takes of them beside its name.
+    /// Bytes a topic of a producer takes beside its name.
     pub(crate) tracked_topic_overhead_bytes: usize,
-    /// How many producers that may have rested long enough an entry looks at.
+    /// Maximum number of idle producers checked by one entry.
     pub(crate) idle_checks_per_entry: usize,
-    /// How many dropped topics are remembered one by one.
+    /// Maximum number of dropped topics remembered by name.
     pub(crate) dropped_topics_max: usize,
-    /// How long what makes retries safe is kept, in milliseconds.
+    /// Deduplication window, in milliseconds.
     pub(crate) dedupe_window_ms: u64,
-    /// The most that one step between two entries counts for, in milliseconds.
+    /// Maximum advance of the deduplication clock between two entries, in milliseconds.
     pub(crate) clock_step_max_ms: u64,
 }
 
@@ -55,22 +55,19 @@ const FIRST: ShardRules = ShardRules {
     clock_step_max_ms: log_clock::CLOCK_STEP_MAX_MS,
 };
 
-/// Of the version that tests of upgrades add: a replica that applied its entries with the rules before
-/// would sweep other topics, and have another digest.
-#[cfg(feature = "next-version")]
+/// The rules of the version that upgrade tests add. A replica that applied its entries with the earlier
+/// rules would sweep other topics and have another digest.
 const NEXT: ShardRules =
     ShardRules { sweep_topics_per_entry: 17, keys_max: FIRST.keys_max / 2, ..FIRST };
 
 impl ShardRules {
     /// The rules of a version.
     pub(crate) fn for_version(version: ClusterVersion) -> &'static ShardRules {
-        #[cfg(feature = "next-version")]
-        if version > ClusterVersion::FIRST {
-            return &NEXT;
+        match VersionRange::HAS_TEST_VERSIONS && version > ClusterVersion::FIRST {
+            true => &NEXT,
+            // The only set of released versions.
+            false => &FIRST,
         }
-        // The one set so far.
-        let _every_version = version;
-        &FIRST
     }
 }
 

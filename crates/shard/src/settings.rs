@@ -1,15 +1,15 @@
 //! The cluster settings that decide how a shard applies its entries.
 //!
-//! They are part of the replicated state: the owner proposes them when the control group has
-//! committed newer ones, and every replica changes at the same place of the log. An entry with older
-//! settings changes nothing, so an owner whose view of the cluster is old cannot shorten a history.
+//! They are part of the replicated state: the owner proposes them when the control group has committed
+//! newer ones, and every replica changes at the same place of the log. An entry with older settings changes
+//! nothing, so an owner with an old view of the cluster cannot shorten a history.
 
 use std::collections::BTreeSet;
 
 use pushonce_core::{Durability, History, Namespaces, ShardCount, ShardId, Topic};
 use serde::{Deserialize, Serialize};
 
-/// What a shard has to know of the cluster to apply an entry.
+/// The settings that a shard needs to apply an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardSettings {
     /// The number of shards of the cluster: it decides which topics belong to this one.
@@ -19,7 +19,7 @@ pub struct ShardSettings {
 }
 
 impl ShardSettings {
-    /// The index of the control group's log at which they were committed.
+    /// The index of the control group's log at which the settings were committed.
     pub fn revision(&self) -> u64 {
         self.namespaces.revision
     }
@@ -29,7 +29,7 @@ impl ShardSettings {
         topic.shard(self.shards)
     }
 
-    /// The bounds of a topic's history.
+    /// The limits of a topic's history.
     pub(crate) fn history(&self, topic: &Topic) -> &History {
         &self.namespaces.for_topic(topic).history
     }

@@ -1,10 +1,8 @@
-//! What a shard's entries add up to: a deterministic state machine.
+//! The deterministic state machine of a shard.
 //!
-//! No clock, no randomness, no order that differs between nodes: replicas that applied the same
+//! It uses no clock, no randomness, and no order that differs between nodes: replicas that applied the same
 //! entries are equal, and so are their snapshots, byte for byte.
 
-#[cfg(feature = "planted-bugs")]
-pub(crate) mod planted;
 mod recover;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
-    Acknowledgement, ClusterVersion, Durability, FetchError, HistoryPage, HistoryRange, Message,
-    Position, ShardId, Timestamp, Topic, VersionRange,
+    Acknowledgement, ClusterVersion, Durability, FailPoint, FetchError, HistoryPage, HistoryRange,
+    Message, Position, ShardId, Timestamp, Topic, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -28,53 +26,53 @@ use crate::rules::ShardRules;
 use crate::topic::{TopicState, TopicStats};
 use crate::{EntryBatch, EntryItem, ItemRejection, ShardSettings};
 
-/// How many topics an entry looks at beside its own, to drop messages past their age, and topics that
-/// are empty and unused. A topic that nobody publishes to would be kept for ever otherwise. 16 add
-/// under a microsecond to an entry that costs some hundred, and go round 50,000 topics in half a
-/// minute at 100 entries a second.
+/// How many topics an entry visits beside its own, to drop messages past their age, and topics that are
+/// empty and unused. Otherwise a topic without new publishes would never expire. Visiting 16 adds under a
+/// microsecond to an entry that costs some hundred, and visits 50,000 topics in half a minute at 100
+/// entries a second.
 pub(crate) const SWEEP_TOPICS_PER_ENTRY: usize = 16;
 
-/// How many an entry without messages looks at: it is there for nothing else. Some 200 µs, during
-/// which the state is locked.
+/// How many topics an entry without messages visits, because it serves no other purpose. Takes some 200 µs,
+/// during which the state is locked.
 pub(crate) const SWEEP_TOPICS_PER_EMPTY_ENTRY: usize = 4_096;
 
-/// The topics of one shard, and what it knows of retries. A clone shares the topics' messages: it costs some
-/// pointers a topic, and a copy of what is known of publishes and producers. It is what a snapshot is made
-/// of, while entries go on being applied.
+/// The topics and the deduplication records of one shard. A clone shares the topics' messages: it costs a
+/// few pointers a topic and a copy of the deduplication records. Snapshots are written from a clone while
+/// entries continue to be applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardState {
-    /// The shard whose topics it has.
+    /// The shard.
     id: ShardId,
-    /// The newest settings that an entry carried; `NoFault` before the first. No item gets a place
-    /// before that.
+    /// The newest settings that an entry carried; `None` before the first. No item is placed before that.
     settings: Option<Arc<ShardSettings>>,
     /// Log time: the highest time of any entry. Everything that depends on time is measured in it.
     time: Timestamp,
     topics: BTreeMap<Topic, Arc<TopicState>>,
-    /// Of `list_topics`, counted again when a snapshot is restored.
+    /// The number of `topics` by namespace, counted again when a snapshot is restored.
     #[serde(skip)]
     topic_counts: TopicCounts,
-    /// The last topic the sweep looked at; `NoFault` before the first.
+    /// The last topic that the sweep visited; `None` before the first.
     sweep_cursor: Option<Topic>,
     dedupe: Dedupe,
-    /// Of each namespace that ever lived in the owner's memory, the index of the last entry that gave
-    /// the owner an epoch for it, or took it back. No topic of it that is here is older.
+    /// For each namespace that ever lived in the owner's memory, the index of the last entry that started a
+    /// memory epoch for it or moved it back to the log. No topic of the namespace in `topics` is older.
     memory_epochs: BTreeMap<String, u64>,
-    /// The topics that were dropped. Whoever asks for what follows a position of an earlier life of one may
-    /// have missed some of it.
+    /// The topics that were dropped. A reader that resumes from a position of an earlier instance of one
+    /// may have missed messages.
     dropped_topics: DroppedTopics,
-    /// The highest version of an entry that was applied; 0 before the first entry. Every snapshot begins with
-    /// it.
+    /// The highest version of an entry that was applied; 0 before the first entry. Every snapshot begins
+    /// with it.
     #[serde(skip)]
     version: ClusterVersion,
 }
 
-/// What an entry came to.
+/// The result of applying an entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApplyOutcome {
-    /// For each item, in order, where its message stands: just now, or since it was first taken.
+    /// For each item, in order, the acknowledgement of its message, now or when it was first placed, or its
+    /// rejection.
     pub outcomes: Vec<Result<Acknowledgement, ItemRejection>>,
-    /// The messages that were placed just now, in order.
+    /// The messages that this entry placed, in order.
     pub messages: Vec<(Topic, Arc<Message>)>,
 }
 
@@ -95,7 +93,7 @@ impl ShardState {
         }
     }
 
-    /// The state of the one shard of a cluster with these settings.
+    /// The state of the only shard of a cluster with these settings.
     #[cfg(test)]
     pub(crate) fn with_history(history: pushonce_core::History) -> ShardState {
         let default = pushonce_core::Namespace { history, ..Default::default() };
@@ -105,8 +103,8 @@ impl ShardState {
         ShardState { settings, ..ShardState::new(ShardId(0)) }
     }
 
-    /// The next entry was written in `version`. From the first entry of a version on the shard keeps to
-    /// its rules, also when an owner that has not heard of the raise writes in the version before.
+    /// Raises the version to that of the next entry. From the first entry of a version on, the shard keeps
+    /// its rules, also when an owner that does not know the new version yet writes in the version before.
     pub fn raise_version(&mut self, version: ClusterVersion) {
         if version > self.version() {
             self.version = version;
@@ -115,13 +113,13 @@ impl ShardState {
         }
     }
 
-    /// The highest version of an entry that was applied; [`ClusterVersion::FIRST`] before the first entry, in
-    /// every build.
+    /// The highest version of an entry that was applied; [`ClusterVersion::FIRST`] before the first entry,
+    /// in every build.
     pub fn version(&self) -> ClusterVersion {
         self.version.max(ClusterVersion::FIRST)
     }
 
-    /// Which shard it is the state of.
+    /// The shard whose state this is.
     pub fn id(&self) -> ShardId {
         self.id
     }
@@ -131,11 +129,11 @@ impl ShardState {
         self.settings.as_ref()
     }
 
-    /// Applies the entry at `index` of the shard's log, from 1: its settings first, if they are newer,
-    /// then its items in their order. Gives each message that is new its place.
+    /// Applies the entry at `index` of the shard's log, from 1: its settings first, if they are newer, then
+    /// its items in order. Every new message is placed.
     pub fn apply(&mut self, index: u64, batch: EntryBatch) -> ApplyOutcome {
         let EntryBatch { time, settings, starts_memory_epoch, items, continued_sequences } = batch;
-        // Entries are proposed side by side, and a proposer may be behind: time does not go back.
+        // A proposer's time may be behind that of an earlier entry: time does not go back.
         let time = self.time.max(time);
         self.time = time;
         if let Some(settings) = settings {
@@ -163,8 +161,8 @@ impl ShardState {
         applied
     }
 
-    /// Replaces the settings if these are newer. Histories become as short as both the old and the new
-    /// bounds want them: what a reader could not get any more does not come back with wider bounds.
+    /// Replaces the settings if the new ones are newer. Histories are trimmed to both the old and the new
+    /// limits: a message that readers could not get any more does not come back with wider limits.
     fn change_settings(&mut self, index: u64, time: Timestamp, new: ShardSettings) {
         if !self.accepts_settings(&new) {
             return;
@@ -180,7 +178,7 @@ impl ShardState {
                 continue;
             }
             for history in [before, after] {
-                // Only what changes is copied away from a snapshot that is being written.
+                // Copy only topics that change; the others stay shared with a snapshot that is being written.
                 if log.has_expired(time, history) {
                     Arc::make_mut(log).trim(time, history);
                 }
@@ -189,18 +187,19 @@ impl ShardState {
         self.change_memory_namespaces(index, &old.memory_namespaces(), &new.memory_namespaces());
     }
 
-    /// Whether settings are newer than those that are known.
+    /// Whether the settings are newer than the current ones.
     pub(crate) fn accepts_settings(&self, new: &ShardSettings) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if self.accepts_older(new) {
-            return true;
-        }
-        self.settings.as_ref().is_none_or(|known| new.revision() > known.revision())
+        self.settings.as_ref().is_none_or(|known| {
+            if FailPoint::OutdatedSettingsApplied.is_active() {
+                return new.revision() != known.revision();
+            }
+            new.revision() > known.revision()
+        })
     }
 
-    /// Other namespaces than `before` live in the owner's memory from this entry on. What is here of
-    /// those that went there cannot be reached any more: the control group lets that happen only when
-    /// there is none of it, or by force.
+    /// Changes the namespaces that live in the owner's memory from `before` to `after`. The messages in the
+    /// log of a namespace that moves to memory are dropped: the control group allows the change only when
+    /// there are none, or by force.
     fn change_memory_namespaces(
         &mut self,
         index: u64,
@@ -217,7 +216,7 @@ impl ShardState {
         self.topic_counts = TopicCounts::from_topics(self.topics.keys());
     }
 
-    /// Topics that begin in the owner's memory have the epoch `index` from now on.
+    /// Makes `index` the epoch of topics created in the owner's memory from now on.
     fn start_memory_epoch(&mut self, index: u64) {
         let Some(settings) = &self.settings else { return };
         for name in settings.memory_namespaces() {
@@ -251,16 +250,12 @@ impl ShardState {
         Ok(ack)
     }
 
-    /// Whether a message of this topic has its place in this shard's log.
+    /// Checks that messages of this topic belong to this shard's log.
     fn check_topic(&self, settings: &ShardSettings, topic: &Topic) -> Result<(), ItemRejection> {
-        #[cfg(feature = "planted-bugs")]
-        if planted::takes_foreign_topics() || planted::takes_what_is_in_memory() {
-            return Ok(());
-        }
-        if settings.shard_of(topic) != self.id {
+        if settings.shard_of(topic) != self.id && !FailPoint::WrongShardAccepted.is_active() {
             return Err(ItemRejection::WrongShard);
         }
-        if settings.is_in_memory(topic) {
+        if settings.is_in_memory(topic) && !FailPoint::DurabilityDecidedEarly.is_active() {
             return Err(ItemRejection::NamespaceInMemory);
         }
         Ok(())
@@ -287,19 +282,24 @@ impl ShardState {
         (topic, message)
     }
 
-    /// Log time: that of the newest entry, and never less than before it. Milliseconds since the Unix
-    /// epoch, as a majority of the voters' clocks showed it.
+    /// Log time: the highest time of any entry, which never decreases. Milliseconds since the Unix epoch,
+    /// as a majority of the voters' clocks showed it.
     pub fn time(&self) -> Timestamp {
         self.time
     }
 
-    /// What the log knows of repeats.
+    /// The deduplication records of the log.
     pub(crate) fn dedupe(&self) -> &Dedupe {
         &self.dedupe
     }
 
-    /// Looks at the next `count` topics after those it looked at last; at the end, the next entry begins
-    /// from the start.
+    /// Forgets every publish id, for [`FailPoint::DedupeNotReplicated`].
+    pub(crate) fn clear_dedupe(&mut self) {
+        self.dedupe = Dedupe::default();
+    }
+
+    /// Visits the next `count` topics after the sweep cursor. After the last topic, the next entry starts
+    /// again at the first.
     fn sweep(&mut self, index: u64, now: Timestamp, count: usize) {
         let after = self.sweep_cursor.take();
         let Some(settings) = &self.settings else { return };
@@ -325,22 +325,22 @@ impl ShardState {
         }
     }
 
-    /// How many topics there are.
+    /// The number of topics.
     pub(crate) fn len(&self) -> usize {
         self.topics.len()
     }
 
-    /// How many of a namespace there are.
+    /// The number of topics of a namespace.
     pub(crate) fn topic_count(&self, namespace: &str) -> usize {
         self.topic_counts.get(namespace)
     }
 
-    /// Whether a topic is here, of whichever life.
+    /// Whether a topic exists.
     pub(crate) fn contains_topic(&self, topic: &Topic) -> bool {
         self.topics.contains_key(topic)
     }
 
-    /// Whether an entry of the time `now` would find something to drop, if it looked at every topic.
+    /// Whether a sweep of all topics at `now` would drop anything.
     pub(crate) fn is_sweep_due(&self, now: Timestamp) -> bool {
         let Some(settings) = &self.settings else { return false };
         self.topics.iter().any(|(topic, log)| {
@@ -349,14 +349,14 @@ impl ShardState {
         })
     }
 
-    /// Answers a question about the past of a topic, as far as the bounds of its namespace allow at
-    /// `now`. A topic that has never had a message, or was dropped and not made again, has an empty page
-    /// with the head [`Position::ZERO`]; one that lived in an owner's memory since, an empty page that
-    /// begins after that. A reader of what follows a position that may be of a dropped topic, or
-    /// [`Position::ZERO`], gets a gap: nobody remembers what was in it.
+    /// Reads the history of a topic, within the limits of its namespace at `now`. A topic that never had a
+    /// message, or was dropped and not recreated, has an empty page with the head [`Position::ZERO`]. A
+    /// topic whose namespace lived in an owner's memory since has an empty page that begins after that. A
+    /// reader that resumes from a position that may be of a dropped topic, or from [`Position::ZERO`], gets
+    /// a gap: the messages in it are not known any more.
     ///
     /// # Errors
-    /// [`FetchError::FuturePosition`] for a position that was never given out here.
+    /// [`FetchError::FuturePosition`] for a position that was never assigned here.
     pub fn fetch_history(
         &self,
         topic: &Topic,
@@ -381,14 +381,14 @@ impl ShardState {
         }
     }
 
-    /// What a reader could get of a topic at `now`.
+    /// The stats of a topic that a reader would see at `now`.
     pub fn topic_stats(&self, topic: &Topic, now: Timestamp) -> Option<TopicStats> {
         let (log, settings) = self.topics.get(topic).zip(self.settings.as_ref())?;
         Some(log.stats(topic, now, settings.history(topic)))
     }
 
-    /// The topics whose names begin with `prefix`, after `after`, in the order of their names, with what a
-    /// reader could get of them at `now`.
+    /// The topics whose names begin with `prefix`, after `after`, ordered by name, with the stats that a
+    /// reader would see at `now`.
     pub fn list_topics<'a>(
         &'a self,
         prefix: &'a str,
@@ -402,42 +402,42 @@ impl ShardState {
         })
     }
 
-    /// The whole state as bytes: its version, then postcard.
+    /// The snapshot of the whole state: its version, then postcard.
     pub fn snapshot(&self) -> Bytes {
         let mut snapshot = Vec::new();
-        self.encode(&mut snapshot).expect("a growing buffer takes every state");
+        self.encode(&mut snapshot).expect("encoding to a growing buffer cannot fail");
         snapshot.into()
     }
 
-    /// Writes what [`ShardState::snapshot`] gives, bit by bit.
+    /// Writes the bytes of [`ShardState::snapshot`] piece by piece.
     ///
     /// # Errors
-    /// The writer's own.
+    /// The error of the writer.
     pub fn encode(&self, to: &mut dyn Write) -> io::Result<()> {
         versioned::encode_into(self.version(), self, to)
     }
 
-    /// A number that equal states share, and others as good as never: xxh3 of the snapshot. Costs
-    /// what a snapshot costs, without its memory.
+    /// The xxh3 hash of the snapshot: equal states share it, others practically never do. Costs as much
+    /// time as a snapshot, without its memory.
     pub fn digest(&self) -> u64 {
         let mut digest = DigestWriter(Xxh3::new());
-        self.encode(&mut digest).expect("a hash takes every state");
+        self.encode(&mut digest).expect("hashing cannot fail");
         digest.0.digest()
     }
 
-    /// The state that a snapshot was made of.
+    /// Restores the state from a snapshot.
     ///
     /// # Errors
-    /// [`VersionedDecodeError`] when the bytes are no snapshot of a version that this build reads, with nothing
-    /// after it.
+    /// [`VersionedDecodeError`] when the bytes are not exactly one snapshot of a version that this build
+    /// reads.
     pub fn restore(snapshot: &[u8]) -> Result<ShardState, VersionedDecodeError> {
         ShardState::restore_within(VersionRange::READABLE, snapshot)
     }
 
-    /// As [`ShardState::restore`], by a build that reads `readable`.
+    /// As [`ShardState::restore`], for a build that reads `readable`.
     ///
     /// # Errors
-    /// [`VersionedDecodeError`].
+    /// As [`ShardState::restore`].
     pub fn restore_within(
         readable: VersionRange,
         snapshot: &[u8],
@@ -448,10 +448,10 @@ impl ShardState {
         Ok(state)
     }
 
-    /// A snapshot from a disk or a peer may be readable and wrong.
+    /// Checks a decoded state: a snapshot from a disk or a peer may be decodable and wrong.
     fn validate(state: ShardState) -> Result<ShardState, VersionedDecodeError> {
         if let Some((topic, _)) = state.topics.iter().find(|(_, log)| !log.is_consistent()) {
-            let reason = format!("the history of {topic} has a hole");
+            let reason = format!("the history of {topic} is inconsistent");
             return Err(VersionedDecodeError::Corrupt(reason));
         }
         let foreign = |topic: &&Topic| {
@@ -461,8 +461,9 @@ impl ShardState {
             let reason = format!("{topic} is not a topic of {}", state.id);
             return Err(VersionedDecodeError::Corrupt(reason));
         }
-        let inconsistent =
-            || VersionedDecodeError::Corrupt("what it knows of retries is torn".to_owned());
+        let inconsistent = || {
+            VersionedDecodeError::Corrupt("the deduplication records are inconsistent".to_owned())
+        };
         let dedupe = state.dedupe.rebuild_indexes().ok_or_else(inconsistent)?;
         let counts = TopicCounts::from_topics(state.topics.keys());
         Ok(ShardState { dedupe, topic_counts: counts, ..state })
@@ -482,7 +483,7 @@ impl Write for DigestWriter {
     }
 }
 
-/// Every name after `topic_stats`, or every name.
+/// The range of names after `topic`, or of all names.
 pub(crate) fn names_after(topic: Option<&Topic>) -> (Bound<&str>, Bound<&str>) {
     (topic.map_or(Bound::Unbounded, |topic| Bound::Excluded(topic.as_str())), Bound::Unbounded)
 }

@@ -1,47 +1,48 @@
-//! One topic: its order, and as much of its past as its bounds allow.
+//! One topic: the order of its messages and its bounded history.
 //!
-//! The bounds are the shard's settings, not the topic's: they are given with every call, so they
-//! hold for a topic that has had no message since they changed.
+//! The limits are the shard's settings, not the topic's. Every call receives them, so that they apply to a
+//! topic that has had no message since they changed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pushonce_core::{
-    Epoch, FetchError, Gap, GapReason, History, HistoryPage, HistoryRange, Message, Offset,
-    Position, Timestamp, Topic,
+    Epoch, FailPoint, FetchError, Gap, GapReason, History, HistoryPage, HistoryRange, Message,
+    Offset, Position, Timestamp, Topic,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::EntryItem;
 
-/// What a replica holds of a topic.
+/// The stats of a topic on a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicStats {
-    /// Its name.
+    /// The name.
     pub topic: Topic,
-    /// Its newest position.
+    /// The newest position.
     pub head: Position,
-    /// How many messages its history has.
+    /// The number of messages in the history.
     pub count: usize,
-    /// How many bytes their payloads have.
+    /// The payload bytes of these messages.
     pub bytes: u64,
 }
 
-/// One life of a topic. Its messages are neighbours, and the newest, if there is one, is the head.
+/// One instance of a topic. Its messages have contiguous offsets, and the newest, if there is one, is the
+/// head.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TopicState {
     head: Position,
-    /// The topic may have had an earlier life, which readers of then do not know the end of.
+    /// Whether the topic may have existed before; readers of then do not know where that instance ended.
     is_recreated: bool,
     messages: VecDeque<Arc<Message>>,
     bytes: u64,
-    /// The time of the newest entry that had a message for it.
+    /// The time of the newest entry with a message for the topic.
     last_used: Timestamp,
 }
 
 impl TopicState {
-    /// A topic that begins with the entry at `index`: the epoch is the index, so that no two lives
-    /// of a topic share one. `reborn` says whether it may have had an earlier life.
+    /// A topic created by the entry at `index`. The index is its epoch, so that no two instances of a topic
+    /// share an epoch. `is_recreated` states whether it may have existed before.
     pub(crate) fn new(index: u64, is_recreated: bool) -> TopicState {
         TopicState {
             head: Position { epoch: Epoch(index), offset: Offset(0) },
@@ -52,8 +53,8 @@ impl TopicState {
         }
     }
 
-    /// Gives the next place to a message, and forgets what the bounds no longer allow; the message
-    /// itself as well, if it alone is over them.
+    /// Places a message at the next offset and trims the history to its limits, including the message
+    /// itself if it alone exceeds them.
     pub(crate) fn append(
         &mut self,
         time: Timestamp,
@@ -71,16 +72,16 @@ impl TopicState {
         message
     }
 
-    /// Drops the oldest messages that are over a bound. `now` is log time, and so are the times of the
-    /// messages: an age is the time that the log has measured since.
+    /// Drops the oldest messages above a limit. `now` and the times of the messages are log time: an age is
+    /// the log time that has passed since.
     pub(crate) fn trim(&mut self, now: Timestamp, history: &History) {
         for oldest in self.messages.drain(..self.expired_count(now, history)) {
             self.bytes = self.bytes.saturating_sub(oldest.payload.len() as u64);
         }
     }
 
-    /// How many of the oldest messages are over a bound: no reader gets them, and the next entry
-    /// that looks at the topic drops them.
+    /// The number of the oldest messages that are above a limit. They are hidden from readers until an
+    /// entry that visits the topic drops them.
     fn expired_count(&self, now: Timestamp, history: &History) -> usize {
         let (mut count, mut bytes) = (self.messages.len(), self.bytes);
         let is_expired = |oldest: &&Arc<Message>| {
@@ -94,12 +95,12 @@ impl TopicState {
         self.messages.iter().take_while(is_expired).count()
     }
 
-    /// Whether the oldest message is over a bound.
+    /// Whether the oldest message is above a limit.
     pub(crate) fn has_expired(&self, now: Timestamp, history: &History) -> bool {
         self.expired_count(now, history) > 0
     }
 
-    /// The same messages as those of a life that begins at `epoch`.
+    /// Moves the messages to an instance that begins at `epoch`.
     pub(crate) fn restart_at_epoch(&mut self, epoch: Epoch) {
         self.head.epoch = epoch;
         self.is_recreated = true;
@@ -110,15 +111,15 @@ impl TopicState {
         }
     }
 
-    /// Whether it has no past, and nobody has published to it for so long that it is dropped.
+    /// Whether the topic has no messages and has been unused for longer than its namespace allows.
     pub(crate) fn is_unused(&self, now: Timestamp, history: &History) -> bool {
         self.messages.is_empty() && now.0.saturating_sub(self.last_used.0) > history.expire_after_ms
     }
 
-    /// Answers a question about the past, as far as the bounds allow at `now`.
+    /// Reads the history, within the limits at `now`.
     ///
-    /// `After` names what is missing between the position asked about and the oldest message left;
-    /// `Last` and `All` ask for what there is, so nothing of it can be missing.
+    /// `After` reports what is missing between the requested position and the oldest message left. `Last`
+    /// and `All` request what is retained, so they never report a gap.
     pub(crate) fn fetch_history(
         &self,
         range: HistoryRange,
@@ -136,7 +137,7 @@ impl TopicState {
         }
     }
 
-    /// The page of a topic that has given out nothing yet: nothing of it is kept, so no bound counts.
+    /// The page of a topic that has not assigned a position yet. It has no messages, so no limit applies.
     pub(crate) fn empty_page(index: u64, range: HistoryRange) -> Result<HistoryPage, FetchError> {
         TopicState::new(index, true).fetch_history(range, Timestamp(0), &History::default())
     }
@@ -147,12 +148,10 @@ impl TopicState {
         if reached > self.head || before_any_epoch {
             return Err(FetchError::FuturePosition { requested: reached, head: self.head });
         }
-        // An earlier epoch's offset may be forged, and as large as it likes.
+        // A forged offset of an earlier epoch may have any value, up to the maximum.
         let next = Offset(offset.0.saturating_add(1));
         let first = self.first_visible_offset(expired);
-        let is_recreated = self.is_recreated;
-        #[cfg(feature = "planted-bugs")]
-        let is_recreated = is_recreated && !crate::state::planted::hides_earlier_lives();
+        let is_recreated = self.is_recreated && !FailPoint::EarlierEpochHidden.is_active();
         if epoch != self.head.epoch && (is_recreated || reached != Position::ZERO) {
             let gap = self.gap(Position { epoch, offset: next }, first, GapReason::Epoch);
             return Ok(self.page_from(expired, Some(gap)));
@@ -168,15 +167,15 @@ impl TopicState {
         HistoryPage { messages, head: self.head, gap }
     }
 
-    /// What is missing from `from` up to the oldest message that is shown, `first`. A topic that lost
-    /// nothing of its own epoch names the place before its first: what follows it is its first
-    /// message.
+    /// The gap from `from` to the message before `first`, the oldest visible one. If nothing of the current
+    /// epoch is missing, the gap ends at the position before the first message of the epoch, so that this
+    /// message follows it.
     fn gap(&self, from: Position, first: Offset, reason: GapReason) -> Gap {
         let last = Offset(first.0.saturating_sub(1));
         Gap { from, to: self.position_at(last), reason }
     }
 
-    /// The offset of the oldest message that is not hidden; of the next one to come when there is none.
+    /// The offset of the oldest visible message, or of the next one when none is visible.
     fn first_visible_offset(&self, expired: usize) -> Offset {
         self.messages.get(expired).map_or(self.head.offset.next(), |oldest| oldest.position.offset)
     }
@@ -185,7 +184,7 @@ impl TopicState {
         Position { epoch: self.head.epoch, offset }
     }
 
-    /// Whether what the type says of its parts holds, and one more message has a place.
+    /// Whether the invariants of the type hold, and the next offset does not overflow.
     pub(crate) fn is_consistent(&self) -> bool {
         let Position { epoch, offset: Offset(head) } = self.head;
         let expected_offsets = (0..).map(|back| head.checked_sub(back).filter(|place| *place > 0));
@@ -197,7 +196,7 @@ impl TopicState {
             && self.bytes == self.messages.iter().map(|m| m.payload.len() as u64).sum::<u64>()
     }
 
-    /// What a reader could get at `now`.
+    /// The stats that a reader would see at `now`.
     pub(crate) fn stats(&self, topic: &Topic, now: Timestamp, history: &History) -> TopicStats {
         let expired = self.expired_count(now, history);
         let expired_bytes: u64 =

@@ -1,9 +1,9 @@
-//! One node, a topic that nobody uses any more, and no publish that would bring an entry.
+//! One node with a topic that is not used any more, and no publish that would produce an entry.
 //!
-//! Claims: the owner drops the topic all the same, and only when it is empty and unused for as long
-//! as its namespace says; it comes back in a higher epoch, and an old cursor is told so.
+//! Claims: the owner drops the topic nevertheless, and only when it is empty and has been unused for as
+//! long as its namespace specifies. A recreated topic has a higher epoch, and an old cursor gets a gap.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,8 +32,8 @@ async fn idle_shard_drops_an_unused_topic_and_an_old_cursor_gets_a_gap() {
     let default = Namespace { history, ..Namespace::default() };
     let namespaces = Namespaces { revision: 1, default, ..Namespaces::default() };
     let known = watch::channel(support::settings(namespaces)).1;
-    let (dir, book) = (support::dir(), PeerAddresses::default());
-    let node = Node::start_with(1, &dir, &book, ConsensusSettings::lan(), known, clock).await;
+    let (dir, addresses) = (support::dir(), PeerAddresses::default());
+    let node = Node::start_with(1, &dir, &addresses, ConsensusSettings::lan(), known, clock).await;
     node.shard.group().initialize().await.unwrap();
     node.claim_after(Term(0)).await;
     let topic = Topic::new("match/57").unwrap();

@@ -1,10 +1,10 @@
-//! Three nodes, and a namespace that lives in the owner's memory.
+//! Three nodes and a namespace that lives in the owner's memory.
 //!
-//! Claims: its messages are acknowledged and handed on without an entry of the log; the next owner
-//! begins a higher epoch, and whoever comes with a position of the one before is told a gap; a
-//! namespace that goes back into the log begins after what was in memory.
+//! Claims: its messages are acknowledged and delivered without a log entry; the next owner starts a higher
+//! epoch, and a reader with a position of the previous one gets a gap; a namespace that moves back to the
+//! log starts after its messages in memory.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,10 +36,11 @@ fn namespaces(revision: u64, durability: Durability) -> Option<Arc<ShardSettings
     support::settings(Namespaces { revision, named, ..Namespaces::default() })
 }
 
-/// Three replicas that vote, and what decides how they keep `chat`.
+/// Three voting replicas, and the sender of the settings that decide the durability of `chat`.
 async fn start_three_nodes() -> (Vec<Node>, watch::Sender<Option<Arc<ShardSettings>>>, [TempDir; 3])
 {
-    let (dirs, book) = ([support::dir(), support::dir(), support::dir()], PeerAddresses::default());
+    let (dirs, addresses) =
+        ([support::dir(), support::dir(), support::dir()], PeerAddresses::default());
     let (settings, known) = watch::channel(namespaces(1, Durability::Memory));
     // On a busy machine one slow fsync is enough to lose a lease of 400 ms.
     let (election_min, election_max) = (Duration::from_millis(1_500), Duration::from_secs(3));
@@ -47,7 +48,7 @@ async fn start_three_nodes() -> (Vec<Node>, watch::Sender<Option<Arc<ShardSettin
     let mut nodes = Vec::new();
     for (id, dir) in (1..).zip(&dirs) {
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
-        let node = Node::start_with(id, dir, &book, times.clone(), known.clone(), clock);
+        let node = Node::start_with(id, dir, &addresses, times.clone(), known.clone(), clock);
         nodes.push(node.await);
     }
     let group = nodes[0].shard.group();
@@ -62,7 +63,7 @@ async fn start_three_nodes() -> (Vec<Node>, watch::Sender<Option<Arc<ShardSettin
     (nodes, settings, dirs)
 }
 
-/// The node that owns under a later term than `after`.
+/// The node that owns the shard in a later term than `after`.
 async fn owner(nodes: &[Node], after: Term) -> (usize, Term) {
     let claims = nodes.iter().map(|node| Box::pin(node.claim_after(after)));
     let (term, nth, _) = select_all(claims).await;
@@ -100,7 +101,7 @@ async fn memory_messages_are_delivered_without_log_entries_and_lost_with_their_o
     let gap = page.gap.unwrap();
     assert_eq!((gap.from, gap.reason, page.messages.len()), (last.next(), GapReason::Epoch, 0));
     assert!(gap.to.epoch > last.epoch);
-    let (position, durability) = publish_text(&nodes[second], "anew").await.unwrap();
+    let (position, durability) = publish_text(&nodes[second], "again").await.unwrap();
     assert!(position.follows(gap.to) && durability == Durability::Memory);
     join_all(nodes.into_iter().map(Node::stop)).await;
 }
@@ -114,14 +115,14 @@ async fn namespace_moves_between_memory_and_log_with_increasing_epochs() {
         (2..).zip([Durability::Memory, Durability::Replicated, Durability::Memory])
     {
         settings.send_replace(namespaces(revision, expected));
-        // The owner takes some milliseconds to hear of it.
+        // The owner takes some milliseconds to learn the new settings.
         loop {
             let (position, durability) = publish_text(&nodes[nth], "x").await.unwrap();
             assert!(position > last, "{position} after {last}");
             if position.epoch != last.epoch {
                 let page =
                     nodes[nth].shard.fetch_history(&topic(), HistoryRange::After(last)).unwrap();
-                // The next change of the namespace may have come between the two.
+                // The next change of the namespace may come between the publish and the read.
                 let is_expected_gap = |gap: Gap| {
                     let begins = (gap.from, gap.reason) == (last.next(), GapReason::Epoch);
                     begins && gap.to.epoch >= position.epoch && gap.to.offset == Offset(0)
@@ -144,7 +145,7 @@ async fn namespace_moves_between_memory_and_log_with_increasing_epochs() {
 async fn publishes_in_flight_keep_their_order_across_durability_changes() {
     let (nodes, settings, _dirs) = start_three_nodes().await;
     let (nth, _) = owner(&nodes, Term(0)).await;
-    // As a stream does: many under way, their order is that of their first polls.
+    // As in a publish stream, many publishes are in flight, ordered by their first polls.
     let mut in_flight = FuturesOrdered::new();
     let (mut last, mut published) = (Position::ZERO, 0);
     let durabilities = [Durability::Replicated, Durability::Memory].into_iter().cycle().take(8);
@@ -169,7 +170,7 @@ async fn publishes_in_flight_keep_their_order_across_durability_changes() {
             if durability == expected {
                 break;
             }
-            assert!(published < known_at + 10_000, "it stays {durability:?}");
+            assert!(published < known_at + 10_000, "the durability stays {durability:?}");
         }
     }
     drop(in_flight);

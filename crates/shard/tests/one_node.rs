@@ -1,6 +1,6 @@
-//! One node, a real log on a real disk, and the shard on top of it.
+//! One node: a shard on a real log on disk.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ mod support;
 
 const TOPICS: usize = 7;
 
-/// Node 1, alone and the owner.
+/// Starts node 1 as the only replica and waits until it owns the shard.
 async fn owner(dir: &TempDir, settings: ConsensusSettings) -> Node {
     let node = Node::start(1, dir, &PeerAddresses::default(), settings).await;
     node.shard.group().initialize().await.unwrap();
@@ -58,7 +58,7 @@ fn positions(messages: &[Arc<Message>]) -> Vec<Position> {
     messages.iter().map(|message| message.position).collect()
 }
 
-/// `1..=count` of one epoch.
+/// Whether the positions are `1..=count` of one epoch.
 fn is_contiguous(positions: &[Position]) -> bool {
     let epoch = positions[0].epoch;
     (1..).zip(positions).all(|(offset, &position)| position == Position::new(epoch.0, offset))
@@ -85,7 +85,7 @@ async fn concurrent_publishes_get_unique_positions_and_are_delivered_in_order() 
         assert_eq!(
             self::positions(&delivered[&topic]),
             positions,
-            "{topic} was handed on out of order"
+            "{topic} was delivered out of order"
         );
         assert_eq!(
             node.shard.fetch_history(&topic, HistoryRange::All).unwrap().messages,
@@ -132,7 +132,7 @@ async fn log_truncated_behind_snapshots_restores_the_same_state() {
     let node = owner(&dir, settings).await;
     assert_eq!(pages(&node), before);
     assert_eq!(node.shard.publish(keyed(topic(0), "k", "goal")).await, Ok(first));
-    assert_eq!(pages(&node), before, "a repeat was placed");
+    assert_eq!(pages(&node), before, "a repeat was placed again");
     node.stop().await;
 }
 
@@ -156,7 +156,7 @@ async fn stopped_shard_rejects_publishes() {
     let shard = node.shard.clone();
     node.shutdown.cancel();
     let rejection = loop {
-        // What was queued before the loop saw its end may still be committed.
+        // A message queued before the loop stopped may still be committed.
         if let Err(error) = shard.publish(message(0)).await {
             break error;
         }
@@ -174,9 +174,9 @@ async fn node_with_a_full_disk_rejects_publishes_serves_history_and_recovers() {
     let probed = free.clone();
     let room =
         move |_: &Path| Ok(DiskSpace { free: probed.load(Ordering::SeqCst), total: u64::MAX });
-    let book = PeerAddresses::default();
+    let addresses = PeerAddresses::default();
     let node =
-        Node::start_with_room(1, &dir, &book, ConsensusSettings::lan(), Arc::new(room)).await;
+        Node::start_with_room(1, &dir, &addresses, ConsensusSettings::lan(), Arc::new(room)).await;
     node.shard.group().initialize().await.unwrap();
     node.claim_after(Term(0)).await;
     publish_all(&node, 0..5).await;
@@ -201,7 +201,7 @@ async fn node_with_a_full_disk_rejects_publishes_serves_history_and_recovers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn namespace_topic_limit_holds_after_a_restart() {
-    let (dir, book) = (support::dir(), PeerAddresses::default());
+    let (dir, addresses) = (support::dir(), PeerAddresses::default());
     let limited = Namespace { topics_max: 2, ..Namespace::default() };
     let named = [("match".to_owned(), limited)].into();
     let bounded = Namespaces { revision: 1, named, ..Namespaces::default() };
@@ -210,7 +210,7 @@ async fn namespace_topic_limit_holds_after_a_restart() {
     let node = Node::start_with(
         1,
         &dir,
-        &book,
+        &addresses,
         ConsensusSettings::lan(),
         namespaces.clone(),
         clock.clone(),
@@ -220,17 +220,18 @@ async fn namespace_topic_limit_holds_after_a_restart() {
     let term = node.claim_after(Term(0)).await;
     publish_all(&node, 0..2).await;
     assert_topic_limit_rejection(&node).await;
-    // Those that are there go on, and so do other namespaces.
+    // Existing topics still accept messages, and so do other namespaces.
     publish_all(&node, 0..2).await;
     node.shard.publish(publish(Topic::new("chat/7").unwrap(), "hello".to_owned())).await.unwrap();
     node.stop().await;
 
-    let node = Node::start_with(1, &dir, &book, ConsensusSettings::lan(), namespaces, clock).await;
+    let node =
+        Node::start_with(1, &dir, &addresses, ConsensusSettings::lan(), namespaces, clock).await;
     node.claim_after(term).await;
     assert_topic_limit_rejection(&node).await;
     settings_tx
         .send_replace(support::settings(Namespaces { revision: 2, ..Namespaces::default() }));
-    // The owner takes some milliseconds to propose them.
+    // The owner takes some milliseconds to propose the settings.
     while node.shard.publish(message(2)).await.is_err() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }

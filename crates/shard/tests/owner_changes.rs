@@ -1,10 +1,11 @@
-//! Three nodes, publishers that never pause, and an owner that hands over twice and is then stopped.
+//! Three nodes, publishers that never pause, and an owner that transfers leadership twice and is then
+//! stopped.
 //!
-//! Claims: every acknowledged message stands where its acknowledgement said, once, on the last owner;
-//! nobody who publishes waits for ever; and whoever listens to an owner and reads a page from it
-//! misses nothing for as long as it owns.
+//! Claims: every acknowledged message is in the history of the last owner exactly once, at the acknowledged
+//! position; every publish completes; a subscriber that listens to an owner and then reads a page from it
+//! misses nothing as long as that node is the owner.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ fn topic() -> Topic {
     Topic::new("match/57").unwrap()
 }
 
-/// A time as owner: where the listener's notes began, and what the page had that it read then.
+/// The term of one owner: the number of messages its listener had at the start, and the head of the page
+/// read then.
 struct OwnerTerm<'a> {
     node: &'a Node,
     term: Term,
@@ -38,7 +40,7 @@ struct OwnerTerm<'a> {
 }
 
 impl OwnerTerm<'_> {
-    /// Waits until some node owns under a later term than `after`, listens to it, and reads a page.
+    /// Waits until a node owns the shard in a later term than `after`, then reads a page from it.
     async fn begin(nodes: &[Node], after: Term) -> OwnerTerm<'_> {
         let claims = nodes.iter().map(|node| Box::pin(node.claim_after(after)));
         let (term, nth, _) = select_all(claims).await;
@@ -48,7 +50,7 @@ impl OwnerTerm<'_> {
         OwnerTerm { node, term, start_index, head }
     }
 
-    /// Listens for a while. What was heard and is not in the page must follow it without a hole.
+    /// Waits for messages. Those that are not in the page must follow it without a hole.
     async fn assert_no_missed_messages(&self) {
         while self.node.heard.all().len() < self.start_index + 100 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -64,7 +66,8 @@ impl OwnerTerm<'_> {
     }
 }
 
-/// Publishes one message after the other to whoever takes it, until the end; what was acknowledged.
+/// Publishes one message after another to the node that accepts it, until `end`. Returns the acknowledged
+/// messages.
 async fn publish_until_cancelled(
     name: usize,
     nodes: Vec<Handle>,
@@ -88,12 +91,13 @@ async fn publish_until_cancelled(
 }
 
 async fn start_three_nodes() -> (Vec<Node>, [tempfile::TempDir; 3]) {
-    let (dirs, book) = ([support::dir(), support::dir(), support::dir()], PeerAddresses::default());
+    let (dirs, addresses) =
+        ([support::dir(), support::dir(), support::dir()], PeerAddresses::default());
     let settings =
         ConsensusSettings { proposal_deadline: Duration::from_secs(2), ..ConsensusSettings::lan() };
     let mut nodes = Vec::new();
     for (id, dir) in (1..).zip(&dirs) {
-        nodes.push(Node::start(id, dir, &book, settings.clone()).await);
+        nodes.push(Node::start(id, dir, &addresses, settings.clone()).await);
     }
     let group = nodes[0].shard.group();
     group.initialize().await.unwrap();
@@ -120,7 +124,7 @@ async fn acknowledged_messages_survive_owner_changes_and_listeners_miss_nothing(
     for _ in 0..2 {
         tenure.assert_no_missed_messages().await;
         let other = nodes.iter().find(|node| node.id != tenure.node.id).unwrap();
-        // Whoever it ends with: the shard has an owner again.
+        // The result does not matter: some node becomes the owner.
         let _ = tenure.node.shard.group().transfer_leadership(other.id).await;
         tenure = OwnerTerm::begin(&nodes, tenure.term).await;
     }
@@ -158,7 +162,7 @@ async fn repeated_key_gets_the_first_ack_from_the_next_owner() {
     assert_eq!(conflict, Err(InvalidPublish::KeyReused.into()));
     assert_eq!(next.fetch_history(&topic(), HistoryRange::All).unwrap().messages.len(), 2);
     let heard = tenure.node.heard.all();
-    assert!(heard[tenure.start_index..].is_empty(), "a repeat was handed on: {heard:?}");
+    assert!(heard[tenure.start_index..].is_empty(), "a repeat was delivered: {heard:?}");
     join_all(nodes.into_iter().map(Node::stop)).await;
 }
 

@@ -1,4 +1,4 @@
-//! The network between nodes is bad, and carries most of what it is given.
+//! Bad links between nodes that still deliver most packets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,16 @@ pub(super) struct BadLinks {
     testbed: Arc<Testbed>,
     link: LinkRules,
     nodes: usize,
-    /// Packets that had been lost or late before.
+    /// The number of packets that were lost or delayed before.
     affected_before: u64,
 }
 
-/// Every tenth packet is lost.
+/// A link that loses every tenth packet.
 pub(super) fn lossy_link() -> LinkRules {
     LinkRules { loss: 0.1, ..LinkRules::default() }
 }
 
-/// As far as from one continent to the next, with packets that overtake each other.
+/// A link with the delay between two continents, and with reordering.
 pub(super) fn slow_link() -> LinkRules {
     LinkRules {
         delay: Duration::from_millis(40),
@@ -47,10 +47,10 @@ impl BadLinks {
             .map(|(from, to)| (LinkEnd::Node(from), LinkEnd::Node(to)))
     }
 
-    /// Packets that were lost or late.
+    /// The number of packets that were lost or delayed.
     fn affected_packets(&self) -> u64 {
         let counts = self.directions().map(|(from, to)| self.testbed.packet_counts(from, to));
-        counts.map(|PacketCounts { sent, carried, delayed: late }| sent - carried + late).sum()
+        counts.map(|PacketCounts { sent, carried, delayed }| sent - carried + delayed).sum()
     }
 
     fn set_links(&self, link: &LinkRules) {
@@ -72,7 +72,7 @@ impl FaultInjector for BadLinks {
     }
 
     async fn confirm(&mut self, _: &mut FaultContext) -> FaultState {
-        counter::confirm_grows("packet lost or late", self.affected_before, || {
+        counter::confirm_grows("packet was lost or delayed", self.affected_before, || {
             self.affected_packets()
         })
         .await

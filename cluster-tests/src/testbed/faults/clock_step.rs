@@ -1,5 +1,5 @@
-//! The owner's wall clock jumps an hour ahead, and the next time an hour back. The monotonic one goes
-//! on as it was.
+//! The owner's wall clock steps an hour ahead, and in the next round an hour back. Its monotonic clock is not
+//! affected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub(super) struct ClockStep {
     testbed: Arc<Testbed>,
     seconds: i64,
     node: Option<usize>,
-    /// How often the node had read a wrong time before.
+    /// The number of stepped clock reads before.
     stepped_reads_before: u64,
 }
 
@@ -42,10 +42,10 @@ impl FaultInjector for ClockStep {
         Ok(FaultEffect::on_nodes(vec![node]))
     }
 
-    /// The node has read the clock since. It may be paused by now.
+    /// Confirmed when the node has read the stepped clock.
     async fn confirm(&mut self, _: &mut FaultContext) -> FaultState {
-        let host = self.testbed.host(self.node.expect("it was injected"));
-        counter::confirm_grows("false time read", self.stepped_reads_before, || {
+        let host = self.testbed.host(self.node.expect("the fault was injected"));
+        counter::confirm_grows("stepped clock was read", self.stepped_reads_before, || {
             host.shim.stepped_clock_reads()
         })
         .await

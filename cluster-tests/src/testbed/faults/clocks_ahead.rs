@@ -1,5 +1,4 @@
-//! Wall clocks that are far ahead, beside a retention of one hour: nothing that was published a moment ago
-//! may expire by them.
+//! Wall clocks are far ahead, with a retention of one hour: recently published messages must not expire.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,31 +12,31 @@ use crate::cli::pushonce;
 use crate::faults::{FaultContext, FaultEffect, FaultInjector, FaultState};
 use crate::wait::{secs, wait_until};
 
-/// What every topic's history keeps meanwhile.
+/// The retention of every topic's history.
 const RETENTION: &str = "1h";
 
 const TWO_HOURS: i64 = 2 * 3_600;
 const THREE_DAYS: i64 = 3 * 24 * 3_600;
 
-/// Which clocks are ahead, in turns.
+/// The clocks that are ahead, in turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClockTarget {
-    /// The clocks of all nodes but the owner step ahead while they run, then the owner dies: one of them
+    /// The clocks of all nodes except the owner are stepped ahead, then the owner is killed: one of them
     /// succeeds it.
     Successors,
-    /// The clock of the owner steps ahead while it runs.
+    /// The clock of the owner is stepped ahead.
     Owner,
-    /// One node starts with a clock that is ahead, then the owner dies.
+    /// One node restarts with a clock that is ahead, then the owner is killed.
     RestartedNode,
 }
 
-/// Clocks that are ahead.
+/// A fault with clocks that are ahead.
 pub(super) struct ClocksAhead {
     testbed: Arc<Testbed>,
     target: ClockTarget,
-    /// The nodes whose clocks are wrong.
+    /// The nodes whose clocks are ahead.
     stepped_nodes: Vec<usize>,
-    /// How often they had read a wrong time before.
+    /// The number of stepped clock reads before.
     stepped_reads_before: u64,
     is_prepared: bool,
 }
@@ -69,7 +68,7 @@ impl ClocksAhead {
         if std::mem::replace(&mut self.is_prepared, true) {
             return;
         }
-        let node = context.cluster.running_nodes().next().expect("some node runs");
+        let node = context.cluster.running_nodes().next().expect("at least one node runs");
         let server = format!("http://{}", context.cluster.ports(node).grpc);
         let set =
             ["namespace", "set", "--default", "--history-age", RETENTION, "--server", &server];
@@ -99,7 +98,7 @@ impl FaultInjector for ClocksAhead {
             }
             ClockTarget::Successors => self.step_clocks(successors, TWO_HOURS),
             ClockTarget::RestartedNode => {
-                let one = successors.choose(&mut context.rng).ok_or("the owner is alone")?;
+                let one = successors.choose(&mut context.rng).ok_or("no other node runs")?;
                 context.cluster.kill(*one);
                 self.step_clocks(vec![*one], TWO_HOURS);
                 context.restart_if_stopped(*one);
@@ -111,11 +110,13 @@ impl FaultInjector for ClocksAhead {
         Ok(FaultEffect::restart(killed))
     }
 
-    /// The nodes have read their clocks since.
+    /// Confirmed when the nodes have read their stepped clocks.
     async fn confirm(&mut self, _: &mut FaultContext) -> FaultState {
         let (before, stepped_nodes) = (self.stepped_reads_before, &self.stepped_nodes);
-        counter::confirm_grows("false time read", before, || self.stepped_reads(stepped_nodes))
-            .await
+        counter::confirm_grows("stepped clock was read", before, || {
+            self.stepped_reads(stepped_nodes)
+        })
+        .await
     }
 
     async fn heal(&mut self, context: &mut FaultContext) {

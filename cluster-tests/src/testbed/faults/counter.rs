@@ -1,4 +1,4 @@
-//! How a fault sees that it is there: a number grows that grows by nothing else.
+//! Confirms a fault by a counter that only the fault increases.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use crate::faults::FaultState;
 
-/// Nodes say something to each other, and write something, more often than that.
+/// The time limit. Nodes exchange messages and write to disk more often than that.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Installed as soon as the number is higher than it was.
+/// Waits until the counter exceeds `before`. `counter` names the expected event in the error message.
 pub(super) async fn confirm_grows(
     counter: &str,
     before: u64,
@@ -18,7 +18,7 @@ pub(super) async fn confirm_grows(
     let start = Instant::now();
     while read() <= before {
         if start.elapsed() > TIMEOUT {
-            return FaultState::Indeterminate(format!("no {counter} in {TIMEOUT:?}"));
+            return FaultState::Indeterminate(format!("no {counter} within {TIMEOUT:?}"));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -11,30 +11,30 @@ use crate::EXIT_DISK_FAILED;
 use crate::faults::{FaultContext, FaultEffect, FaultInjector, FaultState};
 use crate::wait::secs;
 
-/// One fsync fails. What is on the disk is not known then: the node must stop at once.
+/// One fsync fails. The contents of the disk are then unknown, and the node must stop at once.
 pub(super) struct FsyncError {
     target: DiskTarget,
-    /// Number of failed writes of files without which the node continues to run.
+    /// The number of failed writes that the node survives, because it can run without these files.
     survived_failures: usize,
 }
 
 /// Every fsync takes longer.
 pub(super) struct SlowFsync {
     target: DiskTarget,
-    /// How many were slow before.
+    /// The number of delayed fsyncs before.
     delayed_before: u64,
 }
 
-/// There is no room.
+/// The disk is full.
 pub(super) struct FullDisk(DiskTarget);
 
-/// Whose disk it is.
+/// The node whose disk is affected.
 struct DiskTarget {
     testbed: Arc<Testbed>,
     node: Option<usize>,
 }
 
-/// A disk that is busy with something else.
+/// The delay of a disk that is busy.
 const SLOW_FSYNC_DELAY: Duration = Duration::from_millis(50);
 
 impl FsyncError {
@@ -55,8 +55,8 @@ impl FullDisk {
     }
 }
 
-/// Number of failed writes of files without which the node continues to run: the list of peers is a hint, and
-/// the node does not acknowledge consensus times that are not on disk.
+/// The number of failed writes that the node survives: the list of peers is a hint, and the node does not
+/// acknowledge consensus times that are not on disk.
 fn survived_write_failures(context: &FaultContext, node: usize) -> usize {
     let log = context.cluster.node(node).log_text();
     let survived_messages =
@@ -73,7 +73,7 @@ impl DiskTarget {
     }
 
     fn host(&self) -> Arc<TestHost> {
-        self.testbed.host(self.node.expect("it was injected"))
+        self.testbed.host(self.node.expect("the fault was injected"))
     }
 }
 
@@ -90,11 +90,11 @@ impl FaultInjector for FsyncError {
         Ok(FaultEffect::restart(vec![node]))
     }
 
-    /// The fault is there when an fsync has failed; what the node has to do then is part of it.
+    /// Confirmed when an fsync has failed and the node has stopped, as it must.
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
-        let (berth, node) = (self.target.host(), self.target.node.expect("it was injected"));
-        // It is told once, so that none is left to fail means that one has failed.
-        let failed_fsyncs = || u64::from(berth.shim.fsyncs_to_fail() == 0);
+        let (host, node) = (self.target.host(), self.target.node.expect("the fault was injected"));
+        // One failure is requested, so it has happened when none is left.
+        let failed_fsyncs = || u64::from(host.shim.fsyncs_to_fail() == 0);
         loop {
             let confirmed = counter::confirm_grows("failed fsync", 0, failed_fsyncs).await;
             if confirmed != FaultState::Active {
@@ -105,7 +105,7 @@ impl FaultInjector for FsyncError {
             if failures == std::mem::replace(&mut self.survived_failures, failures) {
                 break;
             }
-            berth.shim.fail_fsyncs(1);
+            host.shim.fail_fsyncs(1);
         }
         let status = context.cluster.wait_exit(node).await;
         assert_eq!(
@@ -121,7 +121,7 @@ impl FaultInjector for FsyncError {
         let shim = &self.target.testbed.host(node).shim;
         let has_failed = shim.fsyncs_to_fail() == 0;
         shim.fail_fsyncs(0);
-        // Without a confirmation the node may still be ending.
+        // Without a confirmation the node may still be exiting.
         let is_exiting =
             has_failed && survived_write_failures(context, node) == self.survived_failures;
         if is_exiting && context.cluster.node(node).is_running() {
@@ -171,16 +171,16 @@ impl FaultInjector for FullDisk {
     async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
         let (node, host) = self.0.choose_owner(context).await;
         host.fill_volume()?;
-        // Whoever leads a shard and has no room refuses: publishing need not go on.
+        // A leader without disk space rejects publishes, so publishing need not continue.
         Ok(FaultEffect { nodes: vec![node], ..FaultEffect::default() })
     }
 
-    /// Not one block more is to be had. The node itself may have room left in the files it has.
+    /// Confirmed when not a single block is free. The node may still have space in its existing files.
     async fn confirm(&mut self, _: &mut FaultContext) -> FaultState {
         match self.0.host().fill_volume() {
             Ok(0) => FaultState::Active,
             Ok(bytes) => {
-                FaultState::Indeterminate(format!("there was room for {bytes} bytes again"))
+                FaultState::Indeterminate(format!("there was space for {bytes} bytes again"))
             }
             Err(error) => FaultState::Indeterminate(error),
         }
@@ -188,7 +188,7 @@ impl FaultInjector for FullDisk {
 
     async fn heal(&mut self, context: &mut FaultContext) {
         if let Some(node) = self.0.node.take() {
-            self.0.testbed.host(node).free_volume().expect("the ballast can be removed");
+            self.0.testbed.host(node).free_volume().expect("remove the ballast file");
             context.restart_if_stopped(node);
         }
     }

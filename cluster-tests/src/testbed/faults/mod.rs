@@ -1,4 +1,4 @@
-//! The faults that need a rig, one idea a file, and their rows in the table.
+//! The faults that need a testbed, and their rows in the table.
 
 mod bad_links;
 mod clock_step;
@@ -18,77 +18,85 @@ use super::Testbed;
 use crate::faults::{FaultContext, FaultInjector, FaultScenario, PreparedScenario};
 use partition::PartitionShape;
 
-/// Every fault that needs a rig.
+/// All faults that need a testbed.
 pub const TESTBED_SCENARIOS: &[FaultScenario] = &[
-    scenario("power-one", "power cut of the owner's volume, and kill -9", |seed| {
+    scenario("power-cut-owner", "power cut of the owner's volume, and kill -9", |seed| {
         on_testbed(seed, |testbed| {
             power_cut::PowerCut::new(testbed, power_cut::PowerCutTarget::Owner)
         })
     }),
-    scenario("power-all", "power cut of all volumes at once, and kill -9", |seed| {
+    scenario("power-cut-all", "power cut of all volumes at once, and kill -9", |seed| {
         on_testbed(seed, |testbed| {
             power_cut::PowerCut::new(testbed, power_cut::PowerCutTarget::All)
         })
     }),
-    scenario("minority", "the owner is cut off from the other nodes", |seed| {
+    scenario("partition-owner", "the owner is partitioned from the other nodes", |seed| {
         partition_scenario(seed, PartitionShape::OwnerIsolated)
     }),
-    scenario("majority", "another node is cut off; the owner keeps a majority", |seed| {
-        partition_scenario(seed, PartitionShape::OtherIsolated)
-    }),
     scenario(
-        "deaf",
-        "the owner sends to the other nodes, and receives nothing from them",
+        "partition-other",
+        "another node is partitioned; the owner keeps a majority",
+        |seed| partition_scenario(seed, PartitionShape::OtherIsolated),
+    ),
+    scenario(
+        "owner-receives-nothing",
+        "the owner sends to the other nodes and receives nothing from them",
         |seed| partition_scenario(seed, PartitionShape::OwnerReceivesNothing),
     ),
     scenario(
-        "mute",
-        "the owner receives from the other nodes, and sends nothing to them",
+        "owner-sends-nothing",
+        "the owner receives from the other nodes and sends nothing to them",
         |seed| partition_scenario(seed, PartitionShape::OwnerSendsNothing),
     ),
-    scenario("peer-port", "the owner's port 7091 is cut; clients reach it", |seed| {
+    scenario("partition-peer-port", "the owner's port 7091 is blocked; clients reach it", |seed| {
         partition_scenario(seed, PartitionShape::PeerPort)
     }),
-    scenario("client-ports", "the owner's client ports are cut; nodes reach it", |seed| {
-        partition_scenario(seed, PartitionShape::ClientPorts)
-    }),
     scenario(
-        "partial",
-        "the owner and another do not reach each other, a third reaches both",
+        "partition-client-ports",
+        "the owner's client ports are blocked; nodes reach it",
+        |seed| partition_scenario(seed, PartitionShape::ClientPorts),
+    ),
+    scenario(
+        "partition-pair",
+        "the owner and another node do not reach each other; the third reaches both",
         |seed| partition_scenario(seed, PartitionShape::Partial),
     ),
-    scenario("swizzle", "nodes are cut off one by one and come back in another order", |seed| {
-        on_testbed(seed, swizzle::Swizzle::new)
-    }),
-    scenario("loss", "10 % of the packets between nodes are lost", |seed| {
+    scenario(
+        "swizzle",
+        "nodes are partitioned one by one and reconnected in another order",
+        |seed| on_testbed(seed, swizzle::Swizzle::new),
+    ),
+    scenario("packet-loss", "10 % of the packets between nodes are lost", |seed| {
         on_testbed(seed, |testbed| bad_links::BadLinks::new(testbed, bad_links::lossy_link()))
     }),
-    scenario("delay", "40 ms between nodes, with packets that overtake", |seed| {
+    scenario("packet-delay", "40 ms between nodes, with reordered packets", |seed| {
         on_testbed(seed, |testbed| bad_links::BadLinks::new(testbed, bad_links::slow_link()))
     }),
-    scenario("fsync-error", "one fsync of the owner fails: it must stop", |seed| {
+    scenario("fsync-error", "one fsync of the owner fails, and the owner must stop", |seed| {
         on_testbed(seed, disk::FsyncError::new)
     }),
-    scenario("slow-fsync", "every fsync of the owner takes 50 ms more", |seed| {
+    scenario("slow-fsync", "every fsync of the owner takes 50 ms longer", |seed| {
         on_testbed(seed, disk::SlowFsync::new)
     }),
-    scenario("disk-full", "the owner's volume is full, and there is room again", |seed| {
+    scenario("disk-full", "the owner's volume is filled, and freed again", |seed| {
         on_testbed(seed, disk::FullDisk::new)
     }),
-    scenario("clock", "the owner's wall clock jumps an hour ahead, and an hour back", |seed| {
-        on_testbed(seed, clock_step::ClockStep::new)
-    }),
+    scenario(
+        "clock-step",
+        "the owner's wall clock steps an hour ahead, then an hour back",
+        |seed| on_testbed(seed, clock_step::ClockStep::new),
+    ),
     scenario(
         "clocks-ahead",
-        "successors two hours ahead, the owner three days, with a retention of one hour",
+        "clocks of successors are two hours ahead, the owner's three days, with a retention of one hour",
         |seed| on_testbed(seed, clocks_ahead::ClocksAhead::new),
     ),
 ];
 
-/// Several at a time, for as long as somebody wants: no row of the table.
+/// Several faults at a time, for as long as requested. Not a row of the table.
 pub static SOAK_SCENARIO: FaultScenario = FaultScenario {
     name: "soak",
-    description: "several faults and operator commands at a time, drawn by the seed",
+    description: "several faults and operator commands at a time, drawn from the seed",
     nodes: 4,
     flags: &[],
     prepare: |seed| on_testbed(seed, |testbed| soak::Soak::new(testbed, seed)),
@@ -104,12 +112,12 @@ const fn scenario(
     FaultScenario { name, description, nodes: 3, flags: &[], prepare }
 }
 
-/// A run with a partition.
+/// A scenario with a partition.
 fn partition_scenario(seed: u64, shape: PartitionShape) -> Result<PreparedScenario, String> {
     on_testbed(seed, |testbed| partition::Partition::new(testbed, shape))
 }
 
-/// A run on a rig of its own.
+/// A scenario on a new testbed.
 fn on_testbed<F: FaultInjector + 'static>(
     seed: u64,
     fault: impl FnOnce(Arc<Testbed>) -> F,
@@ -118,13 +126,13 @@ fn on_testbed<F: FaultInjector + 'static>(
     Ok(PreparedScenario { environment: testbed.clone(), fault: Box::new(fault(testbed)) })
 }
 
-/// The running nodes that are not this one.
+/// The running nodes other than `node`.
 fn other_nodes(context: &FaultContext, node: usize) -> Vec<usize> {
     context.cluster.running_nodes().filter(|&i| i != node).collect()
 }
 
-/// One of them.
+/// A random running node other than `node`.
 fn pick_other_node(context: &mut FaultContext, node: usize) -> Result<usize, String> {
     let others = other_nodes(context, node).into_iter();
-    others.choose(&mut context.rng).ok_or_else(|| "it is alone".to_owned())
+    others.choose(&mut context.rng).ok_or_else(|| "no other node runs".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Some do not reach some others: by pair, by direction, by port.
+//! Partitions by pair of nodes, by direction, and by port.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +14,26 @@ use crate::wait::secs;
 pub(super) struct Partition {
     testbed: Arc<Testbed>,
     shape: PartitionShape,
-    /// The directions that are cut, with what was lost in each before.
+    /// The blocked directions, with the number of packets lost in each before.
     cut_directions: Vec<(Direction, u64)>,
 }
 
-/// Who does not reach whom.
+/// The shape of a partition.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum PartitionShape {
-    /// The owner is in the minority.
+    /// The owner is alone on one side.
     OwnerIsolated,
-    /// The owner is in the majority.
+    /// Another node is alone on one side.
     OtherIsolated,
-    /// The owner hears no node.
+    /// The owner receives nothing from other nodes.
     OwnerReceivesNothing,
-    /// No node hears the owner.
+    /// The other nodes receive nothing from the owner.
     OwnerSendsNothing,
-    /// The port between nodes is cut at the owner, and no other.
+    /// Only the owner's port for nodes is blocked.
     PeerPort,
-    /// The ports for clients are cut at the owner, and not the one between nodes.
+    /// The owner's client ports are blocked, and its port for nodes is not.
     ClientPorts,
-    /// The owner and another one, while all others reach both.
+    /// The owner and one other node do not reach each other; all other nodes reach both.
     Partial,
 }
 
@@ -55,23 +55,23 @@ impl Partition {
     }
 }
 
-/// The directions from one to several.
+/// The directions from one end to several.
 pub(super) fn directions_from(end: LinkEnd, others: &[LinkEnd]) -> impl Iterator<Item = Direction> {
     others.iter().map(move |&other| (end, other))
 }
 
-/// The directions from several to one.
+/// The directions from several ends to one.
 pub(super) fn directions_to(end: LinkEnd, others: &[LinkEnd]) -> impl Iterator<Item = Direction> {
     others.iter().map(move |&other| (other, end))
 }
 
-/// The directions between one and several.
+/// The directions between one end and several.
 pub(super) fn directions_between(end: LinkEnd, others: &[LinkEnd]) -> Vec<Direction> {
     directions_from(end, others).chain(directions_to(end, others)).collect()
 }
 
 impl PartitionShape {
-    /// Which directions are cut, and for what, if `owner` is the owner and `reuse_key` another node.
+    /// The directions and the packets that are blocked, for the given owner and another node.
     fn cut_directions(
         self,
         owner: usize,
@@ -105,7 +105,7 @@ impl PartitionShape {
         }
     }
 
-    /// What that does to the cluster. With three nodes or more the others are a majority.
+    /// The effect on the cluster. With three nodes or more, the remaining nodes are a majority.
     fn effect(self, owner: usize, other: usize) -> FaultEffect {
         let isolated = |node| {
             let nodes = vec![node];
@@ -121,9 +121,9 @@ impl PartitionShape {
             | PartitionShape::OwnerReceivesNothing
             | PartitionShape::OwnerSendsNothing
             | PartitionShape::PeerPort => isolated(owner),
-            // It is as good a node as any; it just has no callers.
+            // The node is healthy, but no client reaches it.
             PartitionShape::ClientPorts => FaultEffect::on_nodes(vec![owner]),
-            // Each of them has a majority with the third; whether one of them still owns is open.
+            // Each of the two has a majority with the third; either may own topics.
             PartitionShape::Partial => {
                 let deposed = vec![owner, other];
                 FaultEffect { deposed: deposed.clone(), ..FaultEffect::on_nodes(deposed) }
@@ -154,7 +154,7 @@ impl FaultInjector for Partition {
         let before = self.cut_directions.iter().map(|&(_, lost)| lost).sum();
         let lost =
             || self.cut_directions.iter().map(|&(direction, _)| self.lost_packets(direction)).sum();
-        counter::confirm_grows("packet lost at a cut", before, lost).await
+        counter::confirm_grows("packet was lost at a blocked link", before, lost).await
     }
 
     async fn heal(&mut self, _: &mut FaultContext) {
@@ -168,9 +168,9 @@ impl FaultInjector for Partition {
 mod tests {
     use super::*;
 
-    /// The directions that a shape cuts between nodes, as text, when 0 owns and 1 is the other.
+    /// The blocked directions of a shape as text, with node 0 as the owner and node 1 as the other node.
     fn cut_directions_text(shape: PartitionShape) -> String {
-        let name = |spot| match spot {
+        let name = |end| match end {
             LinkEnd::Node(i) => i.to_string(),
             LinkEnd::Clients => "c".to_owned(),
         };

@@ -1,4 +1,4 @@
-//! The power of volumes is cut, and the nodes on them are killed.
+//! Cuts the power of volumes and kills the nodes on them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::wait::secs;
 pub(super) struct PowerCut {
     testbed: Arc<Testbed>,
     target: PowerCutTarget,
-    /// Who is without power.
+    /// The nodes without power.
     without_power: Vec<usize>,
 }
 
-/// Whose.
+/// The nodes whose power is cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum PowerCutTarget {
     Owner,
@@ -41,7 +41,7 @@ impl FaultInjector for PowerCut {
             PowerCutTarget::Owner => vec![context.hot_topic_owner().await],
             PowerCutTarget::All => context.cluster.running_nodes().collect(),
         };
-        // First all the power, then the processes: nobody sees another one die.
+        // All volumes lose power before any process is killed, so that no node sees another one end.
         for &node in &nodes {
             self.testbed.host(node).cut_power()?;
             self.without_power.push(node);
@@ -65,7 +65,7 @@ impl FaultInjector for PowerCut {
 
     async fn heal(&mut self, context: &mut FaultContext) {
         for node in self.without_power.drain(..) {
-            self.testbed.host(node).restore_power().expect("the volume is mounted again");
+            self.testbed.host(node).restore_power().expect("mount the volume again");
             context.restart_if_stopped(node);
         }
     }

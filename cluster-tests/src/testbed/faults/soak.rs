@@ -17,12 +17,12 @@ use crate::faults::{
 use crate::faults::{operator, pause_owner};
 use crate::wait::secs;
 
-/// Each round draws a change of settings, conditions that a cluster must bear beside others, what else an
-/// operator does, and one fault that takes a node out. So at most a minority of the nodes is out at any
-/// time, and publishing goes on.
+/// Each round draws a change of settings, conditions that a cluster must tolerate along with other faults, an
+/// operator command, and one fault that takes a node out of service. So at most a minority of the nodes is
+/// out at any time, and publishing continues.
 pub(super) struct Soak {
     testbed: Arc<Testbed>,
-    /// Draws the rounds, and nothing else: a fault that takes another way does not change the next round.
+    /// Draws the rounds and nothing else, so that the behaviour of a fault does not change the next round.
     rng: StdRng,
     chosen: Vec<(&'static str, Box<dyn FaultInjector>)>,
     hold: Duration,
@@ -30,38 +30,42 @@ pub(super) struct Soak {
 
 type FaultFactory = fn(&Arc<Testbed>) -> Box<dyn FaultInjector>;
 
-/// A bad link and a partition are both settings of the links: one of them at a time.
+/// A bad link and a partition both set the links, so only one of them is active at a time.
 const LINK_FAULTS: &[(&str, FaultFactory)] = &[
-    ("loss", |testbed| {
+    ("packet-loss", |testbed| {
         Box::new(bad_links::BadLinks::new(testbed.clone(), bad_links::lossy_link()))
     }),
-    ("delay", |testbed| {
+    ("packet-delay", |testbed| {
         Box::new(bad_links::BadLinks::new(testbed.clone(), bad_links::slow_link()))
     }),
-    ("minority", |testbed| {
+    ("partition-owner", |testbed| {
         Box::new(Partition::new(testbed.clone(), PartitionShape::OwnerIsolated))
     }),
-    ("majority", |testbed| {
+    ("partition-other", |testbed| {
         Box::new(Partition::new(testbed.clone(), PartitionShape::OtherIsolated))
     }),
-    ("deaf", |testbed| {
+    ("owner-receives-nothing", |testbed| {
         Box::new(Partition::new(testbed.clone(), PartitionShape::OwnerReceivesNothing))
     }),
-    ("mute", |testbed| {
+    ("owner-sends-nothing", |testbed| {
         Box::new(Partition::new(testbed.clone(), PartitionShape::OwnerSendsNothing))
     }),
-    ("peer-port", |testbed| Box::new(Partition::new(testbed.clone(), PartitionShape::PeerPort))),
-    ("partial", |testbed| Box::new(Partition::new(testbed.clone(), PartitionShape::Partial))),
+    ("partition-peer-port", |testbed| {
+        Box::new(Partition::new(testbed.clone(), PartitionShape::PeerPort))
+    }),
+    ("partition-pair", |testbed| {
+        Box::new(Partition::new(testbed.clone(), PartitionShape::Partial))
+    }),
 ];
 
 const CONDITION_FAULTS: &[(&str, FaultFactory)] = &[
-    ("clock", |testbed| Box::new(clock_step::ClockStep::new(testbed.clone()))),
+    ("clock-step", |testbed| Box::new(clock_step::ClockStep::new(testbed.clone()))),
     ("slow-fsync", |testbed| Box::new(disk::SlowFsync::new(testbed.clone()))),
 ];
 
 const SETTINGS_CHANGES: &[(&str, FaultFactory)] = &[
-    ("settings", |_| Box::new(operator::NamespaceSettingsChange::default())),
-    ("times", |_| Box::new(operator::ConsensusTimesChange::default())),
+    ("namespace-settings", |_| Box::new(operator::NamespaceSettingsChange::default())),
+    ("consensus-times", |_| Box::new(operator::ConsensusTimesChange::default())),
 ];
 
 const OPERATOR_COMMANDS: &[(&str, FaultFactory)] = &[
@@ -72,9 +76,9 @@ const OPERATOR_COMMANDS: &[(&str, FaultFactory)] = &[
 
 const NODE_FAULTS: &[(&str, FaultFactory)] = &[
     ("kill-owner", |_| kill_owner()),
-    ("kill-leader", |_| kill_leader()),
+    ("kill-control-leader", |_| kill_leader()),
     ("pause-owner", |_| pause_owner()),
-    ("power-one", |testbed| {
+    ("power-cut-owner", |testbed| {
         Box::new(power_cut::PowerCut::new(testbed.clone(), power_cut::PowerCutTarget::Owner))
     }),
     ("fsync-error", |testbed| Box::new(disk::FsyncError::new(testbed.clone()))),
@@ -86,13 +90,14 @@ impl Soak {
         Soak { testbed, rng, chosen: Vec::new(), hold: Duration::ZERO }
     }
 
-    /// What cuts a node off and what takes one out are not drawn together: they would be two.
+    /// Faults that partition a node and faults that take one out of service are not combined: they would
+    /// affect two nodes.
     fn choose_faults(&mut self) {
         let rng = &mut self.rng;
         let mut chosen: Vec<&(&'static str, FaultFactory)> = Vec::new();
         chosen.extend(CONDITION_FAULTS.iter().filter(|_| rng.random_bool(0.4)));
         let outage_faults = if rng.random() { LINK_FAULTS } else { NODE_FAULTS };
-        // An operator waits for the end of a command before the network breaks, at most.
+        // Commands come before the outage, because an operator waits for their completion.
         chosen.extend(SETTINGS_CHANGES.choose(rng));
         if rng.random_bool(0.4) {
             chosen.extend(OPERATOR_COMMANDS.choose(rng));
@@ -120,17 +125,17 @@ impl FaultInjector for Soak {
                     effect = effect.combine(injected);
                     injected_faults.push((name, fault));
                 }
-                // What was done to the cluster already is healed with the rest.
-                Err(error) => context.print_note(&format!("{name} did not take place: {error}")),
+                // Changes that were already made are healed with the rest.
+                Err(error) => context.print_note(&format!("{name} was not injected: {error}")),
             }
         }
         let names: Vec<_> = injected_faults.iter().map(|(name, _)| *name).collect();
         context.print_note(&format!("drawn: {}", names.join(", ")));
         self.chosen = injected_faults;
-        if self.chosen.is_empty() { Err("nothing took place".to_owned()) } else { Ok(effect) }
+        if self.chosen.is_empty() { Err("no fault was injected".to_owned()) } else { Ok(effect) }
     }
 
-    /// There when all of it is there.
+    /// Active when all drawn faults are active.
     async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
         for (name, fault) in &mut self.chosen {
             match fault.confirm(context).await {

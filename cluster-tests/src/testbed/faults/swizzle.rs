@@ -1,5 +1,5 @@
-//! Nodes are cut off one by one, and come back in another order: every partition there is, and every
-//! way to come out of it.
+//! Nodes are partitioned one by one and reconnected in another order, which produces many partitions and many
+//! ways to recover from them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use super::counter;
 use crate::faults::{FaultContext, FaultEffect, FaultInjector, FaultState};
 use crate::wait::secs;
 
-/// A swizzle.
+/// A swizzle: a sequence of partitions and reconnections.
 pub(super) struct Swizzle {
     testbed: Arc<Testbed>,
-    /// Who is cut off, in the order in which they come back.
+    /// The partitioned nodes, in the reverse order of their reconnection.
     cut_off: Vec<usize>,
     nodes: usize,
     lost_before: u64,
 }
 
-/// Between two nodes that are cut off, or come back: around the election timeout, so that elections
-/// are under way when the next one goes.
+/// The pause between two steps: about the election timeout, so that elections are in progress at the next
+/// step.
 const PAUSE_MS: std::ops::Range<u64> = 200..1500;
 
 impl Swizzle {
@@ -31,7 +31,7 @@ impl Swizzle {
         Swizzle { testbed, cut_off: Vec::new(), nodes: 0, lost_before: 0 }
     }
 
-    /// Cuts and joins the links between nodes: those of a node that is off are cut.
+    /// Blocks the links of partitioned nodes and restores the others.
     fn apply_links(&self) {
         for from in 0..self.nodes {
             for to in (0..self.nodes).filter(|&to| to != from) {
@@ -72,14 +72,16 @@ impl FaultInjector for Swizzle {
             random_pause(context).await;
         }
         self.cut_off.shuffle(&mut context.rng);
-        // Nobody reaches anybody: each of them is cut off, and may take itself for an owner.
+        // No node reaches another: each is partitioned, and may consider itself an owner.
         let (unready, deposed) = (nodes.clone(), nodes.clone());
         Ok(FaultEffect { nodes, unready, deposed, ..FaultEffect::default() })
     }
 
     async fn confirm(&mut self, _: &mut FaultContext) -> FaultState {
-        counter::confirm_grows("packet lost at a cut", self.lost_before, || self.lost_packets())
-            .await
+        counter::confirm_grows("packet was lost at a blocked link", self.lost_before, || {
+            self.lost_packets()
+        })
+        .await
     }
 
     async fn heal(&mut self, context: &mut FaultContext) {

@@ -1,4 +1,4 @@
-//! A session over gRPC: one call a topic, on one connection.
+//! A session over gRPC: one call per topic on one connection.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use super::{CONNECT_TIMEOUT, SessionEnd};
 use crate::resume_state::SubscriptionRequest;
 use crate::server_address::{Scheme, ServerAddress};
 
-/// Events that wait for the caller, as for QUIC.
+/// Maximum number of queued events, as for QUIC.
 const EVENTS_MAX: usize = 256;
 
-/// A message of 1 MiB with room for its other fields.
+/// Fits a payload of 1 MiB with the other fields of a message.
 const FRAME_BYTES_MAX: usize = 2 << 20;
 
 pub(crate) struct Session {
@@ -30,10 +30,10 @@ pub(crate) struct Session {
     calls: JoinSet<()>,
 }
 
-/// Opens a connection that notices within seconds that the other end is gone.
+/// Opens a connection that detects within seconds that its peer is gone.
 pub(crate) async fn connect(server: &ServerAddress) -> Result<Channel, String> {
     if server.scheme != Scheme::Http {
-        return Err(format!("{server} is not an http:// address, as gRPC has"));
+        return Err(format!("{server} is not a gRPC address: use http://HOST:PORT"));
     }
     let endpoint = Endpoint::from_shared(server.to_string())
         .map_err(|error| error.to_string())?
@@ -58,7 +58,7 @@ impl Session {
     }
 
     pub(super) async fn next(&mut self) -> Result<ServerEvent, SessionEnd> {
-        // The session holds a sender itself: there is always a next.
+        // Never `None`: the session holds a sender itself.
         self.events.recv().await.unwrap_or_else(|| Err(SessionEnd::retryable("the session ended")))
     }
 }
@@ -76,7 +76,8 @@ async fn run_subscription(
             ..SubscribeOptions::default()
         })
     {
-        let message = "gRPC brings messages, whole, and nothing else; use WebSocket or QUIC";
+        let message =
+            "gRPC does not support deltas, datagrams and the audience; use WebSocket or QUIC";
         let event = ServerEvent::error(Some(id), ErrorCode::NotSupported, message);
         return drop(events.send(Ok(event)).await);
     }
@@ -118,12 +119,12 @@ async fn run_subscription(
     }
 }
 
-/// A refusal of the request is an event; anything else is the end of the session.
+/// A rejection of the request is an event; any other status ends the session.
 fn rejection_event(id: u64, status: Status) -> Result<ServerEvent, SessionEnd> {
     let code = match status.code() {
         Code::InvalidArgument => ErrorCode::BadTopic,
         Code::OutOfRange => ErrorCode::FuturePosition,
-        // Of the topic, or of the connection: then the next call says so as well.
+        // Of the topic, or of the connection: in that case the next call fails in the same way.
         Code::Unavailable => ErrorCode::Unavailable,
         _ => return Err(session_end(&status)),
     };

@@ -1,5 +1,4 @@
-//! A session over QUIC: a control stream, a stream for each topic, and datagrams for topics that are
-//! asked for so.
+//! A session over QUIC: a control stream, one stream per topic, and datagrams for topics that request them.
 
 mod datagrams;
 
@@ -22,40 +21,39 @@ use tokio::task::JoinSet;
 use super::{CertificateTrust, SessionEnd};
 use crate::server_address::ServerAddress;
 
-/// What the server offers on its UDP port beside HTTP/3.
+/// The ALPN protocol of servers on their UDP port, beside HTTP/3.
 const ALPN: &[u8] = b"pushonce/1";
 
-/// As for WebSocket.
+/// Fits a payload of 1 MiB with the other fields of a message.
 const FRAME_BYTES_MAX: usize = 2 << 20;
 
-/// Events that wait for the caller. A full queue stops the reading, and with it the server.
+/// Maximum number of queued events. A full queue stops the reading, and with it the server.
 const EVENTS_MAX: usize = 256;
 
-/// Shorter than most NATs forget a flow in, and so short that a lost one does not end a session.
+/// Shorter than the UDP timeout of most NATs, and short enough that a lost packet does not end a session.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A node that died sends nothing, not even that it is gone: what does not answer for so long is
-/// left for another. As patient as gRPC's keep-alive.
+/// A connection without packets for this long is closed: a node that died sends no close. The same as the
+/// keep-alive of gRPC.
 const IDLE_TIMEOUT_MS: VarInt = VarInt::from_u32(10_000);
 
-/// Less than half of what opening a session may take, so that a second address has its chance.
+/// Less than half of the timeout for opening a session, so that a second address can be tried.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What one topic may have under way, and all of them together: what a caller does not take waits
-/// at the server, not here.
+/// Unread bytes in flight of one topic, and of all topics: unread data is queued at the server, not here.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// Datagrams that wait to be read, which they are at once.
+/// Buffer for datagrams, which are read immediately.
 const DATAGRAM_BUFFER_BYTES: usize = 256 << 10;
 
-/// The code of a close comes after the ends of the streams, if it comes.
+/// The close code, if there is one, arrives after the ends of the streams.
 const CLOSE_CODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Session {
     control: SendStream,
     events: mpsc::Receiver<Result<ServerEvent, SessionEnd>>,
-    /// Reads the streams; ends with the session.
+    /// Tasks that read the streams; aborted with the session.
     _readers: JoinSet<()>,
     connection: Connection,
     _endpoint: Endpoint,
@@ -100,8 +98,7 @@ impl Drop for Session {
     }
 }
 
-/// Tries every address of the server: nothing refuses on UDP, so one where nobody listens is only
-/// silent.
+/// Tries every address of the server: on UDP a closed port is silent instead of refusing.
 async fn connect(
     server: &ServerAddress,
     trust: &CertificateTrust,
@@ -114,7 +111,7 @@ async fn connect(
         last = match tokio::time::timeout(ADDRESS_TIMEOUT, connecting).await {
             Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(end)) => end,
-            Err(_) => SessionEnd::retryable(format!("no answer from {address}")),
+            Err(_) => SessionEnd::retryable(format!("no reply from {address}")),
         };
     }
     Err(last)
@@ -158,24 +155,24 @@ fn client_config(
     transport.stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES));
     transport.receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES));
     transport.datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES));
-    // A topic is a stream of the server's: as many as a session may have topics.
+    // Each topic has a stream of the server: the maximum number of topics of a session.
     transport.max_concurrent_uni_streams(VarInt::from_u32(1024));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
 
-/// What the readers of a session share.
+/// State shared by the readers of a session.
 #[derive(Clone)]
 struct ReaderContext {
     connection: Connection,
     events: mpsc::Sender<Result<ServerEvent, SessionEnd>>,
-    /// The topics that were said to be subscribed, and the epoch that the stream of each has come to; 0:
-    /// to none. Nothing orders the streams and the datagrams, and the caller is to hear of a
-    /// subscription before its first message, and of a new epoch by its gap.
+    /// The subscribed topics with the epoch that the stream of each has reached; 0 for none. Streams and
+    /// datagrams are not ordered among each other, but the caller must receive the subscribed event before
+    /// the first message, and a new epoch by its gap.
     stream_epochs: Arc<watch::Sender<HashMap<Topic, Epoch>>>,
 }
 
-/// Every stream that the server opens is a topic's.
+/// Reads every stream that the server opens: each belongs to a topic.
 async fn accept_streams(shared: ReaderContext) {
     let mut readers = JoinSet::new();
     loop {
@@ -189,8 +186,8 @@ async fn accept_streams(shared: ReaderContext) {
     }
 }
 
-/// Reads a stream to its end, which is the end of the session: a server ends a topic's stream only
-/// when it is asked to, and a topic without one would be silent for ever.
+/// Reads a stream to its end, which ends the session: a server ends a topic's stream only on request, and a
+/// topic without a stream would be silent.
 async fn read_stream(mut stream: RecvStream, shared: ReaderContext) {
     let mut decoder = FrameDecoder::new(FRAME_BYTES_MAX);
     let mut epoch = Epoch(0);
@@ -207,7 +204,7 @@ async fn read_stream(mut stream: RecvStream, shared: ReaderContext) {
                 Err(error) if error.is_fatal => {
                     return shared.close(SessionEnd::retryable(error)).await;
                 }
-                // From a newer server: not for us.
+                // A frame of a newer server: ignored.
                 Err(_) => {}
             }
         }
@@ -220,14 +217,14 @@ async fn read_stream(mut stream: RecvStream, shared: ReaderContext) {
         .await;
 }
 
-// === impl Shared ===
+// === impl ReaderContext ===
 
 impl ReaderContext {
-    /// Tells what came on a stream that has come to `epoch`.
+    /// Forwards an event of a stream that has reached `epoch`.
     async fn forward(&self, event: ServerEvent, epoch: &mut Epoch) {
         let started = match &event {
             ServerEvent::Stream { topic } => {
-                // Fails only without a sender, and here is one.
+                // Fails only without a sender, and `self` holds one.
                 let _ = self
                     .stream_epochs
                     .subscribe()
@@ -244,7 +241,7 @@ impl ReaderContext {
             }
             _ => None,
         };
-        // Whoever is gone does not want to know.
+        // Fails only when the session was dropped.
         let _ = self.events.send(Ok(event)).await;
         if let Some((topic, started_epoch)) = started {
             *epoch = started_epoch;

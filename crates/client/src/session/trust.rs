@@ -1,4 +1,4 @@
-//! Whose certificate a QUIC client takes.
+//! Verification of server certificates by a QUIC client.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,20 +11,21 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 
-/// Whose certificate to take.
+/// The server certificates to accept.
 #[derive(Clone, Debug, Default)]
 pub enum CertificateTrust {
-    /// Any, but only of a loopback address: a node on this machine with its development certificate.
+    /// Any certificate, but only from a loopback address: a node on this machine with its development
+    /// certificate.
     #[default]
     Development,
-    /// The one with this SHA-256, as `GET /dev/certificate` says it.
+    /// The certificate with this SHA-256 hash, as returned by `GET /dev/certificate`.
     Fingerprint([u8; 32]),
-    /// Those signed by these certificates, in PEM.
+    /// Certificates signed by these ones, in PEM.
     Roots(Vec<u8>),
 }
 
 impl CertificateTrust {
-    /// The verifier for a server at `socket_address`.
+    /// The verifier for a server at `address`.
     pub(super) fn verifier(
         &self,
         address: SocketAddr,
@@ -32,7 +33,7 @@ impl CertificateTrust {
     ) -> Result<Arc<dyn ServerCertVerifier>, String> {
         match self {
             CertificateTrust::Development if !address.ip().is_loopback() => Err(format!(
-                "{address} is not this machine: say whose certificate to trust, by its fingerprint \
+                "{address} is not on this machine: set the certificate to trust, by its fingerprint \
                  or by the certificate that signed it"
             )),
             CertificateTrust::Development => {
@@ -54,15 +55,15 @@ fn root_verifier(
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate =
-            certificate.map_err(|error| format!("the trusted certificates: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("the trusted certificates: {error}"))?;
+            certificate.map_err(|error| format!("invalid trusted certificate: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("invalid trusted certificate: {error}"))?;
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    Ok(verifier.build().map_err(|error| format!("the trusted certificates: {error}"))?)
+    Ok(verifier.build().map_err(|error| format!("invalid trusted certificates: {error}"))?)
 }
 
-/// Takes one certificate by its hash, or any; the handshake's signature is checked in both cases, so
-/// the server does have the certificate's key.
+/// Accepts one certificate by its hash, or any. The signature of the handshake is verified in both cases,
+/// so the server has the certificate's key.
 #[derive(Debug)]
 struct PinnedCertificateVerifier {
     hash: Option<[u8; 32]>,
@@ -81,7 +82,7 @@ impl ServerCertVerifier for PinnedCertificateVerifier {
         let fingerprint: [u8; 32] = Sha256::digest(end_entity).into();
         match self.hash {
             Some(expected) if expected != fingerprint => Err(rustls::Error::General(
-                "it is not the certificate with that fingerprint".into(),
+                "the certificate does not have the trusted fingerprint".into(),
             )),
             _ => Ok(ServerCertVerified::assertion()),
         }

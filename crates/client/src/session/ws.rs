@@ -11,8 +11,7 @@ use tokio_websockets::{ClientBuilder, Error, Limits, Message, WebSocketStream, u
 use super::SessionEnd;
 use crate::server_address::ServerAddress;
 
-/// A frame of a payload of 1 MiB: text of nothing but control characters takes six times its length
-/// in JSON.
+/// Fits a frame with a payload of 1 MiB: in JSON, text of control characters only is six times as long.
 const FRAME_BYTES_MAX: usize = 8 << 20;
 
 pub(crate) struct Session {
@@ -36,7 +35,7 @@ impl Session {
         stream.set_nodelay(true).map_err(SessionEnd::retryable)?;
         let (socket, response) = builder.connect_on(stream).await.map_err(upgrade_failed)?;
         if response.headers().get(SEC_WEBSOCKET_PROTOCOL) != Some(&subprotocol) {
-            let reason = format!("{server} does not speak {}", encoding.subprotocol());
+            let reason = format!("{server} does not support {}", encoding.subprotocol());
             return Err(SessionEnd::permanent(reason));
         }
         Ok(Session { socket, encoding })
@@ -66,28 +65,28 @@ impl Session {
             match self.encoding.decode_event(&message.into_payload().into()) {
                 Ok(event) => return Ok(event),
                 Err(error) if error.is_fatal => return Err(SessionEnd::retryable(error)),
-                // From a newer server: not for us.
+                // A frame of a newer server: ignored.
                 Err(_) => {}
             }
         }
     }
 }
 
-/// A server that refuses the upgrade for a reason that time does not change is not asked again: it is not
-/// Pushonce, or not its HTTP port.
+/// A server that rejects the upgrade for a permanent reason is not tried again: it is not Pushonce, or not
+/// its HTTP port.
 fn upgrade_failed(error: Error) -> SessionEnd {
     match error {
         Error::Upgrade(upgrade::Error::DidNotSwitchProtocols(status)) => match status {
             408 | 429 | 500..=599 => {
-                SessionEnd::retryable(format!("the server answered HTTP {status}"))
+                SessionEnd::retryable(format!("the server replied with HTTP {status}"))
             }
             _ => SessionEnd::permanent(format!(
-                "the server answered HTTP {status} instead of a WebSocket upgrade: \
+                "the server replied with HTTP {status} instead of a WebSocket upgrade: \
                  give the address of a node's --http"
             )),
         },
         Error::Upgrade(upgrade::Error::Parsing(error)) => SessionEnd::permanent(format!(
-            "the server does not speak HTTP/1.1 ({error}): give the address of a node's --http"
+            "the server did not reply in HTTP/1.1 ({error}): give the address of a node's --http"
         )),
         error => SessionEnd::retryable(error_chain(&error)),
     }

@@ -1,4 +1,5 @@
-//! Keeps a call open, at one server after the other, and carries what the window decides.
+//! The driver of a stream: keeps a call open at one server after the other and sends what the window
+//! decides.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,25 +25,25 @@ use super::{AcknowledgementSender, QueuedPublish};
 use crate::backoff::Backoff;
 use crate::publisher::{Publisher, PublisherShared};
 
-/// Requests that wait for the connection to take them.
+/// Maximum number of requests queued for the connection.
 const REQUEST_QUEUE_MAX: usize = 256;
 
-/// A server that answers nothing for so long, while something is under way, is left: another then has
-/// the time that is left until the deadline of the messages.
+/// A server that does not reply for this long while messages are in flight is left, so that another has the
+/// rest of the messages' deadline.
 const RESPONSE_TIMEOUT: Duration = Publisher::ATTEMPT_TIMEOUT;
 
-/// How long a call may take to be opened.
+/// Timeout for opening a call.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An open call of `PublishStream`.
 pub(crate) struct PublishCall {
-    /// Whose it is: to leave it when it breaks.
+    /// Index of its server, to switch from it when the call fails.
     server: usize,
     requests: mpsc::Sender<pb::PublishRequest>,
     responses: Streaming<pb::PublishStreamResponse>,
-    /// How many answers came.
+    /// Number of received replies.
     response_count: u64,
-    /// When the last came, or the first request after a pause went out.
+    /// Time of the last reply, or of the first request after an idle period.
     last_response_at: Instant,
 }
 
@@ -70,7 +71,7 @@ struct PublishStreamDriver {
 }
 
 impl PublishCall {
-    /// Opens a call at the server in use, or the next.
+    /// Opens a call at the server in use, or at the next one.
     pub(crate) async fn open(shared: &PublisherShared) -> Result<PublishCall, PublishFailure> {
         let (server, channel) = shared.channel().await?;
         let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE_MAX);
@@ -95,7 +96,7 @@ impl PublishCall {
     }
 }
 
-/// Serves a stream until nobody sends to it any more.
+/// Serves a stream until its sender is dropped.
 pub(super) async fn run(
     shared: Arc<PublisherShared>,
     call: PublishCall,
@@ -131,7 +132,7 @@ pub(super) async fn run(
             DriverEvent::Timer => driver.on_timer(),
         }
         for (sender, outcome) in driver.outcomes.drain(..) {
-            // Whoever does not wait for it does not want to know.
+            // Fails only when the caller dropped the future.
             let _dropped = sender.send(outcome);
         }
     }
@@ -145,7 +146,7 @@ async fn wait_for_timer(timer: &mut Option<Pin<Box<Sleep>>>) {
 }
 
 impl CallState {
-    /// May be dropped and called again.
+    /// Cancel safe.
     async fn next(&mut self, is_ready: bool) -> DriverEvent {
         match self {
             CallState::Opening(opening) => DriverEvent::CallOpened(Box::new(opening.await)),
@@ -153,7 +154,7 @@ impl CallState {
                 let PublishCall { requests, responses, .. } = &mut **call;
                 tokio::select! {
                     response = responses.message() => DriverEvent::Response(response),
-                    // What is closed has an answer that says why.
+                    // A closed call has a response with the reason.
                     Ok(_) = requests.reserve(), if is_ready => DriverEvent::SendReady,
                 }
             }
@@ -162,7 +163,7 @@ impl CallState {
 }
 
 impl PublishStreamDriver {
-    /// Hands over all that may go and the connection takes.
+    /// Sends all messages that the window releases and the connection accepts.
     fn send(&mut self) {
         let CallState::Open(call) = &mut self.call else { return };
         while let Ok(permit) = call.requests.try_reserve() {
@@ -175,7 +176,7 @@ impl PublishStreamDriver {
         }
     }
 
-    /// Takes an answer, and those that came with it.
+    /// Processes a response, and those that are already available.
     fn on_responses(&mut self, first: Result<Option<pb::PublishStreamResponse>, Status>) {
         let now = Instant::now();
         let mut next = Some(first);
@@ -191,7 +192,8 @@ impl PublishStreamDriver {
                 Ok(outcome) => {
                     let PublishStreamDriver { window, rng, outcomes, .. } = self;
                     let is_expected = window.on_reply(outcome, now, rng, outcomes);
-                    (!is_expected).then(|| "an answer came to nothing".to_owned())
+                    (!is_expected)
+                        .then(|| "received a reply without a message in flight".to_owned())
                 }
                 Err(reason) => Some(reason),
             };
@@ -208,11 +210,11 @@ impl PublishStreamDriver {
         let PublishStreamDriver { window, rng, outcomes, .. } = self;
         window.on_timer(now, rng, outcomes);
         if self.response_deadline().is_some_and(|at| at <= now) {
-            self.on_call_failed("the server did not answer in time", now);
+            self.on_call_failed("the server did not reply in time", now);
         }
     }
 
-    /// Turns to the next server.
+    /// Switches to the next server.
     fn on_call_failed(&mut self, reason: &str, now: Instant) {
         let CallState::Open(call) = &self.call else { return };
         let (shared, server) = (self.shared.clone(), call.server);
@@ -220,7 +222,7 @@ impl PublishStreamDriver {
         self.call = CallState::Opening(Box::pin(reopen(shared, server)));
     }
 
-    /// When the server has been silent for too long.
+    /// The time at which the server has been silent for too long.
     fn response_deadline(&self) -> Option<Instant> {
         match &self.call {
             CallState::Open(call) if self.window.has_in_flight() => {
@@ -230,14 +232,14 @@ impl PublishStreamDriver {
         }
     }
 
-    /// An alarm that rings too early costs a look; so it is only ever moved forward.
+    /// A timer that fires too early is harmless, so it is only ever moved to an earlier time.
     fn arm_timer(&mut self) {
         let deadline =
             [self.window.next_deadline(), self.response_deadline()].into_iter().flatten().min();
         let Some(deadline) = deadline else { return };
         match &mut self.timer {
-            Some(alarm) if alarm.deadline() <= deadline => {}
-            Some(alarm) => alarm.as_mut().reset(deadline),
+            Some(timer) if timer.deadline() <= deadline => {}
+            Some(timer) => timer.as_mut().reset(deadline),
             None => self.timer = Some(Box::pin(sleep_until(deadline))),
         }
     }
@@ -253,19 +255,20 @@ impl PublishCall {
         self.last_response_at = now;
         if response.sequence != self.response_count {
             let (received, expected) = (response.sequence, self.response_count);
-            return Err(format!("acknowledgement {received} came for message {expected}"));
+            return Err(format!("received acknowledgement {received} for message {expected}"));
         }
         match response.outcome {
-            Some(Outcome::Published(placed)) => {
-                placed.try_into().map(Ok).map_err(|error| format!("an acknowledgement: {error}"))
-            }
+            Some(Outcome::Published(published)) => published
+                .try_into()
+                .map(Ok)
+                .map_err(|error| format!("invalid acknowledgement: {error}")),
             Some(Outcome::Failed(failure)) => Ok(Err(failure.into())),
-            None => Err("an acknowledgement without an outcome".to_owned()),
+            None => Err("invalid acknowledgement: no outcome".to_owned()),
         }
     }
 }
 
-/// Tries server after server until one takes the call.
+/// Tries server after server until a call is open.
 async fn reopen(shared: Arc<PublisherShared>, failed_server: usize) -> PublishCall {
     shared.switch_from(failed_server).await;
     let mut backoff = Backoff::default();

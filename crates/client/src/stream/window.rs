@@ -1,15 +1,15 @@
-//! What a stream has sent and has no answer for: which message goes next, what an answer means, and
-//! what is left after a break. Pure.
+//! The unacknowledged messages of a stream: what to send next, the meaning of each reply, and what to send
+//! again after a failure. Pure.
 //!
-//! Messages of a topic go out in their order, many at a time, each with its number. When one of them
-//! was not placed, or nobody knows, the topic is *held*: nothing of it goes out until all that is
-//! under way of it has come back and a pause is over; then all of it that is unacknowledged goes
-//! again, in order, under the same numbers. What was placed is answered with its place a second time;
-//! nothing overtakes, because a shard takes only the next number.
+//! The messages of a topic are sent in order, many at a time, each with its number. When one of them was
+//! not stored, or its outcome is unknown, the topic is *paused*: nothing of it is sent until all its
+//! messages in flight have a reply and a delay has passed. Then all its unacknowledged messages are sent
+//! again, in order, with the same numbers. Messages that were already stored are acknowledged again with
+//! the same position. Nothing is overtaken, because a shard accepts only the next number.
 //!
-//! When a number is lost for good (its message was refused, or waited too long) or the shard does not
-//! know the producer any more, the topic begins *anew*: under a higher epoch, from 1. A message that
-//! may have its place under the old epoch does not come along, its outcome is unknown.
+//! When a number is lost permanently (its message was rejected, or expired), or the shard no longer knows
+//! the producer, the topic *restarts* its sequence in a higher epoch from 1. A message that may have been
+//! stored in the old epoch is not included; its outcome is unknown.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -21,38 +21,38 @@ use rand::Rng;
 use tokio::time::Instant;
 use tonic::Code;
 
-/// What may be unacknowledged, in payload bytes.
+/// Maximum number of unacknowledged payload bytes.
 const BYTES_MAX: usize = 16 << 20;
 
-/// A topic that was not published to for this long begins anew: half of the time for which a shard
-/// keeps a producer at least.
+/// A topic without a publish for this long restarts its sequence: half of the minimum time for which a
+/// shard keeps a producer.
 const TOPIC_IDLE_MAX: Duration = Duration::from_secs(150);
 
-/// So many topics are followed; then those with nothing under way begin anew.
+/// Maximum number of topics to track; above it, topics without unacknowledged messages are removed.
 const TOPICS_MAX: usize = 65_536;
 
-/// The bounds of the pause before a topic goes again: short, because a shard that moves is back in
-/// a second or two, and somebody waits.
+/// Limits of the delay before a paused topic is sent again: short, because a shard that moves is back in a
+/// second or two, and the caller waits.
 const RETRY_PAUSE_INITIAL: Duration = Duration::from_millis(20);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// The unacknowledged messages of a stream. `W` is who waits for a message.
+/// The unacknowledged messages of a stream. `W` is the waiter of a message.
 pub(crate) struct PublishWindow<W> {
     producer: ProducerId,
-    /// How long after it was pushed a message's outcome is told, whatever it is.
+    /// How long after it was pushed a message expires.
     deadline: Duration,
-    /// The highest epoch so far. No two courses have the same, so a course may be forgotten.
+    /// The highest epoch so far. No two topic windows have the same, so a topic window may be removed.
     epoch: u32,
-    /// From the oldest that is not settled; the number of the first is `first`.
+    /// Entries from the oldest unsettled one; the index of the first is `first_index`.
     entries: VecDeque<StreamEntry<W>>,
     first_index: u64,
     bytes: usize,
     topics: HashMap<Topic, TopicWindow>,
-    /// What may go out, by index, with the turn of its course.
+    /// Entries to send, by index, with the generation of their topic window.
     ready: VecDeque<(u64, u64)>,
-    /// What went out on this connection and has no answer, oldest first.
+    /// Messages sent on this connection without a reply, oldest first.
     in_flight: VecDeque<InFlightMessage>,
-    /// When held topics may go again.
+    /// When the pauses of topics end.
     timers: BinaryHeap<Reverse<(Instant, Topic)>>,
 }
 
@@ -61,9 +61,9 @@ struct StreamEntry<W> {
     deadline: Instant,
     number: u64,
     state: StreamEntryState,
-    /// Why it may have its place, though nobody said so.
+    /// Why the message may have been stored without an acknowledgement.
     unknown_reason: Option<String>,
-    /// What the last that refused it said.
+    /// The last retryable rejection.
     last_rejection: Option<PublishFailure>,
     waiter: Option<W>,
 }
@@ -75,15 +75,15 @@ enum StreamEntryState {
     Settled,
 }
 
-/// The way of one topic.
+/// The sequence of one topic.
 struct TopicWindow {
     epoch: u32,
     next_number: u64,
-    /// The entries that are not settled, in order.
+    /// The unsettled entries, in order.
     unsettled: VecDeque<u64>,
     in_flight: usize,
     paused: Option<TopicPause>,
-    /// Rises when what is ready of it is not any more.
+    /// Incremented to invalidate the topic's entries in `ready`.
     generation: u64,
     failures: u32,
     last_used_at: Instant,
@@ -95,21 +95,21 @@ struct TopicPause {
     restart: Option<SequenceRestart>,
 }
 
-/// The topic begins anew once nothing is under way.
+/// A restart of the topic's sequence, once none of its messages is in flight.
 #[derive(Clone, Copy, Default)]
 struct SequenceRestart {
-    /// This entry certainly has no place, so none behind it has.
+    /// This entry was certainly not stored, so no later one was.
     unplaced: Option<u64>,
 }
 
 struct InFlightMessage {
     index: u64,
     topic: Topic,
-    /// Whether all before it in its topic was acknowledged when it went out.
+    /// Whether all earlier messages of its topic were acknowledged when it was sent.
     is_first_unacknowledged: bool,
 }
 
-/// Who waited, and for what.
+/// A waiter and the outcome of its message.
 pub(crate) type StreamOutcome<W> = (W, Result<Acknowledgement, PublishFailure>);
 
 impl<W> PublishWindow<W> {
@@ -128,12 +128,12 @@ impl<W> PublishWindow<W> {
         }
     }
 
-    /// Whether one more may come.
+    /// Whether one more message can be pushed.
     pub(crate) fn has_room(&self) -> bool {
         self.entries.len() < ProducerSequence::IN_FLIGHT_MAX && self.bytes < BYTES_MAX
     }
 
-    /// Takes a message in, behind all before it.
+    /// Appends a message.
     pub(crate) fn push(&mut self, publish: Publish, waiter: W, now: Instant) {
         if self.topics.len() >= TOPICS_MAX {
             self.topics.retain(|_, topic_window| !topic_window.unsettled.is_empty());
@@ -191,17 +191,17 @@ impl<W> PublishWindow<W> {
         None
     }
 
-    /// Whether [`PublishWindow::next`] may have one.
+    /// Whether [`PublishWindow::next_to_send`] may return a message.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Whether an answer is waited for.
+    /// Whether a reply is expected.
     pub(crate) fn has_in_flight(&self) -> bool {
         !self.in_flight.is_empty()
     }
 
-    /// The answer to the oldest that is under way. Says whether anything was.
+    /// Handles the reply to the oldest message in flight. Returns whether there was one.
     pub(crate) fn on_reply(
         &mut self,
         reply: Result<Acknowledgement, PublishFailure>,
@@ -219,7 +219,7 @@ impl<W> PublishWindow<W> {
         }
         let sent = entry_at(&mut self.entries, self.first_index, index);
         match sent.filter(|entry| entry.state == StreamEntryState::InFlight) {
-            // Its outcome was told already.
+            // Already expired.
             None => {}
             Some(entry) => {
                 entry.state = StreamEntryState::Queued;
@@ -230,7 +230,7 @@ impl<W> PublishWindow<W> {
         true
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of one answer")]
+    #[allow(clippy::too_many_arguments, reason = "the parts of one reply")]
     fn apply_reply(
         &mut self,
         index: u64,
@@ -272,7 +272,7 @@ impl<W> PublishWindow<W> {
         }
     }
 
-    /// The connection broke: what was under way may have its place.
+    /// Handles a lost connection: messages in flight may have been stored.
     pub(crate) fn on_connection_lost(
         &mut self,
         reason: &str,
@@ -304,14 +304,14 @@ impl<W> PublishWindow<W> {
         }
     }
 
-    /// When [`PublishWindow::on_timer`] has something to do though no answer came.
+    /// When to call [`PublishWindow::on_timer`] if no reply arrives before.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let oldest = self.entries.front().map(|entry| entry.deadline);
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         [oldest, timer].into_iter().flatten().min()
     }
 
-    /// Ends what has waited too long, and lets go what was held long enough.
+    /// Expires messages past their deadline, and resumes topics whose pause has ended.
     pub(crate) fn on_timer(
         &mut self,
         now: Instant,
@@ -339,7 +339,7 @@ impl<W> PublishWindow<W> {
     ) {
         let Some(entry) = entry_at(&mut self.entries, self.first_index, index) else { return };
         if entry.state == StreamEntryState::InFlight {
-            entry.unknown_reason.get_or_insert_with(|| "no answer came in time".to_owned());
+            entry.unknown_reason.get_or_insert_with(|| "no reply in time".to_owned());
         }
         let unplaced = entry.unknown_reason.is_none().then_some(index);
         let failure = match (entry.unknown_reason.take(), entry.last_rejection.take()) {
@@ -352,7 +352,7 @@ impl<W> PublishWindow<W> {
         self.resume_topic(topic, now, out);
     }
 
-    /// Nothing more of a topic goes out for now.
+    /// Stops sending messages of a topic for a while.
     fn pause_topic(
         &mut self,
         topic: &Topic,
@@ -378,7 +378,7 @@ impl<W> PublishWindow<W> {
         }
     }
 
-    /// Lets a held topic go again, if nothing of it is under way and its pause is over.
+    /// Resumes a paused topic if none of its messages is in flight and its pause has ended.
     fn resume_topic(&mut self, topic: &Topic, now: Instant, out: &mut Vec<StreamOutcome<W>>) {
         let Some(topic_window) =
             self.topics.get_mut(topic).filter(|topic_window| topic_window.in_flight == 0)
@@ -477,7 +477,7 @@ fn is_out_of_sequence(failure: &PublishFailure) -> bool {
 }
 
 fn never_sent() -> PublishFailure {
-    let message = "no server took it in time".to_owned();
+    let message = "no server accepted the message in time".to_owned();
     PublishFailure::Rejected { code: Code::Unavailable, message, retry: true }
 }
 

@@ -1,6 +1,6 @@
-//! Servers that follow a script.
+//! Scripted servers.
 
-#![allow(dead_code, reason = "each test file compiles it, and uses what it needs")]
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use pushonce_proto::client::{ClientCommand, Encoding, ServerEvent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_websockets::{CloseCode, Message, ServerBuilder, WebSocketStream};
 
-/// A WebSocket server of this test, that speaks the protobuf protocol.
+/// A WebSocket server with the protobuf protocol.
 pub(crate) struct ScriptedWebSocketServer {
     listener: TcpListener,
 }
 
-/// One client of it.
+/// A session of one client.
 pub(crate) struct ScriptedWebSocketSession {
     socket: WebSocketStream<TcpStream>,
 }
@@ -36,7 +36,7 @@ impl ScriptedWebSocketServer {
         format!("ws://{socket_address}").parse().unwrap()
     }
 
-    /// The next client that connects.
+    /// Accepts the next client.
     pub(crate) async fn accept(&self) -> ScriptedWebSocketSession {
         let (stream, _) = self.listener.accept().await.unwrap();
         let builder = ServerBuilder::new().add_header(
@@ -49,7 +49,7 @@ impl ScriptedWebSocketServer {
 }
 
 impl ScriptedWebSocketSession {
-    /// Where the client asks to begin.
+    /// The start of the client's subscribe request.
     pub(crate) async fn requested_start(&mut self) -> StartFrom {
         let frame: Bytes = self.socket.next().await.unwrap().unwrap().into_payload().into();
         match Encoding::Proto.decode_request(&frame).unwrap().command {

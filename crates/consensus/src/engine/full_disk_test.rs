@@ -10,7 +10,7 @@ use super::*;
 use crate::store::{RaftStore, StoreChange, StoredGroup};
 use crate::{EntryId, StateMachine, StateSnapshot};
 
-/// A disk that has room until it has none.
+/// A store whose disk becomes full on request.
 #[derive(Clone, Default)]
 struct FillableStore(Arc<AtomicBool>);
 
@@ -96,8 +96,11 @@ async fn engine_stops_while_replica_is_being_destroyed_on_full_disk() {
     while engine.check_disk_space().is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(!destroyed.is_finished() && !proposed.is_finished(), "the disk was not full");
-    timeout(WAIT_MAX, engine.stop()).await.expect("it hangs until there is room");
-    assert!(destroyed.await.unwrap().is_err(), "what has no room is not done");
+    assert!(
+        !destroyed.is_finished() && !proposed.is_finished(),
+        "a write completed on the full disk"
+    );
+    timeout(WAIT_MAX, engine.stop()).await.expect("stop waits for disk space");
+    assert!(destroyed.await.unwrap().is_err(), "a replica was destroyed on the full disk");
     assert!(proposed.await.unwrap().is_err());
 }

@@ -22,7 +22,7 @@ use crate::store::unsupported_version;
 use crate::vote_hold::VoteHold;
 use crate::{GroupId, GroupStatus, RaftGroup, StateMachine};
 
-/// A replica as it was read.
+/// The state of a replica as read from disk.
 struct RestoredReplica {
     log: RaftLog,
     snapshot_store: Arc<SnapshotStore>,
@@ -33,7 +33,7 @@ struct RestoredReplica {
 impl ConsensusEngine {
     /// Starts a replica: restores its snapshot and log, or begins uninitialised.
     ///
-    /// `state_machine` must be new and empty. On return it has applied all entries up to the last commit that is
+    /// `machine` must be new and empty. On return it has applied all entries up to the last commit that is
     /// recorded on disk, and the status shows it.
     pub async fn start<M: StateMachine>(
         &self,
@@ -61,7 +61,7 @@ impl ConsensusEngine {
             Some(reason) => unreadable(reason.to_owned()),
             None => damaged(reason),
         })?;
-        // A peer may ask as soon as it is listed; elections begin after.
+        // Peers may send requests as soon as the group is registered; elections begin afterwards.
         self.0.groups.insert(group.clone());
         group.0.tasks.spawn(group_monitor::run(group.clone()));
         group.raft().run();

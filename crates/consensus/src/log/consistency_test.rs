@@ -7,21 +7,21 @@ fn id(term: u64, index: u64) -> LogId {
     LogId::new(CommittedLeaderId::new(term), index)
 }
 
-/// What happens to the log of a replica.
+/// A step in the life of a replica's log.
 #[derive(Clone, Debug)]
 enum LogAction {
-    /// Entries are appended, under the term or a later one.
+    /// Entries are appended, in the current term or a later one.
     Append { entries: u8, new_term: bool },
-    /// Some of what is not committed is replaced by an entry of a new leader.
+    /// Uncommitted entries are replaced by an entry of a new leader.
     Replace { dropped: u8 },
-    /// A part of the log is committed.
+    /// Part of the log is committed.
     Commit { entries: u8 },
-    /// A part of what is committed goes into a snapshot.
+    /// Part of the committed entries is saved in a snapshot.
     Snapshot { back: u8 },
-    /// Entries that are in the snapshot are dropped.
+    /// Entries that are in the snapshot are purged.
     Purge { kept: u8 },
-    /// A snapshot that is ahead of the log comes from the leader; the log it replaces is dropped a
-    /// moment later.
+    /// A snapshot ahead of the log arrives from the leader; the log that it replaces is purged a moment
+    /// later.
     Install { ahead: u8 },
 }
 
@@ -36,7 +36,7 @@ fn log_action() -> impl Strategy<Value = LogAction> {
     ]
 }
 
-/// A replica, and all that was ever committed.
+/// The log of a replica, and all entries that were ever committed.
 #[derive(Default)]
 struct LogHistory {
     term: u64,
@@ -101,7 +101,7 @@ impl LogHistory {
                 self.term += 1;
                 let end = self.end() + u64::from(ahead);
                 let known = self.committed_log.len() as u64;
-                // What of the log is committed meanwhile is another leader's.
+                // Log entries beyond the known commits belong to another leader.
                 self.current.entries.retain(|entry| entry.index < known);
                 self.committed_log.extend((known..end).map(|index| id(self.term, index)));
                 self.current.snapshot = self.committed_log.last().copied();
@@ -114,7 +114,7 @@ impl LogHistory {
     }
 }
 
-/// Whether all that is said to be committed is there, and nothing else in its place.
+/// Whether all entries up to the commit mark are present and correct.
 fn is_complete(parts: &LogParts, committed_log: &[LogId]) -> bool {
     let in_snapshot = next_index(parts.snapshot);
     (in_snapshot..next_index(parts.committed)).all(|index| {
@@ -133,7 +133,7 @@ proptest! {
         }
     }
 
-    /// Each part is of one of two moments, and an entry may be missing.
+    /// Each part is from one of two states, and an entry may be missing.
     #[test]
     fn consistent_mixture_of_states_holds_all_committed_entries(
         acts in prop::collection::vec(log_action(), 1..40),
@@ -149,7 +149,7 @@ proptest! {
         if let Some(missing) = missing.filter(|_| !entries.is_empty()) {
             entries.remove(missing.index(entries.len()));
         }
-        // The log itself refuses a hole, when it is filled.
+        // The log itself rejects a hole when it is restored.
         prop_assume!(entries.windows(2).all(|pair| pair[0].index + 1 == pair[1].index));
         let mixed = LogParts {
             purged: of(0).purged,
@@ -164,7 +164,7 @@ proptest! {
 }
 
 fn error_message(parts: &LogParts) -> String {
-    check_consistency(parts).map_or_else(|error| error.to_string(), |()| "it fits".to_owned())
+    check_consistency(parts).map_or_else(|error| error.to_string(), |()| "consistent".to_owned())
 }
 
 #[test]
@@ -175,20 +175,22 @@ fn error_names_inconsistent_part() {
         snapshot: Some(id(1, 4)),
         entries: vec![id(1, 4), id(2, 5), id(2, 6), id(2, 7)],
     };
-    assert_eq!(error_message(&whole), "it fits");
+    assert_eq!(error_message(&whole), "consistent");
     let with = |change: fn(&mut LogParts)| {
         let mut parts = whole.clone();
         change(&mut parts);
         error_message(&parts)
     };
-    assert!(with(|it| it.snapshot = None).starts_with("entries were dropped that no snapshot"));
+    assert!(with(|it| it.snapshot = None).starts_with("purged entries are not"));
     assert!(with(|it| it.purged = None).starts_with("the log does not begin"));
     assert!(with(|it| _ = it.entries.remove(0)).starts_with("the log does not begin"));
     assert!(with(|it| it.entries[3] = id(1, 7)).starts_with("an entry has a lower term"));
     assert!(with(|it| it.snapshot = Some(id(2, 4))).starts_with("an entry contradicts the snap"));
-    assert!(with(|it| it.committed = Some(id(3, 6))).starts_with("an entry contradicts what was"));
-    assert!(with(|it| it.committed = Some(id(2, 8))).starts_with("entries that were committed"));
-    assert!(with(|it| it.entries.truncate(2)).starts_with("entries that were committed"));
+    assert!(
+        with(|it| it.committed = Some(id(3, 6))).starts_with("an entry contradicts the commit")
+    );
+    assert!(with(|it| it.committed = Some(id(2, 8))).starts_with("committed entries are missing"));
+    assert!(with(|it| it.entries.truncate(2)).starts_with("committed entries are missing"));
 }
 
 #[test]
@@ -199,5 +201,5 @@ fn vote_older_than_log_is_rejected() {
     let message = check_vote(Some(Vote::new(1, 1)), logs()).unwrap_err().to_string();
     assert!(message.starts_with("the vote is older than the log"), "{message}");
     assert!(check_vote(None, logs()).is_err());
-    assert!(check_vote(None, [id(0, 0)]).is_ok(), "a group begins with an entry of no term");
+    assert!(check_vote(None, [id(0, 0)]).is_ok(), "a group begins with an entry of term 0");
 }

@@ -70,7 +70,7 @@ fn open_writer(dir: &TempDir) -> StoreWriter {
     .unwrap()
 }
 
-/// Puts an empty snapshot on disk.
+/// Writes an empty snapshot to disk.
 async fn save_empty_snapshot(writer: &StoreWriter, index: u64) {
     let (writer, stored) = writer.open(GroupId(1)).await.unwrap();
     let snapshot_store = SnapshotStore::restore(writer, &stored, Arc::default()).unwrap();
@@ -155,7 +155,7 @@ async fn destroyed_group_keeps_only_its_vote_and_rejects_writes() {
     log.save_vote(&Vote::new(3, 1)).await.unwrap();
 
     writer.destroy(GroupId(1)).await.unwrap();
-    assert!(log.save_vote(&Vote::new(4, 1)).await.is_err(), "a leftover still wrote");
+    assert!(log.save_vote(&Vote::new(4, 1)).await.is_err(), "a destroyed group accepted a write");
     let remaining = writer.open(GroupId(1)).await.unwrap().1;
     assert!(remaining.vote.is_some() && remaining.removed.is_some());
     assert_eq!(StoredGroup { vote: None, removed: None, ..remaining }, StoredGroup::default());
@@ -167,10 +167,10 @@ async fn restore_rejects_damaged_entry() {
     let dir = TempDir::new().unwrap();
     let (mut log, writer) = open_log(&dir, &ConsensusSettings::lan()).await;
     append(&mut log, [entry(0, 10)]).await;
-    let record = Bytes::from_static(b"no such record");
+    let record = Bytes::from_static(b"not a record");
     writer.write(vec![StoreChange::Append { index: 1, record }]).await.unwrap();
     let stored = StoredGroup {
-        entries: vec![Bytes::from_static(b"no such record")],
+        entries: vec![Bytes::from_static(b"not a record")],
         ..StoredGroup::default()
     };
     assert!(RaftLog::restore(writer, &stored, &ConsensusSettings::lan()).is_err());
@@ -188,10 +188,7 @@ async fn restore_rejects_inconsistent_parts() {
     let error =
         RaftLog::restore(group, &stored, &ConsensusSettings::lan()).map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-    assert!(
-        error.to_string().starts_with("entries were dropped that no snapshot holds"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("purged entries are not in the snapshot"), "{error}");
 }
 
 #[tokio::test]

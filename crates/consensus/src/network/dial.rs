@@ -1,4 +1,4 @@
-//! Keeps the links up: dials, backs off, dials again.
+//! Keeps the links to peers up: dials with backoff.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,18 +25,18 @@ use super::wire::{
 };
 use crate::{ConsensusSettings, PeerAddresses};
 
-/// The first and the longest pause between two attempts.
+/// The shortest and the longest delay between two attempts.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// What may be on its way on one link without the peer's leave: more than a long fat link holds.
+/// HTTP/2 flow control window of a link: more than the bandwidth-delay product of a long fast link.
 const WINDOW_BYTES: u32 = 8 << 20;
 
-/// The links of a node, made when first asked for. Clones share them.
+/// The links of a node, created on first use. Clones share them.
 #[derive(Clone)]
 pub(crate) struct RaftLinks(Arc<RaftLinksShared>);
 
-/// What the links of a node are made with.
+/// The context in which the links of a node are created.
 pub(crate) struct RaftLinksContext {
     pub(crate) cluster: ClusterId,
     pub(crate) me: NodeId,
@@ -58,7 +58,7 @@ impl RaftLinks {
         RaftLinks(Arc::new(RaftLinksShared { context, links: Mutex::default() }))
     }
 
-    /// The link to a peer. It is being dialled from the first call on.
+    /// The link to a peer. It is dialled from the first call on.
     pub(crate) fn for_peer(&self, peer: NodeId) -> Arc<RaftLink> {
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(peer).or_insert_with(|| {
@@ -100,12 +100,12 @@ impl RaftLinksShared {
                         link.on_connected(version);
                         let reason = tokio::select! {
                             reason = self.read_responses(link, handshake, responses) => reason,
-                            () = self.context.peer_addresses.wait_removed(link.peer()) => "it was removed".to_owned(),
-                            () = self.context.rollback_detector.fence().closed() => "this node takes no part".to_owned(),
+                            () = self.context.peer_addresses.wait_removed(link.peer()) => "the peer was removed from the cluster".to_owned(),
+                            () = self.context.rollback_detector.fence().closed() => "this node is fenced".to_owned(),
                         };
                         tracing::info!(peer = %link.peer(), reason, "consensus link broke");
                     }
-                    // Once for each reason, not once a second.
+                    // Logged once for each reason, not once a second.
                     Err(error) if error.code() == Code::FailedPrecondition => {
                         if last_rejection != error.message() {
                             last_rejection = error.message().to_owned();
@@ -122,7 +122,7 @@ impl RaftLinksShared {
             if self.remove_if_unused(link) {
                 return;
             }
-            // A new address is news worth trying at once.
+            // A new address is tried at once.
             tokio::select! {
                 () = tokio::time::sleep(backoff) => {}
                 _ = address_watch.changed() => {}
@@ -131,10 +131,10 @@ impl RaftLinksShared {
         }
     }
 
-    /// Ends a link that is down and that no group asks for any more. Says whether it did.
+    /// Ends a link that is down and that no group uses any more. Returns whether it did.
     fn remove_if_unused(&self, link: &Arc<RaftLink>) -> bool {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only the table and the task that asks hold it; under the lock nobody can begin to.
+        // The table and this task hold one reference each; under the lock no group can add one.
         let unused = Arc::strong_count(link) <= 2;
         if unused {
             links.remove(&link.peer());
@@ -142,7 +142,7 @@ impl RaftLinksShared {
         unused
     }
 
-    /// Opens the stream, and says in which version the peer writes.
+    /// Opens the stream and returns the version in which the peer writes.
     async fn dial(
         &self,
         link: &Arc<RaftLink>,
@@ -158,7 +158,7 @@ impl RaftLinksShared {
             .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
-            // A peer that is stopped keeps its sockets open: only silence tells.
+            // A stopped process keeps its sockets open: only a timeout detects it.
             .http2_keep_alive_interval(settings.election_max)
             .keep_alive_timeout(settings.election_max)
             .connect()
@@ -166,15 +166,16 @@ impl RaftLinksShared {
             .map_err(|error| Status::unavailable(error_chain(&error)))?;
         let stream_id = link.open_stream();
         let begin = (Arc::clone(link), self.context.rollback_detector.clone());
-        let frames = stream::unfold(begin, move |(link, marks)| async move {
+        let frames = stream::unfold(begin, move |(link, rollback_detector)| async move {
             let mut frame = link.next_frame(stream_id).await?;
-            frame.writes = marks.writes();
-            Some((frame, (link, marks)))
+            frame.writes = rollback_detector.writes();
+            Some((frame, (link, rollback_detector)))
         });
         let mut request = Request::new(frames);
         let metadata = request.metadata_mut();
         let text = |text: String| {
-            text.parse().map_err(|_| Status::internal(format!("{text:?} is no header value")))
+            text.parse()
+                .map_err(|_| Status::internal(format!("{text:?} is not a valid header value")))
         };
         metadata.insert(CLUSTER_HEADER, text(self.context.cluster.to_string())?);
         metadata.insert(TO_HEADER, text(link.peer().to_string())?);
@@ -203,7 +204,7 @@ impl RaftLinksShared {
         Ok((handshake, response.into_inner(), version))
     }
 
-    /// Checks what the peer says of both logs, before anything it sends counts.
+    /// Checks the peer's handshake of both logs, before anything that it sends is used.
     fn check_handshake(
         &self,
         peer: NodeId,
@@ -211,7 +212,7 @@ impl RaftLinksShared {
     ) -> Result<LogHandshake, String> {
         self.check_own_log(metadata)?;
         let handshake: Option<LogHandshake> = parse_metadata(metadata, LOG_HEADER);
-        let handshake = handshake.ok_or_else(|| format!("{peer} says nothing of its log"))?;
+        let handshake = handshake.ok_or_else(|| format!("{peer} sent no log handshake"))?;
         self.context
             .rollback_detector
             .check_peer(peer, handshake)
@@ -226,7 +227,7 @@ impl RaftLinksShared {
             .map_err(|error| error.to_string())
     }
 
-    /// Takes answers until the stream ends; says why it did.
+    /// Handles responses until the stream ends; returns the reason.
     async fn read_responses(
         &self,
         link: &RaftLink,
@@ -236,7 +237,7 @@ impl RaftLinksShared {
         loop {
             match responses.message().await {
                 Ok(Some(frame)) => {
-                    // Before the answers count anywhere.
+                    // Recorded before the responses have any effect.
                     self.context.rollback_detector.record_writes(
                         link.peer(),
                         handshake,
@@ -244,7 +245,7 @@ impl RaftLinksShared {
                     );
                     link.on_responses(frame.responses);
                 }
-                Ok(None) => return "the peer closed it".to_owned(),
+                Ok(None) => return "closed by the peer".to_owned(),
                 Err(status) => return status.to_string(),
             }
         }

@@ -1,4 +1,4 @@
-//! Keeps a node out of every group whose log is older than what it has told its peers.
+//! Excludes a node from all groups when its log is older than its peers know it to be.
 
 use std::fs;
 use std::io;
@@ -9,17 +9,17 @@ use tokio::sync::watch;
 
 use crate::store::rename_durably;
 
-/// Beside the store. A restart does not bring the lost commits back, and the peers that know of them may be
-/// away by then.
+/// Stored beside the store. A restart does not restore the lost commits, and the peers that know of them may
+/// be down by then.
 const MARKER_FILE: &str = "rolled-back";
 const MARKER_TEMP_FILE: &str = "rolled-back.new";
 
-/// Keeps this node out of every group once it is closed. Clones share it.
+/// Excludes this node from every group once it is closed. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fence(Arc<watch::Sender<Option<String>>>);
 
-/// Why the node with this data directory takes part in no group, if it was found out that its log had been
-/// put back to an earlier state. A file that cannot be read counts.
+/// The reason why the node with this data directory takes part in no group, if its log was found to be rolled
+/// back to an earlier state. A marker file that cannot be read counts.
 pub fn read_rollback_reason(dir: &Path) -> Option<String> {
     match fs::read_to_string(dir.join(MARKER_FILE)) {
         Ok(reason) => Some(reason),
@@ -29,7 +29,7 @@ pub fn read_rollback_reason(dir: &Path) -> Option<String> {
 }
 
 impl Fence {
-    /// Closed from the beginning, if it was closed before in this directory.
+    /// Loads the fence of a directory: closed if it was closed before.
     pub(crate) fn load(dir: &Path) -> Fence {
         let fence = Fence::default();
         if let Some(reason) = read_rollback_reason(dir) {
@@ -39,7 +39,7 @@ impl Fence {
         fence
     }
 
-    /// Writes down in `dir` that it is closed, once it is.
+    /// Waits until the fence is closed and stores the reason in `dir`.
     pub(crate) async fn persist_when_closed(self, dir: PathBuf) {
         self.closed().await;
         if read_rollback_reason(&dir).is_some() {
@@ -53,7 +53,7 @@ impl Fence {
         }
     }
 
-    /// From now on this node takes no part. The first reason stays.
+    /// Closes the fence: this node takes part in no group from now on. The first reason is kept.
     pub(crate) fn close(&self, reason: String) {
         self.0.send_if_modified(|known| {
             let first = known.is_none();
@@ -71,9 +71,9 @@ impl Fence {
         self.0.borrow().clone()
     }
 
-    /// Waits until it is closed.
+    /// Waits until the fence is closed.
     pub(crate) async fn closed(&self) {
-        // The sender lives as long as this does.
+        // An error is impossible: the sender lives as long as `self`.
         let _ = self.0.subscribe().wait_for(Option::is_some).await;
     }
 }

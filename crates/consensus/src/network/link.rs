@@ -1,7 +1,7 @@
-//! The asking side of one link: requests wait here, go out in frames, and meet their answers.
+//! The requesting side of a link: queues requests, sends them in frames, and matches responses.
 //!
-//! Bounded in bytes. While the link is down a request fails at once, so that openraft backs off
-//! instead of waiting; when it breaks, all that wait for an answer fail at once.
+//! Bounded in bytes. While the link is down a request fails at once, so that openraft backs off instead of
+//! waiting; when it breaks, all pending requests fail at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +16,8 @@ use tokio::time::Instant;
 use super::wire::{FRAME_BYTES_TARGET, Kind};
 use crate::GroupId;
 
-/// Pieces of snapshots, of all groups together, that are on their way to one peer: one on the wire
-/// while the other is written to the peer's disk. Heartbeats and appends wait behind these at most, and
-/// the groups that send take turns.
+/// Maximum snapshot pieces of all groups in flight to one peer: one on the wire while the other is written
+/// to the peer's disk. Heartbeats and appends wait for these at most, and the sending groups alternate.
 const PIECES_IN_FLIGHT_MAX: usize = 2;
 
 /// A link to a peer, up or down.
@@ -27,66 +26,66 @@ pub(crate) struct RaftLink {
     agreed_version: AgreedVersion,
     bytes_max: usize,
     state: Mutex<RaftLinkState>,
-    /// Something waits to be sent, or the stream has ended.
+    /// Notified when a request is queued or the stream has ended.
     ready: Notify,
-    /// Bytes of entries that may be on their way, in KiB.
+    /// Bytes of entries that may be in flight, in KiB.
     entry_permits: Arc<Semaphore>,
     entries_kib_max: u32,
-    /// Turns of the groups that send snapshots over this link, in the order of asking.
+    /// Permits to send snapshot pieces, granted to groups in request order.
     piece_permits: Semaphore,
-    /// For those who wait until the link is up; `state` decides.
+    /// Whether the link is up, for waiting tasks; `state` is authoritative.
     up_watch: watch::Sender<bool>,
 }
 
-/// Why a request has no answer.
+/// The reason why a request has no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LinkError {
-    /// It was never sent.
+    /// The request was never sent.
     #[error("{0} cannot be reached")]
     Down(NodeId),
-    /// It was never sent.
-    #[error("too much waits for {0}")]
+    /// The request was never sent.
+    #[error("the request queue of {0} is full")]
     Full(NodeId),
-    /// It may have arrived.
+    /// The request may have arrived.
     #[error("the link to {0} broke")]
     Broken(NodeId),
-    /// It may have arrived.
+    /// The request may have arrived.
     #[error("{to} did not answer within {timeout:?}")]
     TimedOut { to: NodeId, timeout: Duration },
-    /// The peer did not take it: nothing happened.
-    #[error("{to} refused: {reason}")]
+    /// The peer rejected the request: nothing happened.
+    #[error("{to} rejected the request: {reason}")]
     Rejected { to: NodeId, reason: String },
 }
 
-/// A request on its way. Dropping it forgets the answer.
+/// A request in flight. Dropping it discards the response.
 pub(crate) struct PendingRequest {
     link: Arc<RaftLink>,
     id: u64,
     response: oneshot::Receiver<Result<Bytes, LinkError>>,
-    /// Given back with the answer.
+    /// Released with the response.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Default)]
 struct RaftLinkState {
     is_up: bool,
-    /// In which version the peer wrote when it greeted this node.
+    /// The version in which the peer wrote at the handshake.
     peer_version: ClusterVersion,
-    /// Counts the streams, so that an old one never takes what belongs to the new.
+    /// Counts the streams, so that an old stream never takes requests of a newer one.
     stream: u64,
     last_id: u64,
     queue: VecDeque<pb::RaftRequest>,
     queued_bytes: usize,
-    /// Pieces of snapshots: they go out behind everything in `enqueue`. Bounded by [`PIECES_IN_FLIGHT_MAX`].
+    /// Snapshot pieces, sent after everything in `queue`. Bounded by [`PIECES_IN_FLIGHT_MAX`].
     pieces: VecDeque<pb::RaftRequest>,
     pending: HashMap<u64, ResponseSlot>,
-    /// Answers to appends with entries so far.
+    /// Number of responses to appends with entries.
     append_responses: u64,
 }
 
 struct ResponseSlot {
     response: oneshot::Sender<Result<Bytes, LinkError>>,
-    /// It was asked with entries.
+    /// Whether the request carried entries.
     has_entries: bool,
 }
 
@@ -112,8 +111,8 @@ impl RaftLink {
         }
     }
 
-    /// Waits until so many bytes of entries may be sent: those of all groups, in the order of asking.
-    /// What is on its way is bounded, so that heartbeats are never far behind it.
+    /// Waits until this many bytes of entries may be sent; entries of all groups count, in request order. The
+    /// bytes in flight are bounded, so that heartbeats never wait long behind them.
     pub(crate) async fn reserve_entry_bytes(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let kib = kib(bytes).min(self.entries_kib_max);
         Arc::clone(&self.entry_permits).acquire_many_owned(kib).await.ok()
@@ -130,7 +129,7 @@ impl RaftLink {
         self.request_with_permit(None, group, kind, body, data)
     }
 
-    /// As [`RaftLink::request`], with the room that its entries take.
+    /// Like [`RaftLink::request`], with the permit for its entries.
     pub(crate) fn request_with_permit(
         self: &Arc<RaftLink>,
         permit: Option<OwnedSemaphorePermit>,
@@ -144,7 +143,7 @@ impl RaftLink {
         if !state.is_up {
             return Err(LinkError::Down(self.peer));
         }
-        // Pieces have a bound of their own, and must not crowd out heartbeats.
+        // Pieces have their own bound and must not displace heartbeats.
         let is_piece = !data.is_empty();
         if !is_piece && !state.queue.is_empty() && state.queued_bytes + size > self.bytes_max {
             return Err(LinkError::Full(self.peer));
@@ -165,28 +164,28 @@ impl RaftLink {
         Ok(PendingRequest { link: Arc::clone(self), id, response, _permit: permit })
     }
 
-    /// Waits for the turn of a group to send a piece of a snapshot; to be held until the answer.
-    /// `NoFault` never happens while the link exists.
+    /// Waits for the permit to send a snapshot piece; hold it until the response. Never `None` while the link
+    /// exists.
     pub(crate) async fn acquire_piece_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.piece_permits.acquire().await.ok()
     }
 
-    /// The version to write requests in: the one that nodes agreed on, as the better informed of both
-    /// ends knows it.
+    /// The version in which to write requests: the newer of the versions that this node and the peer know to
+    /// be agreed.
     pub(crate) fn version(&self) -> ClusterVersion {
         self.agreed_version.get().max(self.state().peer_version)
     }
 
-    /// Requests are taken and sent.
+    /// Whether the link accepts requests.
     pub(crate) fn is_up(&self) -> bool {
         self.state().is_up
     }
 
-    /// Waits until the link is up. For requests that are sent once: openraft repeats appends and
-    /// snapshots by itself, and backs off at once from a link that is down.
+    /// Waits until the link is up, for requests that are sent once: openraft repeats appends and snapshots
+    /// and backs off at once from a link that is down.
     pub(crate) async fn wait_until_up(&self, wait_max: Duration) {
         let mut up_watch = self.up_watch.subscribe();
-        // Whether it was in time, the request itself will tell.
+        // The outcome does not matter here: the request fails if the link is down.
         let _ = tokio::time::timeout(wait_max, up_watch.wait_for(|up| *up)).await;
     }
 
@@ -194,14 +193,15 @@ impl RaftLink {
         self.peer
     }
 
-    /// A new stream is being opened; returns its number.
+    /// Begins a new stream and returns its number.
     pub(super) fn open_stream(&self) -> u64 {
         let mut state = self.state();
         state.stream += 1;
         state.stream
     }
 
-    /// The stream stands: requests are taken from now on. `peer` is the version that the peer writes.
+    /// The stream is established: requests are accepted. `peer_version` is the version in which the peer
+    /// writes.
     pub(super) fn on_connected(&self, peer_version: ClusterVersion) {
         {
             let mut state = self.state();
@@ -211,7 +211,7 @@ impl RaftLink {
         self.up_watch.send_replace(true);
     }
 
-    /// The stream is gone: all that waits fails.
+    /// The stream ended: all pending requests fail.
     pub(super) fn on_disconnected(&self) {
         let mut state = self.state();
         state.is_up = false;
@@ -224,12 +224,12 @@ impl RaftLink {
         self.up_watch.send_replace(false);
         self.ready.notify_one();
         for (_, slot) in pending {
-            // Whoever does not wait any more does not mind.
+            // The requester may have stopped waiting.
             let _ = slot.response.send(Err(LinkError::Broken(self.peer)));
         }
     }
 
-    /// The next frame of a stream: everything that waits, up to a size. `NoFault` when it has ended.
+    /// The next frame of a stream: the queued requests up to a size. `None` when the stream has ended.
     pub(super) async fn next_frame(&self, stream: u64) -> Option<pb::RaftRequests> {
         loop {
             {
@@ -249,7 +249,7 @@ impl RaftLink {
         }
     }
 
-    /// Brings answers to those who wait for them. An answer that came too late has nobody.
+    /// Passes responses to the waiting requests. A response that came too late is dropped.
     pub(super) fn on_responses(&self, responses: Vec<pb::RaftResponse>) {
         let mut state = self.state();
         for response in responses {
@@ -264,9 +264,10 @@ impl RaftLink {
         match result {
             Some(Body(body)) => Ok(body),
             Some(Error(reason)) => Err(LinkError::Rejected { to: self.peer, reason }),
-            None => {
-                Err(LinkError::Rejected { to: self.peer, reason: "an empty answer".to_owned() })
-            }
+            None => Err(LinkError::Rejected {
+                to: self.peer,
+                reason: "the response is empty".to_owned(),
+            }),
         }
     }
 
@@ -288,7 +289,7 @@ impl RaftLinkState {
             self.queued_bytes = self.queued_bytes.saturating_sub(size);
             requests.extend(self.queue.pop_front());
         }
-        // One at a time, and only when nothing urgent is left behind.
+        // One at a time, and only when the queue is empty.
         if self.queue.is_empty() {
             requests.extend(self.pieces.pop_front());
         }
@@ -297,7 +298,7 @@ impl RaftLinkState {
 }
 
 impl PendingRequest {
-    /// Waits for the answer.
+    /// Waits for the response.
     pub(crate) async fn response_within(mut self, timeout: Duration) -> Result<Bytes, LinkError> {
         let to = self.link.peer;
         match tokio::time::timeout(timeout, &mut self.response).await {
@@ -307,8 +308,9 @@ impl PendingRequest {
         }
     }
 
-    /// Waits for the answer to an append with entries as long as the peer answers others of that kind:
-    /// on a slow link it stands behind them. Without any answer for `idle_max`, or after `most`, it is late.
+    /// Waits for the response to an append with entries while the peer answers other such appends, because on
+    /// a slow link it queues behind them. Times out after `idle_max` without any such response, or after
+    /// `total_max`.
     pub(crate) async fn response_while_progressing(
         mut self,
         idle_max: Duration,

@@ -1,4 +1,4 @@
-//! One gRPC stream to each peer carries the requests of all groups.
+//! The transport of consensus: one gRPC stream to each peer carries the requests of all groups.
 
 mod dial;
 mod fence;

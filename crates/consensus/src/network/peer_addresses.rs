@@ -1,4 +1,4 @@
-//! Where the peers are, and which are none any more.
+//! The addresses of the peers, and the removed ids.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,16 +6,16 @@ use std::sync::Arc;
 use pushonce_core::NodeId;
 use tokio::sync::watch;
 
-/// As many as a cluster may have members: who answers with invented ids fills no memory.
+/// As many as a cluster may have members, so that a peer that answers with invented ids fills no memory.
 const HINTS_MAX: usize = 1_000;
 
-/// Where peers are dialled: `host:port` of their peer port. Clones share one table.
+/// The addresses at which peers are dialled: `host:port` of their peer port. Clones share one table.
 ///
-/// A node that is gone is neither dialled nor listened to, and what it has open is closed.
+/// A removed node is not dialled, its streams are rejected, and open streams are closed.
 ///
-/// A node may have a second address: a hint, where a member was found that the committed addresses do not
-/// have yet. Both are dialled in turn. A wrong hint costs attempts and nothing else, since every link
-/// begins with a check of cluster and node.
+/// A node may have a second address, a hint: the address at which a member was found before it is in the
+/// committed addresses. Both are dialled in turn. A wrong hint costs only attempts, because every link begins
+/// with a check of cluster and node.
 #[derive(Clone, Debug)]
 pub struct PeerAddresses(Arc<watch::Sender<AddressTable>>);
 
@@ -23,12 +23,12 @@ pub struct PeerAddresses(Arc<watch::Sender<AddressTable>>);
 pub(super) struct AddressTable {
     addresses: BTreeMap<NodeId, String>,
     hints: BTreeMap<NodeId, String>,
-    /// A lower id that has no address is gone.
+    /// An id below this one without an address is removed.
     next_id: NodeId,
 }
 
 impl PeerAddresses {
-    /// Says where a node is. A link that is down dials there at once; one that is up stays.
+    /// Sets the address of a node. A link that is down dials it at once; a link that is up stays.
     pub fn set(&self, node: NodeId, address: impl Into<String>) {
         let address = address.into();
         self.0.send_if_modified(|table| {
@@ -38,8 +38,8 @@ impl PeerAddresses {
         });
     }
 
-    /// Says where every node is. An id below `next_id` that is not among them is gone for ever; a
-    /// higher one is a node that was not heard of yet.
+    /// Replaces the addresses of all nodes. An id below `next_id` without an address is removed permanently;
+    /// a higher one is a node that is not known yet.
     pub fn replace(&self, addresses: BTreeMap<NodeId, String>, next_id: NodeId) {
         self.0.send_if_modified(|table| {
             let mut new = AddressTable { addresses, hints: BTreeMap::new(), next_id };
@@ -54,8 +54,8 @@ impl PeerAddresses {
         });
     }
 
-    /// Says where a node was found. Until the committed addresses have it, both are dialled. Says whether
-    /// it is news.
+    /// Adds the address at which a node was found. Until it is committed, both addresses are dialled. Returns
+    /// whether it is new.
     pub fn add_hint(&self, node: NodeId, address: impl Into<String>) -> bool {
         let address = address.into();
         self.0.send_if_modified(|table| {
@@ -69,12 +69,12 @@ impl PeerAddresses {
         })
     }
 
-    /// Where nodes were found beside their committed addresses.
+    /// The hints that differ from the committed addresses.
     pub fn hints(&self) -> BTreeMap<NodeId, String> {
         self.0.borrow().hints.clone()
     }
 
-    /// Where a node is, if known.
+    /// The committed address of a node, if known.
     pub fn get(&self, node: NodeId) -> Option<String> {
         self.0.borrow().addresses.get(&node).cloned()
     }
@@ -83,9 +83,9 @@ impl PeerAddresses {
         self.0.subscribe()
     }
 
-    /// Waits until a node is gone.
+    /// Waits until a node is removed.
     pub(super) async fn wait_removed(&self, node: NodeId) {
-        // The sender lives as long as this does.
+        // An error is impossible: the sender lives as long as `self`.
         let _ = self.subscribe().wait_for(|table| table.is_removed(node)).await;
     }
 }
@@ -119,7 +119,7 @@ mod tests {
     fn omitted_peer_is_removed_and_unknown_peer_is_not() {
         let addresses = PeerAddresses::default();
         let is_removed = |id| addresses.subscribe().borrow().is_removed(NodeId(id));
-        assert!(!is_removed(2), "nothing is known yet");
+        assert!(!is_removed(2), "no addresses are known yet");
         addresses.replace(BTreeMap::from([(NodeId(1), "a:1".to_owned())]), NodeId(3));
         assert!(!is_removed(1) && is_removed(2) && !is_removed(3));
         assert_eq!(addresses.get(NodeId(2)), None);
@@ -137,7 +137,7 @@ mod tests {
         commit("old:1");
         assert_eq!(candidates(), ["old:1", "new:1"]);
         assert!(!addresses.add_hint(NodeId(1), "new:1") && !addresses.add_hint(NodeId(1), "old:1"));
-        assert!(!addresses.add_hint(NodeId(2), "b:1"), "n2 is gone");
+        assert!(!addresses.add_hint(NodeId(2), "b:1"), "n2 is removed");
         commit("new:1");
         assert_eq!((candidates(), addresses.hints()), (vec!["new:1".to_owned()], BTreeMap::new()));
     }

@@ -21,7 +21,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes};
-use pushonce_core::{NodeId, Term};
+use pushonce_core::{FailPoint, NodeId, Term};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -38,17 +38,17 @@ use crate::types::{LogId, RaftSnapshot, TypeConfig, Vote};
 use crate::vote_hold::VoteHold;
 use crate::{ConsensusSettings, GroupId};
 
-/// How many appends of a group may be on their way to one peer.
+/// Maximum appends of a group in flight to one peer.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
 
-/// Appends with entries wait for the peer's disk behind those of all other groups: the peer may answer
-/// none of them for this many times as long as a request that only asks may take.
+/// Appends with entries wait for the peer's disk behind those of all other groups. The peer may answer none
+/// of them for this multiple of the timeout of a request without entries.
 const APPEND_IDLE_FACTOR: u32 = 4;
 
-/// One of them may take this many times as long: 16 s on a local network.
+/// One append may take this multiple of that timeout: 16 s with the LAN settings.
 const APPEND_TOTAL_FACTOR: u32 = 64;
 
-/// Makes the peers of one group.
+/// Creates the peer clients of one group.
 pub(crate) struct PeerClientFactory {
     pub(crate) me: NodeId,
     pub(crate) group: GroupId,
@@ -60,7 +60,7 @@ pub(crate) struct PeerClientFactory {
     pub(crate) settings: Arc<ConsensusSettings>,
 }
 
-/// One peer of one group.
+/// The client of one group for one peer.
 pub(crate) struct PeerClient {
     me: NodeId,
     group: GroupId,
@@ -122,10 +122,10 @@ impl PeerClient {
         decode_response(&response.map_err(|error| self.to_rpc_error(kind, error))?)
     }
 
-    /// openraft asks for a vote once, and a node that has only followed so far has dialled nobody yet.
+    /// Waits for the link. openraft asks for a vote once, and a node that only followed has dialled no peer
+    /// yet.
     async fn wait_for_link(&self) {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::skips_link_wait() {
+        if FailPoint::VoteWithoutLink.is_active() {
             return;
         }
         self.link.wait_until_up(self.link_timeout).await;
@@ -133,29 +133,29 @@ impl PeerClient {
 
     fn to_rpc_error(&self, kind: Kind, error: LinkError) -> PeerRpcError {
         match error {
-            // Asked again at once it would fail again: openraft backs off from the first of these.
+            // An immediate retry would fail again: openraft backs off on the first kind.
             LinkError::Down(_) | LinkError::Broken(_) | LinkError::Rejected { .. } => {
                 Unreachable::new(&error).into()
             }
             LinkError::Full(_) => NetworkError::new(&error).into(),
-            LinkError::TimedOut { timeout: ttl, .. } => {
-                Timeout { action: rpc_type(kind), id: self.me.0, target: self.peer.0, timeout: ttl }
+            LinkError::TimedOut { timeout, .. } => {
+                Timeout { action: rpc_type(kind), id: self.me.0, target: self.peer.0, timeout }
                     .into()
             }
         }
     }
 
-    /// Asks for no vote while the lease of the leader that was heard last may run. The candidate's own
-    /// vote elects nobody: a leader without other voters has no lease to respect.
+    /// Rejects a vote request while the lease of the last known leader may still run. The candidate's own
+    /// vote elects no leader: a leader without other voters has no lease to respect.
     fn check_vote_hold(&self, request: &VoteRequest<TypeConfig>) -> Result<(), PeerRpcError> {
         if self.vote_hold.is_active() && !request.leadership_transfer {
-            let reason = "the lease of the leader that was heard last may still run";
+            let reason = "the lease of the last known leader may still run";
             return Err(NetworkError::from_string(reason).into());
         }
         Ok(())
     }
 
-    /// Queues an append as soon as there is room for its entries, and gives the future of its answer.
+    /// Queues an append when there is room for its entries, and returns the future of its response.
     async fn append(
         &self,
         request: AppendEntriesRequest<TypeConfig>,
@@ -171,7 +171,7 @@ impl PeerClient {
             true => self.link.reserve_entry_bytes(body.len()).await,
             false => None,
         };
-        // After the wait: the lease counts from here.
+        // After the wait, because the lease is measured from here.
         let sent_at = BootTime::now();
         let queued =
             self.link.request_with_permit(permit, self.group, Kind::Append, body, Bytes::new());
@@ -191,7 +191,7 @@ impl PeerClient {
             };
             let response = response.map_err(|error| self.to_rpc_error(Kind::Append, error))?;
             let response: AppendEntriesResponse<TypeConfig> = decode_response(&response)?;
-            // Whatever it says of the entries: who knows of no higher vote follows.
+            // Regardless of its entries: a peer that knows no higher vote follows this leader.
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                 self.follower_acks.record_ack(term, self.peer, sent_at);
             }
@@ -199,8 +199,7 @@ impl PeerClient {
         }
     }
 
-    /// Sends the pieces that the follower lacks, however long that takes: each single step has a
-    /// deadline, the transfer has none.
+    /// Sends the pieces that the follower lacks. Each step has a deadline, the transfer has none.
     async fn send_snapshot(
         &self,
         vote: Vote,
@@ -237,7 +236,7 @@ impl PeerClient {
         step: SnapshotStep,
     ) -> Result<SnapshotReply, PeerRpcError> {
         let stored = &snapshot.snapshot;
-        // Held until the answer, so that the groups that send to this peer take turns.
+        // Held until the response, so that the groups that send to this peer alternate.
         let (_permit, data) = match step {
             SnapshotStep::Piece(number) => {
                 let permit = self.link.acquire_piece_permit().await;
@@ -341,12 +340,12 @@ fn rpc_type(kind: Kind) -> RPCTypes {
     }
 }
 
-/// Asked again at once it would fail again.
+/// Converts a failed read of a piece. An immediate retry would fail again.
 fn piece_read_error(error: &io::Error) -> PeerRpcError {
     Unreachable::new(error).into()
 }
 
-/// Reads an answer. One that cannot be read is asked for again.
+/// Decodes a response. An error makes openraft repeat the request.
 fn decode_response<A: DeserializeOwned>(response: &[u8]) -> Result<A, PeerRpcError> {
     match wire::decode(response) {
         Ok((_, response)) => Ok(response),
@@ -359,9 +358,11 @@ fn append_result(
     previous: Option<LogId>,
     last: Option<LogId>,
 ) -> Result<StreamAppendResult<TypeConfig>, PeerRpcError> {
-    // Nothing conflicts with an empty beginning; openraft would panic on a peer that says so.
+    // Nothing conflicts with an empty log; openraft would panic on such a response.
     if response.is_conflict() && previous.is_none() {
-        return Err(NetworkError::from_string("a conflict with nothing").into());
+        return Err(
+            NetworkError::from_string("the peer reported a conflict with an empty log").into()
+        );
     }
     Ok(response.into_stream_result(previous, last))
 }

@@ -1,72 +1,72 @@
-//! What nodes know of each other's logs: a node whose log went back in time takes part no more.
+//! Detects nodes whose log was rolled back, and excludes them.
 //!
-//! Every commit of a node's log counts itself, and every frame says how many there are. A peer
-//! remembers the count of each node. When the node starts again with a lower one, its log was put back
-//! to an earlier state while it was in use (a restored directory, a snapshot of a disk, a disk that lost
-//! what it had synced): the node has forgotten votes that it gave and entries that it acknowledged. So
-//! both ends of a new stream compare, and such a node is refused by its peers and closes its own fence.
+//! Every commit of a node's log increments a counter, and every frame carries it. Peers remember the counter
+//! of each node. When a node starts again with a lower value, its log was rolled back to an earlier state (a
+//! restored directory, a disk snapshot, a disk that lost synced data): the node has forgotten votes that it
+//! gave and entries that it acknowledged. Both ends of a new stream compare the counters; such a node is
+//! rejected by its peers and closes its own fence.
 //!
-//! What this does not find: a log that goes back while no peer is up that heard of the lost commits.
-//! The control group remembers a count as well, from each start of a node.
+//! A rollback is not detected while no peer is up that knows of the lost commits. The control group therefore
+//! stores a counter as well, at each start of a node.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pushonce_core::NodeId;
+use pushonce_core::{FailPoint, NodeId};
 
 use super::fence::Fence;
 use crate::store::WriteCounter;
 
-/// Nodes of which a count is remembered, 40 bytes each. Anybody who knows the cluster's id may name any node
-/// that was not heard of yet.
+/// Maximum number of peers whose counter is remembered, 40 bytes each. Any client that knows the cluster id
+/// can claim to be an unknown node.
 const PEERS_MAX: usize = 10_000;
 
-/// The counts of the peers, and this node's own. Clones share them.
+/// The counters of the peers and of this node. Clones share them.
 #[derive(Clone)]
 pub(crate) struct RollbackDetector(Arc<RollbackDetectorShared>);
 
 struct RollbackDetectorShared {
     me: NodeId,
     instance_id: u64,
-    /// The count with which this process has opened its log.
+    /// The counter when this process opened its log.
     writes_at_open: u64,
     write_counter: WriteCounter,
     peers: Mutex<HashMap<NodeId, PeerRecord>>,
     fence: Fence,
 }
 
-/// What is known of a peer.
+/// The known state of a peer.
 #[derive(Clone, Copy, Debug)]
 struct PeerRecord {
     known_writes: KnownWrites,
-    /// The process that was refused last.
+    /// The process that was rejected last.
     rejected_instance: Option<u64>,
 }
 
-/// The highest count that was heard from a process of a node.
+/// The highest counter received from a process of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KnownWrites {
     instance_id: u64,
     writes: u64,
 }
 
-/// What one end of a stream says to the other first.
+/// The state of a log that each end of a stream sends first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LogHandshake {
-    /// Drawn when the process opened its log.
+    /// A random number drawn when the process opened its log.
     instance_id: u64,
-    /// The count then.
+    /// The counter when the log was opened.
     writes_at_open: u64,
-    /// The count now.
+    /// The current counter.
     writes: u64,
 }
 
-/// One of both logs went back in time.
+/// The log of a node was rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the log of {node} was put back to an earlier state: {known} commits are known of it, and it \
+    "the log of {node} was rolled back to an earlier state: its peers know of {known} commits, and it \
      has {opened}. It has forgotten votes and messages that it acknowledged. Stop {node}, run \
      `pushonce cluster remove {node}`, and start a new node with an empty data directory"
 )]
@@ -98,7 +98,7 @@ impl RollbackDetector {
         &self.0.fence
     }
 
-    /// How many commits this node's log has now.
+    /// The current number of commits of this node's log.
     pub(super) fn writes(&self) -> u64 {
         self.0.write_counter.get()
     }
@@ -111,13 +111,13 @@ impl RollbackDetector {
         }
     }
 
-    /// What this node has heard from a peer.
+    /// The highest counter received from a peer.
     pub(super) fn known_writes(&self, peer: NodeId) -> Option<KnownWrites> {
         self.peers().get(&peer).map(|known| known.known_writes)
     }
 
-    /// Compares what a peer has heard from this node with this node's log. Closes the fence when the
-    /// log is the older one.
+    /// Compares the counter that a peer knows of this node with this node's log. Closes the fence when the
+    /// log is older.
     pub(super) fn check_own_log(
         &self,
         known_writes: Option<KnownWrites>,
@@ -134,8 +134,8 @@ impl RollbackDetector {
         result
     }
 
-    /// A machine may have been put back together with its memory: the process has told peers of commits
-    /// that it never made since.
+    /// Detects a machine that was restored together with its memory: the process has reported commits to
+    /// peers that it has not made since.
     fn check_own_instance(&self, known_writes: Option<KnownWrites>) -> Result<(), RolledBack> {
         let (node, now) = (self.0.me, self.writes());
         match known_writes
@@ -146,7 +146,7 @@ impl RollbackDetector {
         }
     }
 
-    /// Compares what a peer says of its log with what is known of it, and remembers it.
+    /// Compares a peer's handshake with its known counter and records it.
     pub(super) fn check_peer(
         &self,
         peer: NodeId,
@@ -182,7 +182,7 @@ impl RollbackDetector {
         Ok(())
     }
 
-    /// A frame of a stream that began with this greeting has said the count.
+    /// Records the counter in a frame of a stream that began with `handshake`.
     pub(super) fn record_writes(&self, peer: NodeId, handshake: LogHandshake, writes: u64) {
         let mut peers = self.peers();
         let known = peers.get_mut(&peer).map(|known| &mut known.known_writes);
@@ -198,15 +198,14 @@ impl RollbackDetector {
     }
 }
 
-/// Whether a log that a process has opened lacks commits that another process made before.
+/// Checks whether a log opened by one process lacks commits that an earlier process made.
 fn check_rollback(
     node: NodeId,
     known_writes: Option<KnownWrites>,
     instance_id: u64,
     writes_at_open: u64,
 ) -> Result<(), RolledBack> {
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::ignores_rollback() {
+    if FailPoint::RollbackUndetected.is_active() {
         return Ok(());
     }
     match known_writes {
@@ -219,7 +218,7 @@ fn check_rollback(
     }
 }
 
-/// As it travels.
+/// The form in the metadata.
 impl fmt::Display for LogHandshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.instance_id, self.writes_at_open, self.writes)
@@ -239,7 +238,7 @@ impl FromStr for LogHandshake {
     }
 }
 
-/// As it travels.
+/// The form in the metadata.
 impl fmt::Display for KnownWrites {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.instance_id, self.writes)
@@ -290,11 +289,12 @@ mod tests {
     fn restarted_peer_with_fewer_writes_is_rejected() {
         let detector = detector(0);
         let first = handshake(1, 10, 10);
-        detector.check_peer(PEER, first).expect("it is new");
+        detector.check_peer(PEER, first).expect("the peer is new");
         detector.record_writes(PEER, first, 50);
-        let back = detector.check_peer(PEER, handshake(2, 49, 49)).expect_err("one commit is lost");
+        let back =
+            detector.check_peer(PEER, handshake(2, 49, 49)).expect_err("one commit is missing");
         assert_eq!(back, RolledBack { node: PEER, known: 50, opened: 49 });
-        // It goes on by itself, and has more commits than it ever had.
+        // The node continues on its own and exceeds its earlier counter.
         assert!(detector.check_peer(PEER, handshake(2, 49, 900)).is_err());
         assert!(detector.check_peer(PEER, handshake(3, 49, 900)).is_err());
     }
@@ -303,8 +303,8 @@ mod tests {
     fn frame_of_earlier_instance_does_not_update_newer_one() {
         let detector = detector(0);
         let first = handshake(1, 10, 10);
-        detector.check_peer(PEER, first).expect("it is new");
-        detector.check_peer(PEER, handshake(2, 20, 20)).expect("it has its log");
+        detector.check_peer(PEER, first).expect("the peer is new");
+        detector.check_peer(PEER, handshake(2, 20, 20)).expect("the peer has its log");
         detector.record_writes(PEER, first, 15);
         assert_eq!(detector.known_writes(PEER), Some(KnownWrites { instance_id: 2, writes: 20 }));
     }
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(
             own.check_own_log(Some(KnownWrites { instance_id, writes: 60 })),
             Ok(()),
-            "its own commits"
+            "its own commits are known"
         );
         let before = instance_id.wrapping_add(1);
         assert_eq!(

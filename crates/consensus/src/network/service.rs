@@ -1,6 +1,6 @@
-//! The answering side: takes the requests of a peer and hands each to its group.
+//! The gRPC service of consensus: passes the requests of peers to their groups.
 //!
-//! Requests of one group reach openraft in the order they arrived; answers go back as they come.
+//! Requests of one group reach openraft in the order of their arrival; responses are sent as they complete.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use pushonce_core::{AgreedVersion, ClusterId, NodeId};
+use pushonce_core::{AgreedVersion, ClusterId, FailPoint, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,18 +35,18 @@ use super::wire::{
 use crate::types::{LogEntry, LogId, TypeConfig, Vote};
 use crate::{GroupId, PeerAddresses, ProposeError, RaftGroup};
 
-/// How many requests of one peer are worked on at once. When full, the stream is not read on, and
-/// HTTP/2 makes the peer wait.
+/// Maximum requests of one peer processed at once. When it is reached, the stream is not read and HTTP/2 flow
+/// control makes the peer wait.
 const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 
-/// How many frames of answers wait for the socket.
+/// Maximum frames of responses that wait for the socket.
 const RESPONSE_FRAMES_MAX: usize = 16;
 
 /// The groups that run on this node. Clones share the table.
 #[derive(Clone, Default)]
 pub(crate) struct GroupRegistry(Arc<RwLock<HashMap<GroupId, RaftGroup>>>);
 
-/// Answers the consensus requests of peers. Clones share everything.
+/// The gRPC service that answers the consensus requests of peers. Clones share its state.
 #[derive(Clone)]
 pub struct RaftService {
     pub(crate) cluster: ClusterId,
@@ -70,7 +70,7 @@ impl GroupRegistry {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(group.id(), group);
     }
 
-    /// Takes a group off the table, but not one that was started under its id since.
+    /// Removes a group, unless another one was started under its id since.
     pub(crate) fn remove(&self, group: &RaftGroup) {
         let mut groups = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if groups.get(&group.id()).is_some_and(|listed| Arc::ptr_eq(&listed.0, &group.0)) {
@@ -105,7 +105,8 @@ impl pb::raft_server::Raft for RaftService {
         let (response_sender, stream) = mpsc::channel(RESPONSE_FRAMES_MAX);
         let service = self.clone();
         self.tasks.spawn(async move {
-            // A budget that runs out would make a first poll return early, and order would be lost.
+            // Without `unconstrained`, an exhausted task budget would make a first poll return early, and the
+            // order of requests would be lost.
             let serving = unconstrained(service.serve(
                 from,
                 handshake,
@@ -132,15 +133,15 @@ impl pb::raft_server::Raft for RaftService {
 }
 
 fn insert_metadata(metadata: &mut MetadataMap, key: &'static str, value: impl std::fmt::Display) {
-    // Numbers and colons are a header's value.
+    // Numbers and colons are always a valid header value.
     if let Ok(value) = value.to_string().parse() {
         metadata.insert(key, value);
     }
 }
 
 impl RaftService {
-    /// Refuses a node that is gone: it may have forgotten, or never heard, what it voted for. A node
-    /// that was not heard of yet may know more than this one.
+    /// Rejects a removed node: it may have missed or lost votes. A node that is not known yet is accepted,
+    /// because it may have a newer view than this one.
     fn identify_peer<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
         let header = request.metadata().get(FROM_HEADER).and_then(|value| value.to_str().ok());
         let from = header.and_then(|header| header.strip_prefix('n')?.parse().ok()).map(NodeId);
@@ -148,15 +149,15 @@ impl RaftService {
             from.ok_or_else(|| Status::invalid_argument(format!("{FROM_HEADER} names no node")))?;
         if self.peer_addresses.subscribe().borrow().is_removed(from) {
             return Err(Status::failed_precondition(format!(
-                "{from} is not in the cluster any more, and an id is never used again: \
+                "{from} was removed from the cluster, and ids are not reused: \
                  join as a new node, with an empty directory"
             )));
         }
         Ok(from)
     }
 
-    /// Compares both logs with what each node knows of the other's, before anything the peer sends is
-    /// looked at. See [`marks`](super::marks).
+    /// Compares both logs with what each node knows of the other's, before the peer's requests are processed.
+    /// See [`rollback`](super::rollback).
     fn check_handshake<T>(
         &self,
         from: NodeId,
@@ -183,7 +184,7 @@ impl RaftService {
         Ok(handshake)
     }
 
-    /// Refuses a peer that means another cluster or node: an address may have changed hands.
+    /// Rejects a peer that addresses another cluster or node: an address may have been reassigned.
     fn check_target<T>(
         &self,
         request: &Request<T>,
@@ -220,7 +221,7 @@ impl RaftService {
                     self.rollback_detector.record_writes(from, handshake, frame.writes);
                     for request in frame.requests {
                         let mut work = self.start_request(request);
-                        // The first poll hands it to openraft: here and now, in order.
+                        // The first poll passes it to openraft: it happens here, in order.
                         match futures::poll!(&mut work) {
                             Poll::Ready(response) => responses.push(response),
                             Poll::Pending => in_flight.push(work),
@@ -236,7 +237,7 @@ impl RaftService {
         }
     }
 
-    /// What is acknowledged is durable already, so the count that goes with it includes it.
+    /// A frame of responses. Acknowledged writes are durable already, so the counter includes them.
     fn response_frame(&self, responses: Vec<pb::RaftResponse>) -> pb::RaftResponses {
         pb::RaftResponses { responses, writes: self.rollback_detector.writes() }
     }
@@ -270,7 +271,7 @@ fn handle_request(group: RaftGroup, request: pb::RaftRequest) -> ReplyFuture {
                 group.on_leader_contact(&append.vote);
                 group.on_leader_log(&append.vote, last).await?;
                 let response = group.raft().append_entries(append).await;
-                // Before the leader hears that this replica is level, and counts on its vote.
+                // Before the leader learns that this replica is caught up, and counts on its vote.
                 group.try_finish_recovery().await;
                 response.map_err(|error| error.to_string())
             })
@@ -298,20 +299,21 @@ fn handle_request(group: RaftGroup, request: pb::RaftRequest) -> ReplyFuture {
             handle_decoded(body, move |request| snapshot_receiver::on_request(group, request, data))
         }
         Kind::Propose => handle_decoded(body, move |entry: Bytes| propose_forwarded(group, entry)),
-        Kind::Unspecified => reject("a kind of request this version does not know".to_owned()),
+        Kind::Unspecified => reject("unknown kind of request".to_owned()),
     }
 }
 
 impl RaftGroup {
-    /// Refuses what is published while there is no room for it. Everything else goes through: what
-    /// carries nothing, elections, what is essential, the control group, by which a cluster gets out of
-    /// trouble, and what was published under earlier leaders. Until a majority holds that, the new leader has committed
-    /// nothing, and cannot answer for the past; it is bounded by what they had taken in before.
+    /// Rejects publishes while there is no space for them. Accepts everything else: appends without entries,
+    /// elections, essential entries, the control group, through which an operator repairs a cluster, and
+    /// entries of earlier terms. Until a majority holds these, a new leader has committed nothing and cannot
+    /// serve reads; their size is bounded by what earlier leaders accepted.
     fn check_append(&self, append: &AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
         let term = append.vote.leader_id.term;
-        let is_new = |entry: &LogEntry| entry.log_id.leader_id.term == term;
-        #[cfg(feature = "planted-bugs")]
-        let is_new = |entry: &LogEntry| is_new(entry) || crate::planted::rejects_earlier_terms();
+        let is_new = |entry: &LogEntry| {
+            entry.log_id.leader_id.term == term
+                || FailPoint::FullDiskRejectsEarlierTerms.is_active()
+        };
         let is_published = |entry: &LogEntry| {
             matches!(&entry.payload, EntryPayload::Normal(data) if !data.essential) && is_new(entry)
         };
@@ -321,30 +323,33 @@ impl RaftGroup {
         self.0.disk_reserve.append_error().map_or(Ok(()), |full| Err(full.to_string()))
     }
 
-    /// Refuses while something is lost that this replica had acknowledged.
+    /// Rejects the request while this replica has not restored everything that it had acknowledged.
     fn check_recovered(&self) -> Result<(), String> {
         match self.recovering() {
-            Some(_) => Err("recovers from damage, and has not got everything back".to_owned()),
+            Some(_) => {
+                Err("this replica recovers from damage and has not restored all entries yet"
+                    .to_owned())
+            }
             None => Ok(()),
         }
     }
 
-    /// Notes that the leader lives. One that was deposed does not count.
+    /// Records contact with the leader. A deposed leader does not count.
     pub(super) fn on_leader_contact(&self, vote: &Vote) {
         if self.0.log.vote().is_none_or(|known| known <= *vote) {
             self.0.vote_hold.on_leader_contact();
         }
     }
 
-    /// Notes how far the leader's log goes. Tells a replica that recovers of its leader, before it
-    /// hears of anything else from there.
+    /// Records how far the leader's log extends, and passes it to a recovering replica before it processes
+    /// any other request of the leader.
     pub(super) async fn on_leader_log(
         &self,
         vote: &Vote,
         last: Option<LogId>,
     ) -> Result<(), String> {
         if self.0.log.vote().is_some_and(|known| known > *vote) {
-            // It leads no more, and openraft says so.
+            // A deposed leader; openraft rejects its request.
             return Ok(());
         }
         self.0.leader_last_log_index.store(last.map_or(0, |last| last.index), Ordering::Relaxed);
@@ -354,15 +359,18 @@ impl RaftGroup {
         Ok(())
     }
 
-    /// Refuses while the lease of a leader may run: of the one that this replica follows, or followed
-    /// before it restarted, or its own. A leader that hands over says itself that its lease is over.
+    /// Rejects the request while a lease may run: of the leader that this replica follows or followed before
+    /// its restart, or its own. A leader that transfers its leadership states itself that its lease is over.
     fn check_vote_allowed(&self, request: &VoteRequest<TypeConfig>) -> Result<(), String> {
         self.check_recovered()?;
         if request.leadership_transfer {
             return Ok(());
         }
         if self.restart_hold_until().is_some() {
-            return Err("restarted a moment ago, and may be bound to another leader".to_owned());
+            return Err(
+                "this replica restarted a moment ago and may still be in another leader's lease"
+                    .to_owned(),
+            );
         }
         if self.0.vote_hold.is_active() || self.lease().is_some() {
             return Err("the lease of a leader may still run".to_owned());
@@ -371,7 +379,7 @@ impl RaftGroup {
     }
 }
 
-/// Decodes, works and encodes in the version that the request has: whoever wrote it reads it.
+/// Decodes, processes and encodes in the version of the request, which its sender can read.
 fn handle_decoded<T, A, F>(body: Bytes, work: impl FnOnce(T) -> F + Send + 'static) -> ReplyFuture
 where
     T: DeserializeOwned + Send + 'static,
@@ -385,8 +393,8 @@ where
     })
 }
 
-/// Proposes what another node forwards, if this build can read it: once committed, an entry that cannot
-/// be read halts every replica.
+/// Proposes an entry that another node forwarded, if this build can read it: once committed, an entry that
+/// cannot be read halts every replica.
 async fn propose_forwarded(group: RaftGroup, entry: Bytes) -> Result<ProposalOutcome, String> {
     (group.0.check_entry)(&entry).map_err(|error| format!("the entry cannot be read: {error}"))?;
     Ok(match group.propose(entry).await {

@@ -1,21 +1,22 @@
 //! The receiving side of a snapshot transfer.
 //!
-//! Pieces arrive in order and go to disk one by one. What arrived outlives the stream that brought
-//! it: the same leader's next offer of the same snapshot continues at the piece that is missing.
+//! Pieces arrive in order and are written to disk one by one. They outlive the stream that carried them: the
+//! same leader's next offer of the same snapshot continues at the missing piece.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::raft::SnapshotResponse;
+use pushonce_core::FailPoint;
 
 use super::wire::{SNAPSHOT_BYTES_MAX, SnapshotReply, SnapshotRequest, SnapshotStep};
 use crate::RaftGroup;
 use crate::snapshot::PartialSnapshot;
 use crate::types::{RaftSnapshot, SnapshotMeta, TypeConfig, Vote};
 
-/// The snapshot that is arriving, as far as it has come.
+/// The snapshot that is being received.
 pub(crate) struct IncomingSnapshot {
-    /// The leader that sends it, and that leader's number of it.
+    /// The leader that sends the snapshot. `generation` is its number of the snapshot.
     from: u64,
     generation: u64,
     partial: PartialSnapshot,
@@ -29,10 +30,10 @@ impl IncomingSnapshot {
     }
 }
 
-/// Takes one step of a transfer.
+/// Handles one step of a transfer.
 ///
 /// # Errors
-/// In words for the leader's log: nothing of this step happened, and it may be repeated.
+/// With a reason for the leader's log: the step had no effect and may be repeated.
 pub(super) async fn on_request(
     group: RaftGroup,
     request: SnapshotRequest,
@@ -40,21 +41,20 @@ pub(super) async fn on_request(
 ) -> Result<SnapshotReply, String> {
     group.on_leader_contact(&request.vote);
     group.on_leader_log(&request.vote, request.leader_last_log_id).await?;
-    // A leader that was replaced must not displace what its successor sends.
+    // A deposed leader must not displace the snapshot that its successor sends.
     if let Some(known) = group.0.log.vote().filter(|known| *known > request.vote) {
         return Ok(SnapshotReply::Finished(SnapshotResponse::new(known)));
     }
     let mut incoming = Arc::clone(&group.0.incoming_snapshot).lock_owned().await;
     match request.step {
         SnapshotStep::Offer if is_covered(&group, &request.meta).await => {
-            // Installed earlier, but the answer was lost. openraft checks the vote and does no more.
+            // Installed earlier, but the response was lost. openraft checks the vote and does nothing else.
             let own = group.0.snapshot_store.current().await.map(RaftSnapshot::from);
             let own = own.ok_or("the snapshot of this replica was replaced: offer again")?;
             install(&group, request.vote, own).await.map(SnapshotReply::Finished)
         }
         SnapshotStep::Offer => {
-            #[cfg(feature = "planted-bugs")]
-            if crate::planted::drops_received_pieces() {
+            if FailPoint::SnapshotTransferRestarts.is_active() {
                 *incoming = None;
             }
             Ok(SnapshotReply::Holds(
@@ -81,8 +81,8 @@ pub(super) async fn on_request(
             let Some(complete) = incoming.take() else { return Ok(SnapshotReply::Holds(0)) };
             let snapshot = RaftSnapshot { meta: request.meta, snapshot: complete.partial.finish() };
             let (tasks, vote) = (group.0.tasks.clone(), request.vote);
-            // A task of its own: it goes on when the stream breaks, and holds the place until it is
-            // done, so that the leader's next offer finds the snapshot installed.
+            // A task of its own: it continues when the stream breaks and holds the lock until the snapshot is
+            // installed, so that the leader's next offer finds it.
             let installing = tasks.spawn(async move {
                 let _guard = incoming;
                 install(&group, vote, snapshot).await
@@ -93,7 +93,7 @@ pub(super) async fn on_request(
     }
 }
 
-/// The draft of the snapshot that is meant; a new one displaces whatever was arriving before.
+/// The partial snapshot for the request. A new snapshot replaces the one that was arriving before.
 fn partial_snapshot<'a>(
     incoming: &'a mut Option<IncomingSnapshot>,
     group: &RaftGroup,
@@ -110,8 +110,8 @@ fn partial_snapshot<'a>(
     &mut incoming.get_or_insert_with(begin).partial
 }
 
-/// Whether the snapshot that counts here holds all that is offered. Both were committed, so the later
-/// one contains the earlier.
+/// Whether the current snapshot covers the offered one. Both were committed, so the later one contains the
+/// earlier one.
 async fn is_covered(group: &RaftGroup, offered: &SnapshotMeta) -> bool {
     let own = group.0.snapshot_store.current().await;
     own.is_some_and(|own| own.meta().last_log_id >= offered.last_log_id)

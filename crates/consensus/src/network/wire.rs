@@ -1,5 +1,5 @@
-//! How openraft's messages travel: postcard behind the cluster version, in the bodies of the peer
-//! protocol. A request is written in the version of its link, and answered in the version it has.
+//! Encoding of openraft's messages: postcard after the cluster version, in the bodies of the peer protocol. A
+//! request is written in the version of its link; its response has the version of the request.
 
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse};
@@ -14,27 +14,27 @@ use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 
 pub(crate) use pb::raft_request::Kind;
 
-/// The largest frame either side takes. Entries are bounded far below by those who make them.
+/// Maximum size of a frame. Entries are limited to far less where they are created.
 pub(crate) const FRAME_BYTES_MAX: usize = 128 << 20;
 
-/// How much goes into one frame, as long as nothing in it is larger alone.
+/// Maximum size of a frame unless it contains a single larger request.
 pub(super) const FRAME_BYTES_TARGET: usize = 1 << 20;
 
-/// The largest snapshot that is taken in.
+/// Maximum size of a snapshot that is accepted.
 pub(super) const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 
-/// Names the cluster that is meant.
+/// The cluster to which the request is addressed.
 pub(super) const CLUSTER_HEADER: &str = "pushonce-cluster";
-/// Names the node that is meant.
+/// The node to which the request is addressed.
 pub(super) const TO_HEADER: &str = "pushonce-to";
-/// Names the node that asks.
+/// The node that sends the request.
 pub(super) const FROM_HEADER: &str = "pushonce-from";
-/// What the sender says of its cluster versions: in the request and in the answer.
+/// The cluster versions of the sender, in the request and in the response.
 pub(super) const VERSIONS_HEADER: &str = "pushonce-versions";
 
-/// What the sender says of its log.
+/// The log handshake of the sender.
 pub(super) const LOG_HEADER: &str = "pushonce-log";
-/// What the sender has heard of the receiver's log; absent when nothing.
+/// The writes of the receiver that the sender knows of; absent when there are none.
 pub(super) const KNOWN_WRITES_HEADER: &str = "pushonce-heard";
 
 /// A request of a snapshot transfer.
@@ -46,8 +46,8 @@ pub(super) const KNOWN_WRITES_HEADER: &str = "pushonce-heard";
 pub(super) struct SnapshotRequest {
     pub(super) vote: Vote,
     pub(super) meta: SnapshotMeta,
-    /// The leader's number of this snapshot. Two snapshots of one leader with equal metas may be
-    /// encoded differently, so their pieces must not be mixed.
+    /// The leader's number of this snapshot. Two snapshots of one leader with equal metadata may be encoded
+    /// differently, so their pieces must not be mixed.
     pub(super) generation: u64,
     /// Number of pieces of the snapshot; 0 for an empty state.
     pub(super) piece_count: u32,
@@ -61,31 +61,30 @@ pub(super) struct SnapshotRequest {
 pub(super) enum SnapshotStep {
     /// Asks how many pieces of this snapshot the follower holds.
     Offer,
-    /// One piece, numbered from 0. It travels in `data` as it lies on the leader's disk, with its
-    /// checksum.
+    /// One piece, numbered from 0. It is sent in `data` as stored on the leader's disk, with its checksum.
     Piece(u32),
-    /// All pieces are there: the follower installs the snapshot.
+    /// All pieces were sent: the follower installs the snapshot.
     Install,
 }
 
 /// The answer to each step of a snapshot transfer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum SnapshotReply {
-    /// The follower holds the first pieces, this many.
+    /// The follower holds the first pieces, up to this count.
     Holds(u32),
     /// The transfer is over: the snapshot is installed, or the follower knows a higher vote.
     Finished(SnapshotResponse<TypeConfig>),
 }
 
-/// An append, and the last entry that the leader holds.
+/// An append and the last entry that the leader holds.
 pub(super) type AppendMessage = (AppendEntriesRequest<TypeConfig>, Option<LogId>);
 
-/// The answer to an entry that was forwarded to the leader.
+/// The response to an entry that was forwarded to the leader.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ProposalOutcome {
-    /// Committed and applied; what the machine answered.
+    /// Committed and applied, with the response of the machine.
     Applied(Bytes),
-    /// Nothing happened; who leads, if known.
+    /// Nothing happened; the leader, if known.
     Rejected(Option<u64>),
     /// It may have happened.
     Unknown(String),
@@ -96,14 +95,14 @@ pub(crate) fn encode<T: Serialize>(version: ClusterVersion, value: &T) -> Bytes 
     versioned::encode(version, value).into()
 }
 
-/// Reads a body, and says which version it has.
+/// Decodes a body and returns its version.
 pub(crate) fn decode<T: DeserializeOwned>(
     body: &[u8],
 ) -> Result<(ClusterVersion, T), VersionedDecodeError> {
     versioned::decode(body)
 }
 
-/// A value of the metadata; `NoFault` when it is absent or not readable.
+/// A value of the metadata; `None` when it is absent or cannot be parsed.
 pub(super) fn parse_metadata<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {
     metadata.get(key)?.to_str().ok()?.parse().ok()
 }

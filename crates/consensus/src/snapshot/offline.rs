@@ -1,4 +1,4 @@
-//! Snapshots of a store that no node uses: read and written in place.
+//! Reads and writes the snapshots of a store that no node uses.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::store::{self, RaftStore, StoreChange, StoredGroup};
 use crate::types::SnapshotMeta;
 use crate::{GroupId, StateSnapshot};
 
-/// The snapshot that counts, if there is one.
+/// Reads the current snapshot, if there is one.
 pub(crate) fn read(
     store: &mut impl RaftStore,
     group: GroupId,
@@ -29,15 +29,15 @@ pub(crate) fn read(
         let record = record.ok_or_else(|| damaged("is missing"))?;
         let (header, data) = store::decode_record_with_data::<PieceHeader>(group, &record)?;
         if header.meta != meta || header.number != number {
-            return Err(damaged("is one of another snapshot"));
+            return Err(damaged("belongs to another snapshot"));
         }
         state.extend_from_slice(data);
     }
     Ok(Some((meta, state)))
 }
 
-/// Writes, in a version, the pieces of another snapshot, which count for nothing yet. Returns the record that
-/// makes them count.
+/// Writes the pieces of a new snapshot in a version, without making it current. Returns the manifest record
+/// that makes it current.
 pub(crate) fn write(
     store: &mut impl RaftStore,
     group: GroupId,

@@ -35,7 +35,7 @@ async fn open_in(dir: TempDir) -> SnapshotRig {
 }
 
 impl SnapshotRig {
-    /// The generations of which there are pieces, after what was queued so far.
+    /// The generations that have pieces, after all queued writes.
     async fn generations(&self) -> Vec<u64> {
         self.writer.open(GROUP).await.unwrap().1.generations
     }
@@ -53,7 +53,7 @@ fn meta(index: u64) -> SnapshotMeta {
     SnapshotMeta { last_log_id, ..SnapshotMeta::default() }
 }
 
-/// Four pieces, of which no two are equal.
+/// Four distinct pieces.
 fn state(seed: u8) -> Bytes {
     (0..PIECE_BYTES * 3 + 1000).map(|at| (at / 100) as u8 ^ seed).collect()
 }
@@ -75,7 +75,7 @@ async fn state_is_read_back_from_pieces_before_and_after_restart() {
         (&meta(5), state(1).to_vec())
     );
     let size = rig.snapshot_store.bytes.load(Ordering::Relaxed);
-    assert!(size > state(1).len() as u64, "the cadence of snapshots does not know their size");
+    assert!(size > state(1).len() as u64, "the size of the snapshot was not recorded");
 }
 
 #[tokio::test]
@@ -112,12 +112,12 @@ async fn incomplete_snapshot_is_never_used_and_is_removed() {
     let whole = rig.snapshot_store.save(meta(5), state(1).into()).await.unwrap();
     let cut = |to: &mut dyn Write| {
         to.write_all(&state(2))?;
-        Err(io::Error::other("the encoder gave up"))
+        Err(io::Error::other("the encoder failed"))
     };
     assert!(rig.snapshot_store.save(meta(8), StateSnapshot::new(cut)).await.is_err());
     assert_eq!(rig.generations().await, [1]);
 
-    // Of a peer's, two pieces had come when the node died.
+    // A snapshot from a peer is incomplete when the node stops.
     let mut partial = rig.snapshot_store.begin_snapshot(meta(9));
     partial.add_data(b"one").await.unwrap();
     partial.add_data(b"two").await.unwrap();
@@ -130,7 +130,7 @@ async fn incomplete_snapshot_is_never_used_and_is_removed() {
     assert_eq!(rig.snapshot_store.current().await.unwrap().read_all().await.unwrap(), state(1));
     assert_eq!(rig.generations().await, [1]);
     let next = rig.snapshot_store.save(meta(9), state(2).into()).await.unwrap();
-    assert_eq!(next.manifest.generation, 4, "a generation was given out twice");
+    assert_eq!(next.manifest.generation, 4, "a generation was assigned twice");
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn piece_is_accepted_only_in_order_and_undamaged() {
     let (first, second) =
         (snapshot.read_piece(0).await.unwrap(), snapshot.read_piece(1).await.unwrap());
     let mut partial = follower.snapshot_store.begin_snapshot(meta(5));
-    assert!(partial.add_record(second.clone()).await.is_err(), "out of its place");
+    assert!(partial.add_record(second.clone()).await.is_err(), "out of order");
     partial.add_record(first.clone()).await.unwrap();
     let mut flipped = second.to_vec();
     flipped[100_000] ^= 1;

@@ -1,4 +1,4 @@
-//! The snapshots that a leader is sending, as far as they have come.
+//! The progress of the snapshots that a leader sends.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,11 +25,11 @@ struct TransferState {
     /// The sender's number of the snapshot.
     generation: u64,
     progress: SnapshotProgress,
-    /// When it last made progress.
+    /// When the transfer last made progress.
     progressed_at: Instant,
 }
 
-/// One transfer. Dropped before it is complete, it is expected to be resumed.
+/// One transfer. If it is dropped before completion, it is expected to be resumed.
 pub(crate) struct SnapshotTransfer {
     transfers: SnapshotTransfers,
     to: NodeId,
@@ -42,19 +42,19 @@ impl SnapshotTransfers {
         SnapshotTransfers(Arc::new(TransfersShared { idle_max, running: Mutex::default() }))
     }
 
-    /// A transfer begins, or resumes. It counts once the receiver has answered.
+    /// Begins or resumes a transfer. It counts as running once the receiver has answered.
     pub(crate) fn begin(&self, to: NodeId, generation: u64, pieces_total: u32) -> SnapshotTransfer {
         SnapshotTransfer { transfers: self.clone(), to, generation, pieces_total }
     }
 
-    /// The transfers that have made progress lately.
+    /// The transfers that made progress recently.
     pub(crate) fn progress(&self, now: Instant) -> BTreeMap<NodeId, SnapshotProgress> {
         let running = self.running();
         let recent = running.iter().filter(|(_, transfer)| self.is_running(transfer, now));
         recent.map(|(&to, transfer)| (to, transfer.progress)).collect()
     }
 
-    /// Whether any has made progress lately.
+    /// Whether any transfer made progress recently.
     pub(crate) fn is_any_running(&self, now: Instant) -> bool {
         self.running().values().any(|transfer| self.is_running(transfer, now))
     }
@@ -69,8 +69,8 @@ impl SnapshotTransfers {
 }
 
 impl SnapshotTransfer {
-    /// The receiver holds the first `pieces_sent` pieces. To hold no more than before is no progress, however
-    /// often the receiver says so.
+    /// Records that the receiver holds the first `pieces_sent` pieces. Repeating an earlier count is no
+    /// progress.
     pub(crate) fn record_progress(&self, pieces_sent: u32, now: Instant) {
         let SnapshotTransfer { generation, pieces_total, .. } = *self;
         let progress = SnapshotProgress { pieces_sent, pieces_total };
@@ -83,7 +83,7 @@ impl SnapshotTransfer {
         }
     }
 
-    /// The receiver has installed the snapshot, or refuses it for good.
+    /// Ends a transfer: the receiver installed the snapshot or rejected it permanently.
     pub(crate) fn complete(self) {
         self.transfers.running().remove(&self.to);
     }
@@ -101,7 +101,10 @@ mod tests {
         let at = |second| start + Duration::from_secs(second);
         let transfers = SnapshotTransfers::new(Duration::from_secs(10));
         let first = transfers.begin(PEER, 1, 40);
-        assert!(!transfers.is_any_running(at(0)), "a receiver out of reach counts");
+        assert!(
+            !transfers.is_any_running(at(0)),
+            "a receiver that has not answered counts as running"
+        );
         for sent in 1..=20 {
             first.record_progress(sent, at(9 * u64::from(sent)));
             assert!(transfers.is_any_running(at(9 * u64::from(sent) + 9)));
@@ -109,14 +112,17 @@ mod tests {
         let progress = SnapshotProgress { pieces_sent: 20, pieces_total: 40 };
         assert_eq!(transfers.progress(at(181))[&PEER], progress);
 
-        // Broken, and resumed again and again in vain.
+        // The transfer broke and was resumed repeatedly without progress.
         drop(first);
         for second in [184, 188, 192] {
             transfers.begin(PEER, 1, 40).record_progress(20, at(second));
         }
-        assert!(!transfers.is_any_running(at(192)), "a receiver that is stuck counts for ever");
+        assert!(
+            !transfers.is_any_running(at(192)),
+            "a receiver without progress counts as running"
+        );
         transfers.begin(PEER, 2, 40).record_progress(0, at(193));
-        assert!(transfers.is_any_running(at(194)), "a newer snapshot does not count");
+        assert!(transfers.is_any_running(at(194)), "a newer snapshot does not count as running");
     }
 
     #[test]

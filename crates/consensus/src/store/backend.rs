@@ -1,7 +1,7 @@
-//! What redb writes to, watched: redb tells that something failed, this tells what.
+//! Tracks the failures of the file under redb, which reports that an operation failed but not why.
 //!
-//! A write that found no room may be tried again. A failed fsync never: the system may have dropped
-//! what was to be synced, and the next fsync would call it durable.
+//! A write that failed for lack of space may be retried. A failed fsync may not: the system may have dropped
+//! the data, and the next fsync would report it as durable.
 
 use std::io;
 use std::ops::Bound;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use redb::{BackendError, StorageBackend};
 
-/// What has failed first since the file was opened. Clones share it.
+/// The first failure since the file was opened. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FirstFailure(Arc<AtomicU8>);
 
@@ -25,7 +25,7 @@ pub(crate) struct TrackedBackend<B> {
 }
 
 impl FirstFailure {
-    /// Whether a write found no room, and nothing else was wrong before.
+    /// Whether the first failure was a write without space.
     pub(crate) fn is_disk_full(&self) -> bool {
         self.0.load(Ordering::SeqCst) == DISK_FULL
     }
@@ -55,7 +55,7 @@ impl<B> TrackedBackend<B> {
     }
 }
 
-/// Whether there was no room for a write.
+/// Whether a write failed for lack of space.
 pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,4 +1,4 @@
-//! The real store on a disk that fails between any two operations.
+//! Tests of the redb store on a disk that fails between any two operations.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,8 +9,8 @@ use super::backend::{TrackedBackend, is_disk_full};
 use super::redb_store::{redb_builder, write_identity};
 use super::*;
 
-/// A disk in memory: what was written is seen at once, and is there after a power cut once it was
-/// synced, or by chance.
+/// A disk in memory. Writes are visible at once; after a power cut the synced ones remain, and a random part
+/// of the others.
 #[derive(Clone, Debug, Default)]
 struct FaultyBackend(Arc<Mutex<FaultyBackendState>>);
 
@@ -32,11 +32,11 @@ enum DiskOperation {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum InjectedFault {
-    /// From then on there is no room.
+    /// All later writes fail for lack of space.
     DiskFull,
-    /// From then on there is no room for more than there is.
+    /// All later writes that grow the file fail for lack of space.
     NoGrowth,
-    /// From then on nothing works.
+    /// All later operations fail.
     Broken,
 }
 
@@ -45,7 +45,7 @@ impl FaultyBackend {
         self.0.lock().unwrap()
     }
 
-    /// The power goes and comes back: of what was not synced, what `kept` says is there.
+    /// Simulates a power cut. `is_kept` decides for each operation that was not synced.
     fn power_cut(&self, mut is_kept: impl FnMut() -> bool) {
         let mut state = self.state();
         let mut after = std::mem::take(&mut state.synced);
@@ -136,7 +136,7 @@ impl StorageBackend for FaultyBackend {
     }
 }
 
-/// Coins that fall the same way in every run.
+/// Deterministic pseudo-random decisions.
 struct SeededCoin(u64);
 
 impl SeededCoin {
@@ -149,7 +149,7 @@ impl SeededCoin {
 
 const GROUPS: [GroupId; 2] = [GroupId(0), GroupId(1)];
 
-/// A store that was made, and is synced.
+/// A new store that is synced.
 fn new_backend() -> FaultyBackend {
     let backend = FaultyBackend::default();
     let database = redb_builder().create_with_backend(backend.clone()).unwrap();
@@ -167,7 +167,7 @@ fn open(backend: &FaultyBackend) -> RedbStore {
     .unwrap()
 }
 
-/// What a node writes in its life: votes, entries, truncations, a snapshot, a purge.
+/// A representative sequence of writes: votes, entries, truncations, a snapshot, a purge.
 fn write_sequence() -> Vec<Vec<(GroupId, StoreChange)>> {
     let record = |byte: u8, len: usize| Bytes::from(vec![byte; len]);
     let [one, two] = GROUPS;
@@ -191,8 +191,7 @@ fn read_all(disk: &mut RedbStore) -> Vec<StoredGroup> {
     GROUPS.iter().map(|group| disk.read(*group).unwrap()).collect()
 }
 
-/// What the store holds after each part of a life in which nothing fails, and the operations of
-/// that life.
+/// The content of the store after each write when nothing fails, and the number of operations.
 fn expected() -> (Vec<Vec<StoredGroup>>, u64) {
     let backend = new_backend();
     let mut disk = open(&backend);
@@ -216,7 +215,7 @@ fn acknowledged_writes_survive_power_cut_after_any_operation() {
             for changes in write_sequence() {
                 let written = disk.write(&changes);
                 if let Err(error) = written {
-                    assert!(!is_disk_full(&error), "a broken disk is asked again");
+                    assert!(!is_disk_full(&error), "a broken disk is reported as full");
                     break;
                 }
                 acknowledged += 1;
@@ -251,7 +250,7 @@ fn write_on_full_disk_is_atomic_and_succeeds_on_retry() {
                 let seen = read_all(&mut disk);
                 assert!(
                     seen == expected[part] || seen == expected[part + 1],
-                    "after operation {at} half of part {part} is there"
+                    "after operation {at} part {part} was written partially"
                 );
             }
             assert!(read_all(&mut disk) == expected[part + 1], "part {part} after operation {at}");
@@ -261,7 +260,7 @@ fn write_on_full_disk_is_atomic_and_succeeds_on_retry() {
         let found = read_all(&mut open(&backend));
         assert!(found == *expected.last().unwrap(), "after operation {at} and a power cut");
     }
-    assert!(refused > 40, "the room has run out {refused} times only");
+    assert!(refused > 40, "only {refused} writes met a full disk");
 }
 
 #[test]

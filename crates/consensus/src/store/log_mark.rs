@@ -1,21 +1,20 @@
-//! How often a log was written: by it an old copy of a log is told from the log.
+//! The identity and the number of commits of a log, which distinguish a log from an older copy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-/// What the log of a node says of itself.
+/// The identity and the number of commits of a node's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogMark {
-    /// Drawn when the log was made.
+    /// A random number drawn when the log was created.
     pub log: u64,
-    /// How many commits it has had. Each commit counts itself, so a copy has fewer than the log has
-    /// later.
+    /// The number of commits. Each commit increments it, so a copy has fewer than the log has later.
     pub writes: u64,
 }
 
-/// The number of commits that are durable. Clones share it.
+/// The number of durable commits. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WriteCounter(Arc<AtomicU64>);
 

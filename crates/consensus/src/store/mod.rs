@@ -1,9 +1,8 @@
-//! What is on disk, behind a narrow seam: everything a store has to do for all groups of a node.
+//! The storage interface of consensus: the logs, votes and snapshots of all groups of a node.
 
 mod backend;
+mod delayed_fsync;
 mod log_mark;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod record;
 mod redb_store;
 mod writer;
@@ -13,6 +12,7 @@ use std::io;
 use bytes::Bytes;
 use pushonce_core::ClusterVersion;
 
+pub(crate) use delayed_fsync::DelayedFsyncStore;
 pub use log_mark::LogMark;
 pub(crate) use log_mark::WriteCounter;
 pub(crate) use record::{
@@ -24,15 +24,14 @@ pub(crate) use writer::{FatalHook, GroupWriter, StoreWriter, WriteCompletion};
 
 use crate::GroupId;
 
-/// Keeps the logs of all groups. Records are opaque to it.
+/// Stores the logs of all groups. Records are opaque to it.
 pub(crate) trait RaftStore: Send + 'static {
-    /// Makes all changes durable, in order, or none. After an error of the kind `StorageFull` they
-    /// are to be tried again: all of them are seen or none, and to make them twice is as to make them
-    /// once. After any other error nothing more is asked of the store: what is on disk is no longer
-    /// known.
+    /// Makes all changes durable, in order, or none. After an error of kind `StorageFull` the caller retries:
+    /// either all changes or none are visible, and applying them twice has the same effect as once. After any
+    /// other error the store is not used any more, because the state on disk is unknown.
     fn write(&mut self, changes: &[(GroupId, StoreChange)]) -> io::Result<()>;
 
-    /// Reads all of a group but the pieces of its snapshot.
+    /// Reads a group without the pieces of its snapshot.
     fn read(&mut self, group: GroupId) -> io::Result<StoredGroup>;
 
     /// Reads one piece of a snapshot.
@@ -44,29 +43,29 @@ pub(crate) trait RaftStore: Send + 'static {
     ) -> io::Result<Option<Bytes>>;
 }
 
-/// One change of one group.
+/// One change of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StoreChange {
-    /// Puts an entry.
+    /// Writes an entry.
     Append { index: u64, record: Bytes },
-    /// Drops every entry from this index on.
+    /// Deletes every entry from this index on.
     Truncate { from: u64 },
-    /// Drops every entry up to and with this index, and remembers the last one dropped.
+    /// Deletes every entry up to and including this index, and stores the last one deleted.
     Purge { upto: u64, record: Bytes },
     /// Replaces a single value.
     Set { key: StoreKey, record: Bytes },
-    /// Puts a piece of a snapshot. It counts once [`StoreKey::RaftSnapshot`] names its generation.
+    /// Writes a piece of a snapshot. It is used once [`StoreKey::Snapshot`] names its generation.
     PutPiece { generation: u64, number: u32, record: Bytes },
-    /// Drops all pieces of a snapshot.
+    /// Deletes all pieces of a snapshot.
     DeletePieces { generation: u64 },
     /// Removes a single value.
     Remove { key: StoreKey },
-    /// Drops what a damaged replica gets from the others again: all but its vote and the mark that
-    /// it recovers.
+    /// Deletes everything that a damaged replica restores from the other replicas: all but its vote and the
+    /// recovery mark.
     ClearReplica,
-    /// Drops all there is but the vote, and notes [`StoreKey::Removed`].
+    /// Deletes everything but the vote, and sets [`StoreKey::Removed`].
     Destroy,
-    /// Notes the version of the cluster, of the whole store.
+    /// Sets the cluster version of the whole store.
     SetVersion(ClusterVersion),
 }
 
@@ -77,13 +76,13 @@ pub(crate) enum StoreKey {
     Committed,
     Purged,
     Snapshot,
-    /// The replica has lost something it had acknowledged.
+    /// The replica lost data that it had acknowledged.
     Recovering,
-    /// The replica has left its group and was destroyed. Started again, it must recover first.
+    /// The replica left its group and was destroyed. Started again, it must recover first.
     Removed,
 }
 
-/// A group as it lies on disk: sealed records, not yet checked.
+/// The records of a group on disk, not decoded and not checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StoredGroup {
     pub(crate) vote: Option<Bytes>,
@@ -92,14 +91,14 @@ pub(crate) struct StoredGroup {
     pub(crate) snapshot: Option<Bytes>,
     pub(crate) recovering: Option<Bytes>,
     pub(crate) removed: Option<Bytes>,
-    /// The snapshots of which there are pieces.
+    /// The generations that have snapshot pieces.
     pub(crate) generations: Vec<u64>,
-    /// By index, rising.
+    /// By index, increasing.
     pub(crate) entries: Vec<Bytes>,
 }
 
 impl StoreChange {
-    /// About how much it occupies while it waits.
+    /// The approximate memory of a queued change.
     fn approximate_bytes(&self) -> usize {
         match self {
             StoreChange::Append { record, .. }

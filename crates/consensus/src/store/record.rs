@@ -1,6 +1,6 @@
-//! How a value lies on disk: four bytes of checksum, then the value behind its cluster version.
+//! The format of a record: four bytes of checksum, then the value with its cluster version.
 //!
-//! The checksum begins with the group, so that a record of one group never passes for another's.
+//! The checksum covers the group, so that a record of one group is never accepted for another.
 
 use std::io;
 
@@ -21,7 +21,7 @@ pub(crate) fn encode_record<T: Serialize>(
     encode_record_with_data(group, version, value, &[])
 }
 
-/// As [`encode_record`], with bytes behind the value.
+/// Like [`encode_record`], with data after the value.
 pub(crate) fn encode_record_with_data<T: Serialize>(
     group: GroupId,
     version: ClusterVersion,
@@ -39,13 +39,13 @@ pub(crate) fn encode_record_with_data<T: Serialize>(
     Ok(record.freeze())
 }
 
-/// Decodes a record. A damaged one is an error of the kind `InvalidData`; one of a version that this
-/// build does not support is not damaged, and its error holds the [`Unreadable`].
+/// Decodes a record. Damage is an error of kind `InvalidData`. A record of a version that this build does not
+/// support is not damaged: its error contains the [`VersionedDecodeError`].
 pub(crate) fn decode_record<T: DeserializeOwned>(group: GroupId, record: &[u8]) -> io::Result<T> {
     decode_record_with_data(group, record).map(|(value, _)| value)
 }
 
-/// As [`open`], with the bytes behind the value.
+/// Like [`decode_record`], with the data after the value.
 pub(crate) fn decode_record_with_data<T: DeserializeOwned>(
     group: GroupId,
     record: &[u8],
@@ -64,8 +64,7 @@ pub(crate) fn decode_record_with_data<T: DeserializeOwned>(
     }
 }
 
-/// Whether an error says that a record, a snapshot or an entry is of a version that this build does not
-/// support.
+/// The error of a record, snapshot or entry of a version that this build does not support, if it is one.
 pub(crate) fn unsupported_version(error: &io::Error) -> Option<&VersionedDecodeError> {
     let unreadable = error.get_ref()?.downcast_ref::<VersionedDecodeError>()?;
     matches!(unreadable, VersionedDecodeError::Unsupported(_)).then_some(unreadable)

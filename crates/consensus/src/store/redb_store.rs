@@ -1,4 +1,4 @@
-//! The store on redb.
+//! The store of a node in a redb file.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,40 +22,39 @@ const ENTRIES: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("entrie
 const VALUES: TableDefinition<(u32, u8), &[u8]> = TableDefinition::new("values");
 /// (group, generation, number) to a piece of a snapshot.
 const PIECES: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("pieces");
-/// Which log this is, and how many commits it has had.
+/// The random id of the log and its number of commits.
 const LOG_MARK: TableDefinition<&str, u64> = TableDefinition::new("mark");
-/// Whose store this is, and the version of its cluster.
+/// The owner of the store and the version of its cluster.
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 /// Keys of [`IDENTITY`].
 const OWNER_KEY: &str = "owner";
 const VERSION_KEY: &str = "version";
 
-/// The store of a node.
+/// The store file of a node.
 const STORE_FILE: &str = "raft.redb";
-/// The store while it is made: a process may die between any two writes of that.
+/// The store file during creation, because a process may die between any two writes.
 const STORE_TEMP_FILE: &str = "raft.redb.new";
 
-/// Entries lie in memory until they are purged and are read back only at a start: the page cache
-/// has little to do, and redb's own default is a gigabyte.
+/// Entries stay in memory until they are purged and are read only at a start: the page cache has little use,
+/// and redb's default is one gigabyte.
 const CACHE_BYTES: usize = 32 << 20;
 
 /// The redb file of a node, locked while it is open.
 pub(crate) struct RedbStore {
     opener: Box<Opener>,
-    /// Closed after a write that found no room: redb refuses everything then, and what it has in
-    /// memory is of a commit that never was.
+    /// Closed after a write failed for lack of space: redb then rejects all calls, and its memory holds a
+    /// commit that did not happen.
     database: Option<Database>,
     first_failure: FirstFailure,
     version: ClusterVersion,
     write_counter: WriteCounter,
 }
 
-/// Opens the file again, noting what fails.
+/// Opens the file and tracks failures.
 type Opener = dyn Fn(FirstFailure) -> Result<Database, DatabaseError> + Send;
 
 impl RedbStore {
-    /// Makes `raft_config.redb` in a directory for this node of this cluster, whole or not at all. `Ok` when
-    /// it is there already.
+    /// Creates the store file of this node of this cluster, atomically. `Ok` when it exists already.
     pub(crate) fn create(
         dir: &Path,
         cluster: ClusterId,
@@ -67,7 +66,7 @@ impl RedbStore {
         }
         fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
         let temp_path = dir.join(STORE_TEMP_FILE);
-        // Of a try that was cut short. Nothing was ever written to it but whose it was to be.
+        // Left by an attempt that was interrupted. It contains only the identity.
         match fs::remove_file(&temp_path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(io_error(&temp_path, &error));
@@ -81,16 +80,16 @@ impl RedbStore {
         rename_durably(&temp_path, &path).map_err(|error| io_error(&path, &error))
     }
 
-    /// Whether `raft_config.redb` is in place. A path that cannot be read counts as present: the caller must
-    /// not make a second store there.
+    /// Whether the store file exists. A path that cannot be read counts as present, because the caller must
+    /// not create a second store there.
     pub(crate) fn exists(dir: &Path) -> bool {
         fs::exists(dir.join(STORE_FILE)).unwrap_or(true)
     }
 
-    /// Opens the `raft_config.redb` of this node of this cluster.
+    /// Opens the store file of this node of this cluster.
     ///
-    /// A file that is missing is not made anew: its votes are gone, and a node that votes twice in
-    /// one term can elect two leaders.
+    /// A missing file is not created again: its votes are lost, and a node that votes twice in one term can
+    /// elect two leaders.
     pub(crate) fn open(
         dir: &Path,
         cluster: ClusterId,
@@ -106,7 +105,11 @@ impl RedbStore {
         let stored_identity =
             store.database().and_then(|database| read_identity(database).map_err(io::Error::other));
         let (owner, version) = stored_identity.map_err(|error| io_error(&path, &error))?;
-        check_identity(&path, owner.as_deref().unwrap_or("nobody"), &format_identity(cluster, me))?;
+        check_identity(
+            &path,
+            owner.as_deref().unwrap_or("no owner"),
+            &format_identity(cluster, me),
+        )?;
         store.version = check_version(&path, version)?;
         let log_mark = store
             .read_log_mark()
@@ -115,13 +118,14 @@ impl RedbStore {
         Ok(store)
     }
 
-    /// What the log says of itself, as it is on disk.
+    /// Reads the log mark on disk.
     pub(crate) fn read_log_mark(&mut self) -> io::Result<LogMark> {
         let log_mark = read_log_mark(self.database()?).map_err(io::Error::other)?;
-        log_mark.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its mark is missing"))
+        log_mark
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the log mark is missing"))
     }
 
-    /// The number of commits that are durable, as it rises.
+    /// The number of durable commits, updated with each commit.
     pub(crate) fn write_counter(&self) -> WriteCounter {
         self.write_counter.clone()
     }
@@ -135,17 +139,17 @@ impl RedbStore {
         Ok(RedbStore { opener: Box::new(opener), database, first_failure, version, write_counter })
     }
 
-    /// The version of the cluster, as it was noted when the store was opened.
+    /// The version of the cluster when the store was opened.
     pub(crate) fn version(&self) -> ClusterVersion {
         self.version
     }
 
-    /// The groups there is a replica of.
+    /// The groups that have a replica.
     pub(crate) fn groups(&mut self) -> io::Result<Vec<GroupId>> {
         read_groups(self.database()?).map_err(io::Error::other)
     }
 
-    /// The database, opened again if need be.
+    /// The database, opened again if it was closed.
     fn database(&mut self) -> io::Result<&Database> {
         if self.database.is_none() {
             self.first_failure = FirstFailure::default();
@@ -163,7 +167,7 @@ fn read_log_mark(database: &Database) -> Result<Option<LogMark>, redb::Error> {
     Ok(value("log")?.zip(value("writes")?).map(|(log, writes)| LogMark { log, writes }))
 }
 
-/// Whose the store is, and the version of its cluster as two bytes.
+/// Reads the owner of the store, and the version of its cluster as two bytes.
 fn read_identity(database: &Database) -> Result<(Option<String>, Option<Vec<u8>>), redb::Error> {
     let read = database.begin_read()?;
     let table = match read.open_table(IDENTITY) {
@@ -186,14 +190,14 @@ pub(super) fn write_identity(
     {
         let mut table = write.open_table(IDENTITY)?;
         table.insert(OWNER_KEY, format_identity(cluster, me).as_bytes())?;
-        // The oldest that this build writes: whatever the cluster has, it has no lower version.
+        // The oldest version that this build writes: the cluster's version is not lower.
         table.insert(VERSION_KEY, VersionRange::SUPPORTED.min.prefix().as_slice())?;
     }
     let mut mark = write.open_table(LOG_MARK)?;
     mark.insert("log", rand::random::<u64>())?;
     mark.insert("writes", 0)?;
     drop(mark);
-    // Made here, so that no reader has to care whether they exist.
+    // Created here, so that readers can rely on them.
     write.open_table(ENTRIES)?;
     write.open_table(VALUES)?;
     write.open_table(PIECES)?;
@@ -201,8 +205,7 @@ pub(super) fn write_identity(
     Ok(())
 }
 
-/// Opens a file that is there: an empty one is a file that was cut off, and redb would begin anew in
-/// it.
+/// Opens an existing file. An empty one was truncated, and redb would initialise it as a new database.
 fn open_file(path: &Path, first_failure: FirstFailure) -> Result<Database, DatabaseError> {
     let file = File::options().read(true).write(true).open(path).map_err(StorageError::Io)?;
     if file.metadata().map_err(StorageError::Io)?.len() == 0 {
@@ -211,7 +214,7 @@ fn open_file(path: &Path, first_failure: FirstFailure) -> Result<Database, Datab
     redb_builder().create_with_backend(TrackedBackend::new(FileBackend::new(file)?, first_failure))
 }
 
-/// What went wrong, as whoever writes has to know it.
+/// Converts an error, so that a full disk can be recognised.
 fn to_io_error(first_failure: &FirstFailure, error: redb::Error) -> io::Error {
     match first_failure.is_disk_full() {
         true => io::Error::new(io::ErrorKind::StorageFull, error.to_string()),
@@ -225,7 +228,7 @@ pub(super) fn redb_builder() -> redb::Builder {
     builder
 }
 
-/// Synced, renamed, and the directory synced: there after a power cut, or not.
+/// Syncs and renames a file and syncs its directory: after a power cut it is complete or absent.
 pub(crate) fn rename_durably(temp_path: &Path, path: &Path) -> io::Result<()> {
     File::open(temp_path)?.sync_all()?;
     fs::rename(temp_path, path)?;
@@ -257,7 +260,7 @@ impl RaftStore for RedbStore {
     }
 }
 
-/// Makes the changes durable. Returns how many commits there are now.
+/// Makes the changes durable. Returns the new number of commits.
 fn commit(database: &Database, changes: &[(GroupId, StoreChange)]) -> Result<u64, redb::Error> {
     let write = database.begin_write()?;
     apply_changes(&write, changes)?;
@@ -267,7 +270,7 @@ fn commit(database: &Database, changes: &[(GroupId, StoreChange)]) -> Result<u64
     Ok(writes)
 }
 
-/// Counts the commit that is being made.
+/// Counts the commit that is in progress.
 fn increment_write_counter(write: &WriteTransaction) -> Result<u64, redb::Error> {
     let mut mark = write.open_table(LOG_MARK)?;
     let before = mark.get("writes")?.map_or(0, |writes| writes.value());
@@ -345,13 +348,13 @@ fn read_groups(database: &Database) -> Result<Vec<GroupId>, redb::Error> {
     let (entries, values) = (read.open_table(ENTRIES)?, read.open_table(VALUES)?);
     let mut found = Vec::new();
     let mut next = 0;
-    // From group to group, not from record to record: a log may have many.
+    // Seeks from group to group instead of scanning, because a log may have many records.
     loop {
         let entry = entries.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
         let value = values.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
         let Some(group) = entry.into_iter().chain(value).min() else { return Ok(found) };
         let has = |key: StoreKey| values.get((group, key as u8)).map(|value| value.is_some());
-        // A build that knows of no mark may have begun the replica again, and left the mark.
+        // A build without the mark may have started the replica again and kept the mark.
         let has_data = entry == Some(group) || has(StoreKey::Purged)? || has(StoreKey::Snapshot)?;
         if has_data || !has(StoreKey::Removed)? {
             found.push(GroupId(group));
@@ -385,7 +388,7 @@ fn read_generations(read: &ReadTransaction, group: GroupId) -> Result<Vec<u64>, 
     let pieces = read.open_table(PIECES)?;
     let mut found = Vec::new();
     let mut next = 0;
-    // From the first piece of one to the first of the next.
+    // Seeks from the first piece of one generation to the first of the next.
     while let Some(first) =
         pieces.range((group.0, next, 0)..=(group.0, u64::MAX, u32::MAX))?.next().transpose()?
     {
@@ -419,7 +422,7 @@ fn check_identity(path: &Path, actual: &str, expected: &str) -> Result<(), Engin
     if actual == expected {
         return Ok(());
     }
-    // How stores named their owner before there were cluster versions.
+    // The identity format before cluster versions.
     if actual.starts_with("format ") {
         return Err(EngineOpenError::Unversioned { path: path.to_owned() });
     }
@@ -430,7 +433,7 @@ fn check_identity(path: &Path, actual: &str, expected: &str) -> Result<(), Engin
     })
 }
 
-/// A store without a version is older than cluster versions.
+/// Checks the version of a store. A store without one is older than cluster versions.
 fn check_version(path: &Path, version: Option<Vec<u8>>) -> Result<ClusterVersion, EngineOpenError> {
     let version =
         version.as_deref().and_then(ClusterVersion::split_prefix).map(|(version, _)| version);
@@ -448,7 +451,7 @@ fn open_error(path: &Path, error: DatabaseError) -> EngineOpenError {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
             EngineOpenError::AlreadyOpen { path }
         }
-        // redb reports a file that is not one of its own as invalid data.
+        // redb reports a file that is not a database as invalid data.
         DatabaseError::Storage(StorageError::Io(error))
             if error.kind() != io::ErrorKind::InvalidData
                 && error.kind() != io::ErrorKind::UnexpectedEof =>

@@ -1,9 +1,9 @@
-//! The one thread that writes: whatever waits, of all groups, goes to disk in one commit.
+//! The writer thread: writes the queued changes of all groups to disk in one commit.
 //!
-//! What was handed over first is durable first. The queue is bounded in bytes; when it is full,
-//! handing over waits. A write that finds no room is kept and tried again until there is some; nobody
-//! is told anything meanwhile. After any other failed write nobody is told that anything is durable:
-//! the fatal hook runs, and the node has to end.
+//! Writes become durable in the order of submission. The queue is bounded in bytes; while it is full,
+//! submission waits. A write that fails for lack of space is kept and retried until there is space; nothing
+//! is acknowledged meanwhile. After any other failed write nothing is acknowledged any more: the fatal hook
+//! runs, and the node must end.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -23,36 +23,35 @@ use crate::GroupId;
 use crate::disk_reserve::DiskReserve;
 use crate::types::TypeConfig;
 
-/// What may wait for the disk, in units of [`UNIT_BYTES`]: 64 MiB. A second of a slow disk.
+/// The capacity of the queue in units of [`UNIT_BYTES`]: 64 MiB, which a slow disk writes in a second.
 const QUEUE_UNITS: u32 = 64 << 10;
 const UNIT_BYTES: usize = 1 << 10;
 
-/// One commit holds no more than about this: more would only make everybody wait longer.
+/// Approximate maximum size of one commit. A larger commit would only increase latency.
 const COMMIT_BYTES_MAX: usize = 8 << 20;
 
-/// How long a write that found no room waits before it is tried again, and how often whoever reads
-/// is looked after meanwhile.
+/// The delay before a write that failed for lack of space is retried, and the interval at which reads are
+/// served meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Called once when the disk has failed, with the reason. The process must not go on.
+/// Called once with the reason when the disk has failed. The process must end.
 pub(crate) type FatalHook = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Hands work to the writer thread. Clones share it.
+/// The interface to the writer thread. Clones share it.
 #[derive(Clone)]
 pub(crate) struct StoreWriter {
     queue: mpsc::UnboundedSender<WriterJob>,
     queue_permits: Arc<Semaphore>,
-    /// One piece of a snapshot of the whole node waits at a time: more would make one long commit.
+    /// The node writes one snapshot piece at a time: more would make one long commit.
     piece_permit: Arc<Semaphore>,
-    /// What waits for room on the disk is given up.
+    /// Writes that wait for disk space are aborted.
     aborted: Arc<AtomicBool>,
-    /// In which version records are written.
+    /// The version in which records are written.
     agreed_version: AgreedVersion,
 }
 
-/// The writer for one group, until the group is destroyed: what a leftover of a destroyed group
-/// still wants to write is refused.
+/// The writer of one group until the group is destroyed: later writes of a destroyed group are rejected.
 #[derive(Clone)]
 pub(crate) struct GroupWriter {
     group: GroupId,
@@ -60,13 +59,13 @@ pub(crate) struct GroupWriter {
     writer: StoreWriter,
 }
 
-/// Who is told when a write is durable.
+/// The receiver of a write's completion.
 pub(crate) enum WriteCompletion {
     /// openraft, for an append.
     RaftCallback(IOFlushed<TypeConfig>),
-    /// A task that waits.
+    /// A waiting task.
     Notify(oneshot::Sender<io::Result<()>>),
-    /// Nobody waits.
+    /// No receiver.
     Ignore,
 }
 
@@ -86,14 +85,14 @@ struct QueuedWrite {
     incarnation: u64,
     changes: Vec<StoreChange>,
     completion: WriteCompletion,
-    /// Given back when the write is durable: this is what bounds the queue.
+    /// Released when the write is durable, which bounds the queue.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 struct WriterThread<S> {
     store: S,
     queue: mpsc::UnboundedReceiver<WriterJob>,
-    /// What came while a write waited for room: it is looked at before the queue.
+    /// Jobs that arrived while a write waited for space. They are processed before the queue.
     backlog: VecDeque<WriterJob>,
     on_fatal: FatalHook,
     disk_reserve: DiskReserve,
@@ -110,8 +109,6 @@ impl StoreWriter {
         on_fatal: FatalHook,
     ) -> io::Result<StoreWriter> {
         let (queue, jobs) = mpsc::unbounded_channel();
-        #[cfg(feature = "planted-bugs")]
-        let store = super::planted::DelayedFsyncStore::new(store);
         let aborted = Arc::<AtomicBool>::default();
         let thread = WriterThread {
             store,
@@ -129,25 +126,25 @@ impl StoreWriter {
         Ok(StoreWriter { queue, queue_permits, piece_permit, aborted, agreed_version })
     }
 
-    /// Reads a group, and gives the writer for it.
+    /// Reads a group and returns its writer.
     pub(crate) async fn open(&self, group: GroupId) -> io::Result<(GroupWriter, StoredGroup)> {
         let (incarnation, stored) =
             self.request(|reply| WriterJob::Read { group, reply }).await??;
         Ok((GroupWriter { group, incarnation, writer: self.clone() }, stored))
     }
 
-    /// Drops all of a group, after everything that was handed over before.
+    /// Deletes a group, except for its vote, after all writes submitted before.
     pub(crate) async fn destroy(&self, group: GroupId) -> io::Result<()> {
         self.request(|reply| WriterJob::Destroy { group, reply }).await?
     }
 
-    /// In which version records are written now.
+    /// The version in which records are currently written.
     pub(crate) fn agreed_version(&self) -> &AgreedVersion {
         &self.agreed_version
     }
 
-    /// Notes on disk that the cluster has this version, and then writes in it. A build that does not
-    /// support it does not open the store any more.
+    /// Stores the version of the cluster on disk and then writes in it. Builds that do not support it cannot
+    /// open the store afterwards.
     pub(crate) async fn raise_version(&self, version: ClusterVersion) -> io::Result<()> {
         if version > self.agreed_version.get() {
             self.request(|reply| WriterJob::SetVersion { version, reply }).await??;
@@ -156,13 +153,13 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// Ends the wait for room on a full disk: what waits for it fails, unacknowledged, and nothing
-    /// more is written.
+    /// Ends the wait for space on a full disk: blocked writes fail without acknowledgement, and nothing more
+    /// is written.
     pub(crate) fn abort_blocked_writes(&self) {
         self.aborted.store(true, Ordering::SeqCst);
     }
 
-    /// Writes what waits, closes the store and ends the thread.
+    /// Writes the queued changes, closes the store and ends the thread.
     pub(crate) async fn close(&self) {
         // An error means that the thread has ended already.
         let _ended = self.request(|reply| WriterJob::Close { reply }).await;
@@ -181,12 +178,12 @@ impl GroupWriter {
         self.group
     }
 
-    /// A value as a record of the group, in the version that nodes agreed on.
+    /// Encodes a record of the group in the agreed version.
     pub(crate) fn encode_record<T: Serialize>(&self, value: &T) -> io::Result<Bytes> {
         super::encode_record(self.group, self.writer.agreed_version.get(), value)
     }
 
-    /// As [`GroupWriter::encode_record`], with bytes behind the value.
+    /// Like [`GroupWriter::encode_record`], with data after the value.
     pub(crate) fn encode_record_with_data<T: Serialize>(
         &self,
         value: &T,
@@ -195,7 +192,7 @@ impl GroupWriter {
         super::encode_record_with_data(self.group, self.writer.agreed_version.get(), value, data)
     }
 
-    /// Hands changes over, waiting for room in the queue. `Ok` says that they are queued.
+    /// Submits changes, waiting for room in the queue. `Ok` means that they are queued.
     pub(crate) async fn submit(
         &self,
         changes: Vec<StoreChange>,
@@ -226,22 +223,23 @@ impl GroupWriter {
         self.writer.queue.send(WriterJob::Write(write)).map_err(|_| writer_closed())
     }
 
-    /// Hands changes over and waits until they are durable.
+    /// Submits changes and waits until they are durable.
     pub(crate) async fn write(&self, changes: Vec<StoreChange>) -> io::Result<()> {
         let (notify, durable) = oneshot::channel();
         self.submit(changes, WriteCompletion::Notify(notify)).await?;
         durable.await.map_err(|_| writer_closed())?
     }
 
-    /// As [`GroupWriter::write`], when the piece that another snapshot of the node writes is durable.
+    /// Like [`GroupWriter::write`], after the piece that another snapshot of the node writes.
     pub(crate) async fn write_piece(&self, piece: StoreChange) -> io::Result<()> {
         let _permit = self.writer.piece_permit.acquire().await.map_err(|_| writer_closed())?;
         self.write(vec![piece]).await
     }
 
-    /// Drops the pieces of a snapshot, some time. They are few: it waits for no room.
+    /// Deletes the pieces of a snapshot eventually. The change is small and does not wait for room in the
+    /// queue.
     pub(crate) fn delete_pieces(&self, generation: u64) {
-        // A writer that has ended leaves them to the next start.
+        // If the writer has ended, the next start deletes them.
         let _ = self.enqueue(
             vec![StoreChange::DeletePieces { generation }],
             WriteCompletion::Ignore,
@@ -261,7 +259,7 @@ impl GroupWriter {
             .await?
     }
 
-    /// Whether both write to the same place.
+    /// Whether both write to the same group of the same store.
     pub(crate) fn targets_same_group(&self, other: &GroupWriter) -> bool {
         self.group == other.group && self.writer.queue.same_channel(&other.writer.queue)
     }
@@ -283,7 +281,7 @@ impl<S: RaftStore> WriterThread<S> {
         }
     }
 
-    /// Takes all writes that wait; another kind of job ends them, so that order holds.
+    /// Collects all queued writes. A job of another kind ends the batch, so that the order is kept.
     fn collect_batch(&mut self, first: WriterJob) -> (Vec<QueuedWrite>, Option<WriterJob>) {
         let mut writes = Vec::new();
         let mut bytes = 0;
@@ -335,7 +333,7 @@ impl<S: RaftStore> WriterThread<S> {
         }
     }
 
-    /// Writes, and waits for room as long as there is none.
+    /// Writes the changes, waiting for space while there is none.
     fn write(&mut self, changes: &[(GroupId, StoreChange)]) -> io::Result<()> {
         loop {
             match self.store.write(changes) {
@@ -351,7 +349,7 @@ impl<S: RaftStore> WriterThread<S> {
         }
     }
 
-    /// Meanwhile whoever reads is answered, unless what is read is about to change.
+    /// Serves reads while a write waits for space, unless the group has a pending write.
     fn wait_for_space(&mut self, blocked: &[(GroupId, StoreChange)]) {
         let deadline = Instant::now() + RETRY_INTERVAL;
         let has_pending_write = |group: GroupId, backlog: &VecDeque<WriterJob>| {
@@ -366,7 +364,7 @@ impl<S: RaftStore> WriterThread<S> {
                     WriterJob::Read { group, .. } if !has_pending_write(group, &self.backlog) => {
                         self.run_job(job)
                     }
-                    // A piece that is asked for is durable already.
+                    // A requested piece is durable already.
                     WriterJob::ReadPiece { .. } => self.run_job(job),
                     job => self.backlog.push_back(job),
                 }
@@ -376,7 +374,7 @@ impl<S: RaftStore> WriterThread<S> {
     }
 
     fn run_job(&mut self, job: WriterJob) {
-        // Whoever asked may have gone; then nobody wants the answer.
+        // The requester may have stopped waiting.
         match job {
             WriterJob::Read { group, reply } => {
                 let incarnation = self.incarnation(group);
@@ -413,14 +411,14 @@ impl<S: RaftStore> WriterThread<S> {
     }
 
     fn close(self, reply: oneshot::Sender<()>) {
-        // The lock on the file is gone before anybody hears that the writer is.
+        // The file is unlocked before the close is reported.
         drop(self.store);
         let _ = reply.send(());
     }
 
     fn report_fatal(&self, error: &io::Error) {
         if is_disk_full(error) {
-            // Given up: nothing is half written.
+            // Aborted: nothing was written partially.
             return;
         }
         (self.on_fatal)(&format!("the log could not be written: {error}"));
@@ -435,7 +433,7 @@ impl WriteCompletion {
     fn complete(self, result: io::Result<()>) {
         match self {
             WriteCompletion::RaftCallback(flushed) => flushed.io_completed(result),
-            // The waiter may have been dropped; the write stands all the same.
+            // The waiter may have been dropped; the write is durable nevertheless.
             WriteCompletion::Notify(sender) => drop(sender.send(result)),
             WriteCompletion::Ignore => {}
         }
@@ -447,7 +445,7 @@ fn clone_error(error: &io::Error) -> io::Error {
 }
 
 fn writer_closed() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the log writer has ended")
+    io::Error::new(io::ErrorKind::BrokenPipe, "the log writer has stopped")
 }
 
 fn group_destroyed() -> io::Error {

@@ -1,4 +1,4 @@
-//! Nodes in one process that speak over real loopback gRPC.
+//! Nodes in one process that communicate over loopback gRPC.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use tonic::transport::server::TcpIncoming;
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc0ffee);
 pub(crate) const GROUP: GroupId = GroupId(1);
 
-/// Adds up numbers, and remembers each: eight bytes an entry; answers with the sum.
+/// Sums the numbers in the first eight bytes of its entries, records each, and responds with the sum.
 #[derive(Clone, Default)]
 pub(crate) struct SumMachine(pub Arc<Mutex<Vec<u64>>>);
 
@@ -52,7 +52,7 @@ pub(crate) fn number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
 }
 
-/// An entry that adds `n`, blown up to some size.
+/// An entry that adds `n`, padded to `size` bytes.
 pub(crate) fn entry(n: u64, size: usize) -> Bytes {
     let mut entry = n.to_be_bytes().to_vec();
     entry.resize(size.max(8), 0);
@@ -77,8 +77,9 @@ pub(crate) fn fast_settings() -> ConsensusSettings {
     ConsensusSettings { proposal_deadline: Duration::from_secs(2), ..ConsensusSettings::lan() }
 }
 
-/// For tests in which the leader must stay: one slow fsync is enough to lose a lease of [`fast_settings`], 400 ms.
-#[allow(dead_code, reason = "not every story needs it")]
+/// For tests in which the leader must stay: one slow fsync is enough to lose the lease of [`fast_settings`].
+/// 800 ms.
+#[allow(dead_code, reason = "not every test uses it")]
 pub(crate) fn with_long_elections(settings: ConsensusSettings) -> ConsensusSettings {
     ConsensusSettings {
         election_min: Duration::from_millis(1_500),
@@ -134,7 +135,7 @@ impl RaftTestNode {
         RaftTestNode { id, engine, group, sum, dir, server, stopping }
     }
 
-    /// Ends the node as a kill would look to the others: its sockets close. Gives back its disk.
+    /// Stops the node so that it looks like a kill to its peers: its sockets close. Returns its directory.
     pub(crate) async fn kill(self) -> Arc<TempDir> {
         self.server.abort();
         self.stopping.cancel();
@@ -162,8 +163,8 @@ impl RaftTestNode {
         self.wait_status("applied", |status| status.applied_index >= index).await;
     }
 
-    /// Waits until this node has applied these numbers and no others. What its status says, or the
-    /// leader's, may be a moment behind it.
+    /// Waits until this node has applied exactly these numbers. Its status, and that of the leader, may be
+    /// older.
     pub(crate) async fn wait_seen(&self, numbers: impl IntoIterator<Item = u64>) {
         let numbers: Vec<_> = numbers.into_iter().collect();
         let seen = async {
@@ -213,7 +214,7 @@ pub(crate) async fn start_cluster(
     (nodes, addresses)
 }
 
-/// Makes all of these nodes voters of one group that the first leads.
+/// Makes all nodes voters of one group that the first node leads.
 pub(crate) async fn form_group(nodes: &[RaftTestNode]) {
     let first = &nodes[0];
     first.group.initialize().await.unwrap();
@@ -225,16 +226,16 @@ pub(crate) async fn form_group(nodes: &[RaftTestNode]) {
     first.group.change_voters(nodes.iter().map(|node| node.id).collect()).await.unwrap();
 }
 
-/// Waits until a replica holds what the leader holds.
+/// Waits until a replica holds the whole log of the leader.
 pub(crate) async fn wait_caught_up(leader: &RaftTestNode, id: u64) {
     leader
-        .wait_status("level", |status| {
+        .wait_status("caught up", |status| {
             status.matched.get(&NodeId(id)).is_some_and(|matched| *matched >= status.last_log_index)
         })
         .await;
 }
 
-/// The node of these that leads now.
+/// Waits until one of the nodes leads, and returns it.
 pub(crate) async fn wait_leader(nodes: &[RaftTestNode]) -> &RaftTestNode {
     let wait = nodes.iter().map(|node| {
         Box::pin(async move {

@@ -1,13 +1,13 @@
 use super::*;
 use crate::leave::leave_test::{LeaveFixture, ids};
 
-/// Five members, two shards of three replicas each, and these nodes within reach.
+/// Five members and two shards of three replicas each, with these nodes reachable.
 fn five_members(reachable: &[u64]) -> LeaveFixture {
     LeaveFixture::new(&[&[1, 2, 3], &[3, 4, 5]], &[1, 2, 3], reachable)
 }
 
-fn find(world: &LeaveFixture, leader: Option<u64>) -> Vec<ClusterProblem> {
-    find_problems(&world.observed(), leader.map(NodeId), &BTreeMap::new())
+fn find(fixture: &LeaveFixture, leader: Option<u64>) -> Vec<ClusterProblem> {
+    find_problems(&fixture.observed(), leader.map(NodeId), &BTreeMap::new())
 }
 
 fn kinds(found: &[ClusterProblem]) -> Vec<&'static str> {
@@ -26,7 +26,7 @@ fn dead_follower_leaves_shards_with_too_few_copies() {
     assert_eq!(found, [few, ClusterProblem::UnreachableMembers { nodes: vec![NodeId(5)] }]);
     assert!(found.iter().all(|problem| problem.severity() == Severity::Degraded));
     let text = found[0].to_string();
-    assert!(text.starts_with("s1 has fewer than 3 living copies (the least has 2)"), "{text}");
+    assert!(text.starts_with("s1 has fewer than 3 live copies (minimum 2)"), "{text}");
 }
 
 #[test]
@@ -55,18 +55,18 @@ fn control_group_without_leader_or_majority_is_reported() {
 
 #[test]
 fn half_of_the_voters_is_not_a_majority() {
-    let world = LeaveFixture::new(&[&[1, 2]], &[1, 2], &[1]);
-    let found = find(&world, Some(1));
+    let fixture = LeaveFixture::new(&[&[1, 2]], &[1, 2], &[1]);
+    let found = find(&fixture, Some(1));
     assert_eq!(kinds(&found)[..2], ["control_without_majority", "shards_without_majority"]);
 }
 
 #[test]
 fn one_node_has_fewer_copies_than_configured() {
-    let mut world = LeaveFixture::new(&[&[1]], &[1], &[1]);
-    world.view.members.retain(|&node, _| node == NodeId(1));
-    assert_eq!(kinds(&find(&world, Some(1))), ["too_few_copies"]);
-    world.view.replicas = 1;
-    assert_eq!(find(&world, Some(1)), []);
+    let mut fixture = LeaveFixture::new(&[&[1]], &[1], &[1]);
+    fixture.view.members.retain(|&node, _| node == NodeId(1));
+    assert_eq!(kinds(&find(&fixture, Some(1))), ["too_few_copies"]);
+    fixture.view.replicas = 1;
+    assert_eq!(find(&fixture, Some(1)), []);
 }
 
 #[test]
@@ -75,17 +75,17 @@ fn many_shards_are_counted_and_every_kind_is_listed() {
     let text = ClusterProblem::ShardsWithoutOwner { shards }.to_string();
     assert!(text.contains("64 shards (s0, s1, s2, …)"), "{text}");
     let all = [five_members(&[1]), five_members(&[1, 2, 4, 5])];
-    for problem in all.iter().flat_map(|world| find(world, None)) {
+    for problem in all.iter().flat_map(|fixture| find(fixture, None)) {
         assert!(ClusterProblem::KINDS.contains(&problem.kind()));
     }
 }
 
 #[test]
 fn lagging_voter_degrades_the_cluster_and_a_joining_replica_does_not() {
-    let world = five_members(&[1, 2, 3, 4, 5]);
+    let fixture = five_members(&[1, 2, 3, 4, 5]);
     let lagging = |of: &[(u16, u64)]| {
         let lagging = of.iter().map(|&(shard, node)| (ShardId(shard), NodeId(node))).collect();
-        find_problems(&world.observed(), Some(NodeId(1)), &lagging)
+        find_problems(&fixture.observed(), Some(NodeId(1)), &lagging)
     };
     let found = lagging(&[(0, 2), (1, 4)]);
     let shards = vec![ShardId(0), ShardId(1)];

@@ -6,11 +6,11 @@ use crate::state::state_test::view_of;
 const ME: NodeId = NodeId(2);
 const SHARD: ShardId = ShardId(0);
 
-/// One shard, held by `placement`.
-fn view(table: &[u64]) -> ClusterView {
+/// One shard, placed on `placement`.
+fn view(placement: &[u64]) -> ClusterView {
     let mut view = view_of(&[("", ""); 4]);
     view.shards = ShardCount::new(1).unwrap();
-    view.placement.replicas = vec![table.iter().copied().map(NodeId).collect()];
+    view.placement.replicas = vec![placement.iter().copied().map(NodeId).collect()];
     view
 }
 
@@ -34,15 +34,15 @@ fn hosted(hosted: bool) -> BTreeMap<ShardId, Option<u64>> {
     hosted.then_some((SHARD, None)).into_iter().collect()
 }
 
-fn is_started(table: &[u64], owners: &ShardOwners, founding: bool) -> bool {
-    let hosting = plan(ME, &view(table), owners, &hosted(false), founding);
-    assert!(hosting.remove.is_empty(), "what is not hosted cannot be dropped");
+fn is_started(placement: &[u64], owners: &ShardOwners, bootstrapping: bool) -> bool {
+    let hosting = plan(ME, &view(placement), owners, &hosted(false), bootstrapping);
+    assert!(hosting.remove.is_empty(), "a replica that is not hosted was removed");
     !hosting.start.is_empty()
 }
 
-fn is_removed(table: &[u64], owners: &ShardOwners, founding: bool) -> bool {
-    let hosting = plan(ME, &view(table), owners, &hosted(true), founding);
-    assert!(hosting.start.is_empty(), "what is hosted cannot be started");
+fn is_removed(placement: &[u64], owners: &ShardOwners, bootstrapping: bool) -> bool {
+    let hosting = plan(ME, &view(placement), owners, &hosted(true), bootstrapping);
+    assert!(hosting.start.is_empty(), "a hosted replica was started");
     !hosting.remove.is_empty()
 }
 
@@ -81,10 +81,7 @@ fn placed_or_claimed_replica_stays() {
     assert!(!is_removed(&[1, 2], &owners(&[(4, 1, &[1], &[])]), false));
     assert!(!is_removed(&[1, 3], &owners(&[(4, 1, &[1, 2], &[])]), false));
     assert!(!is_removed(&[1, 3], &owners(&[(4, 1, &[1], &[2])]), false));
-    assert!(
-        !is_removed(&[1, 3], &owners(&[(4, 2, &[1, 3], &[])]), false),
-        "the owner itself stays"
-    );
+    assert!(!is_removed(&[1, 3], &owners(&[(4, 2, &[1, 3], &[])]), false), "the owner stays");
 }
 
 #[test]
@@ -110,7 +107,7 @@ fn old_claim_does_not_remove_a_replica_with_a_newer_membership() {
         !plan(ME, &view(&[1, 3]), &owners, &hosted, false).remove.is_empty()
     };
     assert!(is_removed_with_membership(None));
-    assert!(is_removed_with_membership(Some(0)), "the claim is of membership 1");
+    assert!(is_removed_with_membership(Some(0)), "the claim has membership 1");
     assert!(!is_removed_with_membership(Some(1)));
     assert!(!is_removed_with_membership(Some(7)));
 }

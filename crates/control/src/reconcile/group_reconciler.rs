@@ -1,4 +1,4 @@
-//! The loop around the plan: looks, does one step, looks again.
+//! The task that reconciles one group: observes it, performs one step, and repeats.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,24 +17,25 @@ use super::{
     DesiredReplicas, NodeAvailability, ReconcileProgress, ReconcileStep, catching_up, plan,
 };
 
-/// After a step that failed, and at most after one that worked until its effect is seen.
+/// Pause after a failed step, and maximum wait for the effect of a successful one.
 const STEP_RETRY_DELAY: Duration = Duration::from_millis(500);
-/// A busy group changes its status with every entry. It is looked at this often at most: a fifth of
-/// a second is little beside the time a move takes, and 64 groups cost 320 looks a second.
+/// Minimum interval between two observations. A busy group changes its status with every entry. A fifth of
+/// a second is little compared with the duration of a move, and 64 groups cost 320 observations a second.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(200);
-/// The same while a replica of this group is catching up, which is over in a moment as a rule.
+/// The interval while a replica of this group is catching up, which usually takes a moment.
 const CATCH_UP_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a replica may catch up under its permit. One that takes longer, or was never started on
-/// its node, must not keep the other groups from moving.
+/// How long a replica may catch up while the group holds its permit. A replica that takes longer, or was
+/// never started on its node, must not block the moves of other groups.
 const PERMIT_HOLD_MAX: Duration = Duration::from_secs(10);
-/// How long a change may be half done before somebody else is thought to have left it so.
+/// How long a joint change may last before it counts as abandoned by an earlier leader.
 const JOINT_CHANGE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Keeps a group at its wanted replicas, the preferred owner first, for as long as this node leads
-/// it; otherwise waits. Returns when it is cancelled, or when the group or a watch has ended.
+/// Keeps a group at its desired replicas, the preferred owner first, while this node leads it; otherwise
+/// waits. Returns on `shutdown`, or when the group or a watch has ended.
 ///
-/// A move holds one of the node-wide `move_permits`, so that only so many groups copy their state at once.
-/// What it does or waits for is said to `said`: `NoFault` while there is nothing to do here.
+/// A move holds one of the node-wide `move_permits`, which limit how many groups copy their state at once.
+/// `progress` receives the current step or the reason for waiting, and `None` while there is nothing to do
+/// here.
 pub async fn run(
     group: RaftGroup,
     me: NodeId,
@@ -60,12 +61,12 @@ pub async fn run(
     shutdown.run_until_cancelled(reconciler.run()).await;
 }
 
-/// What is known of the other nodes.
+/// The state of the other nodes.
 #[derive(Clone, Debug)]
 pub struct PeerWatches {
-    /// Those with a link to this node.
+    /// The nodes with a link to this node.
     pub reachable: watch::Receiver<BTreeSet<NodeId>>,
-    /// Those that are being stopped.
+    /// The nodes that are stopping.
     pub stopping: watch::Receiver<BTreeSet<NodeId>>,
 }
 
@@ -83,21 +84,21 @@ struct GroupReconciler {
 
 struct MovePermit {
     _held: OwnedSemaphorePermit,
-    /// Since the last step under it.
+    /// The time of the last step under the permit.
     since: Instant,
 }
 
-/// What a look at the group came to.
+/// The result of observing the group.
 struct Observation {
     step: Option<ReconcileStep>,
     /// Whether a replica is catching up.
     is_catching_up: bool,
-    /// When to look again though nothing has changed: somebody is trusted again then. As of the moment
-    /// of the look, or a trust that comes back before the wait begins would not be heard of.
+    /// When to observe again without a change, because a backoff ends then. Computed at the time of the
+    /// observation: a backoff that ends before the wait begins would otherwise be missed.
     wake_at: Option<Instant>,
 }
 
-/// A watch has ended, so there is nothing left to keep.
+/// A watch was closed, so the reconciler ends.
 struct GroupWatchClosed;
 
 impl GroupReconciler {
@@ -110,7 +111,7 @@ impl GroupReconciler {
         match step {
             Some(step) if self.permit.is_some() => self.perform_step(&step).await,
             Some(_) => {
-                // While this waits everything may change, so the step is planned again under it.
+                // The group may change during this wait, so the step is planned again with the permit held.
                 let permit = Arc::clone(&self.move_permits).acquire_owned().await;
                 let permit = permit.map_err(|_| GroupWatchClosed)?;
                 self.permit = Some(MovePermit { _held: permit, since: Instant::now() });
@@ -120,7 +121,7 @@ impl GroupReconciler {
         }
     }
 
-    /// Until something changes; under the permit only while a replica catches up, and not for ever.
+    /// Waits for a change. Keeps the permit only while a replica catches up, up to [`PERMIT_HOLD_MAX`].
     async fn wait(
         &mut self,
         is_catching_up: bool,
@@ -163,7 +164,7 @@ impl GroupReconciler {
     async fn perform_step(&mut self, step: &ReconcileStep) -> Result<(), GroupWatchClosed> {
         let group = self.group.id();
         if let Err(error) = apply_step(&self.group, step).await {
-            // Whatever is in its way, the other groups should not wait behind it.
+            // The cause may last; other groups must not wait for this permit.
             self.permit = None;
             warn!(%group, %step, %error, "not moved, trying again");
             sleep(STEP_RETRY_DELAY).await;
@@ -173,7 +174,7 @@ impl GroupReconciler {
         if let Some(permit) = &mut self.permit {
             permit.since = Instant::now();
         }
-        // Without this the same step would be planned again from a status that does not show it yet.
+        // Otherwise a status that does not show the step yet would cause the same step again.
         let _ = timeout(STEP_RETRY_DELAY, self.status.changed()).await;
         Ok(())
     }
@@ -189,7 +190,7 @@ impl GroupReconciler {
     }
 }
 
-/// Does one step and waits for its outcome.
+/// Performs one step and waits for its outcome.
 pub(crate) async fn apply_step(
     group: &RaftGroup,
     step: &ReconcileStep,
@@ -205,8 +206,8 @@ pub(crate) async fn apply_step(
     }
 }
 
-/// The status may still show our own change that has just ended, or somebody is at it: only what
-/// stays half done is taken up.
+/// Finishes a joint change that stays incomplete for [`JOINT_CHANGE_TIMEOUT`]. Before that, the status may
+/// be outdated, or another task may be making the change.
 async fn finish_joint_change(
     group: &RaftGroup,
     voters: &BTreeSet<NodeId>,

@@ -1,9 +1,9 @@
-//! Who lost the lead a moment ago, and is not handed it again so soon.
+//! Backoff for nodes that lost leadership a moment ago.
 //!
-//! A preferred owner may be level and have a link, and still not get a majority of its own: one
-//! direction is cut, or the others are slow to answer it. Handed the lead, it loses it within a
-//! lease; handed it at once again, the shard would go to and fro and accept little. So each loss is
-//! followed by a pause, longer each time.
+//! A preferred owner may have caught up and have a link, and still not reach a majority: one direction is
+//! cut, or its peers answer slowly. After a transfer it loses leadership within a lease; after repeated
+//! immediate transfers the shard would move back and forth and accept little. So each loss is followed by a
+//! pause, longer each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,15 +11,15 @@ use std::time::Duration;
 use pushonce_core::NodeId;
 use tokio::time::Instant;
 
-/// After the first loss: about as long as an election takes. A node that was only restarted leads
-/// again soon.
+/// Backoff after the first loss: about as long as an election takes, so that a restarted node leads again
+/// soon.
 const BACKOFF_MIN: Duration = Duration::from_secs(2);
-/// However often it was lost: somebody who repairs a network should not have to wait long.
+/// Maximum backoff, so that the effect of a network repair is visible soon.
 const BACKOFF_MAX: Duration = Duration::from_secs(64);
-/// Who kept the lead this long, or never had it, begins anew.
+/// Time after the last loss at which the backoff of a node starts over.
 const RESET_AFTER: Duration = Duration::from_secs(300);
 
-/// The leaders of one group, as far as they were seen to lose it.
+/// The recent leadership losses in one group.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LeadershipBackoff {
     leader: Option<NodeId>,
@@ -33,7 +33,7 @@ struct LeadershipLoss {
 }
 
 impl LeadershipBackoff {
-    /// Takes who leads now. A moment without a leader is no loss yet: the same may lead again.
+    /// Records the current leader. A moment without a leader is not a loss: the same node may lead again.
     pub(crate) fn observe_leader(&mut self, leader: Option<NodeId>, now: Instant) {
         let Some(leader) = leader else { return };
         if let Some(previous) = self.leader.replace(leader).filter(|&before| before != leader) {
@@ -46,13 +46,13 @@ impl LeadershipBackoff {
         }
     }
 
-    /// Who is not handed the lead now.
+    /// The nodes that must not receive leadership now.
     pub(crate) fn nodes_in_backoff(&self, now: Instant) -> BTreeSet<NodeId> {
         let active = self.losses.iter().filter(|(_, loss)| now < loss.at + loss.backoff);
         active.map(|(&node, _)| node).collect()
     }
 
-    /// When the next of them is trusted again.
+    /// The end of the next backoff.
     pub(crate) fn next_expiry(&self, now: Instant) -> Option<Instant> {
         let ends = self.losses.values().map(|loss| loss.at + loss.backoff);
         ends.filter(|&end| now < end).min()
@@ -73,7 +73,7 @@ mod tests {
         for pause in [2, 4, 8, 16, 32, 64, 64] {
             backoff.observe_leader(Some(A), now);
             backoff.observe_leader(None, now);
-            assert!(!backoff.nodes_in_backoff(now).contains(&A), "it may lead again");
+            assert!(!backoff.nodes_in_backoff(now).contains(&A), "the same node may lead again");
             backoff.observe_leader(Some(B), now);
             let end = now + Duration::from_secs(pause);
             assert!(backoff.nodes_in_backoff(end - Duration::from_millis(1)).contains(&A));

@@ -1,42 +1,42 @@
-//! What a group does on its way to its wanted replicas, or waits for: for who looks on.
+//! The progress of a group towards its desired replicas, for status reports.
 
 use std::fmt;
 
 use pushonce_consensus::{GroupStatus, SnapshotProgress};
-use pushonce_core::NodeId;
+use pushonce_core::{FailPoint, NodeId};
 
 use super::{
     DesiredReplicas, GroupPlanner, NodeAvailability, ReconcileStep, catching_up, is_caught_up, plan,
 };
 
-/// Where a group stands that is not what it should be, as its leader sees it.
+/// What a group that is not in its desired state does or waits for, as its leader sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReconcileProgress {
-    /// This is being done, or waits for its turn behind other groups.
+    /// The step is in progress, or waits for other groups.
     Step(ReconcileStep),
-    /// A replica does not hold the log yet.
+    /// A replica does not hold the whole log yet.
     CatchingUp {
-        /// Whose.
+        /// The node of the replica.
         node: NodeId,
-        /// The last entry that it is known to hold.
+        /// The last entry that the replica is known to hold.
         matched: u64,
-        /// The last entry there is.
+        /// The last entry of the leader's log.
         last_log: u64,
-        /// The snapshot that is being sent to it, if one is.
+        /// The snapshot transfer to the replica, if one is in progress.
         snapshot: Option<SnapshotProgress>,
     },
-    /// Nothing can be done before a node can be reached.
+    /// No step is possible before a node is reachable.
     Unreachable(NodeId),
-    /// A node can be reached, and its replica answers nothing: it has halted, or its disk does not move.
+    /// A node is reachable, but its replica does not respond: it has halted, or its disk hangs.
     Unresponsive(NodeId),
-    /// A node should lead, and lost the lead a moment ago.
+    /// A node should lead, but lost leadership a moment ago.
     InBackoff(NodeId),
-    /// A node should lead, and is being stopped.
+    /// A node should lead, but is stopping.
     Stopping(NodeId),
 }
 
-/// What the leader of a group does next or waits for; `NoFault` when the group is as it should be, or
-/// led by another.
+/// The next step of the leader of a group, or what it waits for; `None` when the group is in its desired
+/// state or led by another node.
 pub(crate) fn current_progress(
     status: &GroupStatus,
     me: NodeId,
@@ -66,16 +66,16 @@ pub(crate) fn current_progress(
     if let Some(node) = waits_for {
         return Some(ReconcileProgress::Unreachable(node));
     }
-    let is_unresponsive =
-        |node: &NodeId| nodes.reachable.contains(node) && status.unresponsive.contains(node);
-    #[cfg(feature = "planted-bugs")]
-    let is_unresponsive =
-        |node: &NodeId| is_unresponsive(node) && !crate::planted::hides_silent_replica();
+    let is_unresponsive = |node: &NodeId| {
+        nodes.reachable.contains(node)
+            && status.unresponsive.contains(node)
+            && !FailPoint::UnresponsiveReplicaHidden.is_active()
+    };
     if let Some(node) = status.voters.iter().copied().find(is_unresponsive) {
         return Some(ReconcileProgress::Unresponsive(node));
     }
     let Some(next) = desired.voters.first().copied().filter(|&node| node != me) else {
-        // All are where they should be, and still one may not hold what it should.
+        // All replicas are in place, but one may still lack entries.
         let is_lagging =
             |node: &NodeId| *node != me && planner.is_alive(*node) && !is_caught_up(status, *node);
         return status.voters.iter().copied().find(is_lagging).map(lagging);
@@ -92,7 +92,7 @@ pub(crate) fn current_progress(
 }
 
 impl ReconcileProgress {
-    /// The node that it is about, if it is about one.
+    /// The node that the progress is about, if any.
     pub fn node(&self) -> Option<NodeId> {
         match self {
             ReconcileProgress::Step(step) => match step {
@@ -118,22 +118,22 @@ impl fmt::Display for ReconcileProgress {
             ReconcileProgress::Step(step) => step.fmt(f),
             ReconcileProgress::CatchingUp { node, snapshot: Some(snapshot), .. } => {
                 let SnapshotProgress { pieces_sent: sent, pieces_total: pieces } = snapshot;
-                write!(f, "{node} gets a snapshot: {sent} of {pieces}")
+                write!(f, "sending a snapshot to {node}: {sent} of {pieces} pieces")
             }
             ReconcileProgress::CatchingUp { node, matched, last_log, .. } => {
-                write!(f, "{node} catches up: {matched} of {last_log}")
+                write!(f, "{node} is catching up: {matched} of {last_log} entries")
             }
             ReconcileProgress::Unresponsive(node) => {
-                write!(f, "the replica on {node} answers nothing")
+                write!(f, "the replica on {node} does not respond")
             }
             ReconcileProgress::Unreachable(node) => {
-                write!(f, "waits for {node}, which cannot be reached")
+                write!(f, "waiting for {node}, which cannot be reached")
             }
             ReconcileProgress::InBackoff(node) => {
-                write!(f, "{node} will lead; it lost the lead just now")
+                write!(f, "waiting to transfer leadership to {node}, which lost it a moment ago")
             }
             ReconcileProgress::Stopping(node) => {
-                write!(f, "{node} will lead again; it is stopping")
+                write!(f, "waiting to transfer leadership to {node}, which is stopping")
             }
         }
     }

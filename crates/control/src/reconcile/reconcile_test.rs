@@ -10,12 +10,12 @@ fn ids<C: FromIterator<NodeId>>(ids: &[u64]) -> C {
     ids.iter().copied().map(NodeId).collect()
 }
 
-/// Links to these, and no doubt.
+/// Nodes with links and without any backoff.
 fn reachable_nodes(to: &[u64]) -> NodeAvailability {
     NodeAvailability { reachable: ids(to), ..NodeAvailability::default() }
 }
 
-/// A group as its leader sees it, on which steps can be done.
+/// A group as its leader sees it, to which steps can be applied.
 #[derive(Clone, Debug)]
 struct GroupModel {
     leader: NodeId,
@@ -91,7 +91,7 @@ impl GroupModel {
         self.plan(&DesiredReplicas::from(ids::<Vec<_>>(desired).as_slice()))
     }
 
-    /// Does a step as the engine would, and holds what must hold of each.
+    /// Performs a step as the engine would, and checks the invariants of each step.
     fn perform(&mut self, step: ReconcileStep, desired: &DesiredReplicas) {
         match step {
             ReconcileStep::AddLearner(node) => {
@@ -103,7 +103,7 @@ impl GroupModel {
                 self.caught_up.remove(&node);
             }
             ReconcileStep::Promote { node, voters } => {
-                assert!(self.learners.remove(&node), "{node} followed before it votes");
+                assert!(self.learners.remove(&node), "{node} votes without having been a learner");
                 assert!(self.alive.contains(&node) && self.caught_up.contains(&node));
                 assert!(desired.voters.contains(&node));
                 assert_eq!(voters.difference(&self.voters).collect::<Vec<_>>(), [&node]);
@@ -111,7 +111,7 @@ impl GroupModel {
                 self.voters = voters;
             }
             ReconcileStep::RemoveVoter { node, voters } => {
-                assert_ne!(node, self.leader, "a leader hands over first");
+                assert_ne!(node, self.leader, "a leader was removed before a transfer");
                 assert!(!desired.voters.contains(&node));
                 assert_eq!(self.voters.difference(&voters).collect::<Vec<_>>(), [&node]);
                 assert!(voters.is_subset(&self.voters));
@@ -124,20 +124,20 @@ impl GroupModel {
                 assert!(!self.in_backoff.contains(&node));
                 self.leader = node;
             }
-            ReconcileStep::FinishJointChange { .. } => panic!("nothing is half done here"),
+            ReconcileStep::FinishJointChange { .. } => panic!("the model has no joint changes"),
         }
-        assert!(self.has_quorum(), "the living cannot decide any more: {self:?}");
+        assert!(self.has_quorum(), "the live voters lost their majority: {self:?}");
         assert!(self.voters.contains(&self.leader));
     }
 
-    /// At rest it is what it should be, or says what it waits for.
+    /// Asserts that an idle group is in its desired state or reports what it waits for.
     fn assert_wait_is_explained(&self, desired: &DesiredReplicas) {
         let voters = desired.voters.iter().copied().collect();
         let done = self.voters == voters && desired.voters.first() == Some(&self.leader);
         assert_eq!(self.progress(desired).is_none(), done || !self.has_quorum(), "{self:?}");
     }
 
-    /// Steps until nothing is left to do; living followers become level whenever it waits.
+    /// Performs steps until nothing is left to do; live replicas catch up whenever the group waits.
     fn reconcile(&mut self, desired: &DesiredReplicas) {
         for _ in 0..100 {
             if let Some(step) = self.plan(desired) {
@@ -153,7 +153,7 @@ impl GroupModel {
             }
             self.caught_up.extend(caught_up);
         }
-        panic!("it never comes to rest: {self:?}");
+        panic!("the group does not converge: {self:?}");
     }
 }
 
@@ -177,9 +177,9 @@ fn stopping_leader_hands_over_to_a_caught_up_responsive_voter() {
     assert_eq!(next(&model, &[4]), Some(2), "a learner cannot lead");
     assert_eq!(next(&model.clone().with_dead(&[2]), &[2]), Some(3));
     assert_eq!(next(&model.clone().with_dead(&[2]).with_caught_up(&[1, 2]), &[]), None);
-    assert_eq!(next(&GroupModel::new(1, &[1], &[]), &[]), None, "it is alone");
+    assert_eq!(next(&GroupModel::new(1, &[1], &[]), &[]), None, "there is no other voter");
     let stopping = GroupModel { stopping: ids(&[2]), ..model.clone() };
-    assert_eq!(next(&stopping, &[2]), Some(3), "it is stopping too");
+    assert_eq!(next(&stopping, &[2]), Some(3), "n2 is stopping too");
     let silent = GroupStatus { unresponsive: ids(&[2, 3]), ..model.status() };
     assert_eq!(successor(&silent, NodeId(1), &model.nodes(), &[], &ids(&[])), None);
     let joint = GroupStatus { is_joint: true, ..model.status() };
@@ -264,13 +264,13 @@ fn unreachable_undesired_voter_is_removed_at_once_unless_one_copy_would_remain()
     let three = GroupModel::new(1, &[1, 2, 3], &[4]).with_dead(&[3]);
     assert_eq!(three.next_step(&[1, 2, 4]), remove_voter_step(3, &[1, 2]));
     let mut two = GroupModel::new(1, &[1, 2], &[4]).with_dead(&[2]).status();
-    // The link is down, Raft's own is not: the group still has its quorum.
+    // The link is down but Raft's own connection is not: the group still has its quorum.
     two.is_leader = true;
     let desired = DesiredReplicas::from(ids::<Vec<_>>(&[1, 4]).as_slice());
     assert_eq!(plan(&two, NodeId(1), &desired, &reachable_nodes(&[1, 4])), None);
 }
 
-/// Its link is still up, for that takes seconds to tell that its other end sleeps.
+/// The link is still up: a link takes seconds to detect that its peer is suspended.
 #[test]
 fn unresponsive_undesired_voter_is_removed_before_a_responsive_one() {
     for (unresponsive, responsive) in [(2, 3), (3, 2)] {
@@ -319,7 +319,7 @@ fn node_in_backoff_is_not_handed_the_leadership() {
     assert_eq!(
         group.next_step(&[2, 3]),
         Some(ReconcileStep::TransferLeadership(NodeId(3))),
-        "who has to go asks another"
+        "an undesired leader chooses another voter"
     );
 }
 
@@ -330,12 +330,15 @@ fn preferred_leader_that_is_stopping_is_not_handed_the_lead() {
     assert_eq!(group.next_step(&[2, 1, 3]), None);
     let desired = DesiredReplicas::from(ids::<Vec<_>>(&[2, 1, 3]).as_slice());
     let progress = group.progress(&desired).map(|progress| progress.to_string());
-    assert_eq!(progress.as_deref(), Some("n2 will lead again; it is stopping"));
+    assert_eq!(
+        progress.as_deref(),
+        Some("waiting to transfer leadership to n2, which is stopping")
+    );
     group.stopping.clear();
     assert_eq!(group.next_step(&[2, 1, 3]), Some(ReconcileStep::TransferLeadership(NodeId(2))));
 }
 
-/// Its link says that its node lives, and it counts as a copy for nobody.
+/// The link shows that the node is up, but its replica does not count as a copy.
 #[test]
 fn unresponsive_replica_on_a_reachable_node_is_reported() {
     let group = GroupModel::new(1, &[1, 2, 3], &[]);
@@ -345,7 +348,7 @@ fn unresponsive_replica_on_a_reachable_node_is_reported() {
         |nodes: &NodeAvailability| progress::current_progress(&status, NodeId(1), &desired, nodes);
     assert_eq!(reported(&group.nodes()), Some(ReconcileProgress::Unresponsive(NodeId(3))));
     let dead = NodeAvailability { reachable: ids(&[1, 2]), ..NodeAvailability::default() };
-    assert_eq!(reported(&dead), None, "that a member cannot be reached is told of the member");
+    assert_eq!(reported(&dead), None, "an unreachable member is reported as a member");
 }
 
 #[test]
@@ -359,11 +362,11 @@ fn waiting_group_reports_what_it_waits_for() {
     assert_eq!(progress_text(&GroupModel::new(1, &[1, 2, 3], &[]), &[1, 2, 3]), None);
     assert_eq!(
         progress_text_or_empty(&GroupModel::new(1, &[1], &[]), &[1, 2]),
-        "n2 begins to follow"
+        "adding n2 as a learner"
     );
     let lagging = GroupModel::new(1, &[1], &[4]);
-    assert_eq!(progress_text_or_empty(&lagging, &[1, 4]), "n4 catches up: 1 of 100");
-    let dead = "waits for n2, which cannot be reached";
+    assert_eq!(progress_text_or_empty(&lagging, &[1, 4]), "n4 is catching up: 1 of 100 entries");
+    let dead = "waiting for n2, which cannot be reached";
     assert_eq!(
         progress_text_or_empty(&GroupModel::new(1, &[1], &[]).with_dead(&[2]), &[1, 2]),
         dead
@@ -373,11 +376,11 @@ fn waiting_group_reports_what_it_waits_for() {
         dead
     );
     let mut in_backoff = GroupModel::new(1, &[1, 2, 3], &[]);
-    assert_eq!(progress_text_or_empty(&in_backoff, &[2, 1, 3]), "n2 is to lead");
+    assert_eq!(progress_text_or_empty(&in_backoff, &[2, 1, 3]), "transferring leadership to n2");
     in_backoff.in_backoff = ids(&[2]);
     assert_eq!(
         progress_text_or_empty(&in_backoff, &[2, 1, 3]),
-        "n2 will lead; it lost the lead just now"
+        "waiting to transfer leadership to n2, which lost it a moment ago"
     );
 }
 
@@ -421,7 +424,7 @@ fn nodes(most: usize) -> impl Strategy<Value = Vec<NodeId>> {
 }
 
 prop_compose! {
-    /// A group that can decide, in any state.
+    /// A group with a majority, in any state.
     fn any_group()(
         voters in nodes(5),
         learners in prop::collection::btree_set((1..=9u64).prop_map(NodeId), 0..4),
@@ -456,7 +459,7 @@ proptest! {
     ) {
         let wanted = DesiredReplicas { voters, learners };
         group.reconcile(&wanted);
-        // The faults end, and then it has to heal.
+        // After the faults end, the group must heal.
         group.alive = (1..=9).map(NodeId).collect();
         group.reconcile(&wanted);
         prop_assert_eq!(&group.voters, &wanted.voters.iter().copied().collect::<BTreeSet<_>>());

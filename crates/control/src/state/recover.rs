@@ -1,4 +1,4 @@
-//! A cluster without the members that took the majority with them.
+//! Recovery of a cluster whose majority is permanently lost.
 
 use std::collections::BTreeSet;
 
@@ -6,28 +6,28 @@ use pushonce_core::{MemberState, NodeId};
 
 use super::ControlState;
 
-/// Why a cluster cannot be recovered this way. Nothing changed.
+/// Why a cluster cannot be recovered on this node. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecoverError {
-    /// This node has never heard of its cluster.
-    #[error("this node knows of no cluster: recover on another one")]
+    /// This node has not applied the bootstrap of its cluster.
+    #[error("this node has no cluster state: recover on another node")]
     NotFounded,
-    /// Nobody of that id is in.
+    /// No member has this id.
     #[error("{0} is not a member: check --lost")]
     NotAMember(NodeId),
-    /// The node that recovers is said to be lost.
+    /// The node that recovers is listed as lost.
     #[error("{0} is this node: name only the nodes that are lost")]
     IsLocalNode(NodeId),
-    /// The node that recovers could not hold shards.
-    #[error("{0} is not an active member with the core role: recover on one that is")]
+    /// The node that recovers cannot hold shards.
+    #[error("{0} is not an active member with the core role: recover on a node that is")]
     NotShardHolder(NodeId),
 }
 
 impl ControlState {
-    /// Removes the `lost` members for ever, as of `index`, on the node `me` that goes on without them.
+    /// Removes the `lost` members permanently, as of `index`, on the node `me` that continues without them.
     ///
     /// # Errors
-    /// [`RecoverError`].
+    /// [`RecoverError`] when the state is empty, or `me` or `lost` are invalid.
     pub fn recover(
         &mut self,
         me: NodeId,
@@ -50,13 +50,14 @@ impl ControlState {
                 cluster.removed.insert(known.incarnation, *node);
             }
         }
-        // The lost members may have given some ids out that this node never heard of: as many as a cluster
+        // The lost members may have assigned ids that this node does not know: at most as many as a cluster
         // may have members.
         let skipped = cluster.rules().members_max as u64;
         cluster.next_id = cluster.next_id.saturating_add(skipped);
         cluster.times.complete_if_acknowledged(cluster.members.keys().copied());
         cluster.version = index;
-        // Shards may have followed settings that the lost members had committed: these replace them.
+        // Shards may have applied newer settings that the lost members had committed: this revision
+        // replaces them.
         cluster.namespaces.revision = index;
         Ok(())
     }

@@ -41,7 +41,7 @@ fn drain(node: NodeId) -> ControlCommand {
     ControlCommand::Drain { node, force: true }
 }
 
-/// A cluster whose active members n1, n2, … have these regions and zones.
+/// A view whose active members n1, n2, … have these regions and zones.
 pub(crate) fn view_of(labels: &[(&str, &str)]) -> ClusterView {
     let mut cluster = CommandLog::bootstrapped();
     for index in 1..labels.len() as u128 {
@@ -56,7 +56,7 @@ pub(crate) fn view_of(labels: &[(&str, &str)]) -> ClusterView {
     view
 }
 
-/// A state with the index of its last entry.
+/// A state and the index of its last entry.
 struct CommandLog {
     state: ControlState,
     index: u64,
@@ -81,23 +81,23 @@ impl CommandLog {
     fn apply_rejected(&mut self, command: ControlCommand) -> CommandRejection {
         let before = self.state.clone();
         match self.apply(command) {
-            CommandReply::Rejected(refusal) => {
-                assert_eq!(self.state, before, "a refusal changes nothing");
-                refusal
+            CommandReply::Rejected(rejection) => {
+                assert_eq!(self.state, before, "a rejected command changed the state");
+                rejection
             }
-            answer => panic!("not refused: {answer:?}"),
+            answer => panic!("not rejected: {answer:?}"),
         }
     }
 
-    /// Checks the index in the answer and leaves it out: it differs each time the same node joins.
+    /// Checks the index of the reply and sets it to 0, because it differs each time the same node joins.
     fn join(&mut self, joining: JoinCommand) -> Result<JoinReply, CommandRejection> {
         match self.apply(ControlCommand::Join(joining)) {
             CommandReply::Joined(joined) => {
-                assert_eq!(joined.index, self.index, "where it was committed");
+                assert_eq!(joined.index, self.index, "the index of the commit");
                 Ok(JoinReply { index: 0, ..joined })
             }
-            CommandReply::Rejected(refusal) => Err(refusal),
-            answer => panic!("a join is answered with an id, not {answer:?}"),
+            CommandReply::Rejected(rejection) => Err(rejection),
+            answer => panic!("unexpected reply to a join: {answer:?}"),
         }
     }
 
@@ -176,12 +176,12 @@ fn rejoining_node_may_change_its_address_and_keeps_its_state() {
 fn directory_of_another_cluster_is_rejected() {
     let mut log = CommandLog::bootstrapped();
     let foreign = JoinCommand { cluster: Some(ClusterId(5)), ..join_command(2, "n2") };
-    let refusal = log.apply_rejected(ControlCommand::Join(foreign));
+    let rejection = log.apply_rejected(ControlCommand::Join(foreign));
     assert_eq!(
-        refusal,
+        rejection,
         CommandRejection::OtherCluster { directory_cluster: ClusterId(5), cluster: CLUSTER }
     );
-    assert!(refusal.to_string().contains("empty data directory"));
+    assert!(rejection.to_string().contains("empty data directory"));
 }
 
 #[test]
@@ -218,9 +218,9 @@ fn node_id_with_another_directory_is_rejected() {
 #[test]
 fn name_belongs_to_one_member() {
     let mut log = CommandLog::bootstrapped();
-    let refusal = log.apply_rejected(ControlCommand::Join(join_command(2, "n1")));
-    assert_eq!(refusal, CommandRejection::NameTaken { name: "n1".to_owned(), holder: NodeId(1) });
-    assert!(refusal.to_string().contains("choose another --name"));
+    let rejection = log.apply_rejected(ControlCommand::Join(join_command(2, "n1")));
+    assert_eq!(rejection, CommandRejection::NameTaken { name: "n1".to_owned(), holder: NodeId(1) });
+    assert!(rejection.to_string().contains("choose another --name"));
     log.join(join_command(2, "n2")).unwrap();
     let renamed = join_command(2, "n1");
     assert!(matches!(
@@ -236,8 +236,8 @@ fn full_cluster_rejects_new_nodes_and_accepts_rejoining_members() {
     for index in 2..=max as u128 {
         log.join(join_command(index, &format!("n{index}"))).unwrap();
     }
-    let refusal = log.apply_rejected(ControlCommand::Join(join_command(5_000, "late")));
-    assert_eq!(refusal, CommandRejection::TooManyMembers { max: 1_000 });
+    let rejection = log.apply_rejected(ControlCommand::Join(join_command(5_000, "late")));
+    assert_eq!(rejection, CommandRejection::TooManyMembers { max: 1_000 });
     assert_eq!(log.join(join_command(2, "n2")).unwrap().node, NodeId(2));
 }
 
@@ -246,9 +246,9 @@ fn invalid_profile_is_rejected_by_the_state() {
     let mut log = CommandLog::bootstrapped();
     let heavy = Profile { weight: u32::MAX, ..profile("n2") };
     let joining = JoinCommand { profile: heavy, ..join_command(2, "n2") };
-    let refusal = log.apply_rejected(ControlCommand::Join(joining));
+    let rejection = log.apply_rejected(ControlCommand::Join(joining));
     assert_eq!(
-        refusal,
+        rejection,
         CommandRejection::Profile(InvalidProfile::Weight { max: Profile::WEIGHT_MAX })
     );
 }
@@ -278,10 +278,10 @@ fn drained_node_holds_nothing_until_it_is_undrained() {
     log.apply_ok(drain(node));
     let version = log.view().version;
     log.apply_ok(drain(node));
-    assert_eq!(log.view().version, version, "said again it changes nothing");
+    assert_eq!(log.view().version, version, "a repeated drain changed the state");
     assert_eq!(log.view().members[&node].state, MemberState::Draining);
     assert!(Placement::compute(&log.view()).iter().all(|list| list == &[NodeId(1)]));
-    // That it is level makes it active only once.
+    // A draining member that has caught up is not activated again.
     log.apply_ok(ControlCommand::Activate(node));
     assert_eq!(log.view().members[&node].state, MemberState::Draining);
     log.apply_ok(ControlCommand::Undrain(node));
@@ -296,7 +296,7 @@ fn concurrent_drains_do_not_leave_fewer_copies_than_configured() {
         let node = log.join(join_command(nth, &format!("n{nth}"))).unwrap().node;
         log.apply_ok(ControlCommand::Activate(node));
     }
-    // Each node that was asked saw three others.
+    // Each node that received a drain saw three other members.
     let drain_unforced = |node| ControlCommand::Drain { node: NodeId(node), force: false };
     log.apply_ok(drain_unforced(3));
     let few = CommandRejection::TooFewCopies { node: NodeId(4), left: 2, wanted: 3 };
@@ -326,7 +326,7 @@ fn removed_node_is_distinguished_from_an_unknown_one() {
     assert!(!log.view().was_removed(node));
     log.apply_ok(ControlCommand::Remove(node));
     assert!(log.view().was_removed(node));
-    assert!(!log.view().was_removed(NodeId(3)), "the next to join");
+    assert!(!log.view().was_removed(NodeId(3)), "the next id to assign");
 }
 
 #[test]
@@ -337,11 +337,11 @@ fn old_directory_copy_is_rejected_and_a_repeated_join_is_not() {
     let node = log.join(run(1, 11)).unwrap().node;
     log.join(run(3, 33)).unwrap();
     assert_eq!(log.join(run(3, 33)).unwrap().node, node);
-    // A copy of the directory as it was before its last start, and one from before that.
+    // A copy of the directory from before its last start, and an older one.
     for copy in [run(3, 34), run(2, 22)] {
-        let refusal = log.apply_rejected(ControlCommand::Join(copy.clone()));
+        let rejection = log.apply_rejected(ControlCommand::Join(copy.clone()));
         let run = copy.run.count;
-        assert_eq!(refusal, CommandRejection::StaleDirectory { node, run, known: 3 });
+        assert_eq!(rejection, CommandRejection::StaleDirectory { node, run, known: 3 });
     }
     log.join(run(4, 44)).unwrap();
 }
@@ -375,7 +375,7 @@ fn placement_is_accepted_only_if_it_follows_the_current_version() {
     );
 }
 
-/// Changes the bound of the history in messages, and nothing else.
+/// A change of the history count limit only.
 fn count(history_count_max: u32) -> NamespaceChange {
     NamespaceChange { history_count_max: Some(history_count_max), ..NamespaceChange::default() }
 }
@@ -413,7 +413,7 @@ fn namespaces_revision_is_the_index_of_their_last_change() {
     log.apply(set(Some("chat"), Some(count(3))));
     log.join(join_command(2, "n2")).unwrap();
     log.apply_rejected(set(Some("chat"), Some(count(u32::MAX))));
-    assert_eq!(log.view().namespaces.revision, changed, "nothing else changes it");
+    assert_eq!(log.view().namespaces.revision, changed, "another command changed the revision");
     let restored = ControlState::restore(&log.state.snapshot()).unwrap();
     assert_eq!(restored.view(), log.state.view());
 }
@@ -421,12 +421,12 @@ fn namespaces_revision_is_the_index_of_their_last_change() {
 #[test]
 fn invalid_namespace_settings_are_rejected() {
     let mut log = CommandLog::bootstrapped();
-    let refusal = log.apply_rejected(set(Some("a/b"), Some(count(1))));
-    assert_eq!(refusal, CommandRejection::Namespace(InvalidNamespace::Name));
+    let rejection = log.apply_rejected(set(Some("a/b"), Some(count(1))));
+    assert_eq!(rejection, CommandRejection::Namespace(InvalidNamespace::Name));
     for name in [None, Some("chat")] {
-        let refusal = log.apply_rejected(set(name, Some(count(u32::MAX))));
+        let rejection = log.apply_rejected(set(name, Some(count(u32::MAX))));
         let max = History::COUNT_CAP;
-        assert_eq!(refusal, CommandRejection::Namespace(InvalidNamespace::HistoryCount { max }));
+        assert_eq!(rejection, CommandRejection::Namespace(InvalidNamespace::HistoryCount { max }));
     }
 }
 
@@ -435,12 +435,12 @@ fn only_a_named_namespace_can_live_in_memory() {
     let mut log = CommandLog::bootstrapped();
     let memory =
         NamespaceChange { durability: Some(Durability::Memory), ..NamespaceChange::default() };
-    let refusal = log.apply_rejected(set(None, Some(memory)));
-    assert_eq!(refusal, CommandRejection::Namespace(InvalidNamespace::DefaultInMemory));
-    let into_memory = |drops_stored| ControlCommand::SetNamespace {
+    let rejection = log.apply_rejected(set(None, Some(memory)));
+    assert_eq!(rejection, CommandRejection::Namespace(InvalidNamespace::DefaultInMemory));
+    let into_memory = |allow_data_loss| ControlCommand::SetNamespace {
         name: Some("chat".to_owned()),
         change: Some(memory),
-        allow_data_loss: drops_stored,
+        allow_data_loss,
     };
     assert_eq!(
         log.apply_rejected(into_memory(false)),
@@ -449,7 +449,10 @@ fn only_a_named_namespace_can_live_in_memory() {
     log.apply(into_memory(true));
     assert!(log.view().namespaces.in_memory_names().iter().eq(["chat"]));
     let again = log.apply(into_memory(false));
-    assert!(matches!(again, CommandReply::Namespace(_)), "it is there already: {again:?}");
+    assert!(
+        matches!(again, CommandReply::Namespace(_)),
+        "the namespace is already in memory: {again:?}"
+    );
     log.apply(set(Some("chat"), None));
     assert!(log.view().namespaces.in_memory_names().is_empty());
 }
@@ -460,8 +463,8 @@ fn number_of_namespaces_with_own_settings_is_limited() {
     for nth in 0..Rules::of(VersionRange::SUPPORTED.max).namespaces_max {
         log.apply(set(Some(&nth.to_string()), Some(count(1))));
     }
-    let refusal = log.apply_rejected(set(Some("one more"), Some(count(1))));
-    assert_eq!(refusal, CommandRejection::TooManyNamespaces { max: 1_000 });
+    let rejection = log.apply_rejected(set(Some("one more"), Some(count(1))));
+    assert_eq!(rejection, CommandRejection::TooManyNamespaces { max: 1_000 });
     assert!(matches!(log.apply(set(Some("0"), Some(count(2)))), CommandReply::Namespace(_)));
     log.apply(set(Some("1"), None));
     assert!(matches!(log.apply(set(Some("one more"), Some(count(1)))), CommandReply::Namespace(_)));
@@ -481,7 +484,7 @@ fn snapshot_restores_the_same_state_and_malformed_ones_are_rejected() {
 
 #[test]
 fn command_encoding_is_stable() {
-    // Another value would make a node read an old log differently.
+    // A changed value would make a node decode an old log differently.
     let encoded = |command: ControlCommand| command.encode(ClusterVersion::FIRST).to_vec();
     assert_eq!(encoded(ControlCommand::Activate(NodeId(2))), [0, 1, 2, 2]);
     let place =
@@ -501,7 +504,7 @@ fn command_encoding_is_stable() {
     assert_eq!(encoded(ControlCommand::Undrain(NodeId(3))), [0, 1, 7, 3]);
 }
 
-/// Commands that often meet: few directories, few names, few ids.
+/// Commands that often conflict: few directories, few names, few ids.
 fn command() -> impl Strategy<Value = ControlCommand> {
     let join = (2..6u128, prop::option::of(1..6u64), 1..6u64, any::<bool>()).prop_map(
         |(incarnation, node, name, ours)| {
@@ -552,11 +555,11 @@ proptest! {
                 prop_assert_eq!(first, joined.node);
             }
             let ids: std::collections::BTreeSet<_> = assigned.values().collect();
-            prop_assert_eq!(ids.len(), assigned.len(), "an id was given twice");
+            prop_assert_eq!(ids.len(), assigned.len(), "an id was assigned twice");
             let view = log.view();
             let names: std::collections::BTreeSet<_> =
                 view.members.values().map(|m| &m.name).collect();
-            prop_assert_eq!(names.len(), view.members.len(), "a name was given twice");
+            prop_assert_eq!(names.len(), view.members.len(), "two members have the same name");
             prop_assert!(!view.placement_candidates().is_empty());
             prop_assert_eq!(log.state != before, view.version == log.index);
             prop_assert_eq!(ControlState::restore(&log.state.snapshot()), Ok(log.state.clone()));
@@ -581,7 +584,7 @@ fn log_mark(log: u64, writes: u64) -> Option<LogMark> {
     Some(LogMark { log, writes })
 }
 
-/// The second node of a cluster, as it says that it has a log.
+/// Joins the second node of a cluster and announces its log.
 fn join_with_log(log: &mut CommandLog) -> JoinCommand {
     let joined = log.join(join_command(2, "n2")).unwrap();
     let again =
@@ -613,7 +616,11 @@ fn node_that_was_in_use_is_rejected_without_its_log() {
 fn active_member_without_a_reported_log_is_rejected() {
     let mut log = CommandLog::bootstrapped();
     let joined = log.join(join_command(2, "n2")).unwrap();
-    assert_eq!(log.join(join_command(2, "n2")), Ok(joined), "it had no log yet, and no vote");
+    assert_eq!(
+        log.join(join_command(2, "n2")),
+        Ok(joined),
+        "a joining member without a log has no vote"
+    );
     log.apply_ok(ControlCommand::Activate(joined.node));
     let rejection = log.apply_rejected(ControlCommand::Join(join_command(2, "n2")));
     assert_eq!(rejection, CommandRejection::LogLost { node: joined.node });
@@ -623,11 +630,11 @@ fn active_member_without_a_reported_log_is_rejected() {
 fn node_with_other_times_is_rejected_and_a_new_one_receives_the_times() {
     let mut log = CommandLog::bootstrapped();
     let slow = JoinCommand { times: Some(ConsensusTimes::WAN), ..join_command(2, "n2") };
-    let refusal = CommandRejection::TimesMismatch {
+    let rejection = CommandRejection::TimesMismatch {
         node_times: ConsensusTimes::WAN,
         cluster: ConsensusTimes::LAN,
     };
-    assert_eq!(log.apply_rejected(ControlCommand::Join(slow)), refusal);
+    assert_eq!(log.apply_rejected(ControlCommand::Join(slow)), rejection);
     let joined = log.join(join_command(2, "n2")).unwrap();
     assert_eq!(joined.times.current, ConsensusTimes::LAN);
 }
@@ -650,7 +657,10 @@ fn times_change_completes_when_every_member_acknowledged_or_was_removed() {
     log.apply_ok(ControlCommand::AckTimes { node: NodeId(1), version: step.version });
     log.apply_ok(ControlCommand::AckTimes { node: NodeId(2), version: step.version });
     let newcomer = log.join(join_command(4, "n4")).unwrap();
-    assert_eq!(newcomer.times, step, "it is told the step, so it is not waited for");
+    assert_eq!(
+        newcomer.times, step,
+        "the new node received the step, so its acknowledgement is not needed"
+    );
     assert_eq!(log.view().times, step);
     log.apply_ok(ControlCommand::Remove(NodeId(3)));
     let after = log.view().times;
@@ -669,7 +679,7 @@ fn recovered_cluster_has_only_the_survivors_and_reuses_no_id() {
     let view = log.view();
     assert_eq!(view.members.keys().collect::<Vec<_>>(), [&me]);
     assert_eq!(view.version, 1 << 40);
-    // A node that the lost ones let in without this one's knowledge.
+    // The lost members may have assigned this id without this node's knowledge.
     assert!(view.was_removed(NodeId(4)));
     log.index = 1 << 40;
     let back = log.apply_rejected(ControlCommand::Join(join_command(3, "n3")));

@@ -1,4 +1,4 @@
-//! The version of a cluster: raised by one, when every member supports the next, and never lowered.
+//! The cluster version: raised by one when every member supports the next, and never lowered.
 
 use pushonce_core::{BuildInfo, UnsupportedVersion};
 
@@ -8,7 +8,7 @@ use crate::member::tests::profile;
 
 const ONE: ClusterVersion = ClusterVersion(1);
 const TWO: ClusterVersion = ClusterVersion(2);
-/// Of a build that supports the first version, and of one that supports the next, too.
+/// A build that supports only the first version, and one that also supports the next.
 const OLD: VersionRange = VersionRange { min: ONE, max: ONE };
 const NEW: VersionRange = VersionRange { min: ONE, max: TWO };
 
@@ -24,7 +24,7 @@ fn bootstrapped(supported: VersionRange) -> ControlState {
     state
 }
 
-/// A start of the process of a node.
+/// Starts the process of a node.
 fn start(state: &mut ControlState, node: u64, count: u64, supported: VersionRange) -> CommandReply {
     let name = format!("n{node}");
     let joining = JoinCommand {
@@ -59,7 +59,7 @@ fn version_is_raised_when_every_member_supports_it_and_old_builds_are_rejected()
     );
     assert_eq!(finalize(&mut state, TWO), rejected(rejection.clone()));
 
-    // Forward, back, and forward again: all is possible until it is raised.
+    // Upgrades and downgrades are possible until the version is raised.
     assert!(matches!(start(&mut state, 2, 2, NEW), CommandReply::Joined(_)));
     assert!(matches!(start(&mut state, 2, 3, OLD), CommandReply::Joined(_)));
     assert_eq!(finalize(&mut state, TWO), rejected(rejection));
@@ -68,7 +68,7 @@ fn version_is_raised_when_every_member_supports_it_and_old_builds_are_rejected()
     assert_eq!(
         finalize(&mut state, TWO),
         CommandReply::Version(TWO),
-        "saying it again changes nothing"
+        "repeating the command changes nothing"
     );
     assert_eq!(state.view().unwrap().cluster_version, TWO);
 
@@ -136,12 +136,12 @@ fn builds_that_support_a_version_decode_the_same_commands() {
     assert_eq!(ControlCommand::decode_within(NEW, &entry), Ok((TWO, command)));
 }
 
-/// So that it can be asked for at a node with the old build, which says then that it is the one.
+/// The version can then be requested on a node with the old build, which reports that node as the obstacle.
 #[test]
 fn next_version_is_requested_when_any_member_supports_it() {
     let mut state = bootstrapped(OLD);
     assert!(matches!(start(&mut state, 2, 1, OLD), CommandReply::Joined(_)));
-    let next = |state: &ControlState| state.view().expect("founded").next_version();
+    let next = |state: &ControlState| state.view().expect("the cluster exists").next_version();
     assert_eq!(next(&state), ONE);
     assert!(matches!(start(&mut state, 2, 2, NEW), CommandReply::Joined(_)));
     assert_eq!(next(&state), TWO);

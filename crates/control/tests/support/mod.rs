@@ -1,4 +1,4 @@
-//! Nodes of one process with real engines, that speak over loopback gRPC.
+//! Nodes in one process with real engines, connected by gRPC over loopback.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xfeed);
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What all nodes of a test share.
+/// The state that all nodes of a test share.
 pub(crate) struct ControlTestCluster {
-    book: PeerAddresses,
+    addresses: PeerAddresses,
     reachable: watch::Sender<BTreeSet<NodeId>>,
     stopping: watch::Sender<BTreeSet<NodeId>>,
 }
@@ -49,7 +49,7 @@ pub(crate) struct ControlNode {
 impl ControlTestCluster {
     pub(crate) fn new() -> ControlTestCluster {
         ControlTestCluster {
-            book: PeerAddresses::default(),
+            addresses: PeerAddresses::default(),
             reachable: watch::Sender::default(),
             stopping: watch::Sender::default(),
         }
@@ -80,7 +80,7 @@ impl ControlTestCluster {
         node
     }
 
-    /// A new node that knows one of the cluster.
+    /// Starts a new node that joins through a member.
     pub(crate) async fn join(&self, through: &ControlNode, name: &str) -> ControlNode {
         let (listener, profile) = listen(name).await;
         let joined = through.control.join(join_command(name, profile)).await.unwrap();
@@ -89,14 +89,14 @@ impl ControlTestCluster {
     }
 
     async fn start(&self, id: NodeId, listener: TcpListener, dir: TempDir) -> ControlNode {
-        self.book.set(id, listener.local_addr().unwrap().to_string());
+        self.addresses.set(id, listener.local_addr().unwrap().to_string());
         ConsensusEngine::create(dir.path(), CLUSTER, id).await.unwrap();
         let engine = ConsensusEngine::open(
             dir.path(),
             CLUSTER,
             id,
             ConsensusSettings::lan(),
-            self.book.clone(),
+            self.addresses.clone(),
         )
         .await
         .unwrap();
@@ -112,7 +112,7 @@ impl ControlTestCluster {
         ControlNode { id, engine, control, running, shutdown, dir }
     }
 
-    /// Ends a node as a kill looks to the others. Gives back its disk.
+    /// Stops a node without notice, as a kill appears to the others. Returns its disk.
     pub(crate) async fn kill(&self, mut node: ControlNode) -> TempDir {
         self.reachable.send_if_modified(|nodes| nodes.remove(&node.id));
         node.shutdown.cancel();
@@ -121,7 +121,7 @@ impl ControlTestCluster {
         node.dir
     }
 
-    /// A node on the disk it had, at another address.
+    /// Restarts a node on its disk, at another address.
     pub(crate) async fn restart(&self, id: NodeId, dir: TempDir) -> ControlNode {
         let (listener, _) = listen("again").await;
         self.start(id, listener, dir).await
@@ -134,7 +134,7 @@ impl ControlNode {
         let view_reached = view.wait_for(|view| view.as_ref().is_some_and(|view| reached(view)));
         match timeout(TIMEOUT, view_reached).await {
             Ok(Ok(view)) => view.clone().unwrap(),
-            _ => panic!("{}: never reached: {:?}", self.id, self.control.view().borrow()),
+            _ => panic!("{} timed out at the view {:?}", self.id, self.control.view().borrow()),
         }
     }
 }
@@ -146,10 +146,10 @@ pub(crate) async fn wait_for(
     if let Ok(Ok(status)) = timeout(TIMEOUT, status.wait_for(reached)).await {
         return status.clone();
     }
-    panic!("never reached: {:?}", status.borrow())
+    panic!("timed out at the status {:?}", status.borrow())
 }
 
-/// The same name has the same directory.
+/// A join command; equal names have the same data directory.
 pub(crate) fn join_command(name: &str, profile: Profile) -> JoinCommand {
     let incarnation = name.bytes().fold(0, |sum, byte| sum * 256 + u128::from(byte));
     let (incarnation, run) = (Incarnation(incarnation), ProcessRun::default());
@@ -178,7 +178,7 @@ pub(crate) fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
     ids.iter().copied().map(NodeId).collect()
 }
 
-/// A shard that counts its entries.
+/// A state machine that counts its entries.
 #[derive(Clone, Default)]
 pub(crate) struct CountingMachine(pub(crate) Arc<AtomicU64>);
 
@@ -205,14 +205,14 @@ impl StateMachine for CountingMachine {
     }
 }
 
-/// How the proposals of a load ended that were not refused.
+/// The outcomes of the proposals of a load, without rejected ones.
 #[derive(Default, Debug)]
 pub(crate) struct ProposeOutcomes {
     pub(crate) done: u64,
     pub(crate) unknown: u64,
 }
 
-/// Proposes one entry after the other, wherever the leader is, until it is stopped.
+/// Proposes one entry after another at the current leader until `stop`.
 pub(crate) async fn propose_until_stopped(
     group: RaftGroup,
     stop: CancellationToken,
@@ -228,11 +228,11 @@ pub(crate) async fn propose_until_stopped(
     outcomes
 }
 
-/// Lets a node keep one group at the wanted replicas.
+/// Makes a node keep one group at the desired replicas.
 pub(crate) fn reconcile_group(
     node: &mut ControlNode,
     group: &RaftGroup,
-    world: &ControlTestCluster,
+    cluster: &ControlTestCluster,
     desired: &watch::Sender<Vec<NodeId>>,
     move_permits: &Arc<tokio::sync::Semaphore>,
 ) {
@@ -240,7 +240,7 @@ pub(crate) fn reconcile_group(
         group.clone(),
         node.id,
         desired.subscribe(),
-        PeerWatches { reachable: world.reachable(), stopping: world.stopping.subscribe() },
+        PeerWatches { reachable: cluster.reachable(), stopping: cluster.stopping.subscribe() },
         Arc::clone(move_permits),
         watch::Sender::default(),
         node.shutdown.clone(),

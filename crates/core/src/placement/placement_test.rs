@@ -1,4 +1,4 @@
-//! What a join and a leave may move.
+//! Tests of which shards a join and a leave may move.
 
 use proptest::prelude::*;
 

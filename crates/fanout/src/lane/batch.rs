@@ -1,4 +1,4 @@
-//! What is due at a cursor, as frames: made once for all who stand there.
+//! The frames that follow a cursor, encoded once for all subscriptions at that cursor.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
@@ -14,43 +14,44 @@ use crate::audience::ClusterAudience;
 use crate::hub::HubShared;
 use crate::topic_buffer::TopicBuffer;
 
-/// The most messages of one offer. Enough that a write of small frames is bounded by bytes and not
-/// by calls; few enough that one subscriber's past does not hold up the others' present.
+/// Maximum number of messages of one offer. Enough that the cost of a write of small frames is determined
+/// by bytes and not by calls; few enough that one subscriber's history does not delay the live messages of
+/// the others.
 const OFFER_MESSAGES_MAX: usize = 64;
 
-/// The most bytes that are joined. Beyond, what a write costs is the copying of them. Each such piece has
-/// two offers at least, so a turn holds some hundred.
+/// Maximum number of bytes to concatenate. Beyond it, the cost of a write is that of copying. Each
+/// concatenated batch has at least two offers, so a turn holds at most some hundred.
 const CONCATENATED_BYTES_MAX: usize = 64 * 1024;
 
-/// Frames that follow a cursor.
+/// The frames that follow a cursor.
 pub(super) struct FrameBatch {
     shape: BatchShape,
     after: Position,
     pub(super) frames: Vec<Bytes>,
-    /// All of them in one piece, once a second subscriber stands here: to send it takes a tenth less
-    /// than to send its parts.
+    /// All frames in one buffer, once a second subscriber is at the cursor: writing it takes a tenth less
+    /// time than writing the frames one by one.
     pub(super) concatenated: OnceCell<Bytes>,
-    /// The cursor behind each frame.
+    /// The cursor after each frame.
     pub(super) cursors_after: Vec<Position>,
-    /// Of the first frame, if that tells a gap.
+    /// Reason of the gap, if the first frame is a gap.
     pub(super) gap_reason: Option<GapReason>,
-    /// There may be more: it is as much as one offer takes.
+    /// The batch has the maximum length, so more messages may follow.
     pub(super) has_more: bool,
-    /// What the topic was when this was made.
+    /// Version of the topic when the batch was encoded.
     version: u64,
-    /// What holds once all of it was shown.
+    /// Health of the topic after all frames of the batch.
     pub(super) health: TopicHealth,
     pub(super) audience: Option<Arc<ClusterAudience>>,
 }
 
-/// The batches of one turn. Subscribers that keep up all stand at the same cursor, so the ring is asked
-/// once for all of them. Kept no longer: what comes later is told to the lane again.
+/// The batches of one turn. Subscribers that keep up are all at the same cursor, so the ring is read once
+/// for all of them. Not kept for longer: the lane is notified of later changes.
 #[derive(Default)]
 pub(super) struct TurnBatchCache {
-    /// Of which topic they were asked for last, by its index in the lane.
+    /// Topic of `current`, by its index in the lane.
     current_topic: usize,
     current: TopicBatchCache,
-    /// Of the topics before.
+    /// Batches of the topics processed earlier in the turn.
     other_topics: HashMap<usize, TopicBatchCache>,
 }
 
@@ -58,8 +59,8 @@ pub(super) struct TurnBatchCache {
 #[derive(Default)]
 pub(super) struct TopicBatchCache(VecDeque<Rc<FrameBatch>>);
 
-/// How many batches of a topic are kept in a turn: those of the shapes in use, at the two cursors where
-/// those are who had the news already and who had it not.
+/// Maximum number of cached batches of a topic in a turn: one for each shape in use, at two cursors: that
+/// of subscribers which already have the newest message and that of those which do not.
 const TOPIC_BATCHES_MAX: usize = 8;
 
 impl TurnBatchCache {
@@ -68,7 +69,7 @@ impl TurnBatchCache {
         self.other_topics.clear();
     }
 
-    /// Those of `topic`.
+    /// The batches of a topic.
     pub(super) fn for_topic(&mut self, topic_index: usize) -> &mut TopicBatchCache {
         if self.current_topic != topic_index {
             let batches = self.other_topics.remove(&topic_index).unwrap_or_default();
@@ -81,7 +82,7 @@ impl TurnBatchCache {
 }
 
 impl TopicBatchCache {
-    /// What was found before may not be all of it.
+    /// Removes the batches, which may not have the newest messages.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
@@ -118,7 +119,7 @@ impl FrameBatch {
             let pending = mode.next_after(&state, after, OFFER_MESSAGES_MAX).unwrap_or_default();
             (pending, state.health(), state.audience().cloned(), state.version())
         };
-        // The topic's lock is free again: frames are made beside the relay's task, not before it.
+        // The lock of the topic is released: encoding does not delay the task of the relay.
         let encoder = &*hub.encoder;
         let gap_frame =
             pending.gap.map(|gap| (encoder.encode_gap(wire, &buffer.topic, &gap), gap.to));
@@ -150,7 +151,7 @@ impl FrameBatch {
         }
     }
 
-    /// Whether something came since it was made.
+    /// Whether the topic changed since the batch was encoded.
     pub(super) fn is_outdated(&self, buffer: &TopicBuffer) -> bool {
         buffer.state().version() != self.version
     }
@@ -163,7 +164,7 @@ impl FrameBatch {
         if bytes <= CONCATENATED_BYTES_MAX {
             let mut concatenated = BytesMut::with_capacity(bytes);
             self.frames.iter().for_each(|frame| concatenated.extend_from_slice(frame));
-            // It is empty: this is asked above.
+            // Cannot fail: the cell was found empty above.
             let _ = self.concatenated.set(concatenated.freeze());
         }
     }

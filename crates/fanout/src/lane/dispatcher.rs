@@ -1,9 +1,9 @@
-//! What goes out in one turn: to each session by one offer, however many of its topics have news.
+//! Delivery of frames in one turn: one offer per session, whatever the number of its topics with news.
 //!
-//! Where several topics have news in a turn, a session that has several subscriptions is gathered for:
-//! all of its portions, as handles of frames that the rings hold, wait until the turn ends and are
-//! offered together then. A cursor moves behind what was taken and no further, so that a session whose
-//! socket is full still stores nothing. Everybody else is offered a portion as it is found.
+//! Where several topics have news in a turn, the batches of a session with several subscriptions are
+//! deferred, as handles of frames in the rings, and offered together at the end of the turn. A cursor moves
+//! behind accepted frames only, so a session with a full socket stores nothing. All other sessions are
+//! offered each batch immediately.
 
 use std::rc::Rc;
 
@@ -18,33 +18,33 @@ use crate::{FrameRun, OfferOutcome, SinkClosed};
 pub(super) struct Dispatcher {
     lane: Rc<LaneShared>,
     batch_cache: TurnBatchCache,
-    /// More than one topic may have news in this turn.
+    /// Whether more than one topic may have news in this turn.
     has_several_topics: bool,
-    /// In the order in which they were found. As many as a turn has offers at most, and a session's
-    /// topics once more; none between turns.
+    /// Deferred batches in the order of their discovery. At most the number of offers in a turn plus the
+    /// topics of one session; empty between turns.
     pending: Vec<PendingDelivery>,
-    /// The rest of the topics of the session that is gathered for; empty otherwise.
+    /// Buffer for the other topics of a session with deferred batches; empty between calls.
     other_topics: Vec<(usize, usize)>,
-    /// Messages that were taken in this turn.
+    /// Number of messages accepted in this turn.
     delivered_count: usize,
 }
 
-/// A portion and whose it is.
+/// A deferred batch and its subscription.
 struct PendingDelivery {
     key: SessionKey,
-    /// The topic's index, and the subscription's there.
+    /// Index of the topic in the lane.
     topic_index: usize,
     subscription_index: usize,
     token: u32,
     batch: SubscriptionBatch,
 }
 
-/// What became of a portion.
+/// The result of dispatching a batch.
 enum DispatchOutcome {
-    /// It waits for the end of the turn, with the token of its subscription.
+    /// The batch is deferred to the end of the turn; with the token of its subscription.
     Deferred(u32, SubscriptionBatch),
     Completed(DeliveryProgress),
-    /// The session is over.
+    /// The session is closed.
     SessionClosed,
 }
 
@@ -61,18 +61,18 @@ impl Dispatcher {
         }
     }
 
-    /// Begins a turn, in which `has_several_topics` topics may have news or one.
+    /// Begins a turn. `has_several_topics`: whether more than one topic may have news.
     pub(super) fn begin_turn(&mut self, has_several_topics: bool) {
         self.has_several_topics = has_several_topics;
     }
 
-    /// Begins a walk over a topic.
+    /// Begins a walk over the subscribers of a topic.
     pub(super) fn begin_topic(&mut self, topic_index: usize) {
         self.batch_cache.for_topic(topic_index).clear();
     }
 
-    /// Offers a subscription what is due to it; or gathers that, and whatever else is due to its
-    /// session. Says how many topics' worth of offers that was.
+    /// Offers a subscription its pending frames; or defers them, with the pending frames of the other
+    /// subscriptions of its session. Returns the number of offers that this counts as.
     pub(super) fn dispatch(
         &mut self,
         table: &mut SubscriptionTable,
@@ -160,11 +160,11 @@ impl Dispatcher {
         }
     }
 
-    /// Ends a turn: what was gathered goes out.
+    /// Ends a turn: offers the deferred batches.
     pub(super) fn end_turn(&mut self, table: &mut SubscriptionTable) {
         self.batch_cache.clear();
         let mut pending = std::mem::take(&mut self.pending);
-        // Of one session they stay in their order.
+        // The sort is stable, so the batches of one session stay in order.
         pending.sort_by_key(|delivery| delivery.key);
         for deliveries in pending.chunk_by(|a, b| a.key == b.key) {
             self.flush_session(table, deliveries);
@@ -175,8 +175,8 @@ impl Dispatcher {
         self.lane.hub.shared.registry.metrics.deliveries.increment(delivered_count);
     }
 
-    /// Offers a session its parcels: all at once, and those behind one that is blocked each by itself,
-    /// for they may have a way of their own.
+    /// Offers a session its deferred batches: all in one offer. Batches behind a blocked one are offered
+    /// one by one, because they may have a stream of their own.
     fn flush_session(&mut self, table: &mut SubscriptionTable, deliveries: &[PendingDelivery]) {
         let (mut remaining, mut count) = (deliveries, deliveries.len());
         while let Some(first) = remaining.first() {
@@ -193,7 +193,8 @@ impl Dispatcher {
         }
     }
 
-    /// Moves subscriptions behind what was taken, up to one that is blocked. Says how many that were.
+    /// Moves subscriptions behind the accepted frames, up to the first that is blocked. Returns the number
+    /// of processed deliveries.
     fn apply_accepted(
         &mut self,
         table: &mut SubscriptionTable,
@@ -235,7 +236,7 @@ impl Dispatcher {
                     latest_min_interval,
                     metrics,
                 );
-                // Nobody else would look again.
+                // No other walk would look at the subscription again.
                 progress.has_more |=
                     std::mem::take(&mut subscription.needs_recheck) && batch.is_outdated(buffer);
                 progress
@@ -270,8 +271,7 @@ impl PendingDelivery {
     }
 }
 
-/// One offer, unless it is of nothing. An outlet that the gateway holds borrowed takes nothing, as if it
-/// were blocked.
+/// Makes one offer, unless it is empty. A sink that the gateway has borrowed counts as blocked.
 fn offer(session: &LaneSession, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
     if runs.iter().all(|run| run.frames.is_empty()) {
         return Ok(OfferOutcome { accepted: 0, is_blocked: false });

@@ -1,4 +1,4 @@
-//! The loop that brings frames to a lane's sessions.
+//! The loop that delivers frames to the sessions of a lane.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -14,34 +14,35 @@ use super::dispatcher::Dispatcher;
 use super::subscription_table::{LaneSubscription, LaneTopic, SubscriptionTable};
 use crate::topic_buffer::TopicBuffer;
 
-/// How many offers are made before the runtime may do something else. An offer is mostly a write of
-/// some 4 µs: sockets wait at most a millisecond to be read. More would make them wait; fewer would
-/// poll the sockets more often than there is news. What is gathered for a session counts by the topic.
+/// Maximum number of offers in a turn, before the driver yields to the runtime. An offer is usually a write
+/// of some 4 µs, so sockets wait at most a millisecond to be read. A higher value would make them wait
+/// longer; a lower one would poll the sockets more often than there is news. A deferred batch counts as an
+/// offer.
 const OFFERS_PER_TURN: usize = 256;
 
-/// How many of a turn's offers go to those who catch up, so that they cannot starve the walks.
+/// Maximum number of a turn's offers to subscriptions that catch up, so that these cannot starve the walks.
 const READY_OFFERS_PER_TURN: usize = OFFERS_PER_TURN / 2;
 
-/// Runs a lane. One a lane, on the lane's thread.
+/// Runs a lane. Exactly one per lane, on the lane's thread.
 pub struct LaneDriver {
     lane: Lane,
-    /// Topics that were told since the last turn; empty between turns.
+    /// Topics that changed since the last turn; empty between turns.
     newly_dirty: VecDeque<usize>,
-    /// Topics to walk, in the order in which they were told, and since when. At most one entry a topic
-    /// but for stale ones of topics that left, whose walk finds nothing due.
+    /// Topics to walk, in the order of their changes, with the time of the change. At most one entry per
+    /// topic, except for entries of removed topics, whose walk finds nothing to deliver.
     walk_queue: VecDeque<(usize, Instant)>,
     walk: Option<Walk>,
     dispatcher: Dispatcher,
 }
 
-/// A walk over the subscribers of a topic, as far as it got.
+/// A walk over the subscribers of a topic, and its progress.
 struct Walk {
     topic_index: usize,
-    /// What the topic was when the walk began: its index may be another's by now.
+    /// The topic when the walk began: by now its index may belong to another topic.
     buffer: Arc<TopicBuffer>,
     version: u64,
     next_index: usize,
-    /// Since when its news waits.
+    /// Time of the change that the walk delivers.
     waiting_since: Instant,
 }
 
@@ -52,7 +53,7 @@ impl LaneDriver {
         LaneDriver { lane, newly_dirty, walk_queue, walk: None, dispatcher }
     }
 
-    /// Offers frames until `shutdown`. Sessions stay open then: closing them is their owner's.
+    /// Offers frames until `shutdown`. Sessions stay open: their owner closes them.
     pub async fn run(mut self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             if self.run_turn() {
@@ -68,7 +69,7 @@ impl LaneDriver {
         }
     }
 
-    /// Waits until a subscription has rested, if any rests.
+    /// Waits until the pause of a subscription ends; never returns if none is paused.
     async fn wait_for_resume(&self) {
         let resume_at = self.lane.table().next_resume_at();
         match resume_at {
@@ -77,7 +78,7 @@ impl LaneDriver {
         }
     }
 
-    /// Makes as many offers as a turn may. Says whether more is due.
+    /// Runs one turn. Returns whether more work is due.
     fn run_turn(&mut self) -> bool {
         let lane = self.lane.clone();
         let now = Instant::now();
@@ -99,7 +100,7 @@ impl LaneDriver {
         self.walk.is_some() || !self.walk_queue.is_empty() || !table.ready.is_empty()
     }
 
-    /// How long what waits has waited by now.
+    /// Records how long the oldest undelivered change has waited.
     fn record_lag(&self, now: Instant) {
         let walked = self.walk.as_ref().map(|walk| walk.waiting_since);
         let oldest = walked
@@ -112,14 +113,14 @@ impl LaneDriver {
         );
     }
 
-    /// Serves those that go on by themselves, each at most once a turn. Returns how many.
+    /// Dispatches the ready subscriptions, each at most once a turn. Returns the number of offers.
     fn dispatch_ready(&mut self, table: &mut SubscriptionTable) -> usize {
         let (ready_count, mut offers) = (table.ready.len(), 0);
         for _ in 0..ready_count {
             if offers >= READY_OFFERS_PER_TURN {
                 break;
             }
-            // One that has gone counts, or many of them would make a turn long.
+            // A removed subscription counts as an offer, or many of them would make a long turn.
             let next = table.next_ready();
             offers += next.map_or(1, |(topic_index, subscription_index)| {
                 self.dispatcher.dispatch(table, topic_index, subscription_index)
@@ -128,7 +129,7 @@ impl LaneDriver {
         offers
     }
 
-    /// Makes sure that there is a walk. Says no when no topic is due.
+    /// Starts a walk if there is none. Returns whether there is one.
     fn ensure_walk(&mut self, table: &SubscriptionTable) -> bool {
         while self.walk.is_none() {
             let Some((topic_index, waiting_since)) = self.walk_queue.pop_front() else {
@@ -143,14 +144,14 @@ impl LaneDriver {
         true
     }
 
-    /// Goes on with the walk for at most so many offers. Returns how many were made.
+    /// Continues the walk for at most `offers_max` offers. Returns the number of offers.
     fn advance_walk(&mut self, table: &mut SubscriptionTable, offers_max: usize) -> usize {
         let Some(mut walk) = self.walk.take() else { return 0 };
         let mut offers = 0;
         while offers < offers_max {
             let Some(subscription_index) = walk.next_subscription(table) else {
                 self.finish_walk(table, &walk);
-                // A walk without offers counts as one, as above.
+                // A walk without offers counts as one, for the same reason as above.
                 return offers.max(1);
             };
             offers += self.dispatcher.dispatch(table, walk.topic_index, subscription_index);
@@ -163,7 +164,7 @@ impl LaneDriver {
         if walk.must_repeat(table) {
             self.walk_queue.push_back((walk.topic_index, Instant::now()));
         } else {
-            // A topic that has taken its index meanwhile is walked over all the same.
+            // If another topic has the index by now, its walk is in the queue nevertheless.
             table.set_dirty(walk.topic_index, false);
         }
     }
@@ -177,7 +178,7 @@ impl Walk {
             .filter(|lane_topic| Arc::ptr_eq(lane_topic.registration.buffer(), &self.buffer))
     }
 
-    /// The next subscription that may be offered something. None: the walk is over.
+    /// The next subscription that can be offered frames; `None` when the walk is complete.
     fn next_subscription(&mut self, table: &SubscriptionTable) -> Option<usize> {
         let lane_topic = self.lane_topic(table)?;
         let index = (self.next_index..lane_topic.subscriptions.capacity()).find(|&entry| {
@@ -187,7 +188,7 @@ impl Walk {
         Some(index)
     }
 
-    /// Ends the walk. Says whether something came while it went on, so that it must be made again.
+    /// Completes the walk. Returns whether the topic changed meanwhile, so that it must be walked again.
     fn must_repeat(&self, table: &SubscriptionTable) -> bool {
         self.lane_topic(table)
             .is_some_and(|lane_topic| !lane_topic.registration.try_rearm(self.version))

@@ -1,4 +1,4 @@
-//! What one subscription is offered, and how far it moves by what of it was taken.
+//! The frames offered to one subscription, and its progress by the accepted ones.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,39 +12,41 @@ use crate::hub::HubShared;
 use crate::metrics::FanoutMetrics;
 use crate::topic_buffer::TopicBuffer;
 
-/// Which of its parts is the batch.
+/// Index of the batch among the frame groups.
 const BATCH_INDEX: usize = 1;
 
-/// Nothing is moved until frames of it are taken.
+/// A subscription's pending frames. Has no effect until frames of it are accepted.
 pub(super) struct SubscriptionBatch {
     batch: Rc<FrameBatch>,
-    /// Boxed because hardly any portion has some.
+    /// Boxed because few subscriptions have control frames pending.
     control: Option<Box<ControlFrames>>,
 }
 
-/// Frames that are of no message.
+/// Frames other than messages.
 struct ControlFrames {
-    /// Before the batch: the gap that was found when the subscription began.
+    /// First: the gap found when the subscription started.
     gap: Option<Bytes>,
-    /// Behind it: how the topic stands, for one who is level then and does not know.
+    /// After the batch: the health of the topic, for a subscription that is up to date by then and was not
+    /// notified of it.
     health: Option<Bytes>,
-    /// The last: how many watch, for one who is level then, asked, and does not know.
+    /// Last: the cluster-wide number of subscribers, for a subscription that is up to date by then,
+    /// requested it and was not notified of it.
     audience: Option<Bytes>,
 }
 
-/// What follows for a subscription.
+/// The effect of accepted frames on a subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct DeliveryProgress {
-    /// There may be more for it, and nothing stands in the way.
+    /// More frames may be pending, and the subscription is not blocked.
     pub(super) has_more: bool,
-    /// It was brought on, and rests for so long.
+    /// The subscription received a message and pauses for this long.
     pub(super) pause_for: Option<Duration>,
-    /// How many messages it took.
+    /// Number of accepted messages.
     pub(super) message_count: usize,
 }
 
 impl SubscriptionBatch {
-    /// What is due to a subscription.
+    /// The pending frames of a subscription.
     pub(super) fn for_subscription(
         subscription: &LaneSubscription,
         session: &LaneSession,
@@ -78,12 +80,12 @@ impl SubscriptionBatch {
         subscription_batch
     }
 
-    /// Whether something came since it was made.
+    /// Whether the topic changed since the batch was encoded.
     pub(super) fn is_outdated(&self, buffer: &TopicBuffer) -> bool {
         self.batch.is_outdated(buffer)
     }
 
-    /// How many frames.
+    /// Number of frames.
     pub(super) fn len(&self) -> usize {
         self.frame_groups().iter().map(|frames| frames.len()).sum()
     }
@@ -102,8 +104,8 @@ impl SubscriptionBatch {
         [gap.as_slice(), &self.batch.frames, health.as_slice(), audience.as_slice()]
     }
 
-    /// Moves the subscription behind so many frames, which were taken; with the rest it may be blocked.
-    /// `latest_min_interval`: how long those who take the newest alone rest at least.
+    /// Moves the subscription behind `accepted` frames. `blocked`: whether it must not be offered more.
+    /// `latest_min_interval`: the minimum pause of `latest` subscriptions.
     pub(super) fn apply_accepted(
         &self,
         subscription: &mut LaneSubscription,
@@ -139,7 +141,7 @@ impl SubscriptionBatch {
         DeliveryProgress { has_more, pause_for, message_count }
     }
 
-    /// Moves the cursor behind so many frames of the batch. Says how many of these were messages.
+    /// Moves the cursor behind `accepted` frames of the batch. Returns how many of these were messages.
     fn advance_cursor(
         &self,
         subscription: &mut LaneSubscription,

@@ -1,5 +1,4 @@
-//! The sessions of a lane and their subscriptions, found from either side without a search over the
-//! other.
+//! The sessions and subscriptions of a lane, indexed by session and by topic.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -21,15 +20,15 @@ use crate::start_position::PreparedSubscription;
 use crate::topic_buffer::{Registration, RetentionGuard, TopicBuffer};
 use crate::{FrameSink, Hub, TopicHealth, WireFormat};
 
-/// A session of a lane. Never given out twice by the same lane.
+/// Identifies a session of a lane. Never reused by the same lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey {
     index: usize,
-    /// Tells a session from an earlier one that had the same index.
+    /// Distinguishes a session from an earlier one with the same index.
     serial: u64,
 }
 
-/// A subscription that is being made.
+/// Identifies a subscription that is not established yet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reservation(u64);
 
@@ -38,11 +37,11 @@ pub(super) struct SubscriptionTable {
     sessions: Slab<LaneSession>,
     pub(super) topics: Slab<LaneTopic>,
     topic_indexes: HashMap<Topic, usize>,
-    /// Subscriptions that go on by themselves, each at most once: new ones, those that were
-    /// blocked, and those with more due than one offer takes.
+    /// Subscriptions to be served outside of walks, each at most once: new ones, unblocked ones, and those
+    /// with more pending messages than one offer holds.
     pub(super) ready: VecDeque<(SessionKey, usize)>,
-    /// Subscriptions that rest, and until when. One that ends meanwhile leaves its entry behind, for a
-    /// second at most.
+    /// Paused subscriptions with the end of their pause. The entry of a removed subscription stays for at
+    /// most a second.
     paused: BinaryHeap<Reverse<(Instant, SessionKey, usize)>>,
     last_serial: u64,
 }
@@ -51,64 +50,65 @@ pub(super) struct LaneSession {
     serial: u64,
     pub(super) wire: WireFormat,
     pub(super) sink: Rc<RefCell<dyn FrameSink>>,
-    /// By topic index, the subscription's index there.
-    /// Mostly one, a thousand at most: a hash table would be the largest part of an idle session.
+    /// Index of the subscription in its topic, by topic index. Mostly one, at most a thousand: a hash table
+    /// would be the largest part of an idle session.
     subscriptions: LiteMap<usize, usize>,
     reservations: Vec<(Topic, Reservation)>,
 }
 
-/// A topic in this lane.
+/// A topic with subscribers in this lane.
 pub(super) struct LaneTopic {
     pub(super) registration: Registration,
-    /// It waits to be walked over, or is being.
+    /// The topic waits for a walk, or is being walked.
     pub(super) is_dirty: bool,
     pub(super) subscriptions: Slab<LaneSubscription>,
     interest: TopicInterest,
 }
 
-/// A cursor. What is due to it is in the topic's ring, not here.
+/// A subscription: a cursor into the topic's ring, which holds the pending messages.
 pub(super) struct LaneSubscription {
     session_index: usize,
     pub(super) token: u32,
     is_started: bool,
     pub(super) is_blocked: bool,
-    /// Had its share of messages for now.
+    /// Whether it pauses after a message.
     is_paused: bool,
     pub(super) mode: DeliveryMode,
     pub(super) min_interval: MinInterval,
-    /// Stands in `buffered`.
+    /// Whether it is in `SubscriptionTable::ready`.
     is_queued: bool,
-    /// What is due to it goes out at the end of this turn.
+    /// Whether its pending frames are deferred to the end of this turn.
     pub(super) is_pending: bool,
-    /// It was looked at again meanwhile.
+    /// Whether it was dispatched again while it was pending.
     pub(super) needs_recheck: bool,
     pub(super) cursor: Position,
-    /// Whether a message may come as its difference from the one before.
+    /// Whether a message may be sent as the difference from the previous one.
     wants_delta: bool,
-    /// The last thing it was sent was the message at its cursor.
+    /// Whether the last frame it was sent was the message at its cursor.
     pub(super) has_delta_base: bool,
-    /// What it was told last.
+    /// The health that it was last notified of.
     pub(super) reported_health: TopicHealth,
-    /// How many it was told that watch, if it wants to know. At first none, which is never so.
+    /// The number of subscribers that it was last notified of, if it requested it. Initially 0, which is
+    /// never the real number.
     pub(super) reported_audience: Option<u64>,
-    /// To be told first; boxed because hardly any subscription has one.
+    /// Sent first; boxed because few subscriptions have one.
     pub(super) initial_gap: Option<Box<Gap>>,
-    /// Until it is level or blocked for the first time.
+    /// Held until the subscription is up to date or blocked for the first time.
     pub(super) retention_guard: Option<RetentionGuard>,
 }
 
-/// What a subscriber can do with a message's difference from the one at its cursor.
+/// Whether a delta from the message at the cursor can be sent to a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeltaBase {
-    /// It did not ask for such.
+    /// The subscriber does not accept deltas.
     NotRequested,
-    /// Nothing: it does not have that message.
+    /// The subscriber does not have the message at the cursor.
     Missing,
-    /// It makes the message of it.
+    /// The subscriber has the message at the cursor and can apply a delta.
     Available,
 }
 
-/// What frames a subscription is offered: the same for all of the same shape at the same cursor.
+/// What determines the frames at a cursor: subscriptions of the same shape at the same cursor share them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BatchShape {
     pub(super) wire: WireFormat,
@@ -134,7 +134,7 @@ impl LaneSubscription {
         self.is_started && !self.is_blocked && !self.is_paused
     }
 
-    /// How long it rests after a message, if at all; at least `latest_min_interval` if it takes the newest alone.
+    /// The pause after a message, if any. At least `latest_min_interval` for `latest` subscriptions.
     pub(super) fn pause_after_message(&self, latest_min_interval: Duration) -> Option<Duration> {
         let latest_min_interval =
             if self.mode == DeliveryMode::All { Duration::ZERO } else { latest_min_interval };
@@ -142,23 +142,23 @@ impl LaneSubscription {
             .filter(|pause| !pause.is_zero())
     }
 
-    /// What it counts for.
+    /// How it counts as a subscriber.
     fn subscriber_count(&self) -> SubscriberCount {
         SubscriberCount { sessions: 1, wants_audience: self.reported_audience.is_some() }
     }
 }
 
 impl LaneSession {
-    /// Whether more than one topic may have news for it.
+    /// Whether more than one topic may have news for the session.
     pub(super) fn has_several_subscriptions(&self) -> bool {
         self.subscriptions.len() > 1
     }
 
-    /// Forgets what is being made. Says whether there was such a one.
+    /// Removes the reservations that match. Returns whether there was one.
     fn cancel_reservation(&mut self, matches: impl Fn(&(Topic, Reservation)) -> bool) -> bool {
         let before = self.reservations.len();
         self.reservations.retain(|reservation| !matches(reservation));
-        // There is none most of the time.
+        // Most of the time there is none left.
         self.reservations.shrink_to_fit();
         self.reservations.len() < before
     }
@@ -203,7 +203,7 @@ impl SubscriptionTable {
         SessionKey { index: self.sessions.insert(session), serial }
     }
 
-    /// Keeps a place for a subscription that is being made.
+    /// Reserves a subscription that is not established yet.
     pub(super) fn reserve(
         &mut self,
         key: SessionKey,
@@ -225,7 +225,7 @@ impl SubscriptionTable {
         Ok(reservation)
     }
 
-    /// Gives the place up. Says whether it was still kept.
+    /// Releases a reservation. Returns whether it still existed.
     pub(super) fn release_reservation(
         &mut self,
         key: SessionKey,
@@ -235,7 +235,7 @@ impl SubscriptionTable {
         session.cancel_reservation(|(_, reserved)| *reserved == reservation)
     }
 
-    /// Enters a subscription that was made. Says no when its place was given up meanwhile.
+    /// Adds an established subscription. Returns false when its reservation was cancelled meanwhile.
     pub(super) fn insert_subscription(
         &mut self,
         key: SessionKey,
@@ -278,8 +278,8 @@ impl SubscriptionTable {
         true
     }
 
-    /// The topic's place in this lane; taken with its first subscriber. Later ones need no interest
-    /// of their own.
+    /// The index of the topic in this lane; added with its first subscriber. Later subscribers drop their
+    /// own interest.
     fn ensure_topic(&mut self, interest: TopicInterest, dirty_topics: &Arc<DirtyTopics>) -> usize {
         let topic = interest.buffer().topic.clone();
         if let Some(topic_index) = self.topic_indexes.get(&topic) {
@@ -298,7 +298,7 @@ impl SubscriptionTable {
         topic_index
     }
 
-    /// Where a session's subscription stands in the topic at `local`.
+    /// The index of a session's subscription in the topic at `topic_index`.
     fn subscription_index(&mut self, key: SessionKey, topic_index: usize) -> Option<usize> {
         self.session(key)?.subscriptions.get(&topic_index).copied()
     }
@@ -312,7 +312,8 @@ impl SubscriptionTable {
         self.topics.get_mut(topic_index)?.subscriptions.get_mut(subscription_index)
     }
 
-    /// Does something with a subscription of the topic at `local`, and says whose it is.
+    /// Calls `act` with a subscription of the topic at `topic_index`. Returns the key of its session and
+    /// the result.
     pub(super) fn with_subscription<T>(
         &mut self,
         topic_index: usize,
@@ -334,7 +335,7 @@ impl SubscriptionTable {
         }
     }
 
-    /// Has a subscription go on by itself.
+    /// Queues a subscription to be served outside of walks.
     pub(super) fn enqueue_ready(&mut self, key: SessionKey, topic_index: usize) {
         let Some(subscription) = self.subscription(key, topic_index) else { return };
         if !subscription.is_queued {
@@ -343,8 +344,8 @@ impl SubscriptionTable {
         }
     }
 
-    /// The next that goes on by itself: the topic's index, and its own there. None when none
-    /// waits, or the one that did has gone.
+    /// The next queued subscription: the indexes of its topic and of the subscription. `None` when the
+    /// queue is empty or the subscription was removed.
     pub(super) fn next_ready(&mut self) -> Option<(usize, usize)> {
         let (key, topic_index) = self.ready.pop_front()?;
         let subscription_index = self.subscription_index(key, topic_index)?;
@@ -353,14 +354,15 @@ impl SubscriptionTable {
         Some((topic_index, subscription_index))
     }
 
-    /// A topic has news to be walked over with, or no more.
+    /// Sets whether a topic has changes to walk.
     pub(super) fn set_dirty(&mut self, topic_index: usize, is_dirty: bool) {
         if let Some(lane_topic) = self.topics.get_mut(topic_index) {
             lane_topic.is_dirty = is_dirty;
         }
     }
 
-    /// Adds where a session has subscriptions of topics with news: each topic's index, and its own there.
+    /// Appends the subscriptions of a session to topics with changes: the indexes of the topic and of the
+    /// subscription.
     pub(super) fn collect_dirty(&self, key: SessionKey, out: &mut Vec<(usize, usize)>) {
         let Some(session) = self.sessions.get(key.index) else { return };
         let is_dirty = |topic_index: usize| {
@@ -373,7 +375,7 @@ impl SubscriptionTable {
         out.extend(all.filter(|(topic_index, _)| is_dirty(*topic_index)));
     }
 
-    /// Has a subscription rest.
+    /// Pauses a subscription until `until`.
     pub(super) fn pause(&mut self, key: SessionKey, topic_index: usize, until: Instant) {
         if let Some(subscription) = self.subscription(key, topic_index) {
             subscription.is_paused = true;
@@ -381,7 +383,7 @@ impl SubscriptionTable {
         }
     }
 
-    /// Has those go on that have rested until `now`.
+    /// Queues the subscriptions whose pause ended by `now`.
     pub(super) fn resume_due(&mut self, now: Instant) {
         while self.next_resume_at().is_some_and(|at| at <= now)
             && let Some(Reverse((_, key, topic_index))) = self.paused.pop()
@@ -393,12 +395,12 @@ impl SubscriptionTable {
         }
     }
 
-    /// When the next has rested.
+    /// The earliest end of a pause.
     pub(super) fn next_resume_at(&self) -> Option<Instant> {
         self.paused.peek().map(|Reverse((until, ..))| *until)
     }
 
-    /// Says whether anything was blocked.
+    /// Unblocks all subscriptions of a session. Returns whether any was blocked.
     pub(super) fn unblock_session(&mut self, key: SessionKey) -> bool {
         let Some(session) = self.session(key) else { return false };
         let topic_indexes: Vec<usize> = session.subscriptions.keys().copied().collect();
@@ -420,8 +422,8 @@ impl SubscriptionTable {
             let lane_topic = self.topics.get(topic_index)?;
             let subscription = lane_topic.subscriptions.get(subscription_index)?;
             let buffer = lane_topic.registration.buffer();
-            // With a gap to be told first, nothing was brought yet; and who cannot say whether there
-            // is more does not speak of where the topic stands.
+            // With an initial gap pending, nothing was delivered yet. While the topic is stale, its
+            // position is unknown.
             let is_reportable = subscription.is_started
                 && subscription.initial_gap.is_none()
                 && subscription.reported_health == TopicHealth::Live
@@ -455,7 +457,7 @@ impl SubscriptionTable {
         self.hub.shared.registry.metrics.sessions.decrement(1.0);
     }
 
-    /// Takes a subscription out of its topic; the last one takes the topic out of the lane.
+    /// Removes a subscription from its topic; the last one removes the topic from the lane.
     fn remove_subscription(&mut self, topic_index: usize, subscription_index: usize) {
         let Some(lane_topic) = self.topics.get_mut(topic_index) else { return };
         if let Some(removed) = lane_topic.subscriptions.try_remove(subscription_index) {

@@ -3,7 +3,7 @@ use pushonce_core::{ContentType, History, Timestamp};
 
 use super::*;
 
-/// Hides nothing of these few messages.
+/// Hides none of the few messages in these tests.
 const UNLIMITED: Retention = Retention {
     history: History {
         count_max: 1_000,
@@ -28,7 +28,7 @@ fn page(epoch: u64, offsets: std::ops::RangeInclusive<u64>) -> Vec<Arc<Message>>
     offsets.map(|offset| message(epoch, offset, 1)).collect()
 }
 
-/// What a reader at `cursor` would get.
+/// The offsets that a reader at `cursor` would receive.
 fn offsets_after(ring: &Ring, cursor: Position) -> Option<Vec<u64>> {
     match ring.locate(cursor) {
         RingPlace::At(index) => {
@@ -70,7 +70,11 @@ fn cursor_of_an_earlier_epoch_is_missing() {
     let mut ring = Ring::new(Position::new(3, 5));
     assert!(ring.push(message(3, 6, 1)));
     assert_eq!(offsets_after(&ring, Position::new(2, 6)), None);
-    assert_eq!(offsets_after(&ring, Position::new(4, 1)), Some(vec![]), "ahead: waits");
+    assert_eq!(
+        offsets_after(&ring, Position::new(4, 1)),
+        Some(vec![]),
+        "a reader ahead of the head waits"
+    );
 }
 
 #[test]
@@ -78,9 +82,9 @@ fn page_is_prepended_only_if_adjacent_to_the_floor() {
     let mut ring = Ring::new(Position::new(3, 10));
     assert!(ring.push(message(3, 11, 1)));
     ring.prepend(&page(3, 5..=8));
-    assert_eq!(ring.len(), 1, "a hole between");
+    assert_eq!(ring.len(), 1, "a page with a hole is not prepended");
     ring.prepend(&page(2, 8..=10));
-    assert_eq!(ring.len(), 1, "another epoch");
+    assert_eq!(ring.len(), 1, "a page of another epoch is not prepended");
     ring.prepend(&page(3, 8..=11));
     assert_eq!(offsets_after(&ring, Position::new(3, 7)), Some(vec![8, 9, 10, 11]));
 }
@@ -126,7 +130,7 @@ fn ring_op() -> impl Strategy<Value = RingOp> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// The model is a plain list of offsets of the newest epoch.
+    /// The model is a list of the offsets of the newest epoch.
     #[test]
     fn ring_equals_the_tail_of_the_log(ops in proptest::collection::vec(ring_op(), 1..60)) {
         let mut ring = Ring::new(Position::new(1, 4));
@@ -176,7 +180,7 @@ proptest! {
     }
 }
 
-/// Makes frames that say what they are, and counts them.
+/// Encodes recognisable frames and counts the calls.
 #[derive(Default)]
 struct CountingEncoder(std::sync::atomic::AtomicUsize);
 
@@ -216,7 +220,7 @@ fn frame_is_encoded_once_per_wire_format() {
     let (encoder, topic) = (CountingEncoder::default(), Topic::new("a").expect("valid"));
     let mut ring = Ring::new(Position::ZERO);
     ring.push(message(1, 1, 1));
-    let entry = ring.entries_from(0).next().expect("one");
+    let entry = ring.entries_from(0).next().expect("an entry");
     let first = entry.frame(WireFormat(0), &topic, &encoder);
     assert_eq!(first.as_ptr(), entry.frame(WireFormat(0), &topic, &encoder).as_ptr());
     assert_ne!(first, entry.frame(WireFormat(1), &topic, &encoder));

@@ -1,4 +1,4 @@
-//! The router with nodes that do as they are told.
+//! Tests of the router with scripted nodes.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ const ME: NodeId = NodeId(1);
 type ScriptedReply =
     Box<dyn FnOnce(Publish) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> + Send>;
 
-/// Answers as scripted; what it has no script for is placed in the order it came.
+/// Replies as scripted; messages without a script are stored in the order of arrival.
 #[derive(Default)]
 struct ScriptedNodes {
     script: Mutex<VecDeque<ScriptedReply>>,
@@ -31,10 +31,10 @@ impl ScriptedNodes {
         node: NodeId,
         publish: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
-        if let Some(reply) = self.script.lock().expect("whole").pop_front() {
+        if let Some(reply) = self.script.lock().expect("not poisoned").pop_front() {
             return reply(publish);
         }
-        let mut accepted = self.accepted.lock().expect("whole");
+        let mut accepted = self.accepted.lock().expect("not poisoned");
         accepted.push((node, publish.payload));
         let position = Position::new(1, accepted.len() as u64);
         async move {
@@ -45,11 +45,16 @@ impl ScriptedNodes {
 
     fn script_reply(&self, result: Result<Acknowledgement, PublishError>) {
         let reply: ScriptedReply = Box::new(move |_| async move { result }.boxed());
-        self.script.lock().expect("whole").push_back(reply);
+        self.script.lock().expect("not poisoned").push_back(reply);
     }
 
     fn payloads(&self) -> Vec<Bytes> {
-        self.accepted.lock().expect("whole").iter().map(|(_, payload)| payload.clone()).collect()
+        self.accepted
+            .lock()
+            .expect("not poisoned")
+            .iter()
+            .map(|(_, payload)| payload.clone())
+            .collect()
     }
 }
 
@@ -136,7 +141,7 @@ impl TestRouter {
     }
 
     fn publishing_nodes(&self) -> Vec<u64> {
-        self.nodes.accepted.lock().expect("whole").iter().map(|(node, _)| node.0).collect()
+        self.nodes.accepted.lock().expect("not poisoned").iter().map(|(node, _)| node.0).collect()
     }
 }
 
@@ -244,8 +249,8 @@ async fn two_nodes_that_hint_at_each_other_are_not_retried_in_a_loop() {
         test.nodes.script_reply(not_owner(Some(2)));
     }
     assert!(test.router.publish(publish("x")).await.is_err());
-    let attempts = 20_000 - test.nodes.script.lock().expect("whole").len();
-    assert!(attempts < 200, "{attempts} times in five seconds");
+    let attempts = 20_000 - test.nodes.script.lock().expect("not poisoned").len();
+    assert!(attempts < 200, "{attempts} attempts in five seconds");
 }
 
 #[tokio::test(start_paused = true)]
@@ -296,6 +301,6 @@ async fn stream_input_is_not_read_past_the_pending_limits() {
         Some(Ok(publish(&"x".repeat(64 << 10))))
     };
     let mut replies = test.router.publish_ordered(stream::iter(std::iter::from_fn(message)));
-    assert!(replies.next().now_or_never().is_none(), "nobody owns the shard yet");
+    assert!(replies.next().now_or_never().is_none(), "the shard has no owner yet");
     assert_eq!(read_count.get(), OrderedPublish::<()>::PENDING_BYTES_MAX >> 16);
 }

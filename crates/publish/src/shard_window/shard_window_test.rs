@@ -1,4 +1,4 @@
-//! The order of a line, whatever the owners answer.
+//! Tests of the order of a window under any replies of the owners.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ fn not_owner(owner: Option<u64>) -> Result<Acknowledgement, PublishError> {
     Err(PublishRejection::NotOwner { owner: owner.map(NodeId) }.into())
 }
 
-/// A line of messages 0, 1, … to one topic, all handed over.
+/// Adds messages 0, 1, … to one topic and submits all of them.
 fn submit_all(window: &mut ShardWindow, owners: &ShardOwners, count: u64, now: Instant) {
     for stream_index in 0..count {
         window.push(stream_index, publish("a"), now + Duration::from_secs(5));
@@ -72,7 +72,7 @@ fn after_a_rejection_nothing_is_submitted_until_all_replies_arrive() {
     assert_eq!(submit_ready(&mut window, &owners, now), Vec::<u64>::new());
     window.on_reply(1, not_owner(Some(3)), now, &mut outcomes);
     window.on_reply(2, not_owner(Some(3)), now, &mut outcomes);
-    assert_eq!(submit_ready(&mut window, &owners, now), [0], "one goes first");
+    assert_eq!(submit_ready(&mut window, &owners, now), [0], "one message is sent first");
     assert!(outcomes.is_empty());
     window.on_reply(0, acknowledged(1), now, &mut outcomes);
     assert_eq!(submit_ready(&mut window, &owners, now), [1, 2, 3]);
@@ -157,13 +157,13 @@ fn unavailable_owner_is_retried_until_the_deadline() {
     assert_eq!(
         submit_ready(&mut window, &owners_with_claim(3, 2), now),
         [0],
-        "another owner is asked at once"
+        "another owner is tried immediately"
     );
     window.on_reply(0, Err(unavailable.into()), now, &mut outcomes);
     assert!(outcomes.is_empty());
     window.expire(now + Duration::from_secs(5), &mut outcomes);
     let [(0, Err(rejected))] = &outcomes[..] else { panic!("{outcomes:?}") };
-    assert!(rejected.to_string().contains("n3 said: there is no link to n2"), "{rejected}");
+    assert!(rejected.to_string().contains("n3 replied: there is no link to n2"), "{rejected}");
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn message_without_an_owner_is_rejected_at_its_deadline() {
     let (mut window, now, mut outcomes) = (ShardWindow::new(SHARD), Instant::now(), vec![]);
     window.push(0, publish("a"), now + Duration::from_secs(5));
     assert_eq!(submit_ready(&mut window, &ShardOwners::default(), now), Vec::<u64>::new());
-    let deadline = window.wake_at().expect("an alarm is set");
+    let deadline = window.wake_at().expect("a timer is set");
     window.expire(deadline, &mut outcomes);
     assert!(matches!(
         outcomes[..],
@@ -201,8 +201,8 @@ fn window_op() -> impl Strategy<Value = WindowOp> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// The owners of this world place messages in the order they take them and refuse at will;
-    /// answers come back in any order.
+    /// The owners in this model store messages in the order in which they accept them, and reject at
+    /// random; replies arrive in any order.
     #[test]
     fn stream_order_of_a_topic_is_kept_under_any_owner_changes(
         ops in prop::collection::vec(window_op(), 1..80),
@@ -222,8 +222,8 @@ proptest! {
                 WindowOp::Reply(index, is_accepted) if index < in_flight.len() => {
                     let submission = in_flight.remove(index);
                     if is_accepted {
-                        // What landed is placed now, so an answer that overtakes is a place that
-                        // does.
+                        // An accepted message is stored when its reply is processed, so a reply that
+                        // overtakes is a message that overtakes.
                         let log = logs.entry(submission.publish.topic.clone()).or_default();
                         let overtaken = log.last().is_some_and(|&last| last > submission.number);
                         let reply = if overtaken { not_owner(None) } else { acknowledged(1) };
@@ -247,20 +247,20 @@ proptest! {
                 let log = logs.get(&submission.publish.topic).and_then(|log| log.last());
                 prop_assert!(
                     log.is_none_or(|&last| last < submission.number),
-                    "message {} was handed over after {log:?} had its place", submission.number,
+                    "message {} was sent after {log:?} was stored", submission.number,
                 );
                 let is_ordered = |other: &Submission| {
                     other.publish.topic != submission.publish.topic || other.number < submission.number
                 };
-                prop_assert!(in_flight.iter().all(is_ordered), "handed over behind a later message");
+                prop_assert!(in_flight.iter().all(is_ordered), "sent behind a later message");
                 let same_node = in_flight.iter().all(|other| other.node == submission.node);
-                prop_assert!(same_node, "two nodes were asked at once");
+                prop_assert!(same_node, "messages were in flight to two nodes");
                 in_flight.push(submission);
             }
         }
         let mut completed: Vec<u64> = outcomes.iter().map(|(ticket, _)| *ticket).collect();
         completed.sort_unstable();
         let are_distinct = completed.windows(2).all(|pair| pair[0] != pair[1]);
-        prop_assert!(are_distinct, "a message was answered twice");
+        prop_assert!(are_distinct, "a message was completed twice");
     }
 }

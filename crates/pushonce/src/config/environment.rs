@@ -5,12 +5,14 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::str::FromStr;
 
+use pushonce_core::FailPoint;
+
 use super::InvalidConfig;
 
 const PREFIX: &str = "PUSHONCE_";
 
-/// Variables that other parts of the binary read: the command line and test builds.
-const READ_ELSEWHERE: [&str; 5] = ["CONFIG", "LOG", "SERVER", "SUBSCRIBE_SERVER", "PLANTED_BUG"];
+/// Variables that the command line reads.
+const READ_ELSEWHERE: [&str; 4] = ["CONFIG", "LOG", "SERVER", "SUBSCRIBE_SERVER"];
 
 /// The variables that no setting has read yet, by their names without the prefix. An empty variable
 /// counts as unset: compose files and unit files pass empty variables for "no value".
@@ -46,9 +48,7 @@ impl EnvVars {
 
     /// Rejects the first variable that nothing has read: it is a misspelled setting.
     pub(super) fn reject_unknown(self) -> Result<(), InvalidConfig> {
-        // `unknown-variable-taken`: a setting with a wrong name changes nothing, and nobody is told.
-        #[cfg(feature = "planted-bugs")]
-        if std::env::var("PUSHONCE_PLANTED_BUG").as_deref() == Ok("unknown-variable-taken") {
+        if FailPoint::UnknownVariableAccepted.is_active() {
             return Ok(());
         }
         let is_known = |(name, value): &(String, OsString)| {
@@ -147,6 +147,14 @@ mod tests {
             read(&[("PUSHONCE_LOG", "debug"), ("PUSHONCE_SERVER", "x")]),
             Ok(PartialConfig::default())
         );
+    }
+
+    #[test]
+    fn fail_point_is_accepted_only_in_builds_that_have_fail_points() {
+        let known = rejected_name(&[("PUSHONCE_FAIL_POINT", "rollback-undetected")]);
+        assert_eq!(known.is_none(), FailPoint::COMPILED_IN, "{known:?}");
+        let unknown = rejected_name(&[("PUSHONCE_FAIL_POINT", "no-such-point")]);
+        assert_eq!(unknown.as_deref(), Some(FailPoint::VARIABLE));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use pushonce_core::Roles;
+use pushonce_core::{FailPoint, Roles};
 use serde::{Deserialize, Serialize};
 
 use super::environment::EnvVars;
@@ -258,6 +258,9 @@ impl PartialConfig {
             disk_reserve: env.take("DISK_RESERVE")?,
             memory_max: env.take("MEMORY_MAX")?,
         };
+        if FailPoint::COMPILED_IN {
+            env.take::<FailPoint>("FAIL_POINT")?;
+        }
         env.reject_unknown()?;
         Ok(partial)
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{ClusterId, FailPoint, NodeId};
 use tokio::sync::watch;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
@@ -41,8 +41,7 @@ impl ForeignCallers {
     /// of other members of this node's own cluster that it has a link to: one stray caller must not stop a
     /// node of a healthy cluster.
     pub(super) fn conflicting_cluster(&self, links: usize, now: Instant) -> Option<ClusterId> {
-        #[cfg(feature = "planted-bugs")]
-        if super::planted::foreign_callers_ignored() {
+        if FailPoint::AddressConflictIgnored.is_active() {
             return None;
         }
         let mut counts: BTreeMap<ClusterId, usize> = BTreeMap::new();

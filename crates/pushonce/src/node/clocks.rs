@@ -3,15 +3,13 @@
 //! Shards derive the time of their logs from them ([`pushonce_shard::ClusterClock`]); the relay reports
 //! the readings ([`pushonce_relay::Clocks`]).
 
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod slewed;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pushonce_core::{NodeId, Timestamp};
+use pushonce_core::{FailPoint, NodeId, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
 
 use slewed::SlewedClock;
@@ -38,8 +36,7 @@ impl NodeClocks {
     }
 
     fn read_local(&self) -> Timestamp {
-        #[cfg(feature = "planted-bugs")]
-        if planted::owners_wall_clock() {
+        if FailPoint::OwnerWallClock.is_active() {
             return Timestamp(u64::try_from(wall_time().as_millis()).unwrap_or(u64::MAX));
         }
         let shown = lock(&self.local).read(wall_time(), time_since_boot());
@@ -52,8 +49,7 @@ impl pushonce_shard::ClusterClock for NodeClocks {
         if node == self.me {
             return Some(self.read_local());
         }
-        #[cfg(feature = "planted-bugs")]
-        if planted::owners_wall_clock() {
+        if FailPoint::OwnerWallClock.is_active() {
             return Some(self.read_local());
         }
         lock(&self.peers).reading(node, time_since_boot())

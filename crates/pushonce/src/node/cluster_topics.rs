@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, join_all};
-use pushonce_core::{FetchError, NodeId, ShardId, ShardOwners, Topic};
+use pushonce_core::{FailPoint, FetchError, NodeId, ShardId, ShardOwners, Topic};
 use pushonce_proto::cluster::{TopicInfo, TopicList};
 use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_client::TopicsClient;
@@ -67,8 +67,7 @@ impl StoredMessages {
 
     /// Why the namespace may not become memory-only without `--force`; `None` when it may.
     pub(super) fn force_required(&self, namespace: &str) -> Option<String> {
-        #[cfg(feature = "planted-bugs")]
-        if super::planted::stored_uncounted() {
+        if FailPoint::StoredMessagesUncounted.is_active() {
             return None;
         }
         let StoredMessages {

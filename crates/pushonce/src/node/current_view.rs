@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_control::ControlHandle;
-use pushonce_core::ClusterView;
+use pushonce_core::{ClusterView, FailPoint};
 use pushonce_shard::ShardSettings;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::time::timeout;
@@ -56,8 +56,7 @@ pub(super) async fn update_shard_settings(
     mut views: Receiver<Arc<ClusterView>>,
     settings: Sender<Option<Arc<ShardSettings>>>,
 ) {
-    #[cfg(feature = "planted-bugs")]
-    if super::planted::old_settings_win() {
+    if FailPoint::OutdatedSettingsApplied.is_active() {
         settings.send_modify(|known| _ = update_if_changed(known, &views.borrow()));
         tokio::time::sleep(Duration::from_secs(5)).await;
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use pushonce_consensus::PeerAddresses;
-use pushonce_core::{ClusterId, ClusterView, HostPort, NodeId};
+use pushonce_core::{ClusterId, ClusterView, FailPoint, HostPort, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -225,9 +225,10 @@ fn candidate_addresses(
     configured_addresses: &[String],
     learned_addresses: &LearnedAddresses,
 ) -> BTreeMap<String, Option<NodeId>> {
-    #[cfg(feature = "planted-bugs")]
-    let configured_addresses =
-        if super::planted::join_addresses_ignored() { &[] } else { configured_addresses };
+    let configured_addresses = match FailPoint::JoinAddressesIgnored.is_active() {
+        true => &[],
+        false => configured_addresses,
+    };
     let mut addresses: BTreeMap<String, Option<NodeId>> = BTreeMap::new();
     for address in configured_addresses
         .iter()

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use pushonce_consensus::GroupStatus;
-use pushonce_core::{MemberState, NodeId, ShardId, VersionConflict};
+use pushonce_core::{FailPoint, MemberState, NodeId, ShardId, VersionConflict};
 
 /// The facts that one check gathered.
 #[derive(Clone, Debug)]
@@ -299,8 +299,7 @@ impl HealthFacts {
     /// The shards that have lost the majority of their replicas, as far as this node can see. Empty when they
     /// are most of all shards, or when the control group is unreachable too: then this node is isolated.
     fn shards_without_majority(&self) -> BTreeSet<ShardId> {
-        #[cfg(feature = "planted-bugs")]
-        if super::planted::dead_shard_blocks_all() {
+        if FailPoint::LostShardBlocksReadiness.is_active() {
             return BTreeSet::new();
         }
         if self.group_fault(&self.control_group).is_some() {
@@ -321,8 +320,7 @@ impl HealthFacts {
 
     fn group_fault(&self, group: &GroupSummary) -> Option<GroupFault> {
         match group.leader {
-            #[cfg(feature = "planted-bugs")]
-            None if super::planted::ready_without_leader() => None,
+            None if FailPoint::ReadyWithoutLeader.is_active() => None,
             None => Some(GroupFault::NoLeader),
             // A leader without a majority still names itself.
             Some(leader) if leader == self.me => (!group.leads).then_some(GroupFault::NoMajority),

@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use pushonce_core::{ClusterId, ClusterTimes, HostPort, NodeId};
+use pushonce_core::{ClusterId, ClusterTimes, ConsensusTimes, FailPoint, HostPort, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::join_outcome::JoinRequester;
@@ -156,9 +156,8 @@ impl DataDir {
     pub(super) fn load_times(&self) -> Result<ClusterTimes, DataDirError> {
         let path = self.path.join("times.json");
         let text = match fs::read_to_string(&path) {
-            #[cfg(feature = "planted-bugs")]
-            Err(_) if super::planted::times_guessed() => {
-                return Ok(ClusterTimes::new(pushonce_core::ConsensusTimes::LAN));
+            Err(_) if FailPoint::LostTimesDefaulted.is_active() => {
+                return Ok(ClusterTimes::new(ConsensusTimes::LAN));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(DataDirError::Corrupted { path, reason: error.to_string() });

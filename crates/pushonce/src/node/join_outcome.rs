@@ -4,7 +4,7 @@
 //! another program or nothing may listen there. So a response to a member counts only when it carries the
 //! id of the member's own cluster, and only a committed decision of the control group ends a node.
 
-use pushonce_core::{ClusterId, ClusterTimes, NodeId};
+use pushonce_core::{ClusterId, ClusterTimes, FailPoint, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use tonic::Status;
 
@@ -60,9 +60,8 @@ impl JoinRequester {
         let Some(responding_cluster) = parse_cluster_id(&response.cluster_id) else {
             return JoinOutcome::Inconclusive("the response has no cluster id".to_owned());
         };
-        #[cfg(feature = "planted-bugs")]
-        if super::planted::any_answer_counts() && response.refusal.is_some() {
-            return JoinOutcome::NotMember("planted".to_owned());
+        if FailPoint::ForeignRejectionCounts.is_active() && response.refusal.is_some() {
+            return JoinOutcome::NotMember("another cluster rejected it".to_owned());
         }
         if let JoinRequester::Member { cluster, .. } = self
             && cluster != responding_cluster

@@ -9,7 +9,7 @@ use pushonce_control::{
     ProcessRun, Profile,
 };
 use pushonce_core::{
-    Addresses, BuildInfo, ClusterTimes, Namespaces, ShardCount, Spread, VersionRange,
+    Addresses, BuildInfo, ClusterTimes, FailPoint, Namespaces, ShardCount, Spread, VersionRange,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -82,8 +82,7 @@ impl StartupState {
                 (existing, times)
             }
             None => {
-                #[cfg(feature = "planted-bugs")]
-                if config.join.is_empty() && super::planted::serve_creates_cluster() {
+                if config.join.is_empty() && FailPoint::ServeCreatesCluster.is_active() {
                     super::init::prepare_first_node(data, &config).await?;
                     return Box::pin(StartupState::load_or_join(config, data, shutdown)).await;
                 }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use pushonce_core::FailPoint;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -151,11 +152,7 @@ fn run_writer_thread(mut output: impl Write, jobs: &Receiver<LogJob>, shared: &L
         match job {
             LogJob::Line(line) => {
                 if output.write_all(&line).and_then(|()| output.flush()).is_err() {
-                    // `log-ends-with-its-reader`: nothing more is logged or counted.
-                    #[cfg(feature = "planted-bugs")]
-                    if std::env::var("PUSHONCE_PLANTED_BUG").as_deref()
-                        == Ok("log-ends-with-its-reader")
-                    {
+                    if FailPoint::LogWriterEndsOnError.is_active() {
                         return;
                     }
                     shared.count_dropped(DropReason::Failed);

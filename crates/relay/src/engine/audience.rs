@@ -1,12 +1,12 @@
-//! How many watch a topic, in the whole cluster.
+//! Counts the sessions of each topic in the whole cluster.
 //!
-//! Counts climb, the sum comes down. Each node says to the upstream of a topic how many sessions it
-//! speaks for: its own, and those of the nodes that get the topic from it. So the owner's sum is that of
-//! the cluster, and goes back to those who asked. A count lives in the outlet it was said on, so it goes
-//! with the interest, the link and the route; and it replaces the one before, so none is added twice.
+//! Counts travel towards the owner, the total travels back. Each node sends to the upstream of a topic the
+//! number of its own sessions plus those of its downstreams, so the owner's sum covers the cluster. The total
+//! is sent to the nodes that requested it. A count is stored in the downstream that sent it and disappears
+//! with the interest, the link or the route. A new count replaces the previous one, so none is added twice.
 //!
-//! Nothing is said when somebody comes or goes: once in a while each topic that changed is looked at,
-//! and no other. A round takes as many ticks as it has topics for, and the next begins when it is over.
+//! Single joins and leaves cause no frame: once per interval the changed topics are reported. A round takes
+//! as many ticks as its topics need, and the next round begins when it is complete.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
@@ -18,36 +18,36 @@ use super::Engine;
 use super::effect::EngineEffect;
 use super::topic_replication::{Downstream, TopicReplication, UpstreamSource, UpstreamState};
 
-/// Topics that one tick looks at, and so the most that one frame names: some milliseconds, and some
-/// hundred KiB. At five ticks a second all of 100,000 topics that change at once are told in three.
+/// Maximum topics that one tick reports, and so the maximum in one frame: some milliseconds and some hundred
+/// KiB. At five ticks a second, 100,000 topics that change at once are reported within three seconds.
 pub(crate) const COUNT_TOPICS_PER_TICK: usize = 8_192;
 
-/// What is counted, beside what stands in the flows.
+/// The state of counting that does not belong to a single topic's replication.
 #[derive(Debug)]
 pub(super) struct AudienceCounter {
-    /// The sink's own. Apart from its outlets: the sink says how many it has, and that it wants a topic,
-    /// in no order.
+    /// The counts of the sink. Kept apart from its downstreams, because the sink reports counts and watches
+    /// topics in no particular order.
     local_counts: HashMap<Topic, SubscriberCount>,
-    /// To be looked at in the next round.
+    /// Topics to report in the next round.
     changed_topics: HashSet<Topic>,
-    /// Still to be looked at in this one.
+    /// Topics left to report in this round.
     round_topics: Vec<Topic>,
     round_due: Instant,
-    /// The shards that this node has led for so short a time that others may not have said their counts
-    /// yet, and until when: half a sum would be taken for an exodus.
+    /// Shards that this node has led for so short a time that counts of other nodes may be missing, with the
+    /// end of that period. A partial sum would look like a sudden loss of subscribers.
     settling: BTreeMap<ShardId, Instant>,
 }
 
-/// Of one topic, as long as it comes from where it comes from.
+/// The counts of one topic, valid while its upstream stays the same.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TopicAudience {
-    /// What upstream knows of those whom this node speaks for.
+    /// The count that this node last sent to the upstream.
     reported: SubscriberCount,
-    /// What upstream says of the whole cluster.
+    /// The total of the cluster as received from the upstream.
     cluster_total: Option<u64>,
 }
 
-/// What a tick says, by the node it is said to and the number of the interest.
+/// The counts that a tick sends, by receiver and number of the interest.
 #[derive(Default)]
 struct CountFrames {
     to_upstreams: BTreeMap<NodeId, Vec<(u32, SubscriberCount)>>,
@@ -65,14 +65,14 @@ impl AudienceCounter {
         }
     }
 
-    /// Something about the topic is to be said anew.
+    /// Schedules the topic for the next round.
     pub(super) fn mark_changed(&mut self, topic: &Topic) {
         if !self.changed_topics.contains(topic) {
             self.changed_topics.insert(topic.clone());
         }
     }
 
-    /// This node leads the shard from now on.
+    /// Starts the settling period of a shard that this node leads from now on.
     pub(super) fn start_settling(&mut self, shard: ShardId, until: Instant) {
         self.settling.insert(shard, until);
     }
@@ -81,7 +81,7 @@ impl AudienceCounter {
         self.local_counts.get(topic).copied().unwrap_or_default()
     }
 
-    /// The topics to look at now, in an order that does not change from run to run.
+    /// Takes the topics to report in this tick, in a deterministic order.
     fn next_batch(&mut self) -> Vec<Topic> {
         let split_at = self.round_topics.len().saturating_sub(COUNT_TOPICS_PER_TICK);
         self.round_topics.split_off(split_at)
@@ -89,21 +89,21 @@ impl AudienceCounter {
 }
 
 impl TopicReplication {
-    /// Who watches by way of this node, `here` its own.
+    /// The subscribers reached through this node, including its own, `local`.
     fn subscriber_count(&self, local: SubscriberCount) -> SubscriberCount {
         self.downstreams.values().fold(local, |sum, downstream| sum + downstream.subscribers)
     }
 }
 
 impl Downstream {
-    /// Who does not ask any more keeps no sum, and is told it anew when he asks again.
+    /// Forgets the total sent to a downstream that does not request it, so that it is sent again on request.
     fn clear_total_unless(&mut self, is_requested: bool) {
         self.total_sent = self.total_sent.filter(|_| is_requested);
     }
 }
 
 impl Engine {
-    /// The sink says how many sessions it has, of topics where that changed.
+    /// Handles the session counts of the sink, for topics whose count changed.
     pub(super) fn on_local_counts(&mut self, counts: Vec<(Topic, SubscriberCount)>) {
         for (topic, count) in counts {
             self.audience.mark_changed(&topic);
@@ -121,7 +121,7 @@ impl Engine {
         }
     }
 
-    /// A peer says how many it speaks for.
+    /// Handles the counts reported by a peer.
     pub(super) fn on_peer_counts(&mut self, from: NodeId, counts: Vec<(u32, SubscriberCount)>) {
         let Engine { links, replications, audience, .. } = self;
         for (number, count) in counts {
@@ -137,7 +137,7 @@ impl Engine {
         }
     }
 
-    /// Upstream says how many there are in the whole cluster.
+    /// Handles the cluster totals reported by the upstream.
     pub(super) fn on_audience(&mut self, from: NodeId, counts: Vec<(u32, u64)>) {
         let Engine { links, replications, audience, .. } = self;
         for (number, sessions) in counts {
@@ -148,8 +148,7 @@ impl Engine {
         }
     }
 
-    /// How many watch a topic in the whole cluster, if this node owns it, and has for long enough to
-    /// know.
+    /// The number of sessions of a topic in the whole cluster, if this node has owned it long enough to know.
     pub(crate) fn audience(&self, topic: &Topic) -> Option<u64> {
         let shard = self.shard_of(topic);
         let is_owner = self.routes.upstream_for(shard) == UpstreamRoute::Local;
@@ -165,7 +164,7 @@ impl Engine {
         )
     }
 
-    /// Time passed: goes on with the round, or begins the next.
+    /// Continues the round or starts the next one.
     pub(super) fn report_counts(&mut self, now: Instant) {
         self.finish_settling(now);
         let audience = &mut self.audience;
@@ -192,7 +191,7 @@ impl Engine {
         );
     }
 
-    /// The shards of which everybody can have said his counts by now: those who ask are told.
+    /// Ends the settling period of shards whose counts are complete, and schedules their topics.
     fn finish_settling(&mut self, now: Instant) {
         let settled = self.audience.settling.iter().filter(|(_, until)| **until <= now);
         for shard in settled.map(|(&shard, _)| shard).collect::<Vec<_>>() {
@@ -203,7 +202,7 @@ impl Engine {
         }
     }
 
-    /// Says what is news of one topic, up and down. What a full link has no room for has time.
+    /// Sends the changed count and total of one topic. A congested link receives them in a later round.
     fn report_topic_count(&mut self, topic: &Topic, frames: &mut CountFrames) {
         let owned_total = self.audience(topic);
         let Engine { replications, links, audience, config, effects, .. } = self;

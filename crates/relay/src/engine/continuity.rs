@@ -1,20 +1,20 @@
-//! The rule of continuity: nobody is shown a position twice, or one that does not follow, unless a
-//! gap was told.
+//! The continuity rule: no reader receives a position twice, or one that does not follow, unless it was
+//! notified of a gap.
 
 use std::sync::Arc;
 
 use pushonce_core::{Gap, GapReason, HistoryPage, Message, Offset, Position};
 
-/// What may be shown of a batch.
+/// The part of a batch that may be delivered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AcceptedBatch {
-    /// Each exactly the next.
+    /// Consecutive messages.
     pub(crate) messages: Vec<Arc<Message>>,
-    /// Something that does not follow came next; it and the rest of the batch are not shown.
+    /// The next message of the batch does not follow; it and those after it are rejected.
     pub(crate) has_hole: bool,
 }
 
-/// What of `messages` may be shown to someone who stands at `reached`, which moves on.
+/// The part of `messages` that may be delivered to a reader at `reached`. Advances `reached`.
 pub(crate) fn accept(reached: &mut Position, messages: Vec<Arc<Message>>) -> AcceptedBatch {
     let mut accepted = AcceptedBatch { messages, has_hole: false };
     let has_hole = &mut accepted.has_hole;
@@ -30,24 +30,24 @@ pub(crate) fn accept(reached: &mut Position, messages: Vec<Arc<Message>>) -> Acc
     accepted
 }
 
-/// A page of history as a stream tells it: what is no more, then what comes.
+/// A page of history in the form of a stream: a gap first, then the messages.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PageReplay {
-    /// What is missing between the position asked after and the first message.
+    /// The range that is missing between the requested position and the first message.
     pub(crate) gap: Option<Gap>,
-    /// What follows.
+    /// The messages after the gap.
     pub(crate) messages: Vec<Arc<Message>>,
-    /// Where it ends.
+    /// The last position that the page covers.
     pub(crate) end: Position,
 }
 
 impl PageReplay {
-    /// Reads a page that was asked for after `after`. A hole that the page does not name is named
-    /// here: continuity is kept by those who show messages, not by those who store them.
+    /// Converts a page that was requested after `after`. A hole that the page does not name becomes a gap
+    /// here: the readers of history ensure continuity, not its storage.
     pub(crate) fn from_page(after: Position, page: HistoryPage) -> PageReplay {
         let first = page.messages.first().map(|message| message.position);
         let resumes = first.map_or(page.head, previous);
-        // After `ZERO` a first message follows, unless the page says that there was an earlier life.
+        // The first message follows `ZERO` unless the page reports an earlier epoch.
         let follows = page.gap.is_none() && resumes.next().follows(after);
         let is_contiguous = resumes <= after || follows;
         let gap = (!is_contiguous).then(|| Gap {
@@ -61,18 +61,18 @@ impl PageReplay {
     }
 }
 
-/// Why somebody who stood at `from` goes on at `to`, when nobody said.
+/// The reason of a gap from `from` to `to` that no node explained.
 pub(crate) fn gap_reason(from: Position, to: Position) -> GapReason {
     if from.epoch == to.epoch { GapReason::Expired } else { GapReason::Epoch }
 }
 
-/// Whether a reader at `reached` may take `gap` as it is: it begins where the reader stands, or in
-/// another epoch, where positions cannot be compared. One that begins later hides a hole in front.
+/// Whether a reader at `reached` may accept `gap` unchanged: it begins at the reader's position, or in
+/// another epoch, where positions cannot be compared. A gap that begins later hides a hole in front of it.
 pub(crate) fn adjoins(gap: &Gap, reached: Position) -> bool {
     gap.from.epoch != reached.epoch || gap.from.offset <= reached.offset.next()
 }
 
-/// The same gap for a reader who stands elsewhere in it.
+/// The same gap as seen by a reader at `reached`, which may be within it.
 pub(crate) fn clip_gap(gap: &Gap, reached: Position) -> Gap {
     let within = gap.from.epoch == reached.epoch || gap.from <= reached;
     Gap { from: if within { reached.next() } else { gap.from }, ..*gap }

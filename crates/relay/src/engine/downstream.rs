@@ -1,4 +1,4 @@
-//! The ways out: who wants which topic, and bringing them to where the topic stands.
+//! The downstreams of topics: registration, removal, and catching up.
 
 use std::time::Instant;
 
@@ -12,17 +12,17 @@ use super::recent_messages::RecentMessages;
 use super::topic_replication::{Downstream, DownstreamProgress, TopicReplication, UpstreamState};
 
 impl Engine {
-    /// The sink wants a topic. Its link is the one of this node to itself.
+    /// Handles a watch of the sink, which is the downstream of this node itself.
     pub(super) fn on_watch(&mut self, topic: &Topic, after: Option<Position>, now: Instant) {
         self.add_downstream(topic, self.config.me, Downstream::new(0, after), after, now);
     }
 
-    /// The sink wants it no more.
+    /// Handles the end of a watch of the sink.
     pub(super) fn on_unwatch(&mut self, topic: &Topic, now: Instant) {
         self.remove_downstream(topic, self.config.me, now);
     }
 
-    /// A peer wants a topic.
+    /// Handles a peer's interest in a topic.
     pub(super) fn on_interest(
         &mut self,
         from: NodeId,
@@ -35,7 +35,7 @@ impl Engine {
         let may_serve = self.routes.may_serve(from, shard);
         let Some(link) = self.links.get_mut(from) else { return };
         if link.peer_interests.contains_key(&number) {
-            // Two topics under one number: nothing said on this link can be trusted any more.
+            // Two topics with one number: frames on this link are no longer unambiguous.
             return self.effects.push(EngineEffect::ResetLink(from));
         }
         let has_room = link.peer_interests.len() < self.config.interests_max;
@@ -46,7 +46,7 @@ impl Engine {
         }
     }
 
-    /// A peer wants it no more.
+    /// Handles the end of a peer's interest.
     pub(super) fn on_withdraw(&mut self, from: NodeId, number: u32, now: Instant) {
         let Some(link) = self.links.get_mut(from) else { return };
         if let Some(topic) = link.peer_interests.remove(&number) {
@@ -54,7 +54,7 @@ impl Engine {
         }
     }
 
-    /// Adds an outlet, in place of the one it had.
+    /// Adds a downstream, in place of a previous one of the same node.
     fn add_downstream(
         &mut self,
         topic: &Topic,
@@ -65,8 +65,8 @@ impl Engine {
     ) {
         self.remove_downstream(topic, to, now);
         let shard = self.shard_of(topic);
-        // At the owner a topic begins at its head, and each outlet reads for itself what it misses;
-        // elsewhere the first outlet's question is asked upstream as it is.
+        // At the owner a topic begins at its head, and each downstream reads for itself what it misses. On
+        // other nodes the request of the first downstream is sent upstream unchanged.
         let is_local = self.routes.upstream_for(shard) == UpstreamRoute::Local;
         let recent = RecentMessages::new(self.config.ring_count_max, self.config.ring_bytes_max);
         let new = || TopicReplication::new(shard, after.filter(|_| !is_local), recent);
@@ -93,8 +93,8 @@ impl Engine {
         }
     }
 
-    /// Begins an outlet; reads first what it misses and is not at hand. Over a link that is full
-    /// enough it waits.
+    /// Starts a downstream, after a read of what it misses and what is not in memory. On a congested link
+    /// it waits.
     pub(super) fn start_downstream(&mut self, topic: &Topic, to: NodeId, now: Instant) {
         if self.links.is_congested(to) {
             return;
@@ -112,7 +112,7 @@ impl Engine {
         }
     }
 
-    /// Tells a peer that this node is not (any more) where it gets the topic from.
+    /// Notifies a peer that this node is not, or no longer, its upstream for the topic.
     fn reject_peer(&mut self, topic: &Topic, to: NodeId, now: Instant) {
         let number = self
             .replications
@@ -125,12 +125,12 @@ impl Engine {
         }
     }
 
-    /// Turns away all peers.
+    /// Rejects all peers that follow the topic here.
     pub(super) fn reject_all_peers(&mut self, topic: &Topic, now: Instant) {
         self.reject_peers_where(topic, |_, _| true, now);
     }
 
-    /// Turns away the peers that this node does not serve (any more).
+    /// Rejects the peers that this node does not, or no longer, serve.
     pub(super) fn reject_unserved_peers(&mut self, topic: &Topic, now: Instant) {
         let shard = self.shard_of(topic);
         self.reject_peers_where(topic, |engine, peer| !engine.routes.may_serve(peer, shard), now);
@@ -150,7 +150,7 @@ impl Engine {
         }
     }
 
-    /// A link broke: its outlets are gone, and what it brought comes from elsewhere, or later.
+    /// Removes the downstreams of a broken link.
     pub(super) fn downstreams_on_link_lost(&mut self, node: NodeId, now: Instant) {
         let has_downstream =
             |replication: &TopicReplication| replication.downstreams.contains_key(&node);
@@ -159,7 +159,7 @@ impl Engine {
         }
     }
 
-    /// Forgets the topics that nobody wanted for a while.
+    /// Removes the topics that have had no downstream for `withdraw_after`.
     pub(super) fn remove_idle_topics(&mut self, tick_topics: &[Topic], now: Instant) {
         let grace = self.config.withdraw_after;
         let is_expired = |replication: &TopicReplication| {
@@ -173,8 +173,8 @@ impl Engine {
         }
     }
 
-    /// Tries those again who wait although the topic flows: what they missed could not be read, or
-    /// not be sent.
+    /// Retries the downstreams that wait although the topic is live, because what they missed could not be
+    /// read or sent.
     pub(super) fn start_waiting_downstreams(&mut self, tick_topics: &[Topic], now: Instant) {
         let is_live = |replication: &&TopicReplication| {
             matches!(replication.upstream_state, UpstreamState::Live(_))

@@ -1,75 +1,73 @@
-//! What the engine wants done.
+//! The effects that the engine requests.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    Acknowledgement, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId, Position,
-    Publish, PublishError, ShardId, ShardOwners, Timestamp, Topic,
+    Acknowledgement, FailPoint, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId,
+    Position, Publish, PublishError, ShardId, ShardOwners, Timestamp, Topic,
 };
 use pushonce_proto::peer::PeerFrame;
 
-/// To be done in the order given.
+/// An effect that the driver performs. Effects are performed in the order given.
 #[derive(Debug)]
 pub(crate) enum EngineEffect {
     /// Queue a frame for a link.
     Send(NodeId, PeerFrame),
-    /// Tell the sink.
+    /// Notify the sink that a topic is live.
     Live(Topic, Position),
-    /// Tell the sink.
+    /// Deliver messages to the sink.
     Deliver(Topic, Vec<Arc<Message>>),
-    /// Tell the sink.
+    /// Notify the sink of a gap.
     Gap(Topic, Gap),
-    /// Tell the sink.
+    /// Notify the sink that a topic is stale.
     Stale(Topic),
-    /// Tell the sink.
+    /// Notify the sink that a topic is fresh.
     Fresh(Topic),
-    /// Tell the sink, which asked.
+    /// Report the number of sessions to the sink, which requested it.
     Audience(Topic, u64),
-    /// Keep what the clock of a peer shows.
+    /// Record the time of a peer's clock.
     PeerClock(NodeId, Timestamp),
-    /// A peer is being stopped.
+    /// Record that a peer is being stopped.
     PeerStopping(NodeId),
-    /// Tell the sink how far the log of a shard is.
+    /// Notify the sink of the log time of a shard.
     LogTime(ShardId, Timestamp),
-    /// Read the history of this node's own shard, and say `EngineEvent::StreamRead` before any other event.
+    /// Read the history of this node's own shard, and handle [`super::EngineEvent::Read`] before any other
+    /// event.
     Read { purpose: ReadPurpose, topic: Topic, range: HistoryRange },
-    /// Hand a publish of a peer to the shard, and say its outcome to that peer.
+    /// Submit a peer's publish to the shard, and send its outcome to that peer.
     SubmitPublish { from: NodeId, id: u64, publish: Publish },
-    /// Answer a caller.
+    /// Answer the publish of a caller.
     Published { id: u64, outcome: Result<Acknowledgement, PublishError> },
-    /// Answer a caller.
+    /// Answer the fetch of a caller.
     Fetched { id: u64, result: Result<HistoryPage, FetchError> },
-    /// Let everyone know who leads.
+    /// Notify watchers of the changed shard owners.
     OwnersChanged(ShardOwners),
-    /// The peer cannot be served on this link any further; a new one begins afresh.
+    /// Reset the link, because the frames on it are no longer consistent. A new link starts clean.
     ResetLink(NodeId),
 }
 
-/// Why history is read.
+/// The reason why history is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadPurpose {
     /// To follow a topic of this node's own.
     Follow,
-    /// To see that nothing was missed.
+    /// To detect missed messages.
     Audit,
-    /// To answer fetch `0`.
+    /// To answer the fetch with this id.
     Fetch(u64),
 }
 
-/// The most payload that goes into one frame, unless a single message has more: small enough that
-/// heartbeats and answers are not stuck behind a long catching up, large enough that the frame
-/// around it costs nothing.
+/// Maximum payload of one frame, unless a single message is larger. Small enough that heartbeats and replies
+/// do not wait long behind catching up, large enough that the overhead of a frame is negligible.
 pub(crate) const FRAME_BYTES_MAX: usize = 256 << 10;
 
-/// The most one head of a heartbeat takes on the wire: three numbers of ten bytes at most, and their
-/// tags.
+/// Maximum encoded size of one head in a heartbeat: three numbers of at most ten bytes, and their tags.
 const HEAD_BYTES_MAX: usize = 40;
 
-/// The frames of one heartbeat, at least one. So many topics may have changed that one frame of all
-/// would be larger than a peer accepts, and the link would break again with each heartbeat. The doubts
-/// are in each of them: a frame without would vouch for every shard.
-/// The log times are in the first: they do not go back.
+/// The frames of one heartbeat, at least one. A single frame with very many changed topics would be larger
+/// than a peer accepts, and the link would break at each heartbeat. `stale_shards` is in every frame, because
+/// a frame without it would confirm every shard. `log_times` is in the first only: log times do not go back.
 pub(crate) fn heartbeat_frames(
     mut heads: Vec<(u32, Position)>,
     stale_shards: Vec<(ShardId, Duration)>,
@@ -79,9 +77,10 @@ pub(crate) fn heartbeat_frames(
     let mut first = true;
     std::iter::from_fn(move || {
         let more = std::mem::take(&mut first) || !heads.is_empty();
-        let split_at = heads.len().saturating_sub(FRAME_BYTES_MAX / HEAD_BYTES_MAX);
-        #[cfg(feature = "planted-bugs")]
-        let split_at = if crate::planted_bugs::sends_one_frame() { 0 } else { split_at };
+        let split_at = match FailPoint::HeartbeatUnsplit.is_active() {
+            true => 0,
+            false => heads.len().saturating_sub(FRAME_BYTES_MAX / HEAD_BYTES_MAX),
+        };
         more.then(|| PeerFrame::Heartbeat {
             heads: heads.split_off(split_at),
             stale_shards: stale_shards.clone(),
@@ -91,7 +90,7 @@ pub(crate) fn heartbeat_frames(
     })
 }
 
-/// The way out of one topic: to a link, or to the sink, which is the link to this node itself.
+/// Sends the events of one topic to a downstream: a link, or the sink, which is the downstream `me`.
 pub(crate) struct TopicSender<'a> {
     pub(crate) me: NodeId,
     pub(crate) topic: &'a Topic,
@@ -127,7 +126,7 @@ impl TopicSender<'_> {
     }
 }
 
-/// Slices of at most `bytes_max` of payload, or of a single message that has more; none empty.
+/// Consecutive slices with at most `bytes_max` of payload, or a single larger message; none is empty.
 pub(crate) fn chunks(
     mut messages: &[Arc<Message>],
     bytes_max: usize,
@@ -174,13 +173,13 @@ mod tests {
             let PeerFrame::Heartbeat { heads, stale_shards: repeated, .. } = &frame else {
                 panic!("{frame:?}")
             };
-            assert_eq!(*repeated, stale_shards, "a frame vouches for a shard in doubt");
+            assert_eq!(*repeated, stale_shards, "a frame confirms a stale shard");
             sent.extend_from_slice(heads);
             let bytes = LinkFrame::from(frame).encoded_len();
             assert!(bytes <= FRAME_BYTES_MAX + 64 * stale_shards.len(), "{bytes} bytes");
         }
         sent.sort_unstable_by_key(|head| std::cmp::Reverse(head.0));
-        assert!(sent == heads, "some head was lost or told twice");
+        assert!(sent == heads, "a head was lost or sent twice");
     }
 
     #[test]

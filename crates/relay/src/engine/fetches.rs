@@ -1,9 +1,8 @@
-//! Questions about the past that are under way: of this node, of a peer that this node stands
-//! upstream of, or for an outlet that missed something.
+//! Pending history requests: of this node, of a peer whose upstream this node is, or for a downstream that
+//! missed messages.
 //!
-//! A question changes nothing, so it may be asked again of somebody else: while no answer can be
-//! had it waits for one up to its deadline. A peer's question does not wait here: the peer decides
-//! itself whom to ask next.
+//! A request changes nothing, so it may be sent again to another node: while no answer is available it waits
+//! up to its deadline. A peer's request does not wait here, because the peer chooses itself where to retry.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use super::effect::{EngineEffect, FRAME_BYTES_MAX, ReadPurpose, TopicSender, chu
 use super::topic_replication::UpstreamState;
 use super::upstream::empty_page;
 
-/// Those under way, bounded in number.
+/// The pending history requests, bounded in number.
 #[derive(Debug, Default)]
 pub(crate) struct PendingFetches(HashMap<u64, PendingFetch>);
 
@@ -31,19 +30,19 @@ struct PendingFetch {
     deadline: Instant,
 }
 
-/// Who waits for the answer.
+/// The receiver of the result of a fetch.
 #[derive(Clone, Debug)]
 pub(crate) enum FetchRequester {
-    /// Somebody on this node.
+    /// A caller on this node.
     Caller(u64),
     /// A peer, under the peer's own id.
     Peer { node: NodeId, id: u64 },
-    /// An outlet of the same topic.
+    /// A downstream of the same topic.
     Downstream { to: NodeId, read_id: u64 },
 }
 
-/// An outlet catches up by this part of what may wait for its link: by default four times the default
-/// history of a topic, so that it is read once, and little enough that a link never overflows by it.
+/// Fraction of the link queue's bound that one catch-up page may fill: by default four times the default
+/// history of a topic, so that history is read once, and small enough that it never overflows a link.
 const CATCH_UP_DIVISOR: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +53,7 @@ enum FetchTarget {
 }
 
 impl Engine {
-    /// Asks whoever is upstream.
+    /// Starts a fetch from the topic's upstream.
     pub(super) fn fetch(
         &mut self,
         requester: FetchRequester,
@@ -63,7 +62,8 @@ impl Engine {
         now: Instant,
     ) {
         if self.fetches.0.len() >= self.config.pending_max {
-            let overloaded = FetchError::Unavailable("too many questions are under way".to_owned());
+            let overloaded =
+                FetchError::Unavailable("too many history requests are pending".to_owned());
             self.finish_fetch(requester, &topic, Err(overloaded), now);
             return;
         }
@@ -102,8 +102,8 @@ impl Engine {
         }
     }
 
-    /// There is no answer to be had now. Asked again later, under another id: parts of an answer
-    /// that may still be under way must not mix with the next.
+    /// Parks a fetch that cannot be answered now, for a retry. It gets a new id, because parts of an earlier
+    /// answer may still arrive and must not mix with the next answer.
     fn park(&mut self, id: u64, reason: String, now: Instant) {
         let Some(mut fetch) = self.fetches.0.remove(&id) else { return };
         if matches!(fetch.requester, FetchRequester::Peer { .. }) {
@@ -121,7 +121,7 @@ impl Engine {
         self.fetches.0.insert(id, fetch);
     }
 
-    /// A peer asks.
+    /// Handles the history request of a peer.
     pub(super) fn on_fetch(
         &mut self,
         node: NodeId,
@@ -133,11 +133,11 @@ impl Engine {
         let requester = FetchRequester::Peer { node, id };
         let shard = topic.shard(self.routes.view().shards);
         if !self.routes.may_serve(node, shard) {
-            let not_upstream = format!("{} is not where {node} gets {shard} from", self.config.me);
+            let not_upstream =
+                format!("{} is not the upstream of {node} for {shard}", self.config.me);
             self.finish_fetch(requester, &topic, Err(FetchError::Unavailable(not_upstream)), now);
         } else if self.links.is_congested(node) {
-            let congested =
-                format!("too much waits for the link from {} to {node}", self.config.me);
+            let congested = format!("the link from {} to {node} is congested", self.config.me);
             self.finish_fetch(requester, &topic, Err(FetchError::Unavailable(congested)), now);
         } else if let Some(page) = self.cached_page(&topic, range, now) {
             self.finish_fetch(requester, &topic, Ok(page), now);
@@ -146,7 +146,7 @@ impl Engine {
         }
     }
 
-    /// The answer out of what a head of a region has at hand, while it may say that this is all.
+    /// Answers from the recent messages in memory, if the topic is live and fresh enough to be complete.
     fn cached_page(&self, topic: &Topic, range: HistoryRange, now: Instant) -> Option<HistoryPage> {
         let replication = self
             .replications
@@ -163,7 +163,7 @@ impl Engine {
         Some(HistoryPage { messages, head: replication.reached?, gap: None })
     }
 
-    /// A peer answers, maybe in part.
+    /// Handles a part of a peer's answer.
     pub(super) fn on_fetched(&mut self, from: NodeId, id: u64, part: FetchedPart, now: Instant) {
         let Some(fetch) = self.fetches.0.get_mut(&id) else { return };
         if fetch.target != FetchTarget::Node(from) {
@@ -180,7 +180,7 @@ impl Engine {
         }
     }
 
-    /// The whole answer to a fetch.
+    /// Handles the complete result of a fetch.
     pub(super) fn on_fetch_result(
         &mut self,
         id: u64,
@@ -225,7 +225,7 @@ impl Engine {
         }
     }
 
-    /// History was read for an outlet that missed something.
+    /// Handles the page that was read for a downstream that missed messages.
     fn on_catch_up_page(
         &mut self,
         topic: &Topic,
@@ -260,7 +260,7 @@ impl Engine {
         }
     }
 
-    /// Asks again for those who wait, and gives up those who waited too long.
+    /// Sends parked fetches again, and fails those whose deadline passed.
     pub(super) fn retry_fetches(&mut self, now: Instant) {
         for id in self.fetches_where(|target| matches!(target, FetchTarget::Parked { .. })) {
             self.send_fetch(id, now);

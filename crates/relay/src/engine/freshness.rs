@@ -1,9 +1,10 @@
-//! How long ago a shard's topics were last known to be whole here.
+//! Tracks when the topics of each shard were last known to be complete on this node.
 //!
-//! A node that is cut off shows what it has, and then nothing: to its clients that looks like a quiet
-//! topic. So every node keeps, shard by shard, the last moment at which it could have heard of
-//! everything: an owner while its lease runs, any other when its upstream last said so. When that is
-//! too long ago, the sink is told that its topics are stale, and when it is over, that they are fresh.
+//! A node that is cut off delivers what it has and then nothing, which looks like a quiet topic to its
+//! clients. So every node records, for each shard, the last moment at which it could have received
+//! everything: an owner while it has a lease, any other node when its upstream last confirmed it. When that
+//! moment is too long ago, the sink is notified that its topics are stale, and later that they are fresh
+//! again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,24 +14,24 @@ use pushonce_core::{NodeId, ShardId, Topic, UpstreamRoute};
 use super::Engine;
 use super::effect::EngineEffect;
 
-/// By shard.
+/// The freshness of each shard.
 #[derive(Debug)]
 pub(crate) struct Freshness {
-    /// Those that this node leads with a lease.
+    /// The shards that this node leads with a lease.
     leased: BTreeSet<ShardId>,
     confirmed_at: Vec<Instant>,
-    /// What the last look found.
+    /// The level of each shard at the last evaluation.
     levels: Vec<Option<FreshnessLevel>>,
 }
 
-/// What the age of a shard says of its topics.
+/// The level that follows from the age of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FreshnessLevel {
-    /// Young enough for topics that are stale to be fresh again.
+    /// Recent enough that stale topics become fresh again.
     Fresh,
-    /// Topics stay what they are.
+    /// Topics keep their state.
     Hysteresis,
-    /// So old that topics are stale.
+    /// So old that topics become stale.
     Stale,
 }
 
@@ -44,15 +45,15 @@ impl Freshness {
         }
     }
 
-    /// The shards of a view are counted anew.
+    /// Adapts to the number of shards of a new view.
     pub(crate) fn resize(&mut self, shards: u16, now: Instant) {
         self.confirmed_at.resize(usize::from(shards), now);
-        // Topics may be of another shard now: all of them are looked at.
+        // Topics may belong to other shards now, so all of them are evaluated.
         self.levels = vec![None; usize::from(shards)];
     }
 
-    /// The shards whose topics have to be looked at, since their age says something else than it did at
-    /// the last look.
+    /// The shards whose level changed since the last evaluation, and whose topics must therefore be
+    /// evaluated.
     fn update_levels(
         &mut self,
         now: Instant,
@@ -78,7 +79,7 @@ impl Freshness {
         changed
     }
 
-    /// Whether this node leads the shard, with a lease.
+    /// Sets whether this node leads the shard with a lease.
     pub(crate) fn set_leased(&mut self, shard: ShardId, is_leased: bool) {
         if is_leased {
             self.leased.insert(shard);
@@ -87,14 +88,14 @@ impl Freshness {
         }
     }
 
-    /// The shard was whole here at that moment. An earlier one than is known is no news.
+    /// Records that the shard was complete here at `at`. An earlier moment than the known one has no effect.
     pub(crate) fn confirm(&mut self, shard: ShardId, at: Instant) {
         if let Some(confirmed_at) = self.confirmed_at.get_mut(usize::from(shard.0)) {
             *confirmed_at = at.max(*confirmed_at);
         }
     }
 
-    /// How long ago the shard was last whole here.
+    /// The time since the shard was last known to be complete here.
     pub(crate) fn age(&self, shard: ShardId, now: Instant) -> Duration {
         let confirmed_at = self.confirmed_at.get(usize::from(shard.0));
         confirmed_at
@@ -103,7 +104,7 @@ impl Freshness {
 }
 
 impl Engine {
-    /// A node that this node gets shards from says which of them it cannot vouch for, and since when.
+    /// Handles the shards that a peer, as upstream of this node, could not confirm, with their age.
     pub(super) fn on_stale_shards(
         &mut self,
         from: NodeId,
@@ -121,15 +122,15 @@ impl Engine {
         }
     }
 
-    /// An owner that answers has a lease at that moment; the head of a region need not have word of
-    /// one.
+    /// Confirms the shard when the owner itself answers, because it then has a lease. The answer of a region
+    /// head does not prove one.
     pub(super) fn confirm_owner(&mut self, from: NodeId, shard: ShardId, now: Instant) {
         if self.routes.owners().owner_of(shard) == Some(from) {
             self.freshness.confirm(shard, now);
         }
     }
 
-    /// What `to` may get from this node, and this node cannot vouch for.
+    /// The shards that `to` may get from this node and that this node cannot confirm, with their age.
     pub(super) fn stale_shards(&self, to: NodeId, now: Instant) -> Vec<(ShardId, Duration)> {
         let shards = self.routes.view().shards.ids();
         let served = shards.filter(|&shard| self.routes.may_serve(to, shard));
@@ -137,8 +138,8 @@ impl Engine {
         aged.filter(|&(_, age)| age * 2 > self.config.heartbeat_interval).collect()
     }
 
-    /// Tells the sink of the topics whose standing has changed. Looks at those of `looked`, and at all of a
-    /// shard when its age has passed a threshold; that of every other is as it was.
+    /// Notifies the sink of topics that became stale or fresh. Evaluates `tick_topics`, and all topics of a
+    /// shard whose age crossed a threshold; all other topics are unchanged.
     pub(super) fn evaluate_freshness(&mut self, tick_topics: &[Topic], now: Instant) {
         for &shard in &self.freshness.leased.clone() {
             if self.routes.upstream_for(shard) == UpstreamRoute::Local {
@@ -146,7 +147,8 @@ impl Engine {
             }
         }
         let Engine { replications, freshness, config, .. } = self;
-        // Some way below, or one late heartbeat after another would be told in turns.
+        // Below `stale_after` by a margin, or a series of late heartbeats would cause alternating
+        // notifications.
         let fresh_below = config.stale_after - config.heartbeat_interval / 2;
         let changed_shards = freshness.update_levels(now, fresh_below, config.stale_after);
         let of_shards =
@@ -172,7 +174,7 @@ impl Engine {
             true => EngineEffect::Stale(topic),
             false => EngineEffect::Fresh(topic),
         }));
-        // The shard is whole and this topic of it does not flow: those who get it here find another way.
+        // The shard is complete but this topic is not live: its peers must find another upstream.
         stuck.iter().for_each(|topic| self.reject_all_peers(topic, now));
     }
 }

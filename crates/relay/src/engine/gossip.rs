@@ -1,17 +1,17 @@
-//! Which nodes are told of a claim that came from another node.
+//! Selects the nodes to which a claim received from another node is forwarded.
 //!
-//! An owner tells every node that it has a link to. The others tell it on, for a node without a link to
-//! the owner depends on them. If each told all, one claim would cost a frame for every pair of nodes: of
-//! 1,000 nodes, a million.
+//! An owner sends its claim on every link that it has. Other nodes forward it, because a node without a link
+//! to the owner depends on them. If each forwarded it to all, a claim would cost one frame for every pair of
+//! nodes: a million for 1,000 nodes.
 
 use pushonce_core::NodeId;
 
-/// Up to so many links all are told: few enough, and nothing can be missed.
+/// Up to this many links the claim is sent on all of them.
 const BROADCAST_LINKS_MAX: usize = 16;
 
-/// The nodes to tell, of those that this node has links to: all of a few, and of many those that come
-/// 1, 2, 4, 8, … places behind this node in the order of ids, and around. What one node tells reaches
-/// all along these in a few steps, and by so many ways that links that are missing are got around.
+/// The linked nodes to which `me` forwards a claim. With few links these are all of them. With many, they
+/// are the nodes 1, 2, 4, 8, … places after `me` in the circular order of ids. Along these a claim reaches
+/// all nodes in a few steps and on enough paths to tolerate missing links.
 pub(super) fn gossip_targets(me: NodeId, linked: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
     let mut order: Vec<NodeId> = linked.into_iter().filter(|&node| node != me).collect();
     if order.len() <= BROADCAST_LINKS_MAX {
@@ -30,7 +30,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells a claim of node 1 on; how many have heard it, and how many frames that took.
+    /// Forwards a claim of node 1. Returns how many nodes received it and how many frames were sent.
     fn spread(nodes: u64, linked: impl Fn(u64, u64) -> bool) -> (usize, usize) {
         let linked = &linked;
         let links = |node: u64| (1..=nodes).filter(move |&other| other != node);
@@ -60,7 +60,7 @@ mod tests {
     fn claim_reaches_the_nodes_that_have_no_link_to_its_owner() {
         let (reached, _) = spread(1_000, |a, b| a != 1 || b == 500);
         assert_eq!(reached, 1_000, "the owner has one link");
-        // One link of five is missing, here and there.
+        // One link of five is missing.
         let (reached, _) = spread(1_000, |a, b| (a * 7919 + b * 104_729) % 5 != 0);
         assert_eq!(reached, 1_000);
     }

@@ -1,7 +1,7 @@
-//! Publishes of this node that are under way to an owner elsewhere.
+//! Pending publishes of this node to owners on other nodes.
 //!
-//! Each ends once: with the owner's answer; or as unknown, when the answer cannot be waited for any
-//! longer; never as refused once it was sent.
+//! Each ends exactly once: with the owner's answer, or as unknown when the answer can no longer be awaited.
+//! A publish that was sent is never reported as rejected by this node.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use pushonce_proto::peer::PeerFrame;
 use super::Engine;
 use super::effect::EngineEffect;
 
-/// Those under way, bounded in number and bytes.
+/// The pending publishes, bounded in number and bytes.
 #[derive(Debug, Default)]
 pub(crate) struct PendingPublishes {
     pending: HashMap<u64, PendingPublish>,
@@ -25,7 +25,7 @@ struct PendingPublish {
     shard: ShardId,
     bytes: usize,
     deadline: Instant,
-    /// The shard has another owner meanwhile, and the deadline is that of an answer from the old one.
+    /// The shard changed its owner, and `deadline` is the limit for an answer from the former owner.
     owner_changed: bool,
 }
 
@@ -36,7 +36,7 @@ impl PendingPublishes {
         Some(removed)
     }
 
-    /// Ends those that `over` says.
+    /// Removes the publishes that match `predicate` and returns their ids.
     fn remove_where(&mut self, predicate: impl Fn(&PendingPublish) -> bool) -> Vec<u64> {
         let ids = self.pending.iter().filter(|(_, pending)| predicate(pending)).map(|(&id, _)| id);
         let ids: Vec<u64> = ids.collect();
@@ -48,7 +48,7 @@ impl PendingPublishes {
 }
 
 impl Engine {
-    /// A caller wants to publish at `to`. `id` is never used twice.
+    /// Sends a caller's publish to `owner`. An `id` is never used twice.
     pub(super) fn publish(&mut self, id: u64, owner: NodeId, publish: Publish, now: Instant) {
         if let Err(rejection) = self.check_publish(owner, &publish) {
             self.effects.push(EngineEffect::Published { id, outcome: Err(rejection.into()) });
@@ -72,21 +72,21 @@ impl Engine {
             || bytes + publish.payload.len() > self.config.pending_bytes_max
         {
             Err(PublishRejection::Overloaded(
-                "too many publishes are under way to other nodes".to_owned(),
+                "too many publishes to other nodes are pending".to_owned(),
             ))
         } else {
             Ok(())
         }
     }
 
-    /// An owner answered.
+    /// Handles the answer of an owner.
     pub(super) fn on_published(
         &mut self,
         from: NodeId,
         id: u64,
         outcome: Result<Acknowledgement, PublishError>,
     ) {
-        // An answer from somebody who was not asked would be a lie about the outcome.
+        // An answer from another node than the one asked would be wrong about the outcome.
         if self.publishes.pending.get(&id).is_some_and(|pending| pending.owner == from) {
             self.publishes.remove(id);
             self.effects.push(EngineEffect::Published { id, outcome });
@@ -98,8 +98,8 @@ impl Engine {
         self.finish_unknown(ids, &format!("the link to {peer} broke before the answer came"));
     }
 
-    /// An owner that handed the shard over still knows how the publishes ended that it had proposed: it
-    /// is given a moment to say so.
+    /// Shortens the deadline of the publishes sent to a former owner: it still knows the outcome of those
+    /// that it had proposed, and gets a moment to answer.
     pub(super) fn publishes_on_owner_changed(
         &mut self,
         shard: ShardId,
@@ -119,7 +119,7 @@ impl Engine {
     pub(super) fn expire_publishes(&mut self, now: Instant) {
         let ids =
             self.publishes.remove_where(|pending| pending.deadline <= now && pending.owner_changed);
-        self.finish_unknown(ids, "the shard went to another owner before the answer came");
+        self.finish_unknown(ids, "the shard moved to another owner before the answer came");
         let ids = self.publishes.remove_where(|pending| pending.deadline <= now);
         self.finish_unknown(ids, "the owner did not answer in time");
     }

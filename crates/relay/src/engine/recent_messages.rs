@@ -1,11 +1,11 @@
-//! The newest messages of a topic, for those who come back or come late.
+//! The newest messages of a topic, for downstreams that resume or start late.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pushonce_core::{Message, Position};
 
-/// Neighbouring messages of one epoch, the newest last; bounded in count and bytes.
+/// Consecutive messages of one epoch, oldest first; bounded in count and bytes.
 #[derive(Debug)]
 pub(crate) struct RecentMessages {
     messages: VecDeque<Arc<Message>>,
@@ -19,7 +19,7 @@ impl RecentMessages {
         RecentMessages { messages: VecDeque::new(), bytes: 0, count_max, bytes_max }
     }
 
-    /// Adds the next message and forgets the oldest over the bounds.
+    /// Adds the next message and evicts the oldest messages over the bounds.
     pub(crate) fn push(&mut self, message: Arc<Message>) {
         self.bytes += message.payload.len();
         self.messages.push_back(message);
@@ -29,15 +29,15 @@ impl RecentMessages {
         }
     }
 
-    /// Forgets everything: what comes next is no neighbour.
+    /// Drops all messages, because the next one does not follow them.
     pub(crate) fn clear(&mut self) {
         self.messages.clear();
         self.bytes = 0;
     }
 
-    /// Everything after `position`, if nothing between was forgotten; empty when `position` is the
-    /// newest. Nothing is said of one that is newer: the owner may have given it out, or nobody; nor of
-    /// [`Position::ZERO`], for only the owner knows whether the topic had an earlier life.
+    /// All messages after `position`, if none of them was evicted; empty when `position` is the newest.
+    /// `None` for a newer position, which the owner may or may not have assigned, and for [`Position::ZERO`],
+    /// because only the owner knows whether the topic had an earlier epoch.
     pub(crate) fn after(&self, position: Position) -> Option<Vec<Arc<Message>>> {
         if position == Position::ZERO {
             return None;
@@ -54,7 +54,7 @@ impl RecentMessages {
         Some(self.messages.iter().skip(skip).cloned().collect())
     }
 
-    /// The newest `count`, if so many are here.
+    /// The newest `count` messages, if that many are kept.
     pub(crate) fn last(&self, count: usize) -> Option<Vec<Arc<Message>>> {
         let skip = self.messages.len().checked_sub(count)?;
         Some(self.messages.iter().skip(skip).cloned().collect())
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(after(3), Some(vec![4, 5, 6]));
         assert_eq!(after(5), Some(vec![6]));
         assert_eq!(after(6), Some(vec![]));
-        assert_eq!(after(7), None, "not here yet, or forged");
+        assert_eq!(after(7), None, "not received yet, or forged");
         assert_eq!(offsets(recent.after(Position::new(3, 4))), None);
     }
 

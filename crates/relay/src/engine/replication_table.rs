@@ -1,8 +1,8 @@
-//! Every topic that somebody follows, with what a tick needs to know to look at few of them.
+//! The topics that this node replicates, indexed so that a tick visits few of them.
 //!
-//! Most topics of a busy node are at rest: they are live, and every way out has what came in. Time
-//! changes nothing about such a topic, so ticks look at the restless ones alone. Whatever may disturb a
-//! topic takes it by [`ReplicationTable::get_mut`], which makes it restless until the next tick has looked at it.
+//! Most topics of a busy node are settled: they are live and all their downstreams are in sync. Time does not
+//! affect them, so ticks visit the unsettled topics only. Every access that may unsettle a topic goes through
+//! [`ReplicationTable::get_mut`], which marks it for the next tick.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -11,12 +11,12 @@ use pushonce_core::{ShardId, Topic};
 
 use super::topic_replication::TopicReplication;
 
-/// By topic.
+/// The replications by topic, with an index by shard.
 #[derive(Debug, Default)]
 pub(crate) struct ReplicationTable {
     by_topic: HashMap<Topic, TopicReplication>,
     by_shard: BTreeMap<ShardId, BTreeSet<Topic>>,
-    /// In order, so that what a tick does does not change from run to run.
+    /// Ordered, so that ticks are deterministic.
     needs_tick: BTreeSet<Topic>,
 }
 
@@ -25,7 +25,7 @@ impl ReplicationTable {
         self.by_topic.get(topic)
     }
 
-    /// To change anything: the next tick looks at the topic.
+    /// Returns a topic for any change and marks it for the next tick.
     pub(crate) fn get_mut(&mut self, topic: &Topic) -> Option<&mut TopicReplication> {
         let replication = self.by_topic.get_mut(topic)?;
         if !self.needs_tick.contains(topic) {
@@ -34,12 +34,12 @@ impl ReplicationTable {
         Some(replication)
     }
 
-    /// To change what no tick looks at: messages passed on to those that are level, and counts.
+    /// Returns a topic for changes that no tick depends on: messages for downstreams in sync, and counts.
     pub(crate) fn get_mut_no_tick(&mut self, topic: &Topic) -> Option<&mut TopicReplication> {
         self.by_topic.get_mut(topic)
     }
 
-    /// The flow of a topic, made by `new` if there is none; restless.
+    /// Returns the replication of a topic, created by `new` if there is none, and marks it for the next tick.
     pub(crate) fn get_or_insert(
         &mut self,
         topic: &Topic,
@@ -65,7 +65,8 @@ impl ReplicationTable {
         }
     }
 
-    /// All of them, in no order. Costs what there are: for events, not for ticks.
+    /// Iterates over all topics in no particular order. Linear in the number of topics: for events, not for
+    /// ticks.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Topic, &TopicReplication)> {
         self.by_topic.iter()
     }
@@ -81,12 +82,12 @@ impl ReplicationTable {
         topics.flat_map(move |topics| topics.range::<Topic, _>((begin, Bound::Unbounded)))
     }
 
-    /// The topics that a tick looks at, in order.
+    /// The topics that the next tick visits, in order.
     pub(crate) fn topics_needing_tick(&self) -> Vec<Topic> {
         self.needs_tick.iter().cloned().collect()
     }
 
-    /// A tick has looked at these topics: those that are at rest are left alone from now on.
+    /// Removes the settled topics of a finished tick from later ticks.
     pub(crate) fn clear_settled(&mut self, ticked: &[Topic]) {
         for topic in ticked {
             if self.by_topic.get(topic).is_none_or(TopicReplication::is_settled) {
@@ -98,7 +99,7 @@ impl ReplicationTable {
 
 #[cfg(test)]
 impl ReplicationTable {
-    /// Whether no topic that is not at rest is left out of the ticks.
+    /// Whether every topic that is not settled is marked for the next tick.
     pub(crate) fn is_consistent(&self) -> bool {
         let is_indexed = |(topic, replication): (&Topic, &TopicReplication)| {
             let of_shard = self.by_shard.get(&replication.shard);

@@ -1,4 +1,4 @@
-//! Where each shard's topics come from, and whom this node may give them to.
+//! The upstream of each shard, and the peers that this node may serve.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use pushonce_core::{
     select_upstream,
 };
 
-/// [`upstream`], asked again with each change of what it depends on.
+/// The result of [`select_upstream`] for each shard, recomputed when its inputs change.
 #[derive(Debug)]
 pub(crate) struct RoutingTable {
     me: NodeId,
     view: Arc<ClusterView>,
     owners: ShardOwners,
-    /// By shard.
+    /// The upstream of each shard.
     upstreams: Vec<UpstreamRoute>,
-    /// Of my region, as the view has them.
+    /// The region heads of this node's region in the current view.
     heads: RegionHeads,
-    /// By shard: the place of each node of my region in that order.
+    /// By shard: the rank of each node of this node's region in the order of region heads.
     ranks: Vec<HashMap<NodeId, u32>>,
-    /// Nodes that have a link to me but said that they are not upstream, until when they are not
-    /// asked again. Such a head has lost its own way to the owner; the next in the order may not.
+    /// Linked nodes that rejected this node as their downstream, and until when they are not asked again.
+    /// Such a head has lost its own path to the owner; the next head in the order may still have one.
     avoided: BTreeMap<(ShardId, NodeId), Instant>,
 }
 
@@ -41,7 +41,7 @@ impl RoutingTable {
         routes
     }
 
-    /// Takes a newer view. [`RoutingTable::recompute`] is due.
+    /// Applies a newer view. The caller must call [`RoutingTable::recompute`].
     pub(crate) fn apply_view(&mut self, view: Arc<ClusterView>) {
         self.heads = view.region_heads(view.region_of(self.me));
         let shard_ranks = |shard| self.heads.candidates(shard).iter().copied().zip(0..).collect();
@@ -50,8 +50,8 @@ impl RoutingTable {
         self.view = view;
     }
 
-    /// Takes a claim unless a newer one is known. Says whether anything changed; then
-    /// [`RoutingTable::recompute`] is due.
+    /// Applies a claim unless a newer one is known. Returns whether it changed anything; then the caller must
+    /// call [`RoutingTable::recompute`].
     pub(crate) fn apply_claim(&mut self, claim: OwnershipClaim) -> bool {
         let is_valid_shard = claim.shard.0 < self.view.shards.get();
         let shard = claim.shard;
@@ -62,8 +62,8 @@ impl RoutingTable {
         changed
     }
 
-    /// Does not ask `node` for `shard_of` until then. No use when it owns the shard: then there is
-    /// nobody else to ask. Says whether [`RoutingTable::recompute`] is due.
+    /// Does not ask `node` for `shard` until `until`. Without effect for the owner, because there is no other
+    /// node to ask. Returns whether the caller must call [`RoutingTable::recompute`].
     pub(crate) fn avoid(&mut self, shard: ShardId, node: NodeId, until: Instant) -> bool {
         let is_not_owner = self.owners.owner_of(shard) != Some(node);
         if is_not_owner {
@@ -72,14 +72,14 @@ impl RoutingTable {
         is_not_owner
     }
 
-    /// Asks those again whose time is over. Says whether [`RoutingTable::recompute`] is due.
+    /// Ends expired avoidance. Returns whether the caller must call [`RoutingTable::recompute`].
     pub(crate) fn expire_avoided(&mut self, now: Instant) -> bool {
         let before = self.avoided.len();
         self.avoided.retain(|_, until| *until > now);
         self.avoided.len() != before
     }
 
-    /// Decides one shard anew, or all of them.
+    /// Selects the upstream of one shard, or of all, again.
     pub(crate) fn recompute(&mut self, only: Option<ShardId>, is_linked: impl Fn(NodeId) -> bool) {
         let RoutingTable { me, view, owners, heads, upstreams, avoided, .. } = self;
         let is_due = |&(shard, _): &(ShardId, _)| only.is_none_or(|only| only == shard);
@@ -89,14 +89,14 @@ impl RoutingTable {
         }
     }
 
-    /// Where this node gets the topics of `shard_of` from.
+    /// The node from which this node gets the topics of `shard`.
     pub(crate) fn upstream_for(&self, shard: ShardId) -> UpstreamRoute {
         self.upstreams.get(usize::from(shard.0)).copied().unwrap_or(UpstreamRoute::Unknown)
     }
 
-    /// Whether `asker` may get the topics of `shard_of` from this node: it owns them, or may head their
-    /// common region for a node later in the order. The same order as in [`upstream`], so no two
-    /// nodes ever wait for each other. While no owner is known, the asker may wait here.
+    /// Whether `peer` may get the topics of `shard` from this node: this node owns them, or it precedes
+    /// `peer` in the order of heads of their common region. The order is the one of [`select_upstream`], so
+    /// two nodes never wait for each other. While no owner is known, the peer may wait here.
     pub(crate) fn may_serve(&self, peer: NodeId, shard: ShardId) -> bool {
         match self.owners.owner_of(shard) {
             Some(owner) if owner == self.me => true,

@@ -1,5 +1,5 @@
-//! A whole cluster of engines in one thread: links are queues, shards are one log that everybody
-//! could read and only its owner does, time moves when told to.
+//! A simulated cluster of engines in one thread: links are queues, shards are one shared log that only the
+//! owner reads, and time advances on request.
 
 mod simulation_test;
 mod sink_checker;
@@ -20,7 +20,7 @@ use super::{Engine, EngineEffect, EngineEvent};
 use crate::Config;
 use sink_checker::SinkChecker;
 
-/// What exists of a topic: history is the tail of its current life.
+/// The log of a topic: its epoch, its head and the newest messages.
 #[derive(Default)]
 struct SimulatedLog {
     epoch: u64,
@@ -28,7 +28,7 @@ struct SimulatedLog {
     history: VecDeque<Arc<Message>>,
 }
 
-/// Shorter than what a test may publish while a link is down, so that gaps do occur.
+/// Fewer messages than a test may publish while a link is down, so that gaps occur.
 const HISTORY_MAX: usize = 6;
 
 pub(super) struct RelaySimulation {
@@ -37,24 +37,24 @@ pub(super) struct RelaySimulation {
     now: Instant,
     engines: BTreeMap<NodeId, Engine>,
     logs: BTreeMap<Topic, SimulatedLog>,
-    /// Who really leads, and the term.
+    /// The actual leader of each shard, and its term.
     leaders: BTreeMap<ShardId, (NodeId, u64)>,
-    /// The shards whose leader has no lease: nothing is committed and nothing read.
+    /// The shards whose leader has no lease: nothing is committed or read.
     without_lease: BTreeSet<ShardId>,
-    /// When a node last could have heard of everything in a shard.
+    /// When a node last could have received everything of a shard.
     last_complete: BTreeMap<(NodeId, ShardId), Instant>,
-    /// Frames under way, by direction; a pair that is not here has no link.
+    /// Frames in flight by direction. A pair without an entry has no link.
     wires: BTreeMap<(NodeId, NodeId), VecDeque<PeerFrame>>,
     sinks: BTreeMap<(NodeId, Topic), SinkChecker>,
-    /// How many sessions there are at each sink.
+    /// The session counts of each sink.
     sessions: BTreeMap<(NodeId, Topic), SubscriberCount>,
-    /// Those of which the engine has not been told.
+    /// The sinks whose counts were not passed to the engine yet.
     unreported: BTreeSet<(NodeId, Topic)>,
     last_publish: u64,
     fetch_results: BTreeMap<u64, Result<HistoryPage, FetchError>>,
     outcomes: BTreeMap<u64, Option<Result<Acknowledgement, PublishError>>>,
     last_epoch: u64,
-    /// Copies of messages delivered from region to region.
+    /// Copies of messages delivered between regions.
     cross_region_copies: usize,
 }
 
@@ -105,12 +105,12 @@ impl SimulatedLog {
 }
 
 impl RelaySimulation {
-    /// Nodes 1, 2, 3 … in these regions, all linked; node 1 leads every shard.
+    /// Nodes 1, 2, 3, … in these regions, all linked; node 1 leads every shard.
     pub(super) fn new(regions: &[&str]) -> RelaySimulation {
         let view = Arc::new(view(regions));
         let now = Instant::now();
         let engine = |&id: &NodeId| {
-            // Small enough that rings forget, and that catching up takes several parts.
+            // Small enough that recent messages are evicted and catching up takes several parts.
             let config =
                 Config { ring_count_max: 3, link_bytes_max: 800, ..Config::new(id, view.cluster) };
             (id, Engine::new(config, view.clone(), now))
@@ -153,38 +153,38 @@ impl RelaySimulation {
         self.leaders[&self.shard_of(topic)].0
     }
 
-    /// Another node leads the shard from now on, and says so to its own engine.
+    /// Moves the leadership of a shard to `node` and notifies its engine.
     pub(super) fn set_leader(&mut self, shard: ShardId, node: NodeId) {
         let term = self.leaders.get(&shard).map_or(1, |(_, term)| term + 1);
-        // A lease ends before another begins.
+        // A lease ends before the next one begins.
         self.revoke_lease(shard);
         self.leaders.insert(shard, (node, term));
         self.grant_lease(shard);
     }
 
-    /// The leader of a shard has no lease any more, and its engine hears so.
+    /// Ends the lease of a shard's leader and notifies its engine.
     pub(super) fn revoke_lease(&mut self, shard: ShardId) {
         let leader = self.leaders.get(&shard).map(|(node, _)| *node);
         if let Some(leader) = leader.filter(|_| self.without_lease.insert(shard)) {
-            // Its lease ran until now.
+            // The lease ran until now.
             self.last_complete.insert((leader, shard), self.now);
             self.handle(leader, EngineEvent::ClaimRevoked(shard));
         }
     }
 
-    /// It has one again, and its engine says so.
+    /// Grants the leader of a shard a lease again and notifies its engine.
     pub(super) fn grant_lease(&mut self, shard: ShardId) {
         self.without_lease.remove(&shard);
         let (node, term) = self.leaders[&shard];
         self.handle(node, EngineEvent::Claim(claim(shard, node, term)));
     }
 
-    /// The topic is dropped; the next message makes it again, in a new life.
+    /// Drops a topic. The next message creates it again in a new epoch.
     pub(super) fn drop_topic(&mut self, topic: &Topic) {
         self.logs.remove(topic);
     }
 
-    /// Commits at the real owner, if it can; `told` whether its relay hears of it.
+    /// Commits a message at the actual owner if it has a lease. `handed_over`: whether its relay receives it.
     pub(super) fn commit(&mut self, topic: &Topic, handed_over: bool) {
         if self.without_lease.contains(&self.shard_of(topic)) {
             return;
@@ -197,7 +197,7 @@ impl RelaySimulation {
         }
     }
 
-    /// A caller on `node` publishes at whom it takes for the owner.
+    /// Publishes from a caller on `node` through the owner that `node` knows.
     pub(super) fn publish(&mut self, node: NodeId, topic: &Topic) {
         let shard = self.shard_of(topic);
         let Some(owner) = self.engines[&node].routes.owners().owner_of(shard) else { return };
@@ -210,7 +210,7 @@ impl RelaySimulation {
         self.handle(node, EngineEvent::Publish { id, owner, publish });
     }
 
-    /// What a caller on `node` is answered when everything arrives.
+    /// The answer to a fetch of a caller on `node` when all frames arrive.
     pub(super) fn fetch(
         &mut self,
         node: NodeId,
@@ -223,7 +223,7 @@ impl RelaySimulation {
         self.fetch_results.remove(&id)
     }
 
-    /// The sink of `node` wants `topic`, from where it was or from now on.
+    /// Watches `topic` at the sink of `node`, from its last position or from now on.
     pub(super) fn watch(&mut self, node: NodeId, topic: &Topic, resume: bool) {
         let sink = self.sinks.entry((node, topic.clone())).or_default();
         let after = sink.watch(resume);
@@ -239,7 +239,7 @@ impl RelaySimulation {
         }
     }
 
-    /// So many sessions of `node` watch `topic` from now on, if its sink does.
+    /// Sets the session count of `topic` on `node`, if its sink watches the topic.
     pub(super) fn set_subscribers(&mut self, node: NodeId, topic: &Topic, count: SubscriberCount) {
         let key = (node, topic.clone());
         if self
@@ -269,7 +269,7 @@ impl RelaySimulation {
         }
     }
 
-    /// What is under way is lost.
+    /// Breaks a link. Frames in flight are lost.
     pub(super) fn unlink(&mut self, a: NodeId, b: NodeId) {
         if self.wires.remove(&(a, b)).is_some() {
             self.wires.remove(&(b, a));
@@ -278,14 +278,14 @@ impl RelaySimulation {
         }
     }
 
-    /// Much waits for the link from `a` to `b`, or not any more.
+    /// Sets whether the link from `a` to `b` is congested.
     pub(super) fn set_congested(&mut self, a: NodeId, b: NodeId, congested: bool) {
         if self.wires.contains_key(&(a, b)) {
             self.handle(a, EngineEvent::Congested(b, congested));
         }
     }
 
-    /// Brings the next frame of the `predicate`th busy wire to its end.
+    /// Delivers the next frame of the `pick`th wire that has any.
     pub(super) fn deliver_next_frame(&mut self, pick: usize) -> bool {
         let busy: Vec<_> =
             self.wires.iter().filter(|(_, wire)| !wire.is_empty()).map(|(&ends, _)| ends).collect();
@@ -295,7 +295,7 @@ impl RelaySimulation {
         true
     }
 
-    /// A fault that links do not have: the first delivery of the `predicate`th wire never arrives.
+    /// Drops the first delivery of the `pick`th wire, a fault that real links do not have.
     pub(super) fn drop_delivery(&mut self, pick: usize) {
         let wires = self.wires.len().max(1);
         let Some(wire) = self.wires.values_mut().nth(pick % wires) else { return };
@@ -306,7 +306,7 @@ impl RelaySimulation {
         }
     }
 
-    /// Links have no such fault either: a count arrives twice.
+    /// Duplicates a count on the `pick`th wire, a fault that real links do not have.
     pub(super) fn duplicate_count(&mut self, pick: usize) {
         let wires = self.wires.len().max(1);
         let Some(wire) = self.wires.values_mut().nth(pick % wires) else { return };
@@ -318,7 +318,7 @@ impl RelaySimulation {
         }
     }
 
-    /// Time passes. Whoever could not have heard of everything for too long must have been told.
+    /// Advances time. A sink that could not receive everything for too long must have been marked stale.
     pub(super) fn advance(&mut self, time: Duration) {
         let leases = self.leaders.iter().filter(|(shard, _)| !self.without_lease.contains(shard));
         self.last_complete.extend(leases.map(|(&shard, &(node, _))| ((node, shard), self.now)));
@@ -341,7 +341,7 @@ impl RelaySimulation {
         }
     }
 
-    /// All faults end, and enough time passes.
+    /// Ends all faults and lets enough time pass.
     pub(super) fn heal_and_settle(&mut self) {
         self.link_all();
         for (a, b) in self.wires.keys().copied().collect::<Vec<_>>() {
@@ -356,28 +356,28 @@ impl RelaySimulation {
         }
     }
 
-    /// The nodes whose sinks were told that a topic is stale.
+    /// The nodes whose sinks were notified that a topic is stale.
     pub(super) fn stale_nodes(&self, topic: &Topic) -> BTreeSet<NodeId> {
         let sinks =
             self.sinks.iter().filter(|((_, sink_topic), o)| sink_topic == topic && o.is_stale());
         sinks.map(|((node, _), _)| *node).collect()
     }
 
-    /// What is wrong after everything was settled.
+    /// Checks that all sinks are in sync and all publishes answered after settling.
     pub(super) fn check_in_sync(&self) {
         for ((node, topic), sink) in &self.sinks {
             sink.check_in_sync(*node, topic, self.logs.get(topic).map(SimulatedLog::head));
         }
-        assert!(self.outcomes.values().all(Option::is_some), "a publish was never answered");
+        assert!(self.outcomes.values().all(Option::is_some), "a publish has no outcome");
     }
 
-    /// How many watch a topic in all.
+    /// The number of sessions of a topic in the cluster.
     pub(super) fn audience(&self, topic: &Topic) -> u64 {
         let counts = self.sessions.iter().filter(|((_, watched), _)| watched == topic);
         counts.map(|(_, count)| count.sessions).sum()
     }
 
-    /// How many the sink of `node` was told that there are.
+    /// The audience that the sink of `node` last received.
     pub(super) fn audience_received(&self, node: NodeId, topic: &Topic) -> Option<u64> {
         self.sinks[&(node, topic.clone())].audience()
     }
@@ -390,7 +390,7 @@ impl RelaySimulation {
         self.wires.values().flatten().filter(is_count).count()
     }
 
-    /// What is wrong with the sums after everything was settled.
+    /// Checks all sums of sessions after settling.
     pub(super) fn check_audience(&self) {
         for topic in topics() {
             let audience = self.audience(&topic);
@@ -399,7 +399,7 @@ impl RelaySimulation {
             for ((node, watched), count) in &self.sessions {
                 if *watched == topic && count.wants_audience {
                     let received = self.sinks[&(*node, topic.clone())].audience();
-                    assert_eq!(received, Some(audience), "what {node} was told of {topic}");
+                    assert_eq!(received, Some(audience), "the audience of {topic} on {node}");
                 }
             }
         }
@@ -422,7 +422,7 @@ impl RelaySimulation {
         matches!(self.outcomes.get(&id), Some(Some(Err(PublishError::Unknown { .. }))))
     }
 
-    /// Copies of messages that crossed between regions while `act` was done and everything arrived.
+    /// Copies of messages that crossed between regions during `act` and the delivery of all frames.
     pub(super) fn count_cross_region_copies(
         &mut self,
         act: impl FnOnce(&mut RelaySimulation),
@@ -444,7 +444,7 @@ impl RelaySimulation {
             let effects = engine.handle(event, self.now);
             assert!(
                 engine.replications.is_consistent(),
-                "a topic is left out of the ticks of {node}"
+                "an unsettled topic is missing from the ticks of {node}"
             );
             for effect in effects {
                 events.extend(self.perform(node, effect));
@@ -525,7 +525,7 @@ impl RelaySimulation {
     }
 
     fn sink(&mut self, node: NodeId, topic: Topic) -> &mut SinkChecker {
-        self.sinks.get_mut(&(node, topic)).expect("nobody watched")
+        self.sinks.get_mut(&(node, topic)).expect("the sink watched the topic")
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the tests of the engine share.
+//! Fixtures shared by the tests of the engine.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use pushonce_core::{
     Spread, Term, Timestamp, Topic,
 };
 
-/// The message at a position: its payload is a function of the position, as in a real topic.
+/// The message at a position. Its payload is a function of the position, as in a real topic.
 pub(crate) fn message(epoch: u64, offset: u64) -> Arc<Message> {
     Arc::new(Message {
         position: Position::new(epoch, offset),
@@ -25,7 +25,7 @@ pub(crate) fn topic(name: &str) -> Topic {
     Topic::new(name).expect("valid")
 }
 
-/// A view of nodes 1, 2, 3 … in these regions.
+/// A view of nodes 1, 2, 3, … in the given regions.
 pub(crate) fn view(regions: &[&str]) -> ClusterView {
     let member = |(index, region): (usize, &&str)| {
         let id = NodeId(index as u64 + 1);
@@ -57,10 +57,10 @@ pub(crate) fn view(regions: &[&str]) -> ClusterView {
     }
 }
 
-/// Few, so that the topics of a test share shards and each shard's ring is cheap to make.
+/// Two shards, so that the topics of a test share shards and each shard's ring is cheap to build.
 const SHARDS: u16 = 2;
 
-/// The claim of `new_owner` under `term`.
+/// The claim of `owner` under `term`.
 pub(crate) fn claim(shard: ShardId, owner: NodeId, term: u64) -> OwnershipClaim {
     let (voters, learners) = (vec![owner], vec![]);
     OwnershipClaim { shard, owner, term: Term(term), membership_index: 1, voters, learners }

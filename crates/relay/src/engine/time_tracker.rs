@@ -1,9 +1,9 @@
-//! The clocks and the log times that heartbeats carry.
+//! The clocks and log times that heartbeats carry.
 //!
-//! Every node sends what its clock shows, so that owners can stamp their logs with what a majority of
-//! clocks have reached. The newest log time of each shard goes the way of its messages: from the owner to
-//! the nodes that get topics from it, and from the head of a region to its region. An edge measures the
-//! age of messages with it, so its own clock never decides what it shows.
+//! Every node sends the time of its clock, so that owners can stamp their logs with a time that a majority of
+//! the clocks has reached. The newest log time of each shard follows the path of its messages: from the owner
+//! to the nodes that get topics from it, and from a region head to its region. An edge measures the age of
+//! messages against it, so that its own clock does not affect which messages it delivers.
 
 use std::time::Instant;
 
@@ -13,10 +13,10 @@ use pushonce_proto::peer::PeerFrame;
 use super::Engine;
 use super::effect::{EngineEffect, heartbeat_frames};
 
-/// What this node knows of time.
+/// The clock and log times known to this node.
 #[derive(Debug, Default)]
 pub(crate) struct TimeTracker {
-    /// What this node's clock showed, and when.
+    /// The last reading of this node's clock, and when it was taken.
     local_clock: Option<(Timestamp, Instant)>,
     /// By shard: the newest log time known here.
     log_times: Vec<Timestamp>,
@@ -33,7 +33,7 @@ impl TimeTracker {
         Some(Timestamp(shown.0.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))))
     }
 
-    /// Log time does not go back. Says whether it advanced.
+    /// Updates the log time of a shard, which never goes back. Returns whether it advanced.
     fn advance(&mut self, shard: ShardId, time: Timestamp) -> bool {
         let known = self.log_times.get_mut(usize::from(shard.0)).filter(|known| **known < time);
         known.map(|known| *known = time).is_some()
@@ -41,7 +41,7 @@ impl TimeTracker {
 }
 
 impl Engine {
-    /// This node's clock, and the logs of the shards that it owns.
+    /// Handles a reading of this node's clock and of the log times of its shards.
     pub(super) fn on_times(
         &mut self,
         clock: Timestamp,
@@ -52,7 +52,7 @@ impl Engine {
         self.on_log_times(log_times);
     }
 
-    /// The log times of shards, from this node or from a peer.
+    /// Handles log times from this node or from a peer.
     pub(super) fn on_log_times(&mut self, log_times: Vec<(ShardId, Timestamp)>) {
         for (shard, time) in log_times {
             if self.times.advance(shard, time) {
@@ -61,7 +61,7 @@ impl Engine {
         }
     }
 
-    /// The frames of a heartbeat for a peer. None before this node's clock was read for the first time.
+    /// The heartbeat frames for a peer; none before the first reading of this node's clock.
     pub(super) fn heartbeat_for(
         &self,
         to: NodeId,
@@ -133,11 +133,11 @@ mod tests {
             effects.iter().filter_map(time_effect).collect::<Vec<_>>()
         };
         assert_eq!(received(&mut edge), [(1, 9_040), (0, 500)]);
-        assert_eq!(received(&mut edge), [(1, 9_040)], "a log time that is known is no news");
+        assert_eq!(received(&mut edge), [(1, 9_040)], "a known log time has no effect");
         edge.handle(EngineEvent::Times { clock: Timestamp(1), log_times: vec![] }, start);
         let back = heartbeats(edge.handle(EngineEvent::Tick, start + Duration::from_secs(1)));
         let [PeerFrame::Heartbeat { log_times, .. }] = &back[..] else { panic!("{back:?}") };
-        assert!(log_times.is_empty(), "the owner does not get its own topics from an edge");
+        assert!(log_times.is_empty(), "an edge does not serve the owner");
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! One topic on its way through this node: one way in, many ways out, one position between.
+//! The replication of one topic through this node: one upstream, several downstreams, one position.
 //!
-//! The same whatever the node is to the topic. At the owner the way in is its own shard; at the head
-//! of a region the ways out are the links of the region; at an edge the way out is the sink.
+//! It is the same for every role of the node. At the owner the upstream is its own shard; at a region head
+//! the downstreams are the links of the region; at an edge the downstream is the sink.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pushonce_core::{
-    Gap, HistoryPage, Message, NodeId, Position, ShardId, SubscriberCount, UpstreamRoute,
+    FailPoint, Gap, HistoryPage, Message, NodeId, Position, ShardId, SubscriberCount, UpstreamRoute,
 };
 
 use super::audience::TopicAudience;
@@ -16,85 +16,86 @@ use super::continuity::{PageReplay, accept, clip_gap, gap_reason};
 use super::effect::{TopicSender, chunks};
 use super::recent_messages::RecentMessages;
 
-/// A topic that somebody follows.
+/// The state of a topic that this node follows.
 #[derive(Debug)]
 pub(crate) struct TopicReplication {
     pub(crate) shard: ShardId,
-    /// Everything up to here came in and was passed on; `NoFault` until the first upstream says where
-    /// it begins.
+    /// Everything up to here was received and forwarded; `None` until the first upstream reports where it
+    /// begins.
     pub(crate) reached: Option<Position>,
     pub(crate) upstream_state: UpstreamState,
     pub(crate) recent: RecentMessages,
-    /// By node; the sink is the one of this node itself.
+    /// The downstreams by node. The sink is the downstream of this node itself.
     pub(crate) downstreams: BTreeMap<NodeId, Downstream>,
-    /// Since when there is no outlet.
+    /// Since when there are no downstreams.
     pub(crate) idle_since: Option<Instant>,
     /// When the upstream was last asked.
     pub(crate) requested_at: Option<Instant>,
-    /// Since when it is not live, as far as that was looked at.
+    /// Since when the topic is not live, as far as [`TopicReplication::not_live_for`] was called.
     not_live_since: Option<Instant>,
     pub(super) audience: TopicAudience,
 }
 
-/// How it stands with the way in.
+/// The state of the upstream of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UpstreamState {
-    /// There is nobody to ask.
+    /// No upstream is available.
     Unrouted,
-    /// Asked, not answered yet.
+    /// The upstream was asked and has not answered.
     Requested(UpstreamSource),
-    /// Everything new comes from there.
+    /// New messages arrive from this source.
     Live(UpstreamSource),
-    /// The answer was no answer; to be asked again then.
+    /// The upstream did not answer usefully; it is asked again later.
     Backoff {
-        /// When.
+        /// When to ask again.
         until: Instant,
     },
 }
 
-/// Where it comes from.
+/// The source of a topic's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UpstreamSource {
-    /// This node's own shard.
+    /// A shard of this node.
     Local,
-    /// A link, under the number the topic has there.
+    /// A link, with the number of the topic on it.
     Node {
         /// The peer.
         node: NodeId,
-        /// The number this node gave it.
+        /// The number that this node assigned to the topic.
         number: u32,
     },
 }
 
-/// One way out.
+/// One receiver of a topic: a peer or the sink.
 #[derive(Debug)]
 pub(crate) struct Downstream {
-    /// What the peer calls the topic; 0 for the sink.
+    /// The number that the peer assigned to the topic; 0 for the sink.
     pub(crate) number: u32,
     pub(crate) progress: DownstreamProgress,
-    /// It was told where its deliveries begin.
+    /// The downstream was notified where its deliveries begin.
     live_sent: bool,
-    /// It is the sink, and was told that the topic is stale.
+    /// The sink was notified that the topic is stale.
     stale_sent: bool,
-    /// Whom the peer speaks for; of the sink that is known elsewhere.
+    /// The subscribers reached through the peer. Not used for the sink, whose counts are in
+    /// `AudienceCounter`.
     pub(super) subscribers: SubscriberCount,
-    /// How many it was told that there are in the whole cluster, while it wants to know.
+    /// The cluster total last sent to it, while it requests the total.
     pub(super) total_sent: Option<u64>,
 }
 
-/// How far an outlet is.
+/// The progress of a downstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DownstreamProgress {
-    /// Wants everything after the position, or only what is new.
+    /// Waits for everything after the position, or only for new messages.
     Waiting(Option<Position>),
-    /// What it misses is being read.
+    /// The messages that it misses are being read.
     Reading {
-        /// The position it misses everything after.
+        /// The position after which it misses messages.
         after: Position,
-        /// Which read; an answer to another is of the past.
+        /// The current read; results of other reads are outdated.
         read_id: u64,
     },
-    /// Has everything up to here.
+    /// Has received everything up to this position.
     InSync(Position),
 }
 
@@ -117,7 +118,7 @@ impl TopicReplication {
         }
     }
 
-    /// Whether time changes nothing about it: it is live, and each way out has what came in.
+    /// Whether time does not affect the topic: it is live and all its downstreams are in sync.
     pub(crate) fn is_settled(&self) -> bool {
         let live =
             matches!(self.upstream_state, UpstreamState::Live(_)) && self.not_live_since.is_none();
@@ -125,7 +126,7 @@ impl TopicReplication {
             && self.downstreams.values().all(Downstream::is_in_sync)
     }
 
-    /// How long it has not been live, up to the times this is asked.
+    /// How long the topic has not been live, measured from the first call that found it so.
     pub(crate) fn not_live_for(&mut self, now: Instant) -> Duration {
         if matches!(self.upstream_state, UpstreamState::Live(_)) {
             self.not_live_since = None;
@@ -134,18 +135,18 @@ impl TopicReplication {
         now.saturating_duration_since(*self.not_live_since.get_or_insert(now))
     }
 
-    /// What the sink, the outlet of this node itself, was told of the topic last; to be changed with
-    /// what it is told. `NoFault` before it was told where its deliveries begin.
+    /// Whether the sink was last notified that the topic is stale; the caller updates it with each
+    /// notification. `None` before the sink was notified where its deliveries begin.
     pub(crate) fn sink_stale_flag(&mut self, me: NodeId) -> Option<&mut bool> {
         self.downstreams.get_mut(&me).filter(|sink| sink.live_sent).map(|sink| &mut sink.stale_sent)
     }
 
-    /// Whether any way out is another node's.
+    /// Whether any downstream is another node.
     pub(crate) fn has_peer_downstreams(&self, me: NodeId) -> bool {
         self.downstreams.keys().any(|&to| to != me)
     }
 
-    /// Whether the way in is what the routes say.
+    /// Whether the current upstream is the one that `route` names.
     pub(crate) fn matches_route(&self, route: UpstreamRoute) -> bool {
         let (UpstreamState::Requested(source) | UpstreamState::Live(source)) = self.upstream_state
         else {
@@ -157,13 +158,13 @@ impl TopicReplication {
         }
     }
 
-    /// Whether the way in is the link to `node`.
+    /// Whether the current upstream is the link to `node`.
     pub(crate) fn uses_link(&self, node: NodeId) -> bool {
         self.matches_route(UpstreamRoute::Node(node))
     }
 
-    /// The upstream said where it begins. A beginning ahead of what was reached, without a word about
-    /// what is between, is a gap.
+    /// Handles the upstream's reply with the position where it begins. A beginning after `reached` without an
+    /// explanation of what is between is a gap.
     pub(crate) fn go_live(&mut self, head: Position, out: &mut TopicSender<'_>) {
         let UpstreamState::Requested(source) = self.upstream_state else { return };
         self.upstream_state = UpstreamState::Live(source);
@@ -177,7 +178,7 @@ impl TopicReplication {
         }
     }
 
-    /// Passes on what follows; says whether there was a hole, at which it stopped.
+    /// Forwards the messages that follow. Returns whether it stopped at a hole.
     pub(crate) fn forward(
         &mut self,
         messages: Vec<Arc<Message>>,
@@ -194,7 +195,7 @@ impl TopicReplication {
         accepted.has_hole
     }
 
-    /// Goes on after a gap, and says so.
+    /// Continues after a gap and notifies the downstreams of it.
     pub(crate) fn apply_gap(&mut self, gap: Gap, out: &mut TopicSender<'_>) {
         self.reached = Some(gap.to);
         self.recent.clear();
@@ -203,8 +204,8 @@ impl TopicReplication {
         }
     }
 
-    /// Begins a waiting outlet, if what it misses is at hand; else says after which position history
-    /// must be read for it.
+    /// Starts a waiting downstream if the messages that it misses are in memory. Otherwise returns the
+    /// position after which history must be read for it.
     pub(crate) fn start_downstream(
         &mut self,
         to: NodeId,
@@ -216,11 +217,11 @@ impl TopicReplication {
         let downstream = self.downstreams.get_mut(&to)?;
         let DownstreamProgress::Waiting(after) = downstream.progress else { return None };
         let from = after.unwrap_or(reached);
-        // A topic without messages may have had some that this outlet missed: history tells.
-        let may_have_ended = after == Some(Position::ZERO) && reached == Position::ZERO;
-        #[cfg(feature = "planted-bugs")]
-        let may_have_ended = may_have_ended && !crate::planted_bugs::trusts_zero();
-        // One that is ahead of this node came from another upstream: what it has is left out.
+        // A topic without messages may have had some in an earlier epoch: history decides.
+        let may_have_ended = after == Some(Position::ZERO)
+            && reached == Position::ZERO
+            && !FailPoint::ZeroPositionLevel.is_active();
+        // A downstream ahead of this node came from another upstream. What it already has is skipped.
         let missing = match from >= reached {
             true => (!may_have_ended).then(Vec::new),
             false => self.recent.after(from),
@@ -231,9 +232,9 @@ impl TopicReplication {
         None
     }
 
-    /// Gives an outlet the history that was read for it, at most `bytes_max` of it: the rest is asked
-    /// for again, so that catching up pauses when its link is full. Says whether that brought it further; else
-    /// the answer is older than what the outlet has, and asking again at once would be no use.
+    /// Sends a downstream the history that was read for it, at most `bytes_max`. The remainder is requested
+    /// again, so that catching up pauses while the link is full. Returns whether the downstream advanced;
+    /// otherwise the page is older than its position, and an immediate retry would not help.
     pub(crate) fn catch_up(
         &mut self,
         to: NodeId,
@@ -251,7 +252,7 @@ impl TopicReplication {
         }
         let DownstreamProgress::InSync(mut position) = downstream.progress else { return false };
         if replay.messages.is_empty() {
-            // Between nothing and the beginning of an epoch there is nothing to be told.
+            // There are no messages between the previous position and the beginning of an epoch.
             position = position.max(replay.end);
             downstream.progress = DownstreamProgress::InSync(position);
         }
@@ -261,13 +262,13 @@ impl TopicReplication {
         if self.reached.is_some_and(|reached| position < reached) {
             downstream.progress = DownstreamProgress::Waiting(Some(position));
         } else {
-            // Nobody here has less than anybody was given: who comes next would go backwards.
+            // This node must not be behind any of its downstreams, or the next one would go backwards.
             self.forward(accepted.messages, out);
         }
         position > after
     }
 
-    /// What an outlet misses cannot be read now.
+    /// Makes a downstream wait, because the history that it misses cannot be read now.
     pub(crate) fn defer_read(&mut self, to: NodeId, read_id: u64) {
         if let Some(downstream) = self.downstreams.get_mut(&to)
             && let Some(after) = downstream.read_after(read_id)
@@ -276,7 +277,7 @@ impl TopicReplication {
         }
     }
 
-    /// The outlets that wait.
+    /// The downstreams that wait to be started.
     pub(crate) fn waiting_downstreams(&self) -> Vec<NodeId> {
         let is_waiting =
             |downstream: &Downstream| matches!(downstream.progress, DownstreamProgress::Waiting(_));
@@ -302,12 +303,12 @@ impl Downstream {
         }
     }
 
-    /// Whether it has everything that came in.
+    /// Whether the downstream has everything that was received.
     pub(crate) fn is_in_sync(&self) -> bool {
         matches!(self.progress, DownstreamProgress::InSync(_))
     }
 
-    /// After which position read `ticket` was begun, if that is the one it waits for.
+    /// The position after which read `read_id` began, if the downstream waits for that read.
     pub(crate) fn read_after(&self, read_id: u64) -> Option<Position> {
         match self.progress {
             DownstreamProgress::Reading { after, read_id: current } if current == read_id => {
@@ -352,7 +353,7 @@ mod tests {
 
     const ME: NodeId = NodeId(1);
 
-    /// A flow that stands at 1:8 and has forgotten what was before, with a sink that reads.
+    /// A replication at 1:8 without recent messages, whose sink is reading history.
     fn replication_reading(after: u64, read_id: u64) -> TopicReplication {
         let reached = Position::new(1, 8);
         let mut replication =
@@ -391,7 +392,7 @@ mod tests {
         let mut replication = replication_reading(0, 7);
         let (head, topic, mut effects) = (Position::new(9, 0), topic("a"), Vec::new());
         replication.reached = Some(head);
-        let sink = replication.downstreams.get_mut(&ME).expect("it is there");
+        let sink = replication.downstreams.get_mut(&ME).expect("the sink was added");
         sink.progress = DownstreamProgress::Reading { after: Position::ZERO, read_id: 7 };
         let page = HistoryPage { messages: vec![], head, gap: None };
         let mut out = TopicSender { me: ME, topic: &topic, effects: &mut effects };

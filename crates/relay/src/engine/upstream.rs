@@ -1,7 +1,7 @@
-//! The way in: asking the upstream, taking what it says, asking again.
+//! The upstream side of topics: requests, replies and retries.
 //!
-//! One mechanism is the whole of failover, resume and the mending of holes: ask whoever is upstream
-//! now for everything after the position that was reached.
+//! Failover, resume and the repair of holes use a single mechanism: ask the current upstream for everything
+//! after the position that was reached.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::effect::{EngineEffect, ReadPurpose, TopicSender};
 use super::topic_replication::{TopicReplication, UpstreamSource, UpstreamState};
 
 impl Engine {
-    /// Asks the upstream of now for everything after what was reached.
+    /// Asks the current upstream for everything after the position that was reached.
     pub(super) fn follow(&mut self, topic: &Topic, now: Instant) {
         self.unfollow(topic);
         let Some(replication) = self.replications.get_mut(topic) else { return };
@@ -42,13 +42,13 @@ impl Engine {
                 let interest = PeerFrame::Interest { number, topic: topic.clone(), after };
                 self.effects.push(EngineEffect::Send(node, interest));
             }
-            // Those who come here for the topic may know a way that this node has not.
+            // The peers that follow the topic here may have a path that this node does not have.
             UpstreamRoute::Node(_) => self.reject_all_peers(topic, now),
             UpstreamRoute::Unknown => {}
         }
     }
 
-    /// Wants nothing more from the upstream it had.
+    /// Withdraws the interest from the previous upstream.
     pub(super) fn unfollow(&mut self, topic: &Topic) {
         let Some(replication) = self.replications.get_mut(topic) else { return };
         if let UpstreamState::Requested(source) | UpstreamState::Live(source) =
@@ -63,8 +63,8 @@ impl Engine {
         self.audience.mark_changed(topic);
     }
 
-    /// Something is missing. Asks again from what was reached, and shows nothing before the answer;
-    /// a source that answers with the same hole at once is given a pause.
+    /// Repairs a hole: asks again from the position that was reached and delivers nothing before the reply. A
+    /// source that repeats the same hole at once is asked again after a delay.
     fn repair(&mut self, topic: &Topic, now: Instant) {
         let retry_after = self.config.retry_after;
         let Some(replication) = self.replications.get(topic) else { return };
@@ -87,7 +87,7 @@ impl Engine {
         }
     }
 
-    /// A peer says where it begins, or that it is not upstream.
+    /// Handles a peer's reply to an interest: the position where it begins, or a rejection.
     pub(super) fn on_interested(
         &mut self,
         from: NodeId,
@@ -121,7 +121,7 @@ impl Engine {
         }
     }
 
-    /// A peer delivers.
+    /// Handles a delivery from a peer.
     pub(super) fn on_deliver(
         &mut self,
         from: NodeId,
@@ -133,7 +133,7 @@ impl Engine {
         self.forward(&topic, messages, now);
     }
 
-    /// Messages of one topic, from whatever is upstream.
+    /// Forwards messages of one topic from the current upstream.
     fn forward(&mut self, topic: &Topic, messages: Vec<Arc<Message>>, now: Instant) {
         let Some(replication) = self.replications.get_mut_no_tick(topic) else { return };
         if !matches!(replication.upstream_state, UpstreamState::Live(_)) {
@@ -147,7 +147,7 @@ impl Engine {
         }
     }
 
-    /// A peer tells a gap.
+    /// Handles a gap reported by a peer.
     pub(super) fn on_gap(&mut self, from: NodeId, number: u32, gap: Gap, now: Instant) {
         let Some(topic) = self.links.own_interest(from, number).cloned() else { return };
         let Some(replication) = self.replications.get(&topic) else { return };
@@ -167,8 +167,8 @@ impl Engine {
         self.changed_topics.insert(topic.clone());
     }
 
-    /// A peer says where a topic stands. What it sent before came before, so being behind means that
-    /// something is missing, and nothing else may come for long.
+    /// Handles the heads in a peer's heartbeat. Frames arrive in order, so a topic that is behind its head
+    /// misses something, and without this check the hole could remain for long.
     pub(super) fn on_heartbeat(&mut self, from: NodeId, heads: Vec<(u32, Position)>, now: Instant) {
         for (number, head) in heads {
             let Some(topic) = self.links.own_interest(from, number).cloned() else { continue };
@@ -181,8 +181,8 @@ impl Engine {
         }
     }
 
-    /// This node's own shards committed. What comes before the topic's history was read is in the
-    /// history; what comes for a topic that another owns now comes from there.
+    /// Handles the commits of this node's own shards. A message that arrives before the topic's history was
+    /// read is in the history; one of a topic that another node owns now arrives from there.
     pub(super) fn on_committed(&mut self, messages: Vec<(Topic, Arc<Message>)>, now: Instant) {
         let mut batches: BTreeMap<Topic, Vec<Arc<Message>>> = BTreeMap::new();
         let is_local = |replication: &TopicReplication| {
@@ -198,7 +198,7 @@ impl Engine {
         }
     }
 
-    /// History was read to follow a topic of this node's own.
+    /// Handles the history that was read to follow a topic of this node's own.
     pub(super) fn on_history_read(
         &mut self,
         topic: &Topic,
@@ -229,7 +229,7 @@ impl Engine {
         }
     }
 
-    /// Where history stands, beside what was passed on.
+    /// Compares the head of a topic's history with the position that was forwarded.
     pub(super) fn on_audit_result(&mut self, topic: &Topic, head: Position, now: Instant) {
         let is_behind = |replication: &TopicReplication| {
             replication.upstream_state == UpstreamState::Live(UpstreamSource::Local)
@@ -240,7 +240,8 @@ impl Engine {
         }
     }
 
-    /// Reads every topic of this node's own again from what was reached: of `shard_of`, or of all.
+    /// Reads the topics of this node's own again from the position that was reached: of `shard`, or of all
+    /// shards.
     pub(super) fn refollow_local(&mut self, shard: Option<ShardId>, now: Instant) {
         let is_local = |replication: &TopicReplication| {
             replication.upstream_state == UpstreamState::Live(UpstreamSource::Local)
@@ -251,11 +252,11 @@ impl Engine {
         }
     }
 
-    /// Decides anew where the topics of one shard, or of all, come from, and turns them there.
+    /// Selects the upstream of one shard, or of all, again and moves the affected topics to it.
     pub(super) fn reroute(&mut self, only: Option<ShardId>, now: Instant) {
         self.routes.recompute(only, |node| self.links.is_up(node));
         let me = self.config.me;
-        // Only these are sorted: a link that comes or goes changes little for 150,000 quiet topics.
+        // Only the affected topics are sorted: a link change affects few of 150,000 quiet topics.
         let is_due = |replication: &TopicReplication| {
             only.is_none_or(|only| only == replication.shard)
                 && (replication.has_peer_downstreams(me)
@@ -271,8 +272,8 @@ impl Engine {
         self.retry_fetches(now);
     }
 
-    /// The topics whose flows `predicate` picks, in an order that does not change from run to run. Looks at all
-    /// of them: for events that seldom come.
+    /// The topics whose replication matches `predicate`, in a deterministic order. Visits all topics: for
+    /// rare events.
     pub(super) fn topics_where(&self, predicate: impl Fn(&TopicReplication) -> bool) -> Vec<Topic> {
         let mut topics: Vec<Topic> = self
             .replications
@@ -285,13 +286,12 @@ impl Engine {
     }
 }
 
-/// What is made of an answer that does not know a position although it was reached here: whoever gave
-/// it has nothing newer, and what comes will be of another epoch.
+/// The page that replaces an answer which does not know the position `reached`: the answering node has
+/// nothing newer, and the next messages are of another epoch.
 pub(super) fn empty_page(reached: Position) -> HistoryPage {
     HistoryPage { messages: Vec::new(), head: reached, gap: None }
 }
 
-/// How many pauses a head that lost its way to the owner is passed over: long enough that catching
-/// up with another is worth it, short enough that a message crosses into the region twice only for
-/// a moment.
+/// Number of retry periods for which a head without a path to the owner is avoided: long enough that catching
+/// up with another head pays off, short enough that messages enter the region twice only briefly.
 const AVOID_RETRY_PERIODS: u32 = 5;

@@ -16,7 +16,7 @@ const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
 type ProposedEntry = (EntryBatch, oneshot::Sender<Result<Bytes, ProposeError>>);
 
-/// A group that lets the test say how each proposal ends.
+/// A group whose test decides the outcome of each proposal.
 struct FakeGroup(mpsc::UnboundedSender<ProposedEntry>);
 
 impl Proposer for FakeGroup {
@@ -37,7 +37,7 @@ impl CommitListener for NoopListener {
     fn flush_placed(&self) {}
 }
 
-/// A commit loop that runs, and both of its ends.
+/// A running commit loop and the test's side of its queue and its group.
 struct CommitFixture {
     proposal_queue: Arc<ProposalQueue>,
     proposed: mpsc::UnboundedReceiver<ProposedEntry>,
@@ -72,7 +72,7 @@ impl CommitFixture {
         CommitFixture { proposal_queue, proposed, permits, shutdown, running }
     }
 
-    /// Publishes: the message waits in the queue when this returns.
+    /// Queues a publish; it waits in the queue when this returns.
     fn publish(&self, payload: &'static [u8]) -> Pin<Box<dyn Future<Output = PublishResult>>> {
         let proposal_queue = self.proposal_queue.clone();
         let mut waiter = Box::pin(async move { proposal_queue.publish(publish(payload)).await });
@@ -113,17 +113,17 @@ fn reply(offsets: &[u64]) -> Result<Bytes, ProposeError> {
 
 #[tokio::test]
 async fn publishes_during_an_entry_are_batched_into_the_next() {
-    let mut rig = CommitFixture::start();
-    let a = rig.publish(b"a");
-    let (entry, end) = rig.next_proposed().await;
+    let mut fixture = CommitFixture::start();
+    let a = fixture.publish(b"a");
+    let (entry, end) = fixture.next_proposed().await;
     assert_eq!(entry, ["a"]);
 
-    let (b, c) = (rig.publish(b"b"), rig.publish(b"c"));
-    assert!(rig.proposed.try_recv().is_err(), "two entries under way");
+    let (b, c) = (fixture.publish(b"b"), fixture.publish(b"c"));
+    assert!(fixture.proposed.try_recv().is_err(), "two entries are in flight");
     end.send(reply(&[1])).unwrap();
     assert_eq!(a.await, Ok(ack(1)));
 
-    let (entry, end) = rig.next_proposed().await;
+    let (entry, end) = fixture.next_proposed().await;
     assert_eq!(entry, ["b", "c"]);
     end.send(reply(&[2, 3])).unwrap();
     assert_eq!(b.await, Ok(ack(2)));
@@ -132,30 +132,34 @@ async fn publishes_during_an_entry_are_batched_into_the_next() {
 
 #[tokio::test]
 async fn publishes_during_the_wait_for_a_permit_join_the_entry() {
-    let mut rig = CommitFixture::start();
-    let permits = rig.permits.clone();
+    let mut fixture = CommitFixture::start();
+    let permits = fixture.permits.clone();
     let permit = permits.acquire().await.unwrap();
-    let a = rig.publish(b"a");
-    yield_now().await; // The loop has seen it, and waits for the permit.
-    let b = rig.publish(b"b");
-    assert!(rig.proposed.try_recv().is_err(), "proposed without a permit");
+    let a = fixture.publish(b"a");
+    yield_now().await; // The loop has seen `a` and waits for the permit.
+    let b = fixture.publish(b"b");
+    assert!(fixture.proposed.try_recv().is_err(), "proposed without a permit");
     drop(permit);
-    let (entry, end) = rig.next_proposed().await;
+    let (entry, end) = fixture.next_proposed().await;
     assert_eq!(entry, ["a", "b"]);
     end.send(reply(&[1, 2])).unwrap();
     assert_eq!((a.await, b.await), (Ok(ack(1)), Ok(ack(2))));
-    assert_eq!(rig.permits.acquire().await.map(|_| ()).ok(), Some(()), "the permit came back");
+    assert_eq!(
+        fixture.permits.acquire().await.map(|_| ()).ok(),
+        Some(()),
+        "the permit was returned"
+    );
 }
 
 #[tokio::test]
 async fn rejected_entry_rejects_all_its_publishes() {
     for leader in [Some(NodeId(2)), None] {
-        let mut rig = CommitFixture::start();
-        let permits = rig.permits.clone();
+        let mut fixture = CommitFixture::start();
+        let permits = fixture.permits.clone();
         let permit = permits.acquire().await.unwrap();
-        let (a, b) = (rig.publish(b"a"), rig.publish(b"b"));
+        let (a, b) = (fixture.publish(b"a"), fixture.publish(b"b"));
         drop(permit);
-        let (_, end) = rig.next_proposed().await;
+        let (_, end) = fixture.next_proposed().await;
         end.send(Err(ProposeError::Rejected { leader })).unwrap();
         let rejection = Err(PublishRejection::NotOwner { owner: leader }.into());
         assert_eq!((a.await, b.await), (rejection.clone(), rejection));
@@ -164,14 +168,14 @@ async fn rejected_entry_rejects_all_its_publishes() {
 
 #[tokio::test]
 async fn entry_with_an_unknown_outcome_is_reported_and_the_next_is_committed() {
-    let mut rig = CommitFixture::start();
-    let a = rig.publish(b"a");
-    let (_, end) = rig.next_proposed().await;
+    let mut fixture = CommitFixture::start();
+    let a = fixture.publish(b"a");
+    let (_, end) = fixture.next_proposed().await;
     end.send(Err(ProposeError::Unknown("no majority in time".to_owned()))).unwrap();
     assert_eq!(a.await, Err(PublishError::unknown("no majority in time")));
 
-    let b = rig.publish(b"b");
-    let (_, end) = rig.next_proposed().await;
+    let b = fixture.publish(b"b");
+    let (_, end) = fixture.next_proposed().await;
     end.send(reply(&[7])).unwrap();
     assert_eq!(b.await, Ok(ack(7)));
 }
@@ -188,13 +192,13 @@ fn publishes_of_one_entry_get_individual_outcomes() {
 
 #[tokio::test]
 async fn message_whose_namespace_moved_to_memory_is_not_acknowledged_from_the_log() {
-    let mut rig = CommitFixture::start();
-    let a = rig.publish(b"a");
-    let (_, end) = rig.next_proposed().await;
+    let mut fixture = CommitFixture::start();
+    let a = fixture.publish(b"a");
+    let (_, end) = fixture.next_proposed().await;
     end.send(Ok(encode_outcomes(&vec![Err(ItemRejection::NamespaceInMemory)]))).unwrap();
-    // The replica here has not changed, so the message is proposed again, a bounded number of times.
+    // The settings here do not change, so the message is proposed again, up to the maximum.
     for _ in 1..DURABILITY_CHANGES_MAX {
-        let (entry, end) = rig.next_proposed().await;
+        let (entry, end) = fixture.next_proposed().await;
         assert_eq!(entry, ["a"]);
         end.send(Ok(encode_outcomes(&vec![Err(ItemRejection::NamespaceInMemory)]))).unwrap();
     }
@@ -215,26 +219,26 @@ fn reply_that_does_not_match_the_entry_acknowledges_nothing() {
 
 #[tokio::test]
 async fn shutdown_waits_for_the_entry_in_flight_and_rejects_the_queue() {
-    let mut rig = CommitFixture::start();
-    let a = rig.publish(b"a");
-    let (_, end) = rig.next_proposed().await;
-    let b = rig.publish(b"b");
-    rig.shutdown.cancel();
+    let mut fixture = CommitFixture::start();
+    let a = fixture.publish(b"a");
+    let (_, end) = fixture.next_proposed().await;
+    let b = fixture.publish(b"b");
+    fixture.shutdown.cancel();
     end.send(reply(&[1])).unwrap();
     assert_eq!(a.await, Ok(ack(1)));
     let stopping = Err(PublishRejection::Unavailable("the node is stopping".to_owned()).into());
     assert_eq!(b.await, stopping);
-    rig.running.await.unwrap();
-    assert_eq!(rig.proposal_queue.publish(publish(b"c")).await, stopping);
+    fixture.running.await.unwrap();
+    assert_eq!(fixture.proposal_queue.publish(publish(b"c")).await, stopping);
 }
 
 #[tokio::test]
 async fn aborted_loop_fails_all_waiting_publishes() {
-    let mut rig = CommitFixture::start();
-    let a = rig.publish(b"a");
-    let (_, _end) = rig.next_proposed().await;
-    let b = rig.publish(b"b");
-    rig.running.abort();
+    let mut fixture = CommitFixture::start();
+    let a = fixture.publish(b"a");
+    let (_, _end) = fixture.next_proposed().await;
+    let b = fixture.publish(b"b");
+    fixture.running.abort();
     assert!(matches!(a.await, Err(PublishError::Unknown { .. })));
     assert!(matches!(b.await, Err(PublishError::Rejected(PublishRejection::Unavailable(_)))));
 }
@@ -242,21 +246,21 @@ async fn aborted_loop_fails_all_waiting_publishes() {
 #[tokio::test]
 async fn full_queue_rejects_new_publishes_and_keeps_the_waiting_ones() {
     static LARGE: [u8; 1 << 20] = [0; 1 << 20];
-    let mut rig = CommitFixture::start();
-    let first = rig.publish(b"");
-    let (_, end) = rig.next_proposed().await;
+    let mut fixture = CommitFixture::start();
+    let first = fixture.publish(b"");
+    let (_, end) = fixture.next_proposed().await;
     let mut waiting = vec![];
     for _ in 0..7 {
-        waiting.push(rig.publish(&LARGE));
+        waiting.push(fixture.publish(&LARGE));
     }
-    let full = rig.proposal_queue.publish(publish(&LARGE)).await;
+    let full = fixture.proposal_queue.publish(publish(&LARGE)).await;
     assert!(matches!(full, Err(PublishError::Rejected(PublishRejection::Overloaded(_)))));
 
     end.send(reply(&[1])).unwrap();
     first.await.unwrap();
     for (nth, waiter) in waiting.into_iter().enumerate() {
-        let (entry, end) = rig.next_proposed().await;
-        assert_eq!(entry.len(), 1, "an entry is bounded in bytes");
+        let (entry, end) = fixture.next_proposed().await;
+        assert_eq!(entry.len(), 1, "an entry above the byte limit");
         end.send(reply(&[nth as u64 + 2])).unwrap();
         assert_eq!(waiter.await, Ok(ack(nth as u64 + 2)));
     }

@@ -1,4 +1,4 @@
-//! The whole state against a list of everything that ever happened.
+//! Property tests that compare the state with a naive model that never forgets anything.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ enum PublishIdKind {
         number: u64,
         key: Option<u8>,
     },
-    /// The next that would be taken, if the producer is known; its first otherwise.
+    /// The sequence that is accepted next, if the producer is known; its first otherwise.
     Next {
         producer: u8,
     },
@@ -43,7 +43,7 @@ fn steps() -> impl Strategy<Value = Vec<DedupeStep>> {
         ),
         1 => Just(PublishIdKind::None),
     ];
-    // Mostly small steps, some of a window, some of a proposer that is behind.
+    // Mostly small steps, some as long as the window, some back, of a proposer that is behind.
     let passed = prop_oneof![4 => 0..70_000i64, 1 => 0..1_000_000i64, 1 => -90_000..0i64];
     let message = (0..2u8, prop_oneof![5 => Just(0u8), 1 => Just(1u8)], mark);
     let steps = vec((passed, vec(message, 1..6)), 1..40);
@@ -58,7 +58,7 @@ fn steps() -> impl Strategy<Value = Vec<DedupeStep>> {
     })
 }
 
-/// What was placed, in order.
+/// The messages that were placed, in order.
 #[derive(Default)]
 struct NaiveDedupe {
     clock: LogClock,
@@ -73,8 +73,8 @@ struct NaiveSequence {
 }
 
 impl NaiveDedupe {
-    /// What the table must say; `NoFault` for a new place. `known` says whether the producer is still
-    /// known to the table, which may forget it when it has rested for the window.
+    /// The expected outcome; `None` for a new message. `is_known` states whether the table still knows the
+    /// producer, which it may forget after it was idle for the window.
     fn expected(
         &self,
         item: &EntryItem,
@@ -151,7 +151,7 @@ fn item(topic: u8, payload: u8, mark: &PublishIdKind, naive: &NaiveDedupe) -> En
             number,
         }))
     };
-    let (key, stamp) = match *mark {
+    let (key, publish_id) = match *mark {
         PublishIdKind::Key(nth) => (key(nth), None),
         PublishIdKind::Nonce(nonce) => (None, Some(PublishId::Nonce(nonce.into()))),
         PublishIdKind::Number { producer, epoch, number, key: named } => {
@@ -166,10 +166,11 @@ fn item(topic: u8, payload: u8, mark: &PublishIdKind, naive: &NaiveDedupe) -> En
         PublishIdKind::None => (None, None),
     };
     let content_type = ContentType::Binary;
-    EntryItem { topic, content_type, key, publish_id: stamp, payload: vec![payload].into() }
+    EntryItem { topic, content_type, key, publish_id, payload: vec![payload].into() }
 }
 
-/// A shard that keeps unused topics, or the wild clock would drop them between the messages.
+/// A shard that never drops unused topics. Otherwise the large time steps would drop them between the
+/// messages.
 fn state() -> ShardState {
     ShardState::with_history(History { expire_after_ms: u64::MAX, ..History::default() })
 }
@@ -177,8 +178,8 @@ fn state() -> ShardState {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// One message a batch, so that each outcome is known before the next is made up; batches are
-    /// the next property's.
+    /// One message per entry, so that each outcome is known before the next message is generated. The next
+    /// property covers entries of several messages.
     #[test]
     fn every_message_is_placed_once_or_deduplicated_like_the_naive_model(steps in steps()) {
         let (mut state, mut naive) = (state(), NaiveDedupe::default());
@@ -195,19 +196,19 @@ proptest! {
                 let settled = |known| naive.expected(&item, known);
                 let is_new = !applied.messages.is_empty();
                 let reported = (!is_new).then_some(outcome);
-                // The table may have forgotten such a producer, or not yet.
+                // The table may have forgotten an idle producer, or not yet.
                 let is_idle = item.sequence().is_some_and(|asked| {
                     let numbered = naive.sequences.get(&(asked.producer, item.topic.clone()));
                     numbered.is_some_and(|n| n.last_used.is_outside_window(naive.clock.now(), DEDUPE_WINDOW_MS))
                 });
                 prop_assert!(
                     reported == settled(true) || is_idle && reported == settled(false),
-                    "{item:?}: {outcome:?}, not {:?}", settled(true),
+                    "{item:?}: the outcome is {outcome:?}, the model has {:?}", settled(true),
                 );
                 if reported != settled(true) {
                     naive.forget_producer(&item);
                 } else if is_idle && reported.is_some() && reported == settled(false) {
-                    // Whether the table still knows the producer cannot be told from this answer.
+                    // This outcome does not show whether the table still knows the producer.
                     return Ok(());
                 }
                 if is_new {
@@ -241,12 +242,12 @@ proptest! {
     }
 }
 
-fn keyed(key: &str, payload: &'static str, stamp: Option<ProducerSequence>) -> EntryItem {
+fn keyed(key: &str, payload: &'static str, sequence: Option<ProducerSequence>) -> EntryItem {
     EntryItem {
         topic: Topic::new("a").unwrap(),
         content_type: ContentType::Text,
         key: Some(MessageKey::new(key).unwrap()),
-        publish_id: stamp.map(PublishId::Sequence),
+        publish_id: sequence.map(PublishId::Sequence),
         payload: payload.into(),
     }
 }
@@ -261,7 +262,7 @@ fn duplicate_key_in_one_entry_is_placed_once() {
         durability: Default::default(),
     };
     assert_eq!(applied.outcomes, [Ok(first), Ok(first), Err(ItemRejection::KeyReused)]);
-    assert_eq!(applied.messages.len(), 1, "delivered once");
+    assert_eq!(applied.messages.len(), 1, "delivered more than once");
 }
 
 #[test]

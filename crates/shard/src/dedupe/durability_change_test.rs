@@ -1,4 +1,4 @@
-//! Repeats across a change of durability: what was placed in the owner's memory is sent again to the log,
+//! Repeats across a change of durability: a message placed in the owner's memory is sent again to the log,
 //! and the other way round.
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ fn ack(durability: Durability, offset: u64) -> Acknowledgement {
     Acknowledgement { position: Position::new(3, offset), time: NOW, durability }
 }
 
-/// Takes an item into a table that decides alone.
+/// Records a new item in a table that is used alone.
 fn insert_new(table: &mut Dedupe, item: &EntryItem, ack: Acknowledgement) {
     let DedupeResult::New(Some(identity)) = table.lookup(item) else {
         panic!("{item:?} is not new")
@@ -32,7 +32,8 @@ fn insert_new(table: &mut Dedupe, item: &EntryItem, ack: Acknowledgement) {
     table.record(identity, &item.topic, ack);
 }
 
-/// What the owner's memory answers, with the log beside it; `NoFault` for a new message, which it takes.
+/// The outcome of a publish to the owner's memory with the given log; `None` for a new message, which is
+/// recorded.
 fn publish_to_memory(
     memory: &mut Dedupe,
     log: &Dedupe,
@@ -48,7 +49,8 @@ fn publish_to_memory(
     }
 }
 
-/// The same of the log, with the owner's memory before it.
+/// The outcome of a publish to the log after the owner's memory was checked; `None` for a new message,
+/// which is recorded.
 fn publish_to_log(
     log: &mut Dedupe,
     memory: &Dedupe,
@@ -101,8 +103,8 @@ fn key_placed_in_memory_is_deduplicated_in_the_log() {
 fn producer_sequence_continues_across_durability_changes_without_duplicates() {
     let (mut log, mut memory) = (Dedupe::default(), Dedupe::default());
     let at = |number| item(None, Some(number), "goal");
-    // Replicated, in memory, replicated, in memory: three messages each, and after each change the two
-    // before it again.
+    // Replicated and in memory alternate, three messages each. After each change the two messages before it
+    // are repeated.
     for number in 1..=12_u64 {
         let in_memory = (number - 1) / 3 % 2 == 1;
         let repeats = if number % 3 == 1 { number.saturating_sub(2).max(1)..number } else { 0..0 };
@@ -124,7 +126,7 @@ fn producer_sequence_continues_across_durability_changes_without_duplicates() {
     for number in [1, 4, 7, 10] {
         let answer = publish_to_memory(&mut memory, &log, &at(number), 99);
         let known = matches!(answer, Some(Ok(_) | Err(ItemRejection::PositionForgotten)));
-        assert!(known, "{number} again: {answer:?}");
+        assert!(known, "repeat of {number}: {answer:?}");
     }
     let skipped = publish_to_log(&mut log, &memory, &at(14), 99);
     assert!(matches!(skipped, Some(Err(ItemRejection::OutOfSequence { .. }))), "{skipped:?}");

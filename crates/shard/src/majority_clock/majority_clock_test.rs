@@ -15,7 +15,7 @@ fn ms(ms: u64) -> Duration {
 fn majority_of_three_is_the_second_highest() {
     let majority_of = |readings: &[u64]| majority_time(readings.iter().map(|&at| Some(time(at))));
     assert_eq!(majority_of(&[5]), Some(time(5)));
-    assert_eq!(majority_of(&[5, 9]), Some(time(5)), "one of two is no majority");
+    assert_eq!(majority_of(&[5, 9]), Some(time(5)), "one of two is not a majority");
     assert_eq!(majority_of(&[5, u64::MAX, 7]), Some(time(7)));
     assert_eq!(majority_of(&[5, 9, 7, 1]), Some(time(5)));
     assert_eq!(majority_of(&[]), None);
@@ -49,7 +49,7 @@ fn log_ahead_of_its_clocks_advances_at_half_speed() {
 }
 
 proptest! {
-    /// Correct clocks are within 100 ms of each other; a minority shows anything, or nothing.
+    /// Correct clocks are within 100 ms of each other; a minority of wrong clocks shows any time, or none.
     #[test]
     fn minority_of_wrong_clocks_cannot_move_time_outside_the_correct_range(
         correct in vec(10_000..10_100u64, 1..6),
@@ -62,8 +62,8 @@ proptest! {
         prop_assert!((*lowest..=*highest).contains(&stamped.0), "{stamped:?}");
     }
 
-    /// A log that several owners write, each with its own monotonic clock and its own view of the
-    /// clocks: its time never falls, and never passes what a majority has shown, or where it began.
+    /// Several owners write a log, each with its own monotonic clock and its own view of the clocks. Log
+    /// time never decreases, and never passes the time that a majority has shown, or the initial time.
     #[test]
     fn log_time_never_decreases_and_never_passes_the_majority(
         start in 0..20_000u64,
@@ -75,7 +75,7 @@ proptest! {
         for (owner, passed, error) in entries {
             true_time += passed;
             let majority = error.map(|error| time(true_time - error));
-            // Monotonic clocks of different nodes have nothing to do with each other.
+            // Monotonic clocks of different nodes are unrelated.
             let now = ms(true_time + 1_000_000 * owner as u64);
             let Some(stamped) = owners[owner].next_entry_time(floor, now, majority) else { continue };
             prop_assert!(stamped >= floor);

@@ -6,7 +6,7 @@ use pushonce_core::{
 
 use super::*;
 
-/// When pages are read, where ages do not matter.
+/// The time at which pages are read, where ages do not matter.
 const NOW: Timestamp = Timestamp(0);
 
 const HISTORY: History =
@@ -25,7 +25,7 @@ fn settings(revision: u64, names: &[&str]) -> Arc<ShardSettings> {
     Arc::new(ShardSettings { shards: ShardCount::DEFAULT, namespaces })
 }
 
-/// An entry that renews the memory.
+/// Applies an entry that starts a memory epoch.
 fn start_epoch(memory: &mut OwnerMemory, at: EntryId, time: u64, settings: &Arc<ShardSettings>) {
     memory.apply_entry(at, Timestamp(time), Some(settings), true);
 }
@@ -34,7 +34,7 @@ fn at(term: u64, index: u64) -> EntryId {
     EntryId { index, term: Term(term) }
 }
 
-/// The memory of an owner of term 3 that keeps `chat` since the entry 7.
+/// The memory of an owner of term 3 that opened it for `chat` with entry 7.
 fn open_memory() -> OwnerMemory {
     let mut memory = OwnerMemory::default();
     start_epoch(&mut memory, at(3, 7), 0, &settings(1, &["chat"]));
@@ -47,8 +47,8 @@ fn append(memory: &mut OwnerMemory, name: &str, time: u64) -> Position {
 
 fn item(name: &str, key: Option<&str>) -> EntryItem {
     let key = key.map(|key| MessageKey::new(key).unwrap());
-    let (content_type, stamp, payload) = (ContentType::Text, None, "hi".into());
-    EntryItem { topic: topic(name), content_type, key, publish_id: stamp, payload }
+    let (content_type, publish_id, payload) = (ContentType::Text, None, "hi".into());
+    EntryItem { topic: topic(name), content_type, key, publish_id, payload }
 }
 
 fn place_item(memory: &mut OwnerMemory, time: Timestamp, item: EntryItem) -> Position {
@@ -179,7 +179,7 @@ fn lower_retention_trims_an_idle_topic_and_higher_retention_restores_nothing() {
     }
 }
 
-/// What can happen to one topic of an owner.
+/// An event for one topic of an owner.
 #[derive(Clone, Debug)]
 enum MemoryStep {
     Publish,
@@ -207,7 +207,7 @@ proptest! {
                     prop_assert!(place > reached, "{place} after {reached}");
                     reached = place;
                 }
-                // By way of the log, where it begins with that entry.
+                // The message goes to the log, where its topic begins with this entry.
                 MemoryStep::Publish if !keeps_now => {
                     index += 1;
                     reached = Position::new(index, 1);

@@ -15,13 +15,13 @@ fn sequence(epoch: u32, number: u64) -> ProducerSequence {
 }
 
 fn fingerprint(payload: &'static str) -> MessageFingerprint {
-    let (key, stamp) = (None, None);
+    let (key, publish_id) = (None, None);
     let (content_type, payload) = (ContentType::Text, payload.into());
     MessageFingerprint::for_item(&EntryItem {
         topic: topic("a"),
         content_type,
         key,
-        publish_id: stamp,
+        publish_id,
         payload,
     })
 }
@@ -87,7 +87,7 @@ fn only_the_next_number_is_accepted_and_a_repeat_gets_the_first_ack() {
         lookup(&producers, "a", sequence(0, 5)),
         out_of_sequence(sequence(0, 5), Some(sequence(0, 4)))
     );
-    assert_eq!(lookup(&producers, "b", sequence(0, 1)), None, "each topic has numbers of its own");
+    assert_eq!(lookup(&producers, "b", sequence(0, 1)), None, "each topic has its own sequence");
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn idle_topic_is_expired_and_a_used_one_is_not() {
     publish_next(&mut producers, "used", sequence(0, 1), minute(0));
     publish_next(&mut producers, "used", sequence(0, 2), minute(5));
     producers.expire_idle(minute(5));
-    assert_eq!(lookup(&producers, "rests", sequence(0, 1)), Some(Ok(ack(1))), "not yet");
+    assert_eq!(lookup(&producers, "rests", sequence(0, 1)), Some(Ok(ack(1))), "expired too early");
     producers.expire_idle(minute(6));
     assert_eq!(lookup(&producers, "rests", sequence(0, 2)), out_of_sequence(sequence(0, 2), None));
     assert_eq!(lookup(&producers, "used", sequence(0, 2)), Some(Ok(ack(2))));
@@ -202,20 +202,20 @@ fn new_producer_is_rejected_when_the_table_is_full_and_none_is_evicted() {
     let full = Some(Err(ItemRejection::TooManyProducers));
     assert_eq!(lookup(&producers, "a", sequence_of(count, 1)), full);
     assert_eq!(lookup(&producers, "b", sequence_of(0, 1)), full, "a new topic of a known producer");
-    // Its first message may stand in the owner's memory: to begin anew would place it twice.
+    // Its first message may be in the owner's memory: starting over would place it twice.
     assert_eq!(lookup(&producers, "a", sequence_of(count, 2)), full);
     for nth in 0..count {
         assert_eq!(
             lookup(&producers, "a", sequence_of(nth, 1)),
             Some(Ok(ack(1))),
-            "a repeat of {nth}"
+            "the repeat of producer {nth}"
         );
     }
     publish_next(&mut producers, "a", sequence_of(3, 2), minute(5));
     producers.expire_idle(minute(6));
     assert_eq!(producers.producers.len(), count - IDLE_CHECKS_PER_ENTRY + 1);
     publish_next(&mut producers, "a", sequence_of(count, 1), minute(6));
-    assert_eq!(lookup(&producers, "a", sequence_of(3, 3)), None, "it was used since");
+    assert_eq!(lookup(&producers, "a", sequence_of(3, 3)), None, "a used producer was expired");
     assert_eq!(producers.clone().rebuild_indexes(), Some(producers));
 }
 

@@ -1,5 +1,5 @@
-//! A shard of three replicas whose nodes know the cluster settings to different degrees: leaders with
-//! old views, restarts, and namespaces that go into the owner's memory and back, in any order.
+//! A shard of three replicas whose nodes know cluster settings of different age: leaders with old views,
+//! restarts, and namespaces that move to the owner's memory and back, in any order.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,21 +14,21 @@ const NODES: usize = 3;
 const TOPICS: [&str; 3] = ["chat/1", "chat/2", "score"];
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
-/// What can happen.
+/// An event in the model.
 #[derive(Clone, Debug)]
 enum ModelStep {
-    /// The control group commits longer histories, and where `chat` lives.
+    /// The control group commits longer histories and the durability of `chat`.
     ChangeSettings { more: u32, in_memory: bool },
-    /// A node sees the newest settings.
+    /// A node receives the newest settings.
     RefreshSettings { node: usize },
-    /// A node starts again, with the settings that its disk had, and its replica from a snapshot.
+    /// A node restarts with the settings on its disk, and restores its replica from a snapshot.
     Restart { node: usize, settings: usize },
-    /// Another node leads.
+    /// Another node becomes the leader.
     ChangeLeader { node: usize },
-    /// The leader proposes what is due.
+    /// The leader proposes its due entries.
     ProposeDue,
-    /// A publish to the leader; with `overtaken`, what is due is committed between the decision where the
-    /// message goes and its entry.
+    /// A publish to the leader. With `overtaken`, due entries are committed between the choice of the
+    /// message's durability and its entry.
     Publish { topic: usize, overtaken: bool },
 }
 
@@ -52,21 +52,21 @@ struct ModelNode {
     state: ShardState,
     memory: OwnerMemory,
     applied: usize,
-    /// The newest settings it knows of; `NoFault` after a start.
+    /// The newest settings that the node knows; `None` after a start.
     known_settings: Option<ShardSettings>,
 }
 
 struct ShardModel {
-    /// As the control group committed them.
+    /// The settings that the control group committed, in order.
     committed: Vec<ShardSettings>,
     log: Vec<(EntryId, EntryBatch)>,
     nodes: Vec<ModelNode>,
     leader: usize,
     term: u64,
-    /// Of each topic, the acknowledged messages that the log has to have, with the revision of the
-    /// settings under which each was acknowledged.
+    /// By topic, the acknowledged messages that the log must have, each with the revision of the settings
+    /// under which it was acknowledged.
     acknowledged: BTreeMap<Topic, Vec<(Position, u64)>>,
-    /// The last position that was acknowledged.
+    /// By topic, the last position that was acknowledged.
     last_acknowledged: BTreeMap<Topic, Position>,
 }
 
@@ -93,7 +93,7 @@ impl ModelNode {
         let applied = self.state.apply(at.index, batch);
         self.memory.apply_entry(at, NOW, self.state.settings(), renews);
         self.applied += 1;
-        assert!(self.revision() >= before, "settings went back");
+        assert!(self.revision() >= before, "the revision of the settings decreased");
         applied
     }
 
@@ -142,7 +142,7 @@ impl ShardModel {
         }
     }
 
-    /// A leader first applies what its predecessors committed.
+    /// A new leader first applies the entries of its predecessors.
     fn become_leader(&mut self, node: usize) {
         (self.leader, self.term) = (node, self.term + 1);
         self.catch_up(node);
@@ -172,7 +172,7 @@ impl ShardModel {
         let was_in_memory = self.is_in_memory();
         let applied = self.nodes[self.leader].apply(at, batch);
         if self.is_in_memory() && !was_in_memory {
-            // Said by force: what `chat` has stored is dropped.
+            // The change is forced: the messages of `chat` in the log are dropped.
             self.acknowledged.retain(|topic, _| topic.namespace() != "chat");
         }
         applied
@@ -183,7 +183,7 @@ impl ShardModel {
         settings.is_some_and(|settings| settings.has_memory_namespace())
     }
 
-    /// As the owner does: where a message goes is decided by the settings of the log.
+    /// Publishes as the owner does: the settings of the log decide where a message goes.
     fn publish(&mut self, name: &str, overtaken: bool) {
         let topic = Topic::new(name).unwrap();
         let goes_to_memory = self.is_in_memory() && topic.namespace() == "chat";
@@ -214,15 +214,17 @@ impl ShardModel {
 
     fn record_ack(&mut self, topic: Topic, ack: Acknowledgement) {
         let before = self.last_acknowledged.insert(topic.clone(), ack.position);
-        assert!(before.is_none_or(|before| before < ack.position), "{topic} went back");
+        assert!(
+            before.is_none_or(|before| before < ack.position),
+            "the position of {topic} decreased"
+        );
         if ack.durability == Durability::Replicated {
             let revision = self.nodes[self.leader].revision();
             self.acknowledged.entry(topic).or_default().push((ack.position, revision));
         }
     }
 
-    /// Bounds only rise here, so whatever was acknowledged under some settings, up to their bound, is
-    /// there for good.
+    /// Limits only rise here, so messages acknowledged under some settings, up to their limit, stay retained.
     fn assert_retained(&self) {
         let state = &self.nodes[self.leader].state;
         for (topic, stored) in &self.acknowledged {
@@ -244,16 +246,16 @@ proptest! {
 
     #[test]
     fn stale_settings_shorten_no_history_and_replicated_messages_survive_durability_changes(steps in steps()) {
-        let mut world = ShardModel::new();
-        world.propose_due_entries();
+        let mut model = ShardModel::new();
+        model.propose_due_entries();
         for step in steps {
-            world.step(step);
-            world.assert_retained();
+            model.step(step);
+            model.assert_retained();
         }
         for node in 0..NODES {
-            world.catch_up(node);
+            model.catch_up(node);
         }
-        let digests: Vec<_> = world.nodes.iter().map(|node| node.state.digest()).collect();
+        let digests: Vec<_> = model.nodes.iter().map(|node| node.state.digest()).collect();
         prop_assert!(digests.iter().all(|digest| *digest == digests[0]));
     }
 }

@@ -1,4 +1,4 @@
-//! A state whose group has lost its majority for good, made ready for another history.
+//! Recovery of a state whose group has permanently lost its majority.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use pushonce_core::{Epoch, Timestamp};
 use super::ShardState;
 
 impl ShardState {
-    /// Begins a later epoch of every topic at `index`, with the messages that are here: positions that the
-    /// lost replicas gave out beyond them are never given out again, and every subscriber that resumes
-    /// is told of a gap. The index must be above every one that they can have reached.
+    /// Moves every topic to a new epoch at `index`, with the messages that this replica has. Positions that
+    /// the lost replicas assigned beyond them are never assigned again, and every subscriber that resumes
+    /// gets a gap. The index must be above every index that the lost replicas can have reached.
     pub fn recover(&mut self, index: u64) {
         for log in self.topics.values_mut() {
             Arc::make_mut(log).restart_at_epoch(Epoch(index));
         }
-        // A topic that is not here may have been on the lost replicas.
+        // A topic that is missing here may have existed on the lost replicas.
         self.dropped_topics.assume_all_dropped(index);
     }
 
-    /// How many topics and messages there are, however old.
+    /// The numbers of topics and messages, including messages past their age.
     pub fn count_topics_and_messages(&self) -> (usize, usize) {
         let topics = || self.list_topics("", None, Timestamp(0));
         (topics().count(), topics().map(|info| info.count).sum())

@@ -7,7 +7,7 @@ use pushonce_core::{
 
 use super::*;
 
-/// When pages are read, where ages do not matter.
+/// The time at which pages are read, where ages do not matter.
 const NOW: Timestamp = Timestamp(0);
 
 const NAMES: [&str; 5] = ["a", "a/b", "b", "news/köln", "z"];
@@ -17,12 +17,12 @@ fn topic(name: &str) -> Topic {
 }
 
 fn item(name: &str, payload: Vec<u8>) -> EntryItem {
-    let (content_type, key, stamp) = (ContentType::Binary, None, None);
-    EntryItem { topic: topic(name), content_type, key, publish_id: stamp, payload: payload.into() }
+    let (content_type, key, publish_id) = (ContentType::Binary, None, None);
+    EntryItem { topic: topic(name), content_type, key, publish_id, payload: payload.into() }
 }
 
-/// The settings of a cluster of one shard, with these bounds for every topic, and these namespaces in
-/// the owner's memory.
+/// The settings of a cluster of one shard, with this history for every topic, and these namespaces in the
+/// owner's memory.
 fn settings(revision: u64, history: History, in_memory: &[&str]) -> ShardSettings {
     let default = Namespace { history, ..Namespace::default() };
     let memory = Namespace { durability: Durability::Memory, ..default.clone() };
@@ -35,7 +35,7 @@ fn apply_settings(state: &mut ShardState, index: u64, settings: ShardSettings) {
     state.apply(index, EntryBatch::with_settings(Timestamp(0), settings));
 }
 
-/// Some with keys, no two alike.
+/// Gives some items a key; all keys differ.
 fn with_keys(mut entries: Vec<EntryBatch>) -> Vec<EntryBatch> {
     let items = entries.iter_mut().flat_map(|batch| &mut batch.items);
     for (nth, item) in items.enumerate().filter(|(_, item)| item.payload.len() > 3) {
@@ -44,11 +44,11 @@ fn with_keys(mut entries: Vec<EntryBatch>) -> Vec<EntryBatch> {
     entries
 }
 
-/// Entries whose times go back and forth, with settings between them, older and newer ones, that bound
-/// histories tightly. The first has settings.
+/// Entries whose times go back and forth, mixed with older and newer settings that limit histories tightly.
+/// The first entry has settings.
 ///
-/// `ages` are those of messages and of unused topics; `lent`: namespaces go to and fro between the log
-/// and the owner's memory.
+/// `ages` are those of messages and of unused topics. With `durability_changes`, namespaces move between
+/// the log and the owner's memory.
 pub(crate) fn entries(
     ages: impl Strategy<Value = u64> + Clone + 'static,
     durability_changes: bool,
@@ -86,7 +86,7 @@ pub(crate) fn entries(
         .prop_map(|(first, rest)| with_keys(std::iter::once(first).chain(rest).collect()))
 }
 
-/// Applies entries as a log gives them: encoded, with holes between their indexes.
+/// Applies entries as a log provides them: encoded, with gaps between their indexes.
 fn replay<'a>(state: &mut ShardState, entries: impl IntoIterator<Item = (usize, &'a EntryBatch)>) {
     for (nth, batch) in entries {
         let (version, batch) =
@@ -100,7 +100,7 @@ fn index(nth: usize) -> u64 {
     3 * nth as u64 + 2
 }
 
-/// A topic as one would write it down: everything it ever had, and where its history begins.
+/// A naive model of a topic: every message it ever had, and where its history begins.
 #[derive(Default)]
 struct NaiveTopic {
     messages: Vec<Arc<Message>>,
@@ -259,8 +259,8 @@ fn topic_epoch_is_the_index_of_its_first_entry() {
 fn unknown_topic_is_empty_and_has_no_positions() {
     let state = ShardState::with_history(History::default());
     let empty = HistoryPage { messages: vec![], head: Position::ZERO, gap: None };
-    for want in [HistoryRange::All, HistoryRange::Last(3), HistoryRange::After(Position::ZERO)] {
-        assert_eq!(state.fetch_history(&topic("a"), want, NOW), Ok(empty.clone()));
+    for range in [HistoryRange::All, HistoryRange::Last(3), HistoryRange::After(Position::ZERO)] {
+        assert_eq!(state.fetch_history(&topic("a"), range, NOW), Ok(empty.clone()));
     }
     let requested = Position::new(1, 1);
     let future = FetchError::FuturePosition { requested, head: Position::ZERO };
@@ -289,13 +289,13 @@ fn idle_topics_lose_messages_past_their_age() {
     assert_eq!(state.topic_stats(&topic("idle/7"), NOW).unwrap().head, Position::new(1, 1));
 }
 
-/// An entry without messages.
+/// Applies an entry without messages.
 fn sweep(state: &mut ShardState, index: u64, time: u64) {
     state.apply(index, EntryBatch::new(Timestamp(time), vec![]));
 }
 
-/// A shard at whose index 4 the topic "a" had two messages, at time 0, that are kept for 10 ms; and
-/// it for 100.
+/// A shard whose topic "a" had two messages in entry 4, at time 0. Messages are kept for 10 ms, an unused
+/// topic for 100 ms.
 fn state_with_an_idle_topic() -> ShardState {
     let history = History { age_max_ms: 10, expire_after_ms: 100, ..History::default() };
     let items = vec![item("a", b"one".to_vec()), item("a", b"two".to_vec())];
@@ -334,13 +334,13 @@ fn recreated_topic_starts_a_higher_epoch_and_an_old_cursor_gets_a_gap() {
     let page = state.fetch_history(&topic("a"), HistoryRange::After(requested), NOW).unwrap();
     let head = Position::new(5, 0);
     let gap = Some(Gap { from: Position::new(4, 2), to: head, reason: GapReason::Epoch });
-    assert_eq!(page, HistoryPage { messages: vec![], head, gap }, "dropped, and not made again");
+    assert_eq!(page, HistoryPage { messages: vec![], head, gap }, "dropped and not recreated");
     let forged = Position::new(6, 1);
     let page = state.fetch_history(&topic("a"), HistoryRange::After(forged), NOW);
     assert_eq!(page, Err(FetchError::FuturePosition { requested: forged, head }));
     let empty = HistoryPage { messages: vec![], head: Position::ZERO, gap: None };
-    for want in [HistoryRange::All, HistoryRange::Last(3)] {
-        assert_eq!(state.fetch_history(&topic("a"), want, NOW), Ok(empty.clone()));
+    for range in [HistoryRange::All, HistoryRange::Last(3)] {
+        assert_eq!(state.fetch_history(&topic("a"), range, NOW), Ok(empty.clone()));
     }
 
     let items = vec![item("a", b"three".to_vec())];
@@ -355,7 +355,7 @@ fn recreated_topic_starts_a_higher_epoch_and_an_old_cursor_gets_a_gap() {
     assert_eq!(
         page,
         Err(FetchError::FuturePosition { requested, head }),
-        "of an epoch that never was"
+        "a position of an epoch that never existed"
     );
 }
 
@@ -372,8 +372,8 @@ fn resume_from_zero_gets_a_gap_only_for_a_recreated_topic() {
         let (from, to) = (Position::new(0, 1), Position::new(epoch, 0));
         Some(Gap { from, to, reason: GapReason::Epoch })
     };
-    assert_eq!(from_zero(&state, "a"), (0, gap(5)), "dropped, and not made again");
-    assert_eq!(from_zero(&state, "b"), (0, None), "never made");
+    assert_eq!(from_zero(&state, "a"), (0, gap(5)), "dropped and not recreated");
+    assert_eq!(from_zero(&state, "b"), (0, None), "never created");
     let requested = Position::new(4, 1);
     let future = FetchError::FuturePosition { requested, head: Position::ZERO };
     assert_eq!(state.fetch_history(&topic("b"), HistoryRange::After(requested), NOW), Err(future));
@@ -393,7 +393,7 @@ fn log_time_never_decreases_and_message_ages_use_it() {
     sweep(&mut state, 6, 3);
     assert_eq!(state.time(), Timestamp(8));
     let late = state.apply(7, EntryBatch::new(Timestamp(1), vec![item("b", vec![])]));
-    assert_eq!(late.messages[0].1.time, Timestamp(8), "a proposer that was behind");
+    assert_eq!(late.messages[0].1.time, Timestamp(8), "the time of a proposer that is behind");
     sweep(&mut state, 8, 18);
     assert_eq!(state.topic_stats(&topic("b"), NOW).map(|info| info.count), Some(1));
     sweep(&mut state, 9, 19);
@@ -422,7 +422,7 @@ fn namespace_that_leaves_memory_starts_a_later_epoch() {
     assert_eq!(publish(&mut state, 2), Position::new(2, 1));
     apply_settings(&mut state, 5, settings(2, History::default(), &["a"]));
     apply_settings(&mut state, 8, settings(3, History::default(), &[]));
-    // The owner's memory gave out up to 5:…; nobody here knows how far it came.
+    // The owner's memory assigned positions of epoch 5; the log does not know how many.
     let assert_epoch_gap = |requested: Position, to: Position, state: &ShardState| {
         let gap = Gap { from: requested.next(), to, reason: GapReason::Epoch };
         let page = state.fetch_history(&topic("a/b"), HistoryRange::After(requested), NOW).unwrap();
@@ -457,7 +457,7 @@ fn topics_are_listed_by_name_after_any_name() {
     };
     assert_eq!(list("a", None), names_with_prefix("a"));
     assert_eq!(list("a/", None), names_with_prefix("a/"));
-    assert_eq!(list("a/", Some("a")), names_with_prefix("a/"), "a name before all of them");
+    assert_eq!(list("a/", Some("a")), names_with_prefix("a/"), "a name before all matches");
     assert_eq!(list("a/", Some(&names_with_prefix("a/")[0])), names_with_prefix("a/")[1..]);
     assert_eq!(list("a/", Some("b")), [""; 0]);
 }
@@ -483,7 +483,10 @@ fn malformed_or_unsupported_snapshot_is_rejected() {
     state.apply(1, EntryBatch::new(Timestamp(1), items));
     let snapshot = state.snapshot();
     for end in 1..snapshot.len() {
-        assert!(ShardState::restore(&snapshot[..end]).is_err(), "{end} bytes of it were taken");
+        assert!(
+            ShardState::restore(&snapshot[..end]).is_err(),
+            "a prefix of {end} bytes was accepted"
+        );
     }
     assert_eq!(ShardState::restore(&snapshot), Ok(state));
 }
@@ -505,11 +508,11 @@ fn recovered_state_keeps_its_messages_and_starts_an_epoch_above_all_lost_ones() 
     assert_eq!(page.head, Position::new(index, 2));
     assert_eq!(page.messages.len(), 2);
     assert_eq!(page.gap.map(|gap| gap.reason), Some(GapReason::Epoch));
-    // A reader that has seen nothing may miss what only the lost replicas had.
+    // A reader that has read nothing may have missed messages that only the lost replicas had.
     let gap =
         state.fetch_history(&topic("a"), HistoryRange::After(Position::ZERO), NOW).unwrap().gap;
     assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::Epoch));
-    // Given out by a lost replica: beyond what is here, and of a topic that is not here.
+    // Positions that a lost replica assigned: one above the head here, one of a topic that is missing here.
     for name in ["a", "b"] {
         let lost = Position::new(900, 77);
         let gap = state.fetch_history(&topic(name), HistoryRange::After(lost), NOW).unwrap().gap;

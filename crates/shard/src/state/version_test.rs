@@ -1,12 +1,13 @@
-//! What builds of neighbouring versions make of each other's entries and snapshots.
+//! Entries and snapshots that builds of neighbouring versions exchange.
 
 use proptest::prelude::*;
 use pushonce_core::UnsupportedVersion;
 
 use super::state_test::entries;
 use super::*;
+use crate::rules::ShardRules;
 
-/// A build that supports the first version only, and one that supports the next, too.
+/// A build that supports only the first version, and one that also supports the next.
 const OLD: VersionRange = VersionRange { min: ClusterVersion(1), max: ClusterVersion(1) };
 const NEW: VersionRange = VersionRange { min: ClusterVersion(1), max: ClusterVersion(2) };
 
@@ -34,7 +35,7 @@ proptest! {
             prop_assert_eq!(apply(NEW, &mut new, index, &entry), Ok(()));
             prop_assert_eq!(old.snapshot(), new.snapshot());
             if nth == cut {
-                // Either goes on from what the other wrote: forward, and back.
+                // Each build continues from the snapshot of the other: an upgrade and a downgrade.
                 let written = (old.snapshot(), new.snapshot());
                 old = ShardState::restore_within(OLD, &written.1).unwrap();
                 new = ShardState::restore_within(NEW, &written.0).unwrap();
@@ -61,7 +62,7 @@ proptest! {
         let first_rejected = log.iter().enumerate().find_map(|(nth, entry)| {
             let before = state.clone();
             let rejection = apply(OLD, &mut state, nth as u64 + 1, entry).err()?;
-            assert_eq!(state, before, "an entry that is not read changes nothing");
+            assert_eq!(state, before, "an unreadable entry changed the state");
             Some((nth, rejection))
         });
         let error = UnsupportedVersion { found: NEW.max, supported: OLD };
@@ -75,7 +76,8 @@ proptest! {
         prop_assert_eq!(rejection, Err(VersionedDecodeError::Unsupported(error)));
     }
 
-    /// An owner that has not heard of the raise yet writes in the version before for a while.
+    /// For a while after an upgrade, an owner that does not know the new version writes in the version
+    /// before.
     #[test]
     fn state_uses_the_rules_of_the_highest_version_applied(
         batches in entries(0..50u64, true), flips in prop::collection::vec(any::<bool>(), 30),
@@ -92,16 +94,15 @@ proptest! {
     }
 }
 
-#[cfg(feature = "next-version")]
 #[test]
 fn next_version_has_different_rules() {
-    use crate::rules::ShardRules;
-    assert_ne!(ShardRules::for_version(OLD.max), ShardRules::for_version(NEW.max));
+    let (old, new) = (ShardRules::for_version(OLD.max), ShardRules::for_version(NEW.max));
+    assert_eq!(old != new, VersionRange::HAS_TEST_VERSIONS);
     assert_eq!(VersionRange::READABLE.min, OLD.min);
 }
 
-/// Also in a build that takes part in no cluster of the first version any more: it may have to apply what
-/// was written then.
+/// Also in a build that supports no cluster of the first version any more: it may have to apply entries of
+/// that version.
 #[test]
 fn empty_state_uses_the_rules_of_the_first_version() {
     let state = ShardState::new(ShardId(0));

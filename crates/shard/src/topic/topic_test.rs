@@ -5,7 +5,7 @@ use super::*;
 
 const EPOCH: u64 = 7;
 
-/// A topic, the bounds of its namespace, and the time of its newest message.
+/// A topic, the limits of its namespace, and the time of its newest message.
 #[derive(Clone, Debug)]
 struct TestTopic {
     log: TopicState,
@@ -28,7 +28,7 @@ impl TestTopic {
     }
 }
 
-/// A topic of epoch 7 with messages at the times given, whose history keeps `count_max` of them.
+/// A topic of epoch 7 with messages at the given times, whose history keeps `count_max` of them.
 fn topic_with(count_max: u32, times: &[u64]) -> TestTopic {
     let history = History { count_max, bytes_max: 1_000, age_max_ms: 1_000, ..History::default() };
     let mut topic = TestTopic::new(history);
@@ -192,7 +192,11 @@ fn retention_applies_to_readers_before_the_next_sweep() {
         read_with(History { age_max_ms: 399, ..topic.history }, 800),
         (vec![3], expired(2), 1)
     );
-    assert_eq!(read_with(topic.history, 1_400), (vec![2, 3], None, 2), "the clock goes on alone");
+    assert_eq!(
+        read_with(topic.history, 1_400),
+        (vec![2, 3], None, 2),
+        "messages expire without an entry"
+    );
     assert_eq!(read_with(topic.history, 9_000), (vec![], expired(3), 0));
 }
 

@@ -1,6 +1,6 @@
-//! Nodes in one process that hold one shard, each with a log on disk and a peer port on loopback.
+//! Nodes in one process that host one shard, each with a log on disk and a peer port on loopback.
 
-#![allow(dead_code, reason = "each story uses a part of it")]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,13 +22,13 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
-/// The only one of its cluster: every topic belongs to it.
+/// The only shard of its cluster: every topic belongs to it.
 pub(crate) const SHARD: ShardId = ShardId(0);
 
-/// What the nodes of a test are told of the cluster.
+/// The settings of the cluster, as the nodes of a test receive them.
 pub(crate) type Known = watch::Receiver<Option<Arc<ShardSettings>>>;
 
-/// Everything that was handed on, in the order in which it was.
+/// A listener that records every delivered message, in order.
 #[derive(Default)]
 pub(crate) struct Heard(Mutex<Vec<(Topic, Arc<Message>)>>);
 
@@ -62,66 +62,73 @@ impl Heard {
 }
 
 impl Node {
-    /// Remembers everything, at a time that stands still.
+    /// Starts a node with unlimited history and a clock that stands still.
     pub(crate) async fn start(
         id: u64,
         dir: &TempDir,
-        book: &PeerAddresses,
+        addresses: &PeerAddresses,
         times: ConsensusSettings,
     ) -> Node {
         let known = watch::channel(settings(unlimited_history())).1;
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
-        Node::start_with(id, dir, book, times, known, clock).await
+        Node::start_with(id, dir, addresses, times, known, clock).await
     }
 
     pub(crate) async fn start_with(
         id: u64,
         dir: &TempDir,
-        book: &PeerAddresses,
+        addresses: &PeerAddresses,
         times: ConsensusSettings,
         known: Known,
         clock: Arc<dyn ClusterClock>,
     ) -> Node {
-        Node::start_with_probe(Arc::new(DiskSpace::for_dir), id, dir, book, times, known, clock)
-            .await
+        Node::start_with_probe(
+            Arc::new(DiskSpace::for_dir),
+            id,
+            dir,
+            addresses,
+            times,
+            known,
+            clock,
+        )
+        .await
     }
 
-    /// On a disk with as much room as is said.
+    /// As [`Node::start`], on a disk whose free space `room` reports.
     pub(crate) async fn start_with_room(
         id: u64,
         dir: &TempDir,
-        book: &PeerAddresses,
+        addresses: &PeerAddresses,
         times: ConsensusSettings,
         room: DiskProbe,
     ) -> Node {
         let known = watch::channel(settings(unlimited_history())).1;
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
-        Node::start_with_probe(room, id, dir, book, times, known, clock).await
+        Node::start_with_probe(room, id, dir, addresses, times, known, clock).await
     }
 
     async fn start_with_probe(
         room: DiskProbe,
         id: u64,
         dir: &TempDir,
-        book: &PeerAddresses,
+        addresses: &PeerAddresses,
         times: ConsensusSettings,
         known: Known,
         clock: Arc<dyn ClusterClock>,
     ) -> Node {
         let id = NodeId(id);
         ConsensusEngine::create(dir.path(), ClusterId(9), id).await.unwrap();
-        let outside =
-            HostHooks { disk_space: room, on_fatal: Arc::new(|why: &str| panic!("{why}")) };
+        let hooks = HostHooks { disk_space: room, on_fatal: Arc::new(|why: &str| panic!("{why}")) };
         let engine = ConsensusEngine::open_with_hooks(
             dir.path(),
             ClusterId(9),
             id,
             times,
-            book.clone(),
-            outside,
+            addresses.clone(),
+            hooks,
         );
         let engine = engine.await.unwrap();
-        let server = serve(&engine, id, book).await;
+        let server = serve(&engine, id, addresses).await;
         let heard = Arc::new(Heard::default());
         let shard = ShardOptions {
             id: SHARD,
@@ -138,7 +145,7 @@ impl Node {
         Node { id, engine, shard, heard, shutdown, running, server }
     }
 
-    /// Waits until this node claims the shard under a later term than `term`; under which.
+    /// Waits until this node claims the shard in a later term than `term`, and returns that term.
     pub(crate) async fn claim_after(&self, term: Term) -> Term {
         let mut claims = self.shard.claim();
         let newer =
@@ -149,7 +156,7 @@ impl Node {
         claim.term
     }
 
-    /// How long the log is, once it has stood still for longer than the status may be behind.
+    /// The last index of the log, after it has not changed for longer than the status may lag behind.
     pub(crate) async fn log_end(&self) -> u64 {
         let last_log = || self.shard.group().status().borrow().last_log_index;
         loop {
@@ -164,15 +171,15 @@ impl Node {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.running.await.unwrap();
-        assert!(self.shard.claim().borrow().is_none(), "a node that ended claims the shard");
+        assert!(self.shard.claim().borrow().is_none(), "a stopped node claims the shard");
         self.server.abort();
         self.engine.stop().await;
     }
 }
 
-async fn serve(engine: &ConsensusEngine, id: NodeId, book: &PeerAddresses) -> JoinHandle<()> {
+async fn serve(engine: &ConsensusEngine, id: NodeId, addresses: &PeerAddresses) -> JoinHandle<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    book.set(id, listener.local_addr().unwrap().to_string());
+    addresses.set(id, listener.local_addr().unwrap().to_string());
     let incoming = TcpListenerStream::new(listener);
     let server = tonic::transport::Server::builder().add_service(engine.service());
     tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() })
@@ -189,7 +196,7 @@ fn unlimited_history() -> Namespaces {
     Namespaces { revision: 1, default, ..Namespaces::default() }
 }
 
-/// What a node knows that has these settings.
+/// The settings of a cluster of one shard with these namespaces.
 pub(crate) fn settings(namespaces: Namespaces) -> Option<Arc<ShardSettings>> {
     let shards = ShardCount::new(1).unwrap();
     Some(Arc::new(ShardSettings { shards, namespaces }))
@@ -199,7 +206,7 @@ pub(crate) fn dir() -> TempDir {
     TempDir::new().unwrap()
 }
 
-/// Under a key, so that it may be repeated.
+/// A publish with a key, which can be repeated.
 pub(crate) fn keyed(topic: Topic, key: &str, payload: &str) -> Publish {
     Publish { key: Some(MessageKey::new(key).unwrap()), ..publish(topic, payload.to_owned()) }
 }

@@ -1,8 +1,8 @@
-//! Messages that come as datagrams: in any order, or not at all.
+//! Messages in datagrams, which arrive in any order or not at all.
 //!
-//! They are read as soon as they are there, for what the transport has no room for it throws away and
-//! the server takes for delivered. What the caller has no time for yet waits here, the newest of each
-//! topic alone.
+//! Datagrams are read immediately: the transport drops those for which its buffer has no room, and the
+//! server considers them delivered. Only the newest message of each topic is kept until the caller is
+//! ready.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use pushonce_proto::client::{Encoding, InvalidFrame, ServerEvent};
 use super::ReaderContext;
 use crate::session::SessionEnd;
 
-/// As many as a session may have topics.
+/// The maximum number of topics of a session.
 const PENDING_MAX: usize = 1024;
 
-/// What waits to be told, in the order in which the topics came.
+/// Pending messages in the order in which their topics arrived.
 #[derive(Default)]
 struct PendingDatagrams(VecDeque<(Topic, Arc<Message>)>);
 
@@ -29,14 +29,14 @@ pub(super) async fn read(shared: ReaderContext) {
         let ready = pending.first_ready(&stream_epochs.borrow_and_update());
         tokio::select! {
             datagram = shared.connection.read_datagram() => {
-                // The end of the connection is told by who accepts its streams.
+                // The end of the connection is reported by `accept_streams`.
                 let Ok(datagram) = datagram else { return };
                 if let Err(error) = pending.on_datagram(&datagram) {
                     return shared.close(SessionEnd::retryable(error)).await;
                 }
             }
             permit = shared.events.reserve(), if ready.is_some() => {
-                // Whoever is gone does not want to know.
+                // Fails only when the session was dropped.
                 let Ok(permit) = permit else { return };
                 if let Some((topic, message)) = ready.and_then(|index| pending.0.remove(index)) {
                     permit.send(Ok(ServerEvent::Message { topic, message }));
@@ -52,7 +52,7 @@ impl PendingDatagrams {
         match Encoding::Proto.decode_event(datagram) {
             Ok(ServerEvent::Message { topic, message }) => self.insert(topic, message),
             Err(error) if error.is_fatal => return Err(error),
-            // From a newer server: not for us.
+            // A frame of a newer server: ignored.
             Ok(_) | Err(_) => {}
         }
         Ok(())
@@ -70,8 +70,8 @@ impl PendingDatagrams {
         }
     }
 
-    /// The first that may be told: one that has not overtaken what its topic's stream has to say before
-    /// the first message of a subscription, or of an epoch.
+    /// The index of the first message that can be delivered: one whose topic's stream has already delivered
+    /// the event that starts the subscription or the epoch.
     fn first_ready(&self, stream_epochs: &HashMap<Topic, Epoch>) -> Option<usize> {
         self.0.iter().position(|(topic, message)| {
             stream_epochs.get(topic).is_some_and(|epoch| message.position.epoch <= *epoch)

@@ -1,4 +1,5 @@
-//! A stream in a world that loses, delays, refuses, breaks and forgets.
+//! A simulation of a stream whose messages are lost, delayed and rejected, whose connections break, and
+//! whose producer is forgotten.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -13,20 +14,18 @@ const DEADLINE: Duration = Duration::from_secs(2);
 
 const TOPICS: [&str; 3] = ["a", "b", "b/c"];
 
-/// What the owner of a topic knows: the rules of the contract, in a dozen lines.
+/// A minimal model of the owner of a topic, with the rules of the protocol.
 #[derive(Default)]
 struct OwnerModel {
     /// The messages of the topic.
     log: Vec<u64>,
-    /// Epoch and places of the producer; `NoFault` when it is not known (any more).
+    /// Epoch and offsets of the producer; `None` when it is unknown.
     producer: Option<(u32, Vec<u64>)>,
 }
 
 impl OwnerModel {
     fn on_publish(&mut self, publish: &Publish) -> Result<Acknowledgement, PublishFailure> {
-        let Some(PublishId::Sequence(sequence)) = publish.publish_id else {
-            panic!("not numbered")
-        };
+        let Some(PublishId::Sequence(sequence)) = publish.publish_id else { panic!("no sequence") };
         let (epoch, offsets) = self.producer.clone().unwrap_or_default();
         let is_known = self.producer.is_some();
         if is_known && sequence.epoch == epoch && sequence.number <= offsets.len() as u64 {
@@ -48,15 +47,15 @@ impl OwnerModel {
     }
 }
 
-/// What a server does with the next request.
+/// The effect of a server on the next request.
 #[derive(Clone, Copy, Debug)]
 enum RequestOutcome {
     Applied,
     Overloaded,
     RejectedPermanently,
-    /// It is applied, and the answer says that nobody knows.
+    /// The message is stored, and the reply is unknown.
     UnknownApplied,
-    /// It may be applied later.
+    /// The message may be stored later.
     UnknownDelayed,
     UnknownLost,
 }
@@ -67,7 +66,8 @@ enum WindowStep {
     Send(usize),
     Serve(RequestOutcome),
     Reply(usize),
-    /// The connection breaks. So many requests were applied all the same, and so many will be.
+    /// The connection breaks. This many requests were applied nevertheless, and this many are applied
+    /// later.
     Disconnect {
         applied: usize,
         delayed: usize,
@@ -129,13 +129,13 @@ impl WindowSimulation {
 
     fn step(&mut self, step: WindowStep) {
         match step {
-            WindowStep::Push(nth) => self.push(nth),
+            WindowStep::Push(topic_index) => self.push(topic_index),
             WindowStep::Send(n) => {
                 self.requests.extend((0..n).map_while(|_| self.window.next_to_send()))
             }
-            WindowStep::Serve(fate) => self.serve(fate),
+            WindowStep::Serve(outcome) => self.serve(outcome),
             WindowStep::Reply(n) => (0..n).for_each(|_| self.deliver_reply()),
-            WindowStep::Disconnect { applied, delayed: late } => self.disconnect(applied, late),
+            WindowStep::Disconnect { applied, delayed } => self.disconnect(applied, delayed),
             WindowStep::DeliverDelayed(nth) if nth < self.delayed.len() => {
                 let publish = self.delayed.remove(nth);
                 let _reply = self.apply(&publish);
@@ -148,7 +148,7 @@ impl WindowSimulation {
             }
         }
         for (id, outcome) in self.out.drain(..) {
-            assert!(self.outcomes.insert(id, outcome).is_none(), "{id} was answered twice");
+            assert!(self.outcomes.insert(id, outcome).is_none(), "{id} has two outcomes");
         }
     }
 
@@ -165,7 +165,7 @@ impl WindowSimulation {
     fn serve(&mut self, outcome: RequestOutcome) {
         let Some(publish) = self.requests.pop_front() else { return };
         let unknown = || failure(PublishError::unknown("lost"));
-        let answer = match outcome {
+        let reply = match outcome {
             RequestOutcome::Applied => self.apply(&publish),
             RequestOutcome::Overloaded => {
                 Err(failure(PublishRejection::Overloaded("full".to_owned()).into()))
@@ -180,7 +180,7 @@ impl WindowSimulation {
             }
             RequestOutcome::UnknownLost => Err(unknown()),
         };
-        self.replies.push_back(answer);
+        self.replies.push_back(reply);
     }
 
     fn deliver_reply(&mut self) {
@@ -195,21 +195,22 @@ impl WindowSimulation {
         now.iter().for_each(|publish| drop(self.apply(publish)));
         self.delayed.extend(later.iter().take(delayed).cloned());
         self.replies.clear();
-        self.window.on_connection_lost("it broke", self.now, &mut self.out);
+        self.window.on_connection_lost("the connection broke", self.now, &mut self.out);
     }
 
-    /// A shard forgets a producer long after its last message: nothing of it is on its way then.
+    /// A shard forgets a producer long after its last message, when none is in flight.
     fn forget_producer(&mut self, nth: usize) {
         let topic = topic(nth);
         let topic_window = self.window.topics.get(&topic);
-        let is_idle =
-            topic_window.is_none_or(|course| course.unsettled.is_empty() && course.in_flight == 0);
+        let is_idle = topic_window.is_none_or(|topic_window| {
+            topic_window.unsettled.is_empty() && topic_window.in_flight == 0
+        });
         if is_idle && !self.delayed.iter().any(|publish| publish.topic == topic) {
             self.owners.entry(topic).or_default().producer = None;
         }
     }
 
-    /// All faults end. Whatever is late arrives at last.
+    /// Ends all faults; delayed messages arrive at last.
     fn finish_without_faults(&mut self) {
         (0..TOPICS.len()).for_each(|nth| self.step(WindowStep::Push(nth)));
         while !self.window.entries.is_empty() {
@@ -286,7 +287,7 @@ proptest! {
         }
     }
 
-    /// Nothing is refused and nobody forgets: then all arrives, whatever breaks.
+    /// Without rejections and forgotten producers every message is stored, whatever connections break.
     #[test]
     fn stream_over_failing_connections_loses_no_message(
         steps in prop::collection::vec(step(), 1..150),
@@ -295,7 +296,7 @@ proptest! {
         for step in steps {
             match step {
                 WindowStep::Serve(RequestOutcome::RejectedPermanently | RequestOutcome::Overloaded) | WindowStep::ForgetProducer(_) => {}
-                // Short of any deadline, over all steps.
+                // Stays below any deadline, over all steps.
                 WindowStep::AdvanceMs(ms) => simulation.step(WindowStep::AdvanceMs(ms / 600)),
                 step => simulation.step(step),
             }
@@ -306,7 +307,7 @@ proptest! {
     }
 }
 
-/// A world whose three messages to one topic are on the wire.
+/// A simulation with three messages to one topic in flight.
 fn simulation_with_three_in_flight() -> WindowSimulation {
     let mut simulation = WindowSimulation::new();
     (0..3).for_each(|_| simulation.step(WindowStep::Push(0)));
@@ -317,7 +318,7 @@ fn simulation_with_three_in_flight() -> WindowSimulation {
 fn sent_numbers(simulation: &WindowSimulation) -> Vec<(u32, u64)> {
     let sequence = |publish: &Publish| match publish.publish_id {
         Some(PublishId::Sequence(sequence)) => (sequence.epoch, sequence.number),
-        _ => panic!("not numbered"),
+        _ => panic!("no sequence"),
     };
     simulation.requests.iter().map(sequence).collect()
 }
@@ -351,7 +352,7 @@ fn topic_is_paused_until_all_its_replies_arrive_while_others_continue() {
     assert_eq!(
         sent_numbers(&simulation),
         [(1, 2), (1, 3), (2, 1)],
-        "only the other topic went out"
+        "only the other topic was sent"
     );
     (0..3).for_each(|_| simulation.step(WindowStep::Serve(RequestOutcome::Applied)));
     simulation.step(WindowStep::Reply(3));

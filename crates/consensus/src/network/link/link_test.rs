@@ -39,7 +39,7 @@ async fn down_link_rejects_requests_and_broken_link_fails_pending_ones() {
     link.on_disconnected();
     assert_eq!(waiting.response_within(TIMEOUT).await, Err(LinkError::Broken(NodeId(2))));
     assert!(matches!(send_request(&link, 1), Err(LinkError::Down(_))));
-    assert!(link.next_frame(stream).await.is_none(), "an old stream goes on");
+    assert!(link.next_frame(stream).await.is_none(), "the old stream has not ended");
 }
 
 #[tokio::test]
@@ -68,7 +68,10 @@ async fn snapshot_pieces_are_sent_last_and_limited_in_flight() {
     let first_turn = link.acquire_piece_permit().await;
     let _second_turn = link.acquire_piece_permit().await;
     let mut third_turn = std::pin::pin!(link.acquire_piece_permit());
-    assert!(futures::poll!(&mut third_turn).is_pending(), "any number is on its way");
+    assert!(
+        futures::poll!(&mut third_turn).is_pending(),
+        "the number of pieces in flight is not limited"
+    );
     let _pieces = (piece(1).unwrap(), piece(2).unwrap());
     let _heartbeat = send_request(&link, 1).unwrap();
     let kinds = async || {

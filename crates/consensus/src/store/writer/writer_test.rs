@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::store::StoreKey;
 
-/// A disk that takes a write only when told, and notes how much came at once.
+/// A store that writes only when allowed, and records the size of each commit.
 struct GatedStore {
     allowed: gate::Receiver<io::Result<()>>,
     commits: Arc<Mutex<Vec<usize>>>,
@@ -71,7 +71,7 @@ async fn writes_complete_only_when_durable_and_queued_writes_share_a_commit() {
     let (group, _) = rig.writer.open(GroupId(1)).await.unwrap();
     let (first, mut durable) = oneshot::channel();
     group.submit(vote(), WriteCompletion::Notify(first)).await.unwrap();
-    // The thread is in the first commit, or on its way: what comes now waits for the second.
+    // The thread is in the first commit or about to be: later writes wait for the second.
     while rig.writer.queue_permits.available_permits() == QUEUE_UNITS as usize {
         tokio::task::yield_now().await;
     }
@@ -82,12 +82,12 @@ async fn writes_complete_only_when_durable_and_queued_writes_share_a_commit() {
         })
         .collect();
     tokio::task::yield_now().await;
-    assert!(durable.try_recv().is_err(), "told before it was durable");
+    assert!(durable.try_recv().is_err(), "completed before it was durable");
 
     rig.allow.send(Ok(())).unwrap();
     durable.await.unwrap().unwrap();
     for _ in 0..5 {
-        // More leave than there may be commits.
+        // More permits than commits.
         rig.allow.send(Ok(())).unwrap();
     }
     for write in waiting {
@@ -103,7 +103,7 @@ async fn failed_write_runs_fatal_hook_and_acknowledges_nothing() {
     rig.allow.send(Err(io::Error::other("no space left"))).unwrap();
     let failed = group.write(vote()).await.unwrap_err();
     assert!(failed.to_string().contains("no space left"));
-    assert!(group.write(vote()).await.is_err(), "a store that failed was asked again");
+    assert!(group.write(vote()).await.is_err(), "a failed store accepted a write");
     let messages = rig.fatal_messages.lock().unwrap();
     assert!(matches!(messages.as_slice(), [message] if message.contains("no space left")));
     assert!(rig.commits.lock().unwrap().is_empty());
@@ -118,7 +118,7 @@ async fn full_queue_blocks_writers() {
     group.submit(large, WriteCompletion::Ignore).await.unwrap();
     let next = group.submit(vote(), WriteCompletion::Ignore);
     let early = tokio::time::timeout(Duration::from_millis(20), next).await;
-    assert!(early.is_err(), "the queue has no bound");
+    assert!(early.is_err(), "the queue is not bounded");
     rig.allow.send(Ok(())).unwrap();
     group.submit(vote(), WriteCompletion::Ignore).await.unwrap();
 }
@@ -131,7 +131,7 @@ async fn write_on_full_disk_is_retried_and_reads_are_served_meanwhile() {
     let (sender, mut durable) = oneshot::channel();
     group.submit(vote(), WriteCompletion::Notify(sender)).await.unwrap();
     rig.writer.open(GroupId(2)).await.unwrap();
-    assert!(durable.try_recv().is_err(), "told before it was durable");
+    assert!(durable.try_recv().is_err(), "completed before it was durable");
     rig.full.store(false, Ordering::SeqCst);
     rig.allow.send(Ok(())).unwrap();
     durable.await.unwrap().unwrap();
@@ -151,8 +151,5 @@ async fn writer_blocked_on_full_disk_closes_without_acknowledging() {
     rig.writer.abort_blocked_writes();
     assert!(durable.await.unwrap().is_err());
     rig.writer.close().await;
-    assert!(
-        rig.fatal_messages.lock().unwrap().is_empty(),
-        "a full disk is no reason to end the process"
-    );
+    assert!(rig.fatal_messages.lock().unwrap().is_empty(), "a full disk is not fatal");
 }

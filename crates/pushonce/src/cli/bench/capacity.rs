@@ -1,7 +1,7 @@
-//! `pushonce bench capacity`: what so many viewers need, computed from what was measured.
+//! `pushonce bench capacity`: the resources that a number of viewers needs, computed from measured costs.
 //!
-//! Pure: costs and a wish in, a page out. `benches/CAPACITY.md` is this page with nothing said, and a
-//! test holds it to that.
+//! Pure: costs and requirements in, a page out. `benches/CAPACITY.md` is the page for the default arguments,
+//! which a test verifies.
 
 use std::fmt::Write as _;
 
@@ -70,23 +70,23 @@ struct NodeCapacity {
     utilization_max: f64,
 }
 
-/// Fewer hold no majority when one is lost.
+/// The minimum cluster size: fewer nodes have no majority after the loss of one.
 const CLUSTER_NODES_MIN: f64 = 3.0;
 
-/// What one number of viewers needs, over all nodes.
+/// The resources that a number of viewers needs, over all nodes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct CapacityNeed {
     viewers: f64,
     deliveries: f64,
-    /// To deliver, to hold, and to let in during the storm.
+    /// For deliveries, for idle connections, and for reconnects.
     cores: [f64; 3],
     memory_gib: f64,
     gbit: f64,
-    /// By cores, by memory, by bandwidth.
+    /// The number of nodes needed for the cores, the memory and the bandwidth.
     nodes: [f64; 3],
 }
 
-/// The page.
+/// The report.
 #[derive(Debug)]
 pub(super) struct CapacityReport {
     args: Args,
@@ -132,7 +132,7 @@ impl CapacityNeed {
         self.nodes.into_iter().fold(0.0, f64::max)
     }
 
-    /// What there is least of.
+    /// The resource that determines the number of nodes.
     fn bottleneck(&self) -> &'static str {
         let resources = ["cores", "memory", "bandwidth"].into_iter().zip(self.nodes);
         resources
@@ -147,18 +147,18 @@ impl super::BenchReport for CapacityReport {
         let Args { rate, payload, storm, costs, node_capacity: node, .. } = &self.args;
         let mut markdown = format!(
             "# Capacity\n\n\
-             What so many viewers need, computed from what was measured. This page is what \
-             `pushonce bench capacity` prints; say what is otherwise with you, as in \
+             The resources that a number of viewers needs, computed from measured costs. This page is \
+             the output of `pushonce bench capacity`; pass options for other values, for example \
              `pushonce bench capacity --viewers 10M --rate 5 --cores 64 --gbit 25`.\n\n\
-             | in | |\n|---|---|\n\
-             | messages a second that each viewer gets, *r* | {rate} |\n\
+             | input | |\n|---|---|\n\
+             | messages per second that each viewer receives, *r* | {rate} |\n\
              | bytes of a payload, *p* | {payload} |\n\
-             | seconds in which everybody comes anew, *T* | {storm} |\n\
-             | CPU of a delivery, *d* | {} µs |\n\
-             | CPU of an idle connection, *i* | {} µs a second |\n\
-             | CPU of a connection that comes, with its subscription and what it missed, *c* | {} µs |\n\
-             | memory of a connection, *m*: ours and the kernel's | {} + {} KiB |\n\
-             | bytes on the wire beside a payload, *o* | {} |\n\
+             | seconds in which every viewer reconnects, *T* | {storm} |\n\
+             | CPU per delivery, *d* | {} µs |\n\
+             | CPU per idle connection, *i* | {} µs per second |\n\
+             | CPU per new connection, with its subscription and its missed messages, *c* | {} µs |\n\
+             | memory per connection, *m*: node and kernel | {} + {} KiB |\n\
+             | bytes on the wire in addition to a payload, *o* | {} |\n\
              | a node | {} cores, {} GiB, {} Gbit/s, of which at most {} % are used |\n\n",
             costs.cpu_us,
             costs.idle_us,
@@ -171,7 +171,7 @@ impl super::BenchReport for CapacityReport {
             node.gbit,
             node.utilization_max * 100.0,
         );
-        markdown += "| viewers | deliveries/s | cores: deliver | hold | storm | memory | bandwidth | nodes | bound by |\n\
+        markdown += "| viewers | deliveries/s | cores: deliver | idle | reconnect | memory | bandwidth | nodes | limited by |\n\
                  |---|---|---|---|---|---|---|---|---|\n";
         for need in &self.needs {
             let [deliver, hold, storm] = need.cores.map(format_number);
@@ -206,20 +206,20 @@ impl super::BenchReport for CapacityReport {
 const FORMULAS: &str = "
 With *V* viewers:
 
-- deliveries a second = *V r*
-- cores to deliver = *V r d*; to hold connections = *V i*; in the storm = *V c* / *T*
+- deliveries per second = *V r*
+- cores to deliver = *V r d*; for idle connections = *V i*; to reconnect = *V c* / *T*
 - memory = *V m*
 - bandwidth = *V r* (*p* + *o*) 8
-- nodes = the most of: all cores / cores of a node, memory / memory of a node, bandwidth / bandwidth of a
-  node, each divided by the part that is used; rounded up, and three at least.
+- nodes = the maximum of: all cores / cores of a node, memory / memory of a node, bandwidth / bandwidth of a
+  node, each divided by the used part; rounded up, and at least three.
 
 The costs are those of [README.md](README.md), measured on loopback, one message at a time, which is the
-dearest way to deliver: every message wakes every socket. Under load one write carries several messages, and
-a delivery costs a tenth. Not in here: TLS, the driver of a real network card, the load balancer before the
-nodes, and what nodes say to each other, which is one copy of each message a node.
+most expensive way to deliver: every message wakes every socket. Under load one write carries several
+messages, and a delivery costs a tenth. Not included: TLS, the driver of a real network card, the load
+balancer in front of the nodes, and the traffic between nodes, which is one copy of each message per node.
 ";
 
-/// A number of up to a trillion, with k or M for thousands or millions.
+/// Parses a number of up to a trillion, with the suffix k or M for thousands or millions.
 fn parse_viewers(text: &str) -> Result<f64, String> {
     let (digits, factor) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 1e3),
@@ -227,17 +227,17 @@ fn parse_viewers(text: &str) -> Result<f64, String> {
     };
     let number = digits.parse::<f64>().ok().map(|number| number * factor);
     let number = number.filter(|number| (1.0..=1e12).contains(number));
-    number.ok_or_else(|| "a number of viewers, as in 2000, 500k or 10M".to_owned())
+    number.ok_or_else(|| "expected a number of viewers, such as 2000, 500k or 10M".to_owned())
 }
 
 fn parse_positive(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (1e-6..=1e9).contains(number));
-    number.ok_or_else(|| "a number above 0, and of a billion at most".to_owned())
+    number.ok_or_else(|| "expected a number above 0 and up to a billion".to_owned())
 }
 
 fn parse_fraction(text: &str) -> Result<f64, String> {
     let part = text.parse().ok().filter(|part| (0.01..=1.0).contains(part));
-    part.ok_or_else(|| "a part from 0.01 to 1".to_owned())
+    part.ok_or_else(|| "expected a fraction from 0.01 to 1".to_owned())
 }
 
 #[cfg(test)]
@@ -264,7 +264,7 @@ mod tests {
         let page = include_str!("../../../../../benches/CAPACITY.md");
         assert!(
             page == run(args("")).text(),
-            "write it anew: pushonce bench capacity > benches/CAPACITY.md"
+            "update the page: pushonce bench capacity > benches/CAPACITY.md"
         );
     }
 
@@ -272,7 +272,8 @@ mod tests {
     fn need_of_a_million_viewers_at_five_messages_per_second() {
         let costs =
             "--cpu-us 10 --idle-us 2 --connect-us 60 --user-kib 1 --kernel-kib 3 --overhead 70";
-        let args = args(&format!("--viewers 1M --rate 5 --payload 300 {costs} --use-at-most 0.5"));
+        let args =
+            args(&format!("--viewers 1M --rate 5 --payload 300 {costs} --utilization-max 0.5"));
         let need = compute_need(&args, 1e6);
         assert_eq!(need.deliveries, 5e6);
         assert_eq!(need.cores, [50.0, 2.0, 1.0]);

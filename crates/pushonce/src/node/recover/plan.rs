@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use pushonce_core::NodeId;
+use pushonce_core::{FailPoint, NodeId};
 use serde::Serialize;
 
 use super::survey::{Survey, SurveyMember, SurveyReplica};
@@ -172,11 +172,9 @@ fn plan_shards(
             .iter()
             .filter_map(|(&node, survey)| Some((node, survey.shards.get(&shard)?)))
             .collect();
-        // `recovers-by-own-survey`: each survivor begins anew all that it has something of.
-        #[cfg(feature = "planted-bugs")]
-        let replicas: GroupReplicas<'_> = match std::env::var("PUSHONCE_PLANTED_BUG").as_deref() {
-            Ok("recovers-by-own-survey") if replicas.contains_key(&me) => {
-                BTreeMap::from([(me, replicas[&me])])
+        let replicas = match replicas.get(&me) {
+            Some(&own) if FailPoint::RecoveryIgnoresOthers.is_active() => {
+                BTreeMap::from([(me, own)])
             }
             _ => replicas,
         };

@@ -1,7 +1,7 @@
-//! Set-up: four nodes in one or two regions. Faults: links break, owners move, topics begin new
-//! lives, commits are not handed over, deliveries vanish. Claim: every sink sees each topic in
-//! order, nothing twice, no hole without a gap, no gap without need; and when the faults end,
-//! everyone is level, every publish has its outcome, and every sum of sessions is the true one.
+//! Set-up: four nodes in one or two regions. Faults: links break, owners move, topics are dropped and created
+//! again, commits are not handed over, deliveries are lost. Expected: every sink receives each topic in
+//! order, without duplicates, without a hole that no gap reports and without an unnecessary gap. After the
+//! faults end, every sink is in sync, every publish has an outcome, and every sum of sessions is correct.
 
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ fn step() -> impl Strategy<Value = SimulationStep> {
         4 => (node.clone(), topic.clone(), any::<bool>())
             .prop_map(|(node, topic, resume)| SimulationStep::Watch { node, topic, resume }),
         1 => (node.clone(), topic.clone()).prop_map(|(node, topic)| SimulationStep::Unwatch { node, topic }),
-        4 => (node, topic, 0..9u64, any::<bool>()).prop_map(|(node, topic, sessions, asks)| {
-            let count = SubscriberCount { sessions, wants_audience: asks && sessions > 0 };
+        4 => (node, topic, 0..9u64, any::<bool>()).prop_map(|(node, topic, sessions, wants)| {
+            let count = SubscriberCount { sessions, wants_audience: wants && sessions > 0 };
             SimulationStep::SetSubscribers { node, topic, count }
         }),
         12 => prop::collection::vec(0..12usize, 1..12).prop_map(|picks| SimulationStep::DeliverFrames { picks }),
@@ -151,7 +151,7 @@ fn region_uses_another_path_when_its_head_is_partitioned_from_the_owner() {
         simulation.check_in_sync();
         let again =
             simulation.count_cross_region_copies(|simulation| simulation.commit(&topic, true));
-        assert_eq!(again, 1, "once more a message crosses once");
+        assert_eq!(again, 1, "a message crosses once again");
     }
 }
 
@@ -178,7 +178,7 @@ fn topic_without_watchers_is_withdrawn_after_a_delay() {
     assert_eq!(
         simulation.count_cross_region_copies(|simulation| simulation.commit(&topic, true)),
         1,
-        "still within it"
+        "the topic is still followed during the delay"
     );
     simulation.heal_and_settle();
     simulation.heal_and_settle();
@@ -234,7 +234,7 @@ fn former_owner_still_answers_publishes_it_committed() {
     let mut simulation = RelaySimulation::new(&["", ""]);
     simulation.heal_and_settle();
     simulation.publish(NodeId(2), &topic);
-    // The owner takes it, and its answer is under way when the shard moves.
+    // The owner commits it, and its answer is in flight when the shard moves.
     assert!(simulation.deliver_next_frame(0));
     simulation.set_leader(topic.shard(simulation.view.shards), NodeId(2));
     simulation.advance(Duration::from_millis(100));
@@ -256,9 +256,9 @@ fn settled_topics_are_skipped_by_ticks() {
     assert_eq!(count_needing_tick(&simulation), 0);
     simulation.commit(&topic, true);
     while simulation.deliver_next_frame(0) {}
-    assert_eq!(count_needing_tick(&simulation), 0, "a message does not disturb a topic");
+    assert_eq!(count_needing_tick(&simulation), 0, "a message does not unsettle a topic");
     simulation.unwatch(NodeId(3), &topic);
-    assert_ne!(count_needing_tick(&simulation), 0, "it may have to be withdrawn");
+    assert_ne!(count_needing_tick(&simulation), 0, "the topic may have to be withdrawn");
     simulation.heal_and_settle();
     assert_eq!(count_needing_tick(&simulation), 0);
 }
@@ -272,7 +272,7 @@ fn returning_sink_receives_exactly_the_missed_messages() {
     simulation.commit(&topic, true);
     simulation.heal_and_settle();
     simulation.unwatch(NodeId(2), &topic);
-    // Longer than the grace, so that the topic is forgotten.
+    // Longer than the withdrawal delay, so that the topic is removed.
     simulation.heal_and_settle();
     (0..3).for_each(|_| simulation.commit(&topic, true));
     simulation.watch(NodeId(2), &topic, true);
@@ -281,7 +281,7 @@ fn returning_sink_receives_exactly_the_missed_messages() {
     assert_eq!(simulation.logs[&topic].head().offset, Offset(4));
 }
 
-/// Everything that is sent arrives, for so long.
+/// Delivers every frame for the given time.
 fn run_for(simulation: &mut RelaySimulation, time: Duration) {
     for _ in 0..time.as_millis() / 250 {
         simulation.advance(Duration::from_millis(250));
@@ -318,15 +318,12 @@ fn all_sinks_are_stale_within_five_seconds_when_the_owner_has_no_lease() {
 fn sinks_become_stale_on_silent_links_but_not_on_quiet_topics() {
     let (mut simulation, topic) = two_regions_all_watching();
     run_for(&mut simulation, Duration::from_secs(20));
-    assert!(
-        simulation.stale_nodes(&topic).is_empty(),
-        "nothing was published, and everybody is level"
-    );
-    // Nothing is carried: links are up, and frozen.
+    assert!(simulation.stale_nodes(&topic).is_empty(), "a quiet topic is not stale");
+    // The links are up but carry nothing.
     for _ in 0..5 {
         simulation.advance(Duration::from_secs(1));
     }
-    assert_eq!(simulation.stale_nodes(&topic).len(), 3, "all but the owner's own");
+    assert_eq!(simulation.stale_nodes(&topic).len(), 3, "all sinks but the owner's");
 }
 
 #[test]
@@ -346,7 +343,7 @@ fn region_head_does_not_reject_a_position_it_has_not_seen() {
     let (mut simulation, topic) = two_regions_all_watching();
     simulation.commit(&topic, true);
     simulation.heal_and_settle();
-    // Acknowledged, and not handed on yet.
+    // Acknowledged, and not yet handed over to the relay.
     simulation.commit(&topic, false);
     let acknowledged = simulation.logs[&topic].head();
     let head =
@@ -363,7 +360,8 @@ fn region_head_does_not_reject_a_position_it_has_not_seen() {
     );
 }
 
-/// Four nodes in two regions, with 1, 10, 100 and 1,000 sessions; one on each of two nodes asks.
+/// Four nodes in two regions, with 1, 10, 100 and 1,000 sessions; a session on two of the nodes requests the
+/// audience.
 fn two_regions_with_subscriber_counts() -> (RelaySimulation, pushonce_core::Topic) {
     let (mut simulation, topic) = two_regions_all_watching();
     for (node, sessions) in simulation.nodes().into_iter().zip([1, 10, 100, 1_000]) {
@@ -401,7 +399,7 @@ fn no_counts_are_sent_while_subscribers_do_not_change() {
         while simulation.deliver_next_frame(0) {}
     }
     assert_eq!(frames_sent, 0);
-    // One more session says one word a hop, whatever comes and goes meanwhile.
+    // Many changes cause one frame a hop.
     for sessions in 2..50 {
         simulation.set_subscribers(
             NodeId(3),
@@ -434,7 +432,7 @@ fn new_owner_reports_no_total_before_every_node_has_reported() {
     for _ in 0..40 {
         run_for(&mut simulation, Duration::from_millis(250));
         let known = simulation.engines[&NodeId(2)].audience(&topic);
-        assert!(known.is_none() || known == Some(1_111), "{known:?} is no sum of all");
+        assert!(known.is_none() || known == Some(1_111), "{known:?} is a partial sum");
         assert_eq!(simulation.audience_received(NodeId(2), &topic), before);
     }
     simulation.check_audience();
@@ -443,7 +441,7 @@ fn new_owner_reports_no_total_before_every_node_has_reported() {
 #[test]
 fn audience_is_reported_again_when_requested_again() {
     let (mut simulation, topic) = two_regions_with_subscriber_counts();
-    let count_with = |asks| SubscriberCount { sessions: 1_000, wants_audience: asks };
+    let count_with = |wants_audience| SubscriberCount { sessions: 1_000, wants_audience };
     for pause in [0, 250, 2_000] {
         simulation.set_subscribers(NodeId(4), &topic, count_with(false));
         run_for(&mut simulation, Duration::from_millis(pause));

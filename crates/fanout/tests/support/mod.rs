@@ -1,10 +1,10 @@
-//! A node's surroundings, as far as the fan-out meets them: an owner that remembers, a link that
-//! brings things in order when it is told to, and sockets that take as much as they have room for.
+//! Test doubles of a hub's environment: an owner that keeps logs, a link that delivers events in order and
+//! on request, and sinks with a limited capacity.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 mod owner;
-mod viewer;
+mod session;
 
 use std::sync::Arc;
 
@@ -13,61 +13,61 @@ use pushonce_core::{Gap, Message, Position, Topic};
 use pushonce_fanout::{FrameEncoder, Hub, Lane, TopicHealth, WireFormat, hub};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub(crate) use owner::Owner;
-pub(crate) use viewer::Viewer;
+pub(crate) use owner::TestOwner;
+pub(crate) use session::TestSession;
 
 pub(crate) const JSON: WireFormat = WireFormat(0);
 pub(crate) const PROTO: WireFormat = WireFormat(1);
 
-/// A hub with one lane that runs.
-pub(crate) struct Stage {
-    pub(crate) owner: Arc<Owner>,
+/// A hub with one running lane.
+pub(crate) struct TestHub {
+    pub(crate) owner: Arc<TestOwner>,
     pub(crate) hub: Hub,
     pub(crate) lane: Lane,
     _end: DropGuard,
 }
 
-/// Frames that people can read: `a 1:7`, `a 1:8 on 1:7`, `a gap 1:3 1:6 slow`.
+/// Encodes human-readable frames: `a 1:7`, `a 1:8 on 1:7`, `a gap 1:3 1:6 slow`.
 struct TextEncoder;
 
-impl Stage {
-    pub(crate) fn new(config: hub::Config) -> Stage {
-        let owner = Owner::new();
-        let hub = hub_of(&owner, config);
+impl TestHub {
+    pub(crate) fn new(config: hub::Config) -> TestHub {
+        let owner = TestOwner::new();
+        let hub = new_hub(&owner, config);
         let end = CancellationToken::new();
         let (lane, driver) = hub.new_lane();
         tokio::task::spawn_local(driver.run(end.clone()));
-        Stage { owner, hub, lane, _end: end.drop_guard() }
+        TestHub { owner, hub, lane, _end: end.drop_guard() }
     }
 
-    pub(crate) fn viewer(&self, wire: WireFormat) -> Viewer {
-        Viewer::new(&self.lane, wire)
+    pub(crate) fn new_session(&self, wire: WireFormat) -> TestSession {
+        TestSession::new(&self.lane, wire)
     }
 
-    /// Publishes `n` and brings everything that is under way.
+    /// Publishes `n` messages and delivers everything in flight.
     pub(crate) async fn publish(&self, topic: &Topic, n: usize) {
         for _ in 0..n {
             self.owner.publish(topic);
         }
-        self.settle().await;
+        self.run_until_idle().await;
     }
 
-    /// Brings everything that is under way, until nothing moves any more.
-    pub(crate) async fn settle(&self) {
+    /// Delivers events and yields 20 times, enough for all tasks to become idle.
+    pub(crate) async fn run_until_idle(&self) {
         for _ in 0..20 {
-            self.owner.bring(&self.hub, usize::MAX);
-            yields(5).await;
+            self.owner.deliver_events(&self.hub, usize::MAX);
+            yield_times(5).await;
         }
     }
 }
 
-/// A hub that soon forgets.
-pub(crate) fn small_rings() -> hub::Config {
+/// A configuration whose rings hold 4 messages.
+pub(crate) fn small_ring_config() -> hub::Config {
     hub::Config { ring_messages_max: 4, ..hub::Config::default() }
 }
 
-pub(crate) fn hub_of(owner: &Arc<Owner>, config: hub::Config) -> Hub {
-    Hub::new(config, owner::Up::to(owner), Arc::new(TextEncoder))
+pub(crate) fn new_hub(owner: &Arc<TestOwner>, config: hub::Config) -> Hub {
+    Hub::new(config, owner::TestUpstream::for_owner(owner), Arc::new(TextEncoder))
 }
 
 impl FrameEncoder for TextEncoder {
@@ -75,7 +75,7 @@ impl FrameEncoder for TextEncoder {
         format!("{topic} {}", message.position).into()
     }
 
-    /// Says what it is of. None of every fifth message.
+    /// The position of the base. `None` for every fifth message.
     fn compute_delta(&self, predecessor: &Message, message: &Message) -> Option<Bytes> {
         (!message.position.offset.0.is_multiple_of(5))
             .then(|| predecessor.position.to_string().into())
@@ -94,10 +94,10 @@ impl FrameEncoder for TextEncoder {
         &self,
         _: WireFormat,
         topic: &Topic,
-        standing: TopicHealth,
+        health: TopicHealth,
         reached: Position,
     ) -> Bytes {
-        match standing {
+        match health {
             TopicHealth::Stale => format!("{topic} stale {reached}").into(),
             TopicHealth::Live => format!("{topic} live {reached}").into(),
         }
@@ -108,8 +108,8 @@ impl FrameEncoder for TextEncoder {
     }
 }
 
-/// Lets everything else on this thread have some turns.
-pub(crate) async fn yields(turns: usize) {
+/// Yields `turns` times to the other tasks of this thread.
+pub(crate) async fn yield_times(turns: usize) {
     for _ in 0..turns {
         tokio::task::yield_now().await;
     }
@@ -123,14 +123,14 @@ pub(crate) fn at(epoch: u64, offset: u64) -> Position {
     Position::new(epoch, offset)
 }
 
-/// The frames of these offsets of epoch 1.
+/// The frames of messages with these offsets in epoch 1.
 pub(crate) fn frames(topic: &Topic, offsets: std::ops::RangeInclusive<u64>) -> Vec<String> {
     offsets.map(|offset| format!("{topic} 1:{offset}")).collect()
 }
 
-/// Runs a story on one thread.
-pub(crate) fn play<F: Future>(story: impl FnOnce() -> F) -> F::Output {
+/// Runs a test in a `LocalSet` on one thread.
+pub(crate) fn run_local<F: Future>(test: impl FnOnce() -> F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime.expect("a runtime"), async { story().await })
+    local.block_on(&runtime.expect("a runtime"), async { test().await })
 }

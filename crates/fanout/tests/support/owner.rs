@@ -12,9 +12,9 @@ use pushonce_core::{
 use pushonce_fanout::{Hub, Retention, TopicHealth, Upstream};
 use tokio::sync::Semaphore;
 
-pub(crate) struct Owner {
+pub(crate) struct TestOwner {
     state: Mutex<OwnerState>,
-    /// Each answer to a question takes one permit.
+    /// Each reply to a fetch takes one permit.
     reply_permits: Semaphore,
 }
 
@@ -65,25 +65,25 @@ impl TopicLog {
     }
 }
 
-impl Owner {
-    pub(crate) fn new() -> Arc<Owner> {
-        Arc::new(Owner { state: Mutex::default(), reply_permits: Semaphore::new(1_000_000) })
+impl TestOwner {
+    pub(crate) fn new() -> Arc<TestOwner> {
+        Arc::new(TestOwner { state: Mutex::default(), reply_permits: Semaphore::new(1_000_000) })
     }
 
     fn state(&self) -> MutexGuard<'_, OwnerState> {
-        self.state.lock().expect("no test panics in here")
+        self.state.lock().expect("not poisoned")
     }
 
-    /// Answers nothing until [`Owner::answer`].
-    pub(crate) fn hold_answers(&self) {
+    /// Holds all replies until [`TestOwner::release_replies`].
+    pub(crate) fn hold_replies(&self) {
         self.reply_permits.forget_permits(usize::MAX);
     }
 
-    pub(crate) fn answer(&self, questions: usize) {
-        self.reply_permits.add_permits(questions);
+    pub(crate) fn release_replies(&self, count: usize) {
+        self.reply_permits.add_permits(count);
     }
 
-    pub(crate) fn fetches(&self) -> usize {
+    pub(crate) fn fetch_count(&self) -> usize {
         self.state().fetches
     }
 
@@ -95,7 +95,7 @@ impl Owner {
         self.state().logs.get(topic).map_or(Position::ZERO, |log| log.head)
     }
 
-    /// Takes a message; the link has it when the topic is watched.
+    /// Appends a message to the log, and to the link when the topic is watched.
     pub(crate) fn publish(&self, topic: &Topic) -> Position {
         let mut state = self.state();
         let log = state.logs.entry(topic.clone()).or_default();
@@ -116,7 +116,7 @@ impl Owner {
         position
     }
 
-    /// Forgets all of the past but the newest `count_kept`.
+    /// Drops all history but the newest `keep` messages.
     pub(crate) fn expire(&self, topic: &Topic, keep: usize) {
         if let Some(log) = self.state().logs.get_mut(topic) {
             let expired = log.history.len().saturating_sub(keep);
@@ -124,8 +124,8 @@ impl Owner {
         }
     }
 
-    /// The topic is dropped and made again, and has had `offset` messages that nobody has any more.
-    pub(crate) fn renew(&self, topic: &Topic, offset: u64) {
+    /// Creates the topic again in a new epoch, after `offset` messages that are lost.
+    pub(crate) fn start_new_epoch(&self, topic: &Topic, offset: u64) {
         let mut state = self.state();
         let log = state.logs.entry(topic.clone()).or_default();
         let (from, epoch) = (log.head.next(), Epoch(log.head.epoch.0 + 1));
@@ -137,16 +137,16 @@ impl Owner {
         }
     }
 
-    /// The link loses touch with the owner, or hears of it again.
-    pub(crate) fn stand(&self, topic: &Topic, standing: TopicHealth) {
+    /// The link loses contact with the owner, or restores it.
+    pub(crate) fn set_health(&self, topic: &Topic, health: TopicHealth) {
         let mut state = self.state();
         if state.watched.contains(topic) {
-            state.link.push_back((topic.clone(), LinkEvent::Health(standing)));
+            state.link.push_back((topic.clone(), LinkEvent::Health(health)));
         }
     }
 
-    /// Brings the next `n` things that wait on the link; neighbouring messages come together.
-    pub(crate) fn bring(&self, hub: &Hub, n: usize) {
+    /// Delivers the next `n` events of the link; consecutive messages of a topic in one call.
+    pub(crate) fn deliver_events(&self, hub: &Hub, n: usize) {
         let events: Vec<_> = {
             let mut state = self.state();
             let n = n.min(state.link.len());
@@ -172,15 +172,15 @@ impl Owner {
 }
 
 /// The hub's end of the link.
-pub(crate) struct Up(Arc<Owner>);
+pub(crate) struct TestUpstream(Arc<TestOwner>);
 
-impl Up {
-    pub(crate) fn to(owner: &Arc<Owner>) -> Arc<Up> {
-        Arc::new(Up(Arc::clone(owner)))
+impl TestUpstream {
+    pub(crate) fn for_owner(owner: &Arc<TestOwner>) -> Arc<TestUpstream> {
+        Arc::new(TestUpstream(Arc::clone(owner)))
     }
 }
 
-impl Upstream for Up {
+impl Upstream for TestUpstream {
     fn watch(&self, topic: &Topic, after: Option<Position>) {
         assert_eq!(after, None);
         let mut state = self.0.state();
@@ -194,7 +194,7 @@ impl Upstream for Up {
         let mut state = self.0.state();
         assert!(state.watched.contains(topic), "unwatched without having been watched");
         state.watched.retain(|watched| watched != topic);
-        // As a relay does: nothing comes after the word.
+        // As in a relay, no event follows an unwatch.
         state.link.retain(|(other, _)| other != topic);
     }
 

@@ -1,4 +1,4 @@
-//! A bug for the tests of the tests: the proof must catch it. In no build that anybody uses.
+//! The store of [`FailPoint::AcknowledgeBeforeFsync`](pushonce_core::FailPoint).
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::{RaftStore, StoreChange, StoredGroup};
 use crate::GroupId;
 
-/// `acknowledge-before-fsync`: says that writes are durable, and keeps them in memory for a while.
-pub(super) struct DelayedFsyncStore<S> {
+/// Reports writes as durable and keeps them in memory for up to [`DELAY_MAX`].
+pub(crate) struct DelayedFsyncStore<S> {
     store: S,
     buffered: Vec<(GroupId, StoreChange)>,
     flushed_at: Instant,
@@ -19,7 +19,7 @@ pub(super) struct DelayedFsyncStore<S> {
 const DELAY_MAX: Duration = Duration::from_secs(3);
 
 impl<S: RaftStore> DelayedFsyncStore<S> {
-    pub(super) fn new(store: S) -> DelayedFsyncStore<S> {
+    pub(crate) fn new(store: S) -> DelayedFsyncStore<S> {
         DelayedFsyncStore { store, buffered: Vec::new(), flushed_at: Instant::now() }
     }
 
@@ -34,9 +34,6 @@ impl<S: RaftStore> DelayedFsyncStore<S> {
 
 impl<S: RaftStore> RaftStore for DelayedFsyncStore<S> {
     fn write(&mut self, changes: &[(GroupId, StoreChange)]) -> io::Result<()> {
-        if std::env::var("PUSHONCE_PLANTED_BUG").as_deref() != Ok("acknowledge-before-fsync") {
-            return self.store.write(changes);
-        }
         self.buffered.extend_from_slice(changes);
         if self.flushed_at.elapsed() < DELAY_MAX { Ok(()) } else { self.flush() }
     }
