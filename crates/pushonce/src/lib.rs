@@ -24,8 +24,8 @@
 //!
 //! # Data flow
 //!
-//! A publish passes from `publish` or `gateway` to `shard`, `relay`, `fanout`, and back to `gateway`. The view
-//! of the cluster passes from `control` to every engine through a watch channel.
+//! A publish passes from `publish` or `gateway` to `shard`, `relay`, `fanout`, and back to `gateway`. The
+//! view of the cluster passes from `control` to every engine through a watch channel.
 //!
 //! # Caller contract
 //!

@@ -1,7 +1,7 @@
 //! Bar charts as SVG: a pure function from numbers to text.
 //!
-//! Bars are horizontal, because names are long; in one group or several. The title and the values are available
-//! to screen readers, and the chart is legible on light and dark backgrounds.
+//! Bars are horizontal, because names are long; in one group or several. The title and the values are
+//! available to screen readers, and the chart is legible on light and dark backgrounds.
 
 use std::fmt::Write as _;
 

@@ -95,7 +95,7 @@ fn wall_time() -> Duration {
 /// A clock that counts the time for which the machine was suspended.
 #[cfg(target_os = "linux")]
 const BOOT_CLOCK: ClockId = ClockId::Boottime;
-/// A clock that does not count suspensions: no other system offers one that does on all platforms.
+/// A clock that does not count suspensions: there is no portable clock that does.
 #[cfg(not(target_os = "linux"))]
 const BOOT_CLOCK: ClockId = ClockId::Monotonic;
 

@@ -50,7 +50,7 @@ pub(super) struct StoredMessages {
     message_count: u64,
     /// Shards whose owner did not answer.
     unknown_shards: BTreeSet<ShardId>,
-    /// Whether there may be more topics: the count is limited to [`COUNTED_PAGES_MAX`].
+    /// Whether there may be more topics: the count is limited to [`ClusterTopics::COUNTED_PAGES_MAX`].
     is_truncated: bool,
 }
 

@@ -134,7 +134,8 @@ const ELECTION_GRACE: Duration = Duration::from_secs(2);
 /// second the fault is reported within five seconds.
 const UNREACHABLE_GRACE: Duration = Duration::from_secs(1);
 
-/// Time without progress after which a loop or a replica counts as stalled: a busy machine may need one second.
+/// Time without progress after which a loop or a replica counts as stalled. A busy machine may need one
+/// second.
 const STALL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Maximum lag of a replica that counts as caught up: the entries that a busy shard has in flight.

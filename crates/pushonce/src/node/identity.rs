@@ -69,7 +69,7 @@ pub(super) enum DataDirError {
     )]
     InUse(PathBuf),
     /// The directory cannot be read or written.
-    #[error("cannot read or write {path} in the data directory: {error}", path = .path.display())]
+    #[error("cannot read or write {path}: {error}", path = .path.display())]
     Io {
         /// The file.
         path: PathBuf,

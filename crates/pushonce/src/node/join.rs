@@ -186,10 +186,10 @@ async fn request_join(
     asker.evaluate(response.await)
 }
 
-/// A client of the membership service at an address; connects lazily.
+/// Connects to the membership service at an address.
 ///
 /// # Errors
-/// When the address cannot be dialled, with the reason.
+/// When the address is invalid, or the connection fails or takes longer than `timeout`.
 pub(super) async fn connect_membership(
     address: &str,
     timeout: Duration,

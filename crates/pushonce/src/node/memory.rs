@@ -12,7 +12,7 @@ pub(super) fn resident_bytes() -> Option<u64> {
 }
 
 /// The default memory limit in bytes: a share of the machine's memory, or of the limit of the process's
-/// control group. Zero, which is no limit, where the system does not report either.
+/// cgroup. Zero, which is no limit, where the system does not report either.
 pub(super) fn default_memory_max() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok();
     let machine = machine.and_then(|text| parse_kib_line(&text, "MemTotal:"));

@@ -60,7 +60,8 @@ impl OwnedTopics {
         })
     }
 
-    /// Lists the topics of the shards that this node owns, in the order of their names, and the other shards.
+    /// Lists the topics of the shards that this node owns, in the order of their names, and the shards
+    /// that it does not own.
     pub(super) async fn list(
         &self,
         prefix: &str,

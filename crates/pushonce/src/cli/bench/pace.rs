@@ -1,8 +1,8 @@
 //! Decides when the next message is due.
 //!
-//! In a closed loop a message is due as soon as there is room. In an open loop it is due by the clock, however
-//! slowly the cluster answers, and its latency counts from that time: a generator that waits for a stalled
-//! server would omit the very requests that had to wait (coordinated omission).
+//! In a closed loop a message is due as soon as there is room. In an open loop it is due by the clock,
+//! however slowly the cluster answers, and its latency counts from that time: a generator that waits for a
+//! stalled server would omit the very requests that had to wait (coordinated omission).
 
 use std::time::{Duration, Instant};
 

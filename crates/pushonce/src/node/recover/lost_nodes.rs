@@ -12,7 +12,7 @@ use super::survey::{Survey, SurveyReplica};
 /// Resolves node ids such as `n3` and names of members.
 ///
 /// # Errors
-/// [`PlanError::Unknown`] when no node has the name, [`PlanError::AmbiguousName`] when two have it.
+/// [`PlanError::UnknownNode`] when no node has the name, [`PlanError::AmbiguousName`] when two have it.
 pub(super) fn resolve(
     surveys: &BTreeMap<NodeId, Survey>,
     names: &[String],

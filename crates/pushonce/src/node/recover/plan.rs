@@ -84,7 +84,7 @@ pub(crate) enum PlanError {
     LostNodeSurvives(NodeId),
     /// Its replicas may be older than its removal, and the cluster would reject it.
     #[error(
-        "{node} is no longer a member according to the survey of {node}: leave {node} out. To use that \
+        "{node} is no longer a member according to the survey of {surveyed_by}: leave {node} out. To use that \
          machine again, wipe its data directory and let it join"
     )]
     NotAMember { node: NodeId, surveyed_by: NodeId },
