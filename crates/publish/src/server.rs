@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
 use pushonce_proto::pb;
-use pushonce_proto::pb::cluster::v1::cluster_server::ClusterServer;
-use pushonce_proto::pb::publisher::v1::publisher_server::PublisherServer;
+use pushonce_proto::pb::cluster::v1::cluster_service_server::ClusterServiceServer;
+use pushonce_proto::pb::publisher::v1::publisher_service_server::PublisherServiceServer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,7 +53,7 @@ const CALLS_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a node can do, as its health service says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// It takes publishes in: the answer for `pushonce.publisher.v1.Publisher`.
+    /// It takes publishes in: the answer for `pushonce.publisher.v1.PublisherService`.
     pub can_publish: bool,
     /// It serves subscribers. The answer for the node as a whole is that it can do both.
     pub can_subscribe: bool,
@@ -148,9 +148,12 @@ impl Server {
         let drain = StreamDrain { closing: draining.clone(), grace, streams: streams.clone() };
         let publisher = PublisherService { router, subscriptions, heartbeat_interval, drain };
         let publisher =
-            PublisherServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let cluster =
-            ClusterServer::new(ClusterService { overview: status, topics, operations: admin });
+            PublisherServiceServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let cluster = ClusterServiceServer::new(ClusterService {
+            overview: status,
+            topics,
+            operations: admin,
+        });
         let services = server_builder()
             .add_service(DecodeErrorService(publisher))
             .add_service(cluster)
@@ -218,7 +221,7 @@ async fn update_health(health: &HealthReporter, mut readiness: watch::Receiver<R
 async fn set_health(health: &HealthReporter, Readiness { can_publish, can_subscribe }: Readiness) {
     let services = [
         ("", can_publish && can_subscribe),
-        (PublisherServer::<PublisherService>::NAME, can_publish),
+        (PublisherServiceServer::<PublisherService>::NAME, can_publish),
     ];
     for (service, is_ready) in services {
         let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
