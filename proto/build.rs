@@ -12,8 +12,8 @@ const FILES: [&str; 4] = [
     "pushonce/peer/v1/peer.proto",
 ];
 
-/// What the port of publishers and operators serves, and so may list: no word of what nodes say to
-/// each other.
+/// What the port of publishers and operators serves and lists by reflection: not the services between
+/// nodes.
 const PUBLIC: [&str; 2] = [FILES[0], FILES[1]];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let public = protox::compile(PUBLIC, ["."])?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(out.join("public.bin"), public.encode_to_vec())?;
+    // For the test of the rules of `buf lint`.
+    fs::write(out.join("all.bin"), descriptors.encode_to_vec())?;
     // Payloads stay slices of the buffer they arrived in.
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())

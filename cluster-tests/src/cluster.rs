@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 
 use pushonce_client::CertificateTrust;
-use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{
     ExplainRequest, ExplainResponse, Shard, StatusRequest, StatusResponse,
 };
@@ -233,9 +233,9 @@ impl ProcessCluster {
     async fn admin_client(
         &self,
         i: usize,
-    ) -> Result<ClusterClient<tonic::transport::Channel>, String> {
+    ) -> Result<ClusterServiceClient<tonic::transport::Channel>, String> {
         let address = format!("http://{}", self.nodes[i].ports.grpc);
-        ClusterClient::connect(address).await.map_err(|error| format!("{error:?}"))
+        ClusterServiceClient::connect(address).await.map_err(|error| format!("{error:?}"))
     }
 }
 

@@ -10,7 +10,7 @@ use pushonce_cluster_tests::{
 };
 use pushonce_core::{Publish, StartFrom};
 use pushonce_proto::pb::publisher::v1 as pb;
-use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use serde_json::Value;
@@ -145,7 +145,7 @@ fn assert_cors_allows_any_origin(answer: &http_client::HttpResponse) {
 }
 
 async fn invalid_grpc_calls_are_rejected(ports: Ports) {
-    let client = PublisherClient::connect(format!("http://{}", ports.grpc)).await;
+    let client = PublisherServiceClient::connect(format!("http://{}", ports.grpc)).await;
     let mut client = client.expect("connect");
     let publish = |topic: &str, len: usize| pb::PublishRequest {
         topic: topic.to_owned(),
@@ -165,7 +165,7 @@ async fn invalid_grpc_calls_are_rejected(ports: Ports) {
         assert!(status.message().contains(text), "{status:?}");
 
         // In a stream the error is one of the replies, and the stream continues.
-        let requests = futures::stream::iter([request, publish("bad/stream", 1)]);
+        let requests = futures::stream::iter([request, publish("bad/stream", 1)].map(Into::into));
         let mut answers =
             client.publish_stream(requests).await.expect("open a stream").into_inner();
         use pb::publish_stream_response::Outcome;
@@ -177,10 +177,10 @@ async fn invalid_grpc_calls_are_rejected(ports: Ports) {
     for (topic, position, code) in
         [("a//b", "1:1", invalid), ("a", "x", invalid), ("a", "9:9", Code::OutOfRange)]
     {
-        let from = pb::From { from: Some(pb::from::From::Position(position.to_owned())) };
+        let kind = Some(pb::start_from::Kind::Position(position.to_owned()));
         let request = pb::SubscribeRequest {
             topic: topic.to_owned(),
-            from: Some(from),
+            start_from: Some(pb::StartFrom { kind }),
             ..pb::SubscribeRequest::default()
         };
         let status = client.subscribe(request).await.expect_err("a rejection");

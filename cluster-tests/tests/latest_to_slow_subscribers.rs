@@ -10,7 +10,7 @@ use futures::future;
 use pushonce_client::{PublishStream, Subscriber, SubscriberEvent, Transport};
 use pushonce_cluster_tests::{ProcessCluster, secs, text_message};
 use pushonce_core::{Delivery, StartFrom, SubscribeOptions, Topic};
-use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::pb::publisher::v1::{SubscribeRequest, SubscribeResponse, subscribe_response};
 use tonic::Streaming;
 use tonic::transport::Endpoint;
@@ -84,7 +84,7 @@ async fn next_grpc_payload(events: &mut Streaming<SubscribeResponse>) -> Option<
 async fn subscribe_grpc(cluster: &ProcessCluster) -> Streaming<SubscribeResponse> {
     let endpoint = Endpoint::from_shared(format!("http://{}", cluster.ports(0).grpc));
     let endpoint = endpoint.expect("a valid address").initial_stream_window_size(2 << 10);
-    let mut client = PublisherClient::new(endpoint.connect().await.expect("connect"));
+    let mut client = PublisherServiceClient::new(endpoint.connect().await.expect("connect"));
     let (topic, delivery) = (TOPIC.to_owned(), "latest".to_owned());
     let request = SubscribeRequest { topic, delivery, ..SubscribeRequest::default() };
     client.subscribe(request).await.expect("subscribe").into_inner()

@@ -12,7 +12,7 @@ use pushonce_client::Transport;
 use pushonce_cluster_tests::{ProcessCluster, ReceivedMessage, cli, http_client, secs, wait_until};
 use pushonce_core::StartFrom;
 use pushonce_proto::pb::peer::v1 as pb;
-use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
+use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
 
 const TOPIC: &str = "game/1";
 
@@ -196,7 +196,7 @@ async fn assert_log_on(cluster: &ProcessCluster, nodes: &[usize], log: &[Receive
 /// Sends a join request that no correct node would send; returns the refusal.
 async fn join(cluster: &ProcessCluster, number: usize, address: &str) -> pb::JoinRefusal {
     let server = format!("http://{}", cluster.node(0).ports.peer);
-    let mut client = MembershipClient::connect(server).await.expect("connect");
+    let mut client = MembershipServiceClient::connect(server).await.expect("connect");
     let request = pb::JoinRequest {
         incarnation: (number as u128).to_be_bytes().to_vec().into(),
         name: format!("foreign-{number}"),

@@ -88,21 +88,24 @@ pub(crate) fn encode_random_id(id: u128) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(&id.to_be_bytes())
 }
 
-/// The numbers are the same in every contract.
+/// The numbers are the same in every contract. Zero is a field that the sender did not set: an error, not
+/// the strongest promise.
 pub(crate) fn decode_durability(
     field: &'static str,
     number: i32,
 ) -> Result<Durability, InvalidField> {
-    [Durability::Replicated, Durability::Memory]
-        .into_iter()
-        .find(|&durability| encode_durability(durability) == number)
-        .ok_or_else(|| InvalidField::invalid(field, format!("no durability is {number}")))
+    match number {
+        0 => Err(InvalidField::missing(field)),
+        1 => Ok(Durability::Replicated),
+        2 => Ok(Durability::Memory),
+        _ => Err(InvalidField::invalid(field, format!("no durability is {number}"))),
+    }
 }
 
 pub(crate) fn encode_durability(durability: Durability) -> i32 {
     match durability {
-        Durability::Replicated => 0,
-        Durability::Memory => 1,
+        Durability::Replicated => 1,
+        Durability::Memory => 2,
     }
 }
 
@@ -129,12 +132,33 @@ mod tests {
 
     #[test]
     fn durability_numbers_are_the_same_in_every_contract() {
-        let memory = encode_durability(Durability::Memory);
-        assert_eq!(memory, pb::publisher::v1::Durability::Memory as i32);
-        assert_eq!(memory, pb::client::v1::Durability::Memory as i32);
-        assert_eq!(memory, pb::peer::v1::Durability::Memory as i32);
-        assert_eq!(decode_durability("d", memory), Ok(Durability::Memory));
-        assert_eq!(decode_durability("d", 0), Ok(Durability::Replicated));
+        use pb::{client::v1 as client, peer::v1 as peer, publisher::v1 as publisher};
+        for (durability, numbers) in [
+            (
+                Durability::Replicated,
+                [
+                    publisher::Durability::Replicated as i32,
+                    client::Durability::Replicated as i32,
+                    peer::Durability::Replicated as i32,
+                ],
+            ),
+            (
+                Durability::Memory,
+                [
+                    publisher::Durability::Memory as i32,
+                    client::Durability::Memory as i32,
+                    peer::Durability::Memory as i32,
+                ],
+            ),
+        ] {
+            assert_eq!(numbers, [encode_durability(durability); 3]);
+            assert_eq!(decode_durability("d", numbers[0]), Ok(durability));
+        }
+    }
+
+    #[test]
+    fn unset_or_unknown_durability_is_an_error() {
+        assert_eq!(decode_durability("d", 0), Err(InvalidField::missing("d")));
         assert!(decode_durability("d", 9).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pushonce_core::{
     Acknowledgement, ContentType, FetchError, Gap, InvalidPublish, InvalidPublishId, Message,
     MessageKey, Position, ProducerId, ProducerSequence, Publish, PublishError, PublishId,
-    PublishRejection, Timestamp, Topic, TopicEvent,
+    PublishRejection, StartFrom, Timestamp, Topic, TopicEvent,
 };
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -17,9 +17,10 @@ use crate::field::{
 };
 use crate::pb::publisher::v1 as pb;
 use crate::status::describe;
+use pb::start_from::Kind as StartKind;
 
-/// In the trailers of a failed `Publish`: `refused` or `unknown_field`. A status without it was made on
-/// the way, not by a node, so it says nothing about the outcome.
+/// In the trailers of a failed `Publish`: `refused` or `unknown`. A status without it comes from
+/// a proxy or the transport and says nothing about the outcome.
 pub const OUTCOME_HEADER: &str = "pushonce-outcome";
 
 /// How a publish ends that is not acknowledged, as a publisher sees it.
@@ -165,6 +166,20 @@ impl From<Publish> for pb::PublishRequest {
     }
 }
 
+impl TryFrom<pb::PublishStreamRequest> for Publish {
+    type Error = InvalidPublish;
+
+    fn try_from(request: pb::PublishStreamRequest) -> Result<Publish, InvalidPublish> {
+        request.publish.unwrap_or_default().try_into()
+    }
+}
+
+impl From<pb::PublishRequest> for pb::PublishStreamRequest {
+    fn from(request: pb::PublishRequest) -> pb::PublishStreamRequest {
+        pb::PublishStreamRequest { publish: Some(request) }
+    }
+}
+
 impl From<Acknowledgement> for pb::PublishResponse {
     fn from(placed: Acknowledgement) -> pb::PublishResponse {
         pb::PublishResponse {
@@ -240,32 +255,30 @@ impl pb::PublishStreamResponse {
 
 // === subscribe ===
 
-impl TryFrom<pb::From> for pushonce_core::StartFrom {
+impl TryFrom<pb::StartFrom> for StartFrom {
     type Error = InvalidField;
 
-    fn try_from(from: pb::From) -> Result<pushonce_core::StartFrom, InvalidField> {
-        Ok(match from.from {
-            None | Some(pb::from::From::Now(_)) => pushonce_core::StartFrom::Now,
-            Some(pb::from::From::Last(count)) => pushonce_core::StartFrom::Last(count),
-            Some(pb::from::From::Position(text)) => {
-                pushonce_core::StartFrom::Position(decode_position("from.position", &text)?)
+    fn try_from(start_from: pb::StartFrom) -> Result<StartFrom, InvalidField> {
+        Ok(match start_from.kind {
+            None | Some(StartKind::Now(_)) => StartFrom::Now,
+            Some(StartKind::Last(count)) => StartFrom::Last(count),
+            Some(StartKind::Position(text)) => {
+                StartFrom::Position(decode_position("start_from.position", &text)?)
             }
-            Some(pb::from::From::Start(_)) => pushonce_core::StartFrom::Start,
+            Some(StartKind::Start(_)) => StartFrom::Start,
         })
     }
 }
 
-impl From<pushonce_core::StartFrom> for pb::From {
-    fn from(from: pushonce_core::StartFrom) -> pb::From {
-        let from = match from {
-            pushonce_core::StartFrom::Now => pb::from::From::Now(true),
-            pushonce_core::StartFrom::Last(count) => pb::from::From::Last(count),
-            pushonce_core::StartFrom::Position(position) => {
-                pb::from::From::Position(position.to_string())
-            }
-            pushonce_core::StartFrom::Start => pb::from::From::Start(true),
+impl From<StartFrom> for pb::StartFrom {
+    fn from(start_from: StartFrom) -> pb::StartFrom {
+        let kind = match start_from {
+            StartFrom::Now => StartKind::Now(true),
+            StartFrom::Last(count) => StartKind::Last(count),
+            StartFrom::Position(position) => StartKind::Position(position.to_string()),
+            StartFrom::Start => StartKind::Start(true),
         };
-        pb::From { from: Some(from) }
+        pb::StartFrom { kind: Some(kind) }
     }
 }
 
@@ -355,8 +368,8 @@ impl TryFrom<pb::Message> for Message {
 impl From<Gap> for pb::Gap {
     fn from(gap: Gap) -> pb::Gap {
         pb::Gap {
-            from: gap.from.to_string(),
-            to: gap.to.to_string(),
+            first: gap.from.to_string(),
+            last: gap.to.to_string(),
             reason: gap.reason.as_str().to_owned(),
         }
     }
@@ -367,8 +380,8 @@ impl TryFrom<pb::Gap> for Gap {
 
     fn try_from(gap: pb::Gap) -> Result<Gap, InvalidField> {
         Ok(Gap {
-            from: decode_position("gap.from", &gap.from)?,
-            to: decode_position("gap.to", &gap.to)?,
+            from: decode_position("gap.first", &gap.first)?,
+            to: decode_position("gap.last", &gap.last)?,
             reason: decode_gap_reason("gap.reason", &gap.reason)?,
         })
     }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use pushonce_proto::pb::peer::v1 as pb;
-use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
+use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
 use rand::Rng;
 use rand::seq::IteratorRandom;
 use tonic::async_trait;
@@ -113,7 +113,7 @@ impl FaultInjector for MalformedJoin {
         let queried =
             context.cluster.running_nodes().choose(&mut context.rng).ok_or("no node runs")?;
         let server = format!("http://{}", context.cluster.node(queried).ports.peer);
-        let client = MembershipClient::connect(server).await;
+        let client = MembershipServiceClient::connect(server).await;
         let mut client = client.map_err(|error| format!("cannot connect to the node: {error}"))?;
         self.all_refused = true;
         for address in INVALID_ADDRESSES {

@@ -7,7 +7,7 @@ use pushonce_client::Transport;
 use pushonce_core::{Delivery, StartFrom, SubscribeOptions, Topic, TopicEvent};
 use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ErrorCode, ServerEvent};
 use pushonce_proto::pb::publisher::v1 as pb;
-use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::publisher;
 use tokio::net::TcpStream;
 use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
@@ -110,10 +110,10 @@ async fn open_grpc(ports: Ports, topic: Topic, from: StartFrom) -> Result<Sessio
     let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
     let request = pb::SubscribeRequest {
         topic: topic.to_string(),
-        from: Some(from.into()),
+        start_from: Some(from.into()),
         ..pb::SubscribeRequest::default()
     };
-    match PublisherClient::new(channel).subscribe(request).await {
+    match PublisherServiceClient::new(channel).subscribe(request).await {
         Ok(answers) => Ok(Session::Grpc(Box::new(answers.into_inner()), topic)),
         Err(status) if status.code() == Code::OutOfRange => {
             let event = ServerEvent::error(Some(1), ErrorCode::FuturePosition, status.message());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pushonce_core::{Acknowledgement, InvalidPublish, Publish, PublishError, PublishId};
 use pushonce_proto::pb::publisher::v1 as pb;
-use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::publisher::PublishFailure;
 use pushonce_proto::status::describe;
 use rand::Rng;
@@ -105,7 +105,7 @@ impl Publisher {
         let timeout = timeout.min(Self::ATTEMPT_TIMEOUT);
         let mut request = Request::new(request);
         request.set_timeout(timeout);
-        let call = async { PublisherClient::new(channel).publish(request).await };
+        let call = async { PublisherServiceClient::new(channel).publish(request).await };
         let response = match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) if is_connect_error(&status) => {
@@ -233,7 +233,8 @@ mod tests {
         let address =
             tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        let status = PublisherClient::new(channel).publish(pb::PublishRequest::default()).await;
+        let status =
+            PublisherServiceClient::new(channel).publish(pb::PublishRequest::default()).await;
         assert!(is_connect_error(&status.unwrap_err()));
         assert!(!is_connect_error(&Status::unavailable("no owner")));
     }

@@ -18,7 +18,7 @@ use pushonce_core::{
     Topic, TopicEvent,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
-use pushonce_proto::pb::publisher::v1::publisher_server::{self, PublisherServer};
+use pushonce_proto::pb::publisher::v1::publisher_service_server::{self, PublisherServiceServer};
 use pushonce_proto::publisher;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
@@ -36,7 +36,7 @@ struct FakePublisherService {
 }
 
 #[tonic::async_trait]
-impl publisher_server::Publisher for FakePublisherService {
+impl publisher_service_server::PublisherService for FakePublisherService {
     type PublishStreamStream = BoxStream<'static, Result<pb::PublishStreamResponse, Status>>;
     type SubscribeStream = ReceiverStream<Result<pb::SubscribeResponse, Status>>;
 
@@ -50,7 +50,7 @@ impl publisher_server::Publisher for FakePublisherService {
     /// Acknowledges the first message, and the second out of order.
     async fn publish_stream(
         &self,
-        requests: Request<Streaming<pb::PublishRequest>>,
+        requests: Request<Streaming<pb::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let responses =
             requests.into_inner().zip(futures::stream::iter([1, 3])).map(|(_, sequence)| {
@@ -63,7 +63,7 @@ impl publisher_server::Publisher for FakePublisherService {
         &self,
         request: Request<pb::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let from = StartFrom::try_from(request.into_inner().from.unwrap()).unwrap();
+        let from = StartFrom::try_from(request.into_inner().start_from.unwrap()).unwrap();
         if from == StartFrom::Position(Position::new(9, 9)) {
             let (requested, head) = (Position::new(9, 9), Position::new(5, 1));
             return Err(publisher::fetch_status(&FetchError::FuturePosition { requested, head }));
@@ -88,7 +88,7 @@ impl FakeGrpcServer {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let (sender, calls) = mpsc::channel(8);
-        let service = PublisherServer::new(FakePublisherService { calls: sender });
+        let service = PublisherServiceServer::new(FakePublisherService { calls: sender });
         let router = tonic::transport::Server::builder().add_service(service);
         runtime.spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
         FakeGrpcServer { address, calls }

@@ -14,7 +14,7 @@ use pushonce_core::{
     PublishRejection, Timestamp, Topic,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
-use pushonce_proto::pb::publisher::v1::publisher_server::{self, PublisherServer};
+use pushonce_proto::pb::publisher::v1::publisher_service_server::{self, PublisherServiceServer};
 use pushonce_proto::publisher::publish_status;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -28,7 +28,7 @@ struct RecordingPublisherService {
 type RecordedRequests = Arc<Mutex<Vec<pb::PublishRequest>>>;
 
 #[tonic::async_trait]
-impl publisher_server::Publisher for RecordingPublisherService {
+impl publisher_service_server::PublisherService for RecordingPublisherService {
     type PublishStreamStream = BoxStream<'static, Result<pb::PublishStreamResponse, Status>>;
     type SubscribeStream = BoxStream<'static, Result<pb::SubscribeResponse, Status>>;
 
@@ -46,11 +46,11 @@ impl publisher_server::Publisher for RecordingPublisherService {
     /// Replies to two requests, then ends the call.
     async fn publish_stream(
         &self,
-        requests: Request<Streaming<pb::PublishRequest>>,
+        requests: Request<Streaming<pb::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let (reply, recorded) = (self.reply.clone(), self.requests.clone());
         let responses = requests.into_inner().take(2).enumerate().map(move |(index, request)| {
-            recorded.lock().unwrap().push(request?);
+            recorded.lock().unwrap().push(request?.publish.unwrap());
             Ok(pb::PublishStreamResponse::from_outcome(index as u64 + 1, reply.clone()))
         });
         Ok(Response::new(responses.boxed()))
@@ -69,7 +69,7 @@ async fn serve(reply: Result<Acknowledgement, PublishError>) -> (ServerAddress, 
     let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let requests = RecordedRequests::default();
     let service =
-        PublisherServer::new(RecordingPublisherService { reply, requests: requests.clone() });
+        PublisherServiceServer::new(RecordingPublisherService { reply, requests: requests.clone() });
     let serving = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
     (server, requests)

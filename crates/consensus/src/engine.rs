@@ -10,7 +10,7 @@ use openraft::Config;
 use pushonce_core::{
     AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, FailPoint, NodeId, UnsupportedVersion,
 };
-use pushonce_proto::pb::peer::v1::raft_server::RaftServer;
+use pushonce_proto::pb::peer::v1::raft_service_server::RaftServiceServer;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -367,8 +367,8 @@ impl ConsensusEngine {
     ///
     /// The server must set `TCP_NODELAY`, or every response waits 40 ms for the peer's delayed
     /// acknowledgement. It should send HTTP/2 keep-alives, or the streams of vanished peers remain open.
-    pub fn service(&self) -> RaftServer<RaftService> {
-        RaftServer::new(self.0.service.clone()).max_decoding_message_size(FRAME_BYTES_MAX)
+    pub fn service(&self) -> RaftServiceServer<RaftService> {
+        RaftServiceServer::new(self.0.service.clone()).max_decoding_message_size(FRAME_BYTES_MAX)
     }
 
     /// Deletes log and snapshot of a stopped replica that the membership at log index `removed_at` does not

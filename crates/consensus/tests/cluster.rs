@@ -429,10 +429,9 @@ async fn peer_of_another_cluster_is_rejected() {
     )
     .await
     .unwrap();
-    let link = pushonce_proto::pb::peer::v1::raft_client::RaftClient::connect(format!(
-        "http://{}",
-        addresses.get(NodeId(1)).unwrap()
-    ));
+    let link = pushonce_proto::pb::peer::v1::raft_service_client::RaftServiceClient::connect(
+        format!("http://{}", addresses.get(NodeId(1)).unwrap()),
+    );
     let mut client = link.await.unwrap();
     let mut request = tonic::Request::new(futures::stream::pending());
     request.metadata_mut().insert("pushonce-cluster", ClusterId(9).to_string().parse().unwrap());
@@ -448,7 +447,7 @@ async fn removed_peer_is_rejected_and_its_stream_closed() {
     let node = RaftTestNode::start(1, &addresses, fast_settings()).await;
     let address = addresses.get(NodeId(1)).unwrap();
     let url = format!("http://{address}");
-    let link = pushonce_proto::pb::peer::v1::raft_client::RaftClient::connect(url);
+    let link = pushonce_proto::pb::peer::v1::raft_service_client::RaftServiceClient::connect(url);
     let mut client = link.await.unwrap();
     let request = || {
         let mut request = tonic::Request::new(futures::stream::pending());

@@ -169,7 +169,9 @@ async fn stream_without_compatible_version_is_rejected_with_reason() {
     let node = RaftTestNode::start(1, &addresses, fast_settings()).await;
     let url = format!("http://{}", addresses.get(NodeId(1)).unwrap());
     let refused = async |versions: Option<&'static str>| {
-        let link = pushonce_proto::pb::peer::v1::raft_client::RaftClient::connect(url.clone());
+        let link = pushonce_proto::pb::peer::v1::raft_service_client::RaftServiceClient::connect(
+            url.clone(),
+        );
         let mut request = tonic::Request::new(futures::stream::pending());
         let metadata = request.metadata_mut();
         metadata.insert("pushonce-cluster", CLUSTER.to_string().parse().unwrap());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pushonce_core::{NamespaceChange, NodeId, ShardId, Topic};
 use pushonce_proto::cluster::{self, MemberStatus, ShardMoveProgress, ShardStatus, TopicLocation};
 use pushonce_proto::pb::cluster::v1 as pb;
-use pushonce_proto::pb::cluster::v1::cluster_server;
+use pushonce_proto::pb::cluster::v1::cluster_service_server;
 use tonic::{Request, Response, Status};
 
 use crate::{AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, TopicDirectory};
@@ -21,7 +21,7 @@ pub(crate) struct ClusterService {
 }
 
 #[tonic::async_trait]
-impl cluster_server::Cluster for ClusterService {
+impl cluster_service_server::ClusterService for ClusterService {
     async fn status(
         &self,
         _: Request<pb::StatusRequest>,

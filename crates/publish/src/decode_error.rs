@@ -17,8 +17,10 @@ use tonic::{Code, Status};
 use crate::server::MESSAGE_BYTES_MAX;
 
 /// The methods that publish.
-const PUBLISH_METHODS: [&str; 2] =
-    ["/pushonce.publisher.v1.Publisher/Publish", "/pushonce.publisher.v1.Publisher/PublishStream"];
+const PUBLISH_METHODS: [&str; 2] = [
+    "/pushonce.publisher.v1.PublisherService/Publish",
+    "/pushonce.publisher.v1.PublisherService/PublishStream",
+];
 
 /// Adds the outcome of the protocol to publishes that tonic rejects.
 #[derive(Clone, Debug)]
@@ -84,7 +86,7 @@ pub(crate) fn decode_error_status(error: &Status) -> Status {
             format!("{}; send messages without compression", error.message())
         }
         _ => format!(
-            "the message cannot be read; send a pushonce.publisher.v1.PublishRequest: {}",
+            "the request cannot be decoded as the message that pushonce.publisher.v1 defines: {}",
             error.message()
         ),
     };

@@ -12,7 +12,7 @@ use pushonce_core::{
     InvalidDelivery, InvalidPublish, Publish, PublishError, StartFrom, SubscribeOptions, Topic,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
-use pushonce_proto::pb::publisher::v1::publisher_server;
+use pushonce_proto::pb::publisher::v1::publisher_service_server;
 use pushonce_proto::publisher::{OUTCOME_HEADER, fetch_status, publish_status};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -66,7 +66,7 @@ impl StreamDrain {
 type ResponseStream<T> = BoxStream<'static, Result<T, Status>>;
 
 #[tonic::async_trait]
-impl publisher_server::Publisher for PublisherService {
+impl publisher_service_server::PublisherService for PublisherService {
     async fn publish(
         &self,
         request: Request<pb::PublishRequest>,
@@ -89,7 +89,7 @@ impl publisher_server::Publisher for PublisherService {
 
     async fn publish_stream(
         &self,
-        request: Request<Streaming<pb::PublishRequest>>,
+        request: Request<Streaming<pb::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         if let Some(name) = find_idempotency_header(request.metadata()) {
             return Err(idempotency_header_status(&name));
@@ -121,7 +121,7 @@ impl publisher_server::Publisher for PublisherService {
         if topic.is_system() {
             return Err(invalid(&InvalidPublish::SystemTopic));
         }
-        let from = request.from.unwrap_or_default();
+        let from = request.start_from.unwrap_or_default();
         let from = StartFrom::try_from(from).map_err(|error| invalid(&error))?;
         let delivery = Some(request.delivery).filter(|text| !text.is_empty());
         let delivery = delivery.map(|text| text.parse()).transpose();
@@ -171,7 +171,7 @@ fn shutting_down() -> Status {
 
 /// The messages of a stream. The error that ends it is kept, and sent after the last acknowledgement.
 struct PublishRequests {
-    requests: Streaming<pb::PublishRequest>,
+    requests: Streaming<pb::PublishStreamRequest>,
     closing: BoxFuture<'static, ()>,
     stream_error: Arc<OnceLock<Status>>,
 }

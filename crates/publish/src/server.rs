@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
 use pushonce_proto::pb;
-use pushonce_proto::pb::cluster::v1::cluster_server::ClusterServer;
-use pushonce_proto::pb::publisher::v1::publisher_server::PublisherServer;
+use pushonce_proto::pb::cluster::v1::cluster_service_server::ClusterServiceServer;
+use pushonce_proto::pb::publisher::v1::publisher_service_server::PublisherServiceServer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,7 +53,7 @@ const CALLS_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The readiness of a node, as reported by its health service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// It accepts publishes: the status of `pushonce.publisher.v1.Publisher`.
+    /// It accepts publishes: the status of `pushonce.publisher.v1.PublisherService`.
     pub can_publish: bool,
     /// It serves subscribers. The node as a whole is serving when both are true.
     pub can_subscribe: bool,
@@ -148,8 +148,8 @@ impl Server {
         let drain = StreamDrain { closing: draining.clone(), grace, streams: streams.clone() };
         let publisher = PublisherService { router, subscriptions, heartbeat_interval, drain };
         let publisher =
-            PublisherServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let cluster = ClusterServer::new(ClusterService { status, topics, admin });
+            PublisherServiceServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let cluster = ClusterServiceServer::new(ClusterService { status, topics, admin });
         let services = server_builder()
             .add_service(DecodeErrorService(publisher))
             .add_service(cluster)
@@ -217,7 +217,7 @@ async fn update_health(health: &HealthReporter, mut readiness: watch::Receiver<R
 async fn set_health(health: &HealthReporter, Readiness { can_publish, can_subscribe }: Readiness) {
     let services = [
         ("", can_publish && can_subscribe),
-        (PublisherServer::<PublisherService>::NAME, can_publish),
+        (PublisherServiceServer::<PublisherService>::NAME, can_publish),
     ];
     for (service, is_ready) in services {
         let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };

@@ -19,15 +19,17 @@ use pushonce_core::{
 use pushonce_proto::cluster::{
     ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList,
 };
-use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{
     DrainRequest, ExplainRequest, NamespacesRequest, RemoveRequest, SetNamespaceRequest,
     StatusRequest, TopicRequest, TopicsRequest, UndrainRequest,
 };
 use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
-use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::pb::publisher::v1::subscribe_response::Event;
-use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest, from};
+use pushonce_proto::pb::publisher::v1::{
+    PublishRequest, PublishStreamRequest, SubscribeRequest, start_from,
+};
 use pushonce_proto::publisher;
 use pushonce_publish::{
     AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, LocalPublisher,
@@ -326,8 +328,8 @@ impl TestServer {
         endpoint.connect().await.expect("the server accepts connections")
     }
 
-    async fn publisher(&self) -> PublisherClient<Channel> {
-        PublisherClient::new(self.channel().await)
+    async fn publisher(&self) -> PublisherServiceClient<Channel> {
+        PublisherServiceClient::new(self.channel().await)
     }
 }
 
@@ -377,7 +379,8 @@ async fn oversized_message_is_rejected_and_the_connection_stays_open() {
         "{status:?}"
     );
     assert!(publisher.publish(request("a", "x")).await.is_ok());
-    let requests = [request("a", "x"), request("a", vec![0; 3 << 20])];
+    let requests =
+        [request("a", "x"), request("a", vec![0; 3 << 20])].map(PublishStreamRequest::from);
     let replies = publisher.publish_stream(stream::iter(requests)).await.expect("open");
     let mut replies = replies.into_inner();
     assert_eq!(replies.message().await.expect("acknowledged").expect("a reply").sequence, 1);
@@ -423,8 +426,8 @@ impl Decoder for RawCodec {
     }
 }
 
-/// A message with only the topic `a`.
-const MESSAGE: Bytes = Bytes::from_static(b"\x0a\x01a");
+/// A `PublishStreamRequest` with the topic `a` and nothing else.
+const MESSAGE: Bytes = Bytes::from_static(b"\x0a\x03\x0a\x01a");
 
 /// A topic that is longer than the message.
 const GARBAGE: Bytes = Bytes::from_static(b"\x0a\xffgarbage");
@@ -441,12 +444,12 @@ fn assert_rejected_permanently(status: &Status, text: &str) {
 async fn undecodable_message_is_rejected_permanently() {
     let mut grpc = tonic::client::Grpc::new(TestServer::start().await.channel().await);
     let path = |call: &str| {
-        let path = format!("/pushonce.publisher.v1.Publisher/{call}");
+        let path = format!("/pushonce.publisher.v1.PublisherService/{call}");
         tonic::codegen::http::uri::PathAndQuery::try_from(path).expect("a path")
     };
     grpc.ready().await.expect("ready");
     let rejected = grpc.unary(tonic::Request::new(GARBAGE), path("Publish"), RawCodec).await;
-    assert_rejected_permanently(&rejected.expect_err("rejected"), "cannot be read");
+    assert_rejected_permanently(&rejected.expect_err("rejected"), "cannot be decoded");
 
     grpc.ready().await.expect("ready");
     let requests = tonic::Request::new(stream::iter([MESSAGE, GARBAGE, MESSAGE]));
@@ -454,7 +457,7 @@ async fn undecodable_message_is_rejected_permanently() {
     let mut replies = replies.into_inner();
     assert!(replies.message().await.expect("a reply to the first message").is_some());
     let end = replies.message().await.expect_err("the stream ends");
-    assert_rejected_permanently(&end, "cannot be read");
+    assert_rejected_permanently(&end, "cannot be decoded");
 }
 
 #[tokio::test]
@@ -466,7 +469,7 @@ async fn compressed_message_is_rejected_permanently() {
     let accepted = status.metadata().get("grpc-accept-encoding");
     assert_eq!(accepted, Some(&"identity".parse().expect("ASCII")), "{status:?}");
 
-    let replies = publisher.publish_stream(stream::iter([request("a", "x")])).await;
+    let replies = publisher.publish_stream(stream::iter([request("a", "x").into()])).await;
     assert_rejected_permanently(&replies.expect_err("rejected"), "without compression");
 }
 
@@ -489,7 +492,7 @@ async fn idempotency_key_in_metadata_is_rejected() {
 async fn publish_stream_is_acknowledged_in_order_and_continues_after_a_rejection() {
     let mut publisher = TestServer::start().await.publisher().await;
     let topics = (0..1_000).map(|n| if n == 500 { "$no" } else { ["a", "b", "c"][n % 3] });
-    let requests: Vec<_> = topics.map(|topic| request(topic, "x")).collect();
+    let requests: Vec<_> = topics.map(|topic| request(topic, "x").into()).collect();
     let replies = publisher.publish_stream(stream::iter(requests)).await.expect("open");
     let replies: Vec<_> = replies.into_inner().map(|reply| reply.expect("a reply")).collect().await;
     let sequences: Vec<_> = replies.iter().map(|reply| reply.sequence).collect();
@@ -525,7 +528,7 @@ async fn subscription_starts_with_subscribed_and_reports_gaps() {
     };
     assert_eq!((subscribed.position.as_str(), subscribed.recovered), ("7:3", false));
     assert_eq!(
-        (gap.from.as_str(), gap.to.as_str(), gap.reason.as_str()),
+        (gap.first.as_str(), gap.last.as_str(), gap.reason.as_str()),
         ("7:1", "7:2", "expired")
     );
     assert_eq!((message.position.as_str(), &message.payload[..]), ("7:3", &b"goal!"[..]));
@@ -558,15 +561,17 @@ async fn rejected_subscription_returns_the_reason() {
         (LIVE, "seven", Code::InvalidArgument),
         (LIVE, "7:4", Code::OutOfRange),
     ] {
-        let from = Some(from::From::Position(position.to_owned()));
-        let from = Some(pushonce_proto::pb::publisher::v1::From { from });
-        let request = SubscribeRequest { from, ..subscribe_request(topic) };
+        let kind = Some(start_from::Kind::Position(position.to_owned()));
+        let start_from = Some(pushonce_proto::pb::publisher::v1::StartFrom { kind });
+        let request = SubscribeRequest { start_from, ..subscribe_request(topic) };
         let status = publisher.subscribe(request).await.expect_err("rejected");
         assert_eq!(status.code(), code, "{status:?}");
     }
-    let from = Some(from::From::Start(true));
-    let from = Some(pushonce_proto::pb::publisher::v1::From { from });
-    let status = publisher.subscribe(SubscribeRequest { from, ..subscribe_request(LIVE) }).await;
+    let start_from = Some(pushonce_proto::pb::publisher::v1::StartFrom {
+        kind: Some(start_from::Kind::Start(true)),
+    });
+    let request = SubscribeRequest { start_from, ..subscribe_request(LIVE) };
+    let status = publisher.subscribe(request).await;
     let status = status.expect_err("the node is overloaded");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("raise --memory-max"), "{status:?}");
@@ -582,7 +587,7 @@ async fn streams_end_with_unavailable_on_shutdown() {
     let mut publisher = node.publisher().await;
     let subscribe = subscribe_request(LIVE);
     let events = publisher.subscribe(subscribe).await.expect("open").into_inner();
-    let open = stream::iter([request("a", "x")]).chain(stream::pending());
+    let open = stream::iter([request("a", "x").into()]).chain(stream::pending());
     let mut replies = publisher.publish_stream(open).await.expect("open").into_inner();
     assert!(replies.next().await.expect("an acknowledgement").is_ok());
     node.shutdown.cancel();
@@ -622,7 +627,7 @@ async fn streams_end_one_by_one_on_shutdown_and_publishes_are_accepted_until_the
 
 #[tokio::test]
 async fn status_and_explain_return_cluster_and_topic_placement() {
-    let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
+    let mut cluster = ClusterServiceClient::new(TestServer::start().await.channel().await);
     let status = cluster.status(StatusRequest {}).await.expect("a reply").into_inner();
     assert_eq!((status.node_id, status.version, status.placement_version), (1, 9, 4));
     assert_eq!(status.shards.len(), 16);
@@ -638,7 +643,7 @@ async fn status_and_explain_return_cluster_and_topic_placement() {
 
 #[tokio::test]
 async fn topic_and_topics_return_topic_info() {
-    let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
+    let mut cluster = ClusterServiceClient::new(TestServer::start().await.channel().await);
     let info = cluster.topic(TopicRequest { topic: LIVE.to_owned() }).await.expect("a reply");
     assert_eq!(TopicInfo::try_from(info.into_inner()), Ok(live_topic()));
     for (topic, code) in [("a", Code::Unavailable), ("a//b", Code::InvalidArgument)] {
@@ -655,7 +660,7 @@ async fn topic_and_topics_return_topic_info() {
 
 #[tokio::test]
 async fn drain_and_remove_return_the_reason_for_a_rejection() {
-    let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
+    let mut cluster = ClusterServiceClient::new(TestServer::start().await.channel().await);
     cluster.drain(DrainRequest { node: 2, force: false }).await.expect("accepted");
     cluster.undrain(UndrainRequest { node: 2 }).await.expect("accepted");
     cluster.drain(DrainRequest { node: 1, force: true }).await.expect("accepted");
@@ -701,7 +706,10 @@ async fn health_and_reflection_services_respond() {
         panic!("{reply:?}")
     };
     let listed = |name: &str| services.service.contains(&ServiceResponse { name: name.to_owned() });
-    assert!(listed("pushonce.publisher.v1.Publisher") && listed("pushonce.cluster.v1.Cluster"));
+    assert!(
+        listed("pushonce.publisher.v1.PublisherService")
+            && listed("pushonce.cluster.v1.ClusterService")
+    );
     let between_nodes = |service: &ServiceResponse| service.name.starts_with("pushonce.peer.");
     assert!(
         !services.service.iter().any(between_nodes),
@@ -727,7 +735,7 @@ async fn heartbeat_carries_the_last_sent_position() {
 
 #[tokio::test]
 async fn namespace_settings_are_changed_and_returned() {
-    let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
+    let mut cluster = ClusterServiceClient::new(TestServer::start().await.channel().await);
     let change = NamespaceChange { history_count_max: Some(3), ..NamespaceChange::default() };
     let set = |name: Option<&str>, change: NamespaceChange| SetNamespaceRequest {
         name: name.map(str::to_owned),
@@ -757,7 +765,7 @@ async fn namespace_settings_are_changed_and_returned() {
 
 #[tokio::test]
 async fn health_service_reports_node_readiness() {
-    use pushonce_proto::pb::publisher::v1::publisher_server::SERVICE_NAME;
+    use pushonce_proto::pb::publisher::v1::publisher_service_server::SERVICE_NAME;
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
     let (readiness, readiness_receiver) = watch::channel(READY);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{NodeId, VersionConflict, VersionOffer};
-use pushonce_proto::pb::peer::v1::relay_client::RelayClient;
+use pushonce_proto::pb::peer::v1::relay_service_client::RelayServiceClient;
 use pushonce_proto::status::{describe, error_chain};
 use rand::Rng as _;
 use tokio::sync::mpsc;
@@ -132,7 +132,7 @@ async fn dial(config: &Config, to: NodeId, address: &str) -> Result<PeerLink, Di
     let &Config { cluster, me, ref agreed_version, .. } = config;
     // The first frame of an empty queue always fits.
     let _fits = send_queue.push(link::hello_frame(config, to));
-    let mut client = RelayClient::new(channel).max_decoding_message_size(DECODE_BYTES_MAX);
+    let mut client = RelayServiceClient::new(channel).max_decoding_message_size(DECODE_BYTES_MAX);
     let response = client.link(send_queue.clone().into_stream()).await;
     let mut inbound =
         response.map_err(|status| classify_rejection(status, agreed_version.offer()))?.into_inner();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pushonce_core::{ClusterView, NodeId, ShardOwners};
-use pushonce_proto::pb::peer::v1::relay_server::RelayServer;
+use pushonce_proto::pb::peer::v1::relay_service_server::RelayServiceServer;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -88,11 +88,11 @@ impl Relay {
 
     /// The gRPC service that accepts links from nodes with lower ids. Mount it on the peer port, preferably
     /// on a [`server`](crate::server).
-    pub fn service(&self) -> RelayServer<RelayService> {
+    pub fn service(&self) -> RelayServiceServer<RelayService> {
         let config = self.config.clone();
         let (view, link_sender) = (self.view.clone(), self.link_sender.clone());
         let service = RelayService { config, view, link_sender, conflicts: self.conflicts.clone() };
-        RelayServer::new(service).max_decoding_message_size(DECODE_BYTES_MAX)
+        RelayServiceServer::new(service).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     /// Runs until `shutdown`: dials peers and replicates topics. At the end all links are closed and every

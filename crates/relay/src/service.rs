@@ -20,7 +20,7 @@ use crate::link::{
 use crate::send_queue::SendQueue;
 use crate::version_conflicts::VersionConflicts;
 
-/// The gRPC service `pushonce.peer.v1.Relay`.
+/// The gRPC service `pushonce.peer.v1.RelayService`.
 #[derive(Clone)]
 pub struct RelayService {
     pub(crate) config: Arc<Config>,
@@ -61,7 +61,7 @@ impl RelayService {
 }
 
 #[tonic::async_trait]
-impl pb::relay_server::Relay for RelayService {
+impl pb::relay_service_server::RelayService for RelayService {
     type LinkStream = BoxStream<'static, Result<pb::LinkFrames, Status>>;
 
     async fn link(

@@ -526,7 +526,9 @@ async fn unacceptable_peer_is_rejected_with_what_to_change() {
         (PeerFrame::Withdraw { number: 1 }, "begins with a hello"),
     ];
     for (first, expected) in cases {
-        let mut client = pb::relay_client::RelayClient::connect(address.clone()).await.expect("up");
+        let mut client = pb::relay_service_client::RelayServiceClient::connect(address.clone())
+            .await
+            .expect("up");
         let frames = pb::LinkFrames { frames: vec![first.into()], version: 1 };
         let refused =
             client.link(tokio_stream::once(frames)).await.expect_err("the peer is unacceptable");

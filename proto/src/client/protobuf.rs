@@ -18,6 +18,7 @@ use crate::field;
 use crate::pb::client::v1 as pb;
 use pb::client_frame::Request as WireRequest;
 use pb::server_frame::Event as WireEvent;
+use pb::start_from::Kind as StartKind;
 
 // === requests ===
 
@@ -40,7 +41,7 @@ fn decode_command(request: WireRequest) -> Result<ClientCommand, InvalidFrame> {
         WireRequest::Subscribe(subscribe) => ClientCommand::Subscribe {
             topic: decode_topic(&subscribe.topic)?,
             options: decode_options(&subscribe)?,
-            from: decode_from(subscribe.from)?,
+            from: decode_start_from(subscribe.start_from)?,
         },
         WireRequest::Unsubscribe(unsubscribe) => {
             ClientCommand::Unsubscribe { topic: decode_topic(&unsubscribe.topic)? }
@@ -69,14 +70,14 @@ fn decode_publish(publish: pb::Publish) -> Result<Publish, InvalidFrame> {
     })
 }
 
-fn decode_from(from: Option<pb::From>) -> Result<StartFrom, InvalidFrame> {
-    Ok(match from.and_then(|from| from.from) {
-        None | Some(pb::from::From::Now(_)) => StartFrom::Now,
-        Some(pb::from::From::Last(count)) => StartFrom::Last(count),
-        Some(pb::from::From::Position(text)) => StartFrom::Position(
+fn decode_start_from(start_from: Option<pb::StartFrom>) -> Result<StartFrom, InvalidFrame> {
+    Ok(match start_from.and_then(|start_from| start_from.kind) {
+        None | Some(StartKind::Now(_)) => StartFrom::Now,
+        Some(StartKind::Last(count)) => StartFrom::Last(count),
+        Some(StartKind::Position(text)) => StartFrom::Position(
             text.parse().map_err(|error| InvalidFrame::new(ErrorCode::BadPosition, error))?,
         ),
-        Some(pb::from::From::Start(_)) => StartFrom::Start,
+        Some(StartKind::Start(_)) => StartFrom::Start,
     })
 }
 
@@ -109,7 +110,7 @@ pub(super) fn encode_request(request: &ClientRequest) -> Bytes {
         ClientCommand::Subscribe { topic, from, options } => {
             WireRequest::Subscribe(pb::Subscribe {
                 topic: topic.to_string(),
-                from: Some(encode_from(*from)),
+                start_from: Some(encode_start_from(*from)),
                 delivery: options
                     .delivery
                     .map_or_else(String::new, |delivery| delivery.to_string()),
@@ -136,14 +137,14 @@ pub(super) fn encode_request(request: &ClientRequest) -> Bytes {
     frame.encode_to_vec().into()
 }
 
-fn encode_from(from: StartFrom) -> pb::From {
-    let from = match from {
-        StartFrom::Now => pb::from::From::Now(true),
-        StartFrom::Last(count) => pb::from::From::Last(count),
-        StartFrom::Position(position) => pb::from::From::Position(position.to_string()),
-        StartFrom::Start => pb::from::From::Start(true),
+fn encode_start_from(start_from: StartFrom) -> pb::StartFrom {
+    let kind = match start_from {
+        StartFrom::Now => StartKind::Now(true),
+        StartFrom::Last(count) => StartKind::Last(count),
+        StartFrom::Position(position) => StartKind::Position(position.to_string()),
+        StartFrom::Start => StartKind::Start(true),
     };
-    pb::From { from: Some(from) }
+    pb::StartFrom { kind: Some(kind) }
 }
 
 // === events ===
@@ -193,8 +194,8 @@ fn decode_event_body(id: Option<u64>, event: WireEvent) -> Result<ServerEvent, I
         WireEvent::Gap(gap) => ServerEvent::Gap {
             topic: field::decode_topic("gap.topic", &gap.topic)?,
             gap: Gap {
-                from: field::decode_position("gap.from", &gap.from)?,
-                to: field::decode_position("gap.to", &gap.to)?,
+                from: field::decode_position("gap.first", &gap.first)?,
+                to: field::decode_position("gap.last", &gap.last)?,
                 reason: field::decode_gap_reason("gap.reason", &gap.reason)?,
             },
         },

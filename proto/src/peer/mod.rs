@@ -3,6 +3,7 @@
 mod join;
 mod outcome;
 mod read;
+mod topics;
 mod write;
 
 use std::sync::Arc;

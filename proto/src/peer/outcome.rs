@@ -12,8 +12,8 @@ use crate::field::{
     encode_durability, encode_random_id,
 };
 use crate::pb::peer::v1 as pb;
+use pb::publish_rejection::Reason;
 use pb::publish_response::Outcome as Wire;
-use pb::refused::Reason;
 
 pub(super) fn encode_publish(id: u64, publish: Publish) -> pb::PublishRequest {
     let (nonce, sequence) = match publish.publish_id {
@@ -44,7 +44,7 @@ pub(super) fn decode_publish(request: pb::PublishRequest) -> Result<Publish, Inv
 
 fn decode_publish_id(
     nonce: &[u8],
-    sequence: Option<pb::Sequence>,
+    sequence: Option<pb::ProducerSequence>,
 ) -> Result<Option<PublishId>, InvalidField> {
     let invalid_nonce = |error: InvalidPublishId| InvalidField::new("publish.nonce", error);
     Ok(match sequence {
@@ -56,9 +56,9 @@ fn decode_publish_id(
 
 fn decode_sequence(
     field: &'static str,
-    sequence: pb::Sequence,
+    sequence: pb::ProducerSequence,
 ) -> Result<ProducerSequence, InvalidField> {
-    let pb::Sequence { producer, epoch, number } = sequence;
+    let pb::ProducerSequence { producer, epoch, number } = sequence;
     let producer =
         decode_random_id("producer", &producer).map_err(|error| InvalidField::new(field, error))?;
     match number {
@@ -67,9 +67,11 @@ fn decode_sequence(
     }
 }
 
-impl From<ProducerSequence> for pb::Sequence {
-    fn from(ProducerSequence { producer, epoch, number }: ProducerSequence) -> pb::Sequence {
-        pb::Sequence { producer: encode_random_id(producer.0), epoch, number }
+impl From<ProducerSequence> for pb::ProducerSequence {
+    fn from(
+        ProducerSequence { producer, epoch, number }: ProducerSequence,
+    ) -> pb::ProducerSequence {
+        pb::ProducerSequence { producer: encode_random_id(producer.0), epoch, number }
     }
 }
 
@@ -78,12 +80,12 @@ pub(super) fn encode_outcome(
     outcome: Result<Acknowledgement, PublishError>,
 ) -> pb::PublishResponse {
     let outcome = match outcome {
-        Ok(placed) => Wire::Placed(pb::Placed {
+        Ok(placed) => Wire::Acknowledged(pb::Acknowledgement {
             position: Some(placed.position.into()),
             time_ms: placed.time.0,
             durability: encode_durability(placed.durability),
         }),
-        Err(PublishError::Rejected(rejection)) => Wire::Refused(encode_rejection(&rejection)),
+        Err(PublishError::Rejected(rejection)) => Wire::Rejected(encode_rejection(&rejection)),
         Err(PublishError::Unknown { reason: why, .. }) => Wire::Unknown(why),
     };
     pb::PublishResponse { id, outcome: Some(outcome) }
@@ -93,17 +95,17 @@ pub(super) fn decode_outcome(
     response: pb::PublishResponse,
 ) -> Result<Result<Acknowledgement, PublishError>, InvalidField> {
     Ok(match response.outcome.ok_or_else(|| InvalidField::missing("published.outcome"))? {
-        Wire::Placed(placed) => Ok(Acknowledgement {
-            position: required_position("published.placed.position", placed.position)?,
+        Wire::Acknowledged(placed) => Ok(Acknowledgement {
+            position: required_position("published.acknowledged.position", placed.position)?,
             time: Timestamp(placed.time_ms),
-            durability: decode_durability("published.placed.durability", placed.durability)?,
+            durability: decode_durability("published.acknowledged.durability", placed.durability)?,
         }),
-        Wire::Refused(refused) => Err(PublishError::Rejected(decode_rejection(refused)?)),
+        Wire::Rejected(rejection) => Err(PublishError::Rejected(decode_rejection(rejection)?)),
         Wire::Unknown(why) => Err(PublishError::unknown(why)),
     })
 }
 
-fn encode_rejection(rejection: &PublishRejection) -> pb::Refused {
+fn encode_rejection(rejection: &PublishRejection) -> pb::PublishRejection {
     let message = match rejection {
         PublishRejection::Overloaded(message)
         | PublishRejection::Unavailable(message)
@@ -121,19 +123,19 @@ fn encode_rejection(rejection: &PublishRejection) -> pb::Refused {
         PublishRejection::NotOwner { owner: Some(owner) } => owner.0,
         _ => 0,
     };
-    let (asked, expected) = match rejection {
-        PublishRejection::OutOfSequence { received: asked, expected } => {
-            (Some((*asked).into()), expected.map(pb::Sequence::from))
+    let (received, expected) = match rejection {
+        PublishRejection::OutOfSequence { received, expected } => {
+            (Some((*received).into()), expected.map(pb::ProducerSequence::from))
         }
         _ => (None, None),
     };
-    pb::Refused {
+    pb::PublishRejection {
         reason: rejection_reason(rejection).into(),
         message,
         owner,
         len,
         max,
-        asked,
+        received,
         expected,
     }
 }
@@ -154,42 +156,42 @@ fn rejection_reason(rejection: &PublishRejection) -> Reason {
             InvalidPublish::NotUtf8 => Reason::NotText,
             InvalidPublish::ContentType => Reason::ContentType,
             InvalidPublish::Key => Reason::Key,
-            InvalidPublish::PublishId(_) => Reason::Stamp,
+            InvalidPublish::PublishId(_) => Reason::PublishId,
             InvalidPublish::KeyReused => Reason::KeyReused,
             InvalidPublish::SequenceReused => Reason::SequenceReused,
         },
     }
 }
 
-fn decode_rejection(refused: pb::Refused) -> Result<PublishRejection, InvalidField> {
+fn decode_rejection(rejection: pb::PublishRejection) -> Result<PublishRejection, InvalidField> {
     let to_usize = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    Ok(match refused.reason() {
-        Reason::NotOwner => PublishRejection::NotOwner { owner: decode_node(refused.owner) },
-        Reason::Overloaded => PublishRejection::Overloaded(refused.message),
-        Reason::TooManyTopics => PublishRejection::TooManyTopics(refused.message),
-        // A reason of a newer node's: that nothing happened is what counts, and its text says why.
-        // A stamp was read off this very link, so it is a valid one.
-        Reason::Unavailable | Reason::Invalid | Reason::Stamp | Reason::Unspecified => {
-            PublishRejection::Unavailable(refused.message)
+    Ok(match rejection.reason() {
+        Reason::NotOwner => PublishRejection::NotOwner { owner: decode_node(rejection.owner) },
+        Reason::Overloaded => PublishRejection::Overloaded(rejection.message),
+        Reason::TooManyTopics => PublishRejection::TooManyTopics(rejection.message),
+        // A reason that this build does not know, or none: nothing happened, and the text says why. The
+        // publish id was decoded on this link, so a rejection for it is not expected.
+        Reason::Unavailable | Reason::Invalid | Reason::PublishId | Reason::Unspecified => {
+            PublishRejection::Unavailable(rejection.message)
         }
         Reason::SystemTopic => InvalidPublish::SystemTopic.into(),
         Reason::PayloadTooLarge => {
-            let (len, max) = (to_usize(refused.len), to_usize(refused.max));
+            let (len, max) = (to_usize(rejection.len), to_usize(rejection.max));
             InvalidPublish::PayloadTooLarge { len, max }.into()
         }
-        Reason::NotJson => InvalidPublish::NotJson(refused.message).into(),
+        Reason::NotJson => InvalidPublish::NotJson(rejection.message).into(),
         Reason::NotText => InvalidPublish::NotUtf8.into(),
         Reason::ContentType => InvalidPublish::ContentType.into(),
         Reason::Key => InvalidPublish::Key.into(),
         Reason::KeyReused => InvalidPublish::KeyReused.into(),
         Reason::SequenceReused => InvalidPublish::SequenceReused.into(),
         Reason::OutOfSequence => {
-            let field = "published.refused.asked";
-            let asked = refused.asked.ok_or_else(|| InvalidField::missing(field))?;
-            let expected = |known| decode_sequence("published.refused.expected", known);
+            let field = "published.rejected.received";
+            let received = rejection.received.ok_or_else(|| InvalidField::missing(field))?;
+            let expected = |known| decode_sequence("published.rejected.expected", known);
             PublishRejection::OutOfSequence {
-                received: decode_sequence(field, asked)?,
-                expected: refused.expected.map(expected).transpose()?,
+                received: decode_sequence(field, received)?,
+                expected: rejection.expected.map(expected).transpose()?,
             }
         }
     })

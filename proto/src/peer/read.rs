@@ -33,7 +33,7 @@ impl TryFrom<pb::LinkFrame> for PeerFrame {
             Wire::Hello(hello) => PeerFrame::Hello {
                 cluster: decode_cluster_id("hello.cluster_id", &hello.cluster_id)?,
                 node: NodeId(hello.node_id),
-                expected_peer: decode_node(hello.to),
+                expected_peer: decode_node(hello.expected_node),
                 versions: decode_version_offer(&hello),
             },
             Wire::Claim(claim) => PeerFrame::Claim(claim.try_into()?),
@@ -65,19 +65,19 @@ impl TryFrom<pb::LinkFrame> for PeerFrame {
             Wire::Lost(lost) => PeerFrame::Lost {
                 number: lost.number,
                 gap: Gap {
-                    from: required_position("lost.from", lost.from)?,
-                    to: required_position("lost.to", lost.to)?,
+                    from: required_position("lost.first", lost.first)?,
+                    to: required_position("lost.last", lost.last)?,
                     reason: decode_gap_reason("lost.reason", &lost.reason)?,
                 },
             },
             Wire::Fetch(fetch) => PeerFrame::Fetch {
                 id: fetch.id,
                 topic: decode_topic("fetch.topic", &fetch.topic)?,
-                range: match fetch.want {
-                    Some(pb::fetch::Want::After(position)) => HistoryRange::After(position.into()),
-                    Some(pb::fetch::Want::Last(count)) => HistoryRange::Last(count),
-                    Some(pb::fetch::Want::All(_)) => HistoryRange::All,
-                    None => return Err(InvalidField::missing("fetch.want")),
+                range: match fetch.range {
+                    Some(pb::fetch::Range::After(position)) => HistoryRange::After(position.into()),
+                    Some(pb::fetch::Range::Last(count)) => HistoryRange::Last(count),
+                    Some(pb::fetch::Range::All(_)) => HistoryRange::All,
+                    None => return Err(InvalidField::missing("fetch.range")),
                 },
             },
             Wire::Fetched(fetched) => {
@@ -95,11 +95,11 @@ impl TryFrom<pb::LinkFrame> for PeerFrame {
                     })
                     .collect::<Result<_, InvalidField>>()?,
                 stale_shards: heartbeat
-                    .doubts
+                    .stale_shards
                     .into_iter()
-                    .map(|doubt| {
-                        let age = Duration::from_millis(doubt.age_ms.into());
-                        Ok((decode_shard_id("heartbeat.doubts.shard", doubt.shard)?, age))
+                    .map(|stale| {
+                        let age = Duration::from_millis(stale.age_ms.into());
+                        Ok((decode_shard_id("heartbeat.stale_shards.shard", stale.shard)?, age))
                     })
                     .collect::<Result<_, InvalidField>>()?,
                 clock: Timestamp(heartbeat.clock_ms),
@@ -112,37 +112,31 @@ impl TryFrom<pb::LinkFrame> for PeerFrame {
                     })
                     .collect::<Result<_, InvalidField>>()?,
             },
-            Wire::Watching(watching) => PeerFrame::SubscriberCounts {
-                counts: watching
-                    .topics
+            Wire::SubscriberCounts(counts) => PeerFrame::SubscriberCounts {
+                counts: counts
+                    .counts
                     .into_iter()
-                    .map(|watched| {
-                        (
-                            watched.number,
-                            SubscriberCount {
-                                sessions: watched.sessions,
-                                wants_audience: watched.asks,
-                            },
-                        )
+                    .map(|pb::SubscriberCount { number, sessions, wants_audience }| {
+                        (number, SubscriberCount { sessions, wants_audience })
                     })
                     .collect(),
             },
             Wire::Stopping(pb::Stopping {}) => PeerFrame::Stopping,
             Wire::Audience(audience) => PeerFrame::Audience {
                 counts: audience
-                    .topics
+                    .counts
                     .into_iter()
-                    .map(|counted| (counted.number, counted.sessions))
+                    .map(|count| (count.number, count.sessions))
                     .collect(),
             },
         })
     }
 }
 
-impl TryFrom<pb::Claim> for OwnershipClaim {
+impl TryFrom<pb::OwnershipClaim> for OwnershipClaim {
     type Error = InvalidField;
 
-    fn try_from(claim: pb::Claim) -> Result<OwnershipClaim, InvalidField> {
+    fn try_from(claim: pb::OwnershipClaim) -> Result<OwnershipClaim, InvalidField> {
         let nodes = |numbers: Vec<u64>| numbers.into_iter().map(NodeId).collect();
         Ok(OwnershipClaim {
             shard: decode_shard_id("claim.shard", claim.shard)?,
@@ -215,11 +209,11 @@ fn decode_fetched_part(fetched: pb::Fetched) -> Result<FetchedPart, InvalidField
     if !fetched.done {
         return Ok(FetchedPart::More(messages));
     }
-    let gap = match fetched.gap_from {
+    let gap = match fetched.gap_first {
         None => None,
-        Some(from) => Some(Gap {
-            from: from.into(),
-            to: required_position("fetched.gap_to", fetched.gap_to)?,
+        Some(first) => Some(Gap {
+            from: first.into(),
+            to: required_position("fetched.gap_last", fetched.gap_last)?,
             reason: decode_gap_reason("fetched.gap_reason", &fetched.gap_reason)?,
         }),
     };

@@ -175,15 +175,16 @@ fn decode_error_names_the_field() {
     assert_eq!(error_field(Some(Wire::Hello(pb::Hello::default()))), "hello.cluster_id");
     assert_eq!(error_field(Some(Wire::Interest(pb::Interest::default()))), "interest.topic");
     assert_eq!(error_field(Some(Wire::Interested(pb::Interested::default()))), "interested.answer");
-    assert_eq!(error_field(Some(Wire::Lost(pb::Lost::default()))), "lost.from");
-    let claim = pb::Claim { shard: 70_000, owner: 1, ..pb::Claim::default() };
+    assert_eq!(error_field(Some(Wire::Lost(pb::Lost::default()))), "lost.first");
+    let claim = pb::OwnershipClaim { shard: 70_000, owner: 1, ..pb::OwnershipClaim::default() };
     assert_eq!(error_field(Some(Wire::Claim(claim))), "claim.shard");
 }
 
 #[test]
 fn unknown_rejection_reason_is_decoded_as_unavailable() {
-    let refused = pb::Refused { reason: 99, message: "new rule".to_owned(), ..Default::default() };
-    let outcome = Some(pb::publish_response::Outcome::Refused(refused));
+    let rejected =
+        pb::PublishRejection { reason: 99, message: "new rule".to_owned(), ..Default::default() };
+    let outcome = Some(pb::publish_response::Outcome::Rejected(rejected));
     let response = pb::PublishResponse { id: 1, outcome };
     assert_eq!(
         super::outcome::decode_outcome(response),

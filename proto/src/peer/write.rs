@@ -13,12 +13,12 @@ use pb::link_frame::Frame as Wire;
 impl From<PeerFrame> for pb::LinkFrame {
     fn from(frame: PeerFrame) -> pb::LinkFrame {
         let wire = match frame {
-            PeerFrame::Hello { cluster, node, expected_peer: to, versions } => {
+            PeerFrame::Hello { cluster, node, expected_peer, versions } => {
                 let VersionOffer { supported, agreed } = versions.unwrap_or_default();
                 Wire::Hello(pb::Hello {
                     cluster_id: cluster.0.to_be_bytes().to_vec().into(),
                     node_id: node.0,
-                    to: to.map_or(0, |node| node.0),
+                    expected_node: expected_peer.map_or(0, |node| node.0),
                     version_min: supported.min.0.into(),
                     version_max: supported.max.0.into(),
                     version_agreed: agreed.0.into(),
@@ -49,21 +49,21 @@ impl From<PeerFrame> for pb::LinkFrame {
             }
             PeerFrame::Lost { number, gap } => Wire::Lost(pb::Lost {
                 number,
-                from: Some(gap.from.into()),
-                to: Some(gap.to.into()),
+                first: Some(gap.from.into()),
+                last: Some(gap.to.into()),
                 reason: gap.reason.as_str().to_owned(),
             }),
-            PeerFrame::Fetch { id, topic, range: want } => Wire::Fetch(pb::Fetch {
+            PeerFrame::Fetch { id, topic, range } => Wire::Fetch(pb::Fetch {
                 id,
                 topic: topic.into(),
-                want: Some(match want {
-                    HistoryRange::After(position) => pb::fetch::Want::After(position.into()),
-                    HistoryRange::Last(count) => pb::fetch::Want::Last(count),
-                    HistoryRange::All => pb::fetch::Want::All(true),
+                range: Some(match range {
+                    HistoryRange::After(position) => pb::fetch::Range::After(position.into()),
+                    HistoryRange::Last(count) => pb::fetch::Range::Last(count),
+                    HistoryRange::All => pb::fetch::Range::All(true),
                 }),
             }),
             PeerFrame::Fetched { id, part } => Wire::Fetched(encode_fetched(id, part)),
-            PeerFrame::Heartbeat { heads, stale_shards: doubts, clock, log_times } => {
+            PeerFrame::Heartbeat { heads, stale_shards, clock, log_times } => {
                 Wire::Heartbeat(pb::Heartbeat {
                     heads: heads
                         .into_iter()
@@ -72,9 +72,9 @@ impl From<PeerFrame> for pb::LinkFrame {
                             position: Some(position.into()),
                         })
                         .collect(),
-                    doubts: doubts
+                    stale_shards: stale_shards
                         .into_iter()
-                        .map(|(shard, age)| pb::Doubt {
+                        .map(|(shard, age)| pb::StaleShard {
                             shard: u32::from(shard.0),
                             age_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX),
                         })
@@ -89,19 +89,21 @@ impl From<PeerFrame> for pb::LinkFrame {
                         .collect(),
                 })
             }
-            PeerFrame::SubscriberCounts { counts } => Wire::Watching(pb::Watching {
-                topics: counts
-                    .into_iter()
-                    .map(|(number, SubscriberCount { sessions, wants_audience: asks })| {
-                        pb::Watched { number, sessions, asks }
-                    })
-                    .collect(),
-            }),
+            PeerFrame::SubscriberCounts { counts } => {
+                Wire::SubscriberCounts(pb::SubscriberCounts {
+                    counts: counts
+                        .into_iter()
+                        .map(|(number, SubscriberCount { sessions, wants_audience })| {
+                            pb::SubscriberCount { number, sessions, wants_audience }
+                        })
+                        .collect(),
+                })
+            }
             PeerFrame::Stopping => Wire::Stopping(pb::Stopping {}),
             PeerFrame::Audience { counts } => Wire::Audience(pb::Audience {
-                topics: counts
+                counts: counts
                     .into_iter()
-                    .map(|(number, sessions)| pb::Counted { number, sessions })
+                    .map(|(number, sessions)| pb::TopicAudience { number, sessions })
                     .collect(),
             }),
         };
@@ -109,10 +111,10 @@ impl From<PeerFrame> for pb::LinkFrame {
     }
 }
 
-impl From<OwnershipClaim> for pb::Claim {
-    fn from(claim: OwnershipClaim) -> pb::Claim {
+impl From<OwnershipClaim> for pb::OwnershipClaim {
+    fn from(claim: OwnershipClaim) -> pb::OwnershipClaim {
         let numbers = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
-        pb::Claim {
+        pb::OwnershipClaim {
             shard: u32::from(claim.shard.0),
             owner: claim.owner.0,
             term: claim.term.0,
@@ -148,8 +150,8 @@ fn encode_fetched(id: u64, part: FetchedPart) -> pb::Fetched {
         FetchedPart::Done { messages, head, gap } => pb::Fetched {
             messages: encode_messages(&messages),
             head: Some(head.into()),
-            gap_from: gap.map(|gap| gap.from.into()),
-            gap_to: gap.map(|gap| gap.to.into()),
+            gap_first: gap.map(|gap| gap.from.into()),
+            gap_last: gap.map(|gap| gap.to.into()),
             gap_reason: gap
                 .map_or_else(String::new, |Gap { reason, .. }| reason.as_str().to_owned()),
             done: true,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pushonce_core::{Delivery, SubscribeOptions, Topic, TopicEvent};
 use pushonce_proto::client::{ErrorCode, ServerEvent};
 use pushonce_proto::pb::publisher::v1 as pb;
-use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::publisher;
 use pushonce_proto::status::{describe, error_chain};
 use tokio::sync::mpsc;
@@ -24,7 +24,7 @@ const EVENTS_MAX: usize = 256;
 const FRAME_BYTES_MAX: usize = 2 << 20;
 
 pub(crate) struct Session {
-    client: PublisherClient<Channel>,
+    client: PublisherServiceClient<Channel>,
     events: mpsc::Receiver<Result<ServerEvent, SessionEnd>>,
     send: mpsc::Sender<Result<ServerEvent, SessionEnd>>,
     calls: JoinSet<()>,
@@ -48,7 +48,8 @@ pub(crate) async fn connect(server: &ServerAddress) -> Result<Channel, String> {
 impl Session {
     pub(super) async fn open(server: &ServerAddress) -> Result<Session, SessionEnd> {
         let channel = connect(server).await.map_err(SessionEnd::retryable)?;
-        let client = PublisherClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
+        let client =
+            PublisherServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let (send, events) = mpsc::channel(EVENTS_MAX);
         Ok(Session { client, events, send, calls: JoinSet::new() })
     }
@@ -64,7 +65,7 @@ impl Session {
 }
 
 async fn run_subscription(
-    mut client: PublisherClient<Channel>,
+    mut client: PublisherServiceClient<Channel>,
     SubscriptionRequest { id, topic, from, options }: SubscriptionRequest,
     events: mpsc::Sender<Result<ServerEvent, SessionEnd>>,
 ) {
@@ -83,7 +84,7 @@ async fn run_subscription(
     }
     let request = pb::SubscribeRequest {
         topic: topic.to_string(),
-        from: Some(from.into()),
+        start_from: Some(from.into()),
         delivery: delivery.map_or_else(String::new, |delivery| delivery.to_string()),
         conflated,
     };

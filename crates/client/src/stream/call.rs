@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use pushonce_core::Acknowledgement;
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
-use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::publisher::PublishFailure;
 use pushonce_proto::status::describe;
 use rand::SeedableRng as _;
@@ -39,7 +39,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct PublishCall {
     /// Index of its server, to switch from it when the call fails.
     server: usize,
-    requests: mpsc::Sender<pb::PublishRequest>,
+    requests: mpsc::Sender<pb::PublishStreamRequest>,
     responses: Streaming<pb::PublishStreamResponse>,
     /// Number of received replies.
     response_count: u64,
@@ -75,7 +75,7 @@ impl PublishCall {
     pub(crate) async fn open(shared: &PublisherShared) -> Result<PublishCall, PublishFailure> {
         let (server, channel) = shared.channel().await?;
         let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE_MAX);
-        let mut client = PublisherClient::new(channel);
+        let mut client = PublisherServiceClient::new(channel);
         let call = client.publish_stream(ReceiverStream::new(request_queue));
         let reason = match timeout(OPEN_TIMEOUT, call).await {
             Ok(Ok(response)) => {
@@ -172,7 +172,7 @@ impl PublishStreamDriver {
             if was_idle {
                 call.last_response_at = Instant::now();
             }
-            permit.send(publish.into());
+            permit.send(pb::PublishRequest::from(publish).into());
         }
     }
 

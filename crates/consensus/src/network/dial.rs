@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures::stream;
 use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId};
-use pushonce_proto::pb::peer::v1::RaftResponses;
-use pushonce_proto::pb::peer::v1::raft_client::RaftClient;
+use pushonce_proto::pb::peer::v1::ExchangeResponse;
+use pushonce_proto::pb::peer::v1::raft_service_client::RaftServiceClient;
 use pushonce_proto::status::error_chain;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -147,7 +147,7 @@ impl RaftLinksShared {
         &self,
         link: &Arc<RaftLink>,
         address: &str,
-    ) -> Result<(LogHandshake, Streaming<RaftResponses>, ClusterVersion), Status> {
+    ) -> Result<(LogHandshake, Streaming<ExchangeResponse>, ClusterVersion), Status> {
         if let Some(reason) = self.context.rollback_detector.fence().reason() {
             return Err(Status::aborted(reason));
         }
@@ -186,7 +186,7 @@ impl RaftLinksShared {
         }
         let ours = self.context.agreed_version.offer();
         insert_offer(metadata, ours);
-        let mut client = RaftClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
+        let mut client = RaftServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let response = timeout(settings.rpc_timeout, client.exchange(request)).await;
         let timed_out =
             |_| Status::deadline_exceeded(format!("no answer within {:?}", settings.rpc_timeout));
@@ -232,7 +232,7 @@ impl RaftLinksShared {
         &self,
         link: &RaftLink,
         handshake: LogHandshake,
-        mut responses: Streaming<RaftResponses>,
+        mut responses: Streaming<ExchangeResponse>,
     ) -> String {
         loop {
             match responses.message().await {

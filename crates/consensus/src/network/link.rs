@@ -230,7 +230,7 @@ impl RaftLink {
     }
 
     /// The next frame of a stream: the queued requests up to a size. `None` when the stream has ended.
-    pub(super) async fn next_frame(&self, stream: u64) -> Option<pb::RaftRequests> {
+    pub(super) async fn next_frame(&self, stream: u64) -> Option<pb::ExchangeRequest> {
         loop {
             {
                 let mut state = self.state();
@@ -242,7 +242,10 @@ impl RaftLink {
                     if !state.queue.is_empty() || !state.pieces.is_empty() {
                         self.ready.notify_one();
                     }
-                    return Some(pb::RaftRequests { requests, ..pb::RaftRequests::default() });
+                    return Some(pb::ExchangeRequest {
+                        requests,
+                        ..pb::ExchangeRequest::default()
+                    });
                 }
             }
             self.ready.notified().await;

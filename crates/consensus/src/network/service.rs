@@ -84,12 +84,12 @@ impl GroupRegistry {
 }
 
 #[tonic::async_trait]
-impl pb::raft_server::Raft for RaftService {
-    type ExchangeStream = ReceiverStream<Result<pb::RaftResponses, Status>>;
+impl pb::raft_service_server::RaftService for RaftService {
+    type ExchangeStream = ReceiverStream<Result<pb::ExchangeResponse, Status>>;
 
     async fn exchange(
         &self,
-        request: Request<Streaming<pb::RaftRequests>>,
+        request: Request<Streaming<pb::ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         self.check_target(&request, CLUSTER_HEADER, &self.cluster.to_string())?;
         self.check_target(&request, TO_HEADER, &self.me.to_string())?;
@@ -203,8 +203,8 @@ impl RaftService {
         &self,
         from: NodeId,
         handshake: LogHandshake,
-        mut requests: Streaming<pb::RaftRequests>,
-        response_sender: mpsc::Sender<Result<pb::RaftResponses, Status>>,
+        mut requests: Streaming<pb::ExchangeRequest>,
+        response_sender: mpsc::Sender<Result<pb::ExchangeResponse, Status>>,
     ) {
         let mut in_flight = FuturesUnordered::<ResponseFuture>::new();
         loop {
@@ -238,8 +238,8 @@ impl RaftService {
     }
 
     /// A frame of responses. Acknowledged writes are durable already, so the counter includes them.
-    fn response_frame(&self, responses: Vec<pb::RaftResponse>) -> pb::RaftResponses {
-        pb::RaftResponses { responses, writes: self.rollback_detector.writes() }
+    fn response_frame(&self, responses: Vec<pb::RaftResponse>) -> pb::ExchangeResponse {
+        pb::ExchangeResponse { responses, writes: self.rollback_detector.writes() }
     }
 
     fn start_request(&self, request: pb::RaftRequest) -> ResponseFuture {

@@ -7,7 +7,7 @@ mod times;
 use std::time::Duration;
 
 use clap::Subcommand;
-use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{
     DrainRequest, ExplainRequest, ExplainResponse, FinalizeRequest, Member, Problem, RemoveRequest,
     Shard, StatusRequest, StatusResponse, UndrainRequest,
@@ -150,7 +150,10 @@ fn check_health(status: &StatusResponse) -> Result<(), Unhealthy> {
 
 /// Drains a running node, and waits until it holds no replicas. If the command is stopped meanwhile, the
 /// node continues to drain, and repeating the command waits again.
-async fn drain_until_empty(client: &mut ClusterClient<Channel>, id: u64) -> anyhow::Result<()> {
+async fn drain_until_empty(
+    client: &mut ClusterServiceClient<Channel>,
+    id: u64,
+) -> anyhow::Result<()> {
     let mut is_draining = false;
     let mut last_held = String::new();
     loop {
@@ -173,7 +176,10 @@ async fn drain_until_empty(client: &mut ClusterClient<Channel>, id: u64) -> anyh
 }
 
 /// Resolves an id such as `n3`, or the name of a member, to an id.
-async fn resolve_member(client: &mut ClusterClient<Channel>, name: &str) -> anyhow::Result<u64> {
+async fn resolve_member(
+    client: &mut ClusterServiceClient<Channel>,
+    name: &str,
+) -> anyhow::Result<u64> {
     let status = client.status(StatusRequest {}).await.map_err(status_error)?.into_inner();
     member_id(&status.members, name)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use pushonce_client::{InvalidServerAddress, Scheme, ServerAddress};
 use pushonce_proto::pb::cluster::v1::ExplainRequest;
-use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::status::{describe, error_chain};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -47,7 +47,7 @@ fn parse_grpc_server(text: &str) -> Result<ServerAddress, String> {
 
 impl ServerArgs {
     /// Connects to the first server that answers.
-    pub(super) async fn connect(&self) -> anyhow::Result<ClusterClient<Channel>> {
+    pub(super) async fn connect(&self) -> anyhow::Result<ClusterServiceClient<Channel>> {
         let mut last_error = None;
         for server in &self.server {
             match connect_and_probe(server).await {
@@ -65,11 +65,13 @@ impl ServerArgs {
 
 /// A client of a node that answers a request. A stopped process, or a server that is not a node, accepts
 /// connections as well.
-async fn connect_and_probe(server: &ServerAddress) -> anyhow::Result<ClusterClient<Channel>> {
+async fn connect_and_probe(
+    server: &ServerAddress,
+) -> anyhow::Result<ClusterServiceClient<Channel>> {
     let endpoint = Endpoint::from_shared(server.to_string())?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(COMMAND_TIMEOUT);
     let channel = endpoint.connect().await.map_err(|error| anyhow::anyhow!(error_chain(&error)))?;
-    let mut client = ClusterClient::new(channel);
+    let mut client = ClusterServiceClient::new(channel);
     let probe = ExplainRequest { topic: "pushonce".to_owned() };
     let response = timeout(CONNECT_TIMEOUT, client.explain(probe)).await;
     match response.with_context(|| format!("it does not answer within {CONNECT_TIMEOUT:?}"))? {

@@ -28,8 +28,9 @@ impl NodeArgs {
     pub(super) fn sources(self) -> anyhow::Result<ConfigSources> {
         let file = match &self.config {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("invalid configuration file {}", path.display()))?;
+                let text = std::fs::read_to_string(path).with_context(|| {
+                    format!("cannot read the configuration file {}", path.display())
+                })?;
                 PartialConfig::from_toml(&text).with_context(|| path.display().to_string())?
             }
             None => PartialConfig::default(),

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use pushonce_core::Topic;
 use pushonce_proto::cluster::{TopicInfo, TopicList};
-use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{TopicRequest, TopicsRequest};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
@@ -73,7 +73,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
 
 /// Requests page after page until the end or the limit is reached.
 async fn list_topics(
-    client: &mut ClusterClient<Channel>,
+    client: &mut ClusterServiceClient<Channel>,
     prefix: &str,
     limit: u32,
 ) -> anyhow::Result<TopicList> {

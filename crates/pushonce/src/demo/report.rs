@@ -75,7 +75,7 @@ pub(super) fn welcome_text(addresses: &[[u16; 4]], time_to_form: Duration) -> St
   QUIC             pushonce subscribe worldcup/2026/live --from last:3 --server quic://127.0.0.1:{quic}
   the cluster      pushonce cluster status --server http://127.0.0.1:{grpc}
   gRPC             grpcurl -plaintext -d '{{\"topic\":\"worldcup/2026/live\",\"from\":{{\"last\":3}}}}' \\
-                     127.0.0.1:{grpc} pushonce.publisher.v1.Publisher/Subscribe
+                     127.0.0.1:{grpc} pushonce.publisher.v1.PublisherService/Subscribe
 
 Ctrl-C ends it.
 ",

@@ -8,8 +8,8 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, join_all};
 use pushonce_core::{FailPoint, FetchError, NodeId, ShardId, ShardOwners, Topic};
 use pushonce_proto::cluster::{TopicInfo, TopicList};
-use pushonce_proto::pb::cluster::v1 as pb;
-use pushonce_proto::pb::peer::v1::topics_client::TopicsClient;
+use pushonce_proto::pb::peer::v1 as pb;
+use pushonce_proto::pb::peer::v1::topics_service_client::TopicsServiceClient;
 use pushonce_proto::status::describe;
 use pushonce_publish::TOPICS_MAX;
 use tokio::sync::watch;
@@ -173,14 +173,14 @@ impl ClusterTopics {
     }
 
     /// The client of a node. The connection is made at the first request and kept.
-    fn client(&self, node: NodeId) -> Result<TopicsClient<Channel>, FetchError> {
+    fn client(&self, node: NodeId) -> Result<TopicsServiceClient<Channel>, FetchError> {
         let view = self.owned.view.borrow().clone();
         let unknown = || FetchError::Unavailable(format!("{node} is not a member of the cluster"));
         let address = &view.member(node).ok_or_else(unknown)?.addresses.peer;
         let mut channels = lock(&self.channels);
         channels.retain(|node, _| view.member(*node).is_some());
         if let Some((_, channel)) = channels.get(&node).filter(|(known, _)| known == address) {
-            return Ok(TopicsClient::new(channel.clone()));
+            return Ok(TopicsServiceClient::new(channel.clone()));
         }
         let invalid_address =
             |error| FetchError::Unavailable(format!("{node} has no valid address: {error}"));
@@ -188,7 +188,7 @@ impl ClusterTopics {
             Endpoint::from_shared(format!("http://{address}")).map_err(invalid_address)?;
         let channel = endpoint.connect_timeout(REQUEST_TIMEOUT).tcp_nodelay(true).connect_lazy();
         channels.insert(node, (address.clone(), channel.clone()));
-        Ok(TopicsClient::new(channel))
+        Ok(TopicsServiceClient::new(channel))
     }
 
     fn request_audience(&self, topic: Topic) -> Shared<BoxFuture<'static, AudienceResult>> {

@@ -8,7 +8,7 @@ use pushonce_consensus::LogMark;
 use pushonce_control::{JoinCommand, Profile};
 use pushonce_core::{Addresses, ClusterId, ClusterTimes, HostPort};
 use pushonce_proto::pb::peer::v1 as pb;
-use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
+use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
 use pushonce_proto::status::error_chain;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -193,7 +193,7 @@ async fn request_join(
 pub(super) async fn connect_membership(
     address: &str,
     timeout: Duration,
-) -> Result<MembershipClient<Channel>, Status> {
+) -> Result<MembershipServiceClient<Channel>, Status> {
     let address: HostPort =
         address.parse().map_err(|error| Status::new(Code::InvalidArgument, format!("{error}")))?;
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
@@ -202,7 +202,7 @@ pub(super) async fn connect_membership(
         .timeout(timeout);
     let channel = endpoint.connect().await;
     let channel = channel.map_err(|error| Status::unavailable(error_chain(&error)))?;
-    Ok(MembershipClient::new(channel))
+    Ok(MembershipServiceClient::new(channel))
 }
 
 fn join_request(joining: &JoinCommand, starting: bool) -> pb::JoinRequest {

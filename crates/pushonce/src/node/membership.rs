@@ -13,7 +13,7 @@ use pushonce_core::{
     Addresses, BuildInfo, ClusterId, ClusterVersion, HostPort, NodeId, VersionRange,
 };
 use pushonce_proto::pb::peer::v1 as pb;
-use pushonce_proto::pb::peer::v1::membership_server::{Membership, MembershipServer};
+use pushonce_proto::pb::peer::v1::membership_service_server::{self, MembershipServiceServer};
 use tokio::sync::{mpsc, watch};
 use tonic::{Request, Response, Status};
 
@@ -41,8 +41,8 @@ pub(super) struct MembershipService {
 
 impl MembershipService {
     /// The gRPC service for the peer port.
-    pub(super) fn service(self) -> MembershipServer<MembershipService> {
-        MembershipServer::new(self)
+    pub(super) fn service(self) -> MembershipServiceServer<MembershipService> {
+        MembershipServiceServer::new(self)
     }
 
     /// Rejects a second process of a node: two processes that vote under one id could elect two leaders.
@@ -92,7 +92,7 @@ impl MembershipService {
 }
 
 #[tonic::async_trait]
-impl Membership for MembershipService {
+impl membership_service_server::MembershipService for MembershipService {
     async fn join(
         &self,
         request: Request<pb::JoinRequest>,

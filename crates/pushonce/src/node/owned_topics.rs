@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use pushonce_core::{ClusterView, FetchError, HistoryRange, NodeId, Position, ShardId, Topic};
 use pushonce_proto::cluster::{TopicInfo, TopicList};
-use pushonce_proto::pb::cluster::v1 as pb;
-use pushonce_proto::pb::peer::v1::topics_server::{Topics, TopicsServer};
+use pushonce_proto::pb::peer::v1 as pb;
+use pushonce_proto::pb::peer::v1::topics_service_server::{TopicsService, TopicsServiceServer};
 use pushonce_shard::{Handle, TopicStats};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -28,8 +28,8 @@ pub(super) struct OwnedTopics {
 
 impl OwnedTopics {
     /// The gRPC service for the peer port.
-    pub(super) fn service(self) -> TopicsServer<OwnedTopics> {
-        TopicsServer::new(self)
+    pub(super) fn service(self) -> TopicsServiceServer<OwnedTopics> {
+        TopicsServiceServer::new(self)
     }
 
     /// The shard of a topic.
@@ -109,7 +109,7 @@ fn empty_info(topic: &Topic, head: Position) -> TopicStats {
 }
 
 #[tonic::async_trait]
-impl Topics for OwnedTopics {
+impl TopicsService for OwnedTopics {
     async fn topic(
         &self,
         request: Request<pb::TopicRequest>,

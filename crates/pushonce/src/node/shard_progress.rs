@@ -10,7 +10,7 @@ use pushonce_control::reconcile;
 use pushonce_core::{ClusterView, NodeId, ShardId, ShardOwners};
 use pushonce_proto::cluster::ShardMoveProgress;
 use pushonce_proto::pb::peer::v1 as pb;
-use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
+use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Endpoint;
 
@@ -90,7 +90,7 @@ async fn request_progress(
 ) -> Result<BTreeMap<ShardId, ShardMoveProgress>, anyhow::Error> {
     let endpoint =
         Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(GATHER_TIMEOUT);
-    let mut client = MembershipClient::new(endpoint.connect().await?);
+    let mut client = MembershipServiceClient::new(endpoint.connect().await?);
     let response = client.moves(pb::MovesRequest {}).await?.into_inner();
     let from_wire = |moved: pb::Move| {
         let shard = ShardId(u16::try_from(moved.shard).ok()?);

@@ -214,12 +214,10 @@ fn parse_published(
     body: &mut JsonFields<'_>,
 ) -> Result<ServerEvent, InvalidFrame> {
     let kind = "replicated or memory";
-    let durability = match body.take::<String>("durability", kind)? {
-        None => Durability::Replicated,
-        Some(word) => Durability::parse(&word).ok_or_else(|| {
-            InvalidFrame::new(ErrorCode::BadRequest, format!("`durability` must be {kind}"))
-        })?,
-    };
+    let word: String = body.take_required("durability", kind)?;
+    let durability = Durability::parse(&word).ok_or_else(|| {
+        InvalidFrame::new(ErrorCode::BadRequest, format!("`durability` must be {kind}"))
+    })?;
     Ok(ServerEvent::Published { id, position: take_position(body, "position")?, durability })
 }
 

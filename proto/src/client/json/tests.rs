@@ -333,12 +333,16 @@ fn unsolicited_events_are_encoded_as_documented() {
 #[test]
 fn client_skips_unknown_events_and_fails_on_malformed_known_events() {
     let event = |text: &'static str| decode_event(&Bytes::from_static(text.as_bytes()));
-    let event_with_new_fields = event(r#"{"published":{"position":"1:1","shard":3},"trace":"x"}"#);
+    let event_with_new_fields = event(
+        r#"{"published":{"position":"1:1","durability":"replicated","shard":3},"trace":"x"}"#,
+    );
     let (position, durability) = (Position::new(1, 1), Durability::Replicated);
     assert_eq!(
         event_with_new_fields,
         Ok(ServerEvent::Published { id: None, position, durability })
     );
+    let without_durability = event(r#"{"published":{"position":"1:1"}}"#);
+    assert!(without_durability.expect_err("no promise is assumed").is_fatal);
     assert!(!event(r#"{"weather":{"rain":true}}"#).expect_err("unknown").is_fatal);
     assert!(!event("{}").expect_err("empty").is_fatal);
     assert!(event(r#"{"message":{"topic":"a","position":"1"}}"#).expect_err("unreadable").is_fatal);

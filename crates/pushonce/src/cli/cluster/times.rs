@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pushonce_core::ConsensusTimes;
-use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{self as pb, SetTimesRequest, StatusRequest};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
@@ -40,7 +40,7 @@ pub(super) struct Args {
 
 /// Commits the change, and waits for a limited time until it is complete.
 pub(super) async fn set_times(
-    client: &mut ClusterClient<Channel>,
+    client: &mut ClusterServiceClient<Channel>,
     args: Args,
     json: bool,
 ) -> anyhow::Result<()> {
