@@ -482,7 +482,7 @@ async fn distribute_views(
             let address = |member: &Member| (member.id, member.addresses.peer.clone());
             let version = newest_view.cluster_version;
             if version > engine.agreed_version().get() {
-                engine.raise_version(version).await.context("the cluster version")?;
+                engine.raise_version(version).await.context("cannot store the cluster version")?;
                 tracing::info!(%version, "the cluster version is raised");
             }
             metrics::gauge!("pushonce_cluster_version").set(f64::from(version.0));
@@ -512,5 +512,5 @@ pub(crate) fn install_metrics_recorder() -> anyhow::Result<PrometheusHandle> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_batch_messages".to_owned()), &BATCH)?
         .install_recorder()
-        .context("metrics")
+        .context("cannot install the metrics recorder")
 }

@@ -88,7 +88,8 @@ fn read_payload(file: &Path) -> anyhow::Result<Bytes> {
 async fn next_line(input: &mut (impl AsyncBufRead + Unpin)) -> anyhow::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let max = Publish::PAYLOAD_BYTES_CAP as u64 + 2;
-    let count = input.take(max).read_until(b'\n', &mut line).await.context("standard input")?;
+    let count =
+        input.take(max).read_until(b'\n', &mut line).await.context("cannot read standard input")?;
     if count == 0 {
         return Ok(None);
     }

@@ -104,7 +104,7 @@ impl ResourceUsage {
             let cores = cpu.as_secs_f64() / self.elapsed.as_secs_f64();
             let cpu_per_unit = match units {
                 0 => String::new(),
-                _ => format!(", {:.2} µs a {unit}", micros_per_unit(cpu, units)),
+                _ => format!(", {:.2} µs per {unit}", micros_per_unit(cpu, units)),
             };
             format!("{process:<14} {cores:.2} cores{cpu_per_unit}{suffix}\n")
         };
@@ -197,10 +197,10 @@ mod tests {
         };
         assert_eq!(
             usage.text(1_000_000, "publish"),
-            "generator      0.25 cores, 0.50 µs a publish\n\
-             server 7       0.50 cores, 1.00 µs a publish, 1.5 MiB\n\
-             server 8       0.50 cores, 1.00 µs a publish, 1.5 MiB\n\
-             servers        1.00 cores, 2.00 µs a publish\n"
+            "generator      0.25 cores, 0.50 µs per publish\n\
+             server 7       0.50 cores, 1.00 µs per publish, 1.5 MiB\n\
+             server 8       0.50 cores, 1.00 µs per publish, 1.5 MiB\n\
+             servers        1.00 cores, 2.00 µs per publish\n"
         );
     }
 }

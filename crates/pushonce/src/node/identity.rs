@@ -171,7 +171,7 @@ impl DataDir {
     /// Writes the consensus times. They are durable when this returns, and acknowledged only then.
     ///
     /// # Errors
-    /// [`DataDirError::Io`].
+    /// [`DataDirError::Io`] when the file cannot be written.
     pub(super) fn save_times(&self, times: &ClusterTimes) -> Result<(), DataDirError> {
         let path = self.path.join("times.json");
         let text =
@@ -211,7 +211,7 @@ impl DataDir {
     /// Writes the identity atomically: after a power cut it is there completely or not at all.
     ///
     /// # Errors
-    /// [`DataDirError::Io`].
+    /// [`DataDirError::Io`] when the file cannot be written.
     pub(super) fn save_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
         let path = self.identity_path();
         let file = IdentityFile {

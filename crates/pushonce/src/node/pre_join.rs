@@ -47,9 +47,9 @@ mod tests {
     async fn send_request(to: SocketAddr, head: &str, body: &[u8]) -> String {
         let mut stream = TcpStream::connect(to).await.expect("connected");
         let head = format!("{head}Host: a\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await.expect("the head is sent");
+        stream.write_all(head.as_bytes()).await.expect("send the head");
         for chunk in body.chunks(16 << 10) {
-            stream.write_all(chunk).await.expect("the body is sent");
+            stream.write_all(chunk).await.expect("send the body");
             // Lets the server run, so that an early close could lose the response.
             tokio::task::yield_now().await;
         }
