@@ -384,7 +384,7 @@ impl Node {
             control: self.control.clone(),
         };
         internal_stage.spawn(times.run(token.clone()));
-        let presence = MembershipHeartbeat {
+        let heartbeat = MembershipHeartbeat {
             startup: self.startup.clone(),
             data_dir: self.data_dir,
             control: self.control,
@@ -392,7 +392,7 @@ impl Node {
             reachable: self.relay_handle.reachable(),
             announced_index: announced,
         };
-        internal_stage.spawn(presence.run(token));
+        internal_stage.spawn(heartbeat.run(token));
 
         let mut client_stage = ShutdownStage::new("clients and publishers");
         // Open before the node is admitted, so that probes get a reason for its unreadiness.
@@ -402,8 +402,8 @@ impl Node {
         client_stage.spawn(async move { Ok(publish.run(token).await?) });
         let (delay, grace) =
             (self.startup.config.shutdown_delay, self.startup.config.shutdown_grace);
-        let (entry, token) = (self.startup, client_stage.token());
-        let admission_log = log_when_admitted(self.view_sender.subscribe(), entry, token.clone());
+        let (startup, token) = (self.startup, client_stage.token());
+        let admission_log = log_when_admitted(self.view_sender.subscribe(), startup, token.clone());
         client_stage.spawn(async move {
             admission_log.await;
             token.cancelled().await;
@@ -446,10 +446,10 @@ async fn run_until(stop: CancellationToken, task: impl Future<Output = ()>) -> a
 /// client.
 async fn log_when_admitted(
     mut view: Receiver<Arc<ClusterView>>,
-    entry: StartupState,
+    startup: StartupState,
     stop: CancellationToken,
 ) {
-    let (config, me) = (&entry.config, entry.identity.node);
+    let (config, me) = (&startup.config, startup.identity.node);
     tokio::select! {
         () = stop.cancelled() => {}
         _ = view.wait_for(|view| view.member(me).is_some()) => {

@@ -171,8 +171,8 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
             SubscriberEvent::Disconnected { server, reason: why, retry_in: Some(pause) } => {
                 tracing::warn!(%server, error = why, retry_in = ?pause, "not connected, retrying");
             }
-            SubscriberEvent::Disconnected { server, reason: why, retry_in: None } => {
-                bail!("{server}: {why}")
+            SubscriberEvent::Disconnected { server, reason, retry_in: None } => {
+                bail!("{server}: {reason}")
             }
             SubscriberEvent::Connected { server } => tracing::info!(%server, "connected"),
             SubscriberEvent::Subscribed { topic, position, .. } => {

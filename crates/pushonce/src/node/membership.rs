@@ -108,8 +108,8 @@ impl membership_service_server::MembershipService for MembershipService {
             Err(CommandError::Rejected(CommandRejection::NotBootstrapped)) => {
                 return Err(Status::unavailable(CommandRejection::NotBootstrapped.to_string()));
             }
-            Err(CommandError::Rejected(why)) => {
-                Err(join_refusal(refusal_kind(&why), why.to_string()))
+            Err(CommandError::Rejected(rejection)) => {
+                Err(join_refusal(refusal_kind(&rejection), rejection.to_string()))
             }
             Err(error) => return Err(Status::unavailable(error.to_string())),
         };
@@ -163,7 +163,7 @@ fn join_refusal(kind: Kind, text: String) -> pb::JoinRefusal {
 
 fn refusal_kind(rejection: &CommandRejection) -> Kind {
     match rejection {
-        why if why.is_final() => Kind::NotMember,
+        rejection if rejection.is_final() => Kind::NotMember,
         CommandRejection::OtherCluster { .. } => Kind::OtherCluster,
         // Another build may be started here, so the node does not end.
         CommandRejection::Unsupported(_) | CommandRejection::NoVersionAnnounced { .. } => {

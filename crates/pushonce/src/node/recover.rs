@@ -86,7 +86,7 @@ impl OfflineRecovery {
     /// The plan for this node.
     ///
     /// # Errors
-    /// [`PlanError`].
+    /// [`PlanError`] when there is no plan.
     pub(crate) fn plan(&self) -> Result<&RecoveryPlan, PlanError> {
         self.plan.as_ref().map_err(Clone::clone)
     }
@@ -152,11 +152,15 @@ fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<N
         let path = file.display();
         anyhow::ensure!(
             survey.cluster == own.cluster,
-            "{path} is of the cluster {}, and this node of {}",
+            "{path} is a survey of cluster {}, but this node belongs to cluster {}",
             survey.cluster,
             own.cluster
         );
-        anyhow::ensure!(surveyed_nodes.insert(survey.node), "--surveys has two of {}", survey.node);
+        anyhow::ensure!(
+            surveyed_nodes.insert(survey.node),
+            "--surveys has two surveys of {}",
+            survey.node
+        );
         anyhow::ensure!(
             survey.node != own.node || survey == *own,
             "{path} is out of date: this node has run since, or was recovered. Make all surveys again"
@@ -165,7 +169,7 @@ fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<N
     }
     anyhow::ensure!(
         surveyed_nodes.is_empty() || surveyed_nodes.contains(&own.node),
-        "--surveys must be the same on every survivor: give that of this node, {}, too",
+        "--surveys must be the same on every survivor: include the survey of this node, {}",
         own.node
     );
     Ok(surveys)

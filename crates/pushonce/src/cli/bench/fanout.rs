@@ -245,7 +245,8 @@ impl Args {
             return Ok(vec![default_server.parse()?]);
         }
         let quic = self.transport == FanoutTransportArg::Quic;
-        if let Some(server) = self.server.iter().find(|door| (door.scheme == Scheme::Quic) != quic)
+        if let Some(server) =
+            self.server.iter().find(|server| (server.scheme == Scheme::Quic) != quic)
         {
             bail!("--server {server} is not an address for --transport {:?}", self.transport);
         }

@@ -70,8 +70,8 @@ fn plan_text(plan: &RecoveryPlan, is_done: bool) -> String {
     if !plan.unreadable.is_empty() {
         text += "lost as well: these replicas, which cannot be read:\n";
     }
-    for UnreadableReplica { shard, node, reason: why } in &plan.unreadable {
-        text += &format!("s{shard} on {node}  {why}\n");
+    for UnreadableReplica { shard, node, reason } in &plan.unreadable {
+        text += &format!("s{shard} on {node}  {reason}\n");
     }
     text += match is_done {
         true => "done; start this node again, then let new nodes join\n",

@@ -34,7 +34,7 @@ pub(super) async fn run_subscriber(
                 tracker.begin_read(cursor).on_gap(&gap)
             }
             (SubscriberEvent::Rejected { message, .. }, _) => return anyhow!("refused: {message}"),
-            (SubscriberEvent::Disconnected { reason: why, .. }, _) => return anyhow!(why),
+            (SubscriberEvent::Disconnected { reason, .. }, _) => return anyhow!(reason),
             _ => {}
         }
     }

@@ -25,7 +25,7 @@ impl crate::cli::bench::BenchReport for PublishReport {
     fn text(&self) -> String {
         let total = &self.total;
         let failure_line =
-            total.first_failure.as_ref().map(|why| format!("first failure  {why}\n"));
+            total.first_failure.as_ref().map(|error| format!("first failure  {error}\n"));
         format!(
             "acknowledged   {} in {:.1} s, {:.0}/s\nfailed         {} refused, {} unknown\n{}\
              latency        {}\n{}",
