@@ -13,6 +13,7 @@ use openraft::{EntryPayload, OptionalSend};
 use pushonce_core::Term;
 use pushonce_core::versioned::VersionedDecodeError;
 
+use crate::metrics;
 use crate::snapshot::{SnapshotStore, StoredSnapshot};
 use crate::types::{
     ApplyResponse, LogEntry, LogId, RaftSnapshot, SnapshotMeta, StoredMembership, TypeConfig,
@@ -114,7 +115,7 @@ impl HaltReason {
     fn halt(&self, subject: &str, error: VersionedDecodeError) -> io::Error {
         let message = format!("{subject} cannot be read: {error}");
         self.0.get_or_init(|| message.clone());
-        metrics::counter!("pushonce_halted_replicas_total").increment(1);
+        metrics::HALTED_REPLICAS.register_counter(&[]).increment(1);
         // The reason itself: whoever starts a replica asks whether another build would read it.
         match error {
             VersionedDecodeError::Unsupported(_) => io::Error::other(error),

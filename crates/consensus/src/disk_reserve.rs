@@ -15,6 +15,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics;
+
 /// How often the disk is asked. A node that writes 200 MB a second gets 100 MB further meanwhile,
 /// which half of the smallest useful reserve holds.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
@@ -115,7 +117,7 @@ impl DiskReserve {
     pub(crate) fn measure(&self) {
         // Not knowing is no reason to refuse: the write itself will tell.
         let Ok(disk_space) = (self.0.probe)(&self.0.dir) else { return };
-        metrics::gauge!("pushonce_disk_free_bytes").set(disk_space.free as f64);
+        metrics::DISK_FREE.register_gauge(&[]).set(disk_space.free as f64);
         let previous = self.publish_error();
         let measured = DiskMeasurement {
             free: disk_space.free,

@@ -54,6 +54,7 @@ mod group_monitor;
 mod lease;
 mod log;
 mod membership;
+mod metrics;
 mod network;
 mod offline;
 #[cfg(feature = "planted-bugs")]
@@ -72,6 +73,7 @@ pub use disk_reserve::{DiskFull, DiskProbe, DiskSpace};
 pub use engine::{ConsensusEngine, DestroyError, EngineOpenError, HostHooks, StartError};
 pub use group::{ENTRY_BYTES_MAX, GroupId, InitializeError, ProposeError, RaftGroup};
 pub use membership::MembershipError;
+pub use metrics::METRICS;
 pub use network::{PeerAddresses, RaftService, read_rollback_reason};
 pub use offline::{OfflineError, OfflineGroup, OfflineStore};
 pub use settings::{ConsensusSettings, InvalidSettings, SettingsWarning};

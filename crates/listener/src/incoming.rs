@@ -4,13 +4,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::stream::{self, Stream};
-use metrics::{Counter, counter};
+use pushonce_telemetry::Counter;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::{ConnectionPurpose, DescriptorBudget, GrpcConnection, InfallibleListener, throttle};
+use crate::{ConnectionPurpose, DescriptorBudget, GrpcConnection, InfallibleListener, metrics, throttle};
 
 /// Bytes that the kernel may hold unsent for a connection. By default that is some MiB, of messages that
 /// are old when a slow reader reads on; less than a write of the server costs more wakes than writes.
@@ -29,7 +29,7 @@ struct Acceptor {
 
 /// Every connection of `bind` that `budget` has room for, for ever; for
 /// `serve_with_incoming`. The others are closed at once and counted in
-/// `pushonce_listener_refused_total`.
+/// `pushonce_listener_connections_rejected_total`.
 pub fn incoming(
     listener: InfallibleListener,
     budget: DescriptorBudget,
@@ -37,7 +37,7 @@ pub fn incoming(
 ) -> impl Stream<Item = Result<GrpcConnection, Infallible>> {
     let max = budget.connections_max(purpose);
     let permits = max.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))));
-    let refused_total = counter!("pushonce_listener_refused_total", "listener" => listener.name());
+    let refused_total = metrics::REJECTED_CONNECTIONS.register_counter(&[listener.name()]);
     let acceptor = Acceptor { listener, budget, purpose, permits, refused_total };
     stream::unfold(acceptor, async |acceptor| Some((Ok(acceptor.next().await), acceptor)))
 }

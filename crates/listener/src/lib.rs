@@ -9,7 +9,7 @@
 //! # Guarantees
 //!
 //! - [`InfallibleListener::accept`] never fails and never spins. When the system has no descriptor or memory
-//!   left, it pauses for a tenth of a second, increments `pushonce_listener_accept_failed_total`, and
+//!   left, it pauses for a tenth of a second, increments `pushonce_listener_accept_errors_total`, and
 //!   logs at most one line a second for the whole process.
 //! - Client connections cannot use the last quarter of the descriptors (8,192 at most), gRPC connections not
 //!   the last eighth (4,096 at most). The rest is for peers, health checks, metrics, outgoing connections and files.
@@ -29,6 +29,7 @@ mod connection;
 mod incoming;
 mod limit;
 mod listener;
+mod metrics;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod throttle;
@@ -38,3 +39,4 @@ pub use connection::GrpcConnection;
 pub use incoming::incoming;
 pub use limit::raise_descriptor_limit;
 pub use listener::InfallibleListener;
+pub use metrics::METRICS;

@@ -4,11 +4,11 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use metrics::{Counter, counter};
+use pushonce_telemetry::Counter;
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::throttle;
+use crate::{metrics, throttle};
 
 /// Pause after a failed accept. The failed connection stays in the backlog and keeps the listener
 /// readable, so a loop without a pause takes a whole core. Closed connections free descriptors
@@ -27,7 +27,7 @@ impl InfallibleListener {
     /// Accepts from `bind`; `name` stands in the log and as the label of its metrics.
     pub fn new(name: &'static str, listener: TcpListener) -> InfallibleListener {
         let accept_failed_total =
-            counter!("pushonce_listener_accept_failed_total", "listener" => name);
+            metrics::ACCEPT_ERRORS.register_counter(&[name]);
         InfallibleListener { name, listener, accept_failed_total }
     }
 

@@ -53,6 +53,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::metrics;
 use address_conflict::ForeignCallers;
 use bootstrap::Bootstrap;
 use clocks::NodeClocks;
@@ -484,7 +485,7 @@ async fn distribute_views(
                 engine.raise_version(version).await.context("the cluster version")?;
                 tracing::info!(%version, "the cluster version is raised");
             }
-            metrics::gauge!("pushonce_cluster_version").set(f64::from(version.0));
+            metrics::CLUSTER_VERSION.register_gauge(&[]).set(f64::from(version.0));
             address_book
                 .replace(newest_view.members.values().map(address).collect(), newest_view.next_id);
             view.send_replace(newest_view);
@@ -494,22 +495,4 @@ async fn distribute_views(
             changed = views.changed() => changed.context("the control group ended")?,
         }
     }
-}
-
-/// The recorder of this process, for `/metrics`. Once a process.
-///
-/// # Errors
-/// When there is one already.
-pub(crate) fn install_metrics_recorder() -> anyhow::Result<PrometheusHandle> {
-    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
-    // From a tenth of a millisecond to ten seconds: what lies outside is an outage or a lie.
-    const SECONDS: [f64; 11] =
-        [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
-    // Messages that shared one entry: how well publishes travel together.
-    const BATCH: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_batch_messages".to_owned()), &BATCH)?
-        .install_recorder()
-        .context("metrics")
 }

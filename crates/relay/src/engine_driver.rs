@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::{COUNT_TOPICS_PER_TICK, Engine, EngineEffect, EngineEvent};
 use crate::inbox::{LocalEvents, RelayRequest};
 use crate::link::{self, LinkEvent, LinkEventKind, PeerLink};
+use crate::metrics;
 use crate::region_traffic::RegionTraffic;
 use crate::send_queue::{QueueLoad, SendQueue};
 use crate::{Clocks, Config, ShardSource, TopicSink};
@@ -190,7 +191,7 @@ impl EngineDriver {
     fn reset_link(&mut self, node: NodeId, reason: &'static str) -> Option<EngineEvent> {
         let link = self.links.remove(&node)?;
         tracing::warn!(%node, reason, "link reset");
-        metrics::counter!("pushonce_relay_link_resets_total", "reason" => reason).increment(1);
+        metrics::LINK_RESETS.register_counter(&[reason]).increment(1);
         link.send_queue.close();
         link.closed.cancel();
         self.notify_links_changed();
@@ -201,7 +202,7 @@ impl EngineDriver {
         let nodes = self.links.keys().copied().chain([self.config.me]).collect();
         self.reachable.send_replace(nodes);
         self.notify_stopping_changed();
-        metrics::gauge!("pushonce_relay_links_up").set(self.links.len() as f64);
+        metrics::LINKS.register_gauge(&[]).set(self.links.len() as f64);
     }
 
     fn on_peer_stopping(&mut self, node: NodeId) {
@@ -311,7 +312,7 @@ impl EngineDriver {
         }
         if events.committed_dropped {
             tracing::warn!("committed messages came faster than the relay took them");
-            metrics::counter!("pushonce_relay_lapses_total").increment(1);
+            metrics::INBOX_OVERFLOWS.register_counter(&[]).increment(1);
             self.handle(EngineEvent::CommittedDropped);
         }
         self.on_committed(events.committed);

@@ -55,6 +55,7 @@ mod engine_driver;
 mod handle;
 mod inbox;
 mod link;
+mod metrics;
 #[cfg(feature = "planted-bugs")]
 mod planted_bugs;
 mod port;
@@ -68,6 +69,7 @@ mod version_conflicts;
 pub use config::Config;
 pub use dial::server;
 pub use handle::Handle;
+pub use metrics::METRICS;
 pub use port::{Clocks, ShardSource, TopicSink};
 pub use relay::Relay;
 pub use service::RelayService;

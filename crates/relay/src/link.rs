@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::Config;
+use crate::metrics;
 use crate::send_queue::SendQueue;
 
 /// Both sides have said who they are.
@@ -156,7 +157,7 @@ pub(crate) fn decode_frames(node: NodeId, frames: pb::LinkFrames) -> Vec<PeerFra
         Ok(frame) => Some(copy_small_payloads(frame)),
         Err(error) => {
             tracing::warn!(%node, %error, "a frame cannot be read");
-            metrics::counter!("pushonce_relay_bad_frames_total").increment(1);
+            metrics::INVALID_FRAMES.register_counter(&[]).increment(1);
             None
         }
     });

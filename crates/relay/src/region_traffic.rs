@@ -1,9 +1,11 @@
 //! What is counted of what goes over a link: copies of messages, by the regions they go between.
 
-use metrics::{Counter, counter};
 use pushonce_core::ClusterView;
 use pushonce_core::{Message, NodeId};
 use pushonce_proto::peer::{FetchedPart, PeerFrame};
+use pushonce_telemetry::Counter;
+
+use crate::metrics;
 
 /// The counters of one link. Counted by the sender, once per copy of a message.
 pub(crate) struct RegionTraffic {
@@ -46,12 +48,11 @@ impl RegionTraffic {
 }
 
 impl TrafficCounters {
-    fn new(from: &str, to: &str, kind: &'static str) -> TrafficCounters {
-        let labels =
-            [("from_region", from.to_owned()), ("to_region", to.to_owned()), ("kind", kind.into())];
+    fn new(from: &str, to: &str, kind: &str) -> TrafficCounters {
+        let values = &[from, to, kind];
         TrafficCounters {
-            messages: counter!("pushonce_relay_deliver_total", &labels),
-            bytes: counter!("pushonce_relay_deliver_bytes_total", &labels),
+            messages: metrics::SENT_MESSAGES.register_counter(values),
+            bytes: metrics::SENT_BYTES.register_counter(values),
         }
     }
 

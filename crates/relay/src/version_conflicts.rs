@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use pushonce_core::{ClusterView, NodeId, VersionConflict};
 use tokio::sync::watch;
 
+use crate::metrics;
+
 /// By node: why it and this node exchange no frames. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct VersionConflicts(watch::Sender<BTreeMap<NodeId, VersionConflict>>);
@@ -16,7 +18,7 @@ impl VersionConflicts {
             self.0.send_if_modified(|known| known.insert(node, conflict) != Some(conflict));
         if is_new {
             tracing::warn!(peer = %node, error = %conflict, "refused a link for its version");
-            metrics::counter!("pushonce_relay_version_refusals_total").increment(1);
+            metrics::VERSION_CONFLICTS.register_counter(&[]).increment(1);
         }
     }
 

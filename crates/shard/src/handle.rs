@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit::{CommitLoop, ProposalQueue};
 use crate::expiry::Expiry;
+use crate::metrics::ShardMetrics;
 use crate::ownership::{self, LeadershipTracker};
 use crate::replica::{MemoryPath, ShardReplica, ShardShared};
 use crate::{ClusterClock, CommitListener, NodeTopics, ShardSettings, TopicStats};
@@ -94,7 +95,13 @@ impl ShardOptions {
             claim: claim_rx,
         };
         let commit =
-            CommitLoop { shared: shared.clone(), proposer: group.clone(), proposal_queue, permits };
+            CommitLoop {
+                shared: shared.clone(),
+                proposer: group.clone(),
+                proposal_queue,
+                permits,
+                metrics: ShardMetrics::new(),
+            };
         Ok((handle, ShardRunner { shared, group, commit, settings, claim: claim_tx }))
     }
 }

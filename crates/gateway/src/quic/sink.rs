@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use metrics::Counter;
+use pushonce_telemetry::Counter;
 use pushonce_core::Topic;
 use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
 use quinn_proto::StreamId;

@@ -6,7 +6,7 @@
 //! nothing.
 
 use bytes::Bytes;
-use metrics::Counter;
+use pushonce_telemetry::Counter;
 use pushonce_core::Topic;
 use quinn_proto::StreamId;
 
