@@ -3,14 +3,8 @@
 use pushonce_telemetry::{Metric, Unit};
 
 /// Every metric of this crate.
-pub const METRICS: &[Metric] = &[
-    FSYNC,
-    DISK_FREE,
-    DAMAGED_REPLICAS,
-    HALTED_REPLICAS,
-    ROLLED_BACK,
-    ROLLED_BACK_PEERS,
-];
+pub const METRICS: &[Metric] =
+    &[FSYNC, DISK_FREE, DAMAGED_REPLICAS, HALTED_REPLICAS, ROLLED_BACK, ROLLED_BACK_PEERS];
 
 /// An fsync takes 0.1 ms on a fast disk and some 10 ms on a slow one; above 1 s leases are at risk.
 const FSYNC_BUCKETS: &[f64] =

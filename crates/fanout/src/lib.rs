@@ -53,8 +53,8 @@ mod topic_buffer;
 mod topic_reader;
 
 pub use hub::Hub;
-pub use metrics::METRICS;
 pub use lane::{Lane, LaneDriver, SessionKey, SubscribeError};
+pub use metrics::METRICS;
 pub use ports::{FrameEncoder, SubscribeAck, TopicHealth, Upstream, WireFormat};
 pub use retention::Retention;
 pub use sink::{FrameRun, FrameSink, OfferOutcome, SinkClosed};

@@ -21,8 +21,8 @@ pub const METRICS: &[Metric] = &[
 
 const TRANSPORT: &[&str] = &["transport"];
 
-const SESSIONS: Metric =
-    Metric::gauge("pushonce_gateway_sessions", "Open sessions, by transport.").with_labels(TRANSPORT);
+const SESSIONS: Metric = Metric::gauge("pushonce_gateway_sessions", "Open sessions, by transport.")
+    .with_labels(TRANSPORT);
 
 const SESSIONS_ACCEPTED: Metric = Metric::counter(
     "pushonce_gateway_sessions_accepted_total",

@@ -2,15 +2,16 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::stream::{self, Stream};
-use pushonce_telemetry::Counter;
+use pushonce_telemetry::{Counter, LogLimiter};
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::{ConnectionPurpose, DescriptorBudget, GrpcConnection, InfallibleListener, metrics, throttle};
+use crate::{ConnectionPurpose, DescriptorBudget, GrpcConnection, InfallibleListener, metrics};
 
 /// Bytes that the kernel may hold unsent for a connection. By default that is some MiB, of messages that
 /// are old when a slow reader reads on; less than a write of the server costs more wakes than writes.
@@ -69,12 +70,14 @@ impl Acceptor {
     }
 
     fn report_refused(&self) {
+        /// Of all gRPC ports of the process.
+        static LIMITER: LogLimiter = LogLimiter::new();
         self.refused_total.increment(1);
-        if let Some(suppressed) = throttle::LOG_THROTTLE.allow() {
+        if let Some(suppressed) = LIMITER.allow(Instant::now()) {
             tracing::warn!(
                 listener = self.listener.name(),
                 suppressed,
-                "closed a new connection: the descriptors for it are in use; \
+                "rejected a connection, the file descriptors for it are in use; \
                  raise the limit of open files"
             );
         }

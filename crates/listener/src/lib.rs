@@ -10,7 +10,7 @@
 //!
 //! - [`InfallibleListener::accept`] never fails and never spins. When the system has no descriptor or memory
 //!   left, it pauses for a tenth of a second, increments `pushonce_listener_accept_errors_total`, and
-//!   logs at most one line a second for the whole process.
+//!   logs at most one line in ten seconds for the whole process.
 //! - Client connections cannot use the last quarter of the descriptors (8,192 at most), gRPC connections not
 //!   the last eighth (4,096 at most). The rest is for peers, health checks, metrics, outgoing connections and files.
 //! - A connection of an [`incoming`] stream that does not send the HTTP/2 preface in time is closed.
@@ -32,7 +32,6 @@ mod listener;
 mod metrics;
 #[cfg(feature = "planted-bugs")]
 mod planted;
-mod throttle;
 
 pub use budget::{ConnectionPurpose, DescriptorBudget};
 pub use connection::GrpcConnection;

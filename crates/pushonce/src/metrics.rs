@@ -14,6 +14,7 @@ const METRICS: &[Metric] = &[
     SNAPSHOT_TRANSFERS,
     HALTED_REPLICAS,
     LOG_LINES_DROPPED,
+    DATA_WRITE_ERRORS,
 ];
 
 pub(crate) const BUILD_INFO: Metric = Metric::gauge(
@@ -58,6 +59,12 @@ pub(crate) const LOG_LINES_DROPPED: Metric = Metric::counter(
      refused the write).",
 )
 .with_labels(&["reason"]);
+
+pub(crate) const DATA_WRITE_ERRORS: Metric = Metric::counter(
+    "pushonce_data_write_errors_total",
+    "Failed writes of files without which the node continues to run, by file: peers or times.json.",
+)
+.with_labels(&["file"]);
 
 /// Every metric of the binary, by name.
 pub fn all() -> Vec<Metric> {
@@ -114,8 +121,6 @@ pub fn install_recorder() -> anyhow::Result<PrometheusHandle> {
     let handle = builder.install_recorder().context("cannot install the metrics recorder")?;
     all().iter().for_each(Metric::describe);
     let supported = pushonce_core::VersionRange::SUPPORTED;
-    BUILD_INFO
-        .register_gauge(&[env!("CARGO_PKG_VERSION"), &supported.max.0.to_string()])
-        .set(1.0);
+    BUILD_INFO.register_gauge(&[env!("CARGO_PKG_VERSION"), &supported.max.0.to_string()]).set(1.0);
     Ok(handle)
 }

@@ -10,7 +10,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("proto", &["core"]),
     ("consensus", &["core", "proto", "telemetry"]),
-    ("control", &["core", "consensus"]),
+    ("control", &["core", "consensus", "telemetry"]),
     ("shard", &["core", "consensus", "telemetry"]),
     ("relay", &["core", "proto", "telemetry"]),
     ("fanout", &["core", "telemetry"]),

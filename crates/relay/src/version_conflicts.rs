@@ -17,7 +17,7 @@ impl VersionConflicts {
         let is_new =
             self.0.send_if_modified(|known| known.insert(node, conflict) != Some(conflict));
         if is_new {
-            tracing::warn!(peer = %node, error = %conflict, "refused a link for its version");
+            tracing::warn!(peer = %node, error = %conflict, "rejected a link, the versions do not overlap");
             metrics::VERSION_CONFLICTS.register_counter(&[]).increment(1);
         }
     }

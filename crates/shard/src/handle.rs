@@ -94,14 +94,13 @@ impl ShardOptions {
             proposal_queue: proposal_queue.clone(),
             claim: claim_rx,
         };
-        let commit =
-            CommitLoop {
-                shared: shared.clone(),
-                proposer: group.clone(),
-                proposal_queue,
-                permits,
-                metrics: ShardMetrics::new(),
-            };
+        let commit = CommitLoop {
+            shared: shared.clone(),
+            proposer: group.clone(),
+            proposal_queue,
+            permits,
+            metrics: ShardMetrics::new(),
+        };
         Ok((handle, ShardRunner { shared, group, commit, settings, claim: claim_tx }))
     }
 }

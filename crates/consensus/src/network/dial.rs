@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream;
 use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1::RaftResponses;
 use pushonce_proto::pb::peer::v1::raft_client::RaftClient;
 use pushonce_proto::status::error_chain;
+use pushonce_telemetry::LogLimiter;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -88,29 +89,34 @@ impl RaftLinksShared {
         let mut address_watch = self.context.peer_addresses.subscribe();
         let mut backoff = BACKOFF_MIN;
         let mut last_rejection = String::new();
+        let (down_limiter, rejection_limiter) = (LogLimiter::new(), LogLimiter::new());
         for attempt in 0_usize.. {
             let addresses = address_watch.borrow_and_update().candidates(link.peer());
             let address = addresses.get(attempt.checked_rem(addresses.len()).unwrap_or(0));
             if let Some(address) = address {
                 match self.dial(link, address).await {
                     Ok((handshake, responses, version)) => {
-                        tracing::debug!(peer = %link.peer(), address, %version, "consensus link is up");
+                        tracing::debug!(peer = %link.peer(), address, %version, "consensus link up");
                         backoff = BACKOFF_MIN;
                         last_rejection.clear();
                         link.on_connected(version);
                         let reason = tokio::select! {
                             reason = self.read_responses(link, handshake, responses) => reason,
-                            () = self.context.peer_addresses.wait_removed(link.peer()) => "it was removed".to_owned(),
-                            () = self.context.rollback_detector.fence().closed() => "this node takes no part".to_owned(),
+                            () = self.context.peer_addresses.wait_removed(link.peer()) => "the peer was removed".to_owned(),
+                            () = self.context.rollback_detector.fence().closed() => "this node takes no part in any group".to_owned(),
                         };
-                        tracing::info!(peer = %link.peer(), reason, "consensus link broke");
+                        if let Some(suppressed) = down_limiter.allow(Instant::now()) {
+                            tracing::info!(peer = %link.peer(), reason, suppressed, "consensus link down");
+                        }
                     }
-                    // Once for each reason, not once a second.
+                    // Once for each reason. The peer writes the reason, so its changes are limited, too.
                     Err(error) if error.code() == Code::FailedPrecondition => {
-                        if last_rejection != error.message() {
+                        if last_rejection != error.message()
+                            && let Some(suppressed) = rejection_limiter.allow(Instant::now())
+                        {
                             last_rejection = error.message().to_owned();
                             tracing::warn!(peer = %link.peer(), address, error = last_rejection,
-                                "peer refuses the consensus link, retrying");
+                                suppressed, "peer rejected the consensus link, retrying");
                         }
                     }
                     Err(error) => {

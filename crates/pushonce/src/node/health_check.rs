@@ -170,8 +170,7 @@ impl HealthCheck {
             sending_count += status.snapshot_transfers.len();
         }
         metrics::REPLICA_LAG.register_gauge(&["own"]).set(own_lag as f64);
-        metrics::REPLICA_LAG.register_gauge(&["followers"])
-            .set(follower_lag as f64);
+        metrics::REPLICA_LAG.register_gauge(&["followers"]).set(follower_lag as f64);
         metrics::SNAPSHOT_TRANSFERS.register_gauge(&[]).set(sending_count as f64);
     }
 
