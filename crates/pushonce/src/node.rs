@@ -3,6 +3,7 @@
 mod address_conflict;
 mod bootstrap;
 mod clocks;
+mod cluster_log;
 mod cluster_topics;
 mod consensus_times;
 mod current_view;
@@ -48,7 +49,7 @@ use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender, channel};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,7 @@ use crate::metrics;
 use address_conflict::ForeignCallers;
 use bootstrap::Bootstrap;
 use clocks::NodeClocks;
+use cluster_log::ClusterLog;
 use cluster_topics::ClusterTopics;
 use current_view::CurrentView;
 use discovery::Discovery;
@@ -119,6 +121,8 @@ impl Node {
         let startup = StartupState::load_or_join(config.clone(), &data_dir, shutdown).await?;
         pre_join.close().await;
         let (cluster, me) = (startup.identity.cluster, startup.identity.node);
+        tracing::info!(node = %me, %cluster, name = config.name,
+            version = env!("CARGO_PKG_VERSION"), "node identity");
         let address_book = PeerAddresses::default();
         let settings = config.consensus.clone().with_times(startup.times.target());
         let engine =
@@ -233,6 +237,15 @@ impl Node {
             grace: config.shutdown_grace,
         })
         .await?;
+        let listeners = [
+            ("peer", config.peer),
+            ("http", config.http),
+            ("quic", config.quic),
+            ("grpc", config.grpc),
+        ];
+        for (listener, address) in listeners {
+            tracing::info!(listener, %address, "listening");
+        }
         let node_topics = Arc::new(NodeTopics::new(config.topics_max));
         let health_check = HealthCheck {
             overview,
@@ -369,6 +382,12 @@ impl Node {
             done_sender: done,
         };
         internal_stage.spawn(handover.run(stopping.clone(), token.clone()).map(Ok));
+        let cluster_log = ClusterLog {
+            view: self.view_sender.subscribe(),
+            control_status: self.control.status(),
+            owners: self.relay_handle.owners(),
+        };
+        internal_stage.spawn(run_until(token.clone(), cluster_log.run(token.clone())));
         internal_stage.spawn(self.replica_supervisor.run(token.clone()));
         internal_stage.spawn(self.health_check.run(token.clone()).map(Ok));
         internal_stage.spawn(self.discovery.run(token.clone()));
@@ -419,18 +438,22 @@ impl Node {
             error = client_stage.wait_for_failure() => Err(error),
         };
         stopping.cancel();
+        tracing::info!(?delay, ?grace, failed = result.is_err(), "draining");
+        let drain_started_at = Instant::now();
         if result.is_ok() {
             let wait_for_handover = async { handed_over.wait_for(|done| *done).await.is_ok() };
             let wait_for_handover = timeout(handover::TIMEOUT, wait_for_handover);
             let ((), handover_outcome) = tokio::join!(sleep(delay), wait_for_handover);
             if handover_outcome.is_err() {
-                tracing::warn!(limit = ?handover::TIMEOUT, "groups were left without a successor");
+                tracing::warn!(timeout = ?handover::TIMEOUT, "groups have no successor yet, stopping without");
             }
         }
-        client_stage.shutdown(grace + shutdown_stage::STOP_TIMEOUT).await;
-        internal_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await;
+        let mut is_complete =
+            client_stage.shutdown(grace + shutdown_stage::STOP_TIMEOUT).await.is_ok();
+        is_complete &= internal_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await.is_ok();
         self.engine.stop().await;
-        peer_port_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await;
+        is_complete &= peer_port_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await.is_ok();
+        tracing::info!(is_complete, elapsed = ?drain_started_at.elapsed(), "drained");
         result
     }
 }
@@ -455,8 +478,7 @@ async fn log_when_admitted(
     tokio::select! {
         () = stop.cancelled() => {}
         _ = view.wait_for(|view| view.member(me).is_some()) => {
-            tracing::info!(node = %me, name = %config.name, http = %config.http,
-                quic = %config.quic, grpc = %config.grpc, "serving");
+            tracing::info!(node = %me, name = %config.name, "admitted to the cluster, serving");
         }
     }
 }
