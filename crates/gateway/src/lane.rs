@@ -21,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{Instrument as _, Span};
 
 #[cfg(target_os = "linux")]
 use crate::STUCK_INTERVALS;
@@ -302,8 +303,14 @@ impl LaneState {
     }
 
     /// Runs a connection: the lane waits for it when it takes its leave.
-    pub(crate) fn spawn_connection(&self, task: impl Future<Output = ()> + 'static) {
-        self.connections.spawn_local(task);
+    /// Its log lines have the fields of `span`.
+    pub(crate) fn spawn_connection(&self, span: Span, task: impl Future<Output = ()> + 'static) {
+        // Idle sessions are many: a span that is off takes no memory.
+        if span.is_disabled() {
+            self.connections.spawn_local(task);
+        } else {
+            self.connections.spawn_local(task.instrument(span));
+        }
     }
 
     /// What a session gets of what it asks for, as the topic's namespace is now.

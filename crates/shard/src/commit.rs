@@ -297,7 +297,7 @@ impl<P: Proposer> CommitLoop<P> {
         {
             let entry = EntryBatch::starting_memory_epoch(time);
             if let Err(error) = self.proposer.propose(entry.encode(self.shared.version())).await {
-                tracing::debug!(shard = %self.shared.id(), %error, "cannot open the memory");
+                tracing::debug!(%error, "cannot start a memory epoch");
             }
         }
         let mut moved = Vec::new();

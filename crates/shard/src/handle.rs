@@ -10,6 +10,7 @@ use pushonce_core::{
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::commit::{CommitLoop, ProposalQueue};
 use crate::expiry::Expiry;
@@ -239,11 +240,15 @@ impl ShardRunner {
             permits: commit.permits.clone(),
             settings: settings.clone(),
         };
-        tokio::join!(
-            commit.run(&shutdown),
-            expiry.run(&shutdown),
-            maintain_claim(&shared, &group, settings, claim_tx, &shutdown),
-        );
+        let span = tracing::info_span!("shard", shard = %shared.id());
+        let tasks = async {
+            tokio::join!(
+                commit.run(&shutdown),
+                expiry.run(&shutdown),
+                maintain_claim(&shared, &group, settings, claim_tx, &shutdown),
+            )
+        };
+        tasks.instrument(span).await;
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status, Streaming};
+use tracing::Instrument as _;
 
 use super::handshake::{insert_offer, negotiate_version};
 use super::link::RaftLink;
@@ -74,10 +75,12 @@ impl RaftLinks {
             ));
             let shared = Arc::clone(&self.0);
             let task_link = Arc::clone(&link);
-            self.0.context.tasks.spawn(async move {
+            let span = tracing::info_span!("consensus_link", %peer);
+            let maintaining = async move {
                 shared.context.shutdown.run_until_cancelled(shared.maintain(&task_link)).await;
                 task_link.on_disconnected();
-            });
+            };
+            self.0.context.tasks.spawn(maintaining.instrument(span));
             link
         });
         Arc::clone(link)
@@ -96,7 +99,7 @@ impl RaftLinksShared {
             if let Some(address) = address {
                 match self.dial(link, address).await {
                     Ok((handshake, responses, version)) => {
-                        tracing::debug!(peer = %link.peer(), address, %version, "consensus link up");
+                        tracing::debug!(address, %version, "consensus link up");
                         backoff = BACKOFF_MIN;
                         last_rejection.clear();
                         link.on_connected(version);
@@ -106,7 +109,7 @@ impl RaftLinksShared {
                             () = self.context.rollback_detector.fence().closed() => "this node takes no part in any group".to_owned(),
                         };
                         if let Some(suppressed) = down_limiter.allow(Instant::now()) {
-                            tracing::info!(peer = %link.peer(), reason, suppressed, "consensus link down");
+                            tracing::info!(reason, suppressed, "consensus link down");
                         }
                     }
                     // Once for each reason. The peer writes the reason, so its changes are limited, too.
@@ -115,12 +118,16 @@ impl RaftLinksShared {
                             && let Some(suppressed) = rejection_limiter.allow(Instant::now())
                         {
                             last_rejection = error.message().to_owned();
-                            tracing::warn!(peer = %link.peer(), address, error = last_rejection,
-                                suppressed, "peer rejected the consensus link, retrying");
+                            tracing::warn!(
+                                address,
+                                error = last_rejection,
+                                suppressed,
+                                "peer rejected the consensus link, retrying"
+                            );
                         }
                     }
                     Err(error) => {
-                        tracing::debug!(peer = %link.peer(), address, %error, "cannot reach peer");
+                        tracing::debug!(address, %error, "cannot reach peer");
                     }
                 }
                 link.on_disconnected();
