@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod instruments;
+pub mod metrics;
 mod node;
 pub mod output;
 

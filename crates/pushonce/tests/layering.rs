@@ -9,16 +9,17 @@ use serde_json::Value;
 const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("proto", &["core"]),
-    ("consensus", &["core", "proto"]),
-    ("control", &["core", "consensus"]),
-    ("shard", &["core", "consensus"]),
-    ("relay", &["core", "proto"]),
-    ("fanout", &["core"]),
-    ("listener", &["core"]),
-    ("gateway", &["core", "proto", "fanout", "listener"]),
-    ("publish", &["core", "proto", "shard", "relay", "listener"]),
+    ("consensus", &["core", "proto", "telemetry"]),
+    ("control", &["core", "consensus", "telemetry"]),
+    ("shard", &["core", "consensus", "telemetry"]),
+    ("relay", &["core", "proto", "telemetry"]),
+    ("fanout", &["core", "telemetry"]),
+    ("listener", &["core", "telemetry"]),
+    ("gateway", &["core", "proto", "fanout", "listener", "telemetry"]),
+    ("publish", &["core", "proto", "shard", "relay", "listener", "telemetry"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
+    ("telemetry", &[]),
 ];
 
 /// What only some may use of others'.
@@ -27,6 +28,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("redb", &["consensus"]),
     ("quinn", &["gateway", "client"]),
     ("clap", &["benches", "pushonce"]),
+    ("metrics", &["telemetry"]),
 ];
 
 /// What the pure words may never need.
