@@ -119,5 +119,7 @@ async fn topic_owned_in(cluster: &ProcessCluster, region: usize, name: &str) -> 
 async fn region_deliveries(cluster: &ProcessCluster, from: usize, to: usize) -> u64 {
     let from = format!("from_region=\"{}\"", REGIONS[from]);
     let to = format!("to_region=\"{}\"", REGIONS[to]);
-    cluster.metric_sum("pushonce_relay_deliver_total", &[&from, &to, "kind=\"deliver\""]).await
+    cluster
+        .metric_sum("pushonce_relay_sent_messages_total", &[&from, &to, "kind=\"deliver\""])
+        .await
 }

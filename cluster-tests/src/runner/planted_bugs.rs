@@ -28,7 +28,11 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         violates: &["I1", "I4"],
     },
     PlantedBug { fail_point: FailPoint::EpochUnchecked, scenario: "no-fault", violates: &["I12"] },
-    PlantedBug { fail_point: FailPoint::ResumeSkipsMessage, scenario: "no-fault", violates: &["I12"] },
+    PlantedBug {
+        fail_point: FailPoint::ResumeSkipsMessage,
+        scenario: "no-fault",
+        violates: &["I12"],
+    },
     PlantedBug { fail_point: FailPoint::StartGapHidden, scenario: "no-fault", violates: &["I12"] },
     PlantedBug {
         fail_point: FailPoint::DedupeNotReplicated,

@@ -68,8 +68,10 @@ async fn serve(reply: Result<Acknowledgement, PublishError>) -> (ServerAddress, 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let requests = RecordedRequests::default();
-    let service =
-        PublisherServiceServer::new(RecordingPublisherService { reply, requests: requests.clone() });
+    let service = PublisherServiceServer::new(RecordingPublisherService {
+        reply,
+        requests: requests.clone(),
+    });
     let serving = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
     (server, requests)

@@ -13,6 +13,7 @@ use openraft::{EntryPayload, OptionalSend};
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{FailPoint, Term};
 
+use crate::metrics;
 use crate::snapshot::{SnapshotStore, StoredSnapshot};
 use crate::types::{
     ApplyResponse, LogEntry, LogId, RaftSnapshot, SnapshotMeta, StoredMembership, TypeConfig,
@@ -112,7 +113,7 @@ impl HaltReason {
     fn halt(&self, subject: &str, error: VersionedDecodeError) -> io::Error {
         let message = format!("{subject} cannot be read: {error}");
         self.0.get_or_init(|| message.clone());
-        metrics::counter!("pushonce_halted_replicas_total").increment(1);
+        metrics::HALTED_REPLICAS.register_counter(&[]).increment(1);
         // The error itself, because the start of a replica distinguishes unsupported versions from damage.
         match error {
             VersionedDecodeError::Unsupported(_) => io::Error::other(error),

@@ -9,10 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pushonce_telemetry::LogLimiter;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics;
 
 /// Interval of the measurements. A node that writes 200 MB a second writes 100 MB in it, which fits in half
 /// of the smallest useful reserve.
@@ -61,6 +64,15 @@ struct DiskReserveShared {
     /// A write failed for lack of space and waits.
     write_blocked: AtomicBool,
     measured: watch::Sender<DiskMeasurement>,
+    reserve_limiters: FullAndFree,
+    write_limiters: FullAndFree,
+}
+
+/// A disk at its bound may be full and free again with every probe. One limiter for each of the two lines.
+#[derive(Default)]
+struct FullAndFree {
+    full: LogLimiter,
+    free: LogLimiter,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,6 +107,8 @@ impl DiskReserve {
             probe,
             write_blocked,
             measured,
+            reserve_limiters: FullAndFree::default(),
+            write_limiters: FullAndFree::default(),
         }));
         disk_reserve.measure();
         disk_reserve
@@ -114,7 +128,7 @@ impl DiskReserve {
     pub(crate) fn measure(&self) {
         // An unknown value rejects nothing: the write itself fails if the disk is full.
         let Ok(disk_space) = (self.0.probe)(&self.0.dir) else { return };
-        metrics::gauge!("pushonce_disk_free_bytes").set(disk_space.free as f64);
+        metrics::DISK_FREE.register_gauge(&[]).set(disk_space.free as f64);
         let previous = self.publish_error();
         let measured = DiskMeasurement {
             free: disk_space.free,
@@ -122,8 +136,16 @@ impl DiskReserve {
         };
         self.0.measured.send_if_modified(|known| std::mem::replace(known, measured) != measured);
         match (previous, self.publish_error()) {
-            (None, Some(full)) => tracing::error!(%full, "publishes are refused"),
-            (Some(_), None) => tracing::info!("the disk has room again: publishes are taken"),
+            (None, Some(error)) => {
+                if let Some(suppressed) = self.0.reserve_limiters.full.allow(Instant::now()) {
+                    tracing::error!(%error, suppressed, "disk full, rejecting publishes");
+                }
+            }
+            (Some(_), None) => {
+                if let Some(suppressed) = self.0.reserve_limiters.free.allow(Instant::now()) {
+                    tracing::info!(suppressed, "disk has free space again, accepting publishes");
+                }
+            }
             _ => {}
         }
     }
@@ -132,9 +154,14 @@ impl DiskReserve {
     pub(crate) fn set_write_blocked(&self, blocked: bool) {
         if self.0.write_blocked.swap(blocked, Ordering::SeqCst) != blocked {
             let dir = self.0.dir.display();
-            match blocked {
-                true => tracing::error!(%dir, "the disk is full: the log waits for room"),
-                false => tracing::info!(%dir, "the log is written again"),
+            let FullAndFree { full, free } = &self.0.write_limiters;
+            let limiter = if blocked { full } else { free };
+            match limiter.allow(Instant::now()) {
+                Some(suppressed) if blocked => {
+                    tracing::error!(%dir, suppressed, "disk full, the log waits for free space");
+                }
+                Some(suppressed) => tracing::info!(%dir, suppressed, "log writes resumed"),
+                None => {}
             }
             self.measure();
         }

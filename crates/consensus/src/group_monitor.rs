@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{AsyncRuntime, RaftMetrics};
 use pushonce_core::{NodeId, Term};
+use pushonce_telemetry::LogLimiter;
 
 use crate::clock::BootTime;
 use crate::group::RaftGroupInner;
@@ -28,7 +29,7 @@ pub(crate) async fn run(group: RaftGroup) {
         () = group.0.stopping.cancelled() => {}
     }
     if let Err(error) = group.raft().shutdown().await {
-        tracing::warn!(group = %group.id(), %error, "a replica ended badly");
+        tracing::warn!(group = %group.id(), %error, "replica stopped with an error");
     }
     mark_stopped(&group);
     group.0.groups.remove(&group);
@@ -39,6 +40,7 @@ async fn monitor(group: &RaftGroup) {
     let mut server_metrics = group.raft().server_metrics();
     let (mut interval, mut has_ended) = (STATUS_INTERVAL_MIN, false);
     let mut purged_behind = None;
+    let snapshot_limiter = LogLimiter::new();
     let elections_enabled = enable_elections(group);
     tokio::pin!(elections_enabled);
     let mut elections_disabled = true;
@@ -62,7 +64,9 @@ async fn monitor(group: &RaftGroup) {
         purge_log(group, &mut purged_behind).await;
         group.try_finish_recovery().await;
         if group.0.snapshot_store.take_damaged() {
-            tracing::error!(group = %group.id(), "a snapshot is damaged on disk: another is taken");
+            if let Some(suppressed) = snapshot_limiter.allow(Instant::now()) {
+                tracing::error!(group = %group.id(), suppressed, "snapshot damaged on disk, taking another");
+            }
             // An error is handled as below.
             let _ = group.raft().trigger().snapshot().await;
         }
@@ -132,11 +136,15 @@ impl RaftGroup {
         let Some(recovery) = self.recovering() else { return };
         match recovery.try_finish(self.0.log.last_log_id()).await {
             Ok(true) => {
-                tracing::info!(group = %self.id(), "a replica has recovered, and votes again")
+                tracing::info!(group = %self.id(), "replica recovered, votes again")
             }
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(group = %self.id(), %error, "a replica cannot say that it has recovered")
+                static LIMITER: LogLimiter = LogLimiter::new();
+                if let Some(suppressed) = LIMITER.allow(Instant::now()) {
+                    tracing::error!(group = %self.id(), %error, suppressed,
+                        "cannot record that a replica has recovered, retrying");
+                }
             }
         }
     }

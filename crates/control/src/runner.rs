@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pushonce_consensus::GroupStatus;
 use pushonce_core::NodeId;
+use pushonce_telemetry::LogLimiter;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ impl ControlRunner {
             reachable,
             placement_cache: PlacementCache::default(),
             placement_delay: PlacementDelay::default(),
+            failure_limiter: LogLimiter::new(),
         };
         shutdown.run_until_cancelled(leader_loop.run()).await;
     }
@@ -60,6 +62,7 @@ struct LeaderLoop {
     reachable: watch::Receiver<BTreeSet<NodeId>>,
     placement_cache: PlacementCache,
     placement_delay: PlacementDelay,
+    failure_limiter: LogLimiter,
 }
 
 /// A watch was closed, so the leader loop ends.
@@ -101,18 +104,20 @@ impl LeaderLoop {
 
     async fn perform_task(&mut self, task: LeaderTask) {
         let description = match &task {
-            LeaderTask::Activate(node) => format!("{node} is level and becomes active"),
-            LeaderTask::ChangeGroup(step) => format!("in the control group {step}"),
+            LeaderTask::Activate(node) => format!("make {node}, which is level, active"),
+            LeaderTask::ChangeGroup(step) => format!("change the control group: {step}"),
             LeaderTask::SetPlacement { version, .. } => {
-                format!("the table of shards becomes version {version}")
+                format!("set version {version} of the placement")
             }
         };
         if let Err(error) = self.execute(task).await {
-            warn!(%error, "not done, trying again: {description}");
+            if let Some(suppressed) = self.failure_limiter.allow(Instant::now().into_std()) {
+                warn!(%error, task = description, suppressed, "control task failed, retrying");
+            }
             sleep(TASK_RETRY_DELAY).await;
             return;
         }
-        info!("{description}");
+        info!(task = description, "control task done");
         let _ = timeout(TASK_RETRY_DELAY, self.wait_for_change()).await;
     }
 

@@ -87,9 +87,14 @@ impl Topic {
         self.0.split('/').any(|segment| segment.starts_with('$'))
     }
 
+    /// `xxh3_64(name)`, the same on every node. It decides the shard, and stands for the name in log lines.
+    pub fn hash64(&self) -> u64 {
+        xxh3_64(self.0.as_bytes())
+    }
+
     /// The shard that orders this topic: `xxh3_64(name) mod shards`.
     pub fn shard(&self, shards: ShardCount) -> ShardId {
-        let shard = xxh3_64(self.0.as_bytes()) % u64::from(shards.get());
+        let shard = self.hash64() % u64::from(shards.get());
         ShardId(u16::try_from(shard).unwrap_or(0))
     }
 }

@@ -62,6 +62,7 @@ mod topic_reader;
 
 pub use hub::Hub;
 pub use lane::{Lane, LaneDriver, SessionKey, SubscribeError};
+pub use metrics::METRICS;
 pub use ports::{FrameEncoder, SubscribeAck, TopicHealth, Upstream, WireFormat};
 pub use retention::Retention;
 pub use sink::{FrameRun, FrameSink, OfferOutcome, SinkClosed};

@@ -1,7 +1,40 @@
 //! The metrics of the fan-out. No label names a topic: there may be a million.
 
-use metrics::{Counter, Gauge, counter, gauge};
 use pushonce_core::GapReason;
+use pushonce_telemetry::{Counter, Gauge, Metric};
+
+/// Every metric of this crate.
+pub const METRICS: &[Metric] =
+    &[DELIVERIES, WAKEUPS, FETCHES, TOPICS, SESSIONS, SUBSCRIPTIONS, GAPS];
+
+const DELIVERIES: Metric = Metric::counter(
+    "pushonce_fanout_deliveries_total",
+    "Frames handed to sessions, and messages handed to gRPC subscribers.",
+);
+
+const WAKEUPS: Metric = Metric::counter(
+    "pushonce_fanout_wakeups_total",
+    "Topics queued for a lane because a message arrived.",
+);
+
+const FETCHES: Metric = Metric::counter(
+    "pushonce_fanout_fetches_total",
+    "History requests that the fan-out could not answer from its buffers.",
+);
+
+const TOPICS: Metric =
+    Metric::gauge("pushonce_fanout_topics", "Topics with at least one subscription on this node.");
+
+const SESSIONS: Metric = Metric::gauge("pushonce_fanout_sessions", "Open sessions of all lanes.");
+
+const SUBSCRIPTIONS: Metric =
+    Metric::gauge("pushonce_fanout_subscriptions", "Subscriptions of the open sessions.");
+
+const GAPS: Metric = Metric::counter(
+    "pushonce_fanout_gaps_total",
+    "Gaps reported to subscribers, by reason: expired, epoch, slow or conflated.",
+)
+.with_labels(&["reason"]);
 
 /// The metrics of one hub, as handles, so that the hot path performs no lookups.
 pub(crate) struct FanoutMetrics {
@@ -25,15 +58,14 @@ pub(crate) struct FanoutMetrics {
 
 impl FanoutMetrics {
     pub(crate) fn new() -> FanoutMetrics {
-        let gap_counter =
-            |reason: GapReason| counter!("pushonce_fanout_gaps_total", "reason" => reason.as_str());
+        let gap_counter = |reason: GapReason| GAPS.register_counter(&[reason.as_str()]);
         FanoutMetrics {
-            deliveries: counter!("pushonce_fanout_deliveries_total"),
-            wakes: counter!("pushonce_fanout_wakes_total"),
-            fetches: counter!("pushonce_fanout_fetches_total"),
-            topics: gauge!("pushonce_fanout_topics"),
-            sessions: gauge!("pushonce_fanout_sessions"),
-            subscriptions: gauge!("pushonce_fanout_subscriptions"),
+            deliveries: DELIVERIES.register_counter(&[]),
+            wakes: WAKEUPS.register_counter(&[]),
+            fetches: FETCHES.register_counter(&[]),
+            topics: TOPICS.register_gauge(&[]),
+            sessions: SESSIONS.register_gauge(&[]),
+            subscriptions: SUBSCRIPTIONS.register_gauge(&[]),
             expired: gap_counter(GapReason::Expired),
             epoch: gap_counter(GapReason::Epoch),
             slow: gap_counter(GapReason::Slow),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use metrics::{Gauge, counter, gauge};
+use pushonce_telemetry::Gauge;
 
-use crate::metrics::Shortage;
+use crate::metrics::{self, Shortage};
 use crate::pressure::Pressure;
 
 /// A shortage of connections or descriptors counts for so long after it was last seen. At a full node
@@ -73,7 +73,7 @@ impl Admission {
         if self.overloaded_lanes() < self.lane_count() {
             return Ok(());
         }
-        counter!("pushonce_gateway_sessions_refused_total", "transport" => "grpc").increment(1);
+        metrics::SESSIONS_REJECTED.register_counter(&["grpc"]).increment(1);
         Err(Shortage::Load.text())
     }
 
@@ -83,7 +83,7 @@ impl Admission {
     }
 
     pub(crate) fn for_lane(&self, lane: usize) -> LaneAdmission {
-        let pressure = gauge!("pushonce_gateway_pressure", "lane" => lane.to_string());
+        let pressure = metrics::PRESSURE.register_gauge(&[&lane.to_string()]);
         pressure.set(0);
         LaneAdmission { admission: self.clone(), lane, pressure }
     }

@@ -23,7 +23,7 @@ use tower::ServiceExt;
 use crate::http::{HttpError, cors};
 use crate::lane::LaneState;
 use crate::overflow::OverflowPermit;
-use crate::{linger, ws};
+use crate::{driver, linger, ws};
 
 /// hyper takes no smaller buffer.
 const HEADER_BYTES_MIN: usize = 8 << 10;
@@ -138,8 +138,12 @@ pub(crate) async fn serve(
     match upgrade_slot.take() {
         // A task of its own: this one is several times as large, and idle sessions are many.
         Some(upgrade_request) => {
+            let span = tracing::debug_span!(
+                "session", id = driver::next_session_id(), transport = "websocket",
+                remote = ?stream.peer_addr().ok()
+            );
             let session = ws::run(lane.clone(), stream, &parts.read_buf, upgrade_request);
-            lane.spawn_connection(session.map(move |()| drop(permit)));
+            lane.spawn_connection(span, session.map(move |()| drop(permit)));
         }
         None => {
             permit.on_response_sent();

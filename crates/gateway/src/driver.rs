@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -72,6 +73,12 @@ pub(crate) trait SessionTransport: 'static {
 /// The client does not let a subscription have the stream it needs.
 pub(crate) struct StreamUnavailable;
 
+/// The id of the next session in log lines, unique in this process. Only sessions that are logged have one.
+pub(crate) fn next_session_id() -> u64 {
+    static LAST_ID: AtomicU64 = AtomicU64::new(0);
+    LAST_ID.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 /// A session at its lane.
 pub(crate) struct SessionDriver<T: SessionTransport> {
     lane: Rc<LaneState>,
@@ -91,6 +98,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         let metrics = lane.metrics.for_transport(T::KIND);
         metrics.accepted.increment(1);
         metrics.sessions.increment(1.0);
+        tracing::debug!("session opened");
         let driver = Rc::new(SessionDriver {
             key,
             transport,
@@ -115,6 +123,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         if let Some(slot) = self.slot.take() {
             self.lane.sessions.remove(slot);
             self.lane.fanout.close_session(self.key);
+            tracing::debug!("session closed");
             self.lane.metrics.for_transport(T::KIND).sessions.decrement(1.0);
         }
     }
@@ -184,6 +193,7 @@ impl<T: SessionTransport> SessionDriver<T> {
             SessionEffect::PublishesDone => drop(self.publish_sender.take()),
             SessionEffect::Close(close, reason) => {
                 metrics::count_closed(close);
+                tracing::debug!(code = close.reason, reason, "closing session");
                 self.transport.close(close, &reason);
             }
         }

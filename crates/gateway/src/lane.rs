@@ -10,6 +10,7 @@ use std::time::Duration;
 use pushonce_core::{ClusterView, Delivery, DeliveryNotAllowed, Publish, Topic};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener};
 use pushonce_proto::client::Encoding;
+use pushonce_telemetry::LogLimiter;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{Instrument as _, Span};
 
 #[cfg(target_os = "linux")]
 use crate::STUCK_INTERVALS;
@@ -74,6 +76,7 @@ pub(crate) struct LaneState {
     overflow: Rc<Overflow>,
     pub(crate) linger_permits: Arc<Semaphore>,
     pressure: Cell<Pressure>,
+    pressure_limiter: LogLimiter,
     recent_shortages: RecentShortages,
     memory: MemoryUse,
     /// Cancelled when the lane takes in nobody any more.
@@ -286,6 +289,7 @@ impl LaneState {
             overflow: Rc::default(),
             linger_permits: Arc::new(Semaphore::new(LINGERING_MAX)),
             pressure: Cell::default(),
+            pressure_limiter: LogLimiter::new(),
             recent_shortages: RecentShortages::default(),
             memory,
             draining,
@@ -299,8 +303,14 @@ impl LaneState {
     }
 
     /// Runs a connection: the lane waits for it when it takes its leave.
-    pub(crate) fn spawn_connection(&self, task: impl Future<Output = ()> + 'static) {
-        self.connections.spawn_local(task);
+    /// Its log lines have the fields of `span`.
+    pub(crate) fn spawn_connection(&self, span: Span, task: impl Future<Output = ()> + 'static) {
+        // Idle sessions are many: a span that is off takes no memory.
+        if span.is_disabled() {
+            self.connections.spawn_local(task);
+        } else {
+            self.connections.spawn_local(task.instrument(span));
+        }
     }
 
     /// What a session gets of what it asks for, as the topic's namespace is now.
@@ -335,7 +345,16 @@ impl LaneState {
         let backlog = pressure::permille(self.fanout.take_lag_max(), pressure::BACKLOG_MAX);
         let pressure = load.update(backlog.max(self.memory.permille()));
         if self.pressure.replace(pressure) != pressure {
-            tracing::warn!(pressure = ?pressure, backlog, memory = self.memory.permille(), "load changed");
+            if let Some(suppressed) = self.pressure_limiter.allow(std::time::Instant::now()) {
+                let memory_permille = self.memory.permille();
+                tracing::warn!(
+                    ?pressure,
+                    backlog_permille = backlog,
+                    memory_permille,
+                    suppressed,
+                    "overload level of a lane changed"
+                );
+            }
             let throttles = pressure >= Pressure::Throttle;
             self.fanout.set_latest_min_interval(if throttles {
                 pressure::THROTTLE_INTERVAL

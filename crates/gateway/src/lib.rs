@@ -67,6 +67,7 @@ pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
 pub use gateway::{Backend, Gateway, RunError};
 pub use http::{SameOriginOnly, allow_any_origin};
+pub use metrics::METRICS;
 pub use pressure::MemoryUse;
 pub use publisher::Publisher;
 pub use watchdog::LaneWatchdog;

@@ -1,8 +1,89 @@
-//! What the doors count. No label names a topic or a client.
+//! Metrics of client connections. No label names a topic or a client.
 
-use metrics::{Counter, Gauge, counter, gauge};
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::close::CloseCode;
+use pushonce_telemetry::{Counter, Gauge, Metric, Unit};
+
+/// Every metric of this crate.
+pub const METRICS: &[Metric] = &[
+    SESSIONS,
+    SESSIONS_ACCEPTED,
+    SESSIONS_REJECTED,
+    SESSIONS_CLOSED,
+    SESSIONS_SHED,
+    CONNECTIONS_REJECTED,
+    RECEIVED_FRAMES,
+    SENT_BYTES,
+    WRITES,
+    ERRORS,
+    PRESSURE,
+];
+
+const TRANSPORT: &[&str] = &["transport"];
+
+const SESSIONS: Metric = Metric::gauge("pushonce_gateway_sessions", "Open sessions, by transport.")
+    .with_labels(TRANSPORT);
+
+const SESSIONS_ACCEPTED: Metric = Metric::counter(
+    "pushonce_gateway_sessions_accepted_total",
+    "Sessions that were opened, by transport.",
+)
+.with_labels(TRANSPORT);
+
+pub(crate) const SESSIONS_REJECTED: Metric = Metric::counter(
+    "pushonce_gateway_sessions_rejected_total",
+    "Handshakes that were rejected, by transport.",
+)
+.with_labels(TRANSPORT);
+
+const SESSIONS_CLOSED: Metric = Metric::counter(
+    "pushonce_gateway_sessions_closed_total",
+    "Sessions that this node closed, by close code.",
+)
+.with_labels(&["code"]);
+
+const SESSIONS_SHED: Metric = Metric::counter(
+    "pushonce_gateway_sessions_shed_total",
+    "Sessions that this node closed because it was overloaded.",
+);
+
+const CONNECTIONS_REJECTED: Metric = Metric::counter(
+    "pushonce_gateway_connections_rejected_total",
+    "Client connections that were rejected, by what the node is short of: connections, descriptors or \
+     load (memory or the backlog of a lane).",
+)
+.with_labels(&["reason"]);
+
+const RECEIVED_FRAMES: Metric = Metric::counter(
+    "pushonce_gateway_received_frames_total",
+    "Frames received from clients, by transport.",
+)
+.with_labels(TRANSPORT);
+
+const SENT_BYTES: Metric = Metric::counter(
+    "pushonce_gateway_sent_bytes_total",
+    "Bytes written to the sockets and streams of sessions, by transport.",
+)
+.with_labels(TRANSPORT)
+.with_unit(Unit::Bytes);
+
+const WRITES: Metric = Metric::counter(
+    "pushonce_gateway_writes_total",
+    "System calls that wrote to sessions, by transport. Divide pushonce_fanout_deliveries_total by it \
+     for the frames of one write.",
+)
+.with_labels(TRANSPORT);
+
+const ERRORS: Metric =
+    Metric::counter("pushonce_gateway_errors_total", "Requests answered with an error, by code.")
+        .with_labels(&["code"]);
+
+pub(crate) const PRESSURE: Metric = Metric::gauge(
+    "pushonce_gateway_pressure",
+    "Overload level of a lane: 0 normal, 1 lower rate of latest subscriptions, 2 rejects new sessions, \
+     3 closes sessions.",
+)
+.with_labels(&["lane"]);
 
 /// The way a session came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +131,7 @@ impl Shortage {
     }
 }
 
-/// The meters of one lane. Handles, taken once: the hot path looks nothing up.
+/// The handles of one lane, taken once: the hot path looks nothing up.
 pub(crate) struct GatewayMetrics {
     ws: TransportMetrics,
     quic: TransportMetrics,
@@ -82,11 +163,9 @@ impl GatewayMetrics {
         GatewayMetrics {
             ws: TransportMetrics::new("websocket"),
             quic: TransportMetrics::new("quic"),
-            rejected: Shortage::ALL.map(|shortage| {
-                let reason = shortage.as_str();
-                counter!("pushonce_gateway_connections_rejected_total", "reason" => reason)
-            }),
-            shed: counter!("pushonce_gateway_sessions_shed_total"),
+            rejected: Shortage::ALL
+                .map(|shortage| CONNECTIONS_REJECTED.register_counter(&[shortage.as_str()])),
+            shed: SESSIONS_SHED.register_counter(&[]),
         }
     }
 
@@ -105,23 +184,24 @@ impl GatewayMetrics {
 
 impl TransportMetrics {
     fn new(transport: &'static str) -> TransportMetrics {
+        let values = &[transport];
         TransportMetrics {
-            sessions: gauge!("pushonce_gateway_sessions", "transport" => transport),
-            accepted: counter!("pushonce_gateway_sessions_accepted_total", "transport" => transport),
-            refused: counter!("pushonce_gateway_sessions_refused_total", "transport" => transport),
-            frames_in: counter!("pushonce_gateway_frames_in_total", "transport" => transport),
-            bytes_out: counter!("pushonce_gateway_bytes_out_total", "transport" => transport),
-            writes: counter!("pushonce_gateway_writes_total", "transport" => transport),
+            sessions: SESSIONS.register_gauge(values),
+            accepted: SESSIONS_ACCEPTED.register_counter(values),
+            refused: SESSIONS_REJECTED.register_counter(values),
+            frames_in: RECEIVED_FRAMES.register_counter(values),
+            bytes_out: SENT_BYTES.register_counter(values),
+            writes: WRITES.register_counter(values),
         }
     }
 }
 
 /// A request was answered with an error.
 pub(crate) fn count_error(code: ErrorCode) {
-    counter!("pushonce_gateway_errors_total", "code" => code.as_str()).increment(1);
+    ERRORS.register_counter(&[code.as_str()]).increment(1);
 }
 
 /// A session was closed from this side.
 pub(crate) fn count_closed(close: &CloseCode) {
-    counter!("pushonce_gateway_closed_total", "code" => close.reason).increment(1);
+    SESSIONS_CLOSED.register_counter(&[close.reason]).increment(1);
 }

@@ -143,7 +143,7 @@ impl CertificateRotator {
                 Ok(Some(next)) => next,
                 Ok(None) => continue,
                 Err(error) => {
-                    tracing::warn!(%error, "QUIC keeps its certificate, which expires soon");
+                    tracing::warn!(%error, "cannot renew the QUIC certificate, keeping the current one until it expires");
                     continue;
                 }
             };
@@ -153,7 +153,9 @@ impl CertificateRotator {
                     self.config.send_replace(config);
                     self.fingerprint.send_replace(fingerprint);
                 }
-                Err(error) => tracing::warn!(%error, "QUIC keeps its certificate"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot use the new QUIC certificate, keeping the current one")
+                }
             }
         }
     }

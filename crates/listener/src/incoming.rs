@@ -2,15 +2,16 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::stream::{self, Stream};
-use metrics::{Counter, counter};
+use pushonce_telemetry::{Counter, LogLimiter};
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::{ConnectionPurpose, DescriptorBudget, GrpcConnection, InfallibleListener, throttle};
+use crate::{ConnectionPurpose, DescriptorBudget, GrpcConnection, InfallibleListener, metrics};
 
 /// Unsent bytes that the kernel may hold for a connection. The default is some MiB of messages, which are
 /// outdated when a slow reader continues; with less than one write of the server there are more wake-ups than
@@ -29,7 +30,7 @@ struct Acceptor {
 }
 
 /// The endless stream of connections of `listener` that `budget` admits, for `serve_with_incoming`. Other
-/// connections are closed at once and counted in `pushonce_listener_refused_total`.
+/// connections are closed at once and counted in `pushonce_listener_connections_rejected_total`.
 pub fn incoming(
     listener: InfallibleListener,
     budget: DescriptorBudget,
@@ -37,7 +38,7 @@ pub fn incoming(
 ) -> impl Stream<Item = Result<GrpcConnection, Infallible>> {
     let max = budget.connections_max(purpose);
     let permits = max.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))));
-    let refused_total = counter!("pushonce_listener_refused_total", "listener" => listener.name());
+    let refused_total = metrics::REJECTED_CONNECTIONS.register_counter(&[listener.name()]);
     let acceptor = Acceptor { listener, budget, purpose, permits, refused_total };
     stream::unfold(acceptor, async |acceptor| Some((Ok(acceptor.next().await), acceptor)))
 }
@@ -69,12 +70,14 @@ impl Acceptor {
     }
 
     fn report_refused(&self) {
+        /// Of all gRPC ports of the process.
+        static LIMITER: LogLimiter = LogLimiter::new();
         self.refused_total.increment(1);
-        if let Some(suppressed) = throttle::LOG_THROTTLE.allow() {
+        if let Some(suppressed) = LIMITER.allow(Instant::now()) {
             tracing::warn!(
                 listener = self.listener.name(),
                 suppressed,
-                "closed a new connection: the descriptors for it are in use; \
+                "rejected a connection, the file descriptors for it are in use; \
                  raise the limit of open files"
             );
         }

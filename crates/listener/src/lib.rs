@@ -10,11 +10,10 @@
 //! # Guarantees
 //!
 //! - [`InfallibleListener::accept`] never fails and never spins. When the system has no descriptor or memory
-//!   left, it waits for a tenth of a second, increments `pushonce_listener_accept_failed_total`, and logs at
-//!   most one line a second for the whole process.
-//! - Client connections cannot use the last quarter of the descriptors (at most 8,192), gRPC connections not
-//!   the last eighth (at most 4,096). The remainder is for peers, health checks, metrics, outgoing
-//!   connections and files.
+//!   left, it waits for a tenth of a second, increments `pushonce_listener_accept_errors_total`, and
+//!   logs at most one line in ten seconds for the whole process.
+//! - Client connections cannot use the last quarter of the descriptors (8,192 at most), gRPC connections not
+//!   the last eighth (4,096 at most). The rest is for peers, health checks, metrics, outgoing connections and files.
 //! - A connection of an [`incoming`] stream that does not send the HTTP/2 preface in time is closed.
 //!
 //! # Non-goals
@@ -52,10 +51,11 @@ mod connection;
 mod incoming;
 mod limit;
 mod listener;
-mod throttle;
+mod metrics;
 
 pub use budget::{ConnectionPurpose, DescriptorBudget};
 pub use connection::GrpcConnection;
 pub use incoming::incoming;
 pub use limit::raise_descriptor_limit;
 pub use listener::InfallibleListener;
+pub use metrics::METRICS;

@@ -2,13 +2,13 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use metrics::{Counter, counter};
+use pushonce_telemetry::{Counter, LogLimiter};
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::throttle;
+use crate::metrics;
 
 /// Delay after a failed accept. The failed connection stays in the backlog and keeps the listener readable,
 /// so a loop without a delay uses a whole core. Connections that close meanwhile free descriptors.
@@ -25,8 +25,7 @@ pub struct InfallibleListener {
 impl InfallibleListener {
     /// Accepts connections of `listener`. `name` identifies the listener in logs and metrics.
     pub fn new(name: &'static str, listener: TcpListener) -> InfallibleListener {
-        let accept_failed_total =
-            counter!("pushonce_listener_accept_failed_total", "listener" => name);
+        let accept_failed_total = metrics::ACCEPT_ERRORS.register_counter(&[name]);
         InfallibleListener { name, listener, accept_failed_total }
     }
 
@@ -59,8 +58,10 @@ impl InfallibleListener {
     }
 
     fn report_failure(&self, error: &io::Error) {
+        /// Of all listeners of the process: they run out of descriptors together.
+        static LIMITER: LogLimiter = LogLimiter::new();
         self.accept_failed_total.increment(1);
-        if let Some(suppressed) = throttle::LOG_THROTTLE.allow() {
+        if let Some(suppressed) = LIMITER.allow(Instant::now()) {
             tracing::warn!(
                 %error, listener = self.name, suppressed,
                 "cannot accept a connection; raise the limit of open files"

@@ -56,6 +56,7 @@ mod shard_window;
 mod subscription;
 
 pub use cluster::TOPICS_MAX;
+pub use metrics::METRICS;
 pub use ordered::OrderedPublish;
 pub use ports::{
     AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, LocalPublisher,

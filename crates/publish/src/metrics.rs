@@ -1,7 +1,17 @@
-//! Counters of publishes by outcome: `pushonce_publish_total`.
+//! Metrics of publishes, by outcome.
 
-use metrics::{Counter, counter, describe_counter};
 use pushonce_core::{Acknowledgement, PublishError, PublishRejection};
+use pushonce_telemetry::{Counter, Metric};
+
+/// Every metric of this crate.
+pub const METRICS: &[Metric] = &[PUBLISHES];
+
+const PUBLISHES: Metric = Metric::counter(
+    "pushonce_publishes_total",
+    "Publishes received from clients of this node, by outcome: acknowledged, invalid, out_of_sequence, \
+     overloaded, too_many_topics, unavailable or unknown.",
+)
+.with_labels(&["outcome"]);
 
 /// One counter handle for each outcome: a lookup costs as much as the rest of the routing.
 pub(crate) struct PublishMetrics {
@@ -16,9 +26,7 @@ pub(crate) struct PublishMetrics {
 
 impl PublishMetrics {
     pub(crate) fn new() -> PublishMetrics {
-        describe_counter!("pushonce_publish_total", "Publishes taken in by this node, by outcome.");
-        let outcome_counter =
-            |outcome: &'static str| counter!("pushonce_publish_total", "outcome" => outcome);
+        let outcome_counter = |outcome| PUBLISHES.register_counter(&[outcome]);
         PublishMetrics {
             acknowledged: outcome_counter("acknowledged"),
             invalid: outcome_counter("invalid"),

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt as _, Stream, StreamExt, stream};
 use pushonce_core::{
     Acknowledgement, ClusterView, InvalidPublish, NodeId, Publish, PublishError, ShardId,
     ShardOwners,
 };
 use tokio::sync::watch;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::metrics::PublishMetrics;
 use crate::{LocalPublisher, OrderedPublish, PeerPublisher};
@@ -97,7 +99,20 @@ impl Router {
         publish: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         let RouterParts { node_id, shards, peers, .. } = &self.0.parts;
-        if owner == *node_id { shards.publish(publish) } else { peers.publish(owner, publish) }
+        let span = self.span(owner, &publish);
+        let sent =
+            if owner == *node_id { shards.publish(publish) } else { peers.publish(owner, publish) };
+        // One more box only while somebody reads it.
+        if span.is_disabled() { sent } else { trace_outcome(sent).instrument(span).boxed() }
+    }
+
+    fn span(&self, owner: NodeId, publish: &Publish) -> Span {
+        let topic = &publish.topic;
+        let shard = || self.0.parts.view.borrow().as_ref().and_then(|view| view.shard_of(topic));
+        tracing::debug_span!(
+            "publish", topic_hash = format_args!("{:016x}", topic.hash64()), shard = ?shard(), %owner,
+            position = Empty
+        )
     }
 
     pub(crate) fn record_outcome(&self, result: &Result<Acknowledgement, PublishError>) {
@@ -115,6 +130,22 @@ impl Router {
     pub(crate) fn owners(&self) -> watch::Receiver<Arc<ShardOwners>> {
         self.0.parts.owners.clone()
     }
+}
+
+/// Logs how a publish ended, with its position.
+async fn trace_outcome(
+    sent: BoxFuture<'static, Result<Acknowledgement, PublishError>>,
+) -> Result<Acknowledgement, PublishError> {
+    let outcome = sent.await;
+    match &outcome {
+        Ok(acknowledgement) => {
+            let position = &acknowledgement.position;
+            Span::current().record("position", tracing::field::display(position));
+            tracing::debug!("publish acknowledged");
+        }
+        Err(error) => tracing::debug!(%error, "publish failed"),
+    }
+    outcome
 }
 
 #[cfg(test)]

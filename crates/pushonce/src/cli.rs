@@ -15,9 +15,11 @@ mod topic;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::builder::Resettable;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use pushonce_telemetry::LogLimiter;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -229,8 +231,14 @@ fn ignore_sighup() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
+        let limiter = LogLimiter::new();
         while hangup.recv().await.is_some() {
-            tracing::info!("received SIGHUP, going on: restart the node to change its settings");
+            if let Some(suppressed) = limiter.allow(Instant::now()) {
+                tracing::info!(
+                    suppressed,
+                    "ignored SIGHUP: restart the node to change its settings"
+                );
+            }
         }
     });
     Ok(())

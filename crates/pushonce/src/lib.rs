@@ -35,6 +35,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod instruments;
+pub mod metrics;
 mod node;
 pub mod output;
 

@@ -3,6 +3,7 @@
 mod address_conflict;
 mod bootstrap;
 mod clocks;
+mod cluster_log;
 mod cluster_topics;
 mod consensus_times;
 mod current_view;
@@ -46,14 +47,16 @@ use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender, channel};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::metrics;
 use address_conflict::ForeignCallers;
 use bootstrap::Bootstrap;
 use clocks::NodeClocks;
+use cluster_log::ClusterLog;
 use cluster_topics::ClusterTopics;
 use current_view::CurrentView;
 use discovery::Discovery;
@@ -117,6 +120,8 @@ impl Node {
         let startup = StartupState::load_or_join(config.clone(), &data_dir, shutdown).await?;
         pre_join.close().await;
         let (cluster, me) = (startup.identity.cluster, startup.identity.node);
+        tracing::info!(node = %me, %cluster, name = config.name,
+            version = env!("CARGO_PKG_VERSION"), "node identity");
         let address_book = PeerAddresses::default();
         let settings = config.consensus.clone().with_times(startup.times.target());
         let engine =
@@ -231,6 +236,15 @@ impl Node {
             grace: config.shutdown_grace,
         })
         .await?;
+        let listeners = [
+            ("peer", config.peer),
+            ("http", config.http),
+            ("quic", config.quic),
+            ("grpc", config.grpc),
+        ];
+        for (listener, address) in listeners {
+            tracing::info!(listener, %address, "listening");
+        }
         let node_topics = Arc::new(NodeTopics::new(config.topics_max));
         let health_check = HealthCheck {
             overview,
@@ -367,6 +381,12 @@ impl Node {
             done_sender: done,
         };
         internal_stage.spawn(handover.run(stopping.clone(), token.clone()).map(Ok));
+        let cluster_log = ClusterLog {
+            view: self.view_sender.subscribe(),
+            control_status: self.control.status(),
+            owners: self.relay_handle.owners(),
+        };
+        internal_stage.spawn(run_until(token.clone(), cluster_log.run(token.clone())));
         internal_stage.spawn(self.replica_supervisor.run(token.clone()));
         internal_stage.spawn(self.health_check.run(token.clone()).map(Ok));
         internal_stage.spawn(self.discovery.run(token.clone()));
@@ -417,18 +437,22 @@ impl Node {
             error = client_stage.wait_for_failure() => Err(error),
         };
         stopping.cancel();
+        tracing::info!(?delay, ?grace, failed = result.is_err(), "draining");
+        let drain_started_at = Instant::now();
         if result.is_ok() {
             let wait_for_handover = async { handed_over.wait_for(|done| *done).await.is_ok() };
             let wait_for_handover = timeout(handover::TIMEOUT, wait_for_handover);
             let ((), handover_outcome) = tokio::join!(sleep(delay), wait_for_handover);
             if handover_outcome.is_err() {
-                tracing::warn!(limit = ?handover::TIMEOUT, "groups were left without a successor");
+                tracing::warn!(timeout = ?handover::TIMEOUT, "groups have no successor yet, stopping without");
             }
         }
-        client_stage.shutdown(grace + shutdown_stage::STOP_TIMEOUT).await;
-        internal_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await;
+        let mut is_complete =
+            client_stage.shutdown(grace + shutdown_stage::STOP_TIMEOUT).await.is_ok();
+        is_complete &= internal_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await.is_ok();
         self.engine.stop().await;
-        peer_port_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await;
+        is_complete &= peer_port_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await.is_ok();
+        tracing::info!(is_complete, elapsed = ?drain_started_at.elapsed(), "drained");
         result
     }
 }
@@ -453,8 +477,7 @@ async fn log_when_admitted(
     tokio::select! {
         () = stop.cancelled() => {}
         _ = view.wait_for(|view| view.member(me).is_some()) => {
-            tracing::info!(node = %me, name = %config.name, http = %config.http,
-                quic = %config.quic, grpc = %config.grpc, "serving");
+            tracing::info!(node = %me, name = %config.name, "admitted to the cluster, serving");
         }
     }
 }
@@ -485,7 +508,7 @@ async fn distribute_views(
                 engine.raise_version(version).await.context("cannot store the cluster version")?;
                 tracing::info!(%version, "the cluster version is raised");
             }
-            metrics::gauge!("pushonce_cluster_version").set(f64::from(version.0));
+            metrics::CLUSTER_VERSION.register_gauge(&[]).set(f64::from(version.0));
             address_book
                 .replace(newest_view.members.values().map(address).collect(), newest_view.next_id);
             view.send_replace(newest_view);
@@ -495,22 +518,4 @@ async fn distribute_views(
             changed = views.changed() => changed.context("the control group ended")?,
         }
     }
-}
-
-/// Installs the metrics recorder of this process, for `/metrics`. Can be called once per process.
-///
-/// # Errors
-/// When the process has a recorder already.
-pub(crate) fn install_metrics_recorder() -> anyhow::Result<PrometheusHandle> {
-    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
-    // From a tenth of a millisecond to ten seconds, the range of a working cluster.
-    const SECONDS: [f64; 11] =
-        [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
-    // Messages that shared one log entry: how well publishes are batched.
-    const BATCH: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_batch_messages".to_owned()), &BATCH)?
-        .install_recorder()
-        .context("cannot install the metrics recorder")
 }

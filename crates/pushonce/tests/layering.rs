@@ -9,16 +9,17 @@ use serde_json::Value;
 const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("proto", &["core"]),
-    ("consensus", &["core", "proto"]),
-    ("control", &["core", "consensus"]),
-    ("shard", &["core", "consensus"]),
-    ("relay", &["core", "proto"]),
-    ("fanout", &["core"]),
-    ("listener", &["core"]),
-    ("gateway", &["core", "proto", "fanout", "listener"]),
-    ("publish", &["core", "proto", "shard", "relay", "listener"]),
+    ("consensus", &["core", "proto", "telemetry"]),
+    ("control", &["core", "consensus", "telemetry"]),
+    ("shard", &["core", "consensus", "telemetry"]),
+    ("relay", &["core", "proto", "telemetry"]),
+    ("fanout", &["core", "telemetry"]),
+    ("listener", &["core", "telemetry"]),
+    ("gateway", &["core", "proto", "fanout", "listener", "telemetry"]),
+    ("publish", &["core", "proto", "shard", "relay", "listener", "telemetry"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
+    ("telemetry", &[]),
 ];
 
 /// Libraries that only some crates may depend on.
@@ -27,6 +28,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("redb", &["consensus"]),
     ("quinn", &["gateway", "client"]),
     ("clap", &["benches", "pushonce"]),
+    ("metrics", &["telemetry"]),
 ];
 
 /// Libraries that the core crate must not depend on.

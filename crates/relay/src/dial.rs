@@ -70,9 +70,9 @@ pub(crate) async fn maintain_link(
             }
             Ok(Err(DialError::Version(conflict))) => conflicts.record(to, conflict),
             Ok(Err(DialError::Other(error))) => {
-                tracing::debug!(%to, address, why = %describe(&error), "no link yet");
+                tracing::debug!(address, error = %describe(&error), "cannot reach peer, retrying");
             }
-            Err(_) => tracing::debug!(%to, address, "no link yet: no greeting in time"),
+            Err(_) => tracing::debug!(address, "peer sent no hello in time, retrying"),
         }
         sleep(with_jitter(backoff)).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);

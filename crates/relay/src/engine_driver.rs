@@ -13,6 +13,7 @@ use pushonce_core::{
     PublishRejection, ShardOwners, Topic,
 };
 use pushonce_proto::peer::PeerFrame;
+use pushonce_telemetry::LogLimiter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::{COUNT_TOPICS_PER_TICK, Engine, EngineEffect, EngineEvent};
 use crate::inbox::{LocalEvents, RelayRequest};
 use crate::link::{self, LinkEvent, LinkEventKind, PeerLink};
+use crate::metrics;
 use crate::region_traffic::RegionTraffic;
 use crate::send_queue::{QueueLoad, SendQueue};
 use crate::{Clocks, Config, ShardSource, TopicSink};
@@ -36,6 +38,8 @@ pub(crate) struct EngineDriver {
     reachable: watch::Sender<BTreeSet<NodeId>>,
     stopping: watch::Sender<BTreeSet<NodeId>>,
     links: BTreeMap<NodeId, ActiveLink>,
+    link_limiters: BTreeMap<NodeId, LinkLogLimiters>,
+    overflow_limiter: LogLimiter,
     last_link_id: u64,
     link_event_sender: mpsc::Sender<LinkEvent>,
     pending_publishes: HashMap<u64, oneshot::Sender<Result<Acknowledgement, PublishError>>>,
@@ -64,6 +68,17 @@ pub(crate) struct PeerPublishResult {
     link_id: u64,
     id: u64,
     outcome: Result<Acknowledgement, PublishError>,
+}
+
+/// Peers that are remembered for their log lines. A caller may name any node.
+const LINK_LIMITERS_MAX: usize = 1_024;
+
+/// A link that fails again and again logs each of its events once in a while. Outlives the link.
+#[derive(Default)]
+struct LinkLogLimiters {
+    up: LogLimiter,
+    down: LogLimiter,
+    reset: LogLimiter,
 }
 
 /// The arguments of [`EngineDriver::new`].
@@ -96,6 +111,8 @@ impl EngineDriver {
             reachable,
             stopping,
             links: BTreeMap::new(),
+            link_limiters: BTreeMap::new(),
+            overflow_limiter: LogLimiter::new(),
             last_link_id: 0,
             link_event_sender,
             pending_publishes: HashMap::new(),
@@ -168,7 +185,7 @@ impl EngineDriver {
                 send_reply(self.pending_fetches.remove(&id), result)
             }
             EngineEffect::OwnersChanged(known) => drop(owners.send_replace(Arc::new(known))),
-            EngineEffect::ResetLink(node) => return self.reset_link(node, "confused"),
+            EngineEffect::ResetLink(node) => return self.reset_link(node, "protocol_error"),
         }
         None
     }
@@ -189,19 +206,28 @@ impl EngineDriver {
     /// Resets a link. The peer reconnects and asks again from its position.
     fn reset_link(&mut self, node: NodeId, reason: &'static str) -> Option<EngineEvent> {
         let link = self.links.remove(&node)?;
-        tracing::warn!(%node, reason, "link reset");
-        metrics::counter!("pushonce_relay_link_resets_total", "reason" => reason).increment(1);
+        if let Some(suppressed) = self.link_limiters(node).reset.allow(now()) {
+            tracing::warn!(peer = %node, reason, suppressed, "link reset");
+        }
+        metrics::LINK_RESETS.register_counter(&[reason]).increment(1);
         link.send_queue.close();
         link.closed.cancel();
         self.notify_links_changed();
         Some(EngineEvent::LinkDown(node))
     }
 
+    fn link_limiters(&mut self, node: NodeId) -> &LinkLogLimiters {
+        if self.link_limiters.len() >= LINK_LIMITERS_MAX {
+            self.link_limiters.clear();
+        }
+        self.link_limiters.entry(node).or_default()
+    }
+
     fn notify_links_changed(&self) {
         let nodes = self.links.keys().copied().chain([self.config.me]).collect();
         self.reachable.send_replace(nodes);
         self.notify_stopping_changed();
-        metrics::gauge!("pushonce_relay_links_up").set(self.links.len() as f64);
+        metrics::LINKS.register_gauge(&[]).set(self.links.len() as f64);
     }
 
     fn on_peer_stopping(&mut self, node: NodeId) {
@@ -247,7 +273,9 @@ impl EngineDriver {
             self.link_event_sender.clone(),
             self.config.silence_timeout,
         );
-        tracing::info!(%node, "link up");
+        if let Some(suppressed) = self.link_limiters(node).up.allow(now()) {
+            tracing::info!(peer = %node, suppressed, "link up");
+        }
         self.notify_links_changed();
         self.handle(EngineEvent::LinkUp(node));
         early_frames.into_iter().for_each(|frame| self.handle(EngineEvent::Frame(node, frame)));
@@ -263,7 +291,9 @@ impl EngineDriver {
                 frames.into_iter().for_each(|frame| self.handle(EngineEvent::Frame(node, frame)));
             }
             LinkEventKind::Down(reason) => {
-                tracing::info!(%node, reason, "link down");
+                if let Some(suppressed) = self.link_limiters(node).down.allow(now()) {
+                    tracing::info!(peer = %node, reason, suppressed, "link down");
+                }
                 self.links.remove(&node).inspect(|link| link.send_queue.close());
                 self.notify_links_changed();
                 self.handle(EngineEvent::LinkDown(node));
@@ -311,8 +341,13 @@ impl EngineDriver {
             self.handle(claim.map_or(EngineEvent::ClaimRevoked(shard), EngineEvent::Claim));
         }
         if events.committed_dropped {
-            tracing::warn!("committed messages came faster than the relay took them");
-            metrics::counter!("pushonce_relay_lapses_total").increment(1);
+            if let Some(suppressed) = self.overflow_limiter.allow(now()) {
+                tracing::warn!(
+                    suppressed,
+                    "relay inbox overflowed, fetching committed messages from history"
+                );
+            }
+            metrics::INBOX_OVERFLOWS.register_counter(&[]).increment(1);
             self.handle(EngineEvent::CommittedDropped);
         }
         self.on_committed(events.committed);
@@ -361,7 +396,7 @@ impl EngineDriver {
         }
         let removed = self.links.keys().copied().filter(|&node| view.was_removed(node));
         for node in removed.collect::<Vec<_>>() {
-            if let Some(event) = self.reset_link(node, "gone") {
+            if let Some(event) = self.reset_link(node, "removed") {
                 self.handle(event);
             }
         }
@@ -375,6 +410,11 @@ impl EngineDriver {
             link.closed.cancel();
         }
     }
+}
+
+/// The time for the limiters of log lines.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 fn send_reply<T>(reply: Option<oneshot::Sender<T>>, value: T) {

@@ -93,6 +93,8 @@ mod engine_driver;
 mod handle;
 mod inbox;
 mod link;
+
+mod metrics;
 mod port;
 mod region_traffic;
 mod relay;
@@ -104,6 +106,7 @@ mod version_conflicts;
 pub use config::Config;
 pub use dial::server;
 pub use handle::Handle;
+pub use metrics::METRICS;
 pub use port::{Clocks, ShardSource, TopicSink};
 pub use relay::Relay;
 pub use service::RelayService;

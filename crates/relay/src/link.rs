@@ -1,7 +1,7 @@
 //! The handshake of a link and the reader of its frames.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pushonce_core::{
@@ -11,11 +11,13 @@ use pushonce_core::{
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::{FetchedPart, PeerFrame};
 use pushonce_proto::status::describe;
+use pushonce_telemetry::LogLimiter;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::Config;
+use crate::metrics;
 use crate::send_queue::SendQueue;
 
 /// A link whose sides have exchanged hellos.
@@ -156,8 +158,11 @@ pub(crate) fn decode_frames(node: NodeId, frames: pb::LinkFrames) -> Vec<PeerFra
     let decoded = frames.frames.into_iter().filter_map(|frame| match PeerFrame::try_from(frame) {
         Ok(frame) => Some(copy_small_payloads(frame)),
         Err(error) => {
-            tracing::warn!(%node, %error, "a frame cannot be read");
-            metrics::counter!("pushonce_relay_bad_frames_total").increment(1);
+            static LIMITER: LogLimiter = LogLimiter::new();
+            if let Some(suppressed) = LIMITER.allow(Instant::now()) {
+                tracing::warn!(peer = %node, %error, suppressed, "skipped an invalid frame");
+            }
+            metrics::INVALID_FRAMES.register_counter(&[]).increment(1);
             None
         }
     });

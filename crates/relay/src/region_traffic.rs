@@ -1,9 +1,11 @@
 //! Metrics of the messages sent over a link, labelled with the regions of its ends.
 
-use metrics::{Counter, counter};
 use pushonce_core::ClusterView;
 use pushonce_core::{Message, NodeId};
 use pushonce_proto::peer::{FetchedPart, PeerFrame};
+use pushonce_telemetry::Counter;
+
+use crate::metrics;
 
 /// The traffic counters of one link. The sender counts each copy of a message once.
 pub(crate) struct RegionTraffic {
@@ -46,12 +48,11 @@ impl RegionTraffic {
 }
 
 impl TrafficCounters {
-    fn new(from: &str, to: &str, kind: &'static str) -> TrafficCounters {
-        let labels =
-            [("from_region", from.to_owned()), ("to_region", to.to_owned()), ("kind", kind.into())];
+    fn new(from: &str, to: &str, kind: &str) -> TrafficCounters {
+        let values = &[from, to, kind];
         TrafficCounters {
-            messages: counter!("pushonce_relay_deliver_total", &labels),
-            bytes: counter!("pushonce_relay_deliver_bytes_total", &labels),
+            messages: metrics::SENT_MESSAGES.register_counter(values),
+            bytes: metrics::SENT_BYTES.register_counter(values),
         }
     }
 

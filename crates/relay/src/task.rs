@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::engine_driver::{EngineDriver, EngineDriverParts, PeerPublishResult};
 use crate::link::{LinkEvent, PeerLink};
@@ -88,8 +89,9 @@ impl RelayTask {
                 () = shutdown.cancelled() => break,
                 () = self.inbox.0.notified() => self.drain_inbox(),
                 Some(link) = self.link_receiver.recv() => {
+                    let span = tracing::info_span!("link", peer = %link.node);
                     let reader = self.lock_driver().on_link_up(link);
-                    self.tasks.spawn(reader);
+                    self.tasks.spawn(reader.instrument(span));
                 }
                 Some(event) = self.link_events.recv() => self.lock_driver().on_link_event(event),
                 Some(finished) = self.peer_publishes.next() => self.lock_driver().on_peer_publish_done(finished),
@@ -108,7 +110,7 @@ impl RelayTask {
             // A thread that ran the driver panicked in the middle of an event. The state cannot be relied on,
             // and a relay that ends by itself ends the node.
             if self.driver.is_poisoned() {
-                tracing::error!("a turn of the relay broke off");
+                tracing::error!("the relay panicked while it handled an event, stopping");
                 break;
             }
         }
@@ -159,7 +161,8 @@ impl RelayTask {
                     link_sender,
                     self.conflicts.clone(),
                 );
-                let task = self.tasks.spawn(dialing);
+                let span = tracing::info_span!("link", peer = %node);
+                let task = self.tasks.spawn(dialing.instrument(span));
                 self.dialers.insert(node, PeerDialer { address: address.to_owned(), task });
             }
         }

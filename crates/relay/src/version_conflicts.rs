@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use pushonce_core::{ClusterView, NodeId, VersionConflict};
 use tokio::sync::watch;
 
+use crate::metrics;
+
 /// The version conflict of each peer with which this node exchanges no frames. Clones share the map.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct VersionConflicts(watch::Sender<BTreeMap<NodeId, VersionConflict>>);
@@ -15,8 +17,8 @@ impl VersionConflicts {
         let is_new =
             self.0.send_if_modified(|known| known.insert(node, conflict) != Some(conflict));
         if is_new {
-            tracing::warn!(peer = %node, error = %conflict, "refused a link for its version");
-            metrics::counter!("pushonce_relay_version_refusals_total").increment(1);
+            tracing::warn!(peer = %node, error = %conflict, "rejected a link, the versions do not overlap");
+            metrics::VERSION_CONFLICTS.register_counter(&[]).increment(1);
         }
     }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dedupe::MemoryLookup;
 use crate::entry::decode_outcomes;
+use crate::metrics::{self, ShardMetrics};
 use crate::queue::{self, BoundedQueue, SizeLimits};
 use crate::replica::{MemoryPath, ShardShared, topic_durability};
 use crate::{EntryBatch, EntryItem, ItemRejection};
@@ -74,6 +75,7 @@ pub(crate) struct CommitLoop<P> {
     pub(crate) proposer: P,
     pub(crate) proposal_queue: Arc<ProposalQueue>,
     pub(crate) permits: Arc<Semaphore>,
+    pub(crate) metrics: ShardMetrics,
 }
 
 impl Proposer for RaftGroup {
@@ -282,7 +284,7 @@ impl<P: Proposer> CommitLoop<P> {
                 }
             }
         }
-        record_metrics(&outcomes);
+        self.metrics.record_entry(&outcomes);
         moved
     }
 
@@ -298,7 +300,7 @@ impl<P: Proposer> CommitLoop<P> {
         {
             let entry = EntryBatch::starting_memory_epoch(time);
             if let Err(error) = self.proposer.propose(entry.encode(self.shared.version())).await {
-                tracing::debug!(shard = %self.shared.id(), %error, "cannot open the memory");
+                tracing::debug!(%error, "cannot start a memory epoch");
             }
         }
         let mut moved = Vec::new();
@@ -382,23 +384,8 @@ fn queue_rejection(error: queue::QueuePushError) -> PublishError {
             return PublishRejection::Unavailable("the node is stopping".to_owned()).into();
         }
     };
-    metrics::counter!("pushonce_shard_queue_refusals_total", "bound" => bound).increment(1);
+    metrics::count_queue_rejection(bound);
     PublishRejection::Overloaded(reason).into()
-}
-
-fn record_metrics(outcomes: &[PublishResult]) {
-    metrics::counter!("pushonce_shard_entries_total").increment(1);
-    metrics::histogram!("pushonce_shard_batch_messages").record(outcomes.len() as f64);
-    let count_outcomes = |outcome: &'static str, predicate: fn(&PublishResult) -> bool| {
-        let count = outcomes.iter().filter(|outcome| predicate(outcome)).count() as u64;
-        if count > 0 {
-            metrics::counter!("pushonce_shard_publishes_total", "outcome" => outcome)
-                .increment(count);
-        }
-    };
-    count_outcomes("acknowledged", |outcome| outcome.is_ok());
-    count_outcomes("refused", |outcome| matches!(outcome, Err(PublishError::Rejected(_))));
-    count_outcomes("unknown", |outcome| matches!(outcome, Err(PublishError::Unknown { .. })));
 }
 
 #[cfg(test)]

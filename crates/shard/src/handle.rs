@@ -10,9 +10,11 @@ use pushonce_core::{
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::commit::{CommitLoop, ProposalQueue};
 use crate::expiry::Expiry;
+use crate::metrics::ShardMetrics;
 use crate::ownership::{self, LeadershipTracker};
 use crate::replica::{MemoryPath, ShardReplica, ShardShared};
 use crate::{ClusterClock, CommitListener, NodeTopics, ShardSettings, TopicStats};
@@ -93,8 +95,13 @@ impl ShardOptions {
             proposal_queue: proposal_queue.clone(),
             claim: claim_rx,
         };
-        let commit =
-            CommitLoop { shared: shared.clone(), proposer: group.clone(), proposal_queue, permits };
+        let commit = CommitLoop {
+            shared: shared.clone(),
+            proposer: group.clone(),
+            proposal_queue,
+            permits,
+            metrics: ShardMetrics::new(),
+        };
         Ok((handle, ShardRunner { shared, group, commit, settings, claim: claim_tx }))
     }
 }
@@ -232,11 +239,15 @@ impl ShardRunner {
             permits: commit.permits.clone(),
             settings: settings.clone(),
         };
-        tokio::join!(
-            commit.run(&shutdown),
-            expiry.run(&shutdown),
-            maintain_claim(&shared, &group, settings, claim_tx, &shutdown),
-        );
+        let span = tracing::info_span!("shard", shard = %shared.id());
+        let tasks = async {
+            tokio::join!(
+                commit.run(&shutdown),
+                expiry.run(&shutdown),
+                maintain_claim(&shared, &group, settings, claim_tx, &shutdown),
+            )
+        };
+        tasks.instrument(span).await;
     }
 }
 

@@ -9,13 +9,14 @@ use super::super::{TestHost, Testbed};
 use super::counter;
 use crate::EXIT_DISK_FAILED;
 use crate::faults::{FaultContext, FaultEffect, FaultInjector, FaultState};
+use crate::http_client;
 use crate::wait::secs;
 
 /// One fsync fails. The contents of the disk are then unknown, and the node must stop at once.
 pub(super) struct FsyncError {
     target: DiskTarget,
-    /// The number of failed writes that the node survives, because it can run without these files.
-    survived_failures: usize,
+    /// Number of failed writes of files without which the node continues to run.
+    survived_failures: Option<u64>,
 }
 
 /// Every fsync takes longer.
@@ -39,7 +40,7 @@ const SLOW_FSYNC_DELAY: Duration = Duration::from_millis(50);
 
 impl FsyncError {
     pub(super) fn new(testbed: Arc<Testbed>) -> FsyncError {
-        FsyncError { target: DiskTarget { testbed, node: None }, survived_failures: 0 }
+        FsyncError { target: DiskTarget { testbed, node: None }, survived_failures: None }
     }
 }
 
@@ -55,13 +56,13 @@ impl FullDisk {
     }
 }
 
-/// The number of failed writes that the node survives: the list of peers is a hint, and the node does not
-/// acknowledge consensus times that are not on disk.
-fn survived_write_failures(context: &FaultContext, node: usize) -> usize {
-    let log = context.cluster.node(node).log_text();
-    let survived_messages =
-        ["cannot write the last known peers", "cannot write the consensus times"];
-    survived_messages.iter().map(|line| log.matches(line).count()).sum()
+/// Number of failed writes of files without which the node continues to run: the list of peers is a hint, and
+/// the node does not acknowledge consensus times that are not on disk. `None` when the node has ended.
+async fn survived_write_failures(context: &FaultContext, node: usize) -> Option<u64> {
+    let http = context.cluster.node(node).ports.http;
+    let page = http_client::get(http, "/metrics", &[]).await.ok()?.body;
+    let series = page.lines().filter(|line| line.starts_with("pushonce_data_write_errors_total{"));
+    Some(series.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
 }
 
 impl DiskTarget {
@@ -85,7 +86,7 @@ impl FaultInjector for FsyncError {
 
     async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
         let (node, host) = self.target.choose_owner(context).await;
-        self.survived_failures = survived_write_failures(context, node);
+        self.survived_failures = survived_write_failures(context, node).await;
         host.shim.fail_fsyncs(1);
         Ok(FaultEffect::restart(vec![node]))
     }
@@ -101,10 +102,11 @@ impl FaultInjector for FsyncError {
                 return confirmed;
             }
             tokio::time::sleep(secs(1)).await;
-            let failures = survived_write_failures(context, node);
-            if failures == std::mem::replace(&mut self.survived_failures, failures) {
+            let failures = survived_write_failures(context, node).await;
+            if failures.is_none() || failures == self.survived_failures {
                 break;
             }
+            self.survived_failures = failures;
             host.shim.fail_fsyncs(1);
         }
         let status = context.cluster.wait_exit(node).await;
@@ -121,9 +123,9 @@ impl FaultInjector for FsyncError {
         let shim = &self.target.testbed.host(node).shim;
         let has_failed = shim.fsyncs_to_fail() == 0;
         shim.fail_fsyncs(0);
-        // Without a confirmation the node may still be exiting.
-        let is_exiting =
-            has_failed && survived_write_failures(context, node) == self.survived_failures;
+        // Without a confirmation the node may still be ending.
+        let failures = survived_write_failures(context, node).await;
+        let is_exiting = has_failed && (failures.is_none() || failures == self.survived_failures);
         if is_exiting && context.cluster.node(node).is_running() {
             let status = context.cluster.wait_exit(node).await;
             assert_eq!(

@@ -15,6 +15,7 @@ use crate::group::{CheckEntryFn, RaftGroupInner as GroupInner};
 use crate::group_monitor;
 use crate::lease::FollowerAcks;
 use crate::log::RaftLog;
+use crate::metrics;
 use crate::network::PeerClientFactory;
 use crate::recovery::{self, ReplicaRecovery};
 use crate::snapshot::SnapshotStore;
@@ -114,7 +115,7 @@ impl ConsensusEngine {
             return Err(error);
         }
         tracing::error!(group = %id, %error, "a replica is damaged: it recovers from the others, and does not vote until it has");
-        metrics::counter!("pushonce_damaged_replicas_total").increment(1);
+        metrics::DAMAGED_REPLICAS.register_counter(&[]).increment(1);
         let recovery = Some(ReplicaRecovery::begin(writer.clone(), true).await?);
         let snapshot_store =
             Arc::new(SnapshotStore::empty(writer, &stored, vote_only_log.snapshot_bytes()));

@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream;
 use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1::ExchangeResponse;
 use pushonce_proto::pb::peer::v1::raft_service_client::RaftServiceClient;
 use pushonce_proto::status::error_chain;
+use pushonce_telemetry::LogLimiter;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status, Streaming};
+use tracing::Instrument as _;
 
 use super::handshake::{insert_offer, negotiate_version};
 use super::link::RaftLink;
@@ -73,10 +75,12 @@ impl RaftLinks {
             ));
             let shared = Arc::clone(&self.0);
             let task_link = Arc::clone(&link);
-            self.0.context.tasks.spawn(async move {
+            let span = tracing::info_span!("consensus_link", %peer);
+            let maintaining = async move {
                 shared.context.shutdown.run_until_cancelled(shared.maintain(&task_link)).await;
                 task_link.on_disconnected();
-            });
+            };
+            self.0.context.tasks.spawn(maintaining.instrument(span));
             link
         });
         Arc::clone(link)
@@ -88,13 +92,14 @@ impl RaftLinksShared {
         let mut address_watch = self.context.peer_addresses.subscribe();
         let mut backoff = BACKOFF_MIN;
         let mut last_rejection = String::new();
+        let (down_limiter, rejection_limiter) = (LogLimiter::new(), LogLimiter::new());
         for attempt in 0_usize.. {
             let addresses = address_watch.borrow_and_update().candidates(link.peer());
             let address = addresses.get(attempt.checked_rem(addresses.len()).unwrap_or(0));
             if let Some(address) = address {
                 match self.dial(link, address).await {
                     Ok((handshake, responses, version)) => {
-                        tracing::debug!(peer = %link.peer(), address, %version, "consensus link is up");
+                        tracing::debug!(address, %version, "consensus link up");
                         backoff = BACKOFF_MIN;
                         last_rejection.clear();
                         link.on_connected(version);
@@ -103,18 +108,26 @@ impl RaftLinksShared {
                             () = self.context.peer_addresses.wait_removed(link.peer()) => "the peer was removed from the cluster".to_owned(),
                             () = self.context.rollback_detector.fence().closed() => "this node is fenced".to_owned(),
                         };
-                        tracing::info!(peer = %link.peer(), reason, "consensus link broke");
+                        if let Some(suppressed) = down_limiter.allow(Instant::now()) {
+                            tracing::info!(reason, suppressed, "consensus link down");
+                        }
                     }
-                    // Logged once for each reason, not once a second.
+                    // Once for each reason. The peer writes the reason, so its changes are limited, too.
                     Err(error) if error.code() == Code::FailedPrecondition => {
-                        if last_rejection != error.message() {
+                        if last_rejection != error.message()
+                            && let Some(suppressed) = rejection_limiter.allow(Instant::now())
+                        {
                             last_rejection = error.message().to_owned();
-                            tracing::warn!(peer = %link.peer(), address, error = last_rejection,
-                                "peer refuses the consensus link, retrying");
+                            tracing::warn!(
+                                address,
+                                error = last_rejection,
+                                suppressed,
+                                "peer rejected the consensus link, retrying"
+                            );
                         }
                     }
                     Err(error) => {
-                        tracing::debug!(peer = %link.peer(), address, %error, "cannot reach peer");
+                        tracing::debug!(address, %error, "cannot reach peer");
                     }
                 }
                 link.on_disconnected();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::metrics;
 use crate::store::rename_durably;
 
 /// Stored beside the store. A restart does not restore the lost commits, and the peers that know of them may
@@ -60,7 +61,7 @@ impl Fence {
             known.get_or_insert(reason);
             first
         });
-        metrics::gauge!("pushonce_rolled_back").set(1.0);
+        metrics::ROLLED_BACK.register_gauge(&[]).set(1.0);
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pushonce_core::{FailPoint, NodeId};
 
 use super::fence::Fence;
+use crate::metrics;
 use crate::store::WriteCounter;
 
 /// Maximum number of peers whose counter is remembered, 40 bytes each. Any client that knows the cluster id
@@ -165,7 +166,7 @@ impl RollbackDetector {
             });
             if !is_repeated {
                 tracing::warn!(%peer, %error, "refusing a peer whose log was put back");
-                metrics::counter!("pushonce_rolled_back_peers_refused_total").increment(1);
+                metrics::ROLLED_BACK_PEERS.register_counter(&[]).increment(1);
             }
             return Err(error);
         }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::stream::FuturesUnordered;
@@ -15,6 +16,7 @@ use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use pushonce_core::{AgreedVersion, ClusterId, FailPoint, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
+use pushonce_telemetry::LogLimiter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -96,7 +98,10 @@ impl pb::raft_service_server::RaftService for RaftService {
         let from = self.identify_peer(&request)?;
         let ours = self.agreed_version.offer();
         negotiate_version(ours, request.metadata()).map_err(|error| {
-            tracing::warn!(peer = %from, %error, "refused a consensus link");
+            static LIMITER: LogLimiter = LogLimiter::new();
+            if let Some(suppressed) = LIMITER.allow(Instant::now()) {
+                tracing::warn!(peer = %from, %error, suppressed, "rejected a consensus link");
+            }
             Status::failed_precondition(error.to_string())
         })?;
         let handshake = self.check_handshake(from, &request)?;
@@ -116,7 +121,7 @@ impl pb::raft_service_server::RaftService for RaftService {
             tokio::select! {
                 () = service.shutdown.cancelled() => {}
                 () = service.peer_addresses.wait_removed(from) => {
-                    tracing::info!(peer = %from, "it was removed, and is listened to no more");
+                    tracing::info!(peer = %from, "closed the consensus link of a removed peer");
                 }
                 () = service.rollback_detector.fence().closed() => {}
                 () = serving => {}

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
 use pushonce_core::{AgreedVersion, ClusterVersion};
+use pushonce_telemetry::Histogram;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -21,6 +22,7 @@ use super::backend::is_disk_full;
 use super::{RaftStore, StoreChange, StoredGroup};
 use crate::GroupId;
 use crate::disk_reserve::DiskReserve;
+use crate::metrics;
 use crate::types::TypeConfig;
 
 /// The capacity of the queue in units of [`UNIT_BYTES`]: 64 MiB, which a slow disk writes in a second.
@@ -99,6 +101,7 @@ struct WriterThread<S> {
     aborted: Arc<AtomicBool>,
     /// How often each group was destroyed since the start.
     incarnations: HashMap<GroupId, u64>,
+    fsync_seconds: Histogram,
 }
 
 impl StoreWriter {
@@ -118,6 +121,7 @@ impl StoreWriter {
             disk_reserve,
             aborted: Arc::clone(&aborted),
             incarnations: HashMap::new(),
+            fsync_seconds: metrics::FSYNC.register_histogram(&[]),
         };
         std::thread::Builder::new().name("pushonce-log".to_owned()).spawn(move || thread.run())?;
         let queue_permits = Arc::new(Semaphore::new(QUEUE_UNITS as usize));
@@ -319,7 +323,7 @@ impl<S: RaftStore> WriterThread<S> {
         }
         let started = Instant::now();
         let result = self.write(&changes);
-        metrics::histogram!("pushonce_log_commit_seconds").record(started.elapsed());
+        self.fsync_seconds.record(started.elapsed());
         match result {
             Ok(()) => {
                 waiting.into_iter().for_each(|(done, _)| done.complete(Ok(())));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pushonce_consensus::{GroupStatus, MembershipError, RaftGroup};
 use pushonce_core::NodeId;
+use pushonce_telemetry::LogLimiter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,7 @@ pub async fn run(
         move_permits,
         permit: None,
         progress,
+        failure_limiter: LogLimiter::new(),
     };
     shutdown.run_until_cancelled(reconciler.run()).await;
 }
@@ -80,6 +82,7 @@ struct GroupReconciler {
     move_permits: Arc<Semaphore>,
     permit: Option<MovePermit>,
     progress: watch::Sender<Option<ReconcileProgress>>,
+    failure_limiter: LogLimiter,
 }
 
 struct MovePermit {
@@ -166,11 +169,13 @@ impl GroupReconciler {
         if let Err(error) = apply_step(&self.group, step).await {
             // The cause may last; other groups must not wait for this permit.
             self.permit = None;
-            warn!(%group, %step, %error, "not moved, trying again");
+            if let Some(suppressed) = self.failure_limiter.allow(Instant::now().into_std()) {
+                warn!(%group, %step, %error, suppressed, "cannot change the replicas of a group, retrying");
+            }
             sleep(STEP_RETRY_DELAY).await;
             return Ok(());
         }
-        info!(%group, "moved: {step}");
+        info!(%group, %step, "changed the replicas of a group");
         if let Some(permit) = &mut self.permit {
             permit.since = Instant::now();
         }

@@ -26,7 +26,7 @@ use super::socket::{BatchSocket, ReceivedPacket};
 use super::steering::LaneCidGenerator;
 use super::timers::{ConnectionTimer, Timers};
 use crate::lane::LaneState;
-use crate::metrics;
+use crate::{driver, metrics};
 
 /// Handshakes under way at a lane; one more is refused. Each costs about half a millisecond of CPU:
 /// many more would not be done in the time that a client waits.
@@ -65,6 +65,7 @@ struct ConnectionEntry {
     connection: Rc<LaneConnection>,
     session: Session,
     timer: ConnectionTimer,
+    span: tracing::Span,
     /// The lane waits for it when it takes its leave: until the client knows that it is over.
     _drain_token: TaskTrackerToken,
 }
@@ -194,6 +195,10 @@ impl Endpoint {
         };
         match self.protocol.accept(incoming, now, buffer, None) {
             Ok((handle, protocol)) => {
+                let remote = protocol.remote_address();
+                let span = tracing::debug_span!(
+                    "session", id = driver::next_session_id(), transport = "quic", %remote
+                );
                 let connection =
                     Rc::new(LaneConnection::new(handle, protocol, self.ready_queue.clone()));
                 connection.mark_ready();
@@ -203,6 +208,7 @@ impl Endpoint {
                         session: Session::new(self.lane.clone(), connection.clone(), permit),
                         connection,
                         timer: ConnectionTimer::default(),
+                        span,
                         _drain_token: self.lane.track_connection(),
                     },
                 );
@@ -253,7 +259,8 @@ impl Endpoint {
     /// it.
     fn drive_connection(&mut self, handle: ConnectionHandle, now: Instant) {
         let Some(Some(entry)) = self.connections.get_mut(handle.0) else { return };
-        let ConnectionEntry { connection, session, timer, .. } = entry;
+        let ConnectionEntry { connection, session, timer, span, .. } = entry;
+        let _entered = span.clone().entered();
         let mut has_work = connection.take_session_wake();
         let was_handshaking = session.is_handshaking();
         while let Some(event) = connection.poll_event() {

@@ -9,9 +9,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use metrics::Counter;
 use pushonce_core::Topic;
 use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
+use pushonce_telemetry::Counter;
 use quinn_proto::StreamId;
 
 use super::connection::{LaneConnection, StreamWriteError};

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use metrics::Counter;
+use pushonce_telemetry::Counter;
 use quinn_proto::StreamId;
 
 use super::connection::{LaneConnection, StreamWriteError};

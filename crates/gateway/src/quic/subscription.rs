@@ -6,8 +6,8 @@
 //! nothing.
 
 use bytes::Bytes;
-use metrics::Counter;
 use pushonce_core::Topic;
+use pushonce_telemetry::Counter;
 use quinn_proto::StreamId;
 
 use super::connection::{LaneConnection, StreamWriteError};

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::settings::{ConfigSources, NodeArgs};
 use crate::config::Config;
 use crate::node::join::StoppedBeforeJoin;
-use crate::{Node, node};
+use crate::{Node, metrics, node};
 
 /// The settings of the node, and whether it is a development node.
 #[derive(clap::Args)]
@@ -36,7 +36,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     }
     let descriptors = pushonce_listener::raise_descriptor_limit();
     tracing::debug!(descriptors, "limit of open files");
-    let metrics = node::install_metrics_recorder()?;
+    let metrics = metrics::install_recorder()?;
     let node = match Node::build(config, Router::new(), metrics, &shutdown).await {
         // The node was stopped while it waited for its cluster.
         Err(error) if error.is::<StoppedBeforeJoin>() => {

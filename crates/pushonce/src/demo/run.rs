@@ -15,7 +15,7 @@ use super::report::{self, DemoReport};
 use super::viewers::DemoViewers;
 use super::{LIVE, MatchEvent, ReplayStep, Speed, Tournament, build_events, schedule};
 use crate::config::{Config, HumanDuration, PartialConfig};
-use crate::{Node, node};
+use crate::{Node, metrics, node};
 
 /// The speed, the repetition and the ports of the demo.
 #[derive(clap::Args, Clone)]
@@ -76,7 +76,7 @@ async fn start_nodes(
     demo_dir: &DemoDir,
     stop: &CancellationToken,
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
-    let metrics = node::install_metrics_recorder()?;
+    let metrics = metrics::install_recorder()?;
     let mut nodes = JoinSet::new();
     for index in 0..NODES {
         let config = node_config(args, demo_dir, index)?;

@@ -5,11 +5,12 @@
 //! that a restarted node never returns to the previous step, and in force before it is acknowledged.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pushonce_consensus::ConsensusEngine;
 use pushonce_control::ControlHandle;
 use pushonce_core::{ClusterTimes, ClusterView};
+use pushonce_telemetry::LogLimiter;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -42,11 +43,14 @@ impl ConsensusTimesFollower {
     async fn follow(&mut self) -> anyhow::Result<()> {
         let mut view = self.control.view();
         let mut acknowledged_version = 0;
+        let (save_limiter, ack_limiter) = (LogLimiter::new(), LogLimiter::new());
         loop {
             let newest = newest_times(&mut view);
             if let Some(newest) = newest.filter(|agreed| agreed.version > self.times.version) {
                 if let Err(error) = self.data.save_times(&newest) {
-                    tracing::warn!(%error, "cannot write the consensus times, retrying");
+                    if let Some(suppressed) = save_limiter.allow(Instant::now()) {
+                        tracing::warn!(%error, suppressed, "cannot write the consensus times, retrying");
+                    }
                     tokio::time::sleep(RETRY_INTERVAL).await;
                     continue;
                 }
@@ -64,7 +68,10 @@ impl ConsensusTimesFollower {
             match self.control.ack_times(version).await {
                 Ok(()) => acknowledged_version = version,
                 Err(error) => {
-                    tracing::warn!(%error, version, "cannot acknowledge the consensus times, retrying");
+                    if let Some(suppressed) = ack_limiter.allow(Instant::now()) {
+                        tracing::warn!(%error, version, suppressed,
+                            "cannot acknowledge the consensus times, retrying");
+                    }
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
             }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream;
@@ -11,6 +11,7 @@ use pushonce_consensus::{GroupId, MembershipError, RaftGroup};
 use pushonce_control::ControlHandle;
 use pushonce_control::reconcile::{self, NodeAvailability};
 use pushonce_core::{ClusterView, NodeId};
+use pushonce_telemetry::LogLimiter;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -85,11 +86,16 @@ impl LeadershipHandover {
         let to = self.successor(&group, failed)?;
         match group.transfer_leadership(to).await {
             Ok(()) => {
-                tracing::info!(group = %id, %to, "handed over");
+                tracing::info!(group = %id, %to, "leadership transferred");
                 None
             }
             Err(error) => {
-                tracing::warn!(group = %id, %to, %error, "not handed over, retrying");
+                /// Of all groups: a busy one is tried again with every round.
+                static LIMITER: LogLimiter = LogLimiter::new();
+                if let Some(suppressed) = LIMITER.allow(Instant::now()) {
+                    tracing::warn!(group = %id, %to, %error, suppressed,
+                        "cannot transfer leadership, retrying");
+                }
                 (error != MembershipError::Busy).then_some((id, to))
             }
         }

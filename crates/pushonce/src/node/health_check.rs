@@ -10,6 +10,7 @@ use pushonce_core::ShardId;
 use pushonce_gateway::{Admission, LaneWatchdog, MemoryUse};
 use pushonce_publish::Readiness;
 use pushonce_shard::NodeTopics;
+use pushonce_telemetry::Gauge;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use super::memory;
 use super::overview::NodeOverview;
 use super::replica_supervisor::LocalReplicas;
 use super::shard_progress;
+use crate::metrics;
 
 /// Time between checks: short enough to report a fault within five seconds, most of which is link timeout.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -68,11 +70,11 @@ pub(super) fn readiness(issues: &[HealthIssue]) -> Readiness {
 }
 
 /// Gauges that count the problems of the cluster as this node sees them.
-struct ProblemGauges(Vec<(&'static str, metrics::Gauge)>);
+struct ProblemGauges(Vec<(&'static str, Gauge)>);
 
 impl ProblemGauges {
     fn new() -> ProblemGauges {
-        let gauge = |kind| (kind, metrics::gauge!("pushonce_cluster_problems", "kind" => kind));
+        let gauge = |kind| (kind, metrics::CLUSTER_PROBLEMS.register_gauge(&[kind]));
         ProblemGauges(ClusterProblem::KINDS.map(gauge).to_vec())
     }
 
@@ -108,7 +110,7 @@ impl HealthCheck {
     pub(super) async fn run(self, shutdown: CancellationToken) {
         let mut monitor = HealthMonitor::default();
         let problems = ProblemGauges::new();
-        let topics_gauge = metrics::gauge!("pushonce_topics");
+        let topics_gauge = metrics::TOPICS.register_gauge(&[]);
         let mut is_stopping = false;
         let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -168,10 +170,9 @@ impl HealthCheck {
             follower_lag = follower_lag.max(follower_lags.max().unwrap_or(0));
             sending_count += status.snapshot_transfers.len();
         }
-        metrics::gauge!("pushonce_replica_lag_entries", "side" => "own").set(own_lag as f64);
-        metrics::gauge!("pushonce_replica_lag_entries", "side" => "followers")
-            .set(follower_lag as f64);
-        metrics::gauge!("pushonce_snapshots_sending").set(sending_count as f64);
+        metrics::REPLICA_LAG.register_gauge(&["own"]).set(own_lag as f64);
+        metrics::REPLICA_LAG.register_gauge(&["followers"]).set(follower_lag as f64);
+        metrics::SNAPSHOT_TRANSFERS.register_gauge(&[]).set(sending_count as f64);
     }
 
     /// The groups that have halted on this node, with the reason.
@@ -180,7 +181,7 @@ impl HealthCheck {
             self.overview.control_status.borrow().halt_reason.clone().map(|reason| (None, reason));
         let shards = self.hosted.halted().into_iter().map(|(shard, reason)| (Some(shard), reason));
         let halted: BTreeMap<_, _> = control.into_iter().chain(shards).collect();
-        metrics::gauge!("pushonce_halted_replicas").set(halted.len() as f64);
+        metrics::HALTED_REPLICAS.register_gauge(&[]).set(halted.len() as f64);
         halted
     }
 

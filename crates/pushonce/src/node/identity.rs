@@ -3,11 +3,14 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use pushonce_core::{ClusterId, ClusterTimes, ConsensusTimes, FailPoint, HostPort, NodeId};
+use pushonce_telemetry::LogLimiter;
 use serde::{Deserialize, Serialize};
 
 use super::join_outcome::JoinRequester;
+use crate::metrics::DATA_WRITE_ERRORS;
 
 /// Maximum size of the peers file: 1,000 members with a line of at most 260 bytes each.
 const PEERS_BYTES_MAX: u64 = 512 << 10;
@@ -140,7 +143,13 @@ impl DataDir {
     pub(super) fn save_peers(&self, peers: &[String]) {
         let path = self.peers_path();
         if let Err(error) = write_atomically(&path, peers.join("\n").as_bytes()) {
-            tracing::warn!(%error, path = %path.display(), "cannot write the last known peers");
+            DATA_WRITE_ERRORS.register_counter(&["peers"]).increment(1);
+            /// Written again with every change of the view.
+            static LIMITER: LogLimiter = LogLimiter::new();
+            if let Some(suppressed) = LIMITER.allow(Instant::now()) {
+                tracing::warn!(%error, path = %path.display(), suppressed,
+                    "cannot write the last known peers");
+            }
         }
     }
 
@@ -177,6 +186,7 @@ impl DataDir {
         let text =
             serde_json::to_string_pretty(times).map_err(|error| io_error(&path)(error.into()))?;
         write_atomically(&path, text.as_bytes())
+            .inspect_err(|_| DATA_WRITE_ERRORS.register_counter(&["times.json"]).increment(1))
     }
 
     /// The path of the directory.

@@ -10,6 +10,7 @@ use pushonce_core::{Addresses, ClusterId, ClusterTimes, HostPort};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
 use pushonce_proto::status::error_chain;
+use pushonce_telemetry::LogLimiter;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -54,7 +55,8 @@ pub(super) async fn join(
     joining: &JoinCommand,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<(Identity, ClusterTimes)> {
-    let mut last_reason = String::new();
+    let (mut last_address, mut last_reason) = (&String::new(), String::new());
+    let limiter = LogLimiter::new();
     loop {
         for address in addresses {
             let reason = match request_join(address, JoinRequester::New, joining, true).await {
@@ -65,15 +67,16 @@ pub(super) async fn join(
                     anyhow::bail!("{address} does not let this node join: {reason}")
                 }
                 JoinOutcome::WrongCluster { other_cluster } => {
-                    format!("it belongs to cluster {other_cluster}")
+                    format!("the node belongs to cluster {other_cluster}")
                 }
                 JoinOutcome::AlreadyRunning(reason) | JoinOutcome::Inconclusive(reason) => reason,
             };
-            let reason = format!("cannot join through {address} yet: {reason}");
-            // Logged once per reason, not three times a second.
-            if reason != last_reason {
-                tracing::warn!("{reason}; trying again");
-                last_reason = reason;
+            // Logged once per reason. Several addresses may give theirs in turn, three times a second.
+            if (address, &reason) != (last_address, &last_reason)
+                && let Some(suppressed) = limiter.allow(Instant::now().into_std())
+            {
+                tracing::warn!(peer = address, reason, suppressed, "cannot join, retrying");
+                (last_address, last_reason) = (address, reason);
             }
         }
         tokio::select! {
@@ -133,7 +136,11 @@ pub(super) async fn check_still_member(
             Err(MembershipRevoked(format!("{address} does not accept this node again: {reason}")))
         }
         (address, JoinOutcome::SettingsRejected(reason)) => {
-            tracing::error!(peer = %address, reason, "the cluster rejects the settings of this node");
+            static LIMITER: LogLimiter = LogLimiter::new();
+            if let Some(suppressed) = LIMITER.allow(Instant::now().into_std()) {
+                tracing::error!(peer = %address, reason, suppressed,
+                    "the cluster rejects the settings of this node");
+            }
             Ok(())
         }
         _ => Ok(()),
@@ -155,8 +162,11 @@ async fn request_join_from_any(
         match outcome {
             JoinOutcome::WrongCluster { other_cluster } => {
                 let own_cluster = joining.cluster.unwrap_or(ClusterId(0));
-                tracing::warn!(%own_cluster, %other_cluster, peer = %address,
-                    "a node of another cluster listens at this address: correct the address");
+                static LIMITER: LogLimiter = LogLimiter::new();
+                if let Some(suppressed) = LIMITER.allow(Instant::now().into_std()) {
+                    tracing::warn!(%own_cluster, %other_cluster, peer = %address, suppressed,
+                        "a node of another cluster listens at this address: correct the address");
+                }
             }
             JoinOutcome::Inconclusive(reason) => {
                 tracing::debug!(peer = %address, reason, "no answer")

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pushonce_control::{CommandError, CommandRejection, ControlHandle};
 use pushonce_core::{ClusterView, NodeId};
+use pushonce_telemetry::LogLimiter;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -78,6 +79,7 @@ impl MembershipHeartbeat {
     /// leader does not end the node.
     async fn announce(&self) -> anyhow::Result<u64> {
         let joining = &self.startup.joining;
+        let (retry_limiter, rejection_limiter) = (LogLimiter::new(), LogLimiter::new());
         loop {
             let retry_interval = match self.control.announce(joining.clone()).await {
                 Ok(index) => {
@@ -88,12 +90,18 @@ impl MembershipHeartbeat {
                     return Err(MembershipRevoked(rejection.to_string()).into());
                 }
                 Err(error) if error.is_retryable() => {
-                    tracing::warn!(%error, "cannot announce this node to the cluster, retrying");
+                    if let Some(suppressed) = retry_limiter.allow(Instant::now()) {
+                        tracing::warn!(%error, suppressed,
+                            "cannot announce this node to the cluster, retrying");
+                    }
                     RETRY_INTERVAL
                 }
                 // The node stays a member with its old settings.
                 Err(error) => {
-                    tracing::error!(%error, "the cluster rejects the settings of this node");
+                    if let Some(suppressed) = rejection_limiter.allow(Instant::now()) {
+                        tracing::error!(%error, suppressed,
+                            "the cluster rejects the settings of this node");
+                    }
                     // A leader has answered; the log that this node had received by then is all that is known.
                     self.set_announced_index(self.control.status().borrow().last_log_index);
                     REJECTED_RETRY_INTERVAL

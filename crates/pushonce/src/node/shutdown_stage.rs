@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 
 /// How long a stage may take to end before its tasks are aborted.
@@ -47,11 +48,18 @@ impl ShutdownStage {
     }
 
     /// Shuts the stage down: cancels the token, and waits for all tasks for at most `timeout`.
-    pub(super) async fn shutdown(mut self, timeout: Duration) {
+    ///
+    /// # Errors
+    /// When tasks were aborted after `timeout`.
+    pub(super) async fn shutdown(mut self, timeout: Duration) -> Result<(), Elapsed> {
         self.token.cancel();
         let tasks_ended = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(timeout, tasks_ended).await.is_err() {
-            tracing::warn!("{} did not end within {timeout:?} and are cut off", self.name);
-        }
+        tokio::time::timeout(timeout, tasks_ended).await.inspect_err(|_| {
+            tracing::warn!(
+                stage = self.name,
+                ?timeout,
+                "parts of the node did not end in time, aborted"
+            );
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! Start-up: which cluster the node belongs to, and under which id.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use pushonce_consensus::ConsensusEngine;
@@ -11,6 +11,7 @@ use pushonce_control::{
 use pushonce_core::{
     Addresses, BuildInfo, ClusterTimes, FailPoint, Namespaces, ShardCount, Spread, VersionRange,
 };
+use pushonce_telemetry::LogLimiter;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{BootstrapConfig, DataDir, Identity};
@@ -162,10 +163,13 @@ pub(super) async fn create_cluster(
         // There is no other build to be compatible with.
         cluster_version: VersionRange::SUPPORTED.max,
     };
+    let limiter = LogLimiter::new();
     loop {
         match control.bootstrap(request.clone()).await {
             Err(BootstrapError::Command(error)) if error.is_retryable() => {
-                tracing::warn!("{error}")
+                if let Some(suppressed) = limiter.allow(Instant::now()) {
+                    tracing::warn!(%error, suppressed, "cannot create the cluster yet, retrying");
+                }
             }
             outcome => return outcome.context("cannot create the cluster"),
         }

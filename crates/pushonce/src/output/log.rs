@@ -17,6 +17,8 @@ use pushonce_core::FailPoint;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::metrics::LOG_LINES_DROPPED;
+
 /// Maximum number of queued lines: one second of a very busy log.
 const QUEUED_LINES_MAX: usize = 4_096;
 
@@ -175,7 +177,7 @@ impl LogWriterShared {
             DropReason::Full => "full",
             DropReason::Failed => "failed",
         };
-        metrics::counter!("pushonce_log_lines_dropped_total", "reason" => reason).increment(1);
+        LOG_LINES_DROPPED.register_counter(&[reason]).increment(1);
     }
 }
 

@@ -65,6 +65,7 @@ impl CommitFixture {
             proposer: FakeGroup(group),
             proposal_queue: proposal_queue.clone(),
             permits: permits.clone(),
+            metrics: ShardMetrics::new(),
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

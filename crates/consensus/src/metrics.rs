@@ -1,0 +1,44 @@
+//! Metrics of the Raft groups, the log and the disk under it.
+
+use pushonce_telemetry::{Metric, Unit};
+
+/// Every metric of this crate.
+pub const METRICS: &[Metric] =
+    &[FSYNC, DISK_FREE, DAMAGED_REPLICAS, HALTED_REPLICAS, ROLLED_BACK, ROLLED_BACK_PEERS];
+
+/// An fsync takes 0.1 ms on a fast disk and some 10 ms on a slow one; above 1 s leases are at risk.
+const FSYNC_BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0];
+
+pub(crate) const FSYNC: Metric = Metric::histogram(
+    "pushonce_consensus_fsync_seconds",
+    FSYNC_BUCKETS,
+    "Time to write one batch of log changes of all groups and to sync it to disk.",
+)
+.with_unit(Unit::Seconds);
+
+pub(crate) const DISK_FREE: Metric = Metric::gauge(
+    "pushonce_disk_free_bytes",
+    "Free space of the file system that holds the data directory.",
+)
+.with_unit(Unit::Bytes);
+
+pub(crate) const DAMAGED_REPLICAS: Metric = Metric::counter(
+    "pushonce_consensus_damaged_replicas_total",
+    "Replicas whose log was damaged at start. They recover from the other voters.",
+);
+
+pub(crate) const HALTED_REPLICAS: Metric = Metric::counter(
+    "pushonce_consensus_halted_replicas_total",
+    "Replicas that halted at a record that this build cannot read.",
+);
+
+pub(crate) const ROLLED_BACK: Metric = Metric::gauge(
+    "pushonce_consensus_rolled_back",
+    "1 when the log of this node was restored to an earlier state and the node takes no part in any group.",
+);
+
+pub(crate) const ROLLED_BACK_PEERS: Metric = Metric::counter(
+    "pushonce_consensus_rolled_back_peers_total",
+    "Peers that were rejected because their log was restored to an earlier state.",
+);

@@ -1,0 +1,56 @@
+//! Metrics of the links between nodes.
+
+use pushonce_telemetry::{Metric, Unit};
+
+/// Every metric of this crate.
+pub const METRICS: &[Metric] = &[
+    LINKS,
+    LINK_RESETS,
+    SENT_MESSAGES,
+    SENT_BYTES,
+    INVALID_FRAMES,
+    INBOX_OVERFLOWS,
+    VERSION_CONFLICTS,
+];
+
+pub(crate) const LINKS: Metric =
+    Metric::gauge("pushonce_relay_links", "Established links to other nodes.");
+
+pub(crate) const LINK_RESETS: Metric = Metric::counter(
+    "pushonce_relay_link_resets_total",
+    "Links that this node reset, by reason: overflow of the send queue, replaced by a new link, \
+     removed peer, or protocol error.",
+)
+.with_labels(&["reason"]);
+
+const TRAFFIC_LABELS: &[&str] = &["from_region", "to_region", "kind"];
+
+pub(crate) const SENT_MESSAGES: Metric = Metric::counter(
+    "pushonce_relay_sent_messages_total",
+    "Copies of messages sent to other nodes, by region of sender and receiver, and by kind: deliver, \
+     publish or fetch.",
+)
+.with_labels(TRAFFIC_LABELS);
+
+pub(crate) const SENT_BYTES: Metric = Metric::counter(
+    "pushonce_relay_sent_bytes_total",
+    "Payload bytes of the copies of messages sent to other nodes, by the same labels.",
+)
+.with_labels(TRAFFIC_LABELS)
+.with_unit(Unit::Bytes);
+
+pub(crate) const INVALID_FRAMES: Metric = Metric::counter(
+    "pushonce_relay_invalid_frames_total",
+    "Frames of peers that could not be decoded and were skipped.",
+);
+
+pub(crate) const INBOX_OVERFLOWS: Metric = Metric::counter(
+    "pushonce_relay_inbox_overflows_total",
+    "Times that committed messages arrived faster than the relay read them, so that the relay fetched \
+     them from history.",
+);
+
+pub(crate) const VERSION_CONFLICTS: Metric = Metric::counter(
+    "pushonce_relay_version_conflicts_total",
+    "Links that were rejected because the versions of the two nodes do not overlap.",
+);
