@@ -82,7 +82,7 @@ async fn deltas_are_printed_as_whole_messages(cluster: &ProcessCluster) {
         assert_eq!(texts.map(|text| format!("{text}\n")).collect::<String>(), lines, "{server}");
     }
     let grpc = ["subscribe", "long", "--delta", "--transport", "grpc"];
-    pushonce(grpc, "").await.expect_failure(&["gRPC brings messages, whole"]);
+    pushonce(grpc, "").await.expect_failure(&["gRPC delivers whole messages"]);
 }
 
 async fn latest_delivery_prints_only_the_newest_on_every_transport(cluster: &ProcessCluster) {

@@ -1,4 +1,4 @@
-//! What a person types.
+//! The command line.
 
 mod bench;
 mod check_config;
@@ -29,16 +29,16 @@ use crate::node::join::MembershipRevoked;
 use crate::output::log::LogWriter;
 use crate::output::{self, OutputError};
 
-/// Publish once, and every viewer has it: a clustered broker for real-time push.
+/// A clustered broker for real-time push: publish once, and every subscriber receives the message
 #[derive(Parser)]
 #[command(name = "pushonce", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Print JSON, one object a line, instead of text for people
+    /// Print JSON, one object per line, instead of text
     #[arg(long, global = true)]
     json: bool,
-    /// Log levels to change, as in `debug` or `pushonce_relay=debug,openraft=topic_info`; the rest keeps its
+    /// Log levels to change, as in `debug` or `pushonce_relay=debug,openraft=info`; other targets keep their
     /// default
     #[arg(long, global = true, env = "PUSHONCE_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -46,7 +46,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Three nodes in one process, the World Cup 2026 replayed, and a page to watch it on
+    /// Run three nodes in one process that replay the World Cup 2026, with a page to watch it on
     Demo(demo::Args),
     /// Create a cluster: prepare the data directory of its first node, once, offline. Takes the
     /// settings of `serve`
@@ -55,31 +55,31 @@ enum Command {
     Serve(serve::Args),
     /// Publish one message, or every line of standard input
     Publish(publish::Args),
-    /// Print the messages of topics as they come
+    /// Print the messages of topics as they arrive
     Subscribe(subscribe::Args),
-    /// Look at a cluster
+    /// Inspect a cluster and change its members
     Cluster(cluster::Args),
-    /// What there is of topics, and how many watch them
+    /// Show the owner, history and subscriber count of topics
     Topic(topic::Args),
-    /// Settings of namespaces: how much history topics have, how large payloads may be
+    /// Show and change the settings of namespaces, such as history and payload limits
     Namespace(namespace::Args),
-    /// Put load on a cluster and measure what comes of it
+    /// Put load on a cluster and measure the result
     Bench(bench::Args),
-    /// Say what a node would run with, or what is wrong with it
+    /// Print the settings that a node would run with, or the first invalid one
     CheckConfig(settings::NodeArgs),
 }
 
-/// What a node logs unless told otherwise: what an operator acts on. The consensus library tells
-/// every step of every election of every shard.
+/// The default log filter of a node: events that an operator acts on. The consensus library logs every
+/// step of every election of every shard.
 const NODE_LOG_FILTER: &str = "info,openraft=error";
 
-/// How a node ends that the cluster has no place for: to start it again is of no use. (`EX_NOPERM`.)
+/// Exit status of a node that is not a member of its cluster: a restart does not help. (`EX_NOPERM`.)
 const EXIT_MEMBERSHIP_REVOKED: u8 = 77;
 
-/// What the other commands log: why a server cannot be reached, and what a subscriber misses.
+/// The default log filter of the other commands: connection errors, and gaps of subscribers.
 const CLIENT_LOG_FILTER: &str = "warn,openraft=error";
 
-/// Runs what the command line says.
+/// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let command = without_empty_variables(Cli::command());
     let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
@@ -91,7 +91,7 @@ pub fn main() -> ExitCode {
     let log = output::log::standard_error().and_then(LogWriter::start);
     let result = match &log {
         Ok(log) => run(cli, log.clone()),
-        Err(error) => Err(anyhow::anyhow!("cannot start the thread of the log: {error}")),
+        Err(error) => Err(anyhow::anyhow!("cannot start the log writer thread: {error}")),
     };
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -103,7 +103,7 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// The exit status of a command that failed; says why, unless nobody can read it.
+/// The exit status of a failed command; prints the error, unless the reader of the output is gone.
 fn exit_code_of(error: &anyhow::Error, json: bool) -> ExitCode {
     if matches!(error.downcast_ref(), Some(OutputError::BrokenPipe)) {
         return output::EXIT_BROKEN_PIPE.into();
@@ -115,7 +115,7 @@ fn exit_code_of(error: &anyhow::Error, json: bool) -> ExitCode {
     if error.is::<MembershipRevoked>() { EXIT_MEMBERSHIP_REVOKED.into() } else { ExitCode::FAILURE }
 }
 
-/// An empty variable counts as not set, as for the settings of a node.
+/// Treats empty variables as unset, as for the settings of a node.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |arg: &clap::Arg| {
         arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty())
@@ -125,13 +125,13 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// Help and version go to standard output. What is wrong with the command line goes to standard error,
-/// in the format that the command line asks for.
+/// Prints help and version to standard output, and a usage error to standard error, in the format that the
+/// command line asks for.
 fn exit_with_usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
         print_error(error.to_string().trim_end(), true);
     } else {
-        // Nobody reads it when this fails.
+        // A failure means that the output is closed.
         let _ = error.print();
     }
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
@@ -144,7 +144,7 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
     if is_serve {
         log_panics();
     }
-    // Nodes refuse it. Another command may be of another release than the one that the variable is for.
+    // Nodes reject it. Other commands may be of another release than the one that has the variable.
     if let Err(error @ InvalidConfig::UnknownVariable { .. }) =
         PartialConfig::from_env(std::env::vars_os())
     {
@@ -155,7 +155,7 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
     let (is_publish, handles_shutdown) =
         (matches!(cli.command, Command::Publish(_)), cli.command.handles_shutdown());
     let result = runtime.block_on(async {
-        // The others are ended by the signal itself.
+        // The other commands are ended by the signal itself.
         let shutdown =
             if handles_shutdown { shutdown_on_signal()? } else { CancellationToken::new() };
         if is_serve {
@@ -175,14 +175,14 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
         }
     });
     if is_publish {
-        // A read of standard input ends with its next line, which may never come.
+        // A read of standard input returns with its next line, which may never come.
         runtime.shutdown_background();
     }
     result
 }
 
 impl Command {
-    /// Whether it ends in steps when it is told to.
+    /// Whether the command shuts down in steps after a signal.
     fn handles_shutdown(&self) -> bool {
         match self {
             Command::Demo(_)
@@ -199,11 +199,11 @@ impl Command {
     }
 }
 
-/// The exit status of a command that a second signal ends: 128 and the number of the signal.
+/// Exit status of a command that a second signal ends: 128 plus the number of the signal.
 const EXIT_SIGINT: i32 = 130;
 const EXIT_SIGTERM: i32 = 143;
 
-/// Cancelled by Ctrl-C or SIGTERM; a second one ends the process at once.
+/// Returns a token that Ctrl-C or SIGTERM cancels; a second signal ends the process at once.
 fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let token = CancellationToken::new();
@@ -225,8 +225,8 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     Ok(token)
 }
 
-/// A node goes on when its terminal or its supervisor's session ends. Nothing is read again: settings
-/// are changed by a restart.
+/// Ignores SIGHUP: a node keeps running when its terminal or its supervisor's session ends. Settings are
+/// not read again; a restart changes them.
 fn ignore_sighup() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup())?;
@@ -244,8 +244,8 @@ fn ignore_sighup() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The usual hook writes to standard error directly, where a stuck pipe would hold the thread that
-/// panicked, and with it what others wait for.
+/// Logs panics through the log writer. The default hook writes to standard error directly, where a full
+/// pipe would block the thread that panicked, and everything that waits for it.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = std::backtrace::Backtrace::capture();
@@ -253,19 +253,19 @@ fn log_panics() {
     }));
 }
 
-/// The directives of `--log` over the default ones. A directive replaces the one for the same target, so
-/// that `debug` keeps `openraft=error`.
+/// Merges the directives of `--log` over the default ones. A directive replaces the one for the same
+/// target, so `debug` keeps `openraft=error`.
 fn log_filter(default: &str, changes: Option<&str>) -> anyhow::Result<EnvFilter> {
     let changes = changes.unwrap_or_default();
     EnvFilter::try_new(format!("{default},{changes}"))
-        .map_err(|error| anyhow::anyhow!("--log {changes}: {error}"))
+        .map_err(|error| anyhow::anyhow!("invalid --log {changes}: {error}"))
 }
 
 fn init_logging(filter: EnvFilter, json: bool, writer: LogWriter) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        // It would say so by `eprintln!`, which panics when standard error is gone.
+        // Otherwise errors are printed with `eprintln!`, which panics when standard error is closed.
         .log_internal_errors(false)
         .with_writer(writer);
     if json {
@@ -276,7 +276,7 @@ fn init_logging(filter: EnvFilter, json: bool, writer: LogWriter) -> anyhow::Res
     Ok(())
 }
 
-/// Says on standard error why the command failed.
+/// Prints the error of a failed command to standard error.
 fn print_error(message: &str, json: bool) {
     let line = if json {
         serde_json::json!({ "error": message }).to_string()
@@ -308,7 +308,7 @@ mod tests {
             let filter = node_filter(changes).expect("valid directives");
             assert_eq!(directives(filter), expected, "{changes:?}");
         }
-        let message = node_filter(Some("pushonce=loud")).expect_err("no level").to_string();
+        let message = node_filter(Some("pushonce=loud")).expect_err("an invalid level").to_string();
         assert!(message.contains("pushonce=loud"), "{message}");
     }
 }

@@ -1,7 +1,7 @@
-//! The settings of a node: flags, then environment, then file; plain data, checked once.
+//! The settings of a node: from flags, the environment and a file; plain data, validated once.
 //!
-//! [`PartialConfig`] is one source, each value said or not; [`Config::resolve`] lays the three over each
-//! other. What of the defaults depends on the machine and the user is in [`HostDefaults`].
+//! [`PartialConfig`] holds the settings of one source, each of them optional; [`Config::resolve`] merges the
+//! three sources. [`HostDefaults`] holds the defaults that depend on the machine and the user.
 
 mod consensus_times;
 mod environment;
@@ -25,125 +25,125 @@ pub use on_off::OnOff;
 pub use partial::PartialConfig;
 pub use quantity::{ByteSize, HumanDuration, InvalidQuantity};
 
-/// The settings of a node, complete and checked.
+/// The settings of a node, complete and validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The operator's name for the node, unique in the cluster.
     pub name: String,
-    /// Directory for data that the node must not lose, absolute.
+    /// Absolute path of the data directory.
     pub data: PathBuf,
-    /// HTTP and WebSocket.
+    /// Listen address for HTTP and WebSocket.
     pub http: SocketAddr,
-    /// QUIC.
+    /// Listen address for QUIC.
     pub quic: SocketAddr,
-    /// gRPC for publishers and operators.
+    /// Listen address for gRPC from publishers and operators.
     pub grpc: SocketAddr,
-    /// gRPC between nodes.
+    /// Listen address for gRPC between nodes.
     pub peer: SocketAddr,
-    /// The host that others dial.
+    /// The host that other nodes and clients dial.
     pub advertise: String,
-    /// Peer addresses of other nodes. An empty data directory joins their cluster; a member asks there
-    /// for the present addresses of the others. Empty on a node that needs neither.
+    /// Peer addresses of other nodes. An empty data directory joins their cluster; a member asks them for the
+    /// current addresses of the others. Empty on a node that needs neither.
     pub join: Vec<String>,
-    /// Label; may be empty.
+    /// Region label; may be empty.
     pub region: String,
-    /// Label within the region; may be empty.
+    /// Zone label within the region; may be empty.
     pub zone: String,
-    /// What the node does.
+    /// The roles of the node: core, edge, or both.
     pub roles: Roles,
-    /// Its share of the shards beside the others' weights.
+    /// Share of the shards relative to the weights of other nodes.
     pub weight: u32,
-    /// Shards of a cluster that `init` creates.
+    /// Number of shards of a cluster that `init` creates.
     pub shards: ShardCount,
-    /// Replicas a shard of a cluster that `init` creates.
+    /// Number of replicas per shard of a cluster that `init` creates.
     pub replicas: u8,
-    /// Threads that carry client sessions.
+    /// Number of threads that serve client sessions.
     pub lanes: usize,
-    /// Whether each is tied to a core of its own.
+    /// Whether each lane is pinned to its own core.
     pub pin_lanes: bool,
-    /// Bytes of memory the process should stay below; 0 for no bound, none for the usual share of the
-    /// machine's.
+    /// Memory limit of the process in bytes; 0 for no limit, `None` for the default share of the machine's
+    /// memory.
     pub memory_max: Option<u64>,
-    /// Topics that its replicas may hold before its owners take no further ones; 0 for no bound.
+    /// Maximum number of topics in the node's replicas, beyond which owners create no new ones; 0 for no limit.
     pub topics_max: u64,
-    /// How long the node goes on as before after it was told to stop, only that it is not ready.
+    /// How long a stopping node keeps serving, but unready.
     pub shutdown_delay: Duration,
-    /// Over how long it then sends its clients away.
+    /// Time over which a stopping node then disconnects its clients.
     pub shutdown_grace: Duration,
-    /// Whether messages are deflated for clients that offer it.
+    /// Whether messages are compressed for clients that offer it.
     pub compression: bool,
     /// Whether an address that others can reach may be served without authentication.
     pub insecure: bool,
-    /// How often a client session gets a heartbeat.
+    /// Interval of the heartbeats of a client session.
     pub session_heartbeat: Duration,
-    /// Times of consensus, and the room it keeps on the disk.
+    /// The consensus times, and the free disk space to keep.
     pub consensus: ConsensusSettings,
-    /// The times of consensus that the settings name; `NoFault` when they name none: then the node takes
-    /// those of its cluster.
+    /// The consensus times that the settings name; `None` when they name none: then the node takes those of
+    /// its cluster.
     pub consensus_times: Option<ConsensusTimes>,
-    /// Whether this is a cluster of one node for development (`serve --dev`): it accepts no members.
+    /// Whether this is a development cluster of one node (`serve --dev`): it accepts no members.
     pub is_development: bool,
 }
 
-/// What is wrong with the settings, and what to change.
+/// An invalid setting, and what to change.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum InvalidConfig {
-    /// A file that is not TOML, has an unknown key, or a value of the wrong kind.
-    #[error("the configuration file: {0}")]
+    /// The file is not TOML, has an unknown key, or a value of the wrong type.
+    #[error("invalid configuration file: {0}")]
     File(String),
-    /// An environment variable that cannot be read.
-    #[error("the environment variable {name}: {reason}")]
+    /// An environment variable has an invalid value.
+    #[error("invalid environment variable {name}: {reason}")]
     Environment {
-        /// Which.
+        /// The name of the variable.
         name: String,
-        /// What is wrong with it.
+        /// Why its value is invalid.
         reason: String,
     },
-    /// An environment variable that no setting has the name of.
+    /// No setting has the name of an environment variable.
     #[error(
-        "the environment variable {name}: no setting has this name; `pushonce serve --help` lists the \
+        "unknown environment variable {name}: no setting has this name; `pushonce serve --help` lists the \
          flags, and --some-flag is PUSHONCE_SOME_FLAG"
     )]
     UnknownVariable {
-        /// Which.
+        /// The name of the variable.
         name: String,
     },
-    /// A value out of its range.
+    /// A value is out of its range.
     #[error("{flag} {reason}")]
     InvalidValue {
         /// The flag that sets it.
         flag: &'static str,
-        /// What it must be.
+        /// The requirement that the value does not meet.
         reason: String,
     },
-    /// Times that cannot work together.
-    #[error("the times of consensus do not fit together: {0}")]
+    /// Consensus times that do not work together.
+    #[error("inconsistent consensus times: {0}")]
     Consensus(String),
-    /// An open door where others can reach it.
+    /// A listener that others can reach, without `--insecure`.
     #[error(
         "{flag} {address} can be reached by others and there is no authentication yet; \
-         bind to loopback, or say --insecure if the network keeps strangers out"
+         bind to loopback, or add --insecure if only trusted hosts can reach the network"
     )]
     Exposed {
         /// The flag that sets it.
         flag: &'static str,
-        /// The address.
+        /// The listen address.
         address: SocketAddr,
     },
 }
 
 impl Config {
-    /// The port of each door unless another is said: HTTP, QUIC, gRPC, peers.
+    /// The default ports of the listeners: HTTP, QUIC, gRPC, peers.
     pub const DEFAULT_PORTS: [u16; 4] = [7080, 7443, 7090, 7091];
 
-    /// The longest time between two heartbeats of a session, and the default. Clients take two and a half
-    /// of it without any frame for the end of the connection.
+    /// Maximum and default interval of the heartbeats of a session. A client that receives no frame for two
+    /// and a half times this interval treats the connection as closed.
     pub const SESSION_HEARTBEAT_MAX: Duration = Duration::from_secs(25);
 
-    /// Lays flags over environment over file over defaults, and checks the whole.
+    /// Merges flags over environment over file over defaults, and validates the result.
     ///
     /// # Errors
-    /// [`InvalidConfig`] for the first setting that cannot be.
+    /// [`InvalidConfig`] for the first invalid setting.
     pub fn resolve(
         flags: PartialConfig,
         env: PartialConfig,
@@ -152,10 +152,10 @@ impl Config {
         Config::resolve_with_defaults(&HostDefaults::detect(), flags, env, file)
     }
 
-    /// As [`Config::resolve`], with the defaults of a given machine.
+    /// Like [`Config::resolve`], with the defaults of a given machine.
     ///
     /// # Errors
-    /// [`InvalidConfig`] for the first setting that cannot be.
+    /// [`InvalidConfig`] for the first invalid setting.
     pub fn resolve_with_defaults(
         defaults: &HostDefaults,
         flags: PartialConfig,
@@ -170,7 +170,7 @@ impl Config {
         let peer = merged.peer.unwrap_or(peer);
         let join = merged.join.unwrap_or_default();
         let advertise = merged.advertise.map_or_else(|| default_advertise_host(peer), Ok)?;
-        // Never from --join or an address: a member that is given --join, or moves, must find its data.
+        // Not derived from --join or an address: a member that gets --join, or moves, must find its data.
         let directory_name = merged.name.as_deref().unwrap_or("default");
         let data = merged.data.unwrap_or_else(|| defaults.data_home.join(directory_name));
         let config = Config {
@@ -208,7 +208,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), InvalidConfig> {
-        // First: the name may be made of the address.
+        // Checked first, since the default name is derived from an address.
         self.check_addresses()?;
         let invalid_value = |flag, reason: &str| {
             Err(InvalidConfig::InvalidValue { flag, reason: reason.to_owned() })
@@ -218,7 +218,7 @@ impl Config {
         {
             let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if label.len() > 63 || !label.chars().all(is_allowed) {
-                return invalid_value(flag, "takes up to 63 letters, digits, '-', '_' and '.'");
+                return invalid_value(flag, "must have up to 63 letters, digits, '-', '_' and '.'");
             }
         }
         if self.name.is_empty() {
@@ -230,7 +230,7 @@ impl Config {
         if ![1, 3, 5].contains(&self.replicas) {
             return invalid_value(
                 "--replicas",
-                "must be 1, 3 or 5: an even number survives no more",
+                "must be 1, 3 or 5: an even number tolerates no more failures",
             );
         }
         if !(1..=256).contains(&self.lanes) {
@@ -240,12 +240,12 @@ impl Config {
             [("--shutdown-delay", self.shutdown_delay), ("--shutdown-grace", self.shutdown_grace)]
         {
             if time > SHUTDOWN_TIME_MAX {
-                return invalid_value(flag, "must be 10 minutes at most");
+                return invalid_value(flag, "must be at most 10 minutes");
             }
         }
         if !(Duration::from_secs(1)..=Self::SESSION_HEARTBEAT_MAX).contains(&self.session_heartbeat)
         {
-            return invalid_value("--session-heartbeat", "must be 1s to 25s: clients count on 25s");
+            return invalid_value("--session-heartbeat", "must be 1s to 25s: clients rely on 25s");
         }
         self.check_exposure()
     }
@@ -255,7 +255,7 @@ impl Config {
             |flag, reason: String| Err(InvalidConfig::InvalidValue { flag, reason });
         for address in &self.join {
             if let Err(error) = address.parse::<HostPort>() {
-                let expected = "takes HOST:PORT of another node's --peer, divided by ','";
+                let expected = "must list HOST:PORT of other nodes' --peer, separated by ','";
                 return invalid_value("--join", format!("{expected}: {error}"));
             }
         }
@@ -269,7 +269,7 @@ impl Config {
         listen::check_ports(&[http, grpc, peer], quic)
     }
 
-    /// Where others dial the door at `peer_port_stage`.
+    /// The address at which others dial the listener on `port`.
     pub fn advertised_address(&self, port: u16) -> String {
         format!("{}:{port}", self.advertise)
     }
@@ -283,8 +283,7 @@ impl Config {
         Ok(())
     }
 
-    /// These settings as a source that says every one of them: a node that loads it runs with equal
-    /// settings.
+    /// These settings as a source that sets all of them: a node that loads it runs with the same settings.
     pub fn to_partial(&self) -> PartialConfig {
         let times = &self.consensus;
         PartialConfig {
@@ -307,8 +306,8 @@ impl Config {
             compression: Some(OnOff(self.compression)),
             insecure: Some(self.insecure),
             session_heartbeat: Some(HumanDuration(self.session_heartbeat)),
-            // Where the settings name no times, the node takes the cluster's. The preset has bounds that no
-            // setting names; each of its times follows.
+            // Settings without consensus times stay without: the node takes the cluster's. The preset has
+            // limits that no other setting names, so it comes first, and each of its times follows.
             consensus: self.consensus_times.map(|_| preset_of(&self.consensus)),
             heartbeat: self.consensus_times.map(|_| HumanDuration(times.heartbeat)),
             election_min: self.consensus_times.map(|_| HumanDuration(times.election_min)),
@@ -325,28 +324,28 @@ impl Config {
         }
     }
 
-    /// Every address the node serves, with the flag that sets it.
+    /// The addresses that the node listens on, each with the flag that sets it.
     pub fn listen_addresses(&self) -> [(&'static str, SocketAddr); 4] {
         [("--http", self.http), ("--quic", self.quic), ("--grpc", self.grpc), ("--peer", self.peer)]
     }
 }
 
-/// Some hundred bytes each at least: about a GiB.
+/// Each topic takes at least some hundred bytes: about 1 GiB in total.
 const DEFAULT_TOPICS_MAX: u64 = 2_000_000;
 
-/// Half of what a container runtime usually waits before it kills a process.
+/// Half of the time that a container runtime usually waits before it kills a process.
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// Longer than any load balancer needs.
+/// Longer than any load balancer needs to react.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// Nodes without a name are told apart by the address that others dial.
+/// The default name: nodes without a name are distinguished by the address that others dial.
 fn default_name(advertise: &str, peer: SocketAddr) -> String {
     let host: String = advertise.chars().filter(|c| !matches!(c, '[' | ']')).take(57).collect();
     format!("{host}-{}", peer.port()).replace(':', "-")
 }
 
-/// What others dial when nobody said: the address itself, if it is one that can be dialled.
+/// The default of the host that others dial: the peer address itself, if it can be dialled.
 fn default_advertise_host(peer: SocketAddr) -> Result<String, InvalidConfig> {
     if peer.ip().is_unspecified() {
         return Err(InvalidConfig::InvalidValue {
@@ -391,7 +390,7 @@ mod tests {
     fn default_configuration_is_one_node_on_loopback() {
         let config =
             resolve(PartialConfig::default(), PartialConfig::default(), PartialConfig::default());
-        let config = config.expect("the defaults are good");
+        let config = config.expect("the defaults are valid");
         assert_eq!(config.name, "127.0.0.1-7091");
         assert!(config.listen_addresses().iter().all(|(_, address)| address.ip().is_loopback()));
         assert_eq!(config.advertise, "127.0.0.1");
@@ -507,8 +506,9 @@ mod tests {
             let file = PartialConfig::from_toml(text).expect("valid");
             let config =
                 resolve(PartialConfig::default(), PartialConfig::default(), file).expect("valid");
-            let written = toml::to_string(&config.to_partial()).expect("plain data");
-            let read = PartialConfig::from_toml(&written).expect("loads again");
+            let written =
+                toml::to_string(&config.to_partial()).expect("the settings can be serialized");
+            let read = PartialConfig::from_toml(&written).expect("the written settings are valid");
             assert_eq!(
                 resolve(PartialConfig::default(), PartialConfig::default(), read),
                 Ok(config)

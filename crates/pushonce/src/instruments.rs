@@ -1,8 +1,8 @@
-//! What a bench measures with: shared by `pushonce bench` and by the benches that hold peers beside
-//! us, so that one ruler is laid to all.
+//! Measuring instruments, shared by `pushonce bench` and by the benches that compare Pushonce with its peers,
+//! so that all of them are measured in the same way.
 //!
-//! [`MessageStamp`] is what a message says about itself, [`LatencyHistogram`] what became of the time between that
-//! and its reading, [`ProcessMonitor`] what processes used meanwhile, [`chart`] a picture of it all.
+//! [`MessageStamp`] identifies a message and its due time, [`LatencyHistogram`] collects the latencies,
+//! [`ProcessMonitor`] measures the resource usage of processes, and [`chart`] draws the results.
 
 pub mod chart;
 mod latency;

@@ -1,22 +1,35 @@
-//! The node and its command line: every engine, wired, in one binary.
+//! The Pushonce node and its command line: all engines, wired together in one binary.
 //!
-//! *What is it?* [`Node`] builds the engines out of a [`Config`], plugs their ports into each other
-//! and runs them; [`cli`] is what a person types. The folder `node` holds the wiring: who the node is
-//! (`load_identity`), how a cluster is created (`init`), how a node joins (`join` asks, `verdict` decides what an
-//! answer means, `membership` answers), how members find each other at new addresses (`discovery`), how two
-//! clusters at one address are noticed (`conflict`), which shards live on it (`replica_supervisor`), which port goes
-//! where (`node_ports`), and whether it can do its work (`health_sender` decides, `watch` looks).
+//! # Overview
 //!
-//! *What does it promise?* `serve` never creates a cluster. What a stranger answers never ends a node: only
-//! the control group's committed decision does. Settings are checked before anything is opened. A part that ends ends
-//! the node. A shutdown closes the doors first, then the links, and leaves the groups last.
+//! [`Node`] builds the engines from a [`Config`], connects their ports and runs them; [`cli`] is the command
+//! line. The folder `node` holds the wiring: the identity of the node (`identity`), the creation of a cluster
+//! (`init`, `bootstrap`), the join (`join` sends requests, `join_outcome` evaluates the responses,
+//! `membership` answers them), members at new addresses (`discovery`), two clusters at one address
+//! (`address_conflict`), the shards on this node (`replica_supervisor`), the adapters between the engines
+//! (`ports`), and readiness (`health` evaluates, `health_check` gathers the facts).
 //!
-//! *What does it refuse?* Decisions: they are in the engines. Here is only who talks to whom.
+//! # Guarantees
 //!
-//! *How does data move?* A publish: `publish` or `gateway`, to `shard`, to `relay`, to `fanout`, to
-//! `gateway`. The view of the cluster: from `control` to everybody, by a watch.
+//! - `serve` never creates a cluster.
+//! - A response from another cluster or program never ends a node: only a committed decision of the control
+//!   group does.
+//! - Settings are checked before anything is opened.
+//! - When a part of the node ends, the node ends.
+//! - A shutdown first closes the listeners for clients, then the links, and last the groups.
 //!
-//! *What must a caller not do?* Reach around a port into an engine.
+//! # Non-goals
+//!
+//! Decisions about messages, shards and membership: the engines make them. This crate only connects them.
+//!
+//! # Data flow
+//!
+//! A publish passes from `publish` or `gateway` to `shard`, `relay`, `fanout`, and back to `gateway`. The
+//! view of the cluster passes from `control` to every engine through a watch channel.
+//!
+//! # Caller contract
+//!
+//! Use an engine only through its ports.
 
 pub mod cli;
 pub mod config;

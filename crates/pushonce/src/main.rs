@@ -1,9 +1,9 @@
-//! `pushonce`: publish once, everybody has it.
+//! `pushonce`: a clustered broker for real-time push.
 
 use std::process::ExitCode;
 
-// Nodes make and drop many small frames on many threads; the system's allocator gives the memory of
-// a storm back late. Built with a C compiler alone, which jemalloc is not.
+// Nodes allocate and free many small frames on many threads; the system's allocator returns the memory of
+// a burst late. mimalloc needs only a C compiler to build, unlike jemalloc.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! A node: built out of its parts, then run until it is told to stop.
+//! The node: built from its parts, then run until it is stopped.
 
 mod address_conflict;
 mod bootstrap;
@@ -73,7 +73,7 @@ use replica_supervisor::{LocalReplicas, ReplicaSupervisor};
 use shutdown_stage::ShutdownStage;
 use startup::StartupState;
 
-/// A node with all its doors bound, not serving yet.
+/// A node whose listeners are bound and that does not serve yet.
 pub struct Node {
     startup: StartupState,
     data_dir: Arc<DataDir>,
@@ -97,15 +97,16 @@ pub struct Node {
     publish: pushonce_publish::Server,
 }
 
-/// Addresses that callers named and that are not asked yet; more are dropped, and named again.
+/// Maximum number of announced addresses that wait for a check; more are dropped, and announced again.
 const CALLER_QUEUE_MAX: usize = 64;
 
 impl Node {
-    /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
-    /// every door and wires the engines. `server` are served beside the node's own.
+    /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds every
+    /// listener and wires the engines. `pages` are served beside the node's own.
     ///
     /// # Errors
-    /// What cannot be had, and what to change.
+    /// When the directory or a listener cannot be opened, or the cluster rejects the node; the error says what
+    /// to change.
     pub async fn build(
         config: Config,
         pages: Pages,
@@ -317,14 +318,14 @@ impl Node {
         })
     }
 
-    /// Serves until `shutdown`, then ends in stages. At once it is not ready, and others begin to lead its
-    /// groups, while it goes on serving for `--shutdown-delay`; what is published here goes to the new
-    /// owners. Then its clients are sent away over `--shutdown-grace`. When nothing comes in any more,
-    /// links and shards go, then the groups, and last the port they all speak through, whose streams end
-    /// with them.
+    /// Serves until `shutdown` is cancelled, then stops in stages. It becomes unready at once, and other nodes
+    /// take over the leadership of its groups, while it keeps serving for `--shutdown-delay`; publishes that
+    /// arrive here go to the new owners. Then its clients are disconnected over `--shutdown-grace`. When no
+    /// input is left, links and shards stop, then the groups, and last the peer port, whose streams end with
+    /// them.
     ///
     /// # Errors
-    /// When a part of it ends by itself.
+    /// When a part of the node ends unexpectedly.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut peer_port_stage = ShutdownStage::new("the port between nodes");
         let peers = pushonce_relay::server()
@@ -403,7 +404,7 @@ impl Node {
             control: self.control.clone(),
         };
         internal_stage.spawn(times.run(token.clone()));
-        let presence = MembershipHeartbeat {
+        let heartbeat = MembershipHeartbeat {
             startup: self.startup.clone(),
             data_dir: self.data_dir,
             control: self.control,
@@ -411,18 +412,18 @@ impl Node {
             reachable: self.relay_handle.reachable(),
             announced_index: announced,
         };
-        internal_stage.spawn(presence.run(token));
+        internal_stage.spawn(heartbeat.run(token));
 
         let mut client_stage = ShutdownStage::new("clients and publishers");
-        // Open before the node is taken in: whoever asks is told that it is not ready, and why.
+        // Open before the node is admitted, so that probes get a reason for its unreadiness.
         let (gateway, token) = (self.gateway, client_stage.token());
         client_stage.spawn(async move { Ok(gateway.run(token).await?) });
         let (publish, token) = (self.publish, client_stage.token());
         client_stage.spawn(async move { Ok(publish.run(token).await?) });
         let (delay, grace) =
             (self.startup.config.shutdown_delay, self.startup.config.shutdown_grace);
-        let (entry, token) = (self.startup, client_stage.token());
-        let admission_log = log_when_admitted(self.view_sender.subscribe(), entry, token.clone());
+        let (startup, token) = (self.startup, client_stage.token());
+        let admission_log = log_when_admitted(self.view_sender.subscribe(), startup, token.clone());
         client_stage.spawn(async move {
             admission_log.await;
             token.cancelled().await;
@@ -456,7 +457,7 @@ impl Node {
     }
 }
 
-/// Runs a task until `shutdown`. One that ends before has nothing left to do.
+/// Runs a task until `stop` is cancelled. A task that ends earlier has no work left.
 async fn run_until(stop: CancellationToken, task: impl Future<Output = ()>) -> anyhow::Result<()> {
     tokio::pin!(task);
     if stop.run_until_cancelled(&mut task).await.is_some() {
@@ -465,14 +466,14 @@ async fn run_until(stop: CancellationToken, task: impl Future<Output = ()>) -> a
     Ok(())
 }
 
-/// Waits until the cluster counts this node as one of its own, and says so: before that it can serve
-/// nobody.
+/// Waits until the cluster counts this node as a member, and logs it: before that it can serve no
+/// client.
 async fn log_when_admitted(
     mut view: Receiver<Arc<ClusterView>>,
-    entry: StartupState,
+    startup: StartupState,
     stop: CancellationToken,
 ) {
-    let (config, me) = (&entry.config, entry.identity.node);
+    let (config, me) = (&startup.config, startup.identity.node);
     tokio::select! {
         () = stop.cancelled() => {}
         _ = view.wait_for(|view| view.member(me).is_some()) => {
@@ -483,12 +484,14 @@ async fn log_when_admitted(
 
 async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: stop what uses it, or choose another with {flag}")
+        format!(
+            "cannot listen on {address}: stop the process that uses it, or choose another with {flag}"
+        )
     })
 }
 
-/// Carries each new view to the engines, and to the book that consensus dials by where the members
-/// are and who is none any more. The version of the cluster is on disk before anything is written in it.
+/// Passes each new view to the engines, and the addresses of the members to the book that consensus dials
+/// by. The cluster version is on disk before anything is written in it.
 async fn distribute_views(
     mut views: Receiver<Option<Arc<ClusterView>>>,
     view: Sender<Arc<ClusterView>>,
@@ -502,7 +505,7 @@ async fn distribute_views(
             let address = |member: &Member| (member.id, member.addresses.peer.clone());
             let version = newest_view.cluster_version;
             if version > engine.agreed_version().get() {
-                engine.raise_version(version).await.context("the cluster version")?;
+                engine.raise_version(version).await.context("cannot store the cluster version")?;
                 tracing::info!(%version, "the cluster version is raised");
             }
             metrics::CLUSTER_VERSION.register_gauge(&[]).set(f64::from(version.0));

@@ -1,8 +1,8 @@
-//! What the process prints: answers on standard output, notices and log lines on standard error.
+//! The output of the process: answers on standard output, notices and log lines on standard error.
 //!
-//! `print!` panics when the reader of a pipe has gone, and so does `eprint!` on a full disk. Nothing
-//! here does: an answer that cannot be written ends the command with a typed error, a notice that
-//! cannot be written is dropped, and log lines go through [`log`], which never blocks a caller.
+//! `print!` panics when the reader of a pipe is gone, and so does `eprint!` on a full disk. Nothing here
+//! does: an answer that cannot be written ends the command with a typed error, a notice that cannot be
+//! written is dropped, and log lines go through [`log`], which never blocks a caller.
 
 pub mod log;
 
@@ -11,17 +11,17 @@ use std::io::{self, Write};
 /// An answer could not be written to standard output.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// The reader has gone, as in `… | header -1`. The command ends without a word, with
+    /// The reader of the pipe is gone, as in `… | head -1`. The command ends silently, with
     /// [`EXIT_BROKEN_PIPE`].
-    #[error("the reader of standard output has gone")]
+    #[error("the reader of standard output is gone")]
     BrokenPipe,
-    /// Any other error of the system.
+    /// Any other error of the operating system.
     #[error("cannot write to standard output ({0}): free space or redirect the output elsewhere")]
     Io(#[source] io::Error),
 }
 
-/// The exit status of a command whose reader has gone: what a shell reports of a program that
-/// SIGPIPE ended, 128 + 13.
+/// Exit status of a command whose reader is gone: what a shell reports of a program that SIGPIPE ended,
+/// 128 + 13.
 pub const EXIT_BROKEN_PIPE: u8 = 141;
 
 /// Writes bytes to standard output and flushes them.
@@ -32,7 +32,7 @@ pub fn write(bytes: &[u8]) -> Result<(), OutputError> {
     write_to(&mut io::stdout().lock(), bytes)
 }
 
-/// As [`write()`], for text and a line break.
+/// Like [`write()`], for text, with a line break.
 ///
 /// # Errors
 /// [`OutputError`] when they cannot be written.
@@ -40,11 +40,11 @@ pub fn write_line(text: impl std::fmt::Display) -> Result<(), OutputError> {
     write(format!("{text}\n").as_bytes())
 }
 
-/// Writes a line to standard error for the person at the terminal. Dropped when it cannot be written:
-/// the command is about something else.
+/// Writes a line to standard error for the user at the terminal. Dropped when it cannot be written: the
+/// result of the command does not depend on it.
 pub fn notice(text: impl std::fmt::Display) {
     let line = format!("{text}\n");
-    // Nobody is left to tell.
+    // There is no other output to report the failure on.
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 

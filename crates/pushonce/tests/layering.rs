@@ -1,11 +1,11 @@
-//! Who may use whom: the table of the design, held against what cargo says.
+//! The allowed dependencies between the crates, verified against the output of cargo.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
 
-/// What each crate may use of ours, beside itself.
+/// The crates of the workspace that each crate may depend on.
 const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("proto", &["core"]),
@@ -22,7 +22,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
 ];
 
-/// What only some may use of others'.
+/// Libraries that only some crates may depend on.
 const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("openraft", &["consensus"]),
     ("redb", &["consensus"]),
@@ -31,7 +31,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("metrics", &["telemetry"]),
 ];
 
-/// What the pure words may never need.
+/// Libraries that the core crate must not depend on.
 const FORBIDDEN_IN_CORE: &[&str] = &["tokio", "tonic", "openraft", "hyper", "quinn", "rand"];
 
 #[test]
@@ -51,7 +51,7 @@ fn every_workspace_crate_has_an_entry_in_the_layering_table() {
         ALLOWED_DEPENDENCIES.iter().map(|(name, _)| format!("pushonce-{name}")).collect();
     let exempt = ["pushonce", "pushonce-cluster-tests", "pushonce-benches"];
     for name in dependencies().keys().filter(|name| !exempt.contains(&name.as_str())) {
-        assert!(tested.contains(name), "{name} has no row in the table of layers");
+        assert!(tested.contains(name), "{name} has no row in ALLOWED_DEPENDENCIES");
     }
 }
 
@@ -76,7 +76,7 @@ fn core_has_no_io_dependencies() {
     }
 }
 
-/// By package: what it needs to run, without what only its tests and its build need.
+/// The runtime dependencies of each package, without those of its tests and its build.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--no-deps", "--locked"])

@@ -1,4 +1,4 @@
-//! `pushonce bench enqueue-once` with few viewers: it starts what it needs, and counts what it should.
+//! Runs `pushonce bench push-once` with few viewers, and verifies its counts.
 
 use std::process::Command;
 

@@ -1,9 +1,9 @@
-//! `pushonce bench`: a load generator that tells percentiles.
+//! `pushonce bench`: load generators that report percentiles.
 //!
-//! It talks to a cluster as any client does and to nobody that was not named; only `enqueue-once` starts
-//! what it needs. All clocks are its
-//! own, so that latencies need no agreement between machines. It shares its machine's cores with
-//! whatever else runs there, so it tells its own use of them beside the servers'.
+//! A bench uses a cluster like any client, and only the servers that the command line names; only `push-once`
+//! starts its own. It uses only its own clock, so latencies need no clock synchronization between machines.
+//! It shares the cores of its machine with everything else there, so it reports its own CPU usage beside that
+//! of the servers.
 
 mod capacity;
 mod fanout;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::output::{self, OutputError};
 
-/// What to measure.
+/// The bench to run.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -33,22 +33,22 @@ enum Command {
     Publish(publish::Args),
     /// Publish to many subscribers; measures the time until each has read the message
     Fanout(fanout::Args),
-    /// Keep viewers up to date in four ways, and measure what each costs the site; starts all it needs
+    /// Keep viewers up to date in four ways, and measure the cost of each for the site; starts all it needs
     PushOnce(push_once::Args),
-    /// Compute what so many viewers need; measures nothing
+    /// Compute the resources that a number of viewers needs; measures nothing
     Capacity(capacity::Args),
-    /// The site of `enqueue-once`
+    /// The site of `push-once`
     #[command(hide = true)]
     Origin(push_once::origin::Args),
 }
 
-/// What a bench has measured, for people and for programs.
+/// The results of a bench, as text and as JSON.
 trait BenchReport {
     fn text(&self) -> String;
     fn json(&self) -> Value;
 }
 
-/// Measures until the time is over or `shutdown`, and tells what was measured until then.
+/// Measures until the duration is over or `shutdown` is cancelled, and prints the results until then.
 pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
     match args.command {
         Command::Publish(args) => print_report(json, &publish::run(args, shutdown).await?)?,
@@ -64,16 +64,16 @@ fn print_report(json: bool, report: &impl BenchReport) -> Result<(), OutputError
     if json { output::write_line(report.json()) } else { output::write(report.text().as_bytes()) }
 }
 
-/// Reads a duration of at most a day.
+/// Parses a duration of at most one day.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = super::duration::parse(text)?;
     if duration > DURATION_MAX {
-        return Err("at most a day".to_owned());
+        return Err("must be at most a day".to_owned());
     }
     Ok(duration)
 }
 
-/// A day. What runs longer is no bench.
+/// The maximum duration of a bench.
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
-//! `pushonce check-config`: what a node would run with.
+//! `pushonce check-config`: prints the settings that a node would run with.
 
 use anyhow::Context as _;
 
 use super::settings::NodeArgs;
 use crate::output;
 
-/// Prints every setting as the configuration file has it: without `--json` the output can be loaded with
-/// `--config`.
+/// Prints every setting in the format of the configuration file: without `--json` the output can be loaded
+/// with `--config`.
 pub(super) fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
     let settings = settings.resolve()?.to_partial();
     if json {
         output::write_line(serde_json::to_string(&settings)?)?;
     } else {
-        let text = toml::to_string(&settings).context("cannot write the settings as TOML")?;
+        let text = toml::to_string(&settings).context("cannot serialize the settings as TOML")?;
         output::write(text.as_bytes())?;
     }
     Ok(())

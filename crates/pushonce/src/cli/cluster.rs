@@ -1,4 +1,4 @@
-//! `pushonce own_cluster`: look at a cluster, and say who belongs to it.
+//! `pushonce cluster`: inspects a cluster and changes its members.
 
 mod recover;
 mod text;
@@ -20,7 +20,7 @@ use crate::output::{self, OutputError};
 pub(super) use text::table;
 use text::{explain_text, groups_of_node, node_label, status_text};
 
-/// What to look at or to change, and whom to ask.
+/// The subcommand, and the servers to ask.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -31,54 +31,54 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// What is wrong, then members, the control group, and the shards with their owners and replicas
+    /// Show problems, members, the control group, and the shards with their owners and replicas
     ///
-    /// The exit status is 0 for a healthy cluster, 3 when everything is served and the next failure may
+    /// The exit status is 0 for a healthy cluster, 3 when everything is served but the next failure may
     /// end that, 4 when some topics cannot be published to or the cluster cannot be changed, and 1 when
-    /// nobody answers.
+    /// no node answers.
     #[command(verbatim_doc_comment)]
     Status,
-    /// Which shard and which node a topic falls to
+    /// Show the shard and the owner of a topic
     Explain {
-        /// The topic
+        /// Name of the topic
         topic: String,
     },
-    /// Let a node give away what it holds; it goes on serving its clients
+    /// Move all replicas away from a node, which keeps serving its clients
     Drain {
-        /// Its id or its name
+        /// Id or name of the node
         node: String,
-        /// Also when the other nodes hold fewer copies of each shard than configured then
+        /// Drain even if the other nodes then hold fewer replicas of each shard than configured
         #[arg(long)]
         force: bool,
     },
-    /// Let a node that gives away what it holds take its share again
+    /// End the draining of a node, so that it holds replicas again
     Undrain {
-        /// Its id or its name
+        /// Id or name of the node
         node: String,
     },
-    /// Raise the cluster version, when every node runs a build that supports the next one; there is
-    /// no way back to the older build after that
+    /// Raise the cluster version when every node runs a build that supports the next one; after that
+    /// the older build can no longer run
     Finalize,
-    /// Take a node out for ever: a living one when it has given away what it holds, a dead one at once
+    /// Remove a node permanently: a running node after it was drained, a dead node at once
     Remove {
-        /// Its id or its name
+        /// Id or name of the node
         node: String,
-        /// Also a living one that still holds shards, and one without which a majority is missing;
-        /// without it you are told which, and what it costs
+        /// Remove even a running node that still holds replicas, or a node that a majority depends on; without
+        /// --force the error names the groups and the consequences
         #[arg(long)]
         force: bool,
     },
-    /// Change the times of consensus of all nodes: leases follow at once, in a safe order; heartbeats and
-    /// timeouts of a node follow when it is started again
+    /// Change the consensus times of all nodes: leases follow at once, in a safe order; heartbeats and
+    /// timeouts of a node follow at its next restart
     SetTimes(times::Args),
-    /// Go on with the nodes that are left when the majority of the control group is lost for good: on the
-    /// data directory of a survivor that does not run
+    /// Recover with the remaining nodes after the majority of the control group is lost for good: run on
+    /// the data directory of a stopped survivor
     Recover(recover::Args),
 }
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
     let command = match args.command {
-        // There is nobody to ask.
+        // Works offline.
         Command::Recover(args) => return recover::run(args, json),
         command => command,
     };
@@ -98,17 +98,12 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
         Command::Drain { node: name, force } => {
             let id = resolve_member(&mut client, &name).await?;
             client.drain(DrainRequest { node: id, force }).await.map_err(status_error)?;
-            print_change(
-                json,
-                id,
-                "draining",
-                "gives away what it holds: `pushonce cluster status`",
-            )?;
+            print_change(json, id, "draining", "is draining: see `pushonce cluster status`")?;
         }
         Command::Undrain { node: name } => {
             let id = resolve_member(&mut client, &name).await?;
             client.undrain(UndrainRequest { node: id }).await.map_err(status_error)?;
-            print_change(json, id, "active", "takes its share")?;
+            print_change(json, id, "active", "is active")?;
         }
         Command::Finalize => {
             let response =
@@ -130,15 +125,15 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How often the progress of a node that gives away what it holds is looked at.
+/// Time between two checks of the progress of a draining node.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// `own_cluster status` was answered, and something is wrong: the command ends with this exit status.
+/// The exit status for the answer of `pushonce cluster status` that reports problems.
 #[derive(Debug, thiserror::Error)]
 #[error("the cluster is not healthy")]
 pub(super) struct Unhealthy(pub(super) u8);
 
-/// Everything is served, and the next failure may end that.
+/// Everything is served, but the next failure may end that.
 const EXIT_DEGRADED: u8 = 3;
 
 /// Some topics cannot be published to, or the cluster cannot be changed.
@@ -153,8 +148,8 @@ fn check_health(status: &StatusResponse) -> Result<(), Unhealthy> {
     }
 }
 
-/// Drains a node that lives, and waits until it holds nothing: stopped while it waits, it goes on
-/// draining, and the same command finishes it.
+/// Drains a running node, and waits until it holds no replicas. If the command is stopped meanwhile, the
+/// node continues to drain, and repeating the command waits again.
 async fn drain_until_empty(
     client: &mut ClusterServiceClient<Channel>,
     id: u64,
@@ -173,17 +168,14 @@ async fn drain_until_empty(
             is_draining = true;
         }
         if held_groups != last_held {
-            output::notice(format!(
-                "{} gives away what it holds: still in {held_groups}",
-                node_label(id)
-            ));
+            output::notice(format!("{} is draining: still in {held_groups}", node_label(id)));
             last_held = held_groups;
         }
         tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
     }
 }
 
-/// The id that an operator means: `n3`, or the name of a member.
+/// Resolves an id such as `n3`, or the name of a member, to an id.
 async fn resolve_member(
     client: &mut ClusterServiceClient<Channel>,
     name: &str,
@@ -197,13 +189,13 @@ fn member_id(members: &[Member], name: &str) -> anyhow::Result<u64> {
     let by_name = members.iter().find(|member| member.name == name).map(|member| member.id);
     match (by_id, by_name) {
         (Some(id), Some(other)) if id != other => anyhow::bail!(
-            "{name} is the name of {}, and may mean the id too: rename that node first, or say {}",
+            "{name} is the name of {}, but may also mean the id: rename that node first, or use {}",
             node_label(other),
             node_label(other)
         ),
         (_, Some(id)) | (Some(id), None) => Ok(id),
         (None, None) => anyhow::bail!(
-            "no member is called {name:?}: `pushonce cluster status` lists their ids and names"
+            "no member is called {name:?}: `pushonce cluster status` lists the ids and names"
         ),
     }
 }
@@ -287,7 +279,7 @@ mod tests {
         let members = test_members(&[(1, "n1"), (2, "paris")]);
         assert_eq!(member_id(&members, "n1").ok(), Some(1));
         assert_eq!(member_id(&members, "paris").ok(), Some(2));
-        assert_eq!(member_id(&members, "n7").ok(), Some(7), "one that is gone has an id still");
+        assert_eq!(member_id(&members, "n7").ok(), Some(7), "the id of a removed node is valid");
         assert!(member_id(&members, "rome").is_err());
     }
 
@@ -306,7 +298,7 @@ mod tests {
         assert_eq!(code(&[]), Ok(()));
         assert_eq!(code(&["degraded"]), Err(3));
         assert_eq!(code(&["unavailable", "degraded"]), Err(4));
-        assert_eq!(code(&["a later word"]), Err(3));
+        assert_eq!(code(&["a later severity"]), Err(3));
     }
 
     #[test]

@@ -1,27 +1,27 @@
-//! Durations as people write them.
+//! Durations in human-readable form.
 
 use std::time::Duration;
 
-/// The units, the longest first.
+/// The units, the longest first, with their milliseconds.
 const UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Reads a duration: a number and `ms`, `s`, `m`, `h` or `d`. Neither nothing nor more than ten years.
+/// Parses a duration: a number and `ms`, `s`, `m`, `h` or `d`, above zero and at most ten years.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
-    let invalid = || format!("a number with ms, s, m, h or d, as in 10s, not {text:?}");
+    let invalid = || format!("expected a number with ms, s, m, h or d, as in 10s, not {text:?}");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = UNITS.iter().find(|(unit, _)| *unit == &text[digits.len()..]);
     let (&(_, unit_millis), number) = unit.zip(digits.parse::<f64>().ok()).ok_or_else(invalid)?;
     Duration::try_from_secs_f64(number * unit_millis as f64 / 1_000.0)
         .ok()
         .filter(|duration| !duration.is_zero() && *duration <= DURATION_MAX)
-        .ok_or_else(|| "more than nothing and at most 3650d".to_owned())
+        .ok_or_else(|| "must be above 0 and at most 3650d".to_owned())
 }
 
-/// The longest anybody means.
+/// The longest duration that is accepted: ten years.
 const DURATION_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 
-/// Writes milliseconds in the largest unit that leaves no rest.
+/// Formats milliseconds in the largest unit that divides them.
 pub(super) fn format(millis: u64) -> String {
     let exact_unit = UNITS.iter().find(|(_, unit)| millis != 0 && millis.is_multiple_of(*unit));
     exact_unit

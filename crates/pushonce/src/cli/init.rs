@@ -1,4 +1,4 @@
-//! `pushonce init`: create a cluster, once.
+//! `pushonce init`: creates a cluster, once.
 
 use serde_json::json;
 
@@ -16,7 +16,7 @@ pub(super) async fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
         || {
             format!(
                 "cluster {cluster} is ready to start in {data}\n\
-                 next: `pushonce serve` with the same settings, and never init again\n"
+                 next: run `pushonce serve` with the same settings; do not run init again\n"
             )
         },
     )?;

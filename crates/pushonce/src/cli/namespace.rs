@@ -1,4 +1,4 @@
-//! `pushonce namespace`: how topics are kept.
+//! `pushonce namespace`: the settings of namespaces.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::cluster::table;
 use super::duration;
 use super::operator::{ServerArgs, print_output, status_error};
 
-/// What to do, and whom to ask.
+/// The subcommand, and the servers to ask.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -22,20 +22,20 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Every namespace that has settings of its own, and the default for all the others
+    /// List the namespaces with settings of their own, and the default of all others
     List,
-    /// Change settings; what is not said stays as it is, and is the default's in the beginning
+    /// Change settings; the others stay as they are, and start as the default
     Set {
         #[command(flatten)]
         selector: NamespaceSelector,
         #[command(flatten)]
         change: NamespaceSettingArgs,
-        /// Also when stored messages are dropped: a namespace with topics that goes from replicated to
+        /// Apply even if stored messages are dropped: when a namespace with topics changes from replicated to
         /// memory
         #[arg(long)]
         force: bool,
     },
-    /// Go back to the default
+    /// Return to the default
     Unset {
         #[command(flatten)]
         selector: NamespaceSelector,
@@ -45,9 +45,9 @@ enum Command {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct NamespaceSelector {
-    /// The first segment of the topics' names, as `chat` of chat/7
+    /// First segment of the topic names, as `chat` of chat/7
     name: Option<String>,
-    /// The settings of every name that has none of its own
+    /// Change the settings of all namespaces without settings of their own
     #[arg(long)]
     default: bool,
 }
@@ -55,33 +55,33 @@ struct NamespaceSelector {
 #[derive(clap::Args)]
 #[group(required = true, multiple = true)]
 struct NamespaceSettingArgs {
-    /// What an acknowledgement means: replicated (on a majority's disks), or memory (in that of the
-    /// topic's owner alone)
+    /// Durability of an acknowledged message: replicated (on the disks of a majority), or memory (in the
+    /// memory of the owner only)
     #[arg(long, value_name = "WORD", value_parser = parse_durability)]
     durability: Option<Durability>,
-    /// Messages of history a topic has at most
+    /// Maximum number of messages in the history of a topic
     #[arg(long, value_name = "N")]
     history_count: Option<u32>,
-    /// Payload bytes of history a topic has at most
+    /// Maximum payload bytes in the history of a topic
     #[arg(long, value_name = "N")]
     history_bytes: Option<u32>,
-    /// How long a message stays in the history, as in 24h
+    /// Time for which a message stays in the history, as in 24h
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     history_age: Option<Duration>,
-    /// The largest payload in bytes
+    /// Maximum payload size in bytes
     #[arg(long, value_name = "N")]
     payload_max: Option<u32>,
-    /// What a subscriber gets that does not say: all, latest, or rate:N (the newest, and N messages a
-    /// second at most)
+    /// Delivery mode of subscribers that set none: all, latest, or rate:N (the newest message, at most N times
+    /// a second)
     #[arg(long, value_name = "WORD")]
     delivery: Option<Delivery>,
-    /// Messages a second of one topic that a subscriber gets at most, whatever it asks for; 0: no bound
+    /// Maximum messages per second of one topic to any subscriber, in every delivery mode; 0: no limit
     #[arg(long, value_name = "N")]
     rate_max: Option<u16>,
-    /// Topics the namespace may have in the whole cluster; 0: no bound
+    /// Maximum number of topics of the namespace in the whole cluster; 0: no limit
     #[arg(long, value_name = "N")]
     topics_max: Option<u32>,
-    /// How long a topic without history that nobody publishes to is kept, as in 7d
+    /// Time for which a topic without history and publishes is kept, as in 7d
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     expire_after: Option<Duration>,
 }
@@ -114,7 +114,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
 }
 
 fn parse_durability(word: &str) -> Result<Durability, String> {
-    Durability::parse(word).ok_or_else(|| "replicated or memory".to_owned())
+    Durability::parse(word).ok_or_else(|| "expected replicated or memory".to_owned())
 }
 
 impl From<NamespaceSettingArgs> for NamespaceChange {
@@ -134,7 +134,7 @@ impl From<NamespaceSettingArgs> for NamespaceChange {
     }
 }
 
-/// The default first.
+/// The rows of the table, the default first.
 fn namespace_rows(namespaces: &Namespaces) -> impl Iterator<Item = (Option<&str>, &Namespace)> {
     let with_name = namespaces.named.iter().map(|(name, settings)| (Some(name.as_str()), settings));
     std::iter::once((None, &namespaces.default)).chain(with_name)

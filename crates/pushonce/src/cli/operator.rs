@@ -1,4 +1,4 @@
-//! What the commands of operators share: whom they ask, and how the answer is given.
+//! Shared by the operators' commands: the choice of a server, and the output of its answer.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use tonic::{Code, Status};
 
 use crate::output::{self, OutputError};
 
-/// How long one server may take to connect, and to answer the first question.
+/// Timeout for connecting to one server and for its first answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a command may take. The slowest waits for a change of the control group.
+/// Timeout of a command. The slowest one waits for a change of the control group.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whom to ask.
+/// The servers to ask.
 #[derive(clap::Args)]
 pub(super) struct ServerArgs {
-    /// gRPC address of a node; may be given more than once, the first that answers is asked
+    /// gRPC address of a node; may be repeated, the first node that answers is used
     #[arg(
         long,
         global = true,
@@ -46,7 +46,7 @@ fn parse_grpc_server(text: &str) -> Result<ServerAddress, String> {
 }
 
 impl ServerArgs {
-    /// The first that answers.
+    /// Connects to the first server that answers.
     pub(super) async fn connect(&self) -> anyhow::Result<ClusterServiceClient<Channel>> {
         let mut last_error = None;
         for server in &self.server {
@@ -54,7 +54,7 @@ impl ServerArgs {
                 Ok(client) => return Ok(client),
                 Err(error) => {
                     last_error = Some(error.context(format!(
-                        "cannot ask {server}: is it the address of a node's --grpc?"
+                        "cannot query {server}: is it the address of a node's --grpc?"
                     )));
                 }
             }
@@ -63,8 +63,8 @@ impl ServerArgs {
     }
 }
 
-/// A client of a node that answers a question. A process that is stopped, or is no node, accepts connections
-/// as well.
+/// A client of a node that answers a request. A stopped process, or a server that is not a node, accepts
+/// connections as well.
 async fn connect_and_probe(
     server: &ServerAddress,
 ) -> anyhow::Result<ClusterServiceClient<Channel>> {
@@ -75,23 +75,23 @@ async fn connect_and_probe(
     let probe = ExplainRequest { topic: "pushonce".to_owned() };
     let response = timeout(CONNECT_TIMEOUT, client.explain(probe)).await;
     match response.with_context(|| format!("it does not answer within {CONNECT_TIMEOUT:?}"))? {
-        // Refusals are answers, of which the command itself gets another.
+        // A rejection is an answer; the command itself gets its own.
         Err(status) if !is_node_response(&status) => Err(status_error(status)),
         _ => Ok(client),
     }
 }
 
-/// Whether a node said it, and not the transport or something else that speaks HTTP/2.
+/// Whether the status comes from a node, and not from the transport or another HTTP/2 server.
 fn is_node_response(status: &Status) -> bool {
     status.source().is_none() && status.code() != Code::Unimplemented
 }
 
-/// Why a node did not do it, in its words.
+/// The error with which a node rejected a command.
 pub(super) fn status_error(status: Status) -> anyhow::Error {
     anyhow::anyhow!(describe(&status))
 }
 
-/// The answer, for a machine or for a person.
+/// Prints the answer as JSON or as text.
 pub(super) fn print_output(
     json: bool,
     to_json: impl Fn() -> Value,

@@ -1,4 +1,4 @@
-//! `pushonce publish`: one message, or every line of standard input.
+//! `pushonce publish`: publishes one message, or every line of standard input.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,24 +18,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::output::{self, OutputError};
 
-/// What to publish, and through whom.
+/// What to publish, and the servers to use.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where to
+    /// Topic to publish to
     #[arg(value_parser = str::parse::<Topic>)]
     topic: Topic,
-    /// The payload; without it and --file every line of standard input is one message
+    /// Payload; without it and --file every line of standard input is one message
     data: Option<OsString>,
-    /// A file whose whole content is the payload of one message; - for standard input
+    /// File whose content is the payload of one message; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     file: Option<PathBuf>,
-    /// A name for the message: published again under it, it stands once [only with DATA or --file]
+    /// Idempotency key: a message published again with its key is stored once [only with DATA or --file]
     #[arg(long, value_parser = |text: &str| MessageKey::new(text))]
     key: Option<MessageKey>,
-    /// What the payload is [default: JSON if it is JSON, else text]
+    /// Type of the payload [default: JSON if it is JSON, else text]
     #[arg(long, value_name = "TYPE", value_parser = |text: &str| ContentType::parse(text))]
     content_type: Option<ContentType>,
-    /// gRPC address of a node; may be given more than once
+    /// gRPC address of a node; may be repeated
     #[arg(
         long,
         env = "PUSHONCE_SERVER",
@@ -61,16 +61,16 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
             Ok(print_acknowledgement(json, &acknowledgement)?)
         }
         None if args.key.is_some() => {
-            bail!("--key names one message: give DATA or --file, not lines of standard input")
+            bail!("--key applies to one message: give DATA or --file, not lines of standard input")
         }
         None => publish_lines(&args, publisher, json, shutdown).await,
     }
 }
 
-/// The content of a file, or what comes on standard input until its end.
+/// Reads the content of a file, or standard input to its end.
 fn read_payload(file: &Path) -> anyhow::Result<Bytes> {
     let mut payload = Vec::new();
-    // One byte more than the largest payload, so that a larger one is refused and not cut.
+    // One byte more than the largest payload, so that a larger one is rejected and not truncated.
     let max = Publish::PAYLOAD_BYTES_CAP as u64 + 1;
     let result = if file == Path::new("-") {
         std::io::stdin().lock().take(max).read_to_end(&mut payload)
@@ -81,14 +81,15 @@ fn read_payload(file: &Path) -> anyhow::Result<Bytes> {
     Ok(payload.into())
 }
 
-/// Reads a line of any bytes, without its end; `NoFault` at the end of the input.
+/// Reads a line of any bytes, without its line break; `None` at the end of the input.
 ///
 /// # Errors
-/// A line that is longer than the largest payload, which is not read to its end.
+/// When a line is longer than the largest payload; the rest of it is not read.
 async fn next_line(input: &mut (impl AsyncBufRead + Unpin)) -> anyhow::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let max = Publish::PAYLOAD_BYTES_CAP as u64 + 2;
-    let count = input.take(max).read_until(b'\n', &mut line).await.context("standard input")?;
+    let count =
+        input.take(max).read_until(b'\n', &mut line).await.context("cannot read standard input")?;
     if count == 0 {
         return Ok(None);
     }
@@ -110,7 +111,7 @@ impl Args {
     }
 }
 
-/// Every line goes out without waiting for the one before; the places come in the same order.
+/// Publishes every line without waiting for the previous one; acknowledgements arrive in the same order.
 async fn publish_lines(
     args: &Args,
     publisher: Publisher,
@@ -129,7 +130,7 @@ async fn publish_lines(
     let result = loop {
         let line = tokio::select! {
             line = next_line(&mut input) => line,
-            // A line was refused: the next may be a long time away.
+            // A line was rejected: the next line may arrive much later.
             ended = &mut report_task => return ended?,
             () = shutdown.cancelled() => Ok(None),
         };
@@ -148,7 +149,7 @@ async fn publish_lines(
             Err(error) => break Err(error),
         }
     };
-    // First what became of the lines before.
+    // The outcomes of the previous lines come first.
     drop(acknowledgement_sender);
     report_task.await??;
     result
@@ -202,7 +203,7 @@ mod tests {
         let mut input = &[&longest[..], b"\n"].concat()[..];
         assert_eq!(next_line(&mut input).await.expect("fits"), Some(longest.clone()));
         let mut input = &[&longest[..], b"x\n"].concat()[..];
-        let message = next_line(&mut input).await.expect_err("too long").to_string();
+        let message = next_line(&mut input).await.expect_err("a line that is too long").to_string();
         assert!(message.contains("1048576 bytes"), "{message}");
     }
 }

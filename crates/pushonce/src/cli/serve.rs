@@ -1,4 +1,4 @@
-//! `pushonce serve`: run a node.
+//! `pushonce serve`: runs a node.
 
 use anyhow::{Context as _, bail};
 use axum::Router;
@@ -10,13 +10,13 @@ use crate::config::Config;
 use crate::node::join::StoppedBeforeJoin;
 use crate::{Node, metrics, node};
 
-/// The settings of the node, and whether it is one for development.
+/// The settings of the node, and whether it is a development node.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     settings: NodeArgs,
-    /// For development: a new cluster of this one node, on loopback addresses, in a temporary directory
-    /// that is deleted at the end
+    /// Run a development node: a new cluster of this one node, on loopback addresses, in a temporary
+    /// directory that is deleted at the end
     #[arg(long, conflicts_with_all = ["data", "join"])]
     dev: bool,
 }
@@ -38,7 +38,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     tracing::debug!(descriptors, "limit of open files");
     let metrics = metrics::install_recorder()?;
     let node = match Node::build(config, Router::new(), metrics, &shutdown).await {
-        // It waited for its cluster, and was told to stop.
+        // The node was stopped while it waited for its cluster.
         Err(error) if error.is::<StoppedBeforeJoin>() => {
             tracing::info!("{error}");
             return Ok(());
@@ -50,25 +50,27 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     Ok(())
 }
 
-/// The settings with a directory of their own. A development node creates a cluster at every start, so
-/// nothing may make it part of a real one.
+/// The settings, with a temporary directory as data directory. A development node creates a cluster at
+/// every start, so no setting may make it part of a real one.
 fn development_config(mut sources: ConfigSources, temp_dir: &TempDir) -> anyhow::Result<Config> {
     for (source, partial) in [("environment", &sources.env), ("configuration file", &sources.file)]
     {
         if partial.data.is_some() || partial.join.is_some() {
-            bail!("--dev takes no data directory and no join addresses, and the {source} sets one");
+            bail!(
+                "--dev allows no data directory and no join addresses, but the {source} sets one"
+            );
         }
     }
     sources.flags.data = Some(temp_dir.path().to_owned());
     let mut config = sources.resolve()?;
     for (flag, address) in config.listen_addresses() {
         if !address.ip().is_loopback() {
-            bail!("--dev serves loopback addresses only, and {flag} is {address}");
+            bail!("--dev listens on loopback addresses only, but {flag} is {address}");
         }
     }
     let host = config.advertise.parse().context("--dev needs a loopback address in --advertise");
     if !host.is_ok_and(|host: std::net::IpAddr| host.is_loopback()) {
-        bail!("--dev advertises a loopback address only, and --advertise is {}", config.advertise);
+        bail!("--dev advertises a loopback address only, but --advertise is {}", config.advertise);
     }
     config.is_development = true;
     Ok(config)

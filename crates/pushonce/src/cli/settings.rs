@@ -1,4 +1,4 @@
-//! The settings of a node as `serve`, `init` and `check-config` take them.
+//! The settings of a node as arguments of `serve`, `init` and `check-config`.
 
 use std::path::PathBuf;
 
@@ -6,17 +6,17 @@ use anyhow::Context as _;
 
 use crate::config::{Config, PartialConfig};
 
-/// The settings of the node, and a file that may hold them.
+/// The settings of a node, and a file with further settings.
 #[derive(clap::Args)]
 pub(super) struct NodeArgs {
     #[command(flatten)]
     flags: PartialConfig,
-    /// A TOML file with the same settings; flags and PUSHONCE_… variables go before it
+    /// TOML file with the same settings; flags and PUSHONCE_… variables override it
     #[arg(long, env = "PUSHONCE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// What the three sources say.
+/// The settings of the three sources.
 pub(super) struct ConfigSources {
     pub(super) flags: PartialConfig,
     pub(super) env: PartialConfig,
@@ -28,8 +28,9 @@ impl NodeArgs {
     pub(super) fn sources(self) -> anyhow::Result<ConfigSources> {
         let file = match &self.config {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("the configuration file {}", path.display()))?;
+                let text = std::fs::read_to_string(path).with_context(|| {
+                    format!("cannot read the configuration file {}", path.display())
+                })?;
                 PartialConfig::from_toml(&text).with_context(|| path.display().to_string())?
             }
             None => PartialConfig::default(),
@@ -38,14 +39,14 @@ impl NodeArgs {
         Ok(ConfigSources { flags: self.flags, env, file })
     }
 
-    /// Flags over environment over file.
+    /// Merges flags over environment over file.
     pub(super) fn resolve(self) -> anyhow::Result<Config> {
         self.sources()?.resolve()
     }
 }
 
 impl ConfigSources {
-    /// Flags over environment over file.
+    /// Merges flags over environment over file.
     pub(super) fn resolve(self) -> anyhow::Result<Config> {
         Ok(Config::resolve(self.flags, self.env, self.file)?)
     }

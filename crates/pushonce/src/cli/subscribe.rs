@@ -1,4 +1,4 @@
-//! `pushonce subscribe`: print topics as they come.
+//! `pushonce subscribe`: prints the messages of topics as they arrive.
 
 use anyhow::bail;
 use clap::ValueEnum;
@@ -11,45 +11,45 @@ use tokio_util::sync::CancellationToken;
 
 use crate::output::{self, OutputError};
 
-/// What to subscribe to, where to begin, and how.
+/// What to subscribe to, from which position, and how.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The topics
+    /// Topics to subscribe to
     #[arg(required = true, value_parser = str::parse::<Topic>)]
     topics: Vec<Topic>,
-    /// Where to begin: now, start, last:N, or a position EPOCH:OFFSET
+    /// Start of the subscription: now, start, last:N, or a position EPOCH:OFFSET
     #[arg(long, default_value = "now", value_parser = parse_start)]
     from: StartFrom,
-    /// Which messages: all, latest (the newest there is when this can take one), or rate:N (the newest,
-    /// N a second at most) [default: as the namespace has it]
+    /// Delivery mode: all messages, latest (the newest whenever the client can receive one), or rate:N (the
+    /// newest, at most N times a second) [default: as the namespace has it]
     #[arg(long, value_name = "WORD")]
     delivery: Option<Delivery>,
-    /// Also tell which messages latest and rate pass over
+    /// Also report the messages that latest and rate skip
     #[arg(long)]
     conflated: bool,
-    /// Print how many watch as well, whenever that changes, once a second at most (not over grpc)
+    /// Also print the subscriber count when it changes, at most once a second (not over grpc)
     #[arg(long)]
     audience: bool,
-    /// End after so many messages
+    /// Exit after this number of messages
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// What carries them [default: what the address says, else ws]
+    /// Transport [default: what the address says, else ws]
     #[arg(long)]
     transport: Option<TransportArg>,
-    /// Ask for what changed from one message to the next instead of whole messages (not over grpc);
-    /// what is printed is the same
+    /// Receive deltas from one message to the next instead of whole messages (not over grpc); the
+    /// output is the same
     #[arg(long)]
     delta: bool,
-    /// Ask for messages as datagrams, of which none waits for one that was lost (over quic, with
+    /// Receive messages as datagrams, so that no message waits for a lost one (over quic, with
     /// --delivery latest or rate:N)
     #[arg(long)]
     datagrams: bool,
-    /// Address of a node, of the transport's port: http://127.0.0.1:7080 (ws),
-    /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be given more than once. The variable
-    /// is not the PUSHONCE_SERVER of the other commands: that names gRPC ports
+    /// Address of a node, with the port of the transport: http://127.0.0.1:7080 (ws),
+    /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be repeated. Not set by PUSHONCE_SERVER
+    /// as for the other commands, because that names gRPC ports
     #[arg(long, env = "PUSHONCE_SUBSCRIBE_SERVER", value_delimiter = ',')]
     server: Vec<ServerAddress>,
-    /// SHA-256 of the QUIC certificate in hexadecimal, as GET /dev/certificate says it; not needed
+    /// SHA-256 of the QUIC certificate in hexadecimal, as GET /dev/certificate returns it; not needed
     /// on loopback
     #[arg(long, value_name = "HEX", value_parser = parse_fingerprint)]
     fingerprint: Option<CertificateFingerprint>,
@@ -70,11 +70,12 @@ fn parse_start(text: &str) -> Result<StartFrom, String> {
         "now" => Ok(StartFrom::Now),
         "start" => Ok(StartFrom::Start),
         _ => match text.strip_prefix("last:") {
-            Some(count) => {
-                count.parse().map(StartFrom::Last).map_err(|_| format!("last:N, not {text:?}"))
-            }
+            Some(count) => count
+                .parse()
+                .map(StartFrom::Last)
+                .map_err(|_| format!("expected last:N, not {text:?}")),
             None => text.parse().map(StartFrom::Position).map_err(|_| {
-                format!("now, start, last:N or a position EPOCH:OFFSET, not {text:?}")
+                format!("expected now, start, last:N or a position EPOCH:OFFSET, not {text:?}")
             }),
         },
     }
@@ -83,7 +84,7 @@ fn parse_start(text: &str) -> Result<StartFrom, String> {
 fn parse_fingerprint(text: &str) -> Result<CertificateFingerprint, String> {
     let digits: String = text.chars().filter(|&c| c != ':').collect();
     let mut hash = [0; 32];
-    let invalid = || "a fingerprint is 64 hexadecimal digits".to_owned();
+    let invalid = || "expected 64 hexadecimal digits".to_owned();
     if digits.len() != 64 || !digits.is_ascii() {
         return Err(invalid());
     }
@@ -134,8 +135,8 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     };
     if transport_arg == TransportArg::Grpc && (audience || delta || datagrams) {
         bail!(
-            "gRPC brings messages, whole, and nothing else: leave --audience, --delta and \
-             --datagrams out, or take --transport ws or quic"
+            "gRPC delivers whole messages only: remove --audience, --delta and \
+             --datagrams, or use --transport ws or quic"
         );
     }
     for topic in &args.topics {
@@ -148,7 +149,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
             event = subscriber.next() => event,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let Some(event) = event else { bail!("the session ended and is not tried again") };
+        let Some(event) = event else { bail!("the session ended and is not retried") };
         match event {
             SubscriberEvent::Message { topic, message } => {
                 remaining -= 1;
@@ -170,8 +171,8 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
             SubscriberEvent::Disconnected { server, reason: why, retry_in: Some(pause) } => {
                 tracing::warn!(%server, error = why, retry_in = ?pause, "not connected, retrying");
             }
-            SubscriberEvent::Disconnected { server, reason: why, retry_in: None } => {
-                bail!("{server}: {why}")
+            SubscriberEvent::Disconnected { server, reason, retry_in: None } => {
+                bail!("{server}: {reason}")
             }
             SubscriberEvent::Connected { server } => tracing::info!(%server, "connected"),
             SubscriberEvent::Subscribed { topic, position, .. } => {
@@ -182,7 +183,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     Ok(())
 }
 
-/// A line a message: the frame that a JSON client gets, or the position and the payload.
+/// The output of a message: the frame that a JSON client gets, or a line with the position and the payload.
 fn message_output(json: bool, topic: &Topic, message: &Message) -> Vec<u8> {
     if json {
         return single_line_json(&client::encode_message(Encoding::Json, topic, message));
@@ -198,14 +199,14 @@ fn message_output(json: bool, topic: &Topic, message: &Message) -> Vec<u8> {
     line
 }
 
-/// A JSON payload stands in the frame as it was published, with its line breaks. Outside of strings they
-/// are white space, and strings have none.
+/// Replaces the line breaks of a JSON payload, which the frame contains as published. Outside of strings
+/// they are white space, and strings contain none.
 fn single_line_json(frame: &[u8]) -> Vec<u8> {
     let is_break = |byte| matches!(byte, b'\n' | b'\r');
     frame.iter().map(|&byte| if is_break(byte) { b' ' } else { byte }).collect()
 }
 
-/// The same of how many watch; no message has such a position.
+/// The output of a subscriber count; it has no position.
 fn audience_output(json: bool, topic: Topic, count: u64) -> Vec<u8> {
     if json {
         return Encoding::Json

@@ -1,4 +1,4 @@
-//! `pushonce topic`: what there is of topics, and how many watch them.
+//! `pushonce topic`: shows topics with their owners, history and subscriber counts.
 
 use clap::Subcommand;
 use pushonce_core::Topic;
@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use super::cluster::table;
 use super::operator::{ServerArgs, print_output, status_error};
 
-/// What to look at, and whom to ask.
+/// The subcommand, and the servers to ask.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -22,24 +22,24 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Who owns a topic, where it stands, how much history it has, and how many watch it
+    /// Show the owner, position, history and subscriber count of a topic
     Info {
-        /// The topic
+        /// Name of the topic
         #[arg(value_parser = str::parse::<Topic>)]
         topic: Topic,
     },
-    /// The same of every topic that has a message, or had one and is not dropped yet
+    /// Show the same of every topic that has a message, or had one and is not dropped yet
     List {
-        /// Only topics whose names begin with this, as in chat/
+        /// List only topics whose names begin with this, as in chat/
         #[arg(default_value = "")]
         prefix: String,
-        /// At most so many
+        /// Maximum number of topics to list
         #[arg(long, value_name = "N", default_value_t = u32::MAX, hide_default_value = true)]
         limit: u32,
     },
 }
 
-/// Topics asked for at once: as many as a node gives.
+/// Number of topics per request: the maximum that a node returns.
 const PAGE_TOPICS_MAX: u32 = 1_000;
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
@@ -64,14 +64,14 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
             if !unknown_shards.is_empty() {
                 let shards = unknown_shards.iter().map(ToString::to_string).collect::<Vec<_>>();
                 let shards = shards.join(" ");
-                anyhow::bail!("not all: the owner of {shards} cannot be asked now; try again");
+                anyhow::bail!("incomplete: the owner of {shards} did not answer; retry");
             }
         }
     }
     Ok(())
 }
 
-/// Page after page, until there are no more, or enough.
+/// Requests page after page until the end or the limit is reached.
 async fn list_topics(
     client: &mut ClusterServiceClient<Channel>,
     prefix: &str,
@@ -98,7 +98,7 @@ async fn list_topics(
     Ok(all)
 }
 
-/// A new owner does not know at first.
+/// The audience, or a dash while a new owner does not know it.
 fn audience_text(info: &TopicInfo) -> String {
     info.audience.map_or_else(|| "-".to_owned(), |sessions| sessions.to_string())
 }

@@ -1,4 +1,4 @@
-//! Times of consensus: a preset, and single ones over it.
+//! Consensus times: a preset, and single times that override it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use pushonce_consensus::ConsensusSettings;
 
 use super::{HumanDuration, InvalidConfig, PartialConfig};
 
-/// Times of consensus that fit together.
+/// A set of consensus times that work together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsensusPreset {
     /// For nodes within a few milliseconds of each other.
@@ -38,7 +38,7 @@ impl fmt::Display for ConsensusPreset {
     }
 }
 
-/// The preset, with the times that were said in the place of its own.
+/// Resolves the preset, with each time that the settings name in place of the preset's.
 pub(super) fn resolve_consensus(
     partial: &PartialConfig,
 ) -> Result<ConsensusSettings, InvalidConfig> {
@@ -60,20 +60,20 @@ pub(super) fn resolve_consensus(
         disk_reserve_bytes: partial.disk_reserve.map(|size| size.0),
         ..preset
     };
-    // Settings are called as their flags are, but for the hyphens.
+    // Settings are named like their flags, except for the hyphens.
     let invalid = |reason: String| InvalidConfig::Consensus(reason.replace('_', "-"));
     settings.validate().map_err(|error| invalid(error.to_string()))?;
     Ok(settings)
 }
 
-/// The preset that settings were made from, by the bound that only a preset sets.
+/// The preset that settings were derived from, recognized by a limit that only a preset sets.
 pub(super) fn preset_of(settings: &ConsensusSettings) -> ConsensusPreset {
     let is_wan =
         settings.entry_bytes_in_flight_max == ConsensusSettings::wan().entry_bytes_in_flight_max;
     if is_wan { ConsensusPreset::Wan } else { ConsensusPreset::Lan }
 }
 
-/// Whether any of the times is named that all nodes of a cluster share.
+/// Whether the settings name any time that all nodes of a cluster share.
 pub(super) fn sets_shared_times(partial: &PartialConfig) -> bool {
     let PartialConfig { consensus, heartbeat, election_min, election_max, .. } = partial;
     let PartialConfig { rpc_timeout, connect_timeout, .. } = partial;
@@ -91,8 +91,8 @@ mod tests {
         let file = "consensus = \"wan\"\nheartbeat = \"400ms\"\ndisk-reserve = \"1GiB\"";
         let file = PartialConfig::from_toml(file).expect("good");
         let env = PartialConfig::from_env([("PUSHONCE_ELECTION_MAX".into(), "5s".into())]);
-        let config =
-            Config::resolve(PartialConfig::default(), env.expect("good"), file).expect("they fit");
+        let config = Config::resolve(PartialConfig::default(), env.expect("valid variables"), file)
+            .expect("consistent times");
         let expected = ConsensusSettings {
             heartbeat: Duration::from_millis(400),
             election_max: Duration::from_secs(5),
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(consensus_times(PartialConfig::default()), Ok(None));
         let own =
             PartialConfig { proposal_deadline: "9s".parse().ok(), ..PartialConfig::default() };
-        assert_eq!(consensus_times(own), Ok(None), "a deadline is each node's own");
+        assert_eq!(consensus_times(own), Ok(None), "the deadline is not shared");
         let preset =
             PartialConfig { consensus: Some(ConsensusPreset::Wan), ..PartialConfig::default() };
         assert_eq!(consensus_times(preset), Ok(Some(pushonce_core::ConsensusTimes::WAN)));
@@ -134,7 +134,8 @@ mod tests {
         let time = |text: &str| text.parse().ok();
         let slow = PartialConfig { rpc_timeout: time("350ms"), ..PartialConfig::default() };
         let result = Config::resolve(slow, PartialConfig::default(), PartialConfig::default());
-        let message = result.expect_err("an election ends before its votes arrive").to_string();
+        let message =
+            result.expect_err("an election would end before its votes arrive").to_string();
         assert!(message.contains("election-min") && message.contains("rpc-timeout"), "{message}");
         let swapped = PartialConfig { election_max: time("300ms"), ..PartialConfig::default() };
         assert!(

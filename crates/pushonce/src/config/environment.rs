@@ -1,4 +1,4 @@
-//! The `PUSHONCE_…` variables of the environment.
+//! Settings from the `PUSHONCE_…` environment variables.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,7 +15,7 @@ const PREFIX: &str = "PUSHONCE_";
 const READ_ELSEWHERE: [&str; 4] = ["CONFIG", "LOG", "SERVER", "SUBSCRIBE_SERVER"];
 
 /// The variables that no setting has read yet, by their names without the prefix. An empty variable
-/// counts as not set: compose files and unit files pass those for "no value".
+/// counts as unset: compose files and unit files pass empty variables for "no value".
 pub(super) struct EnvVars(BTreeMap<String, OsString>);
 
 impl EnvVars {
@@ -27,7 +27,7 @@ impl EnvVars {
         EnvVars(variables.into_iter().filter_map(without_prefix).collect())
     }
 
-    /// Reads a setting; `NoFault` when the variable is not set.
+    /// Reads a setting; `None` when the variable is not set.
     pub(super) fn take<T>(&mut self, name: &str) -> Result<Option<T>, InvalidConfig>
     where
         T: FromStr<Err: Display>,
@@ -40,13 +40,13 @@ impl EnvVars {
         text.parse().map(Some).map_err(invalid)
     }
 
-    /// Reads a list whose values are divided by commas.
+    /// Reads a list whose values are separated by commas.
     pub(super) fn take_list(&mut self, name: &str) -> Result<Option<Vec<String>>, InvalidConfig> {
         let list = self.take_text(name)?;
         Ok(list.map(|list| list.split(',').map(|value| value.trim().to_owned()).collect()))
     }
 
-    /// Refuses the first variable that nothing reads: it is a setting with a wrong name.
+    /// Rejects the first variable that nothing has read: it is a misspelled setting.
     pub(super) fn reject_unknown(self) -> Result<(), InvalidConfig> {
         if FailPoint::UnknownVariableAccepted.is_active() {
             return Ok(());
@@ -71,7 +71,7 @@ impl EnvVars {
     }
 }
 
-/// Whether Kubernetes sets a variable of this name in every pod beside a Service whose name begins with
+/// Whether the variable is one that Kubernetes sets in every pod beside a Service whose name begins with
 /// `pushonce`: `PUSHONCE_SERVICE_HOST`, `PUSHONCE_PEER_SERVICE_PORT_GRPC`, `PUSHONCE_PORT_7080_TCP_ADDR`, and
 /// `PUSHONCE_PORT`, whose value is a URL.
 fn is_service_link(name: &str, value: &OsStr) -> bool {
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(
             port.as_deref(),
             Some("PUSHONCE_HTTP_PORT"),
-            "no Service has a bare number there"
+            "a Service variable does not have a bare number"
         );
         assert_eq!(
             read(&[("PUSHONCE_LOG", "debug"), ("PUSHONCE_SERVER", "x")]),

@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-/// What the defaults of a node's settings are made from.
+/// The parts of the host environment that defaults are derived from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDefaults {
-    /// The directory below which node data lies by default, absolute.
+    /// The directory that holds node data by default. Absolute.
     pub data_home: PathBuf,
-    /// What relative paths are relative to, absolute.
+    /// The directory that relative paths are resolved against. Absolute.
     pub working_dir: PathBuf,
 }
 
 impl HostDefaults {
-    /// This process's machine and user.
+    /// Reads the environment of this process.
     pub fn detect() -> HostDefaults {
         let root = rustix::process::geteuid().is_root();
         HostDefaults {
@@ -21,14 +21,14 @@ impl HostDefaults {
         }
     }
 
-    /// A path as given, made absolute.
+    /// Makes a path absolute.
     pub(super) fn absolute(&self, path: &Path) -> PathBuf {
         self.working_dir.join(path)
     }
 }
 
-/// As the XDG base directories say, and `/var/lib/pushonce` for root without `XDG_DATA_HOME`. A relative
-/// variable is ignored, as that specification demands.
+/// The XDG data directory, or `/var/lib/pushonce` for root without `XDG_DATA_HOME`. A relative variable is
+/// ignored, as the XDG specification demands.
 fn default_data_home(is_root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     let absolute = |name| env(name).filter(|path| path.is_absolute());
     let home =

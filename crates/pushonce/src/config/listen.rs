@@ -1,11 +1,11 @@
-//! Checks of the addresses that a node listens on.
+//! Validation of the addresses that a node listens on.
 
 use std::net::SocketAddr;
 
 use super::InvalidConfig;
 
-/// Refuses what the system would refuse later, or nobody could dial: port 0, and one TCP port for two
-/// listeners. QUIC may share the number of a TCP port.
+/// Rejects port 0, which cannot be dialled, and one TCP port for two listeners, which cannot be bound. QUIC
+/// may share the number of a TCP port.
 pub(super) fn check_ports(
     tcp: &[(&'static str, SocketAddr)],
     udp: (&'static str, SocketAddr),
@@ -21,14 +21,15 @@ pub(super) fn check_ports(
     for (i, &(flag, address)) in tcp.iter().enumerate() {
         if let Some((other, _)) = tcp[..i].iter().find(|(_, earlier)| conflicts(*earlier, address))
         {
-            let reason = format!("{address} is the address of {other} too; give each its own port");
+            let reason =
+                format!("{address} is also the address of {other}; give each its own port");
             return Err(InvalidConfig::InvalidValue { flag, reason });
         }
     }
     Ok(())
 }
 
-/// Whether both cannot be bound at the same time.
+/// Whether the two addresses cannot be bound at the same time.
 fn conflicts(a: SocketAddr, b: SocketAddr) -> bool {
     let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && same_host

@@ -1,9 +1,9 @@
-//! What is on or off.
+//! The values `on` and `off`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// On or off, in these words.
+/// A switch, written `on` or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnOff(pub bool);
 

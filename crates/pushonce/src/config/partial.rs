@@ -1,4 +1,4 @@
-//! What one source says: the flags, the environment, or the file.
+//! The settings of one source: the flags, the environment, or the file.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -12,45 +12,45 @@ use serde::{Deserialize, Serialize};
 use super::environment::EnvVars;
 use super::{ByteSize, ConsensusPreset, HumanDuration, InvalidConfig, OnOff};
 
-/// What one source says: a flag is `--name`, its environment variable `PUSHONCE_NAME`, its key in
-/// the file `rejected_name`.
+/// The settings of one source. A flag is `--name`, its environment variable `PUSHONCE_NAME`, its key in the
+/// file `name`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PartialConfig {
     /// The node's name, unique in the cluster [default: HOST-PORT that other nodes dial]
     #[arg(long)]
     pub name: Option<String>,
-    /// Directory for data that the node must not lose [default: NAME, or
+    /// Directory for the data of the node, which must be persistent [default: NAME, or
     /// `default`, in $XDG_DATA_HOME/pushonce, else /var/lib/pushonce for root or ~/.local/share/pushonce]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// HTTP and WebSocket [default: 127.0.0.1:7080]
+    /// Address for HTTP and WebSocket [default: 127.0.0.1:7080]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
-    /// QUIC, UDP [default: 127.0.0.1:7443]
+    /// Address for QUIC (UDP) [default: 127.0.0.1:7443]
     #[arg(long, value_name = "ADDR")]
     pub quic: Option<SocketAddr>,
-    /// gRPC for publishers and operators [default: 127.0.0.1:7090]
+    /// Address for gRPC from publishers and operators [default: 127.0.0.1:7090]
     #[arg(long, value_name = "ADDR")]
     pub grpc: Option<SocketAddr>,
-    /// gRPC between nodes [default: 127.0.0.1:7091]
+    /// Address for gRPC between nodes [default: 127.0.0.1:7091]
     #[arg(long, value_name = "ADDR")]
     pub peer: Option<SocketAddr>,
-    /// The host that other nodes and clients dial. Prefer a DNS name: it stays when the address of the
+    /// Host that other nodes and clients dial. Prefer a DNS name: it stays valid when the address of the
     /// machine changes [default: the address of --peer]
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
     /// Peer addresses (HOST:PORT,…) of other nodes: an empty data directory joins their cluster, a
-    /// member asks them where the other members are now
+    /// member asks them for the current addresses of the other members
     #[arg(long, value_name = "ADDRS", value_delimiter = ',')]
     pub join: Option<Vec<String>>,
-    /// Label: a message crosses into a region once
+    /// Region label: each message is sent into a region once
     #[arg(long)]
     pub region: Option<String>,
-    /// Label within the region: replicas are spread over zones
+    /// Zone label within the region: replicas are spread over zones
     #[arg(long)]
     pub zone: Option<String>,
-    /// core (holds shards), edge (holds clients), or both [default: core,edge]
+    /// Roles: core (holds shards), edge (serves clients), or both [default: core,edge]
     #[arg(long, value_parser = str::parse::<Roles>)]
     #[serde(
         default,
@@ -58,25 +58,24 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub roles: Option<Roles>,
-    /// Share of the shards beside the other nodes' weights, 1 to 16 [default: 1]
+    /// Share of the shards relative to the weights of other nodes, 1 to 16 [default: 1]
     #[arg(long)]
     pub weight: Option<u32>,
-    /// Shards of the cluster that `pushonce init` creates, permanent, 1 to 4096 [default: 16]
+    /// Number of shards of the cluster that `pushonce init` creates, permanent, 1 to 4096 [default: 16]
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
-    /// Replicas of each shard of the cluster that `pushonce init` creates: 1, 3 or 5 [default: 3]
+    /// Number of replicas of each shard of the cluster that `pushonce init` creates: 1, 3 or 5 [default: 3]
     #[arg(long, value_name = "N")]
     pub replicas: Option<u8>,
-    /// Threads that carry client sessions [default: one a core]
+    /// Number of threads that serve client sessions [default: one a core]
     #[arg(long, value_name = "N")]
     pub lanes: Option<usize>,
-    /// Tie each lane to a core of its own, where there are enough: for a node that has its machine for
-    /// itself
+    /// Pin each lane to its own core if there are enough cores: for a node that has its machine to itself
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub pin_lanes: Option<bool>,
-    /// Whether messages are deflated for WebSocket clients that offer it, once each however many read
-    /// it: half the bytes or less, for the CPU of some five deliveries. Off is for nodes whose topics
-    /// have a reader or two each [default: on]
+    /// Whether messages are compressed (deflate) for WebSocket clients that offer it. Each message is
+    /// compressed once for all subscribers: half the bytes or less, for the CPU of about five deliveries.
+    /// Turn it off on nodes whose topics have one or two subscribers each [default: on]
     #[arg(long, value_name = "on|off")]
     #[serde(
         default,
@@ -84,11 +83,11 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub compression: Option<OnOff>,
-    /// Serve an address that others can reach although there is no authentication
+    /// Allow addresses that others can reach, although there is no authentication
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
-    /// How often a client session gets a heartbeat, 1s to 25s: shorter where something between closes
-    /// connections that are quiet [default: 25s]
+    /// Interval of the heartbeats of a client session, 1s to 25s: lower it where a proxy closes idle
+    /// connections [default: 25s]
     #[arg(long, value_name = "TIME")]
     #[serde(
         default,
@@ -96,9 +95,9 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub session_heartbeat: Option<HumanDuration>,
-    /// Times of consensus of a new cluster: lan (nodes some milliseconds apart) or wan (up to 250 ms)
-    /// [default: lan]. They are the cluster's: a node that joins or starts again takes them, and does not
-    /// start when this or one of the next five says otherwise; `pushonce own_cluster set-times` changes them
+    /// Consensus times of a new cluster: lan (nodes a few milliseconds apart) or wan (up to 250 ms)
+    /// [default: lan]. They belong to the cluster: a node that joins or restarts takes them, and does not
+    /// start when this or one of the next five settings differs; `pushonce cluster set-times` changes them
     #[arg(long, value_name = "lan|wan")]
     #[serde(
         default,
@@ -106,7 +105,7 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub consensus: Option<ConsensusPreset>,
-    /// How often an owner says that it lives [lan: 150ms]
+    /// Interval of the heartbeats of an owner [lan: 150ms]
     #[arg(long, value_name = "TIME")]
     #[serde(
         default,
@@ -114,7 +113,7 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub heartbeat: Option<HumanDuration>,
-    /// The shortest wait of a replica before it asks to replace a silent owner [lan: 400ms]
+    /// Minimum time without heartbeats after which a replica starts an election [lan: 400ms]
     #[arg(long, value_name = "TIME")]
     #[serde(
         default,
@@ -122,7 +121,7 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub election_min: Option<HumanDuration>,
-    /// The longest such wait, and the length of an owner's lease [lan: 800ms]
+    /// Maximum of that time, and duration of an owner's lease [lan: 800ms]
     #[arg(long, value_name = "TIME")]
     #[serde(
         default,
@@ -130,7 +129,7 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub election_max: Option<HumanDuration>,
-    /// How long a small request to another node may take [lan: 250ms]
+    /// Timeout of a small request to another node [lan: 250ms]
     #[arg(long, value_name = "TIME")]
     #[serde(
         default,
@@ -138,7 +137,7 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub rpc_timeout: Option<HumanDuration>,
-    /// How long dialling another node may take [lan: 100ms]
+    /// Timeout of a connection attempt to another node [lan: 100ms]
     #[arg(long, value_name = "TIME")]
     #[serde(
         default,
@@ -146,7 +145,7 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub connect_timeout: Option<HumanDuration>,
-    /// How long a publish waits for its commit before its outcome is unknown [lan: 5s]
+    /// Time that a publish waits for its commit before its outcome is unknown [lan: 5s]
     #[arg(long, value_name = "TIME")]
     #[serde(
         default,
@@ -154,7 +153,7 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub proposal_deadline: Option<HumanDuration>,
-    /// How long the transfer of a shard's snapshot may make no progress before it is tried again
+    /// Time without progress after which the transfer of a shard's snapshot is retried
     /// [lan: 30s]
     #[arg(long, value_name = "TIME")]
     #[serde(
@@ -163,13 +162,13 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub snapshot_timeout: Option<HumanDuration>,
-    /// Topics that this node's replicas may hold: past it, publishes that would make another topic here are
-    /// refused. 0: no bound. Each namespace has a bound of its own (`pushonce namespace set`) [default:
-    /// 2000000]
+    /// Maximum number of topics in the replicas of this node: beyond it, publishes that would create another
+    /// topic here are rejected. 0: no limit. Each namespace has its own limit (`pushonce namespace set`)
+    /// [default: 2000000]
     #[arg(long, value_name = "N")]
     pub topics_max: Option<u64>,
-    /// How long the node goes on as before after SIGTERM or Ctrl-C, only that it is not ready: as long as
-    /// load balancers take to notice [default: 0s]
+    /// Time for which the node keeps serving, but unready, after SIGTERM or Ctrl-C: as long as load balancers
+    /// need to notice [default: 0s]
     #[arg(long, value_name = "TIME")]
     #[serde(
         default,
@@ -177,8 +176,8 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub shutdown_delay: Option<HumanDuration>,
-    /// Over how long it then sends its clients away, so that other nodes accept them at an even rate. A
-    /// second signal ends the node at once [default: 5s]
+    /// Time over which the node then disconnects its clients, so that other nodes accept them at an even
+    /// rate. A second signal ends the node at once [default: 5s]
     #[arg(long, value_name = "TIME")]
     #[serde(
         default,
@@ -186,7 +185,7 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub shutdown_grace: Option<HumanDuration>,
-    /// Room on the disk of --data that is kept: with less nothing is published here [default: 256MiB,
+    /// Free space to keep on the disk of --data: with less the node accepts no publishes [default: 256MiB,
     /// or a twentieth of the disk]
     #[arg(long, value_name = "SIZE")]
     #[serde(
@@ -195,8 +194,9 @@ pub struct PartialConfig {
         serialize_with = "serialize_display"
     )]
     pub disk_reserve: Option<ByteSize>,
-    /// Memory of this process. Near it, subscribers that take the newest alone get it less often, and then
-    /// no new sessions are taken in; at it, sessions are sent away. 0: no bound [default: four fifths of the machine's or its control group's]
+    /// Memory limit of this process. Near it, `latest` subscriptions get messages less often, and then new
+    /// sessions are rejected; at it, sessions are closed. 0: no limit [default: four fifths of the machine's or
+    /// its control group's]
     #[arg(long, value_name = "SIZE")]
     #[serde(
         default,
@@ -210,16 +210,16 @@ impl PartialConfig {
     /// Reads a configuration file.
     ///
     /// # Errors
-    /// [`InvalidConfig::File`] with the line for what is no TOML, unknown, or of the wrong kind.
+    /// [`InvalidConfig::File`], with the line, when the text is not TOML or has an unknown key or wrong type.
     pub fn from_toml(text: &str) -> Result<PartialConfig, InvalidConfig> {
         toml::from_str(text).map_err(|error| InvalidConfig::File(error.to_string()))
     }
 
-    /// Reads the `PUSHONCE_…` variables of an environment. An empty variable counts as not set.
+    /// Reads the `PUSHONCE_…` variables of an environment. An empty variable counts as unset.
     ///
     /// # Errors
-    /// [`InvalidConfig::Environment`] for the first variable that cannot be read, or that no setting
-    /// has the name of.
+    /// [`InvalidConfig::Environment`] for the first variable with an invalid value, and
+    /// [`InvalidConfig::UnknownVariable`] for one that no setting has the name of.
     pub fn from_env(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<PartialConfig, InvalidConfig> {
@@ -265,7 +265,7 @@ impl PartialConfig {
         Ok(partial)
     }
 
-    /// What `self` says, and what `other` says where `self` is silent.
+    /// The settings of `self`, and those of `other` where `self` has none.
     pub(super) fn or_else_from(self, other: PartialConfig) -> PartialConfig {
         PartialConfig {
             name: self.name.or(other.name),

@@ -1,18 +1,18 @@
-//! Times and sizes as a person writes them.
+//! Durations and sizes in human-readable form.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A time: `150ms`, `2s`, `5m`.
+/// A duration such as `150ms`, `2s` or `5m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HumanDuration(pub Duration);
 
-/// A number of bytes: `256MiB`, `10GiB`, `4096`.
+/// A number of bytes such as `256MiB`, `10GiB` or `4096`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteSize(pub u64);
 
-/// What is no time or size. Says how one is written.
+/// The text is not a duration or size. The message states the format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidQuantity(&'static str);
@@ -22,7 +22,7 @@ impl FromStr for HumanDuration {
 
     fn from_str(text: &str) -> Result<HumanDuration, InvalidQuantity> {
         let milliseconds = parse_with_unit(text, &[("ms", 1), ("s", 1_000), ("m", 60_000)]);
-        let error = InvalidQuantity("a time is a whole number with ms, s or m, as in 150ms");
+        let error = InvalidQuantity("expected a whole number with ms, s or m, as in 150ms");
         milliseconds.map(|ms| HumanDuration(Duration::from_millis(ms))).ok_or(error)
     }
 }
@@ -32,26 +32,26 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<ByteSize, InvalidQuantity> {
         let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)];
-        let reason = "a size is a whole number of bytes, or of KiB, MiB or GiB, as in 256MiB";
+        let reason = "expected a whole number of bytes, KiB, MiB or GiB, as in 256MiB";
         parse_with_unit(text, &units).map(ByteSize).ok_or(InvalidQuantity(reason))
     }
 }
 
-/// In milliseconds, the smallest unit that is read.
+/// Writes milliseconds, the smallest unit that is parsed.
 impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}ms", self.0.as_millis())
     }
 }
 
-/// In bytes.
+/// Writes bytes.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }
 }
 
-/// A number behind which the first of these units stands that fits.
+/// Parses a number with the first of these units that matches.
 fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let number = |(unit, factor): &(&str, u64)| {
         let number: u64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;

@@ -1,8 +1,8 @@
 //! The demo: the football World Cup 2026, replayed on a cluster of three nodes in one process.
 //!
-//! `tournament` is the data, `build_events` what happens in it and what is published of it, `schedule`
-//! when: all three pure. `run` starts the nodes and publishes each [`ReplayStep`] in its time; `count`
-//! watch it, and `print_acknowledgement` says how it went.
+//! `tournament` holds the data, `script` derives the events and their messages, and `schedule` their times:
+//! all three are pure. `run` starts the nodes and publishes each [`ReplayStep`] at its time; `viewers`
+//! subscribe, and `report` prints the results.
 
 mod report;
 mod run;
@@ -20,7 +20,7 @@ pub use script::{
 };
 pub use tournament::{Goal, InvalidData, LIVE, Match, MatchTime, Score, Tournament};
 
-/// Now, in milliseconds since the Unix epoch, with what the clock has of fractions.
+/// The current time in milliseconds since the Unix epoch, with fractions.
 fn now_ms() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0
 }

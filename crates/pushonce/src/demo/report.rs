@@ -1,4 +1,4 @@
-//! What the demo says: where to look at its beginning, what happened at its end.
+//! The output of the demo: where to connect at its start, and the results at its end.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use tokio::time::Instant;
 use super::viewers::DemoViewers;
 use crate::output;
 
-/// What was seen from the publisher's side, and from the viewers'.
+/// The measurements of the publisher.
 pub(super) struct DemoReport {
-    /// When the demo was started.
+    /// The start time of the demo.
     pub(super) started_at: Instant,
-    /// How long until the first acknowledgement.
+    /// The time until the first acknowledgement.
     pub(super) time_to_form: Duration,
-    /// Acknowledged messages on the topic of all events.
+    /// Number of acknowledged messages on the topic of all events.
     pub(super) live_acknowledged: u64,
-    /// Publishes without an acknowledgement.
+    /// Number of publishes without an acknowledgement.
     pub(super) failed: u64,
     pub(super) viewers: DemoViewers,
     /// Microseconds from publish to acknowledgement.
@@ -40,7 +40,7 @@ impl DemoReport {
         self.live_acknowledged += u64::from(live);
     }
 
-    /// Publishes with an acknowledgement.
+    /// Number of publishes with an acknowledgement.
     pub(super) fn acknowledged_count(&self) -> u64 {
         self.acknowledge_latency.len()
     }
@@ -58,14 +58,14 @@ impl DemoReport {
     }
 }
 
-/// Where to look; `addresses` are the ports of each node: HTTP, QUIC, gRPC, peers.
+/// The welcome text; `addresses` are the ports of each node: HTTP, QUIC, gRPC, peers.
 pub(super) fn welcome_text(addresses: &[[u16; 4]], time_to_form: Duration) -> String {
     let [http, quic, grpc, _] = addresses.first().copied().unwrap_or_default();
     let others: Vec<_> =
         addresses.iter().skip(1).map(|a| format!("http://127.0.0.1:{}/", a[0])).collect();
     let third = addresses.last().copied().unwrap_or_default();
     format!(
-        "Three nodes formed a cluster and took the first publish after {time_to_form:.1?}.
+        "Three nodes formed a cluster and accepted the first publish after {time_to_form:.1?}.
 
   the scoreboard   http://127.0.0.1:{http}/    (and on the other nodes: {others})
 
@@ -85,15 +85,15 @@ Ctrl-C ends it.
     )
 }
 
-/// From a microsecond to a minute, to three digits.
+/// A histogram from one microsecond to one minute with three digits.
 pub(super) fn new_histogram() -> Histogram<u64> {
     let mut histogram = Histogram::new_with_bounds(1, 60_000_000, 3)
-        .unwrap_or_else(|_| unreachable!("the bounds are constant and good"));
+        .unwrap_or_else(|_| unreachable!("the bounds are constant and valid"));
     histogram.auto(true);
     histogram
 }
 
-/// What lies outside the bounds counts as the bound.
+/// Records a latency in microseconds; values outside the bounds are clamped.
 pub(super) fn record_latency(histogram: &mut Histogram<u64>, latency: Duration) {
     let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
     histogram.saturating_record(micros.clamp(1, 60_000_000));
@@ -105,6 +105,6 @@ pub(super) fn percentiles_text(histogram: &Histogram<u64>) -> String {
 }
 
 pub(super) fn print(text: &str) {
-    // The pages show the same: a demo goes on without its terminal.
+    // The pages show the same, so the demo continues without a terminal.
     let _ = output::write(text.as_bytes());
 }

@@ -1,5 +1,5 @@
-//! The demo on real nodes: three of them, in this process, that talk over loopback as nodes on
-//! different machines do.
+//! Runs the demo on three nodes in this process, which talk over loopback as nodes on different machines
+//! would.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,38 +17,38 @@ use super::{LIVE, MatchEvent, ReplayStep, Speed, Tournament, build_events, sched
 use crate::config::{Config, HumanDuration, PartialConfig};
 use crate::{Node, metrics, node};
 
-/// How fast, how often, and on which ports.
+/// The speed, the repetition and the ports of the demo.
 #[derive(clap::Args, Clone)]
 pub struct Args {
-    /// Times as fast as the whole tournament in five minutes
+    /// Speed relative to replaying the whole tournament in five minutes
     #[arg(long, default_value = "1", value_parser = str::parse::<Speed>)]
     speed: Speed,
-    /// End when the tournament is over
+    /// Exit when the tournament is over
     #[arg(long, conflicts_with = "loop")]
     once: bool,
-    /// Begin again when the tournament is over
+    /// Start again when the tournament is over
     #[arg(long = "loop")]
     r#loop: bool,
-    /// Add this to every port
+    /// Number to add to every port
     #[arg(long, value_name = "N", default_value_t = 0)]
     offset: u16,
 }
 
 const NODES: u16 = 3;
-/// Between the ports of one node and the next.
+/// Distance between the ports of two nodes.
 const PORT_STRIDE: u16 = 100;
-/// How long the first publish may take: the cluster forms in it.
+/// Timeout of the first publish, during which the cluster forms.
 const FORMING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Runs the demo until it is over or `shutdown`.
+/// Runs the demo until it is over or `shutdown` is cancelled.
 ///
 /// # Errors
-/// What cannot be had, such as a port, and what to change.
+/// When a resource such as a port is not available; the error says what to change.
 pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let steps = schedule(build_events(&Tournament::embedded()?), args.speed);
     let demo_dir = DemoDir::new()?;
     let started_at = Instant::now();
-    // The nodes outlive the wish to stop: first the replay ends, then they do.
+    // The nodes outlive `shutdown`: the replay ends first, then the nodes.
     let stop = CancellationToken::new();
     let mut nodes = start_nodes(&args, &demo_dir, &stop).await?;
     let publisher = Publisher::new(servers(&args, 2)?);
@@ -58,13 +58,13 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         replay_result = replay(&args, &steps, &publisher, &mut report) => replay_result,
         ended = nodes.join_next() => match ended {
             Some(Ok(Err(error))) => Err(error),
-            _ => Err(anyhow::anyhow!("a node ended by itself")),
+            _ => Err(anyhow::anyhow!("a node ended unexpectedly")),
         },
         () = shutdown.cancelled() => Ok(()),
     };
     stop.cancel();
     while let Some(node) = nodes.join_next().await {
-        node.context("a node")??;
+        node.context("a node failed")??;
     }
     result?;
     report::print(&report.text());
@@ -83,7 +83,7 @@ async fn start_nodes(
         if index == 0 {
             node::init(&config).await?;
         }
-        // Every node joins through the first, which must be up before they ask.
+        // Every other node joins through the first, which must be up before.
         let node = Node::build(config, pushonce_console::demo(), metrics.clone(), stop)
             .await
             .with_context(|| {
@@ -108,7 +108,7 @@ fn node_config(args: &Args, demo_dir: &DemoDir, index: u16) -> anyhow::Result<Co
         peer,
         join: (index > 0).then(|| vec![first]),
         lanes: Some(1),
-        // All nodes end together: no other one waits for their viewers.
+        // All nodes stop together, so there is no other node for their clients.
         shutdown_grace: Some(HumanDuration(Duration::ZERO)),
         ..PartialConfig::default()
     };
@@ -121,7 +121,7 @@ fn node_ports(args: &Args, index: u16) -> anyhow::Result<[u16; 4]> {
     (|| Some([http?, quic?, grpc?, peer?]))().context("--offset is too large for a port")
 }
 
-/// The `which`th door of every node, as addresses of clients.
+/// The addresses of one listener of every node.
 fn servers(args: &Args, listener_index: usize) -> anyhow::Result<Vec<ServerAddress>> {
     let scheme = if listener_index == 1 { "quic" } else { "http" };
     let address = |index| {
@@ -131,7 +131,7 @@ fn servers(args: &Args, listener_index: usize) -> anyhow::Result<Vec<ServerAddre
     (0..NODES).map(address).collect()
 }
 
-/// Publishes the first event, which is when the cluster has formed, says where to look, and plays.
+/// Publishes the first event, which completes when the cluster has formed, and replays the rest.
 async fn replay(
     args: &Args,
     steps: &[ReplayStep],
@@ -167,15 +167,15 @@ async fn replay(
         }
         if !args.r#loop {
             report::print(
-                "The tournament is over; the pages stay. Ctrl-C ends, --loop plays on.\n",
+                "The tournament is over; the pages stay up. Ctrl-C stops the demo, --loop repeats it.\n",
             );
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Publishes the messages of an event. One that is refused or unknown is counted and the demo goes
-/// on: it shows what a publisher sees, also when a node is in trouble.
+/// Publishes the messages of an event. A rejected or unknown one is counted and the demo continues: it shows
+/// what a publisher sees, also when a node is down.
 async fn publish(
     event: &MatchEvent,
     publisher: &Publisher,
@@ -202,7 +202,7 @@ async fn publish(
     Ok(())
 }
 
-/// The data of the demo: a directory of its own, gone at the end.
+/// The data directory of the demo, which is deleted at the end.
 struct DemoDir(PathBuf);
 
 impl DemoDir {

@@ -1,4 +1,4 @@
-//! When each event of the tournament is shown: five weeks in five minutes.
+//! The schedule of the replay: five weeks in five minutes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,38 +7,38 @@ use std::time::Duration;
 
 use super::{MatchEvent, MatchState};
 
-/// How long the whole tournament takes at speed 1.
+/// Duration of the replay of the whole tournament at speed 1.
 pub const REPLAY_DURATION: Duration = Duration::from_secs(300);
 
-/// A match begins at most so many minutes after the one before it. A third of what a match takes:
-/// some three are on at a time, each for some eight seconds; one by one they would take three.
+/// Maximum time from the start of a match to the next, in minutes. A third of the length of a match: about
+/// three run at the same time, for about eight seconds each; one after another they would take three.
 const STAGGER_MINUTES_MAX: u64 = 40;
 
-/// No team plays again before it has rested so many minutes.
+/// Minimum pause of a team between two matches, in minutes.
 const TEAM_REST_MINUTES: u64 = 20;
 
-/// When nothing at all happens for longer than so many minutes, the rest is skipped.
+/// Maximum time without any event, in minutes; the rest is skipped.
 const IDLE_MINUTES_MAX: u64 = 6;
 
-/// How fast to replay: 1 takes five minutes, 2 half of that. 0.01 to 1000.
+/// Replay speed from 0.01 to 1000: 1 takes five minutes, 2 half of that.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Speed(f64);
 
-/// No number, or out of bounds.
+/// Not a number, or out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a speed is a number from 0.01 to 1000, as in 2 for twice as fast, not {0:?}")]
+#[error("expected a number from 0.01 to 1000, as in 2 for twice as fast, not {0:?}")]
 pub struct InvalidSpeed(String);
 
-/// An event, and when to publish it.
+/// An event, and the time at which it is published.
 #[derive(Clone, Debug)]
 pub struct ReplayStep {
-    /// Since the beginning of the replay.
+    /// Time since the start of the replay.
     pub after: Duration,
-    /// What to publish.
+    /// The event to publish.
     pub event: MatchEvent,
 }
 
-/// Lays the events, which are in the order of their times, on the time of the one who watches.
+/// Maps the events, which are ordered by time, to the time of the replay.
 pub fn schedule(events: Vec<MatchEvent>, speed: Speed) -> Vec<ReplayStep> {
     let match_starts = compute_match_starts(&events);
     let mut timed: Vec<(u64, MatchEvent)> = events
@@ -56,8 +56,8 @@ pub fn schedule(events: Vec<MatchEvent>, speed: Speed) -> Vec<ReplayStep> {
     timed.into_iter().map(|(mark, event)| ReplayStep { after: after(mark), event }).collect()
 }
 
-/// By match: its kick-off, and the minute of the replay in which it begins. Matches begin in their
-/// order, some side by side, but no team plays two at once.
+/// For each match its kick-off, and the minute of the replay in which it starts. Matches start in their
+/// order, some in parallel, but no team plays two at once.
 fn compute_match_starts(events: &[MatchEvent]) -> BTreeMap<u32, (u64, u64)> {
     let mut starts = BTreeMap::new();
     let mut team_free_at: BTreeMap<&str, u64> = BTreeMap::new();
@@ -123,7 +123,7 @@ mod tests {
 
     fn steps(speed: &str) -> Vec<ReplayStep> {
         let events = build_events(&Tournament::embedded().expect("sound"));
-        schedule(events, speed.parse().expect("a speed"))
+        schedule(events, speed.parse().expect("a valid speed"))
     }
 
     fn replay_length(steps: &[ReplayStep]) -> Duration {
@@ -154,7 +154,7 @@ mod tests {
             let start = *start_times.entry(*number).or_insert(*after);
             for team in teams {
                 let other_match = playing.insert(team, *number).filter(|other| other != number);
-                assert_eq!(other_match, None, "{team} plays match {number} too");
+                assert_eq!(other_match, None, "{team} also plays match {number}");
                 if event.state.event == MatchEventKind::FullTime {
                     playing.remove(team.as_str());
                     let lasted = after.saturating_sub(start);
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn invalid_speed_is_rejected() {
         for text in ["0", "-1", "NaN", "inf", "1e9", "fast", ""] {
-            assert!(text.parse::<Speed>().is_err(), "{text:?} was taken");
+            assert!(text.parse::<Speed>().is_err(), "{text:?} was accepted");
         }
     }
 }

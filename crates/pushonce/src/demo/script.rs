@@ -1,4 +1,4 @@
-//! What happens in the tournament, in order, and what is published of it.
+//! The events of the tournament, in order, and the messages to publish for them.
 
 use bytes::Bytes;
 use pushonce_core::Topic;
@@ -6,72 +6,72 @@ use serde::Serialize;
 
 use super::{Goal, Match, MatchTime, Tournament};
 
-/// The clock of a match is published this often, in minutes of play, so that a board moves without
+/// Interval at which the clock of a match is published, in minutes of play, so that a board moves without
 /// goals.
 const CLOCK_MINUTES: u32 = 5;
 
-/// One change of one match.
+/// A change of one match.
 #[derive(Clone, Debug)]
 pub struct MatchEvent {
     /// Minutes since the Unix epoch, UTC.
     pub at_minute: u64,
-    /// The match's own topic.
+    /// The topic of the match.
     pub topic: Topic,
-    /// Where it is told to those who follow everything; none when only the clock moved.
+    /// The topic of all events; `None` when only the clock changed.
     pub live_topic: Option<Topic>,
-    /// The match after the change.
+    /// The state of the match after the change.
     pub state: MatchState,
 }
 
-/// A match at one moment, as it is published.
+/// The published state of a match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MatchState {
-    /// 1 to 104.
+    /// Match number, 1 to 104.
     #[serde(rename = "match")]
     pub number: u32,
     /// `Matchday 1`, `Final`.
     pub round: String,
-    /// `BarGroup A`; absent in the knock-out rounds.
+    /// `Group A`; absent in the knock-out rounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Where it is played.
+    /// The venue.
     pub ground: String,
-    /// Seconds since the Unix epoch.
+    /// Kick-off in seconds since the Unix epoch.
     pub kick_off: u64,
-    /// Who plays.
+    /// The names of the two teams.
     pub teams: [String; 2],
     /// Goals so far, without those of the shoot-out.
     pub score: [u32; 2],
-    /// The shoot-out, once it is over.
+    /// The result of the shoot-out, once it is over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub penalties: Option<[u32; 2]>,
-    /// The referee's clock: `90+4`.
+    /// Time on the referee's clock, such as `90+4`.
     pub minute: String,
-    /// Where the match stands.
+    /// The phase of the match.
     pub status: MatchStatus,
     /// What changed.
     pub event: MatchEventKind,
-    /// The goal that fell, when one did.
+    /// The goal of this event, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal: Option<PublishedGoal>,
-    /// All goals so far; left out where the event is told to everybody.
+    /// All goals so far; left out on the topic of all events.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub goals: Vec<PublishedGoal>,
 }
 
-/// Where a match stands.
+/// The phase of a match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MatchStatus {
-    /// Being played.
+    /// In play.
     Live,
-    /// The break.
+    /// Half-time break.
     HalfTime,
-    /// The thirty minutes more.
+    /// Extra time of thirty minutes.
     ExtraTime,
-    /// From the penalty spot.
+    /// Penalty shoot-out.
     Penalties,
-    /// Over.
+    /// The match is over.
     Finished,
 }
 
@@ -79,21 +79,21 @@ pub enum MatchStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MatchEventKind {
-    /// It began.
+    /// The match started.
     KickOff,
-    /// Only the minute.
+    /// Only the minute changed.
     Clock,
-    /// The score.
+    /// The score changed.
     Goal,
-    /// The first half is over.
+    /// The first half ended.
     HalfTime,
-    /// The second half began.
+    /// The second half started.
     SecondHalf,
-    /// Level after ninety minutes: thirty more.
+    /// Extra time started after a draw.
     ExtraTime,
-    /// Level after those too.
+    /// The shoot-out started after a draw in extra time.
     Penalties,
-    /// It ended.
+    /// The match ended.
     FullTime,
 }
 
@@ -102,41 +102,41 @@ pub enum MatchEventKind {
 pub struct PublishedGoal {
     /// The index of the team it counts for.
     pub team: usize,
-    /// Who scored, for whichever team.
+    /// The player who scored, for either team.
     pub scorer: String,
-    /// The referee's clock: `90+4`.
+    /// Time on the referee's clock, such as `90+4`.
     pub minute: String,
-    /// From the penalty spot, in play.
+    /// Whether it was a penalty kick in play.
     pub penalty: bool,
-    /// Scored by a player of the other team.
+    /// Whether a player of the other team scored it.
     pub own_goal: bool,
 }
 
-/// What is published: the state, and when it was.
+/// The published message: the state with its publish time.
 #[derive(Serialize)]
 struct PublishedState<'s> {
     #[serde(flatten)]
     state: &'s MatchState,
-    /// Milliseconds since the Unix epoch.
+    /// Publish time in milliseconds since the Unix epoch.
     published_ms: f64,
 }
 
-/// Everything that happens, in the order in which it happened; matches that were played at the same
-/// time interleave.
+/// All events in the order in which they happened; events of matches that were played at the same time
+/// interleave.
 pub fn build_events(tournament: &Tournament) -> Vec<MatchEvent> {
     let of_match = |m: &Match| events_of_match(m, &tournament.live);
     let mut events: Vec<MatchEvent> = tournament.matches.iter().flat_map(of_match).collect();
-    // Stable: what a match has in one minute keeps its order.
+    // A stable sort: events of one match in the same minute keep their order.
     events.sort_by_key(|event| event.at_minute);
     events
 }
 
 impl MatchEvent {
-    /// What to publish, as JSON: the state on the match's own topic, and the event for those who
-    /// follow everything. `published_ms` is now, in milliseconds since the Unix epoch.
+    /// The messages to publish, as JSON: the state on the topic of the match, and the event on the topic of all
+    /// events. `published_ms` is the current time in milliseconds since the Unix epoch.
     ///
     /// # Errors
-    /// None for the data that the binary carries.
+    /// Cannot fail for the data that the binary contains.
     pub fn messages(&self, published_ms: f64) -> Result<Vec<(Topic, Bytes)>, serde_json::Error> {
         let encode = |state: &MatchState| {
             serde_json::to_vec(&PublishedState { state, published_ms }).map(Bytes::from)
@@ -150,7 +150,7 @@ impl MatchEvent {
     }
 }
 
-/// When a happening falls, in minutes since the kick-off, what it is, and what the clock shows.
+/// An incident: its time in minutes since the kick-off, its kind, and the clock at that time.
 struct MatchIncident<'m> {
     at_minute: u32,
     kind: MatchEventKind,
@@ -158,7 +158,7 @@ struct MatchIncident<'m> {
     goal: Option<&'m Goal>,
 }
 
-/// One match from kick-off to the end.
+/// The events of one match from kick-off to the end.
 fn events_of_match(m: &Match, live: &Topic) -> Vec<MatchEvent> {
     let mut state = MatchState::at_kick_off(m);
     let mut events = Vec::new();
@@ -220,21 +220,20 @@ fn incidents<'m>(m: &'m Match) -> Vec<MatchIncident<'m>> {
     incidents
 }
 
-/// About what one takes.
+/// Approximate duration of a shoot-out.
 const SHOOT_OUT_MINUTES: u32 = 10;
 
-/// The clock's minute in which each period ends.
+/// The minute on the clock in which each period ends.
 const PERIOD_END_MINUTES: [u32; 3] = [45, 90, 120];
 
 /// The break before each period, in minutes.
 const BREAK_MINUTES: [u32; 3] = [0, 15, 5];
 
-/// The stoppage time of each period, in minutes: the referee's clock stands still, the world's does
-/// not.
+/// The stoppage time of each period, in minutes, during which the clock of the match stands still.
 struct StoppageTimes([u32; 3]);
 
 impl StoppageTimes {
-    /// The data does not say how long a period was: it ends a minute after its last goal.
+    /// The data does not contain the length of a period: each ends one minute after its last goal.
     fn for_match(m: &Match) -> StoppageTimes {
         StoppageTimes(PERIOD_END_MINUTES.map(|end| {
             let late = m.goals.iter().filter(|goal| goal.match_time.minute == end);
@@ -256,7 +255,7 @@ impl StoppageTimes {
         self.period_start(period) + PERIOD_END_MINUTES[period] - clock + self.0[period]
     }
 
-    /// Minutes since the kick-off of a moment on the clock.
+    /// Minutes since the kick-off for a time on the clock.
     fn minute_since_kick_off(&self, moment: MatchTime) -> u32 {
         let period = PERIOD_END_MINUTES.iter().position(|&end| moment.minute <= end).unwrap_or(2);
         let clock = if period == 0 { 0 } else { PERIOD_END_MINUTES[period - 1] };
@@ -386,7 +385,7 @@ mod tests {
         assert!(events.is_sorted_by_key(|event| event.at_minute));
         let numbers: Vec<_> = events.iter().map(|event| event.state.number).collect();
         let switches = numbers.windows(2).filter(|pair| pair[0] != pair[1]).count();
-        assert!(switches > 500, "{switches} turns from one match to another");
+        assert!(switches > 500, "{switches} switches between matches");
     }
 
     #[test]
@@ -396,7 +395,7 @@ mod tests {
         assert_eq!(topics.len(), 104);
         for event in &events {
             assert_eq!(event.live_topic.is_none(), event.state.event == MatchEventKind::Clock);
-            let messages = event.messages(1.5).expect("plain data");
+            let messages = event.messages(1.5).expect("serializable data");
             assert_eq!(messages.len(), 1 + usize::from(event.live_topic.is_some()));
             assert!(messages.iter().all(|(_, json)| json.len() < 4_096));
         }
@@ -405,8 +404,7 @@ mod tests {
     #[test]
     fn goal_is_published_with_its_scorer_and_publish_time() {
         let events = build_events(&tournament());
-        let goal =
-            events.iter().find(|e| e.state.event == MatchEventKind::Goal).expect("there were some");
+        let goal = events.iter().find(|e| e.state.event == MatchEventKind::Goal).expect("a goal");
         let messages = goal.messages(12.5).expect("plain data");
         let json: serde_json::Value = serde_json::from_slice(&messages[0].1).expect("JSON");
         assert_eq!(json["match"], 1);

@@ -1,70 +1,70 @@
-//! The matches and their goals, as they were played.
+//! The matches of the tournament and their goals, as they were played.
 
 use pushonce_core::{InvalidTopic, Topic};
 use serde::Deserialize;
 
 const DATA: &str = include_str!("../../data/worldcup-2026.json");
 
-/// Where every event of every match is published.
+/// The topic of every event of every match.
 pub const LIVE: &str = "worldcup/2026/live";
 
-/// Every match, by number.
+/// All matches of the tournament.
 #[derive(Clone, Debug)]
 pub struct Tournament {
-    /// [`LIVE`].
+    /// The topic [`LIVE`].
     pub live: Topic,
-    /// In the order of their numbers.
+    /// The matches in the order of their numbers.
     pub matches: Vec<Match>,
 }
 
-/// One match.
+/// A match.
 #[derive(Clone, Debug)]
 pub struct Match {
-    /// 1 to 104.
+    /// Match number, 1 to 104.
     pub number: u32,
-    /// Where its state is published.
+    /// The topic of the match's state.
     pub topic: Topic,
     /// `Matchday 1`, `Final`.
     pub round: String,
-    /// `BarGroup A`; none in the knock-out rounds.
+    /// `Group A`; `None` in the knock-out rounds.
     pub group: Option<String>,
-    /// Where it was played.
+    /// The venue.
     pub ground: String,
-    /// Who played.
+    /// The names of the two teams.
     pub teams: [String; 2],
-    /// Minutes since the Unix epoch, UTC.
+    /// Kick-off in minutes since the Unix epoch, UTC.
     pub kick_off: u64,
-    /// In the order they fell.
+    /// The goals in the order in which they were scored.
     pub goals: Vec<Goal>,
-    /// How it ended.
+    /// The result.
     pub score: Score,
 }
 
-/// One goal.
+/// A goal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Goal {
     /// The index of the team it counts for.
     pub team: usize,
-    /// Who scored, for whichever team.
+    /// The player who scored, for either team.
     pub scorer: String,
-    /// When.
+    /// Time of the goal.
     pub match_time: MatchTime,
-    /// From the penalty spot, in play.
+    /// Whether it was a penalty kick in play.
     pub penalty: bool,
-    /// Scored by a player of the other team.
+    /// Whether a player of the other team scored it.
     pub own_goal: bool,
 }
 
 /// A time on the referee's clock: `90+4` is minute 90, added 4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MatchTime {
-    /// 1 to 120.
+    /// The minute, 1 to 120.
     pub minute: u32,
     /// Minutes of stoppage time.
     pub added: u32,
 }
 
-/// The scores of a match, each including what came before, but for the shoot-out.
+/// The scores of a match, each including the earlier ones, except the shoot-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Score {
     /// After 45 minutes.
@@ -73,46 +73,46 @@ pub struct Score {
     /// After 90 minutes.
     #[serde(rename = "ft")]
     pub full_time: [u32; 2],
-    /// After 120 minutes, if it came to that.
+    /// After 120 minutes, if there was extra time.
     #[serde(rename = "et")]
     pub extra_time: Option<[u32; 2]>,
-    /// The shoot-out alone, if it came to that.
+    /// The shoot-out only, if there was one.
     #[serde(rename = "p")]
     pub penalties: Option<[u32; 2]>,
 }
 
-/// What is wrong with the data.
+/// Why the data is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidData {
-    /// Not the JSON that was expected.
-    #[error("the tournament's data cannot be read: {0}")]
+    /// The data is not valid JSON, or has unexpected fields.
+    #[error("invalid tournament data: {0}")]
     Json(#[from] serde_json::Error),
-    /// Not `2026-06-11` and `13:00 UTC-6`.
-    #[error("match {number} has no kick-off that can be read: {text:?}")]
+    /// A kick-off that does not have the form `2026-06-11` and `13:00 UTC-6`.
+    #[error("match {number} has an invalid kick-off: {text:?}")]
     KickOff {
-        /// Which match.
+        /// The number of the match.
         number: u32,
-        /// What stands there.
+        /// The text in the data.
         text: String,
     },
-    /// Not `90` or `90+4`.
-    #[error("match {number} has a goal in no minute that can be read: {text:?}")]
+    /// A minute that does not have the form `90` or `90+4`.
+    #[error("match {number} has a goal with an invalid minute: {text:?}")]
     Minute {
-        /// Which match.
+        /// The number of the match.
         number: u32,
-        /// What stands there.
+        /// The text in the data.
         text: String,
     },
-    /// Cannot be, for any number.
+    /// An invalid topic name, which no match number produces.
     #[error(transparent)]
     Topic(#[from] InvalidTopic),
 }
 
 impl Tournament {
-    /// Reads the data that the binary carries.
+    /// Parses the data that the binary contains.
     ///
     /// # Errors
-    /// [`InvalidData`] when it does not keep its own form.
+    /// [`InvalidData`] when the data is invalid.
     pub fn embedded() -> Result<Tournament, InvalidData> {
         let file: TournamentFile = serde_json::from_str(DATA)?;
         let numbered = (1u32..).zip(file.matches);
@@ -124,7 +124,7 @@ impl Tournament {
 }
 
 impl Score {
-    /// After the last goal of the play.
+    /// The score after the last goal of the play.
     pub fn final_score(&self) -> [u32; 2] {
         self.extra_time.unwrap_or(self.full_time)
     }
@@ -136,7 +136,7 @@ impl MatchTime {
         Some(MatchTime { minute: minute.parse().ok()?, added: added.parse().ok()? })
     }
 
-    /// The file once writes 92 for 90+2 in a match that had no extra time.
+    /// The file once has 92 instead of 90+2 in a match without extra time.
     fn clamp_to_regulation(self, minutes: u32) -> MatchTime {
         let over = self.minute.saturating_sub(minutes);
         MatchTime { minute: self.minute - over, added: self.added + over }
@@ -159,7 +159,7 @@ struct TournamentFile {
 
 #[derive(Deserialize)]
 struct MatchEntry {
-    /// Missing in the group stage: there it is the place in the file.
+    /// Missing in the group stage, where the position in the file is the number.
     num: Option<u32>,
     round: String,
     group: Option<String>,
@@ -214,7 +214,7 @@ impl MatchEntry {
 }
 
 impl GoalEntry {
-    /// `minutes` is how many the match had without stoppage time.
+    /// `minutes` is the length of the match without stoppage time.
     fn into_goal(self, team: usize, number: u32, minutes: u32) -> Result<Goal, InvalidData> {
         let match_time = MatchTime::parse(&self.minute)
             .ok_or_else(|| InvalidData::Minute { number, text: self.minute.clone() })?;
@@ -224,7 +224,7 @@ impl GoalEntry {
     }
 }
 
-/// `2026-06-11`, `13:00 UTC-6` in minutes since the Unix epoch.
+/// Parses `2026-06-11`, `13:00 UTC-6` to minutes since the Unix epoch.
 fn parse_kick_off(date: &str, time: &str) -> Option<u64> {
     let mut parts = date.splitn(3, '-').map(str::parse::<u64>);
     let (year, month, day) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn goals_of_every_match_add_up_to_its_scores() {
-        for m in Tournament::embedded().expect("sound").matches {
+        for m in Tournament::embedded().expect("valid data").matches {
             let after = |minute: u32| {
                 [0, 1].map(|team| {
                     let counts = |g: &&Goal| g.team == team && g.match_time.minute <= minute;

@@ -1,5 +1,5 @@
-//! The demo's own viewers: one on each node, each over another transport, so that the summary can
-//! say what arrived.
+//! The demo's own viewers: one per node, each over a different transport, so that the summary shows what
+//! arrived.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,21 +14,21 @@ use tokio::task::JoinSet;
 use super::report::{new_histogram, percentiles_text, record_latency};
 use super::{LIVE, now_ms};
 
-/// How long the last message may take to arrive everywhere.
+/// Maximum time until the last message has arrived everywhere.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One viewer a node.
+/// One viewer per node.
 #[derive(Default)]
 pub(super) struct DemoViewers {
     stats: Vec<(Transport, Arc<Mutex<ViewerStats>>)>,
     _tasks: JoinSet<()>,
 }
 
-/// What a viewer has seen.
+/// What a viewer has received.
 struct ViewerStats {
     messages: u64,
     gaps: u64,
-    /// Microseconds from publish to here.
+    /// Microseconds from publish to receipt.
     latency: Histogram<u64>,
 }
 
@@ -38,8 +38,9 @@ struct PublishTime {
 }
 
 impl DemoViewers {
-    /// `doors` are the HTTP, QUIC and gRPC addresses of all nodes. The first viewer begins with the
-    /// first node over WebSocket, the second with the second over QUIC, the third over gRPC.
+    /// Starts the viewers. `servers_by_transport` are the HTTP, QUIC and gRPC addresses of all nodes. The
+    /// first viewer uses the first node over WebSocket, the second the second node over QUIC, the third the
+    /// third node over gRPC.
     pub(super) fn start(
         servers_by_transport: &[Vec<ServerAddress>; 3],
     ) -> anyhow::Result<DemoViewers> {
@@ -64,7 +65,7 @@ impl DemoViewers {
         Ok(viewers)
     }
 
-    /// Waits until each has seen `message_count`.
+    /// Waits until each viewer has received `messages` messages.
     pub(super) async fn wait_until_caught_up(&self, messages: u64) -> anyhow::Result<()> {
         let all_caught_up = async {
             while self.stats.iter().any(|(_, seen)| lock(seen).messages < messages) {
@@ -76,7 +77,7 @@ impl DemoViewers {
             .with_context(|| format!("not every viewer saw all messages:\n{}", self.text(messages)))
     }
 
-    /// A line a viewer, beside the `published` messages of the topic.
+    /// One line per viewer; `published` is the number of messages on the topic.
     pub(super) fn text(&self, published: u64) -> String {
         let line = |(transport, stats): &(Transport, Arc<Mutex<ViewerStats>>)| {
             let stats = lock(stats);

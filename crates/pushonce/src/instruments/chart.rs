@@ -1,65 +1,65 @@
-//! Bars as an SVG: a pure function from numbers to text.
+//! Bar charts as SVG: a pure function from numbers to text.
 //!
-//! Horizontal bars, because names are long; in groups or in one. It says its title and its figures to
-//! those who do not see it, and is legible on light and on dark ground.
+//! Bars are horizontal, because names are long; in one group or several. The title and the values are
+//! available to screen readers, and the chart is legible on light and dark backgrounds.
 
 use std::fmt::Write as _;
 
-/// A picture of bars.
+/// A bar chart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chart {
-    /// What is shown.
+    /// The title.
     pub title: String,
-    /// What the numbers are, and which is the better end.
+    /// The unit of the values, and which direction is better.
     pub unit: String,
-    /// How far a number reaches.
+    /// The scale of the value axis.
     pub scale: AxisScale,
-    /// From above to below.
+    /// The groups from top to bottom.
     pub groups: Vec<BarGroup>,
 }
 
-/// Bars that are held against each other.
+/// Bars that are compared with each other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BarGroup {
-    /// Stands above them; may be empty.
+    /// The title of the group; may be empty.
     pub name: String,
-    /// From above to below.
+    /// The bars from top to bottom.
     pub bars: Vec<Bar>,
 }
 
-/// One number.
+/// A bar with its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bar {
-    /// Whose it is.
+    /// The label of the bar.
     pub name: String,
-    /// Not negative; `NoFault` is told as not measured.
+    /// The value, which is not negative; `None` is shown as not measured.
     pub value: Option<f64>,
-    /// Ours among others.
+    /// Whether the bar is highlighted, as the one of Pushonce.
     pub is_highlighted: bool,
 }
 
-/// How long the bar of a number is.
+/// The scale of the value axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AxisScale {
-    /// In proportion, from zero.
+    /// Linear from zero.
     Linear,
-    /// As many steps as it has tenfolds, from the greatest power of ten that is below every number
-    /// but zero.
+    /// Logarithmic, with one step per decade, from the greatest power of ten that is below every non-zero
+    /// value.
     Log,
 }
 
 const WIDTH: f64 = 760.0;
-/// Where bars begin: room for some thirty letters of a name.
+/// Start of the bars: room for a label of about thirty letters.
 const LEFT_MARGIN: f64 = 230.0;
-/// Room for the number behind the longest bar.
+/// Room for the value after the longest bar.
 const RIGHT_MARGIN: f64 = 90.0;
 const TOP_MARGIN: f64 = 64.0;
 const BAR_HEIGHT: f64 = 18.0;
 const BAR_PITCH: f64 = 26.0;
 const GROUP_HEADER_HEIGHT: f64 = 26.0;
 
-/// One ground and two inks for each of the two kinds of page it may stand on. What is ours differs
-/// in colour and in weight, for those who do not see colours.
+/// One background and two text colours for light and for dark pages. Highlighted bars differ in colour and
+/// font weight, for readers who cannot distinguish colours.
 const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#1f2328}\
     .title{font-size:16px;font-weight:600}.unit,.axis{fill:#59636e}.axis{font-size:11px}\
     .group{font-weight:600}.ours{font-weight:600}.ground{fill:#ffffff}.grid{stroke:#d1d9e0}\
@@ -68,7 +68,7 @@ const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#1f2328}\
     .ground{fill:#0d1117}.grid{stroke:#3d444d}.bar{fill:#656c76}.bar.ours{fill:#4493f8}}";
 
 impl Chart {
-    /// The picture, whole and with nothing outside of it.
+    /// The SVG document, without external references.
     pub fn svg(&self) -> String {
         let axis = ChartAxis::for_values(self.scale, self.values());
         let bottom = TOP_MARGIN + self.groups.iter().map(BarGroup::height).sum::<f64>();
@@ -103,7 +103,7 @@ impl Chart {
         svg + "</svg>\n"
     }
 
-    /// The figures in words: what a screen reader says, and what a page puts beside the picture.
+    /// The values as text, for screen readers and for the alternative text of the image.
     pub fn alt_text(&self) -> String {
         let groups = self.groups.iter().map(|group| {
             let bars: Vec<_> =
@@ -167,10 +167,10 @@ impl Bar {
     }
 }
 
-/// From numbers to places.
+/// Maps values to positions.
 struct ChartAxis {
     scale: AxisScale,
-    /// What stands at the left end and at the right.
+    /// The values at the left and right ends.
     ends: (f64, f64),
 }
 
@@ -201,7 +201,7 @@ impl ChartAxis {
         LEFT_MARGIN + part.clamp(0.0, 1.0) * (WIDTH - LEFT_MARGIN - RIGHT_MARGIN)
     }
 
-    /// Round numbers, four to nine of them on a linear axis.
+    /// Round tick values, four to nine of them on a linear axis.
     fn ticks(&self) -> Vec<f64> {
         let (low, high) = self.ends;
         if self.scale == AxisScale::Log {
@@ -218,14 +218,14 @@ impl ChartAxis {
     }
 }
 
-/// The greatest power of ten that is not above.
+/// The greatest power of ten that is at most `value`.
 fn power_below(value: f64) -> f64 {
     let power = 10f64.powi(value.log10().floor() as i32);
-    // The logarithm of a power of ten may come out a hair too small.
+    // The computed logarithm of a power of ten may be slightly too small.
     if power * 10.0 <= value { power * 10.0 } else { power }
 }
 
-/// A number to three digits, with k and M for thousands and millions.
+/// Formats a number with three digits, with k and M for thousands and millions.
 pub fn format_number(value: f64) -> String {
     let (value, suffix) = match value.abs() {
         large if large >= 999_500.0 => (value / 1e6, "M"),
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn each_decade_is_one_step_of_a_logarithmic_axis() {
         let axis = ChartAxis::for_values(AxisScale::Log, [0.0, 10.0, 1_000.0].into_iter());
-        assert_eq!(axis.x(0.0), LEFT_MARGIN, "nothing has no length");
+        assert_eq!(axis.x(0.0), LEFT_MARGIN, "zero has no length");
         assert_eq!(axis.x(10.0), LEFT_MARGIN);
         assert!(
             (axis.x(100.0) - LEFT_MARGIN - (WIDTH - RIGHT_MARGIN - LEFT_MARGIN) / 2.0).abs() < 1e-9

@@ -1,47 +1,47 @@
-//! Percentiles of a time that was measured often.
+//! Percentiles of latencies.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-/// A minute. What takes longer counts as this.
+/// One minute in microseconds. Longer latencies count as this.
 const MICROS_MAX: u64 = 60_000_000;
 
 const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
-/// From a microsecond to a minute, to three digits, in about 150 KiB.
+/// A histogram from one microsecond to one minute with three digits, in about 150 KiB.
 #[derive(Clone)]
 pub struct LatencyHistogram(Histogram<u64>);
 
 impl Default for LatencyHistogram {
     fn default() -> LatencyHistogram {
         let histogram = Histogram::new_with_bounds(1, MICROS_MAX, 3)
-            .unwrap_or_else(|_| unreachable!("the bounds are constant and good"));
+            .unwrap_or_else(|_| unreachable!("the bounds are constant and valid"));
         LatencyHistogram(histogram)
     }
 }
 
 impl LatencyHistogram {
-    /// One more.
+    /// Records a latency.
     pub fn record(&mut self, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(MICROS_MAX);
         self.0.saturating_record(micros.clamp(1, MICROS_MAX));
     }
 
-    /// All of another's.
+    /// Adds all latencies of another histogram.
     pub fn add(&mut self, other: &LatencyHistogram) {
-        // It cannot fail: all have the same bounds.
+        // Cannot fail: all histograms have the same bounds.
         let _same_bounds = self.0.add(&other.0);
     }
 
-    /// How many there are.
+    /// The number of recorded latencies.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// A line for people.
+    /// The percentiles as a line of text.
     pub fn text(&self) -> String {
         if self.0.is_empty() {
             return "not measured".to_owned();
@@ -51,7 +51,7 @@ impl LatencyHistogram {
         quantiles.join("  ")
     }
 
-    /// Milliseconds by the name of the quantile; null when nothing was measured.
+    /// The percentiles in milliseconds by name; null when nothing was recorded.
     pub fn json(&self) -> Value {
         if self.0.is_empty() {
             return Value::Null;
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(LatencyHistogram::default().json(), Value::Null);
     }
 
-    /// To three digits.
+    /// Compares to three digits.
     fn quantile_is(latency: &LatencyHistogram, quantile: &str, millis: f64) -> bool {
         (latency.json()[quantile].as_f64().unwrap() / millis - 1.0).abs() < 0.001
     }

@@ -1,43 +1,44 @@
-//! What a message says about itself: which it is, and when it was meant to go.
+//! A stamp in each message, with its number and its due time.
 //!
-//! Text of fixed length at the front of the payload, which stands unchanged in every encoding, so
-//! that a reader finds it without decoding the frame.
+//! Text of fixed length at the start of the payload, which no encoding changes, so that a reader finds it
+//! without decoding the frame.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-/// A message of this run.
+/// The stamp of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageStamp {
-    /// Counts the messages of the topic, from 0.
+    /// Number of the message in its topic, from 0.
     pub sequence: u64,
-    /// When it was meant to go.
+    /// The time at which the message was due.
     pub due_at: Instant,
 }
 
-/// The clock of one run, and the mark that tells its messages from those of another.
+/// The clock of one run, and the run id that distinguishes its messages from those of other runs.
 #[derive(Clone, Copy, Debug)]
 pub struct RunClock {
     run_id: u32,
     start: Instant,
 }
 
-/// Begins a stamp. In no topic of a bench, and in no word of the protocol.
+/// The first byte of a stamp. Occurs in no topic name of a bench and in no protocol element.
 const MARK: u8 = b'~';
 
 impl MessageStamp {
-    /// The mark, 8 digits of the run, 12 of the sequence, 16 of the nanoseconds; hexadecimal.
+    /// Length of a stamp: the mark, then in hexadecimal 8 digits of the run, 12 of the sequence, and 16 of
+    /// the nanoseconds.
     pub const BYTES: usize = 1 + 8 + 12 + 16;
 }
 
 impl RunClock {
-    /// Begins now; `run` is of this run alone.
+    /// Starts the clock; `run_id` must be unique to this run.
     pub fn new(run_id: u32) -> RunClock {
         RunClock { run_id, start: Instant::now() }
     }
 
-    /// A payload of `len` bytes, at least [`MessageStamp::BYTES`].
+    /// Creates a payload of `len` bytes, at least [`MessageStamp::BYTES`].
     pub fn payload(&self, stamp: MessageStamp, len: usize) -> Bytes {
         let nanos = stamp.due_at.saturating_duration_since(self.start).as_nanos();
         let mut text = format!("~{:08x}{:012x}{nanos:016x}", self.run_id, stamp.sequence);
@@ -45,7 +46,7 @@ impl RunClock {
         text.into()
     }
 
-    /// The stamp within a frame; `NoFault` for one of the protocol, or of another run.
+    /// Finds the stamp in a frame; `None` for a frame without a message, or a message of another run.
     pub fn find_stamp(&self, frame: &[u8]) -> Option<MessageStamp> {
         let at = frame.iter().position(|&byte| byte == MARK)?;
         let digits = frame.get(at + 1..at + MessageStamp::BYTES)?;

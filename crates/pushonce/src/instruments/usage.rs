@@ -1,61 +1,64 @@
-//! What processes of this machine use: their CPU time and memory, as Linux tells it.
+//! CPU time and memory of processes on this machine, as Linux reports them.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-/// The tick of `/proc/PID/stat`: a hundredth of a second on every Linux, whatever the kernel's own.
+/// The tick of `/proc/PID/stat`: 10 ms on every Linux, independent of the kernel's own tick.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A process at one moment.
+/// A sample of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct ProcessSample {
-    /// User and system time since it began.
+    /// User and system time since the start of the process.
     cpu: Duration,
-    /// What it holds in memory.
+    /// Resident memory.
     rss_bytes: u64,
 }
 
-/// Watches the generator and the servers it was told of from one moment on.
+/// Measures this process and the given servers from one point in time on.
 pub struct ProcessMonitor {
     since: Instant,
-    /// `NoFault` where there is no `/proc`.
+    /// `None` where there is no `/proc`.
     generator: Option<ProcessSample>,
     servers: Vec<(u32, ProcessSample)>,
 }
 
-/// What was used between two moments.
+/// The resource usage between two points in time.
 #[derive(Clone, Debug)]
 pub struct ResourceUsage {
-    /// From the first moment to the second.
+    /// Time between the two.
     pub elapsed: Duration,
-    /// CPU time of this process; `NoFault` where that is not told.
+    /// CPU time of this process; `None` where it is not available.
     pub generator_cpu: Option<Duration>,
-    /// Those that have not ended.
+    /// The servers that have not ended.
     pub servers: Vec<ServerUsage>,
 }
 
-/// What one server used.
+/// The resource usage of one server.
 #[derive(Clone, Debug)]
 pub struct ServerUsage {
-    /// Which.
+    /// The process id.
     pub pid: u32,
-    /// User and system time.
+    /// User and system time in the period.
     pub cpu: Duration,
-    /// Resident at the end.
+    /// Resident memory at the end.
     pub rss_bytes: u64,
 }
 
 impl ProcessMonitor {
-    /// Begins now, with this process and those of `pids`.
+    /// Starts to measure this process and those of `pids`.
     ///
     /// # Errors
-    /// When one of `pids` is no process that can be looked at.
+    /// When a process of `pids` cannot be read.
     pub fn start(pids: &[u32]) -> anyhow::Result<ProcessMonitor> {
         let server = |&pid: &u32| {
             let sample = sample_process(&pid.to_string());
-            Ok((pid, sample.with_context(|| format!("--server-pid {pid} cannot be looked at"))?))
+            Ok((
+                pid,
+                sample.with_context(|| format!("cannot read the process of --server-pid {pid}"))?,
+            ))
         };
         let servers = pids.iter().map(server).collect::<anyhow::Result<_>>()?;
         Ok(ProcessMonitor {
@@ -65,7 +68,7 @@ impl ProcessMonitor {
         })
     }
 
-    /// What was used until now. A server that has ended is left out.
+    /// The usage until now. A server that has ended is left out.
     pub fn usage(&self) -> ResourceUsage {
         let generator_cpu = self.generator.and_then(|before| {
             sample_process("self").ok().map(|after| after.cpu.saturating_sub(before.cpu))
@@ -79,7 +82,7 @@ impl ProcessMonitor {
         ResourceUsage { elapsed: self.since.elapsed(), generator_cpu, servers }
     }
 
-    /// Begins anew, at a moment at which the processes were found already.
+    /// Restarts the measurement with the same processes.
     pub fn restart(&mut self) {
         self.generator = sample_process("self").ok();
         for (pid, before) in &mut self.servers {
@@ -88,20 +91,20 @@ impl ProcessMonitor {
         self.since = Instant::now();
     }
 
-    /// What the servers held when the watch began.
+    /// Resident memory of the servers at the start.
     pub fn rss_bytes(&self) -> u64 {
         self.servers.iter().map(|(_, sample)| sample.rss_bytes).sum()
     }
 }
 
 impl ResourceUsage {
-    /// A line a process; `units` of what `unit` names were done for it.
+    /// One line per process. `units` is the number of operations, and `unit` their name.
     pub fn text(&self, units: u64, unit: &str) -> String {
         let line = |process: &str, cpu: Duration, suffix: &str| {
             let cores = cpu.as_secs_f64() / self.elapsed.as_secs_f64();
             let cpu_per_unit = match units {
                 0 => String::new(),
-                _ => format!(", {:.2} µs a {unit}", micros_per_unit(cpu, units)),
+                _ => format!(", {:.2} µs per {unit}", micros_per_unit(cpu, units)),
             };
             format!("{process:<14} {cores:.2} cores{cpu_per_unit}{suffix}\n")
         };
@@ -114,7 +117,7 @@ impl ResourceUsage {
         generator_line.into_iter().chain(servers).chain(total_line).collect()
     }
 
-    /// The same for programs.
+    /// The usage as JSON.
     pub fn json(&self) -> Value {
         let server = |server: &ServerUsage| {
             json!({
@@ -129,7 +132,7 @@ impl ResourceUsage {
         })
     }
 
-    /// Of all servers together.
+    /// CPU time of all servers together.
     pub fn servers_cpu(&self) -> Duration {
         self.servers.iter().map(|server| server.cpu).sum()
     }
@@ -141,13 +144,12 @@ fn micros_per_unit(cpu: Duration, units: u64) -> f64 {
 
 fn sample_process(process: &str) -> anyhow::Result<ProcessSample> {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}"));
-    let cpu =
-        parse_cpu_time(&read("stat")?).context("/proc/PID/stat looks otherwise than expected")?;
+    let cpu = parse_cpu_time(&read("stat")?).context("unexpected format of /proc/PID/stat")?;
     let rss_bytes = parse_rss_bytes(&read("status")?).unwrap_or(0);
     Ok(ProcessSample { cpu, rss_bytes })
 }
 
-/// Fields 14 and 15; the name before them is in brackets and may hold anything, brackets as well.
+/// Parses fields 14 and 15; the name before them is in brackets and may contain any character.
 fn parse_cpu_time(stat: &str) -> Option<Duration> {
     let (_, after_name) = stat.rsplit_once(") ")?;
     let mut fields = after_name.split(' ').skip(11);
@@ -155,7 +157,7 @@ fn parse_cpu_time(stat: &str) -> Option<Duration> {
     Some(TICK * (ticks()? + ticks()?))
 }
 
-/// A kernel thread has none.
+/// Parses the resident memory. A kernel thread has none.
 fn parse_rss_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn missing_process_is_an_error_with_its_pid() {
         let message = ProcessMonitor::start(&[u32::MAX]).err().map(|error| error.to_string());
-        assert_eq!(message.as_deref(), Some("--server-pid 4294967295 cannot be looked at"));
+        assert_eq!(message.as_deref(), Some("cannot read the process of --server-pid 4294967295"));
     }
 
     #[test]
@@ -195,10 +197,10 @@ mod tests {
         };
         assert_eq!(
             usage.text(1_000_000, "publish"),
-            "generator      0.25 cores, 0.50 µs a publish\n\
-             server 7       0.50 cores, 1.00 µs a publish, 1.5 MiB\n\
-             server 8       0.50 cores, 1.00 µs a publish, 1.5 MiB\n\
-             servers        1.00 cores, 2.00 µs a publish\n"
+            "generator      0.25 cores, 0.50 µs per publish\n\
+             server 7       0.50 cores, 1.00 µs per publish, 1.5 MiB\n\
+             server 8       0.50 cores, 1.00 µs per publish, 1.5 MiB\n\
+             servers        1.00 cores, 2.00 µs per publish\n"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Two clusters at one address: detected by the calls of the other one's members.
+//! Detection of two clusters at one address, by the calls of the other cluster's members.
 //!
 //! A node that was initialized by mistake in the place of a member of an older cluster looks healthy to
 //! itself. The members of the older cluster still dial its address and name their cluster. While more of
@@ -13,14 +13,14 @@ use tokio::sync::watch;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-/// A caller that was not heard for this long does not count. Members call every few seconds while they
-/// miss one of their own.
+/// Time after which a caller no longer counts. Members call every few seconds while one of their own is
+/// missing.
 const CALLER_AGE_MAX: Duration = Duration::from_secs(20);
 
-/// Between two evaluations.
+/// Time between two evaluations.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Callers that are remembered. More do not change the decision for any cluster that could exist here.
+/// Maximum number of remembered callers. More would not change the decision for any realistic cluster.
 const CALLERS_MAX: usize = 1_024;
 
 /// Members of other clusters that called this node for one of their own members.
@@ -28,7 +28,7 @@ const CALLERS_MAX: usize = 1_024;
 pub(super) struct ForeignCallers(Mutex<BTreeMap<(ClusterId, NodeId), Instant>>);
 
 impl ForeignCallers {
-    /// A member of another cluster called, expecting a member of its cluster here.
+    /// Records the call of a member of another cluster that expects a member of its cluster here.
     pub(super) fn on_call(&self, cluster: ClusterId, node: NodeId, now: Instant) {
         let mut callers = self.lock_callers();
         callers.retain(|_, &mut at| now.saturating_duration_since(at) < CALLER_AGE_MAX);
@@ -37,8 +37,8 @@ impl ForeignCallers {
         }
     }
 
-    /// The other cluster to which this node's address belongs, if it does. `links` is the number of
-    /// other members of this node's own cluster that it has a link to: one stray caller must not stop a
+    /// Returns the other cluster to which this node's address belongs, if there is one. `links` is the number
+    /// of other members of this node's own cluster that it has a link to: one stray caller must not stop a
     /// node of a healthy cluster.
     pub(super) fn conflicting_cluster(&self, links: usize, now: Instant) -> Option<ClusterId> {
         if FailPoint::AddressConflictIgnored.is_active() {
@@ -59,7 +59,7 @@ impl ForeignCallers {
     }
 }
 
-/// Evaluates the calls until `shutdown`.
+/// Evaluates the calls until `shutdown` is cancelled.
 pub(super) async fn run(
     own_cluster: ClusterId,
     callers: Arc<ForeignCallers>,
@@ -73,7 +73,7 @@ pub(super) async fn run(
             () = shutdown.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        // This node is in the set.
+        // The set contains this node.
         let links = reachable.borrow().len().saturating_sub(1);
         let conflicting = callers.conflicting_cluster(links, Instant::now());
         let changed = conflict_sender
@@ -90,7 +90,7 @@ pub(super) async fn run(
     }
 }
 
-/// What an operator is told about a conflict.
+/// The message to the operator about a conflict.
 pub(super) fn conflict_message(own_cluster: ClusterId, other_cluster: ClusterId) -> String {
     format!(
         "members of cluster {other_cluster} dial this node's address as one of theirs, and this node belongs to \
@@ -145,6 +145,6 @@ mod tests {
         }
         assert_eq!(callers.lock_callers().len(), CALLERS_MAX);
         callers.on_call(THEIRS, NodeId(0), start + CALLER_AGE_MAX);
-        assert_eq!(callers.lock_callers().len(), 1, "old ones make room");
+        assert_eq!(callers.lock_callers().len(), 1, "expired callers are removed");
     }
 }

@@ -1,7 +1,7 @@
-//! The beginning of a cluster: every shard group is begun once, by the node that made the cluster.
+//! Bootstrap of a cluster: each shard group is initialized once, by the node that created the cluster.
 //!
-//! Two beginnings of one group would be two histories, so the right to begin is kept on disk, with
-//! the one founder, and given up when every group has begun.
+//! Two initializations of one group would be two histories. So the right to initialize is stored on the
+//! disk of the first node only, and is given up when every group is initialized.
 
 use std::sync::Arc;
 
@@ -10,27 +10,27 @@ use pushonce_core::ClusterView;
 use super::identity::{DataDir, Identity};
 use super::replica_supervisor::LocalReplicas;
 
-/// The right to begin shard groups, or its absence.
+/// The right to initialize shard groups, or its absence.
 pub(super) struct Bootstrap {
     identity: Identity,
     data: Arc<DataDir>,
 }
 
 impl Bootstrap {
-    /// As the data directory remembers it.
+    /// Restores the state that the data directory has stored.
     pub(super) fn new(identity: Identity, data: Arc<DataDir>) -> Bootstrap {
         Bootstrap { identity, data }
     }
 
-    /// Whether groups are still to be begun.
+    /// Whether some groups still have to be initialized.
     pub(super) fn is_pending(&self) -> bool {
         self.identity.bootstrap.is_some()
     }
 
-    /// Begins what is hosted and not begun; gives the right up once all shards have begun.
+    /// Initializes the hosted groups that are not initialized; gives the right up once all shards are.
     ///
     /// # Errors
-    /// When a group cannot be begun, or the data directory cannot be written.
+    /// When a group cannot be initialized, or the data directory cannot be written.
     pub(super) async fn advance(
         &mut self,
         view: &ClusterView,

@@ -1,7 +1,7 @@
-//! The clocks of the nodes as this one knows them: its own, and what the links bring of the others.
+//! The clocks of the nodes as this node knows them: its own, and the readings that links report of others.
 //!
-//! Shards make the time of their logs of them ([`pushonce_shard::RunClock`]), the relay fills them
-//! ([`pushonce_relay::Clocks`]).
+//! Shards derive the time of their logs from them ([`pushonce_shard::ClusterClock`]); the relay reports
+//! the readings ([`pushonce_relay::Clocks`]).
 
 mod slewed;
 
@@ -14,8 +14,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use slewed::SlewedClock;
 
-/// A peer whose clock was not heard of for this long has none. Heartbeats come every second; ten are
-/// enough to say that it is gone.
+/// Maximum age of the reading of a peer's clock. Heartbeats come every second; after ten seconds without
+/// one the peer counts as gone.
 const PEER_CLOCK_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Every clock that this node knows.
@@ -25,7 +25,7 @@ pub(super) struct NodeClocks {
     peers: Mutex<PeerClocks>,
 }
 
-/// What the clocks of peers showed, and when that was heard.
+/// The last reading of each peer's clock, and the local time at which it arrived.
 #[derive(Default)]
 struct PeerClocks(BTreeMap<NodeId, (Timestamp, Duration)>);
 
@@ -71,7 +71,7 @@ impl pushonce_relay::Clocks for NodeClocks {
 }
 
 impl PeerClocks {
-    /// What the clock of `node` shows at `now`: what it showed, and the time since.
+    /// What the clock of `node` shows at `now`: its last reading plus the time since.
     fn reading(&self, node: NodeId, now: Duration) -> Option<Timestamp> {
         let (shown, read_at) = self.0.get(&node)?;
         let elapsed = now.saturating_sub(*read_at);
@@ -79,25 +79,25 @@ impl PeerClocks {
         (elapsed <= PEER_CLOCK_AGE_MAX).then(|| Timestamp(shown.0.saturating_add(millis)))
     }
 
-    /// Takes what a clock shows at `now`, and forgets the clocks of peers that are gone: so there are never
-    /// more than links.
+    /// Stores a reading that arrived at `now`, and removes the clocks of peers that are gone: there are
+    /// never more clocks than links.
     fn on_reading(&mut self, node: NodeId, time: Timestamp, now: Duration) {
         self.0.retain(|_, (_, at)| now.saturating_sub(*at) <= PEER_CLOCK_AGE_MAX);
         self.0.insert(node, (time, now));
     }
 }
 
-/// The wall clock of this machine, since the Unix epoch.
+/// The wall clock of this machine, as the time since the Unix epoch.
 fn wall_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Counts the time for which the machine was suspended.
+/// A clock that counts the time for which the machine was suspended.
 #[cfg(target_os = "linux")]
 const BOOT_CLOCK: ClockId = ClockId::Boottime;
-/// Counts no suspension: there is none that does everywhere.
+/// A clock that does not count suspensions: there is no portable clock that does.
 #[cfg(not(target_os = "linux"))]
-const CLOCK: ClockId = ClockId::Monotonic;
+const BOOT_CLOCK: ClockId = ClockId::Monotonic;
 
 /// The time since the machine started.
 fn time_since_boot() -> Duration {
@@ -106,7 +106,7 @@ fn time_since_boot() -> Duration {
     Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
 }
 
-/// Each change behind these locks is one step.
+/// Ignores poisoning: each change behind these locks is a single step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(peers.reading(PEER, secs(110)), Some(Timestamp(15_000)));
         assert_eq!(peers.reading(PEER, secs(111)), None);
         peers.on_reading(NodeId(3), Timestamp(1), secs(111));
-        assert_eq!(peers.0.len(), 1, "what is forgotten takes no room");
+        assert_eq!(peers.0.len(), 1, "expired clocks are removed");
     }
 
     #[test]

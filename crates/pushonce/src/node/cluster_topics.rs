@@ -1,4 +1,4 @@
-//! The topics of the whole cluster: whom to ask for what there is of them, and how many watch.
+//! Queries about the topics of the whole cluster: which node to ask, stored messages, subscriber counts.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,18 +19,17 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::owned_topics::OwnedTopics;
 
-/// A node that has not answered within this is not waited for any longer: longer than a busy one takes,
-/// shorter than a person's patience.
+/// Timeout of a request to another node: longer than a busy node takes, shorter than a user's patience.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An answer that is younger serves everybody who asks: a page that a million people load costs the owner
-/// one question a second and node.
+/// Maximum age of a cached audience. A page that a million people load costs the owner one request per
+/// second and node.
 const AUDIENCE_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Topics whose answers are kept. Over it each question goes to the owner; a mebibyte or two.
+/// Maximum number of cached audiences (one to two MiB). Beyond it each request goes to the owner.
 const CACHED_AUDIENCES_MAX: usize = 4_096;
 
-/// The way to every owner. Cheap to clone.
+/// A client of all owners. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct ClusterTopics {
     owned: OwnedTopics,
@@ -39,19 +38,19 @@ pub(super) struct ClusterTopics {
     audience_cache: Arc<Mutex<HashMap<Topic, CachedAudience>>>,
 }
 
-/// Pages of topics that are counted before a namespace goes into memory: a hundred thousand topics.
+/// Maximum number of pages of topics counted before a namespace becomes memory-only: 100,000 topics.
 const COUNTED_PAGES_MAX: usize = 100;
 
 type AudienceResult = Result<u64, FetchError>;
 
-/// What the topics of a namespace have stored.
+/// The stored messages of the topics of a namespace.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct StoredMessages {
     topic_count: u64,
     message_count: u64,
-    /// Shards whose owner could not be asked.
+    /// Shards whose owner did not answer.
     unknown_shards: BTreeSet<ShardId>,
-    /// Whether there may be more: only so many are counted.
+    /// Whether there may be more topics: the count is limited to [`ClusterTopics::COUNTED_PAGES_MAX`].
     is_truncated: bool,
 }
 
@@ -66,7 +65,7 @@ impl StoredMessages {
         }
     }
 
-    /// Why the namespace may not go into its owners' memory without force; `NoFault` when it may.
+    /// Why the namespace may not become memory-only without `--force`; `None` when it may.
     pub(super) fn force_required(&self, namespace: &str) -> Option<String> {
         if FailPoint::StoredMessagesUncounted.is_active() {
             return None;
@@ -82,18 +81,18 @@ impl StoredMessages {
         }
         let at_least = if *is_cut_off { "at least " } else { "" };
         let mut reason = format!(
-            "{namespace} would go from its replicas' disks into its owners' memory, and \
+            "{namespace} would move from its replicas' disks to its owners' memory, and \
              {at_least}{messages} stored messages of {topics} topics would be dropped"
         );
         if !unknown_shards.is_empty() {
             let shards: Vec<_> = unknown_shards.iter().map(ToString::to_string).collect();
-            reason += &format!("; the owners of {} could not be asked", shards.join(", "));
+            reason += &format!("; the owners of {} did not answer", shards.join(", "));
         }
-        Some(reason + ": say --force, or choose a new name")
+        Some(reason + ": repeat with --force, or choose a new name")
     }
 }
 
-/// How many watch, as was asked then.
+/// The number of subscribers, and when the owner reported it.
 struct CachedAudience {
     requested_at: Instant,
     result: Shared<BoxFuture<'static, AudienceResult>>,
@@ -111,7 +110,9 @@ impl ClusterTopics {
         let shard = self.owned.shard_of(&topic)?;
         let owner = self.owners.borrow().owner_of(shard);
         match owner {
-            None => Err(FetchError::Unavailable(format!("the owner of {shard} is not known yet"))),
+            None => Err(FetchError::Unavailable(format!(
+                "the owner of {shard} is not known yet; retry"
+            ))),
             Some(owner) if owner == self.owned.me => self.owned.describe(&topic).await,
             Some(owner) => {
                 let mut client = self.client(owner)?;
@@ -133,10 +134,10 @@ impl ClusterTopics {
         merge_lists(lists, &owners, shards.ids(), count_max)
     }
 
-    /// What the topics of a namespace have on the replicas' disks, as their owners say.
+    /// Counts the messages of a namespace's topics that are on the replicas' disks, as their owners report.
     pub(super) async fn count_stored(&self, namespace: &str) -> StoredMessages {
         let mut stored = StoredMessages::default();
-        // The topic that is called as its namespace comes before all others that begin so.
+        // The topic with the name of the namespace sorts before all topics inside the namespace.
         let first = self.clone().list(namespace.to_owned(), None, 1).await;
         stored.add(&first, |topic| topic.as_str() == namespace);
         let (prefix, mut after) = (format!("{namespace}/"), None);
@@ -171,10 +172,10 @@ impl ClusterTopics {
         parse_response(node, timeout(REQUEST_TIMEOUT, self.client(node)?.topics(request)).await)
     }
 
-    /// The connection to a node is made when it is first asked, and kept.
+    /// The client of a node. The connection is made at the first request and kept.
     fn client(&self, node: NodeId) -> Result<TopicsServiceClient<Channel>, FetchError> {
         let view = self.owned.view.borrow().clone();
-        let unknown = || FetchError::Unavailable(format!("{node} is no member of the cluster"));
+        let unknown = || FetchError::Unavailable(format!("{node} is not a member of the cluster"));
         let address = &view.member(node).ok_or_else(unknown)?.addresses.peer;
         let mut channels = lock(&self.channels);
         channels.retain(|node, _| view.member(*node).is_some());
@@ -182,7 +183,7 @@ impl ClusterTopics {
             return Ok(TopicsServiceClient::new(channel.clone()));
         }
         let invalid_address =
-            |error| FetchError::Unavailable(format!("{node} has no address: {error}"));
+            |error| FetchError::Unavailable(format!("{node} has no valid address: {error}"));
         let endpoint =
             Endpoint::from_shared(format!("http://{address}")).map_err(invalid_address)?;
         let channel = endpoint.connect_timeout(REQUEST_TIMEOUT).tcp_nodelay(true).connect_lazy();
@@ -193,14 +194,14 @@ impl ClusterTopics {
     fn request_audience(&self, topic: Topic) -> Shared<BoxFuture<'static, AudienceResult>> {
         let description = self.clone().describe(topic);
         let still_counting =
-            || FetchError::Unavailable("the topic's new owner still counts".to_owned());
+            || FetchError::Unavailable("the topic's new owner is still counting; retry".to_owned());
         let audience = description.map(move |info| info?.audience.ok_or_else(still_counting));
         audience.boxed().shared()
     }
 }
 
-/// The answers of several nodes as one. A claim may outlive the lease of its owner, and only an owner
-/// can tell: a shard is unknown unless the node that claims it lists it.
+/// Merges the lists of several nodes. A claim may outlive the lease of its owner, and only the owner can
+/// tell: a shard is unknown unless the node that claims it lists it.
 fn merge_lists(
     lists: impl Iterator<Item = (NodeId, TopicList)>,
     owners: &ShardOwners,
@@ -215,13 +216,13 @@ fn merge_lists(
         topics.extend(list.topics);
     }
     topics.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
-    // A shard that moves just now may be listed by both.
+    // Both nodes may list a shard that moves during the query.
     topics.dedup_by(|a, b| a.topic == b.topic);
     topics.truncate(count_max);
     TopicList { topics, unknown_shards: unknown_shards.into_iter().collect() }
 }
 
-/// What came of a question to a node.
+/// Converts the response of a node.
 fn parse_response<W, T>(
     node: NodeId,
     response: Result<Result<Response<W>, tonic::Status>, tokio::time::error::Elapsed>,
@@ -232,7 +233,8 @@ where
     let unavailable = FetchError::Unavailable;
     let timed_out = |_| unavailable(format!("{node} did not answer within {REQUEST_TIMEOUT:?}"));
     let failed = |status: tonic::Status| unavailable(describe(&status));
-    let invalid = |error: T::Error| unavailable(format!("{node} gave no answer: {error}"));
+    let invalid =
+        |error: T::Error| unavailable(format!("{node} sent an invalid response: {error}"));
     T::try_from(response.map_err(timed_out)?.map_err(failed)?.into_inner()).map_err(invalid)
 }
 
@@ -272,7 +274,7 @@ impl pushonce_gateway::AudienceSource for ClusterTopics {
     }
 }
 
-/// Each change behind these locks is one step.
+/// Ignores poisoning: each change behind these locks is a single step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -309,18 +311,22 @@ mod tests {
             let lists = lists.into_iter().map(|(node, list)| (NodeId(node), list));
             merge_lists(lists, &owners, (0..4).map(ShardId), 9).unknown_shards
         };
-        // The second node has a claim of shard 2 and no lease, and the third does not answer.
+        // The second node has a claim of shard 2 but no lease; the third node does not answer.
         let lists = vec![(1, list(&[1, 2, 3])), (2, list(&[0, 2, 3]))];
         assert_eq!(merged(lists), [ShardId(2), ShardId(3)]);
-        assert_eq!(merged(vec![(2, list(&[]))]), [ShardId(0), ShardId(3)], "of another's shards");
-        assert_eq!(merged(vec![]).len(), 4, "nobody answered");
+        assert_eq!(
+            merged(vec![(2, list(&[]))]),
+            [ShardId(0), ShardId(3)],
+            "lists of shards that the node does not claim do not count"
+        );
+        assert_eq!(merged(vec![]).len(), 4, "no node answered");
     }
 
     #[test]
     fn change_that_drops_stored_messages_names_them_and_the_unreachable_shards() {
         let stored =
             StoredMessages { topic_count: 2, message_count: 40, ..StoredMessages::default() };
-        let reason = stored.force_required("chat").expect("there are some");
+        let reason = stored.force_required("chat").expect("a reason");
         assert!(
             reason.contains("40 stored messages of 2 topics") && reason.contains("--force"),
             "{reason}"

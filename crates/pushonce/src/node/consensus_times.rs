@@ -1,9 +1,8 @@
-//! Follows the cluster's times of consensus: puts each step of a change on disk and in force, and
+//! Follows the consensus times of the cluster: stores each step of a change, applies it, and
 //! acknowledges it.
 //!
-//! The order is what makes a change safe (see `ClusterTimes` in core): a step is on disk before it is in
-//! force, so that a restarted node never returns to the step before, and in force before it is
-//! acknowledged.
+//! The order makes a change safe (see `ClusterTimes` in core): a step is on disk before it is in force, so
+//! that a restarted node never returns to the previous step, and in force before it is acknowledged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::identity::DataDir;
 
-/// Between two attempts to write or to acknowledge; the latter wait some seconds for a leader by themselves.
+/// Pause between two attempts to write or acknowledge; an acknowledgement itself waits seconds for a leader.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The times in force, and where they go.
+/// Follows the consensus times and applies them to this node.
 pub(super) struct ConsensusTimesFollower {
     pub(super) times: ClusterTimes,
     pub(super) data: Arc<DataDir>,
@@ -29,8 +28,8 @@ pub(super) struct ConsensusTimesFollower {
 }
 
 impl ConsensusTimesFollower {
-    /// Runs until `shutdown`. While the data directory cannot be written, a step is neither in force here nor
-    /// acknowledged, and the others wait for this node.
+    /// Runs until `shutdown` is cancelled. While the data directory cannot be written, a step is neither in
+    /// force here nor acknowledged, and the other nodes wait for this one.
     ///
     /// # Errors
     /// When the control group has ended.

@@ -1,14 +1,14 @@
-//! When this node's view of the cluster is current, and which settings its shards are given.
+//! Decides when this node's view of the cluster is current, and which settings its shards get.
 //!
-//! A process that has just started shows the view that its disk had, or one that it is still being
-//! sent. It then announces itself to the control group, which commits that like any other change. A
-//! view that was applied up to the announcement has everything that was committed before the process
-//! asked: from then on it is current. Later it is as old as the newest message of the control leader,
-//! which is the best that a follower can know.
+//! A process that has just started has the view that its disk had, or one that it is still receiving. It
+//! then announces itself to the control group, which commits the announcement like any other change. A
+//! view that is applied up to the announcement contains everything that was committed before the process
+//! asked: from then on it is current. Later it is as old as the newest message of the control leader, as
+//! with any follower.
 //!
-//! Publishes are admitted and replicas are moved only with a current view. Shards begin without one
-//! after [`CATCH_UP_TIMEOUT`]: their own log has the newest settings that any owner acted on, and older
-//! ones cannot replace those, so a part of the cluster without the control majority keeps its shards.
+//! Publishes are accepted and replicas are moved only with a current view. Shards start without one after
+//! [`CATCH_UP_TIMEOUT`]: their own log has the newest settings that any owner acted on, and older settings
+//! cannot replace those. So a part of the cluster without the control majority keeps its shards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,11 @@ use tokio::time::timeout;
 /// How long shards wait for a current view: several elections of the control group.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The view once it is current, with every later one.
+/// The newest view, once it is current; `None` before.
 pub(super) type CurrentView = Option<Arc<ClusterView>>;
 
-/// Carries each view of `view_receiver` on once it has everything up to the `announced_index` index of the control
-/// group's log. Ends with the control group.
+/// Forwards each view once it contains everything up to the announced index of the control group's log.
+/// Ends with the control group.
 pub(super) async fn follow_current_view(
     control: ControlHandle,
     mut announced: Receiver<Option<u64>>,
@@ -49,8 +49,8 @@ pub(super) async fn follow_current_view(
     }
 }
 
-/// Gives the shards of this node the settings of each view: from the first current one on, or, after
-/// [`CATCH_UP_TIMEOUT`] without one, from the newest that is known.
+/// Passes the settings of each view to the shards of this node: from the first current view on, or, after
+/// [`CATCH_UP_TIMEOUT`] without one, from the newest known view.
 pub(super) async fn update_shard_settings(
     mut current: Receiver<CurrentView>,
     mut views: Receiver<Arc<ClusterView>>,
@@ -73,7 +73,7 @@ pub(super) async fn update_shard_settings(
     }
 }
 
-/// Takes the settings of a view if they are others. Says whether it did.
+/// Replaces the settings if those of the view differ. Returns whether it did.
 fn update_if_changed(known: &mut Option<Arc<ShardSettings>>, view: &ClusterView) -> bool {
     let is_unchanged =
         known.as_ref().is_some_and(|known| known.revision() == view.namespaces.revision);
@@ -95,7 +95,7 @@ mod tests {
     fn view(version: u64, revision: u64) -> Arc<ClusterView> {
         let mut view = ClusterView::unknown(ClusterId(1));
         view.version = version;
-        view.shards = ShardCount::new(64).expect("not zero");
+        view.shards = ShardCount::new(64).expect("the count is not zero");
         view.namespaces = Namespaces { revision, ..Namespaces::default() };
         Arc::new(view)
     }

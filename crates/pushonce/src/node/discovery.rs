@@ -1,11 +1,11 @@
 //! Finds members at addresses that the control group does not know yet.
 //!
-//! A member that moved cannot tell the control group its new address while the group has no leader, and
-//! the group elects none while its voters dial old addresses. So a node that misses another asks every
-//! address it has heard of which member listens there: `--join`, the peers file, the view, what other
-//! members answer, and where callers say they listen. Only an address at which a member of this cluster
-//! answered goes into the address book, beside the one of the view. Consensus dials both, and its greeting
-//! checks cluster and node again.
+//! A member that moved cannot report its new address while the control group has no leader, and the group
+//! elects none while its voters dial old addresses. So a node that misses another asks every address it
+//! knows which member listens there: `--join`, the peers file, the view, the addresses that other members
+//! report, and those that callers announce. An address enters the address book, beside that of the view,
+//! only after a member of this cluster answered there. Consensus dials both, and its handshake checks
+//! cluster and node again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,54 +25,54 @@ use super::join;
 use super::join_outcome::parse_cluster_id;
 use super::membership::cluster_id_bytes;
 
-/// Between two rounds while a member is missing; doubled up to [`PAUSE_MAX`] while nothing changes.
+/// Pause between two rounds while a member is missing; doubled up to [`PAUSE_MAX`] while nothing changes.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// A member answers this from memory: longer means that nobody listens.
+/// Timeout of a request. A member answers from memory: longer means that no member listens.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Addresses that are asked at once.
+/// Maximum number of addresses asked at the same time.
 const CONCURRENT_REQUESTS_MAX: usize = 16;
 
-/// Addresses that were heard of from others and are remembered.
+/// Maximum number of addresses remembered from other nodes.
 const LEARNED_ADDRESSES_MAX: usize = 256;
 
-/// Between two warnings about one address.
+/// Minimum time between two warnings about one address.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The loop, and what it reads.
+/// The discovery loop and its inputs.
 pub(super) struct Discovery {
     pub(super) identity: Identity,
-    /// Where others dial this node.
+    /// The address at which other nodes dial this node.
     pub(super) own_address: String,
-    /// `--join` and the peers file.
+    /// The addresses of `--join` and of the peers file.
     pub(super) configured_addresses: Vec<String>,
     pub(super) address_book: PeerAddresses,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
-    /// The nodes that this one has a link to, and this node.
+    /// The nodes that this node has a link to, and this node.
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
-    /// Where callers say that they listen.
+    /// The addresses at which callers announce that they listen.
     pub(super) caller_addresses: mpsc::Receiver<HostPort>,
 }
 
-/// The addresses of which somebody said that a member may listen there. Bounded; the oldest goes first.
+/// Addresses at which a member may listen, as other nodes reported. Bounded; the oldest is removed first.
 #[derive(Debug, Default)]
 struct LearnedAddresses(Vec<HostPort>);
 
-/// What an address answered.
+/// The outcome of a request to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum IdentifyOutcome {
-    /// A member of this cluster, and where it knows others to be.
+    /// A member of this cluster answered, with the addresses of the members it knows.
     Member { node: NodeId, peer_addresses: Vec<HostPort> },
-    /// A node of another cluster.
+    /// A node of another cluster answered.
     OtherClusterAnswered(ClusterId),
-    /// Nothing that could be understood.
+    /// No valid response.
     NoAnswer,
 }
 
 impl Discovery {
-    /// Runs until `shutdown`.
+    /// Runs until `shutdown` is cancelled.
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         shutdown.run_until_cancelled(self.run_rounds()).await;
         Ok(())
@@ -98,7 +98,7 @@ impl Discovery {
         }
     }
 
-    /// Until the time has come, or a caller names a new address.
+    /// Waits until the pause is over, or a caller announces a new address.
     async fn wait_for_next_round(
         &mut self,
         deadline: Instant,
@@ -112,7 +112,7 @@ impl Discovery {
         }
     }
 
-    /// The members that this node has no link to; `NoFault` when there is none and the view is known.
+    /// The members that this node has no link to; `None` when there is none and the view is known.
     fn missing_members(&self) -> Option<BTreeSet<NodeId>> {
         let (view, reachable) = (self.view.borrow(), self.reachable.borrow());
         let others = view.members.keys().filter(|&&id| id != self.identity.node);
@@ -120,7 +120,7 @@ impl Discovery {
         (view.version == 0 || !missing.is_empty()).then_some(missing)
     }
 
-    /// Asks every address once. Says whether anything new was learned.
+    /// Asks every address once. Returns whether it learned anything new.
     async fn query_addresses(
         &self,
         missing: &BTreeSet<NodeId>,
@@ -197,7 +197,7 @@ impl Discovery {
     }
 }
 
-/// What an answer says to a node of `own_cluster`.
+/// Evaluates a response for a node of `own_cluster`.
 fn parse_response(
     own_cluster: ClusterId,
     response: Result<pb::IdentifyResponse, Status>,
@@ -216,8 +216,8 @@ fn parse_response(
     }
 }
 
-/// Every address to ask, each once, with the member that the view has there: those of missing members,
-/// and those that belong to no member. Never this node's own.
+/// The addresses to ask, without duplicates, each with the member that the view has there: those of
+/// missing members, and those that belong to no member. Never this node's own.
 fn candidate_addresses(
     view: &ClusterView,
     missing: &BTreeSet<NodeId>,
@@ -250,7 +250,7 @@ fn candidate_addresses(
 }
 
 impl LearnedAddresses {
-    /// Says whether it is new.
+    /// Adds an address. Returns whether it is new.
     fn add(&mut self, address: HostPort) -> bool {
         if self.0.contains(&address) {
             return false;
@@ -272,7 +272,7 @@ mod tests {
     const OURS: ClusterId = ClusterId(7);
 
     fn address(text: &str) -> HostPort {
-        text.parse().expect("an address")
+        text.parse().expect("a valid address")
     }
 
     fn view(members: &[(u64, &str)]) -> ClusterView {

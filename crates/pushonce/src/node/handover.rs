@@ -1,5 +1,5 @@
-//! A node that stops hands the lead of its groups to others first, so that publishers do not wait for
-//! an election.
+//! A node that stops first transfers the leadership of its groups, so that publishers do not wait for an
+//! election.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,33 +17,33 @@ use tokio_util::sync::CancellationToken;
 
 use super::replica_supervisor::LocalReplicas;
 
-/// Groups that are handed over at once: each costs an election.
+/// Maximum number of concurrent transfers: each costs an election.
 const CONCURRENT_MAX: usize = 8;
 
-/// Between two rounds. An election may have given a group back.
+/// Pause between two rounds. An election may have made this node the leader of a group again.
 const ROUND_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a node that stops waits for its groups to be taken over. A transfer takes some
-/// milliseconds; a successor that is not level needs longer.
+/// How long a stopping node waits for other nodes to take over its groups. A transfer takes a few
+/// milliseconds; a successor that lags needs longer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which nodes did not take which groups over when they were asked to.
+/// Failed transfers: the group and the node that did not take it over.
 type FailedTransfers = BTreeSet<(GroupId, NodeId)>;
 
-/// Hands over whatever this node leads while it stops.
+/// Transfers the leadership of every group that this node leads while it stops.
 pub(super) struct LeadershipHandover {
     pub(super) me: NodeId,
     pub(super) control: ControlHandle,
     pub(super) hosted: LocalReplicas,
-    /// Says who should lead next.
+    /// Determines which node should lead next.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     pub(super) relay: pushonce_relay::Handle,
-    /// Whether nothing is left that another node could lead.
+    /// Receives whether this node leads no group that another node could lead.
     pub(super) done_sender: watch::Sender<bool>,
 }
 
 impl LeadershipHandover {
-    /// Begins with `stopping`, and keeps the groups away until `shutdown`.
+    /// Starts when `stopping` is cancelled, and keeps transferring groups until `shutdown` is cancelled.
     pub(super) async fn run(self, stopping: CancellationToken, shutdown: CancellationToken) {
         let work = async {
             stopping.cancelled().await;
@@ -60,10 +60,10 @@ impl LeadershipHandover {
             }
         };
         let work_ended: Option<()> = shutdown.run_until_cancelled(work).await;
-        debug_assert!(work_ended.is_none(), "the rounds do not end by themselves");
+        debug_assert!(work_ended.is_none(), "the loop does not end");
     }
 
-    /// The groups that this node leads and does not make up alone.
+    /// The groups that this node leads and that have other members.
     fn led_groups(&self) -> Vec<RaftGroup> {
         let shards = self.hosted.all().into_iter().map(|handle| handle.group().clone());
         let all = shards.chain([self.control.group().clone()]);
@@ -76,7 +76,7 @@ impl LeadershipHandover {
         .collect()
     }
 
-    /// Says to which node it could not hand the group over.
+    /// Transfers a group. On failure returns the group and the node that did not take it over.
     async fn transfer_leadership(
         &self,
         group: RaftGroup,

@@ -1,5 +1,5 @@
-//! Whether the node can do its work: what a look at it finds, how long that has been so, and what an
-//! operator is told. Pure; the time comes in.
+//! Evaluates whether the node can do its work: the facts of each check, how long each fault has lasted,
+//! and the reasons shown to operators. Pure; the time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,68 +8,68 @@ use std::time::{Duration, Instant};
 use pushonce_consensus::GroupStatus;
 use pushonce_core::{FailPoint, MemberState, NodeId, ShardId, VersionConflict};
 
-/// What one look found.
+/// The facts that one check gathered.
 #[derive(Clone, Debug)]
 pub(super) struct HealthFacts {
     /// This node.
     pub(super) me: NodeId,
-    /// What the cluster counts it as.
+    /// The state of this node in the committed view.
     pub(super) member_state: Option<MemberState>,
-    /// The control group, as it looks from here.
+    /// The control group as this node sees it.
     pub(super) control_group: GroupSummary,
-    /// Whether the view of the cluster is current: nothing is published here before.
+    /// Whether the view of the cluster is current: before that this node accepts no publishes.
     pub(super) is_current: bool,
     /// The shards of which this node had a replica when it started.
     pub(super) restored: BTreeSet<ShardId>,
-    /// Whether some of these were not started yet.
+    /// Whether some of the `restored` replicas have not been started yet.
     pub(super) is_opening: bool,
     /// The replicas that run here.
     pub(super) replicas: BTreeMap<ShardId, GroupSummary>,
-    /// Who owns each shard, as far as is known.
+    /// The owner of each shard, if it is known.
     pub(super) owners: BTreeMap<ShardId, Option<NodeId>>,
-    /// The nodes whose replicas of each shard vote, as its owner said last; those of the table before.
+    /// The voters of each shard as its owner last reported them; until then, those of the placement table.
     pub(super) voters: BTreeMap<ShardId, Vec<NodeId>>,
-    /// The nodes that were heard of on their links, and this node.
+    /// The nodes that this node has a link to, and this node.
     pub(super) reachable: BTreeSet<NodeId>,
-    /// Why nothing is written for publishers here, if that is so.
+    /// Why the disk accepts no publishes, if it does not.
     pub(super) disk_problem: Option<String>,
-    /// Why this node takes part in no group any more, if that is so.
+    /// Why this node no longer takes part in any group, if its log was rolled back.
     pub(super) rolled_back: Option<String>,
-    /// Why groups have halted here: they met something that this build cannot read. `NoFault` is the
+    /// Why groups have halted here: they found something that this build cannot read. The key `None` is the
     /// control group.
     pub(super) halted: BTreeMap<Option<ShardId>, String>,
-    /// The nodes with which this one exchanges no frames for their versions.
+    /// The nodes that this node exchanges no frames with because of their versions.
     pub(super) version_conflicts: BTreeMap<NodeId, VersionConflict>,
-    /// Counts that rise as long as a part of the node goes round.
+    /// For each watched loop a counter that rises as long as the loop progresses.
     pub(super) loop_counts: BTreeMap<WatchedLoop, u64>,
 }
 
-/// How a group stands.
+/// The state of a group as this node sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct GroupSummary {
-    /// Who leads it.
+    /// The leader of the group.
     pub(super) leader: Option<NodeId>,
-    /// This node does, with a lease.
+    /// Whether this node is the leader and has a lease.
     pub(super) leads: bool,
-    /// The end of the log here.
+    /// Index of the last log entry here.
     pub(super) last_log: u64,
-    /// What of it was applied.
+    /// Index of the last applied entry.
     pub(super) applied: u64,
-    /// Entries that the leader holds and this replica has not applied; `NoFault` before a leader was
+    /// Number of entries that the leader has and this replica has not applied; `None` before the leader was
     /// heard.
     pub(super) lag: Option<u64>,
 }
 
-/// A part of the node that goes round by itself.
+/// A loop of the node whose progress is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum WatchedLoop {
-    /// The thread that serves some of the clients.
+    /// The thread of a lane, which serves a part of the clients.
     Lane(usize),
-    /// What delivers to and from other nodes.
+    /// The relay, which delivers to and from other nodes.
     Relay,
 }
 
-/// Something that keeps the node from its work.
+/// A reason why the node is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum UnreadyReason {
     NotMember,
@@ -78,14 +78,14 @@ enum UnreadyReason {
     Shard(ShardId, GroupFault),
     NoOwner(ShardId),
     OwnerUnreachable(ShardId, NodeId),
-    /// Most of its copies are out of reach, and those of most other shards are not.
+    /// Most replicas of this shard are unreachable, and those of most other shards are not.
     ReplicasUnreachable(ShardId),
     ApplyStalled(ShardId),
     CatchingUp(ShardId),
     LoopStalled(WatchedLoop),
 }
 
-/// What a group lacks.
+/// What is wrong with a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum GroupFault {
     NoLeader,
@@ -93,66 +93,67 @@ enum GroupFault {
     NoMajority,
 }
 
-/// Why the node is not ready, for people, and for what.
+/// A reason why the node is not ready, as text for operators, and the services that it blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HealthIssue {
-    /// What is in the way.
+    /// The text for operators.
     pub(super) text: String,
-    /// What it keeps the node from.
+    /// The services that the node cannot offer.
     pub(super) blocks: BlockedServices,
 }
 
-/// What a node cannot do. A reason that blocks nothing is a warning.
+/// Services that a node cannot offer. A reason that blocks nothing is a warning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct BlockedServices {
-    /// Taking publishes in.
+    /// Accepting publishes.
     pub(super) publish: bool,
     /// Serving subscribers.
     pub(super) viewers: bool,
 }
 
-/// Looks again and again, and remembers since when it has found what it finds.
+/// Evaluates the facts again and again, and remembers since when each fault has lasted.
 #[derive(Debug, Default)]
 pub(super) struct HealthMonitor {
-    /// A look found nothing that blocks anything: from then on short disturbances are borne.
+    /// Whether an evaluation found nothing that blocks a service: from then on short faults are tolerated.
     was_ready: bool,
     first_seen: BTreeMap<UnreadyReason, Instant>,
-    /// By part, and by shard whose entries wait to be applied: the last count, and since when it is.
+    /// Per loop the last count, and since when it has been that.
     loop_progress: BTreeMap<WatchedLoop, (u64, Instant)>,
     apply_progress: BTreeMap<ShardId, (u64, Instant)>,
-    /// The shards whose replica here has been level with its leader since the start.
+    /// The shards whose replica here has caught up with its leader since the start.
     caught_up: BTreeSet<ShardId>,
-    /// The first look.
+    /// Time of the first evaluation.
     first_evaluated_at: Option<Instant>,
 }
 
-/// A group without a leader elects one, and a shard without an owner gets one, within two seconds:
-/// what is over by then is no reason to send clients away.
+/// A group without a leader elects one, and a shard without an owner gets one, within two seconds: a
+/// fault that is over by then is no reason to disconnect clients.
 const ELECTION_GRACE: Duration = Duration::from_secs(2);
 
-/// A link is given up after three seconds of silence; with this and a look every quarter of a second
-/// it is told within five.
+/// A link is closed after three seconds of silence; with this grace period and a check every quarter of a
+/// second the fault is reported within five seconds.
 const UNREACHABLE_GRACE: Duration = Duration::from_secs(1);
 
-/// What has not gone round, or on, for so long stands still: a busy machine may take one second.
+/// Time without progress after which a loop or a replica counts as stalled. A busy machine may need one
+/// second.
 const STALL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How many entries a replica may lack and still be level: what a busy shard has on its way.
+/// Maximum lag of a replica that counts as caught up: the entries that a busy shard has in flight.
 const CAUGHT_UP_LAG_ENTRIES: u64 = 64;
 
-/// For so long after its start a node is not ready because its replicas are not level. A rolling
-/// restart that went on before would take the next copy away while this one is incomplete. It is a
-/// matter of the start alone, and of so long at most: a replica that lags later, or for ever, keeps
-/// nobody from being served here, and under an overload all nodes lag, of which none must send its
-/// clients to the others. Metrics and `own_cluster status` show it all the same.
+/// Maximum time after its start for which a node is unready because its replicas have not caught up. A
+/// rolling restart that continued earlier would stop the next replica while this one is incomplete. The
+/// rule applies to the start only: a replica that lags later, or forever, must not keep clients from this
+/// node, and under overload all nodes lag, and none of them must send its clients to the others. Metrics
+/// and `pushonce cluster status` show the lag in any case.
 const CATCHING_UP_MAX: Duration = Duration::from_secs(600);
 
 impl HealthMonitor {
-    /// What keeps the node from its work; nothing when it can do it.
+    /// Returns the reasons why the node cannot do its work; empty when it can.
     ///
-    /// Until the node was ready once, nothing is borne: ready means serving, and a node that has just
-    /// started serves nobody before it knows the leaders. Until then a control group without a leader
-    /// blocks everything too, since the view may be an old one.
+    /// Until the node has been ready once, no fault is tolerated: ready means serving, and a node that has
+    /// just started serves no client before it knows the leaders. Until then a control group without a leader
+    /// also blocks everything, since the view may be an old one.
     pub(super) fn evaluate(&mut self, facts: &HealthFacts, now: Instant) -> Vec<HealthIssue> {
         let shards_without_majority = facts.shards_without_majority();
         let mut present = current_reasons(facts, &shards_without_majority);
@@ -169,14 +170,14 @@ impl HealthMonitor {
         };
         let mut issues =
             to_issues(self.first_seen.iter().filter_map(exceeds_grace).collect(), was_ready);
-        // A leader that names itself does not show that it has a majority: no answer of it came yet.
+        // A node that sees itself as the leader may lack a majority: the group has answered nothing yet.
         issues.extend((!facts.is_current).then(|| HealthIssue {
-            text: "the view of the cluster may be old: the control group has not answered since this node \
+            text: "the view of the cluster may be outdated: the control group has not answered since this node \
                    started"
                 .to_owned(),
             blocks: BlockedServices::PUBLISH,
         }));
-        // The disk has a reserve: what it says is no matter of a moment.
+        // The disk has a reserve, so its problems are reported without a grace period.
         issues.extend(
             facts
                 .disk_problem
@@ -189,7 +190,7 @@ impl HealthMonitor {
         issues
     }
 
-    /// The replicas that were here at the start and have not been level with their leaders since.
+    /// The replicas that were here at the start and have not caught up with their leaders since.
     fn catching_up(
         &mut self,
         facts: &HealthFacts,
@@ -213,7 +214,7 @@ impl HealthMonitor {
         behind.map(|&shard| UnreadyReason::CatchingUp(shard)).collect()
     }
 
-    /// What has stood still for too long.
+    /// The loops and replicas that have made no progress for [`STALL_TIMEOUT`].
     fn stalled(
         &mut self,
         facts: &HealthFacts,
@@ -233,7 +234,7 @@ impl HealthMonitor {
             }
         }
         self.apply_progress.retain(|shard, _| facts.replicas.contains_key(shard));
-        // A shard without a majority has entries that nobody can commit.
+        // A shard without a majority has entries that cannot be committed.
         for (&shard, replica) in
             facts.replicas.iter().filter(|(shard, _)| !shards_without_majority.contains(shard))
         {
@@ -248,7 +249,7 @@ impl HealthMonitor {
     }
 }
 
-/// What a look finds, however long it may have been so.
+/// The faults that the facts show now, however long they have lasted.
 fn current_reasons(
     facts: &HealthFacts,
     shards_without_majority: &BTreeSet<ShardId>,
@@ -281,8 +282,8 @@ fn current_reasons(
 }
 
 impl HealthFacts {
-    /// What this build cannot read; no matter of a moment either. A peer that cannot read what this node
-    /// writes is the peer's trouble.
+    /// The groups and peers that this build cannot read, reported without a grace period. A peer that cannot
+    /// read what this node writes does not make this node unready.
     fn unreadable_formats(&self) -> BTreeSet<String> {
         let this_node_is_older = |conflict: &&VersionConflict| {
             matches!(conflict, VersionConflict::ThisNodeIsOlder { .. })
@@ -296,9 +297,8 @@ impl HealthFacts {
         halted.chain(conflicts).collect()
     }
 
-    /// The shards that have lost the majority of their copies, as far as this node can see. When they are
-    /// most of all shards, or the control group cannot be heard either, it is this node that has lost the
-    /// others: then there are none.
+    /// The shards that have lost the majority of their replicas, as far as this node can see. Empty when they
+    /// are most of all shards, or when the control group is unreachable too: then this node is isolated.
     fn shards_without_majority(&self) -> BTreeSet<ShardId> {
         if FailPoint::LostShardBlocksReadiness.is_active() {
             return BTreeSet::new();
@@ -323,7 +323,7 @@ impl HealthFacts {
         match group.leader {
             None if FailPoint::ReadyWithoutLeader.is_active() => None,
             None => Some(GroupFault::NoLeader),
-            // A leader without a majority goes on naming itself.
+            // A leader without a majority still names itself.
             Some(leader) if leader == self.me => (!group.leads).then_some(GroupFault::NoMajority),
             Some(leader) => {
                 (!self.reachable.contains(&leader)).then_some(GroupFault::LeaderUnreachable(leader))
@@ -349,7 +349,7 @@ impl From<&GroupStatus> for GroupSummary {
 }
 
 impl UnreadyReason {
-    /// How long it may be so before it is told.
+    /// How long the fault may last before it is reported.
     fn grace_period(self) -> Duration {
         match self {
             UnreadyReason::NotMember | UnreadyReason::Joining => Duration::ZERO,
@@ -360,28 +360,28 @@ impl UnreadyReason {
             | UnreadyReason::Shard(_, GroupFault::LeaderUnreachable(_))
             | UnreadyReason::ReplicasUnreachable(_)
             | UnreadyReason::OwnerUnreachable(..) => UNREACHABLE_GRACE,
-            // It was long enough already.
+            // These have lasted long enough already.
             UnreadyReason::ApplyStalled(_)
             | UnreadyReason::CatchingUp(_)
             | UnreadyReason::LoopStalled(_) => Duration::ZERO,
         }
     }
 
-    /// The same thing of another shard has the same words.
+    /// The text of the reason, without the shard: shards with the same fault share one line.
     fn text(self) -> String {
         match self {
-            UnreadyReason::NotMember => "this node has not been taken into the cluster yet".to_owned(),
+            UnreadyReason::NotMember => "this node is not a member of the cluster yet".to_owned(),
             UnreadyReason::Joining => "this node is still joining".to_owned(),
             UnreadyReason::ControlGroup(fault) => {
                 format!("the control group {fault}: no node can join, leave or move")
             }
-            UnreadyReason::Shard(_, fault) => format!("cannot commit, for the shard {fault}"),
+            UnreadyReason::Shard(_, fault) => format!("cannot commit: the shard {fault}"),
             UnreadyReason::NoOwner(_) => "no owner is known".to_owned(),
             UnreadyReason::OwnerUnreachable(_, owner) => {
-                format!("cannot deliver, for nothing is heard of the owner, {owner}")
+                format!("cannot deliver: the owner {owner} is unreachable")
             }
             UnreadyReason::ReplicasUnreachable(_) => {
-                "no node that can be reached has a majority of its copies: its topics are unavailable \
+                "no reachable nodes have a majority of its replicas: its topics are unavailable \
                  until the nodes are back"
                     .to_owned()
             }
@@ -392,16 +392,19 @@ impl UnreadyReason {
                 "the replica has not caught up with its leader since this node started".to_owned()
             }
             UnreadyReason::LoopStalled(WatchedLoop::Lane(lane)) => format!(
-                "the thread lane-{lane}, which serves clients, has not moved for {} s",
+                "the thread lane-{lane}, which serves clients, has made no progress for {} s",
                 STALL_TIMEOUT.as_secs()
             ),
             UnreadyReason::LoopStalled(WatchedLoop::Relay) => {
-                format!("what delivers between nodes has not moved for {} s", STALL_TIMEOUT.as_secs())
+                format!(
+                    "the relay between nodes has made no progress for {} s",
+                    STALL_TIMEOUT.as_secs()
+                )
             }
         }
     }
 
-    /// What it keeps the node from.
+    /// The services that the reason blocks.
     fn blocks(self, was_ready: bool) -> BlockedServices {
         match self {
             UnreadyReason::NotMember
@@ -411,14 +414,14 @@ impl UnreadyReason {
             | UnreadyReason::ApplyStalled(_)
             | UnreadyReason::CatchingUp(_)
             | UnreadyReason::LoopStalled(_)
-            // The shard's topics cannot be read here without a lease either.
+            // Without a lease the topics of the shard cannot be read here either.
             | UnreadyReason::Shard(_, GroupFault::NoMajority) => BlockedServices::ALL,
-            // A follower that hears no leader still brings publishes to an owner and serves what comes
-            // from it; whether there is one is seen by the owners. But its copy may be missing.
+            // A follower without a leader still forwards publishes to an owner and serves the owner's messages;
+            // owners report a missing leader themselves. But the replica here may be the one that is missing.
             UnreadyReason::Shard(_, GroupFault::NoLeader | GroupFault::LeaderUnreachable(_)) => BlockedServices::PUBLISH,
-            // Shards are published to and read without it.
+            // Publishing and reading do not need the control group.
             UnreadyReason::ControlGroup(_) if was_ready => BlockedServices::default(),
-            // The topics of all other shards are served, and no other node could serve these.
+            // All other shards are served, and no other node could serve these.
             UnreadyReason::ReplicasUnreachable(_) => BlockedServices::default(),
             UnreadyReason::ControlGroup(_) => BlockedServices::ALL,
         }
@@ -437,7 +440,7 @@ impl UnreadyReason {
     }
 }
 
-/// One line for each kind: sixty-four shards that lack the same have one.
+/// Groups equal reasons: 64 shards with the same fault share one line.
 fn to_issues(reasons: Vec<UnreadyReason>, was_ready: bool) -> Vec<HealthIssue> {
     let mut issues: Vec<(HealthIssue, Vec<String>)> = Vec::new();
     for reason in reasons {
@@ -456,21 +459,21 @@ fn to_issues(reasons: Vec<UnreadyReason>, was_ready: bool) -> Vec<HealthIssue> {
 }
 
 impl HealthIssue {
-    /// Something that keeps the node from everything.
+    /// An issue that blocks every service.
     pub(super) fn blocking_all(text: impl Into<String>) -> HealthIssue {
         HealthIssue { text: text.into(), blocks: BlockedServices::ALL }
     }
 }
 
 impl BlockedServices {
-    /// Everything.
+    /// Every service.
     pub(super) const ALL: BlockedServices = BlockedServices { publish: true, viewers: true };
-    /// Publishing alone.
+    /// Publishing only.
     pub(super) const PUBLISH: BlockedServices = BlockedServices { publish: true, viewers: false };
-    /// New subscribers are rejected, and publishes are taken in.
+    /// Subscribing only: new subscribers are rejected, and publishes are accepted.
     pub(super) const VIEWERS: BlockedServices = BlockedServices { publish: false, viewers: true };
 
-    /// Whether it is anything at all.
+    /// Whether any service is blocked.
     pub(super) fn any(self) -> bool {
         self.publish || self.viewers
     }
@@ -479,12 +482,12 @@ impl BlockedServices {
 impl fmt::Display for GroupFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            GroupFault::NoLeader => f.write_str("has no leader that this node can hear"),
+            GroupFault::NoLeader => f.write_str("has no leader that this node can reach"),
             GroupFault::LeaderUnreachable(leader) => {
-                write!(f, "is led by {leader}, of which nothing is heard")
+                write!(f, "is led by {leader}, which is unreachable")
             }
             GroupFault::NoMajority => {
-                f.write_str("is led by this node, and a majority of it does not answer")
+                f.write_str("is led by this node, but a majority of it does not answer")
             }
         }
     }

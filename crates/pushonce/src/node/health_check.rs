@@ -1,4 +1,4 @@
-//! Looks at the node again and again, and says whether it can do its work.
+//! Checks the node periodically, and publishes whether it can do its work.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,20 +25,20 @@ use super::replica_supervisor::LocalReplicas;
 use super::shard_progress;
 use crate::metrics;
 
-/// Often enough that what is wrong is told within five seconds, most of which silence takes.
+/// Time between checks: short enough to report a fault within five seconds, most of which is link timeout.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// An opinion older than this is none: whoever should form one hangs itself.
+/// Maximum age of a check. An older one means that the check itself hangs.
 const HEALTH_AGE_MAX: Duration = Duration::from_secs(3);
 
-/// What the last look came to.
+/// The result of the last check.
 #[derive(Clone, Debug)]
 pub(super) struct HealthStatus {
     issues: Vec<HealthIssue>,
     checked_at: Instant,
 }
 
-/// Everything that is looked at.
+/// The periodic health check and its inputs.
 pub(super) struct HealthCheck {
     pub(super) overview: NodeOverview,
     pub(super) current_view: watch::Receiver<CurrentView>,
@@ -49,19 +49,19 @@ pub(super) struct HealthCheck {
     pub(super) lane_watchdog: LaneWatchdog,
     pub(super) admission: Admission,
     pub(super) memory_use: MemoryUse,
-    /// In bytes; zero is no bound.
+    /// Memory limit of the process in bytes; zero is no limit.
     pub(super) memory_max: u64,
     pub(super) health_sender: watch::Sender<HealthStatus>,
-    /// The same as yes or no.
+    /// The readiness derived from `health_sender`.
     pub(super) ready_sender: watch::Sender<Readiness>,
     /// Cancelled when the node begins to stop.
     pub(super) stopping: CancellationToken,
 }
 
-/// The one reason of a node that stops.
+/// The only reason that a stopping node shows.
 pub(super) const STOPPING_REASON: &str = "this node is stopping";
 
-/// What a node with these reasons can do.
+/// The services that a node with these issues can offer.
 pub(super) fn readiness(issues: &[HealthIssue]) -> Readiness {
     let is_blocked = |is_affected: fn(BlockedServices) -> bool| {
         issues.iter().any(|reason| is_affected(reason.blocks))
@@ -69,7 +69,7 @@ pub(super) fn readiness(issues: &[HealthIssue]) -> Readiness {
     Readiness { can_publish: !is_blocked(|b| b.publish), can_subscribe: !is_blocked(|b| b.viewers) }
 }
 
-/// Counts what is wrong with the cluster as this node sees it.
+/// Gauges that count the problems of the cluster as this node sees them.
 struct ProblemGauges(Vec<(&'static str, Gauge)>);
 
 impl ProblemGauges {
@@ -87,7 +87,7 @@ impl ProblemGauges {
 }
 
 impl HealthStatus {
-    /// Before the first look.
+    /// The status before the first check.
     pub(super) fn starting() -> HealthStatus {
         HealthStatus {
             issues: vec![HealthIssue::blocking_all("this node is starting")],
@@ -98,14 +98,15 @@ impl HealthStatus {
     /// Why the node cannot do its work; empty when it can.
     pub(super) fn issues(&self, now: Instant) -> Vec<HealthIssue> {
         let age = now.saturating_duration_since(self.checked_at);
-        let stale_text = format!("this node has not looked at itself for {} s", age.as_secs());
+        let stale_text =
+            format!("the health check of this node has not run for {} s", age.as_secs());
         let stale_issue = (age >= HEALTH_AGE_MAX).then(|| HealthIssue::blocking_all(stale_text));
         self.issues.iter().cloned().chain(stale_issue).collect()
     }
 }
 
 impl HealthCheck {
-    /// Looks until `shutdown`.
+    /// Runs until `shutdown` is cancelled.
     pub(super) async fn run(self, shutdown: CancellationToken) {
         let mut monitor = HealthMonitor::default();
         let problems = ProblemGauges::new();
@@ -116,7 +117,7 @@ impl HealthCheck {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                // Told at once: nobody should send anything more to a node that stops.
+                // Published at once: nothing more should be sent to a node that stops.
                 () = self.stopping.cancelled(), if !is_stopping => is_stopping = true,
                 _ = ticks.tick() => {}
             }
@@ -140,7 +141,7 @@ impl HealthCheck {
         }
     }
 
-    /// In the log when the answer changes; what it is made of changes with every shard that is moved.
+    /// Logs a change of readiness only; the list of reasons changes with every shard that moves.
     fn log_readiness_change(&self, issues: &[HealthIssue]) {
         let current = readiness(issues);
         if !self.ready_sender.send_if_modified(|known| std::mem::replace(known, current) != current)
@@ -157,8 +158,8 @@ impl HealthCheck {
         }
     }
 
-    /// How far the replicas of this node are behind their leaders, and how far those that it leads are
-    /// behind this node.
+    /// Measures how far the replicas of this node are behind their leaders, and how far the followers of the
+    /// groups that it leads are behind this node.
     fn measure_lag(&self) {
         let (mut own_lag, mut follower_lag, mut sending_count) = (0, 0, 0);
         for handle in self.hosted.all() {
@@ -174,7 +175,7 @@ impl HealthCheck {
         metrics::SNAPSHOT_TRANSFERS.register_gauge(&[]).set(sending_count as f64);
     }
 
-    /// Why groups have halted on this node.
+    /// The groups that have halted on this node, with the reason.
     fn halted_groups(&self) -> BTreeMap<Option<ShardId>, String> {
         let control =
             self.overview.control_status.borrow().halt_reason.clone().map(|reason| (None, reason));
@@ -194,7 +195,7 @@ impl HealthCheck {
             ..
         } = &self.overview;
         let (view, owners) = (view.borrow().clone(), owners.borrow().clone());
-        // A founder has begun replicas before it was told how many shards there are.
+        // The node that creates the cluster initializes replicas before its view has the number of shards.
         let is_known_shard = |handle: &pushonce_shard::Handle| handle.id().0 < view.shards.get();
         let replicas =
             self.hosted.all().into_iter().filter(is_known_shard).map(|handle| {
@@ -205,9 +206,9 @@ impl HealthCheck {
             lanes.map(|(lane, count)| (WatchedLoop::Lane(lane), count)).collect();
         loop_counts.insert(WatchedLoop::Relay, self.relay.tick_count());
         let restored = self.engine.stored_groups().iter().filter_map(|group| group.as_shard());
-        // Each watch is borrowed in a statement of its own: a borrow in the expression below would last
-        // until its end, and a second borrow of the same watch waits for ever behind a writer that waits
-        // for the first.
+        // Each watch is borrowed in a statement of its own: a borrow in the expression below would last until
+        // its end, and a second borrow of the same watch blocks forever behind a writer that waits for the
+        // first.
         let copies = self.overview.with_cluster_snapshot(|seen| {
             view.shards.ids().map(|shard| (shard, seen.voters(shard).to_vec())).collect()
         });
@@ -235,8 +236,9 @@ impl HealthCheck {
     }
 }
 
-/// A node that rejects new sessions says so. It keeps viewers away for its load alone: one that has as many
-/// clients as it may have serves these, and would change its mind with each that goes.
+/// The issue of a node that rejects new sessions. It makes the node unready for viewers only because of
+/// its load: a node at its maximum number of clients still serves these, and would become ready and
+/// unready again with each client that leaves.
 fn overload_issue(admission: &Admission) -> Option<HealthIssue> {
     let (rejecting, lanes) = (admission.rejecting_lanes(), admission.lane_count());
     (rejecting > 0).then(|| HealthIssue {

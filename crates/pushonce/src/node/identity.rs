@@ -1,4 +1,4 @@
-//! Who a node is: kept in its data directory, held open by one process at a time.
+//! The identity of a node, stored in its data directory, which one process at a time has open.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Write};
@@ -12,24 +12,24 @@ use serde::{Deserialize, Serialize};
 use super::join_outcome::JoinRequester;
 use crate::metrics::DATA_WRITE_ERRORS;
 
-/// A peers file has a line of at most 260 bytes for each of at most 1,000 members.
+/// Maximum size of the peers file: 1,000 members with a line of at most 260 bytes each.
 const PEERS_BYTES_MAX: u64 = 512 << 10;
 
-/// A data directory that this process, and no other, has open.
+/// A data directory that is open in this process, and in no other.
 pub(super) struct DataDir {
     path: PathBuf,
     incarnation: [u8; 16],
     start_count: u64,
-    /// Held for as long as the node lives; the system lets go of it when the process dies.
+    /// The lock of the directory. The system releases it when the process dies.
     _lock: File,
 }
 
-/// What a node is once it belongs to a cluster.
+/// The identity of a node that belongs to a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    /// The cluster it belongs to.
+    /// The cluster that the node belongs to.
     pub(super) cluster: ClusterId,
-    /// Its own id there.
+    /// The id of the node in that cluster.
     pub(super) node: NodeId,
     /// Set by `pushonce init` until every shard group is initialized. Only such a node may ever
     /// initialize one: two initializations of a group would be two histories.
@@ -37,23 +37,23 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// This node as one that asks other members.
+    /// This node as the sender of a join request.
     pub(super) fn join_requester(&self) -> JoinRequester {
         JoinRequester::Member { cluster: self.cluster, node: self.node }
     }
 }
 
-/// What `pushonce init` fixed for the new cluster.
+/// The settings that `pushonce init` fixed for the new cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BootstrapConfig {
-    /// Number of shards, permanent.
+    /// Number of shards. Permanent.
     pub(super) shards: u16,
     /// Replicas per shard.
     pub(super) replicas: u8,
 }
 
-/// As it stands in the file: ids in the form they are printed in.
+/// The JSON of the file: ids in their printed form.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IdentityFile {
@@ -65,35 +65,35 @@ struct IdentityFile {
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DataDirError {
-    /// Another process has it.
+    /// Another process has the directory open.
     #[error(
         "the data directory {path} is already open in another process; \
-         stop that one, or give this one a directory of its own with --data", path = .0.display()
+         stop that process, or choose another directory with --data", path = .0.display()
     )]
     InUse(PathBuf),
-    /// It cannot be read or written.
-    #[error("the data directory {path}: {error}", path = .path.display())]
+    /// The directory cannot be read or written.
+    #[error("cannot read or write {path}: {error}", path = .path.display())]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// There is something in it that no node wrote, or that was damaged. Nothing is deleted.
+    /// A file has content that no node wrote, or is damaged. Nothing is deleted.
     #[error(
-        "{path} cannot be read ({reason}); restore it from a copy, or remove the node from the \
+        "{path} cannot be read ({reason}); restore it from a backup, or remove the node from the \
          cluster and let it join again with an empty directory", path = .path.display()
     )]
     Corrupted {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
 }
 
 impl DataDir {
-    /// Opens a directory, making it when it is not there.
+    /// Opens a directory, and creates it if it does not exist.
     ///
     /// # Errors
     /// [`DataDirError`] when it is in use, or cannot be read or written.
@@ -111,14 +111,14 @@ impl DataDir {
         Ok(DataDir { path: path.to_owned(), incarnation, start_count: starts, _lock: lock })
     }
 
-    /// How often the directory was opened, this time included; on disk before anything else is done
-    /// with it.
+    /// How often the directory was opened, this time included. The count is on disk before anything else is
+    /// done with the directory.
     pub(super) fn start_count(&self) -> u64 {
         self.start_count
     }
 
-    /// Where the other members were last, as `replica_supervisor:peer_port_stage` of their peer ports. A hint: a file that cannot
-    /// be read is an empty one, and a line that is no address is left out.
+    /// The last known peer addresses of the other members, as `host:port`. A hint: an unreadable file counts
+    /// as empty, and invalid lines are skipped.
     pub(super) fn peers(&self) -> Vec<String> {
         let path = self.peers_path();
         let bytes = match File::open(&path) {
@@ -138,8 +138,8 @@ impl DataDir {
         addresses.map(|address| address.to_string()).collect()
     }
 
-    /// Remembers where the other members are, so that they can be asked before anything of the
-    /// directory is used. A hint: an error is logged, and nothing else.
+    /// Stores the addresses of the other members, so that they can be asked before anything else in the
+    /// directory is used. A hint: an error is logged and otherwise ignored.
     pub(super) fn save_peers(&self, peers: &[String]) {
         let path = self.peers_path();
         if let Err(error) = write_atomically(&path, peers.join("\n").as_bytes()) {
@@ -157,11 +157,11 @@ impl DataDir {
         self.path.join("peers")
     }
 
-    /// The times of consensus that the node had in force last. They are older than the identity: without
-    /// them the node would guess how long the leases of others last.
+    /// The consensus times that the node had in force last. They are written before the identity: without
+    /// them the node would have to guess how long the leases of other nodes last.
     ///
     /// # Errors
-    /// [`DataDirError`] when the file cannot be read, or is not there.
+    /// [`DataDirError`] when the file cannot be read or does not exist.
     pub(super) fn load_times(&self) -> Result<ClusterTimes, DataDirError> {
         let path = self.path.join("times.json");
         let text = match fs::read_to_string(&path) {
@@ -177,10 +177,10 @@ impl DataDir {
             .map_err(|error| DataDirError::Corrupted { path, reason: error.to_string() })
     }
 
-    /// Writes the times of consensus, durable when it returns: before they are acknowledged.
+    /// Writes the consensus times. They are durable when this returns, and acknowledged only then.
     ///
     /// # Errors
-    /// [`DataDirError::Io`].
+    /// [`DataDirError::Io`] when the file cannot be written.
     pub(super) fn save_times(&self, times: &ClusterTimes) -> Result<(), DataDirError> {
         let path = self.path.join("times.json");
         let text =
@@ -189,20 +189,20 @@ impl DataDir {
             .inspect_err(|_| DATA_WRITE_ERRORS.register_counter(&["times.json"]).increment(1))
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Drawn when the directory was made: a join that is repeated with it gets the same node id.
+    /// A random value drawn when the directory was created: a join repeated with it gets the same node id.
     pub(super) fn incarnation(&self) -> [u8; 16] {
         self.incarnation
     }
 
-    /// Who the node is; `NoFault` in a directory that belongs to no cluster yet.
+    /// The identity of the node; `None` in a directory that belongs to no cluster yet.
     ///
     /// # Errors
-    /// [`DataDirError::Corrupted`] when the file is there and cannot be understood.
+    /// [`DataDirError::Corrupted`] when the file exists and cannot be parsed.
     pub(super) fn load_identity(&self) -> Result<Option<Identity>, DataDirError> {
         let path = self.identity_path();
         let text = match fs::read_to_string(&path) {
@@ -213,14 +213,15 @@ impl DataDir {
         let corrupted = |reason: String| DataDirError::Corrupted { path: path.clone(), reason };
         let file: IdentityFile =
             serde_json::from_str(&text).map_err(|error| corrupted(error.to_string()))?;
-        let cluster = file.cluster.parse().map_err(|_| corrupted("no cluster id".to_owned()))?;
+        let cluster =
+            file.cluster.parse().map_err(|_| corrupted("the cluster id is invalid".to_owned()))?;
         Ok(Some(Identity { cluster, node: NodeId(file.node), bootstrap: file.bootstrap }))
     }
 
-    /// Writes who the node is, so that it is there after a power cut or not at all.
+    /// Writes the identity atomically: after a power cut it is there completely or not at all.
     ///
     /// # Errors
-    /// [`DataDirError::Io`].
+    /// [`DataDirError::Io`] when the file cannot be written.
     pub(super) fn save_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
         let path = self.identity_path();
         let file = IdentityFile {
@@ -242,7 +243,7 @@ fn load_or_create_incarnation(path: &Path) -> Result<[u8; 16], DataDirError> {
     match fs::read(path) {
         Ok(bytes) => bytes.try_into().map_err(|_| DataDirError::Corrupted {
             path: path.to_owned(),
-            reason: "it should have 16 bytes".to_owned(),
+            reason: "it must have 16 bytes".to_owned(),
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let generated: [u8; 16] = rand::random();
@@ -253,10 +254,12 @@ fn load_or_create_incarnation(path: &Path) -> Result<[u8; 16], DataDirError> {
     }
 }
 
-/// One more than it says there, and now it says so there.
+/// Increments the stored count, and returns the new one.
 fn increment_start_count(path: &Path) -> Result<u64, DataDirError> {
-    let corrupted =
-        || DataDirError::Corrupted { path: path.to_owned(), reason: "it is no count".to_owned() };
+    let corrupted = || DataDirError::Corrupted {
+        path: path.to_owned(),
+        reason: "it is not a number".to_owned(),
+    };
     let previous: u64 = match fs::read_to_string(path) {
         Ok(text) => text.trim().parse().map_err(|_| corrupted())?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
@@ -267,7 +270,7 @@ fn increment_start_count(path: &Path) -> Result<u64, DataDirError> {
     Ok(now)
 }
 
-/// Beside it, synced, then renamed over it, then the directory synced: whole or not at all.
+/// Writes a temporary file, syncs it, renames it over the target, and syncs the directory.
 fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
     let temp_path = path.with_extension("new");
     let mut file = File::create(&temp_path).map_err(io_error(&temp_path))?;
@@ -290,7 +293,7 @@ mod tests {
 
     #[test]
     fn data_directory_stores_the_identity_of_the_node() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let bootstrap = Some(BootstrapConfig { shards: 16, replicas: 3 });
         let identity = Identity { cluster: ClusterId(7), node: NodeId(3), bootstrap };
         let (first, incarnation) = {
@@ -307,14 +310,14 @@ mod tests {
 
     #[test]
     fn data_directory_cannot_be_opened_twice() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let _first = DataDir::open(dir.path()).expect("opens");
         assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::InUse(_))));
     }
 
     #[test]
     fn start_count_increases_at_each_start_and_continues_from_a_restored_copy() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let start_count = || DataDir::open(dir.path()).expect("opens").start_count();
         assert_eq!((start_count(), start_count()), (1, 2));
         fs::write(dir.path().join("starts"), "1").expect("writes");
@@ -325,9 +328,9 @@ mod tests {
 
     #[test]
     fn data_directory_stores_the_consensus_times() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let data = DataDir::open(dir.path()).expect("opens");
-        assert!(matches!(data.load_times(), Err(DataDirError::Corrupted { .. })), "never guessed");
+        assert!(matches!(data.load_times(), Err(DataDirError::Corrupted { .. })), "no guess");
         let (current, next) = (ConsensusTimes::LAN, Some(ConsensusTimes::WAN));
         let times = ClusterTimes { version: 2, current, next };
         data.save_times(&times).expect("writes");
@@ -338,7 +341,7 @@ mod tests {
 
     #[test]
     fn data_directory_stores_the_addresses_of_peers() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let data = DataDir::open(dir.path()).expect("opens");
         assert_eq!(data.peers(), Vec::<String>::new());
         let peers = ["a:1".to_owned(), "b:2".to_owned()];
@@ -348,24 +351,24 @@ mod tests {
 
     #[test]
     fn invalid_lines_of_the_peers_file_are_skipped() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let data = DataDir::open(dir.path()).expect("opens");
         let path = dir.path().join("peers");
         fs::write(&path, b"a b:7091\nhttp://c\n\xff\xfe:1\n b:2 \n:0\n").expect("writes");
         assert_eq!(data.peers(), ["b:2"]);
-        fs::remove_file(&path).expect("it was there");
-        fs::create_dir(&path).expect("a directory in its place");
+        fs::remove_file(&path).expect("the file exists");
+        fs::create_dir(&path).expect("create a directory in its place");
         assert_eq!(data.peers(), Vec::<String>::new());
         data.save_peers(&["a:1".to_owned()]);
     }
 
     #[test]
     fn corrupted_identity_is_reported_and_not_overwritten() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let data = DataDir::open(dir.path()).expect("opens");
         let path = dir.path().join("identity.json");
         fs::write(&path, "{\"cluster\":").expect("writes");
         assert!(matches!(data.load_identity(), Err(DataDirError::Corrupted { .. })));
-        assert_eq!(fs::read_to_string(&path).expect("is there"), "{\"cluster\":");
+        assert_eq!(fs::read_to_string(&path).expect("the file exists"), "{\"cluster\":");
     }
 }

@@ -1,7 +1,7 @@
-//! Creating a cluster: offline, explicit, once.
+//! Creates a cluster: an explicit, one-time, offline operation.
 //!
-//! `serve` never creates a cluster. A founder whose directory was wiped, or that looks in another
-//! directory, would otherwise create a second cluster under the addresses of the first.
+//! `serve` never creates a cluster. A first node whose directory was wiped, or that opens another
+//! directory, would otherwise create a second cluster at the addresses of the first.
 
 use std::path::PathBuf;
 
@@ -11,39 +11,39 @@ use pushonce_core::{ClusterId, ClusterTimes, NodeId};
 use super::identity::{BootstrapConfig, DataDir, Identity};
 use crate::config::Config;
 
-/// The first node of every cluster.
+/// The id of the first node of every cluster.
 const FIRST_NODE: NodeId = NodeId(1);
 
-/// A directory that was prepared for the first node of a new cluster.
+/// A directory prepared for the first node of a new cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Initialized {
     /// The new cluster.
     pub cluster: ClusterId,
-    /// The directory, absolute.
+    /// The absolute path of the directory.
     pub data: PathBuf,
 }
 
 /// Why no cluster was created.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InitError {
-    /// The settings are those of a node that joins.
+    /// The settings are those of a node that joins an existing cluster.
     #[error(
         "--join names the nodes of an existing cluster, and init creates a new one: to join, run \
          `pushonce serve` alone; to create a cluster, leave --join out"
     )]
     JoinSettings,
-    /// The directory belongs to a cluster.
+    /// The directory belongs to a cluster already.
     #[error("the data directory {data} already belongs to {node} of cluster {cluster}: nothing to do",
         data = .data.display())]
     AlreadyInitialized {
         /// The directory.
         data: PathBuf,
-        /// The cluster it belongs to.
+        /// The cluster that it belongs to.
         cluster: ClusterId,
-        /// The node it belongs to.
+        /// The node that it belongs to.
         node: NodeId,
     },
-    /// The directory has a log, and no identity.
+    /// The directory has a log but no identity.
     #[error(
         "the data directory {data} holds raft.redb without identity.json: if an earlier init or join \
          was interrupted, delete the directory and repeat it; otherwise restore identity.json",
@@ -55,11 +55,11 @@ pub enum InitError {
     },
 }
 
-/// Prepares the data directory of `node_config` for the first node of a new cluster, with `node_config`'s
-/// shards and replicas. The node creates the cluster when it is first served.
+/// Prepares the data directory of `config` for the first node of a new cluster, with the shards and
+/// replicas of `config`. The node creates the cluster when it first runs `serve`.
 ///
 /// # Errors
-/// [`InitError`], or that the directory is open elsewhere or cannot be written.
+/// [`InitError`], or when the directory is open in another process or cannot be written.
 pub async fn init(config: &Config) -> anyhow::Result<Initialized> {
     if !config.join.is_empty() {
         return Err(InitError::JoinSettings.into());
@@ -113,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn init_stores_its_shard_settings_and_rejects_a_second_run() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let config = config(dir.path(), None);
         let initialized = init(&config).await.expect("an empty directory");
         let stored =
@@ -123,25 +123,25 @@ mod tests {
             stored,
             Some(Identity { cluster: initialized.cluster, node: FIRST_NODE, bootstrap })
         );
-        let second = init(&config).await.expect_err("it belongs to a cluster");
+        let second = init(&config).await.expect_err("the directory belongs to a cluster");
         assert!(matches!(init_error(&second), InitError::AlreadyInitialized { .. }), "{second}");
     }
 
     #[tokio::test]
     async fn init_with_join_addresses_is_rejected() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let config = config(&dir.path().join("data"), Some(vec!["a:7091".to_owned()]));
-        let error = init(&config).await.expect_err("it joins");
+        let error = init(&config).await.expect_err("the settings are those of a joining node");
         assert_eq!(init_error(&error), &InitError::JoinSettings);
         assert!(!config.data.exists());
     }
 
     #[tokio::test]
     async fn init_of_a_directory_with_a_log_but_no_identity_is_rejected() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let config = config(dir.path(), None);
         init(&config).await.expect("an empty directory");
-        std::fs::remove_file(dir.path().join("identity.json")).expect("it was there");
+        std::fs::remove_file(dir.path().join("identity.json")).expect("the file exists");
         let error = init(&config).await.expect_err("the shards may have moved");
         assert!(matches!(init_error(&error), InitError::LogWithoutIdentity { .. }), "{error}");
     }

@@ -1,4 +1,4 @@
-//! The asking side of a join: an empty node asks to be taken in, a member whether it still is one.
+//! The requesting side of a join: an empty node asks to join, a member asks whether it still is one.
 
 use std::time::Duration;
 
@@ -19,37 +19,37 @@ use tonic::{Code, Status};
 use super::identity::Identity;
 use super::join_outcome::{JoinOutcome, JoinRequester};
 
-/// Between two rounds through the addresses, when none of them could let us in.
+/// Pause between two rounds through the addresses, when none of them accepted this node.
 const ROUND_INTERVAL: Duration = Duration::from_millis(300);
 
-/// A node that does not answer within this is not asked any longer in this round.
+/// Timeout of a join request. A node that does not answer in time is asked again in the next round.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The question at a restart: a cluster that can answer does so in milliseconds, and one that cannot
-/// may be waiting for this very node's vote.
+/// Timeout of the membership check at a restart. A cluster that can answer does so in milliseconds, and
+/// one that cannot may be waiting for the vote of this node.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A link to the process before this one, when that lost its power, is given up within this.
+/// Time after which other nodes drop a link to a previous process that died without closing it.
 const STALE_LINK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How many are asked at once whether they know this node: one that lives is enough.
+/// Maximum number of concurrent membership checks: one live node is enough.
 const CONCURRENT_REQUESTS_MAX: usize = 8;
 
-/// The control group does not count this data directory as a member: the node ends with an exit status
-/// of its own, so that a supervisor does not start it again.
+/// The control group does not count this data directory as a member. The node ends with an exit status of
+/// its own, so that a supervisor does not start it again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct MembershipRevoked(pub(crate) String);
 
-/// The node was told to stop while it waited for its cluster.
+/// The node was stopped while it waited for its cluster.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped before the cluster answered")]
 pub(crate) struct StoppedBeforeJoin;
 
-/// Asks the nodes at `addresses`, round after round, until one lets this node in.
+/// Asks the nodes at `addresses`, round after round, until one accepts this node.
 ///
 /// # Errors
-/// When the cluster refuses it for good, or `shutdown` comes first.
+/// When the cluster rejects the node for good, or `shutdown` is cancelled first.
 pub(super) async fn join(
     addresses: &[String],
     joining: &JoinCommand,
@@ -71,7 +71,7 @@ pub(super) async fn join(
                 }
                 JoinOutcome::AlreadyRunning(reason) | JoinOutcome::Inconclusive(reason) => reason,
             };
-            // Once for each reason. Several addresses may give theirs in turn, three times a second.
+            // Logged once per reason. Several addresses may give theirs in turn, three times a second.
             if (address, &reason) != (last_address, &last_reason)
                 && let Some(suppressed) = limiter.allow(Instant::now().into_std())
             {
@@ -86,12 +86,12 @@ pub(super) async fn join(
     }
 }
 
-/// Asks, before anything of the directory is used, whether the cluster still counts this node as a
-/// member. No answer is no objection: the others may start later.
+/// Asks, before anything in the directory is used, whether the cluster still counts this node as a
+/// member. No answer is no objection: the other nodes may start later.
 ///
 /// # Errors
-/// [`MembershipRevoked`] when it does not; the reason when it rejects the settings of this node, or when a process
-/// of this node runs and goes on running.
+/// [`MembershipRevoked`] when it does not; the reason when it rejects the settings of this node, or when
+/// another process of this node keeps running.
 pub(super) async fn confirm_membership(
     addresses: &[String],
     member: JoinRequester,
@@ -101,7 +101,7 @@ pub(super) async fn confirm_membership(
     loop {
         let (address, outcome) = request_join_from_any(addresses, member, joining, true).await;
         let rejection =
-            |reason: String| format!("{address} does not take this node back: {reason}");
+            |reason: String| format!("{address} does not accept this node again: {reason}");
         match outcome {
             JoinOutcome::NotMember(reason) => {
                 return Err(MembershipRevoked(rejection(reason)).into());
@@ -120,11 +120,12 @@ pub(super) async fn confirm_membership(
     }
 }
 
-/// Asks at `addresses` whether the cluster still counts this running node as a member, for one that has
-/// no link to any other.
+/// Asks at `addresses` whether the cluster still counts this running node as a member. For a node that
+/// has no link to any other.
 ///
 /// # Errors
-/// [`MembershipRevoked`] when the control group has committed that it does not; nothing else ends a running node.
+/// [`MembershipRevoked`] when the control group has committed that it does not; nothing else ends a
+/// running node.
 pub(super) async fn check_still_member(
     addresses: &[String],
     member: JoinRequester,
@@ -132,7 +133,7 @@ pub(super) async fn check_still_member(
 ) -> Result<(), MembershipRevoked> {
     match request_join_from_any(addresses, member, joining, false).await {
         (address, JoinOutcome::NotMember(reason)) => {
-            Err(MembershipRevoked(format!("{address} does not take this node back: {reason}")))
+            Err(MembershipRevoked(format!("{address} does not accept this node again: {reason}")))
         }
         (address, JoinOutcome::SettingsRejected(reason)) => {
             static LIMITER: LogLimiter = LogLimiter::new();
@@ -146,7 +147,7 @@ pub(super) async fn check_still_member(
     }
 }
 
-/// Asks some at once; the first verdict that counts.
+/// Asks several addresses at once; returns the first conclusive outcome.
 async fn request_join_from_any(
     addresses: &[String],
     member: JoinRequester,
@@ -173,10 +174,10 @@ async fn request_join_from_any(
             outcome => return (address.clone(), outcome),
         }
     }
-    (String::new(), JoinOutcome::Inconclusive("none of the other nodes answered".to_owned()))
+    (String::new(), JoinOutcome::Inconclusive("no other node answered".to_owned()))
 }
 
-/// As many addresses as are asked at once, beginning with `start`: the first ones may be gone for good.
+/// At most [`CONCURRENT_REQUESTS_MAX`] addresses from `start` on: the first ones may be gone for good.
 fn rotated(addresses: &[String], start: u32) -> impl Iterator<Item = &String> {
     let first = start as usize % addresses.len().max(1);
     addresses.iter().cycle().skip(first).take(addresses.len().min(CONCURRENT_REQUESTS_MAX))
@@ -195,10 +196,10 @@ async fn request_join(
     asker.evaluate(response.await)
 }
 
-/// The membership service at an address, if something listens there.
+/// Connects to the membership service at an address.
 ///
 /// # Errors
-/// That the address cannot be dialled, with the reason.
+/// When the address is invalid, or the connection fails or takes longer than `timeout`.
 pub(super) async fn connect_membership(
     address: &str,
     timeout: Duration,
@@ -256,7 +257,7 @@ mod tests {
             assert_eq!(
                 requested(u32::MAX).len(),
                 count.min(CONCURRENT_REQUESTS_MAX),
-                "nobody is asked twice"
+                "no address is asked twice"
             );
             assert_eq!((0..20).flat_map(requested).collect::<BTreeSet<_>>().len(), count);
         }
@@ -265,7 +266,7 @@ mod tests {
     #[test]
     fn every_address_that_a_join_accepts_can_be_dialled() {
         for text in ["127.0.0.1:1", "[::1]:7091", "a:65535", "n-1.eu_west.example.:7091"] {
-            let address: HostPort = text.parse().expect("an address");
+            let address: HostPort = text.parse().expect("a valid address");
             assert!(Endpoint::from_shared(format!("http://{address}")).is_ok(), "{text}");
         }
     }

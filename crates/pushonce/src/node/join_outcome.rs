@@ -1,65 +1,64 @@
-//! What the answer to a join means to the node that asked. Pure.
+//! Evaluates the response to a join request. Pure.
 //!
-//! A node asks addresses: its `--join`, the peers file, the view. Anybody may listen there by now: a
-//! node of another cluster, another program, or nothing. So an answer to a member counts only when it
-//! carries the id of the member's own cluster, and only the control group's committed decision ends a
-//! node.
+//! A node asks the addresses of `--join`, the peers file and the view. By now a node of another cluster,
+//! another program or nothing may listen there. So a response to a member counts only when it carries the
+//! id of the member's own cluster, and only a committed decision of the control group ends a node.
 
 use pushonce_core::{ClusterId, ClusterTimes, FailPoint, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use tonic::Status;
 
-/// Who asks.
+/// The node that sends a join request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JoinRequester {
-    /// A node with an empty data directory. It takes the answer of the addresses it was given.
+    /// A node with an empty data directory. It accepts the response of the addresses it was given.
     New,
     /// A node whose data directory belongs to a cluster.
     Member {
-        /// That cluster.
+        /// The cluster of the data directory.
         cluster: ClusterId,
-        /// Its id there.
+        /// The id of the node in that cluster.
         node: NodeId,
     },
 }
 
-/// What an answer means.
+/// The meaning of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum JoinOutcome {
     /// The cluster counts this process as its member.
     Member {
-        /// Which cluster.
+        /// The cluster.
         cluster: ClusterId,
-        /// Under which id.
+        /// The id of the node in that cluster.
         node: NodeId,
-        /// The times of consensus that it has to use.
+        /// The consensus times that the node must use.
         times: ClusterTimes,
     },
-    /// The control group committed that this data directory is no member, or not any more.
+    /// The control group committed that this data directory is not, or no longer, a member.
     NotMember(String),
-    /// A process runs as this node already, as the answering node sees it.
+    /// Another process runs as this node, as far as the responding node can see.
     AlreadyRunning(String),
-    /// The cluster does not accept the settings of this node.
+    /// The cluster rejects the settings of this node.
     SettingsRejected(String),
-    /// A node of another cluster listens at the address: it has no say.
+    /// A node of another cluster listens at the address; its response does not count.
     WrongCluster {
-        /// The cluster of the answering node.
+        /// The cluster of the responding node.
         other_cluster: ClusterId,
     },
-    /// No answer that counts: retry, or ask another address.
+    /// No conclusive response: retry, or ask another address.
     Inconclusive(String),
 }
 
 impl JoinRequester {
-    /// What an answer means to this node.
+    /// Evaluates a response for this node.
     pub(super) fn evaluate(self, response: Result<pb::JoinResponse, Status>) -> JoinOutcome {
         let response = match response {
             Ok(response) => response,
-            // A status carries no cluster id: anybody may send it.
+            // A status carries no cluster id, so any program may have sent it.
             Err(status) => return JoinOutcome::Inconclusive(status.message().to_owned()),
         };
         let Some(responding_cluster) = parse_cluster_id(&response.cluster_id) else {
-            return JoinOutcome::Inconclusive("the answer has no cluster id".to_owned());
+            return JoinOutcome::Inconclusive("the response has no cluster id".to_owned());
         };
         if FailPoint::ForeignRejectionCounts.is_active() && response.refusal.is_some() {
             return JoinOutcome::NotMember("another cluster rejected it".to_owned());
@@ -76,7 +75,7 @@ impl JoinRequester {
                     self.on_accepted(responding_cluster, NodeId(response.node_id), times)
                 }
                 _ => JoinOutcome::Inconclusive(
-                    "the answer has no valid times of consensus".to_owned(),
+                    "the response has no valid consensus times".to_owned(),
                 ),
             },
         }
@@ -85,10 +84,12 @@ impl JoinRequester {
     fn on_accepted(self, cluster: ClusterId, node: NodeId, times: ClusterTimes) -> JoinOutcome {
         match self {
             JoinRequester::Member { node: own_node, .. } if own_node != node => {
-                JoinOutcome::Inconclusive(format!("the answer is for {node}, this is {own_node}"))
+                JoinOutcome::Inconclusive(format!(
+                    "the response is for {node}, but this node is {own_node}"
+                ))
             }
             _ if node == NodeId(0) => {
-                JoinOutcome::Inconclusive("the answer has no node id".to_owned())
+                JoinOutcome::Inconclusive("the response has no node id".to_owned())
             }
             _ => JoinOutcome::Member { cluster, node, times },
         }
@@ -102,15 +103,15 @@ fn from_refusal(refusal: pb::JoinRefusal, responding_cluster: ClusterId) -> Join
         Kind::Running => JoinOutcome::AlreadyRunning(refusal.text),
         Kind::Settings => JoinOutcome::SettingsRejected(refusal.text),
         Kind::OtherCluster => JoinOutcome::WrongCluster { other_cluster: responding_cluster },
-        // Nothing that ends a node: it says so, and waits for another build.
+        // A version conflict does not end the node: it is logged, and another build may be started.
         Kind::Version => JoinOutcome::Inconclusive(refusal.text),
         Kind::Unspecified => {
-            JoinOutcome::Inconclusive(format!("a refusal of an unknown kind: {}", refusal.text))
+            JoinOutcome::Inconclusive(format!("rejected with an unknown kind: {}", refusal.text))
         }
     }
 }
 
-/// `NoFault` for what has not 16 bytes.
+/// Parses a cluster id; `None` unless it has 16 bytes.
 pub(super) fn parse_cluster_id(bytes: &[u8]) -> Option<ClusterId> {
     bytes.try_into().ok().map(|bytes| ClusterId(u128::from_be_bytes(bytes)))
 }
@@ -179,7 +180,10 @@ mod tests {
             .evaluate(join_response(7, 2, None).map(|it| pb::JoinResponse { times: None, ..it }));
         assert!(matches!(without_times, JoinOutcome::Inconclusive(_)));
         let unknown = MEMBER.evaluate(join_response(7, 0, Some(Kind::Unspecified)));
-        assert!(matches!(unknown, JoinOutcome::Inconclusive(_)), "of a newer version");
+        assert!(
+            matches!(unknown, JoinOutcome::Inconclusive(_)),
+            "an unknown kind comes from a newer version"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The answering side of a join: brings the question to the control leader, and says who listens here.
+//! The responding side of a join: forwards requests to the control leader, and identifies this node.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,40 +23,40 @@ use super::join_outcome::parse_cluster_id;
 use super::replica_supervisor::LocalReplicas;
 use super::shard_progress;
 
-/// What the service is made of.
+/// The membership service of a node.
 #[derive(Clone)]
 pub(super) struct MembershipService {
     pub(super) identity: Identity,
     pub(super) control: ControlHandle,
-    /// The nodes that this one has a link to, and this node.
+    /// The nodes that this node has a link to, and this node.
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
     pub(super) hosted: LocalReplicas,
     pub(super) address_book: PeerAddresses,
-    /// Takes the addresses that callers say they listen at; they are asked before they are used.
+    /// Receives the addresses at which callers say they listen; they are checked before they are used.
     pub(super) caller_addresses: mpsc::Sender<HostPort>,
     pub(super) foreign_callers: Arc<ForeignCallers>,
-    /// Whether this is a development node, which creates a cluster at every start.
+    /// Whether this is a development node, which creates a new cluster at every start.
     pub(super) development: bool,
 }
 
 impl MembershipService {
-    /// To be mounted on the peer port.
+    /// The gRPC service for the peer port.
     pub(super) fn service(self) -> MembershipServiceServer<MembershipService> {
         MembershipServiceServer::new(self)
     }
 
-    /// Refuses a second process of a node: two that vote under one id would elect two leaders.
+    /// Rejects a second process of a node: two processes that vote under one id could elect two leaders.
     fn already_running_refusal(&self, joining: &JoinCommand) -> Option<pb::JoinRefusal> {
         let node = joining.node.filter(|node| self.reachable.borrow().contains(node))?;
         Some(join_refusal(
             Kind::Running,
             format!(
-                "{node} is running: stop that process first; if it has just died, wait some seconds"
+                "{node} is running: stop that process first; if it has just died, retry after some seconds"
             ),
         ))
     }
 
-    /// What is refused without asking the control group.
+    /// The rejections that need no decision of the control group.
     fn local_refusal(&self, joining: &JoinCommand, starting: bool) -> Option<pb::JoinRefusal> {
         if let Some(other_cluster) =
             joining.cluster.filter(|&theirs| theirs != self.identity.cluster)
@@ -108,8 +108,8 @@ impl membership_service_server::MembershipService for MembershipService {
             Err(CommandError::Rejected(CommandRejection::NotBootstrapped)) => {
                 return Err(Status::unavailable(CommandRejection::NotBootstrapped.to_string()));
             }
-            Err(CommandError::Rejected(why)) => {
-                Err(join_refusal(refusal_kind(&why), why.to_string()))
+            Err(CommandError::Rejected(rejection)) => {
+                Err(join_refusal(refusal_kind(&rejection), rejection.to_string()))
             }
             Err(error) => return Err(Status::unavailable(error.to_string())),
         };
@@ -127,7 +127,7 @@ impl membership_service_server::MembershipService for MembershipService {
             expected_node,
         } = request.into_inner();
         let caller_cluster = parse_cluster_id(&caller_cluster_id)
-            .ok_or_else(|| Status::invalid_argument("no cluster id"))?;
+            .ok_or_else(|| Status::invalid_argument("the request has no valid cluster id"))?;
         let Identity { cluster, node, .. } = self.identity;
         let mut peers = Vec::new();
         if caller_cluster == cluster {
@@ -135,7 +135,7 @@ impl membership_service_server::MembershipService for MembershipService {
                 |(node, address): (NodeId, String)| pb::PeerAddress { node_id: node.0, address };
             peers = self.address_book.hints().into_iter().map(to_peer_address).collect();
             if let Ok(caller) = peer_address.parse() {
-                // Full means that others are being asked already; the caller repeats itself.
+                // A full queue means that other addresses are being checked; the caller announces itself again.
                 let _ = self.caller_addresses.try_send(caller);
             }
         } else if expected_node != 0 {
@@ -163,9 +163,9 @@ fn join_refusal(kind: Kind, text: String) -> pb::JoinRefusal {
 
 fn refusal_kind(rejection: &CommandRejection) -> Kind {
     match rejection {
-        why if why.is_final() => Kind::NotMember,
+        rejection if rejection.is_final() => Kind::NotMember,
         CommandRejection::OtherCluster { .. } => Kind::OtherCluster,
-        // Another build may be started here: no reason to end.
+        // Another build may be started here, so the node does not end.
         CommandRejection::Unsupported(_) | CommandRejection::NoVersionAnnounced { .. } => {
             Kind::Version
         }
@@ -181,7 +181,8 @@ fn parse_join_request(request: pb::JoinRequest) -> Result<JoinCommand, Status> {
     let cluster = match request.cluster_id.is_empty() {
         true => None,
         false => Some(
-            parse_id(&request.cluster_id).ok_or_else(|| invalid_request("a broken cluster id"))?,
+            parse_id(&request.cluster_id)
+                .ok_or_else(|| invalid_request("an invalid cluster id"))?,
         ),
     };
     let addresses = request.addresses.ok_or_else(|| invalid_request("no addresses"))?;
@@ -199,7 +200,7 @@ fn parse_join_request(request: pb::JoinRequest) -> Result<JoinCommand, Status> {
             roles: request
                 .roles
                 .parse()
-                .map_err(|error| invalid_request(&format!("bad roles: {error}")))?,
+                .map_err(|error| invalid_request(&format!("invalid roles: {error}")))?,
             weight: request.weight,
             build: BuildInfo {
                 release: request.release,
@@ -214,7 +215,7 @@ fn parse_join_request(request: pb::JoinRequest) -> Result<JoinCommand, Status> {
     })
 }
 
-/// A number that is no version is one that nobody supports.
+/// Parses a version. A number that is not a version becomes one that no build supports.
 fn parse_version(number: u32) -> ClusterVersion {
     u16::try_from(number).map(ClusterVersion).unwrap_or_default()
 }

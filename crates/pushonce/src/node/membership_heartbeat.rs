@@ -1,4 +1,4 @@
-//! Tells the cluster that this node is here, and notices when the cluster has it no more.
+//! Announces this node to the cluster, and detects its removal.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,42 +15,42 @@ use super::identity::DataDir;
 use super::join::{self, MembershipRevoked};
 use super::startup::{self, StartupState};
 
-/// Between two tries to tell the cluster; each try waits some seconds for a leader by itself.
+/// Pause between two attempts to announce the node; each attempt waits some seconds for a leader.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two tries while the cluster rejects the settings of this node: an operator has to act.
+/// Pause between two attempts while the cluster rejects the settings of this node: an operator has to act.
 const REJECTED_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A node that has no link to any other this long asks whether it is still a member. A removed one is
-/// told by nobody: its links are closed, and its groups are not spoken to.
+/// Time without any link after which a node asks whether it is still a member. A removed node gets no
+/// notification: its links are closed, and its groups no longer contact it.
 const ISOLATION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What is said, and what is seen.
+/// The heartbeat loop and its inputs.
 pub(super) struct MembershipHeartbeat {
     pub(super) startup: StartupState,
     pub(super) data_dir: Arc<DataDir>,
     pub(super) control: ControlHandle,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
-    /// The index of the control group's log at which the cluster took this process.
+    /// The index of the control group's log entry with which the cluster accepted this process.
     pub(super) announced_index: watch::Sender<Option<u64>>,
 }
 
-/// Why the cluster has to be told again.
+/// Why the node has to announce itself again, or check its membership.
 enum HeartbeatEvent {
-    /// Not this process is what the cluster knows.
+    /// The view has another profile of this node than that of this process.
     ProfileChanged,
-    /// There is no link to anybody.
+    /// There is no link to any other node.
     Isolated,
 }
 
 impl MembershipHeartbeat {
-    /// Founds the cluster, or tells it that this process runs, what it is called and where it is;
-    /// then looks on until `shutdown`.
+    /// Creates the cluster, or announces that this process runs, with its name and addresses; then follows
+    /// the view until `stop` is cancelled.
     ///
     /// # Errors
-    /// [`MembershipRevoked`] when the control group has committed that this node is no member any more, or that
-    /// its data directory is an old copy. Nothing else that another node says ends this one.
+    /// [`MembershipRevoked`] when the control group has committed that this node is no longer a member, or
+    /// that its data directory is an old copy. No other response of another node ends this one.
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -67,7 +67,7 @@ impl MembershipHeartbeat {
             match self.wait_for_event().await? {
                 HeartbeatEvent::ProfileChanged => {
                     let index = self.announce().await?;
-                    // Until the view shows it, the same would be announced again and again.
+                    // Until the view shows the announcement, the same one would be sent again and again.
                     let _applied = self.control.wait_applied(index).await;
                 }
                 HeartbeatEvent::Isolated => self.check_still_member().await?,
@@ -75,8 +75,8 @@ impl MembershipHeartbeat {
         }
     }
 
-    /// Says it until the cluster takes it, by the entry of the index that it gives: without a leader it cannot be told anything, which is no
-    /// reason to stop.
+    /// Announces the node until the cluster accepts it, and returns the index of the log entry. A missing
+    /// leader does not end the node.
     async fn announce(&self) -> anyhow::Result<u64> {
         let joining = &self.startup.joining;
         let (retry_limiter, rejection_limiter) = (LogLimiter::new(), LogLimiter::new());
@@ -96,13 +96,13 @@ impl MembershipHeartbeat {
                     }
                     RETRY_INTERVAL
                 }
-                // It stays the member that it was under its old settings.
+                // The node stays a member with its old settings.
                 Err(error) => {
                     if let Some(suppressed) = rejection_limiter.allow(Instant::now()) {
                         tracing::error!(%error, suppressed,
                             "the cluster rejects the settings of this node");
                     }
-                    // A leader has answered; what it had told this node by then is all that is known.
+                    // A leader has answered; the log that this node had received by then is all that is known.
                     self.set_announced_index(self.control.status().borrow().last_log_index);
                     REJECTED_RETRY_INTERVAL
                 }
@@ -121,12 +121,12 @@ impl MembershipHeartbeat {
         join::check_still_member(&addresses, identity.join_requester(), joining).await
     }
 
-    /// The removal of this node is in its own copy of the committed state.
+    /// The error of a node whose removal is in its own copy of the committed state.
     fn removed_error(&self) -> MembershipRevoked {
         MembershipRevoked(CommandRejection::Removed(self.startup.identity.node).to_string())
     }
 
-    /// The first index counts: from then on the view is current.
+    /// Sets the index, the first time only: from then on the view is current.
     fn set_announced_index(&self, index: u64) {
         self.announced_index.send_if_modified(|known| {
             let is_first = known.is_none();
@@ -165,7 +165,7 @@ impl MembershipHeartbeat {
         }
     }
 
-    /// Where the other members are, as the view has it.
+    /// The addresses of the other members in the view.
     fn peer_addresses(&self) -> Vec<String> {
         let (view, me) = (self.view.borrow(), self.startup.identity.node);
         let others = view.members.values().filter(|member| member.id != me);

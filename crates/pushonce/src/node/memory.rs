@@ -1,28 +1,28 @@
-//! How much memory the process uses, and may use.
+//! The memory that the process uses, and its default limit.
 
 use std::fs;
 
-/// The share of the machine's memory that a node takes for its own unless told otherwise, in
-/// hundredths: the rest is the kernel's, whose socket buffers are most of what clients cost.
+/// The default share of the machine's memory that a node may use, in percent. The rest is for the kernel,
+/// whose socket buffers are most of the cost of clients.
 const DEFAULT_SHARE_PERCENT: u64 = 80;
 
-/// Bytes that are resident; `NoFault` where the system does not say.
+/// Resident memory of the process in bytes; `None` where the system does not report it.
 pub(super) fn resident_bytes() -> Option<u64> {
     parse_kib_line(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// Bytes that a node may use unless told otherwise: a share of what the machine has, or of what its
-/// control group may have. Zero, which is no bound, where the system does not say.
+/// The default memory limit in bytes: a share of the machine's memory, or of the limit of the process's
+/// cgroup. Zero, which is no limit, where the system does not report either.
 pub(super) fn default_memory_max() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok();
     let machine = machine.and_then(|text| parse_kib_line(&text, "MemTotal:"));
     let cgroup = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    // It says `max` where there is no bound.
+    // The file contains `max` when there is no limit.
     let cgroup = cgroup.and_then(|text| text.trim().parse().ok());
     machine.into_iter().chain(cgroup).min().map_or(0, |bytes| bytes / 100 * DEFAULT_SHARE_PERCENT)
 }
 
-/// The number behind `rejected_name`, which stands in kibibytes.
+/// The number after the field `name`, which the file gives in kibibytes.
 fn parse_kib_line(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let number: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;

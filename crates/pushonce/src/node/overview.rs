@@ -1,4 +1,4 @@
-//! What this node knows of the cluster, and whether it can do its work.
+//! The state of the cluster as this node knows it, and whether the node can do its work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,30 +19,30 @@ use super::health_check::{HealthStatus, STOPPING_REASON};
 use super::replica_supervisor::LocalReplicas;
 use super::shard_progress;
 
-/// The newest of everything, for those who ask. Cheap to clone.
+/// The newest state, shared by the pages and services of the node. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct NodeOverview {
     /// This node.
     pub(super) me: NodeId,
-    /// The control group's word.
+    /// The newest committed view.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
-    /// The owners' own words.
+    /// The owners of shards, as they claim it themselves.
     pub(super) owners: watch::Receiver<Arc<ShardOwners>>,
-    /// Who has a link to this node.
+    /// The nodes that this node has a link to, and this node.
     pub(super) reachable_nodes: watch::Receiver<BTreeSet<NodeId>>,
-    /// The control group as it looks from here.
+    /// The status of the control group on this node.
     pub(super) control_status: watch::Receiver<GroupStatus>,
-    /// What this node thinks of itself.
+    /// The result of the last health check.
     pub(super) health: watch::Receiver<HealthStatus>,
-    /// The shards of this node.
+    /// The replicas on this node.
     pub(super) hosted: LocalReplicas,
-    /// Another cluster to which this node's address belongs.
+    /// Another cluster to which this node's address belongs, if there is one.
     pub(super) conflicting_cluster: watch::Receiver<Option<ClusterId>>,
     /// Cancelled when the node begins to stop.
     pub(super) stopping: CancellationToken,
 }
 
-/// The cluster, for the pages of the node: `GET /cluster`.
+/// The JSON of `GET /cluster`.
 #[derive(Serialize)]
 pub(super) struct ClusterJson {
     node: String,
@@ -86,7 +86,7 @@ struct TopicJson {
 }
 
 impl NodeOverview {
-    /// Everything, and where `topics` fall to.
+    /// The state of the cluster, with the shard and owner of each of `topics`.
     pub(super) fn cluster(&self, topics: &[Topic]) -> ClusterJson {
         let view = self.view.borrow().clone();
         let owners = self.owners.borrow().clone();
@@ -126,7 +126,7 @@ impl NodeOverview {
         }
     }
 
-    /// Shows `look` what this node sees of the cluster.
+    /// Passes what this node sees of the cluster to `f`.
     pub(super) fn with_cluster_snapshot<T>(
         &self,
         f: impl FnOnce(&leave::ClusterObservation<'_>) -> T,
@@ -142,8 +142,8 @@ impl NodeOverview {
         })
     }
 
-    /// What is wrong with the cluster as this node sees it, the worst first. `progress` is what the owners
-    /// say of their shards.
+    /// The problems of the cluster as this node sees them, the worst first. `progress` is what the owners
+    /// report about their shards.
     pub(super) fn problems(
         &self,
         progress: &BTreeMap<ShardId, ShardMoveProgress>,
@@ -161,7 +161,7 @@ impl NodeOverview {
         self.health.borrow().issues(Instant::now())
     }
 
-    /// Why this node's address is not its own, if that is so.
+    /// The issue of a node whose address belongs to another cluster, if there is one.
     pub(super) fn address_conflict_issue(&self) -> Option<HealthIssue> {
         let other_cluster = (*self.conflicting_cluster.borrow())?;
         let own_cluster = self.view.borrow().cluster;

@@ -1,4 +1,4 @@
-//! The topics that this node owns, for the other nodes and for itself.
+//! The topics that this node owns, for this node and for the service that other nodes query.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use tonic::{Request, Response, Status};
 
 use super::replica_supervisor::LocalReplicas;
 
-/// What this node knows as an owner. Cheap to clone.
+/// Access to the topics of the shards that this node owns. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct OwnedTopics {
     /// This node.
     pub(super) me: NodeId,
-    /// Says which shard a topic is of.
+    /// Determines the shard of a topic.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
-    /// The shards of this node.
+    /// The replicas on this node.
     pub(super) hosted: LocalReplicas,
-    /// Counts who watches.
+    /// Counts subscribers.
     pub(super) relay: pushonce_relay::Handle,
 }
 
 impl OwnedTopics {
-    /// To be mounted on the peer port.
+    /// The gRPC service for the peer port.
     pub(super) fn service(self) -> TopicsServiceServer<OwnedTopics> {
         TopicsServiceServer::new(self)
     }
@@ -42,15 +42,15 @@ impl OwnedTopics {
         self.view.borrow().shard_of(topic).ok_or_else(unknown)
     }
 
-    /// What there is of a topic that this node owns.
+    /// Describes a topic that this node owns.
     ///
     /// # Errors
-    /// [`FetchError::Unavailable`] when it does not, or cannot be sure.
+    /// [`FetchError::Unavailable`] when this node does not own the topic, or cannot be sure that it does.
     pub(super) async fn describe(&self, topic: &Topic) -> Result<TopicInfo, FetchError> {
         let shard = self.shard_of(topic)?;
-        let not_hosted = || FetchError::Unavailable(format!("{shard} does not live here"));
+        let not_hosted = || FetchError::Unavailable(format!("this node has no replica of {shard}"));
         let handle = self.hosted.get(shard).ok_or_else(not_hosted)?;
-        // Only an owner has a page.
+        // Fails unless this node is the owner.
         let head = handle.fetch_history(topic, HistoryRange::Last(0))?.head;
         let stored = handle.topic_stats(topic).filter(|info| info.head.epoch == head.epoch);
         let audience = self.relay.audience(vec![topic.clone()]).await.pop().flatten();
@@ -60,7 +60,8 @@ impl OwnedTopics {
         })
     }
 
-    /// The topics of the shards that this node owns, in the order of their names, and all other shards.
+    /// Lists the topics of the shards that this node owns, in the order of their names, and the shards
+    /// that it does not own.
     pub(super) async fn list(
         &self,
         prefix: &str,

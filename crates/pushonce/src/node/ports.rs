@@ -1,5 +1,5 @@
-//! The ports between the engines: each is a small trait of the crate that needs it, and here is
-//! what it is plugged into.
+//! The adapters between the engines: each engine defines a small trait for what it needs, and this module
+//! implements it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -33,7 +33,7 @@ use super::overview::NodeOverview;
 use super::replica_supervisor::LocalReplicas;
 use super::shard_progress;
 
-/// The shards of this node, for the way in and for the links.
+/// The shards of this node, as the destination of local publishes and of links.
 #[derive(Clone)]
 pub(super) struct LocalShards {
     pub(super) hosted: LocalReplicas,
@@ -41,7 +41,7 @@ pub(super) struct LocalShards {
     pub(super) address_guard: AddressGuard,
 }
 
-/// Whose address this node has. While it is another cluster's, nothing is accepted here.
+/// Rejects publishes while this node's address belongs to another cluster.
 #[derive(Clone)]
 pub(super) struct AddressGuard {
     pub(super) own_cluster: ClusterId,
@@ -49,7 +49,7 @@ pub(super) struct AddressGuard {
     pub(super) conflict: watch::Receiver<Option<ClusterId>>,
 }
 
-/// The way to the owners on other nodes.
+/// Publishes to the owners on other nodes.
 pub(super) struct RemoteOwners {
     pub(super) relay: pushonce_relay::Handle,
     pub(super) address_guard: AddressGuard,
@@ -79,7 +79,7 @@ impl pushonce_publish::PeerPublisher for RemoteOwners {
 }
 
 impl LocalShards {
-    /// The replica of a topic's shard, if it is here and this node knows how many shards there are.
+    /// The replica of a topic's shard, if it is here and the view is known.
     fn replica_for_topic(&self, topic: &Topic) -> Option<Handle> {
         let shard = self.view.borrow().shard_of(topic)?;
         self.hosted.get(shard)
@@ -108,8 +108,8 @@ impl pushonce_relay::ShardSource for LocalShards {
         publish: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         let mut publish_future = pushonce_publish::LocalPublisher::publish(self, publish);
-        // The first poll takes the place in the shard's queue, and a link's publishes keep their
-        // order: so it is polled here, in the order of the calls.
+        // The first poll takes the place in the shard's queue, and publishes of a link must keep their
+        // order: so the future is polled here, in the order of the calls.
         match (&mut publish_future).now_or_never() {
             Some(outcome) => future::ready(outcome).boxed(),
             None => publish_future,
@@ -118,7 +118,9 @@ impl pushonce_relay::ShardSource for LocalShards {
 
     fn read_history(&self, topic: &Topic, want: HistoryRange) -> Result<HistoryPage, FetchError> {
         let Some(handle) = self.replica_for_topic(topic) else {
-            return Err(FetchError::Unavailable(format!("the shard of {topic} is not here")));
+            return Err(FetchError::Unavailable(format!(
+                "this node has no replica of the shard of {topic}"
+            )));
         };
         handle.fetch_history(topic, want)
     }
@@ -129,14 +131,14 @@ impl pushonce_relay::ShardSource for LocalShards {
     }
 }
 
-/// The edge of this node. The relay is made before the hub that it delivers to.
+/// Delivers to the hub of this node. The relay is created before the hub, so the hub is set later.
 #[derive(Clone, Default)]
 pub(super) struct EdgeSink {
     hub: Arc<OnceLock<Hub>>,
     log_times: LogTimes,
 }
 
-/// By shard: how far its log is, as far as this node has heard. Clones share it.
+/// The known time of each shard's log. Clones share the map.
 #[derive(Clone, Default)]
 pub(super) struct LogTimes(Arc<RwLock<BTreeMap<ShardId, Timestamp>>>);
 
@@ -152,13 +154,13 @@ impl LogTimes {
 }
 
 impl EdgeSink {
-    /// From here on messages have somewhere to go.
+    /// Sets the hub; from then on messages are delivered to it.
     pub(super) fn set_hub(&self, hub: Hub) {
-        // Set once, at the start of the node.
+        // Called once, at the start of the node.
         let _ = self.hub.set(hub);
     }
 
-    /// What the hub is told of its topics beside their messages.
+    /// The log times, for the retention of the hub's topics.
     pub(super) fn log_times(&self) -> LogTimes {
         self.log_times.clone()
     }
@@ -210,15 +212,15 @@ impl pushonce_relay::TopicSink for EdgeSink {
     }
 }
 
-/// Where the hub gets its topics from.
+/// The source of the hub's topics.
 pub(super) struct RelayUpstream {
     pub(super) relay: pushonce_relay::Handle,
     pub(super) current: watch::Receiver<CurrentView>,
     pub(super) log_times: LogTimes,
 }
 
-/// What a node shows that does not know the bounds of today: those that its disk has may be narrower, and
-/// would hide what the owner shows.
+/// The limits that a node applies before it knows the current ones: those on its disk may be narrower, and
+/// would hide messages that the owner shows.
 const UNBOUNDED_HISTORY: History = History {
     count_max: u32::MAX,
     bytes_max: u32::MAX,
@@ -253,7 +255,7 @@ impl pushonce_fanout::Upstream for RelayUpstream {
     }
 }
 
-/// The way in for clients' own publishes.
+/// Publishes the messages of client sessions.
 pub(super) struct ClientPublisher(pub(super) Router);
 
 impl pushonce_gateway::Publisher for ClientPublisher {
@@ -273,7 +275,7 @@ impl pushonce_gateway::Publisher for ClientPublisher {
     }
 }
 
-/// Topics for back ends, which take memory as other subscribers do.
+/// The subscriptions of gRPC clients, which take memory like those of other subscribers.
 pub(super) struct HubFeed {
     pub(super) hub: Hub,
     pub(super) admission: Admission,
@@ -307,7 +309,7 @@ impl pushonce_publish::SubscriptionSource for HubFeed {
 impl pushonce_publish::ClusterStatusProvider for NodeOverview {
     fn snapshot(&self) -> ClusterSnapshot {
         let control = self.control_status.borrow().clone();
-        // Each in a statement of its own: a borrow in the expression below would last until its end.
+        // Each borrow in a statement of its own: a borrow in the expression below would last until its end.
         let view = self.view.borrow().clone();
         let owners = self.owners.borrow().clone();
         let reachable = self.reachable_nodes.borrow().clone();
@@ -350,11 +352,11 @@ impl pushonce_publish::ClusterStatusProvider for NodeOverview {
     }
 }
 
-/// What operators change, at the control group; what may not be changed now, this node sees.
+/// The changes that operators request: checked with this node's view, executed by the control group.
 pub(super) struct ClusterOperations {
     pub(super) control: ControlHandle,
     pub(super) overview: NodeOverview,
-    /// Counts what a change of a namespace would drop.
+    /// Counts the messages that a change of a namespace would drop.
     pub(super) topics: ClusterTopics,
 }
 

@@ -1,5 +1,5 @@
-//! The health pages of a node that is not a member yet: it may wait for a cluster to take it in for as
-//! long as it takes, and whoever started it asks meanwhile whether it lives.
+//! The health pages of a node that is not a member yet. It may wait for its cluster for any time, and its
+//! supervisor probes it meanwhile.
 
 use std::net::SocketAddr;
 
@@ -8,14 +8,14 @@ use tokio::task::JoinHandle;
 
 use super::{bind, web};
 
-/// The pages, until the gateway takes their port.
+/// Serves the health pages until the gateway takes over the port.
 pub(super) struct PreJoinServer(JoinHandle<()>);
 
 impl PreJoinServer {
-    /// Serves them at the address of the HTTP port.
+    /// Serves the pages at the address of the HTTP port.
     ///
     /// # Errors
-    /// When the port cannot be had; says which flag changes it.
+    /// When the port cannot be bound; the error names the flag to change.
     pub(super) async fn open(http: SocketAddr) -> anyhow::Result<PreJoinServer> {
         Ok(PreJoinServer::serve(bind(http, "--http").await?))
     }
@@ -28,10 +28,10 @@ impl PreJoinServer {
         }))
     }
 
-    /// Gives the port back.
+    /// Releases the port.
     pub(super) async fn close(self) {
         self.0.abort();
-        // Cancelled, or ended by the error that is in the log.
+        // The task was cancelled, or ended with an error that was logged.
         let _ = self.0.await;
     }
 }
@@ -43,18 +43,18 @@ mod tests {
 
     use super::*;
 
-    /// Sends a request to its end, then reads the answer to its end.
+    /// Sends a whole request, then reads the whole response.
     async fn send_request(to: SocketAddr, head: &str, body: &[u8]) -> String {
         let mut stream = TcpStream::connect(to).await.expect("connected");
         let head = format!("{head}Host: a\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await.expect("the head is sent");
+        stream.write_all(head.as_bytes()).await.expect("send the head");
         for chunk in body.chunks(16 << 10) {
-            stream.write_all(chunk).await.expect("the body is sent");
-            // So that the server has its turn, and the answer the time to be lost.
+            stream.write_all(chunk).await.expect("send the body");
+            // Lets the server run, so that an early close could lose the response.
             tokio::task::yield_now().await;
         }
         let mut response = String::new();
-        stream.read_to_string(&mut response).await.expect("an answer and an orderly end");
+        stream.read_to_string(&mut response).await.expect("a response and a clean close");
         response.to_lowercase()
     }
 

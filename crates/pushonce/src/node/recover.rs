@@ -1,9 +1,9 @@
-//! A cluster in which groups have lost their majority for good, recovered on the data directories of the
-//! nodes that survived, which do not run.
+//! Offline recovery of a cluster in which groups have lost their majority for good, on the data
+//! directories of the surviving nodes.
 //!
-//! A [`own_survey`] of every survivor leads each of them to the same [`plan_digest`]: a group that has lost its
-//! majority is begun anew by the survivor that has most of it, and by no other. The control group is one
-//! of these groups. While it has its majority, it is left as it is.
+//! A [`Survey`] of each survivor leads all of them to the same [`RecoveryPlan`]: a group that has lost its
+//! majority is recreated by the survivor that has most of it, and by no other. The control group is one of
+//! these groups. While it has its majority, it stays as it is.
 
 mod lost_nodes;
 pub(crate) mod plan;
@@ -26,16 +26,16 @@ use self::plan::{PlanError, RecoveryPlan, ShardRecovery};
 use self::survey::Survey;
 use super::identity::{DataDir, Identity};
 
-/// What an operator says.
+/// The operator's request.
 #[derive(Clone, Debug)]
 pub(crate) struct RecoveryRequest {
     /// Ids or names of the members that are lost for good.
     pub(crate) lost: Vec<String>,
-    /// What the command printed on every survivor; none when this one is alone.
+    /// The files with the command's output of every survivor; empty when this one is the only survivor.
     pub(crate) surveys: Vec<PathBuf>,
 }
 
-/// A directory that is open and was looked at.
+/// An open data directory that was surveyed.
 pub(crate) struct OfflineRecovery {
     data: DataDir,
     identity: Identity,
@@ -43,7 +43,7 @@ pub(crate) struct OfflineRecovery {
     control: ControlState,
     view: ClusterView,
     survey: Survey,
-    /// Where another history of any group may begin. See [`above_all`].
+    /// The log position at which a recreated group may start. See [`new_history_start`].
     history_start: EntryId,
     plan: Result<RecoveryPlan, PlanError>,
 }
@@ -52,14 +52,14 @@ impl OfflineRecovery {
     /// Opens a data directory that no process uses, and plans. Changes nothing but the count of starts.
     ///
     /// # Errors
-    /// When it cannot be read, or what was said makes no sense.
+    /// When the directory cannot be read, or the request is invalid.
     pub(crate) fn open(path: &Path, request: &RecoveryRequest) -> anyhow::Result<OfflineRecovery> {
-        anyhow::ensure!(path.is_dir(), "{} is no data directory: check --data", path.display());
+        anyhow::ensure!(path.is_dir(), "{} is not a directory: check --data", path.display());
         let data = DataDir::open(path)?;
         let identity = data.load_identity()?.context("the data directory belongs to no cluster")?;
         if let Some(reason) = pushonce_consensus::read_rollback_reason(path) {
             anyhow::bail!(
-                "this directory was put back to an earlier state ({reason}): name {} in --lost, or, if \
+                "this directory was restored from an earlier state ({reason}): name {} in --lost, or, if \
                  nothing newer is left anywhere, delete {}/rolled-back and accept what is missing",
                 identity.node,
                 path.display()
@@ -67,9 +67,9 @@ impl OfflineRecovery {
         }
         let mut offline = OfflineStore::open(path, identity.cluster, identity.node)?;
         let (control, found) = pushonce_control::replay(&mut offline).context(
-            "without its control group this node cannot be a survivor: on the others, name it in --lost",
+            "without its control group this node cannot be a survivor: name it in --lost on the others",
         )?;
-        let view = control.view().context("this node has never heard of its cluster")?;
+        let view = control.view().context("this node has no view of its cluster")?;
         let recoveries = count_recoveries(path)?;
         let survey = Survey::from_offline(&mut offline, &identity, &view, &found, recoveries)?;
         let surveys = collect_surveys(&survey, &request.surveys)?;
@@ -83,18 +83,18 @@ impl OfflineRecovery {
         &self.survey
     }
 
-    /// What is to be done here.
+    /// The plan for this node.
     ///
     /// # Errors
-    /// [`PlanError`].
+    /// [`PlanError`] when there is no plan.
     pub(crate) fn plan(&self) -> Result<&RecoveryPlan, PlanError> {
         self.plan.as_ref().map_err(Clone::clone)
     }
 
-    /// Carries the plan out in one commit, after a record of it in the directory.
+    /// Executes the plan in one commit, after a record of it was written to the directory.
     ///
     /// # Errors
-    /// [`PlanError`]; and when the store or the directory cannot be written. Nothing counts then.
+    /// [`PlanError`]; and when the store or the directory cannot be written. Then nothing has changed.
     pub(crate) fn apply(self) -> anyhow::Result<()> {
         let OfflineRecovery {
             data,
@@ -107,7 +107,7 @@ impl OfflineRecovery {
         } = self;
         let plan = self.plan?;
         if plan.control == Some(identity.node) {
-            // Some may have been removed already.
+            // Some members may have been removed already.
             let known_members =
                 plan.lost.iter().copied().filter(|node| view.members.contains_key(node));
             control.recover(identity.node, &known_members.collect(), above.index)?;
@@ -132,7 +132,7 @@ impl OfflineRecovery {
                 ShardRecovery::HasMajority | ShardRecovery::RecoveredElsewhere { .. } => {}
             }
         }
-        // A recovery that is cut short counts: the next one then only begins higher.
+        // An interrupted recovery counts too: then the next one starts at a higher position.
         append_record(data.path(), &plan)?;
         offline.commit()?;
         let remaining = view.members.values().filter(|member| !plan.lost.contains(&member.id));
@@ -143,7 +143,7 @@ impl OfflineRecovery {
     }
 }
 
-/// The surveys of all survivors by node. One of this node must still be true.
+/// The surveys of all survivors by node. A survey of this node must match its current state.
 fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<NodeId, Survey>> {
     let mut surveys = BTreeMap::from([(own.node, own.clone())]);
     let mut surveyed_nodes = BTreeSet::new();
@@ -152,11 +152,15 @@ fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<N
         let path = file.display();
         anyhow::ensure!(
             survey.cluster == own.cluster,
-            "{path} is of the cluster {}, and this node of {}",
+            "{path} is a survey of cluster {}, but this node belongs to cluster {}",
             survey.cluster,
             own.cluster
         );
-        anyhow::ensure!(surveyed_nodes.insert(survey.node), "--surveys has two of {}", survey.node);
+        anyhow::ensure!(
+            surveyed_nodes.insert(survey.node),
+            "--surveys has two surveys of {}",
+            survey.node
+        );
         anyhow::ensure!(
             survey.node != own.node || survey == *own,
             "{path} is out of date: this node has run since, or was recovered. Make all surveys again"
@@ -165,17 +169,17 @@ fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<N
     }
     anyhow::ensure!(
         surveyed_nodes.is_empty() || surveyed_nodes.contains(&own.node),
-        "--surveys must be the same on every survivor: give that of this node, {}, too",
+        "--surveys must be the same on every survivor: include the survey of this node, {}",
         own.node
     );
     Ok(surveys)
 }
 
-/// Where another history of any group may begin, whatever the lost replicas of it had.
+/// A log position above any that a lost replica of a group may have reached.
 ///
-/// Each recovery takes a group at most one step above what it had, or to this place. So no group is higher
-/// than the highest replica that is left by more steps than there were recoveries, and this is one more. The survivors
-/// know how many there were: a shard that was begun anew before may have no surviving replica that says so.
+/// Each recovery raises a group at most one step above its position, or to this position. So no group is
+/// more steps above the highest surviving replica than there were recoveries, and this adds one more. The
+/// survivors know the number of recoveries: a shard that was recreated before may have no surviving replica.
 fn new_history_start(surveys: &BTreeMap<NodeId, Survey>) -> EntryId {
     let replicas = || surveys.values().flat_map(|it| it.shards.values().chain([&it.control]));
     let highest = OfflineGroup {
@@ -203,7 +207,7 @@ fn recreate_shard(
 
 const RECORD_FILE: &str = "recoveries.jsonl";
 
-/// How many recoveries a data directory has a record of.
+/// The number of recoveries that a data directory has a record of.
 fn count_recoveries(path: &Path) -> anyhow::Result<u64> {
     let path = path.join(RECORD_FILE);
     match std::fs::read(&path) {
@@ -213,7 +217,7 @@ fn count_recoveries(path: &Path) -> anyhow::Result<u64> {
     }
 }
 
-/// Adds one line of JSON to the record: for people, and for [`count_recoveries`].
+/// Appends one line of JSON to the record: for operators, and for [`count_recoveries`].
 fn append_record(path: &Path, plan: &RecoveryPlan) -> anyhow::Result<()> {
     #[derive(Serialize)]
     struct RecoveryRecord<'a> {
@@ -225,10 +229,10 @@ fn append_record(path: &Path, plan: &RecoveryPlan) -> anyhow::Result<()> {
     let line = serde_json::to_string(&RecoveryRecord { time_ms: now_ms(), plan })?;
     let file = File::options().create(true).append(true).open(&path);
     let result = file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()));
-    result.with_context(|| format!("{} cannot be written; nothing was changed", path.display()))
+    result.with_context(|| format!("cannot write {}; nothing was changed", path.display()))
 }
 
-/// The wall clock, for people who read the record.
+/// The wall clock in milliseconds, for the record.
 fn now_ms() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
@@ -264,7 +268,7 @@ mod tests {
             .insert(3, SurveyReplica { last_index: 1 << 41, term: 7, ..SurveyReplica::default() });
         let high = new_history_start(&BTreeMap::from([(NodeId(1), high)]));
         assert!(high.index > 1 << 41, "a shard may be above the control group");
-        // A shard that was begun anew at the first place, and has gone on since, is below the second.
+        // A shard that was recreated at the first position and has continued since is below the second.
         assert!(second.index > first.index + (1 << 39) && second.term > first.term);
     }
 }

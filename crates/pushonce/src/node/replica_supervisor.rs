@@ -1,8 +1,8 @@
-//! Which shards live on this node: started, brought to their replicas, dropped.
+//! Starts and removes the replicas of this node.
 //!
-//! The plan is [`hosting::plan_digest`]; this loop carries it out and starts, beside each replica, the
-//! three tasks that a replica needs: its commits, the reconciler that acts while it leads, and the
-//! herald that tells its claim to the links.
+//! The plan is made by [`hosting::plan`]; this loop executes it. Beside each replica it starts the three
+//! tasks that a replica needs: the commit task, the reconciler that acts while the replica leads, and the
+//! task that announces its ownership claim to the links.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -27,58 +27,58 @@ use super::bootstrap::Bootstrap;
 use super::clocks::NodeClocks;
 use super::current_view::CurrentView;
 
-/// Proposals of all shards of a node that may be under way at once. Measured: four cost a tenth of
-/// the throughput at 256 in flight, sixteen gain nothing.
+/// Maximum number of concurrent proposals of all shards of a node. Measured: four cost a tenth of the
+/// throughput at 256 in flight, sixteen gain nothing.
 const PROPOSALS_MAX: usize = 8;
 
-/// Shards of which a node moves replicas at once. A move copies the shard's history; more of them
-/// would compete with the publishes.
+/// Maximum number of shards whose replicas a node moves at the same time. A move copies the shard's
+/// history; more moves would compete with the publishes.
 const SHARD_MOVES_MAX: usize = 2;
 
-/// The replicas that run on this node, by shard. Clones share it.
+/// The replicas that run on this node, by shard. Clones share the map.
 #[derive(Clone, Default)]
 pub(super) struct LocalReplicas {
     replicas: Arc<RwLock<BTreeMap<ShardId, LocalReplica>>>,
-    /// The replicas on this node's disk that this build cannot read, and why.
+    /// The replicas on this node's disk that this build cannot read, with the reason.
     unreadable: Arc<RwLock<BTreeMap<ShardId, String>>>,
-    /// Whether every replica that is on this node's disk was started, or cannot be.
+    /// Whether every replica on this node's disk was started or cannot be started.
     all_opened: Arc<AtomicBool>,
 }
 
-/// A replica that runs here, and what its group does or waits for while this node leads it.
+/// A running replica, and the progress of its reconciler while this node leads the group.
 #[derive(Clone)]
 struct LocalReplica {
     handle: Handle,
     progress: watch::Receiver<Option<ReconcileProgress>>,
 }
 
-/// Keeps [`LocalReplicas`] what it should be.
+/// Keeps [`LocalReplicas`] as the placement requires.
 pub(super) struct ReplicaSupervisor {
     /// This node.
     pub(super) me: NodeId,
-    /// Its Raft groups.
+    /// The Raft groups of this node.
     pub(super) engine: ConsensusEngine,
-    /// The list to keep.
+    /// The running replicas, maintained by this supervisor.
     pub(super) local_replicas: LocalReplicas,
-    /// Makes the time of the logs.
+    /// The clocks from which the time of the logs is derived.
     pub(super) clocks: Arc<NodeClocks>,
-    /// Told of what is committed, and of claims.
+    /// Receives commits and ownership claims.
     pub(super) relay: pushonce_relay::Handle,
-    /// The committed table.
+    /// The newest committed view.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
-    /// The same once it is current.
+    /// The same, once it is current.
     pub(super) current_view: watch::Receiver<CurrentView>,
-    /// The group that commits it, as it stands here.
+    /// The control group, which commits the view.
     pub(super) control: ControlHandle,
-    /// What the shards are told of the cluster.
+    /// The settings of the shards.
     pub(super) settings: watch::Receiver<Option<Arc<ShardSettings>>>,
-    /// Whether this node may begin groups.
+    /// The right of this node to initialize groups.
     pub(super) bootstrap: Bootstrap,
-    /// What its replicas hold.
+    /// Counts the topics of the replicas.
     pub(super) topics: Arc<NodeTopics>,
 }
 
-/// What runs beside one replica.
+/// The tasks of one replica.
 struct ReplicaTasks {
     wanted_nodes: watch::Sender<Vec<NodeId>>,
     stop: CancellationToken,
@@ -91,13 +91,12 @@ impl LocalReplicas {
         self.read().get(&shard).map(|replica| replica.handle.clone())
     }
 
-    /// Whether some of the replicas on this node's disk were not started yet.
+    /// Whether some of the replicas on this node's disk have not been started yet.
     pub(super) fn is_opening(&self) -> bool {
         !self.all_opened.load(Ordering::Relaxed)
     }
 
-    /// What the groups that this node leads do or wait for; those that are as they should be are
-    /// left out.
+    /// What the groups that this node leads do or wait for. Groups that are as they should be are left out.
     pub(super) fn progress(&self) -> BTreeMap<ShardId, ReconcileProgress> {
         let hosted = self.read();
         let progress = |(&shard, replica): (&ShardId, &LocalReplica)| {
@@ -106,8 +105,8 @@ impl LocalReplicas {
         hosted.iter().filter_map(progress).collect()
     }
 
-    /// The shards that run here, with the newest membership of each group, as this node's own disk
-    /// has it, that names `me`; `NoFault` where it does not.
+    /// The shards that run here, each with the index of its newest membership on this node's disk that names
+    /// `me`; `None` where it does not name it.
     fn memberships(&self, me: NodeId) -> BTreeMap<ShardId, Option<u64>> {
         let hosted = self.read();
         let membership_index = |replica: &LocalReplica| {
@@ -119,8 +118,8 @@ impl LocalReplicas {
         hosted.iter().map(|(&shard, replica)| (shard, membership_index(replica))).collect()
     }
 
-    /// The replicas here that have halted, or could not be started, because this build cannot read
-    /// something of them, and why.
+    /// The replicas here that have halted or could not be started, because this build cannot read a part of
+    /// them, with the reason.
     pub(super) fn halted(&self) -> BTreeMap<ShardId, String> {
         let mut halted = self.unreadable.read().unwrap_or_else(PoisonError::into_inner).clone();
         let halt_reason =
@@ -160,27 +159,27 @@ impl LocalReplicas {
     }
 }
 
-/// What every replica of the node is started with.
+/// The resources shared by all replicas of the node.
 struct SharedResources {
     proposal_permits: Arc<Semaphore>,
     move_permits: Arc<Semaphore>,
     failures: mpsc::Sender<String>,
 }
 
-/// How the removal of a replica ended.
+/// The outcome of a removal.
 enum RemovalOutcome {
-    /// Its data is deleted, or stays because the engine has stopped.
+    /// The data is deleted, or stays because the engine has stopped.
     Removed,
-    /// The group has taken it back meanwhile: it is to be started again.
+    /// The group has added the replica again meanwhile: it must be started again.
     Readded,
 }
 
 impl ReplicaSupervisor {
-    /// Follows the committed table and the claims until `shutdown`, then stops every replica.
+    /// Follows the placement and the claims until `shutdown` is cancelled, then stops every replica.
     ///
     /// # Errors
-    /// When a replica cannot be opened, when one has ended or a task of one has panicked, or when the
-    /// end of the founding cannot be kept: the node must stop.
+    /// When a replica cannot be opened, when one has ended or one of its tasks has panicked, or when the end
+    /// of the bootstrap cannot be stored: the node must stop.
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut owners = self.relay.owners();
         let mut replicas = BTreeMap::new();
@@ -193,11 +192,11 @@ impl ReplicaSupervisor {
         let mut control_watch = JoinSet::new();
         let (status, failures) = (self.control.status(), resources.failures.clone());
         control_watch.spawn(report_failure(status, GroupId::CONTROL, failures, shutdown.clone()));
-        // To stop a replica may take as long as a full disk is full: that holds up nothing else.
+        // With a full disk, stopping a replica may take as long as the disk is full; nothing waits for it.
         let mut removals = JoinSet::new();
         let mut being_removed = BTreeSet::new();
-        // What is on disk runs even when the table no longer lists it: its vote may be needed until
-        // its owner says that it is not.
+        // A replica on disk runs even when the placement no longer lists it: its vote may be needed until the
+        // owner releases it.
         let mut to_start: Vec<ShardId> =
             self.engine.stored_groups().iter().filter_map(|group| group.as_shard()).collect();
         let mut view_is_current = false;
@@ -256,7 +255,7 @@ impl ReplicaSupervisor {
                 Ok(()) = owners.changed() => {}
             }
         }
-        // All at once: each may wait for a proposal that is under way.
+        // All at the same time: each may wait for a proposal that is in flight.
         replicas.values().for_each(|replica| replica.stop.cancel());
         for (shard, mut replica) in replicas {
             replica.stop_and_wait().await;
@@ -265,8 +264,8 @@ impl ReplicaSupervisor {
         Ok(())
     }
 
-    /// Waits for a current view. An older table may be the one before that of the last run, and to act
-    /// on it would take replicas away from where they belong.
+    /// Waits for a current view. An older view may be that of a previous run, and following it would remove
+    /// replicas from where they belong.
     async fn wait_until_view_is_current(&mut self) {
         let current = self.current_view.wait_for(Option::is_some).await;
         let version = current.map_or(0, |view| view.as_ref().map_or(0, |view| view.version));
@@ -274,8 +273,8 @@ impl ReplicaSupervisor {
         let _ = self.view.wait_for(|view| view.version >= version).await;
     }
 
-    /// Starts a replica; `NoFault` for one that this build cannot read, which stays as it is: the others of
-    /// the node go on without it, and readiness says why.
+    /// Starts a replica; `None` for one that this build cannot read, which stays as it is: the other replicas
+    /// of the node run without it, and readiness reports the reason.
     async fn start(
         &self,
         id: ShardId,
@@ -301,7 +300,7 @@ impl ReplicaSupervisor {
             }
             Err(error) => return Err(error.into()),
         };
-        // Nobody is moved before the loop has said what is wanted.
+        // No replica moves before the loop has published the placement.
         let (wanted_sender, wanted_receiver) = watch::channel(Vec::new());
         let (progress_sender, progress_receiver) = watch::channel(None);
         let stop = CancellationToken::new();
@@ -330,8 +329,8 @@ impl ReplicaSupervisor {
     }
 }
 
-/// The group has let go of this replica: stops it and deletes its data, unless the group has taken it
-/// back by the time it is stopped.
+/// Stops a replica that its group has released, and deletes its data, unless the group has added it again
+/// by the time it is stopped.
 async fn remove_replica(
     engine: ConsensusEngine,
     mut replica: ReplicaTasks,
@@ -358,9 +357,9 @@ async fn remove_replica(
     (shard, outcome)
 }
 
-/// Runs a task of a replica, and reports its panic: without the task the shard commits, moves or claims
-/// nothing any more, while the node looks healthy. The node stops, for what a panic leaves behind in
-/// memory is not known; what is on disk is.
+/// Runs a task of a replica, and reports its panic: without the task the shard no longer commits, moves or
+/// claims anything, while the node looks healthy. The node stops, because the state in memory after a
+/// panic is unknown; the state on disk is valid.
 async fn supervise(
     shard: ShardId,
     task_name: &'static str,
@@ -369,9 +368,9 @@ async fn supervise(
 ) {
     if AssertUnwindSafe(task).catch_unwind().await.is_err() {
         tracing::error!(%shard, task = task_name, "a task of a replica has panicked: the node stops");
-        // When the host has ended there is nobody to tell.
+        // The receiver is gone when the supervisor has ended.
         let failure =
-            format!("the {task_name} task of {shard} has panicked; the log above says where");
+            format!("the {task_name} task of {shard} has panicked; the log above has the location");
         let _ = failures.send(failure).await;
     }
 }
@@ -383,7 +382,7 @@ impl ReplicaTasks {
     }
 }
 
-/// Tells the links of each claim of a local replica, and when there is none.
+/// Announces each ownership claim of a local replica to the links, and the end of each claim.
 async fn announce_claims(
     shard: ShardId,
     mut claim: watch::Receiver<Option<OwnershipClaim>>,
@@ -404,9 +403,9 @@ async fn announce_claims(
     relay.revoke_claim(shard);
 }
 
-/// Tells when a replica has ended by itself: a node that goes on without it looks healthy, and the
-/// next death takes the shard's quorum. One that has halted at something that this build cannot read makes
-/// the node not ready, and the others of the node go on.
+/// Reports a replica that has ended: a node that continues without it looks healthy, and the next failure
+/// costs the shard its quorum. A replica that has halted because this build cannot read an entry makes the
+/// node unready, and the other replicas of the node continue.
 async fn report_failure(
     mut status: watch::Receiver<GroupStatus>,
     group: GroupId,
@@ -423,7 +422,7 @@ async fn report_failure(
             }
             Ok(GroupStatus { failure: Some(reason), .. }) => {
                 tracing::error!(%group, reason, "a replica has ended");
-                // When the host has ended there is nobody to tell.
+                // The receiver is gone when the supervisor has ended.
                 let _ = failures.send(format!("the replica of {group} has ended: {reason}")).await;
             }
             _ => {}
@@ -473,7 +472,7 @@ mod tests {
         let failure = failed.recv().await.unwrap();
         assert!(failure.contains("the commit task of s3 has panicked"), "{failure}");
         supervise(ShardId(3), "commit", async {}.boxed(), failures).await;
-        assert!(failed.recv().await.is_none(), "a task that ended as it should is reported");
+        assert!(failed.recv().await.is_none(), "a regular end of a task must not be reported");
     }
 
     #[tokio::test]

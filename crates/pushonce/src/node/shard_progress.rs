@@ -1,4 +1,4 @@
-//! What the shards of the whole cluster do on their way: each owner says it of its own.
+//! The progress of shard moves in the whole cluster, as each owner reports it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceCl
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Endpoint;
 
-/// An operator waits for the slowest: who has not answered within this is left out.
+/// Timeout for all responses. An operator waits for the slowest, so nodes without a response are left out.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What this node says of the shards it leads.
+/// The progress of the shards that this node leads.
 pub(super) fn local_progress(
     progress: BTreeMap<ShardId, reconcile::ReconcileProgress>,
 ) -> BTreeMap<ShardId, ShardMoveProgress> {
@@ -44,7 +44,7 @@ pub(super) fn local_progress(
     progress.into_iter().map(to_wire).collect()
 }
 
-/// What the owners of shards say of those that move, or of which a replica lags, `known` among them.
+/// The progress of moving shards and lagging replicas, as their owners report it, with `known` included.
 pub(super) async fn gather_from_owners(
     view: &ClusterView,
     owners: &ShardOwners,
@@ -60,13 +60,13 @@ pub(super) async fn gather_from_owners(
         .map(|member| request_progress(member.addresses.peer.clone()))
         .collect();
     while let Ok(Some(moves)) = timeout_at(deadline, requests.next()).await {
-        // Who cannot answer says nothing.
+        // A node that cannot answer reports nothing.
         known.extend(moves.unwrap_or_default());
     }
     known
 }
 
-/// The replicas that lack much or answer nothing, by what the owners of their shards say.
+/// The replicas that lag or do not answer, as the owners of their shards report.
 pub(super) fn lagging_replicas(
     progress: &BTreeMap<ShardId, ShardMoveProgress>,
 ) -> BTreeMap<ShardId, NodeId> {
@@ -110,7 +110,7 @@ async fn request_progress(
     Ok(response.moves.into_iter().filter_map(from_wire).collect())
 }
 
-/// For those who ask this node.
+/// The response to a node that asks this one.
 pub(super) fn to_response(moves: BTreeMap<ShardId, ShardMoveProgress>) -> pb::MovesResponse {
     let to_wire = |(shard, progress): (ShardId, ShardMoveProgress)| pb::Move {
         shard: u32::from(shard.0),

@@ -1,4 +1,4 @@
-//! The parts of a node that end together.
+//! Groups of tasks that end together when a node stops.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 
-/// How long a stage may take to end before it is cut off.
+/// How long a stage may take to end before its tasks are aborted.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Tasks that run until their stage is told to end.
+/// Tasks that run until their stage is shut down.
 pub(super) struct ShutdownStage {
     name: &'static str,
     token: CancellationToken,
@@ -18,17 +18,17 @@ pub(super) struct ShutdownStage {
 }
 
 impl ShutdownStage {
-    /// Nothing yet; `what` is its name in the log.
+    /// An empty stage; `name` is its name in the log.
     pub(super) fn new(name: &'static str) -> ShutdownStage {
         ShutdownStage { name, token: CancellationToken::new(), tasks: JoinSet::new() }
     }
 
-    /// Cancelled when the stage is to end.
+    /// A token that is cancelled when the stage shuts down.
     pub(super) fn token(&self) -> CancellationToken {
         self.token.clone()
     }
 
-    /// One more part.
+    /// Adds a task.
     pub(super) fn spawn(
         &mut self,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -36,21 +36,21 @@ impl ShutdownStage {
         self.tasks.spawn(task);
     }
 
-    /// Waits for the first part that ends although nobody told it to: a node cannot do its work
-    /// without any of them.
+    /// Waits for the first task that ends although the stage was not shut down: a node cannot work without
+    /// any of them.
     pub(super) async fn wait_for_failure(&mut self) -> anyhow::Error {
         let error = match self.tasks.join_next().await {
             Some(Ok(Err(error))) => error,
             Some(Err(error)) => error.into(),
-            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the node ended by itself"),
+            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the node ended unexpectedly"),
         };
         error.context(self.name)
     }
 
-    /// Cancels every part and waits until all have ended, for `timeout` at most.
+    /// Shuts the stage down: cancels the token, and waits for all tasks for at most `timeout`.
     ///
     /// # Errors
-    /// When parts were aborted after `timeout`.
+    /// When tasks were aborted after `timeout`.
     pub(super) async fn shutdown(mut self, timeout: Duration) -> Result<(), Elapsed> {
         self.token.cancel();
         let tasks_ended = async { while self.tasks.join_next().await.is_some() {} };

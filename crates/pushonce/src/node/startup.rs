@@ -18,10 +18,10 @@ use super::identity::{BootstrapConfig, DataDir, Identity};
 use super::join;
 use crate::config::Config;
 
-/// Between two tries to make the cluster; each waits some seconds for a leader by itself.
+/// Pause between two attempts to create the cluster; each waits some seconds for a leader.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The data directory belongs to no cluster, and no address of one is given.
+/// The data directory belongs to no cluster, and no address of a cluster is given.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the data directory {data} belongs to no cluster. To join a cluster, give the peer addresses of \
@@ -33,23 +33,24 @@ pub(super) struct DirectoryNotInitialized {
     data: std::path::PathBuf,
 }
 
-/// Who the node is, and what it says of itself.
+/// The identity of the node, and its announcement to the cluster.
 #[derive(Clone)]
 pub(super) struct StartupState {
     pub(super) config: Config,
     pub(super) identity: Identity,
-    /// The times of consensus to start with.
+    /// The consensus times to start with.
     pub(super) times: ClusterTimes,
-    /// What it says to the cluster.
+    /// The join request of this node.
     pub(super) joining: JoinCommand,
 }
 
 impl StartupState {
-    /// Reads the identity from the directory, or joins the cluster at `--join`. Never makes a
-    /// cluster: only `pushonce init` does, so that a wiped or misplaced directory cannot make a second.
+    /// Reads the identity from the directory, or joins the cluster at `--join`. Never creates a cluster: only
+    /// `pushonce init` does, so that a wiped or wrong directory cannot create a second one.
     ///
     /// # Errors
-    /// [`DirectoryNotInitialized`] for an empty directory without `--join`; the reason when the cluster refuses.
+    /// [`DirectoryNotInitialized`] for an empty directory without `--join`; the reason when the cluster rejects
+    /// the node.
     pub(super) async fn load_or_join(
         config: Config,
         data: &DataDir,
@@ -90,7 +91,7 @@ impl StartupState {
                     return Err(DirectoryNotInitialized { data: data.path().to_owned() }.into());
                 }
                 let (joined, times) = join::join(&config.join, &joining, shutdown).await?;
-                // Before the identity, which says that the log is there.
+                // The log is created before the identity, which implies that the log exists.
                 ConsensusEngine::create(data.path(), joined.cluster, joined.node).await?;
                 data.save_times(&times)?;
                 data.save_identity(&joined)?;
@@ -106,8 +107,8 @@ impl StartupState {
     }
 }
 
-/// Refuses settings that name other times than this node has to use: with a longer lease than others
-/// respect, two nodes would own one shard.
+/// Rejects settings with consensus times other than those that the node must use: with a longer lease than
+/// other nodes respect, two nodes would own one shard.
 fn check_consensus_times(config: &Config, times: &ClusterTimes) -> Result<(), CommandRejection> {
     match config.consensus_times {
         Some(configured) if !times.accepts(&configured) => {
@@ -117,7 +118,7 @@ fn check_consensus_times(config: &Config, times: &ClusterTimes) -> Result<(), Co
     }
 }
 
-/// What this process runs.
+/// The build information of this process.
 fn current_build() -> BuildInfo {
     let release = env!("CARGO_PKG_VERSION").to_owned();
     BuildInfo { release, supported: VersionRange::SUPPORTED }
@@ -141,7 +142,7 @@ fn node_profile(config: &Config) -> Profile {
     }
 }
 
-/// Makes the cluster. A slow disk is no reason to give up: saying it again changes nothing.
+/// Creates the cluster. Retries on a slow disk: creating it again changes nothing.
 pub(super) async fn create_cluster(
     startup: &StartupState,
     bootstrap: BootstrapConfig,
@@ -159,7 +160,7 @@ pub(super) async fn create_cluster(
         namespaces: Namespaces::default(),
         times: times.current,
         log: joining.log,
-        // Nobody is there to be compatible with.
+        // There is no other build to be compatible with.
         cluster_version: VersionRange::SUPPORTED.max,
     };
     let limiter = LogLimiter::new();

@@ -1,4 +1,4 @@
-//! The node's own pages beside the topics: health, metrics, the cluster.
+//! The HTTP pages of the node beside the topics: health, metrics, the cluster.
 
 use std::time::Duration;
 
@@ -21,19 +21,19 @@ use super::health::HealthIssue;
 use super::health_check;
 use super::overview::NodeOverview;
 
-/// No more topics than this are looked up in one request.
+/// Maximum number of topics in one request.
 const TOPICS_MAX: usize = 256;
 
-/// Why a node that is no member yet serves nothing.
+/// The reason why a node that is not a member yet serves nothing.
 const WAITING_TO_JOIN: &str = "this node waits to join its cluster";
 
-/// How many bytes of a body are read before the answer, as behind a refusal of the gateway.
+/// Maximum number of body bytes that are read before the response, as in the gateway's rejections.
 const BODY_BYTES_MAX: usize = 16 << 20;
 
-/// How long they are read.
+/// Maximum time for which a body is read.
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
+/// The routes `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
 pub(super) fn health_router(overview: NodeOverview, metrics: PrometheusHandle) -> Router {
     let internal = Router::new()
         .route("/cluster", get(cluster))
@@ -55,8 +55,8 @@ pub(super) fn health_router(overview: NodeOverview, metrics: PrometheusHandle) -
         .merge(internal)
 }
 
-/// The pages of a node that waits until a cluster takes it in: it lives, and serves nobody. Each answer
-/// ends its connection: the next request is for the gateway, once that has the port.
+/// The pages of a node that waits to join its cluster: it is alive, and serves no clients. Each response
+/// closes its connection: the next request is for the gateway, once it has the port.
 pub(super) fn pre_join_router() -> Router {
     let not_ready =
         || async { readiness_response(false, &[HealthIssue::blocking_all(WAITING_TO_JOIN)]) };
@@ -71,16 +71,16 @@ pub(super) fn pre_join_router() -> Router {
         .layer(map_response(close_connection))
 }
 
-/// Reads what a client sends before it is answered. A connection that is closed with unread bytes is
-/// reset, and the reset takes the answer out of the client's receive buffer: a publisher that sends its
-/// whole body first would see a broken pipe instead of the refusal.
+/// Reads a request body before the response. A connection that is closed with unread bytes is reset, and
+/// the reset discards the response in the client's receive buffer: a publisher that sends its whole body
+/// first would see a broken pipe instead of the rejection.
 async fn read_body_first(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let _ = timeout(BODY_TIMEOUT, discard_body(body)).await;
     next.run(Request::from_parts(parts, Body::empty())).await
 }
 
-/// Until the body has ended, or is too long.
+/// Reads until the body has ended, or is too long.
 async fn discard_body(body: Body) {
     let mut remaining = BODY_BYTES_MAX;
     let mut chunks = body.into_data_stream();
@@ -90,9 +90,9 @@ async fn discard_body(body: Body) {
     }
 }
 
-/// Whatever a client or publisher asks: another node answers it, or this one later.
+/// The response to any other request: another node can answer it, or this one later.
 async fn not_joined_response() -> Response {
-    let message = format!("{WAITING_TO_JOIN}: ask another node, or try again");
+    let message = format!("{WAITING_TO_JOIN}: try another node, or retry later");
     let error = json!({"error": {"code": "unavailable", "message": message, "retry": true}});
     (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], Json(error)).into_response()
 }
@@ -111,7 +111,7 @@ fn ready(State(overview): State<NodeOverview>, is_ready: fn(Readiness) -> bool) 
     readiness_response(is_ready(health_check::readiness(&issues)), &issues)
 }
 
-/// Reasons that block nothing are warnings.
+/// The response of a readiness page. Issues that block nothing are warnings.
 fn readiness_response(ready: bool, issues: &[HealthIssue]) -> Response {
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let issue_texts = |is_blocking| {
@@ -133,7 +133,7 @@ async fn cluster(State(overview): State<NodeOverview>, RawQuery(query): RawQuery
     }
 }
 
-/// The topics of `?topic=a&topic=b`; the error is a code and what to change.
+/// Parses `?topic=a&topic=b`; the error is a code and a message that says what to change.
 fn parse_topics(query: &str) -> Result<Vec<Topic>, (&'static str, String)> {
     let to_bad_request = |error: InvalidQuery| ("bad_request", error.to_string());
     let pairs = query::pairs(query).map_err(to_bad_request)?;
@@ -143,7 +143,7 @@ fn parse_topics(query: &str) -> Result<Vec<Topic>, (&'static str, String)> {
     let parse_topic = |(name, value): (String, String)| match name.as_str() {
         "topic" => Topic::new(&value).map_err(|error| ("bad_topic", format!("{value:?}: {error}"))),
         _ => {
-            let known = "only topic is known, and may be there several times";
+            let known = "the only parameter is topic, and it may be repeated";
             Err(to_bad_request(InvalidQuery::Unknown { name, known }))
         }
     };

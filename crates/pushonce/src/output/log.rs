@@ -1,9 +1,9 @@
-//! The writer of log lines: a bounded queue and one thread that empties it.
+//! The writer of log lines: a bounded queue, and one thread that empties it.
 //!
-//! A node must outlive the reader of its log. A line that does not fit into the queue, or that the
-//! system does not take, is dropped and counted in `pushonce_log_lines_dropped_total`; a caller waits
-//! only for lines of level `ERROR`, which often precede the end of the process, and at most
-//! `ERROR_WAIT_MAX` for all of them while the output is stuck.
+//! A node must not depend on the reader of its log. A line that does not fit into the queue, or that
+//! cannot be written, is dropped and counted in `pushonce_log_lines_dropped_total`. A caller waits only
+//! for lines of level `ERROR`, which often precede the end of the process, and at most `ERROR_WAIT_MAX`
+//! for all of them while the output is stuck.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -19,50 +19,50 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::metrics::LOG_LINES_DROPPED;
 
-/// Lines that wait for the thread: a second of a very busy log.
+/// Maximum number of queued lines: one second of a very busy log.
 const QUEUED_LINES_MAX: usize = 4_096;
 
-/// Bytes of these lines. A larger line is dropped.
+/// Maximum size of the queued lines in bytes. A larger line is dropped.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
 
-/// How long the writer of an error waits until it is written.
+/// Maximum time that the caller waits until an error line is written.
 const ERROR_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// How long [`LogWriter::flush`] waits: the process is about to end.
+/// Maximum time that [`LogWriter::flush`] waits, since the process is about to end.
 const FLUSH_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Takes log lines for a thread that writes them. Clones share it.
+/// Queues log lines for a thread that writes them. Clones share the queue.
 #[derive(Clone)]
 pub struct LogWriter {
     queue: SyncSender<LogJob>,
     shared: Arc<LogWriterShared>,
 }
 
-/// What the callers and the thread share.
+/// The state shared by the callers and the thread.
 #[derive(Default)]
 struct LogWriterShared {
     queued_bytes: AtomicUsize,
-    /// Somebody waited for the thread in vain, and the thread has not written anything since.
+    /// Whether a caller has timed out, and the thread has not written anything since.
     is_stuck: AtomicBool,
     dropped_lines: AtomicU64,
 }
 
 enum LogJob {
     Line(Vec<u8>),
-    /// Answered when everything before it was written or dropped.
+    /// Answered when everything queued before it was written or dropped.
     Flush(SyncSender<()>),
 }
 
-/// Why a line was dropped: a label of the counter.
+/// Why a line was dropped; a label of the counter.
 #[derive(Clone, Copy)]
 enum DropReason {
     /// The queue is full: the output is stuck or too slow.
     Full,
-    /// The system did not take it.
+    /// The line could not be written.
     Failed,
 }
 
-/// Takes the bytes of one line.
+/// Collects the bytes of one line.
 pub struct LogLine {
     writer: LogWriter,
     level: Level,
@@ -72,7 +72,7 @@ impl LogWriter {
     /// Starts the thread that writes to `output`.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// When the thread cannot be started.
     pub fn start(output: impl Write + Send + 'static) -> io::Result<LogWriter> {
         let (queue, jobs) = sync_channel(QUEUED_LINES_MAX);
         let shared = Arc::new(LogWriterShared::default());
@@ -83,12 +83,12 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Waits until everything that was logged before is written, but half a second at most.
+    /// Waits until everything that was logged before is written, at most for half a second.
     pub fn flush(&self) {
         self.wait_until_written(FLUSH_WAIT_MAX);
     }
 
-    /// How many lines were dropped.
+    /// The number of dropped lines.
     pub fn dropped_lines(&self) -> u64 {
         self.shared.dropped_lines.load(Ordering::Relaxed)
     }
@@ -103,7 +103,7 @@ impl LogWriter {
         }
     }
 
-    /// While the output is stuck only the first caller waits.
+    /// Waits until an error line is written. While the output is stuck, only the first caller waits.
     fn wait_until_error_is_written(&self) {
         if !self.shared.is_stuck.load(Ordering::Relaxed) && !self.wait_until_written(ERROR_WAIT_MAX)
         {
@@ -111,7 +111,7 @@ impl LogWriter {
         }
     }
 
-    /// Says whether the thread has come so far.
+    /// Waits until the queue up to now is written. Returns whether it was, within `limit`.
     fn wait_until_written(&self, limit: Duration) -> bool {
         let (done, is_done) = sync_channel(1);
         match self.queue.try_send(LogJob::Flush(done)) {
@@ -134,7 +134,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 impl Write for LogLine {
-    /// The subscriber writes each line by one call.
+    /// The tracing subscriber writes each line with one call.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.writer.enqueue(bytes.to_vec());
         if self.level == Level::ERROR {
@@ -148,7 +148,7 @@ impl Write for LogLine {
     }
 }
 
-/// Ends when the last [`LogWriter`] is dropped.
+/// Writes the queued lines. Ends when the last [`LogWriter`] is dropped.
 fn run_writer_thread(mut output: impl Write, jobs: &Receiver<LogJob>, shared: &LogWriterShared) {
     while let Ok(job) = jobs.recv() {
         match job {
@@ -163,7 +163,7 @@ fn run_writer_thread(mut output: impl Write, jobs: &Receiver<LogJob>, shared: &L
                 shared.is_stuck.store(false, Ordering::Relaxed);
             }
             LogJob::Flush(done) => {
-                // The one that asked may have given up.
+                // The caller of `flush` may have timed out.
                 let _ = done.try_send(());
             }
         }
@@ -181,8 +181,8 @@ impl LogWriterShared {
     }
 }
 
-/// Standard error under a descriptor of its own: the thread may hang in a write, and then must not hold
-/// the lock of [`io::stderr`], which a panic and [`notice`](super::notice) take.
+/// Duplicates the descriptor of standard error. The thread may block in a write, and must not then hold the
+/// lock of [`io::stderr`], which panics and [`notice`](super::notice) take.
 ///
 /// # Errors
 /// When the process has no descriptor left.

@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 
 use crate::instruments::chart::format_number;
 
-/// What is wished for, and what things cost.
+/// The requirements and the unit costs.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Args {
-    /// Viewers at one moment, as in 500k or 10M, with commas between the numbers
+    /// Number of concurrent viewers, as in 500k or 10M; several numbers are separated by commas
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1M,10M,100M", value_parser = parse_viewers)]
     viewers: Vec<f64>,
-    /// Messages a second that each viewer gets
+    /// Messages per second to each viewer
     #[arg(long, value_name = "PER_SECOND", default_value_t = 1.0, value_parser = parse_positive)]
     rate: f64,
-    /// Bytes of a message's payload
+    /// Payload size in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 300.0, value_parser = parse_positive)]
     payload: f64,
-    /// Seconds in which every viewer comes anew: the reload storm of the last minute
+    /// Seconds in which all viewers reconnect: the reload storm of the last minute
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = parse_positive)]
     storm: f64,
     #[command(flatten)]
@@ -30,30 +30,30 @@ pub(super) struct Args {
     node_capacity: NodeCapacity,
 }
 
-/// What one of each costs a node. The defaults are those of benches/README.md.
+/// The cost of each unit for a node. The defaults are those of benches/README.md.
 #[derive(clap::Args, Clone, Copy, Debug)]
 struct UnitCosts {
-    /// CPU of a delivery in µs
+    /// CPU time of a delivery in µs
     #[arg(long, value_name = "MICROS", default_value_t = 4.6, value_parser = parse_positive)]
     cpu_us: f64,
-    /// CPU of an idle connection in µs a second
+    /// CPU time of an idle connection in µs per second
     #[arg(long, value_name = "MICROS", default_value_t = 0.9, value_parser = parse_positive)]
     idle_us: f64,
-    /// CPU of a connection that comes, with its subscription and what it missed, in µs
+    /// CPU time of a new connection, with its subscription and catch-up, in µs
     #[arg(long, value_name = "MICROS", default_value_t = 100.0, value_parser = parse_positive)]
     connect_us: f64,
-    /// Memory of a connection in KiB, without the kernel's
+    /// Memory of a connection in the process in KiB
     #[arg(long, value_name = "KIB", default_value_t = 2.0, value_parser = parse_positive)]
     user_kib: f64,
     /// Memory of a connection in the kernel in KiB
     #[arg(long, value_name = "KIB", default_value_t = 4.0, value_parser = parse_positive)]
     kernel_kib: f64,
-    /// Bytes on the wire beside a payload: frame, TCP, IP, Ethernet
+    /// Bytes on the wire in addition to a payload: frame, TCP, IP, Ethernet
     #[arg(long, value_name = "BYTES", default_value_t = 172.0, value_parser = parse_positive)]
     overhead: f64,
 }
 
-/// A node, and how much of it may be used.
+/// The capacity of a node, and how much of it may be used.
 #[derive(clap::Args, Clone, Copy, Debug)]
 struct NodeCapacity {
     /// Cores of a node
@@ -65,7 +65,7 @@ struct NodeCapacity {
     /// Bandwidth of a node in Gbit/s
     #[arg(long, value_name = "GBIT", default_value_t = 10.0, value_parser = parse_positive)]
     gbit: f64,
-    /// The part of each that is used in the worst minute
+    /// Maximum utilization of each resource, from 0.01 to 1
     #[arg(long, value_name = "PART", default_value_t = 0.6, value_parser = parse_fraction)]
     utilization_max: f64,
 }

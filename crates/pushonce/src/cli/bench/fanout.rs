@@ -1,4 +1,4 @@
-//! `pushonce bench fanout`: how soon every subscriber has read what was published once.
+//! `pushonce bench fanout`: the time until every subscriber has received a message that was published once.
 
 mod audience;
 mod frame;
@@ -26,39 +26,39 @@ use audience::DeliveryTracker;
 use publisher::PublishOutcomes;
 use report::FanoutReport;
 
-/// Who subscribes to what, and what is published.
+/// The subscribers, and the load.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Connections, each with one subscription
+    /// Number of connections, each with one subscription
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     subscribers: u32,
-    /// Topics, in turn: bench/fanout/0 and so on
+    /// Number of topics, used in turn: bench/fanout/0 and so on
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     topics: u32,
-    /// Publishes a second over all topics, by the clock; 0 publishes nothing
+    /// Publishes per second over all topics, by the clock; 0 publishes nothing
     /// [default: the next goes when every subscriber has read the last]
     #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
     rate: Option<f64>,
-    /// Bytes of each payload, which is text
+    /// Payload size in bytes; payloads are text
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(MessageStamp::BYTES as i64..=Publish::PAYLOAD_BYTES_CAP as i64))]
     payload: u32,
-    /// How long to publish, as in 500ms, 10s, 2m
+    /// Duration of publishing, as in 500ms, 10s, 2m
     #[arg(long, default_value = "10s", value_parser = super::parse_duration)]
     duration: Duration,
-    /// What carries the subscriptions
+    /// Transport of the subscriptions
     #[arg(long, default_value = "ws")]
     transport: FanoutTransportArg,
-    /// How frames are written [only with ws]
+    /// Encoding of frames [only with ws]
     #[arg(long, default_value = "json")]
     encoding: EncodingArg,
-    /// Connections a second that are opened at the beginning
+    /// Number of connections opened per second at the start
     #[arg(long, value_name = "PER_SECOND", default_value = "1000", value_parser = parse_connect_rate)]
     connect_rate: f64,
-    /// Where subscribers connect, spread over all that are given: http://HOST:PORT (ws) or
+    /// Servers that subscribers connect to, in turn: http://HOST:PORT (ws) or
     /// quic://HOST:PORT [default: the transport's usual port on this machine]
     #[arg(long, value_delimiter = ',')]
     server: Vec<ServerAddress>,
-    /// gRPC address of a node to publish to; may be given more than once
+    /// gRPC address of a node to publish to; may be repeated
     #[arg(
         long,
         env = "PUSHONCE_SERVER",
@@ -66,8 +66,8 @@ pub(super) struct Args {
         default_value = "http://127.0.0.1:7090"
     )]
     publish_to: Vec<ServerAddress>,
-    /// A node's process on this machine, whose use of CPU and memory is told; may be given more
-    /// than once
+    /// Process id of a node on this machine, whose CPU and memory usage is reported; may be
+    /// repeated
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     server_pid: Vec<u32>,
 }
@@ -84,10 +84,10 @@ enum EncodingArg {
     Proto,
 }
 
-/// How long the last connection may take after the last was begun.
+/// Maximum time until the last connection is established, after the last attempt started.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the last message may take to arrive everywhere.
+/// Maximum time until the last message has arrived everywhere.
 const TAIL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<FanoutReport> {
@@ -97,7 +97,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     let rss_before_bytes = monitor.rss_bytes();
 
     let tracker = Arc::new(DeliveryTracker::new(args.topics as usize));
-    // Dropped at the end, whatever that is: every connection closes.
+    // Dropping the tasks closes every connection, however the bench ends.
     let mut tasks = JoinSet::new();
     tasks.spawn(connect_subscribers(
         args.subscriber_specs(servers)?,
@@ -106,7 +106,10 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     ));
     let connect_outcome = wait_for_subscribers(&args, &tracker, &shutdown).await;
     if connect_outcome == WaitOutcome::Interrupted || tracker.subscribed() == 0 {
-        bail!("nobody listens: {}", tracker.first_failure().as_deref().unwrap_or("interrupted"));
+        bail!(
+            "no subscriber is connected: {}",
+            tracker.first_failure().as_deref().unwrap_or("interrupted")
+        );
     }
 
     monitor.restart();
@@ -128,9 +131,9 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     let all_arrived = || tracker.delivered() >= tracker.expected();
     let progress_text = || {
         let missing = tracker.expected().saturating_sub(tracker.delivered());
-        format!("{missing} deliveries are still on their way")
+        format!("{missing} deliveries are still in flight")
     };
-    // Also after an interruption, or what is on its way would count as missing. Another ends it all.
+    // Also after an interruption, or deliveries in flight would count as missing. A second one exits at once.
     progress::wait_with_progress(
         TAIL_TIMEOUT,
         &CancellationToken::new(),
@@ -153,11 +156,11 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     })
 }
 
-/// One subscriber to be.
+/// A subscriber to connect.
 struct SubscriberSpec {
     server: ServerAddress,
     topic: Topic,
-    /// Which of the topics that is.
+    /// The index of the topic.
     topic_index: usize,
     transport: SubscriberTransport,
 }
@@ -168,7 +171,7 @@ enum SubscriberTransport {
     Quic,
 }
 
-/// Opens the connections, not all in one moment: a node takes in so many a second.
+/// Opens the connections at a limited rate, because a node accepts a limited number per second.
 async fn connect_subscribers(specs: Vec<SubscriberSpec>, rate: f64, tracker: Arc<DeliveryTracker>) {
     let mut pacer = LoadPacer::open_loop(ArrivalSchedule::new(Instant::now(), rate));
     let mut sessions = JoinSet::new();
@@ -212,7 +215,7 @@ async fn show_deliveries(args: &Args, tracker: &DeliveryTracker, shutdown: &Canc
     let progress_text = || {
         let delivered = tracker.delivered();
         format!(
-            "{delivered} delivered, {:.0}/s, {} on their way",
+            "{delivered} delivered, {:.0}/s, {} in flight",
             rate_meter.per_second(delivered, Instant::now()),
             tracker.expected().saturating_sub(delivered)
         )
@@ -222,12 +225,14 @@ async fn show_deliveries(args: &Args, tracker: &DeliveryTracker, shutdown: &Canc
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|&rate| rate == 0.0 || (0.001..=1e6).contains(&rate));
-    rate.ok_or_else(|| "a number of publishes a second, from 0.001 to 1000000, or 0".to_owned())
+    rate.ok_or_else(|| {
+        "expected a number of publishes per second from 0.001 to 1000000, or 0".to_owned()
+    })
 }
 
 fn parse_connect_rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate| (1.0..=1e5).contains(rate));
-    rate.ok_or_else(|| "a number of connections a second, from 1 to 100000".to_owned())
+    rate.ok_or_else(|| "expected a number of connections per second from 1 to 100000".to_owned())
 }
 
 impl Args {
@@ -240,9 +245,10 @@ impl Args {
             return Ok(vec![default_server.parse()?]);
         }
         let quic = self.transport == FanoutTransportArg::Quic;
-        if let Some(server) = self.server.iter().find(|door| (door.scheme == Scheme::Quic) != quic)
+        if let Some(server) =
+            self.server.iter().find(|server| (server.scheme == Scheme::Quic) != quic)
         {
-            bail!("--server {server} is no address for --transport {:?}", self.transport);
+            bail!("--server {server} is not an address for --transport {:?}", self.transport);
         }
         Ok(self.server.clone())
     }
@@ -252,7 +258,7 @@ impl Args {
         Ok(names.collect::<Result<_, _>>()?)
     }
 
-    /// Every door gets as many of each topic, if the numbers allow it.
+    /// Spreads the subscribers of each topic evenly over the servers, if the numbers allow it.
     fn subscriber_specs(&self, servers: Vec<ServerAddress>) -> anyhow::Result<Vec<SubscriberSpec>> {
         let names = self.topic_names()?;
         let carrier = match (self.transport, self.encoding) {

@@ -1,48 +1,48 @@
-//! When the next message is due.
+//! Decides when the next message is due.
 //!
-//! In a closed loop it is due as soon as there is room. In an open loop it is due by the clock,
-//! however slowly the cluster answers, and its latency counts from that moment: a generator that
-//! waits for a stalled server would leave out just those who had to wait (coordinated omission).
+//! In a closed loop a message is due as soon as there is room. In an open loop it is due by the clock,
+//! however slowly the cluster answers, and its latency counts from that time: a generator that waits for a
+//! stalled server would omit the very requests that had to wait (coordinated omission).
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-/// Messages that are due and not yet taken. Full, the schedule waits, and what is late then counts
-/// as late: moments are given, not the times at which they were reached.
+/// Maximum number of due messages that no worker has taken. When it is reached the schedule waits; delays
+/// still count, because the queue holds the times at which the messages were due.
 const DUE_QUEUE_MAX: usize = 1_024;
 
-/// When each message of an open loop is meant to go.
+/// The times at which the messages of an open loop are due.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArrivalSchedule {
     start: Instant,
-    /// Messages a second.
+    /// Messages per second.
     rate_per_second: f64,
 }
 
-/// Where a worker gets its moments from. Clones of an open pace share it.
+/// The source of a worker's due times. Clones of an open pacer share one schedule.
 pub(super) enum LoadPacer {
-    /// Now, always.
+    /// Every message is due at once.
     ClosedLoop,
-    /// By the clock.
+    /// Messages are due by the clock.
     OpenLoop(mpsc::Receiver<Instant>),
 }
 
 impl ArrivalSchedule {
-    /// The first message is due at `begun`.
+    /// A schedule whose first message is due at `start`.
     pub(super) fn new(start: Instant, rate_per_second: f64) -> ArrivalSchedule {
         ArrivalSchedule { start, rate_per_second }
     }
 
-    /// Computed anew for each message: a sum of intervals would drift.
+    /// Computed from the start for each message: a sum of intervals would drift.
     fn due_at(&self, index: u64) -> Instant {
         self.start + Duration::from_secs_f64(index as f64 / self.rate_per_second)
     }
 }
 
 impl LoadPacer {
-    /// Moments by `schedule`, out of a thread of its own: a timer of the runtime is a millisecond
-    /// coarse. The thread ends after the receiver has.
+    /// Sends the due times of `schedule` from a thread of its own, because the timer of the runtime has a
+    /// resolution of one millisecond. The thread ends after the receiver is dropped.
     pub(super) fn open_loop(schedule: ArrivalSchedule) -> LoadPacer {
         let (sender, receiver) = mpsc::channel(DUE_QUEUE_MAX);
         std::thread::spawn(move || {
@@ -57,14 +57,13 @@ impl LoadPacer {
         LoadPacer::OpenLoop(receiver)
     }
 
-    /// The moment at which the next message is meant to go, when that has come. May be dropped and
-    /// called again.
+    /// Waits until the next message is due, and returns the time at which it was due. Cancel-safe.
     pub(super) async fn next_due(&mut self) -> Instant {
         match self {
             LoadPacer::ClosedLoop => Instant::now(),
             LoadPacer::OpenLoop(receiver) => match receiver.recv().await {
                 Some(due_at) => due_at,
-                // The thread sends for as long as this receiver is there.
+                // The thread sends for as long as this receiver exists.
                 None => std::future::pending().await,
             },
         }

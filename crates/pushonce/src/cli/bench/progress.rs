@@ -1,4 +1,4 @@
-//! A line on standard error while it runs: one that renews itself on a terminal, else one a second.
+//! A progress line on standard error: on a terminal it is overwritten, otherwise printed every second.
 
 use std::time::{Duration, Instant};
 
@@ -8,24 +8,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::output;
 
-/// How a stretch of time ended.
+/// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitOutcome {
-    /// What was waited for is there.
+    /// The condition was met.
     Done,
     /// The time was over.
     TimedOut,
-    /// Somebody wants it to end.
+    /// The bench was interrupted.
     Interrupted,
 }
 
-/// Turns a count that grows into how fast it does.
+/// Computes the rate of a growing count.
 pub(super) struct RateMeter {
     last_read_at: Instant,
     last_count: u64,
 }
 
-/// Waits until it is `done`, at most for `span`, and shows every second what `tell` says.
+/// Waits until `done`, for at most `span`, and prints the progress text every second.
 pub(super) async fn wait_with_progress(
     timeout: Duration,
     shutdown: &CancellationToken,
@@ -58,7 +58,7 @@ pub(super) async fn wait_with_progress(
     outcome
 }
 
-/// How soon the end is noticed.
+/// Interval at which the end of the wait is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,7 +68,7 @@ impl RateMeter {
         RateMeter { last_read_at: start, last_count: 0 }
     }
 
-    /// A second, since the last time it was asked.
+    /// The increase per second since the previous call.
     pub(super) fn per_second(&mut self, count: u64, now: Instant) -> f64 {
         let (elapsed, added) = (
             now.saturating_duration_since(self.last_read_at),

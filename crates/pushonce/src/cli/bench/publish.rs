@@ -1,4 +1,4 @@
-//! `pushonce bench publish`: how many publishes a cluster acknowledges, and how soon.
+//! `pushonce bench publish`: the rate and latency of acknowledged publishes.
 
 mod report;
 mod stream;
@@ -21,32 +21,32 @@ use crate::instruments::ProcessMonitor;
 use report::PublishReport;
 use tally::{PublishCounts, PublishTally};
 
-/// How much to publish, and through whom.
+/// The load, and the servers to use.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Publishes that wait for their acknowledgement at any moment, over all streams
+    /// Number of publishes in flight at any time, over all streams
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=131_072))]
     in_flight: u32,
-    /// Connections, each with one stream; they are spread over the servers
+    /// Number of connections, each with one stream; they are spread over the servers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     streams: u32,
-    /// One call a publish instead of a stream
+    /// Use one call per publish instead of a stream
     #[arg(long)]
     unary: bool,
-    /// Topics, in turn: bench/publish/0 and so on
+    /// Number of topics, used in turn: bench/publish/0 and so on
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     topics: u32,
-    /// Bytes of each payload, which is text
+    /// Payload size in bytes; payloads are text
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=Publish::PAYLOAD_BYTES_CAP as i64))]
     payload: u32,
-    /// How long, as in 500ms, 10s, 2m
+    /// Duration of the bench, as in 500ms, 10s, 2m
     #[arg(long, default_value = "10s", value_parser = super::parse_duration)]
     duration: Duration,
-    /// Publishes a second, by the clock; --in-flight is then the most that may wait
+    /// Publishes per second, by the clock; --in-flight then limits the pending publishes
     /// [default: the next goes when one is acknowledged]
     #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
     rate: Option<f64>,
-    /// gRPC address of a node; may be given more than once
+    /// gRPC address of a node; may be repeated
     #[arg(
         long,
         env = "PUSHONCE_SERVER",
@@ -54,25 +54,25 @@ pub(super) struct Args {
         default_value = "http://127.0.0.1:7090"
     )]
     server: Vec<ServerAddress>,
-    /// A node's process on this machine, whose use of CPU and memory is told; may be given more
-    /// than once
+    /// Process id of a node on this machine, whose CPU and memory usage is reported; may be
+    /// repeated
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     server_pid: Vec<u32>,
 }
 
-/// How long what is on its way at the end may take: as long as the SDK gives a publish.
+/// Timeout for the publishes in flight at the end: the deadline of a publish in the SDK.
 const DRAIN_TIMEOUT: Duration = Publisher::DEADLINE;
 
-/// What each worker publishes, and what comes of it.
+/// The load of one worker, and its results.
 #[derive(Clone)]
 struct PublishBenchLoad {
     publisher: Publisher,
     topics: Arc<[Topic]>,
     payload: Bytes,
-    /// The topic that is next.
+    /// The index of the next topic.
     topic_index: usize,
     tally: Arc<PublishTally>,
-    /// No more is sent; what is on its way is waited for.
+    /// When cancelled, no more is sent, and the publishes in flight are awaited.
     stop: CancellationToken,
 }
 
@@ -112,13 +112,13 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     let timed_out = tokio::time::timeout(DRAIN_TIMEOUT, drain_workers).await.is_err();
     let mut total = sum_tallies(&tallies);
     if timed_out {
-        total.first_failure.get_or_insert_with(|| "no answer until the end".to_owned());
+        total.first_failure.get_or_insert_with(|| "no response before the end".to_owned());
     }
     total.unknown += total.sent.saturating_sub(total.finished_count());
     Ok(PublishReport { window, acknowledged, total })
 }
 
-/// All streams are open before the clock runs.
+/// Opens all streams before the clock starts.
 async fn open_streams(loads: &[PublishBenchLoad]) -> anyhow::Result<Vec<PublishStream>> {
     let mut streams = Vec::with_capacity(loads.len());
     for load in loads {
@@ -135,7 +135,9 @@ fn sum_tallies(tallies: &[Arc<PublishTally>]) -> PublishCounts {
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate| (0.001..=10_000_000.0).contains(rate));
-    rate.ok_or_else(|| "a number of publishes a second, from 0.001 to 10000000".to_owned())
+    rate.ok_or_else(|| {
+        "expected a number of publishes per second from 0.001 to 10000000".to_owned()
+    })
 }
 
 impl Args {
@@ -145,12 +147,12 @@ impl Args {
         }
         let in_flight_max = PublishStream::IN_FLIGHT_MAX as u32;
         if !self.unary && self.in_flight.div_ceil(self.streams) > in_flight_max {
-            bail!("a stream takes at most {in_flight_max} in flight: give more --streams");
+            bail!("a stream allows at most {in_flight_max} in flight: use more --streams");
         }
         Ok(())
     }
 
-    /// One for each stream, each with a connection of its own, the next to the next server.
+    /// One load per stream, each with its own connection, spread over the servers.
     fn loads(&self, stop: &CancellationToken) -> anyhow::Result<Vec<PublishBenchLoad>> {
         let topics = (0..self.topics).map(|n| Topic::new(&format!("bench/publish/{n}")));
         let topics: Arc<[Topic]> = topics.collect::<Result<_, _>>()?;
@@ -171,13 +173,13 @@ impl Args {
         Ok((0..self.streams as usize).map(to_load).collect())
     }
 
-    /// Each stream's share of what may be in flight.
+    /// The share of each stream in the publishes in flight.
     fn in_flight_shares(&self) -> impl Iterator<Item = usize> {
         let (in_flight, streams) = (self.in_flight as usize, self.streams as usize);
         (0..streams).map(move |nth| in_flight / streams + usize::from(nth < in_flight % streams))
     }
 
-    /// Each stream's share of the rate.
+    /// The share of one stream in the rate.
     fn pacer(&self, start: Instant) -> LoadPacer {
         match self.rate {
             Some(rate) => {
@@ -192,7 +194,7 @@ impl PublishBenchLoad {
     fn next_message(&mut self) -> Publish {
         let topic = self.topics[self.topic_index % self.topics.len()].clone();
         self.topic_index = self.topic_index.wrapping_add(1);
-        // Said, not guessed: a guess costs a look at the whole payload.
+        // Set explicitly: detecting the type costs a scan of the whole payload.
         let content_type = ContentType::Text;
         Publish { topic, content_type, key: None, publish_id: None, payload: self.payload.clone() }
     }

@@ -1,8 +1,8 @@
-//! `pushonce bench enqueue-once`: what it costs a site to keep its viewers up to date, in four ways.
+//! `pushonce bench push-once`: the cost for a site to keep its viewers up to date, in four ways.
 //!
-//! The site is a process of its own, so that its CPU can be told from everybody else's. What is counted
-//! is the site's alone: that somebody else then does the work is the point, and what that one paid is
-//! told beside it.
+//! The site is a separate process, so that its CPU usage can be measured separately. Only the costs of the
+//! site count: moving the work to another process is the purpose, and the CPU usage of that process is
+//! reported beside it.
 
 mod node;
 pub(super) mod origin;
@@ -25,53 +25,53 @@ use report::{MethodCost, PushOnceReport};
 use site::SiteProcess;
 use viewers::{PollingViewers, StreamingViewers};
 
-/// How many viewers, and what they look at.
+/// The number of viewers, and the page they view.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Viewers, with commas between the numbers to be measured in turn
+    /// Number of viewers; several numbers, separated by commas, are measured in turn
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "100,1000,10000",
         value_parser = clap::value_parser!(u32).range(1..=18_000))]
     viewers: Vec<u32>,
-    /// Changes of the page that each way is measured over
+    /// Number of page changes that each way is measured over
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     changes: u32,
-    /// How often a viewer that polls asks between two changes
+    /// Number of polls of each viewer between two changes
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     polls: u32,
-    /// Bytes of the page, for those who load it anew
+    /// Bytes of the page that viewers reload
     #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     page: u32,
-    /// Bytes of what changes in it, for all the others
+    /// Bytes of the part of the page that changes
     #[arg(long, value_name = "BYTES", default_value_t = 300, value_parser = clap::value_parser!(u32).range(64..=65_536))]
     state: u32,
-    /// Also draw the site's CPU into this file
+    /// Also write a chart of the site's CPU usage to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
-/// How viewers come to know of a change.
+/// How viewers learn of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum UpdateMethod {
-    /// Each loads the page anew.
+    /// Each viewer reloads the page.
     Reload,
-    /// Each asks again and again whether there is anything new.
+    /// Each viewer polls for changes.
     Poll,
-    /// The site holds a connection to each and writes to all of them.
+    /// The site holds a connection to each viewer and writes to all of them.
     PushAll,
     /// The site publishes to Pushonce.
     PushOnce,
 }
 
-/// A run that takes longer does not end by itself.
+/// Maximum time of a run; a longer one hangs.
 const RUN_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<PushOnceReport> {
-    // Dropping it ends every process that was started.
+    // Dropping the future ends every process that was started.
     let report = tokio::select! {
         measured = tokio::time::timeout(RUN_TIMEOUT, measure(&args)) => {
-            measured.context("not done within ten minutes; ask for fewer viewers or changes")??
+            measured.context("not complete within ten minutes; use fewer viewers or changes")??
         }
-        () = shutdown.cancelled() => bail!("interrupted; there is no half of this comparison"),
+        () = shutdown.cancelled() => bail!("interrupted; an incomplete comparison is not printed"),
     };
     if let Some(path) = &args.svg {
         std::fs::write(path, report.chart().svg()).with_context(|| path.display().to_string())?;
@@ -96,7 +96,7 @@ async fn measure(args: &Args) -> anyhow::Result<PushOnceReport> {
     })
 }
 
-/// One way with so many viewers, in processes of its own.
+/// Measures one way with a number of viewers, in separate processes.
 async fn measure_method(
     args: &Args,
     method: UpdateMethod,
@@ -128,7 +128,7 @@ async fn measure_method(
     })
 }
 
-/// Viewers that ask, or viewers that are told.
+/// Viewers that poll, or viewers that receive a stream.
 enum ConnectedViewers {
     Polling(PollingViewers),
     Streaming(StreamingViewers),
@@ -152,13 +152,13 @@ impl ConnectedViewers {
                 ConnectedViewers::Streaming(viewers::connect_to_site(site, viewers).await?)
             }
             UpdateMethod::PushOnce => {
-                let node = node.context("a node was started for this way")?;
+                let node = node.context("a node is running for this method")?;
                 ConnectedViewers::Streaming(viewers::connect_to_node(node.http, viewers).await?)
             }
         })
     }
 
-    /// Returns when everybody knows of change `nth`.
+    /// Waits until every viewer has received change `nth`.
     async fn wait_for_change(
         &mut self,
         method: UpdateMethod,

@@ -1,4 +1,4 @@
-//! `pushonce own_cluster recover`: go on after the majority of some groups is lost for good.
+//! `pushonce cluster recover`: recovery after the majority of some groups is lost for good.
 
 use std::path::PathBuf;
 
@@ -8,20 +8,20 @@ use super::super::operator::print_output;
 use crate::node::recover::plan::{RecoveryPlan, ShardRecovery, UnreadableReplica};
 use crate::node::recover::{OfflineRecovery, RecoveryRequest};
 
-/// The directory of a survivor, and what is lost.
+/// The directory of a survivor, and the lost nodes.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Data directory of this node, which must not run
+    /// Data directory of this node, which must be stopped
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Ids or names (n2,n3) of the nodes that are lost for good; they can never come back
     #[arg(long, value_name = "NODES", value_delimiter = ',', required = true)]
     lost: Vec<String>,
-    /// When several survive: files with what this command prints with --json on each of them, this node
-    /// included; the same files on every survivor
+    /// With several survivors: files with the --json output of this command on each of them, including this
+    /// node; the same files on every survivor
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     surveys: Vec<PathBuf>,
-    /// Do it; without it you are told what would be done and what may be lost
+    /// Execute the plan; without it the command prints the plan and what may be lost
     #[arg(long)]
     yes: bool,
 }
@@ -33,7 +33,7 @@ pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
     let own_survey = recovery.survey().clone();
     let plan = match recovery.plan() {
         Ok(plan) => plan.clone(),
-        // The other survivors need this survey, whatever this one can see alone.
+        // The other survivors need this survey, even if this node alone cannot make a plan.
         Err(error) if is_survey => {
             let plan_error = error.to_string();
             let output = || json!({"done": false, "no_plan": plan_error, "survey": own_survey});
@@ -63,15 +63,15 @@ fn plan_text(plan: &RecoveryPlan, is_done: bool) -> String {
         text += &format!("s{shard}  {}\n", shard_recovery_text(fate));
     }
     if may_lose_data {
-        text += "Lost are the messages that the lost nodes acknowledged after the entries above, and \
-                 all in `memory` namespaces. Every topic of these shards begins a later epoch: its \
-                 subscribers are told of a gap\n";
+        text += "lost: the messages that the lost nodes acknowledged after the entries above, and all messages \
+                 in `memory` namespaces. Every topic of these shards starts a new epoch: its \
+                 subscribers receive a gap\n";
     }
     if !plan.unreadable.is_empty() {
-        text += "Lost are also these replicas, which cannot be read:\n";
+        text += "lost as well: these replicas, which cannot be read:\n";
     }
-    for UnreadableReplica { shard, node, reason: why } in &plan.unreadable {
-        text += &format!("s{shard} on {node}  {why}\n");
+    for UnreadableReplica { shard, node, reason } in &plan.unreadable {
+        text += &format!("s{shard} on {node}  {reason}\n");
     }
     text += match is_done {
         true => "done; start this node again, then let new nodes join\n",
@@ -80,46 +80,50 @@ fn plan_text(plan: &RecoveryPlan, is_done: bool) -> String {
     text
 }
 
-/// What becomes of the control group and of the lost members.
+/// The lines about the control group and the lost members.
 fn control_text(plan: &RecoveryPlan) -> String {
     let lost: Vec<_> = plan.lost.iter().map(ToString::to_string).collect();
     let (verb, stay_phrase) =
         if lost.len() == 1 { ("is", "stays a member") } else { ("are", "stay members") };
     let lost = lost.join(", ");
     let removed =
-        format!("{lost} {verb} removed for ever, and must be wiped before they join again\n");
+        format!("{lost} {verb} removed permanently, and must be wiped before they join again\n");
     match plan.control {
         Some(node) if node == plan.node => {
-            removed + "the control group goes on here, as its last entry here has it\n"
+            removed + "the control group continues on this node from its last entry here\n"
         }
         Some(node) => {
-            removed + &format!("the control group is recovered on {node}: run this there, too\n")
+            removed
+                + &format!("the control group is recovered on {node}: run this command there too\n")
         }
         None => format!(
-            "the control group has its majority, and goes on by itself when the survivors run again\n\
-             {lost} {stay_phrase} until then, and must not run: take each out with `pushonce cluster remove`\n"
+            "the control group has its majority, and continues when the survivors run again\n\
+             {lost} {stay_phrase} until then, and must not run: remove each with `pushonce cluster remove`\n"
         ),
     }
 }
 
 fn shard_recovery_text(fate: &ShardRecovery) -> String {
     match fate {
-        ShardRecovery::HasMajority => "has its majority, and goes on by itself".to_owned(),
+        ShardRecovery::HasMajority => "has its majority, and continues".to_owned(),
         ShardRecovery::Recovered {
             last_index: last,
             topics,
             messages,
             is_incomplete: incomplete,
         } => {
-            let damage_note =
-                if *incomplete { "; this replica was damaged, and lacks more" } else { "" };
+            let damage_note = if *incomplete {
+                "; this replica was damaged and lacks further messages"
+            } else {
+                ""
+            };
             format!(
                 "recovered as of entry {last}: {topics} topics, {messages} messages{damage_note}"
             )
         }
-        ShardRecovery::Empty => "has no surviving replica: begins empty".to_owned(),
+        ShardRecovery::Empty => "has no surviving replica: starts empty".to_owned(),
         ShardRecovery::RecoveredElsewhere { node } => {
-            format!("is recovered on {node}: run this there, too")
+            format!("is recovered on {node}: run this command there too")
         }
     }
 }
@@ -161,21 +165,21 @@ mod tests {
         let text = plan_text(&plan, false);
         for part in [
             "plan 1a2b3c4d: the same on every survivor\n",
-            "n2, n3 are removed for ever",
+            "n2, n3 are removed permanently",
             "s0  recovered as of entry 41: 2 topics, 9 messages\n",
-            "s1  has no surviving replica: begins empty\n",
+            "s1  has no surviving replica: starts empty\n",
             "s3  is recovered on n4",
             "s1 on n4  torn\n",
             "nothing was changed",
-            "subscribers are told of a gap",
+            "subscribers receive a gap",
         ] {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
         assert!(plan_text(&plan, true).contains("start this node again"));
         plan.control = None;
         let text = plan_text(&plan, false);
-        assert!(text.contains("goes on by itself when"), "{text}");
+        assert!(text.contains("continues when"), "{text}");
         assert!(text.contains("n2, n3 stay members until then, and must not run"), "{text}");
-        assert!(!text.contains("removed for ever"), "{text}");
+        assert!(!text.contains("removed permanently"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The answers of a cluster, for people.
+//! The text output of the cluster commands.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ fn node_labels(ids: &[u64]) -> String {
     }
 }
 
-/// The cluster on a screen of 80 columns, as long as names and addresses are short.
+/// The text of the status: 80 columns wide, as long as names and addresses are short.
 pub(super) fn status_text(status: &StatusResponse) -> String {
     let mut text = problem_lines(status);
     text += &format!(
@@ -68,7 +68,7 @@ fn conflict_banner(status: &StatusResponse) -> String {
     )
 }
 
-/// What is wrong, before everything else; nothing for a healthy cluster.
+/// The lines of the problems, which come first; empty for a healthy cluster.
 fn problem_lines(status: &StatusResponse) -> String {
     let line =
         |problem: &Problem| format!("{}: {}\n", problem.severity.to_uppercase(), problem.text);
@@ -76,22 +76,22 @@ fn problem_lines(status: &StatusResponse) -> String {
     if lines.is_empty() { lines } else { lines + "\n" }
 }
 
-/// The change of the consensus times that is under way.
+/// The line of a pending change of the consensus times.
 fn pending_times_line(times: &ClusterTimes) -> Option<String> {
     let next = ConsensusTimes::from(times.next?);
     Some(format!("consensus times change to {next} once every member has acknowledged them\n"))
 }
 
-/// What a draining node still holds.
+/// The line of a draining node: the groups that it is still in.
 fn drain_line(status: &StatusResponse, id: u64) -> String {
     let (held_groups, name) = (groups_of_node(status, id), node_label(id));
     if held_groups.is_empty() {
-        return format!("{name} is drained: `pushonce cluster remove {name}` takes it out\n");
+        return format!("{name} is drained: `pushonce cluster remove {name}` removes it\n");
     }
     format!("{name} is draining: still in {held_groups}\n")
 }
 
-/// The groups that a node is in; empty for none. That it follows the control group is no matter.
+/// The groups that a node is in; empty for none. Following the control group does not count.
 pub(super) fn groups_of_node(status: &StatusResponse, id: u64) -> String {
     let control = status.control_voters.contains(&id).then(|| "the control group".to_owned());
     let is_held = |shard: &&Shard| shard.voters.contains(&id) || shard.learners.contains(&id);
@@ -99,7 +99,7 @@ pub(super) fn groups_of_node(status: &StatusResponse, id: u64) -> String {
     control.into_iter().chain(shards).collect::<Vec<_>>().join(" ")
 }
 
-/// A line for each build in the cluster, and which members run it.
+/// One line per build in the cluster, with the members that run it.
 fn build_lines(status: &StatusResponse) -> String {
     let mut builds = BTreeMap::<_, Vec<u64>>::new();
     for Member { id, release, version_min, version_max, .. } in &status.members {
@@ -112,7 +112,7 @@ fn build_lines(status: &StatusResponse) -> String {
     builds.into_iter().map(line).collect()
 }
 
-/// What to do when every node supports a higher version than the cluster has.
+/// The hint when every node supports a higher version than the cluster has.
 fn upgrade_line(status: &StatusResponse) -> Option<String> {
     let next = status.members.iter().map(|member| member.version_max).min()?;
     (next > status.cluster_version).then(|| {
@@ -136,7 +136,7 @@ fn member_row(member: &Member) -> [String; 8] {
     ]
 }
 
-/// Who follows and does not vote yet has a plus.
+/// The row of a shard. A plus marks learners, which follow and do not vote yet.
 fn shard_row(shard: &Shard) -> [String; 5] {
     let learners = shard.learners.iter().map(|&id| format!(" +{}", node_label(id)));
     let progress = match shard.progress.as_str() {
@@ -152,7 +152,7 @@ fn shard_row(shard: &Shard) -> [String; 5] {
     ]
 }
 
-/// Columns as wide as their widest cell.
+/// A table whose columns are as wide as their widest cell.
 pub(in crate::cli) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
     let header = header.map(str::to_owned);
     let width = |column: usize| {
@@ -229,7 +229,7 @@ mod tests {
             "  s0     n1     n1 n2 n3 +n4  n1 n2 n4  n4 catches up: 1200 of 5000",
             "2 of 2 shards are moving",
             "n3 is draining: still in the control group s0 s15",
-            "n5 is drained: `pushonce cluster remove n5` takes it out",
+            "n5 is drained: `pushonce cluster remove n5` removes it",
         ] {
             assert!(text.lines().any(|text_line| text_line == line), "{line:?} is not in {text}");
         }

@@ -1,4 +1,4 @@
-//! `pushonce own_cluster set-times`: change the times of consensus of all nodes.
+//! `pushonce cluster set-times`: changes the consensus times of all nodes.
 
 use std::time::Duration;
 
@@ -15,30 +15,30 @@ use crate::config::{ConsensusPreset, HumanDuration};
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The preset to begin with, and times in the place of its own.
+/// The preset, and times that override its own.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// lan (nodes some milliseconds apart) or wan (up to 250 ms)
+    /// lan (nodes a few milliseconds apart) or wan (up to 250 ms)
     #[arg(value_name = "lan|wan")]
     preset: ConsensusPreset,
-    /// Between two heartbeats of an owner
+    /// Interval of the heartbeats of an owner
     #[arg(long, value_name = "TIME")]
     heartbeat: Option<HumanDuration>,
-    /// The shortest wait of a replica before it asks to replace a silent owner
+    /// Minimum time without heartbeats after which a replica starts an election
     #[arg(long, value_name = "TIME")]
     election_min: Option<HumanDuration>,
-    /// The longest such wait, and the length of an owner's lease
+    /// Maximum of that time, and duration of an owner's lease
     #[arg(long, value_name = "TIME")]
     election_max: Option<HumanDuration>,
-    /// How long a small request to another node may take
+    /// Timeout of a small request to another node
     #[arg(long, value_name = "TIME")]
     rpc_timeout: Option<HumanDuration>,
-    /// How long dialling another node may take
+    /// Timeout of a connection attempt to another node
     #[arg(long, value_name = "TIME")]
     connect_timeout: Option<HumanDuration>,
 }
 
-/// Decides the change, and waits a while for its end.
+/// Commits the change, and waits for a limited time until it is complete.
 pub(super) async fn set_times(
     client: &mut ClusterServiceClient<Channel>,
     args: Args,
@@ -73,7 +73,7 @@ fn outcome_text(requested: ConsensusTimes, is_applied: bool) -> String {
         );
     }
     format!(
-        "the change to {requested} is decided, and waits until every member has acknowledged it: bring \
+        "the change to {requested} is committed, and waits until every member has acknowledged it: bring \
          back or remove those that are down (`pushonce cluster status`)\n"
     )
 }
@@ -96,7 +96,7 @@ fn consensus_times(args: &Args) -> ConsensusTimes {
     }
 }
 
-/// In milliseconds.
+/// The consensus times in milliseconds.
 pub(super) fn times_json(times: &pb::ClusterTimes) -> Value {
     let to_json = |times: &pb::ConsensusTimes| {
         json!({

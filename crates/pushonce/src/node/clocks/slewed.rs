@@ -1,36 +1,35 @@
-//! This node's clock: follows the wall clock, and never jumps.
+//! The clock of this node: it follows the wall clock and never jumps.
 
 use std::time::Duration;
 
-/// How fast the clock approaches the wall clock: by at most this part of the time that passes. An age that
-/// is measured meanwhile is wrong by an eighth at most, so a step of the wall clock, of whatever size,
-/// expires nothing that is younger than seven eighths of its retention. A step of a second is
-/// followed within eight seconds, one of an hour within eight; a clock that was a day wrong when the node
-/// started is better corrected by a restart.
+/// The maximum slew is this fraction of the elapsed time. An age that is measured meanwhile is wrong by at
+/// most an eighth, so a step of the wall clock, of any size, expires nothing that is younger than seven
+/// eighths of its retention. A step of one second is followed within eight seconds, a step of one hour
+/// within eight hours; a clock that was a day wrong when the node started is better corrected by a restart.
 const SLEW_DIVISOR: u32 = 8;
 
-/// A clock that begins with the wall time and then advances by a clock that nobody can set, a little faster
-/// or slower while the wall clock is elsewhere.
+/// A clock that starts at the wall time and advances with the monotonic clock, slightly faster or slower
+/// while it differs from the wall clock.
 #[derive(Debug)]
 pub(super) struct SlewedClock {
-    /// What it showed, since the Unix epoch.
+    /// The time that was shown last, since the Unix epoch.
     last_shown: Duration,
-    /// By the clock that nobody can set.
+    /// The time of the monotonic clock at the last reading.
     last_read_at: Duration,
 }
 
 impl SlewedClock {
-    /// `wall`: the wall time, since the Unix epoch. `now`: the time of the clock that nobody can set.
+    /// `wall` is the wall time since the Unix epoch; `now` is the time of the monotonic clock.
     pub(super) fn new(wall: Duration, now: Duration) -> SlewedClock {
         SlewedClock { last_shown: wall, last_read_at: now }
     }
 
-    /// What the clock shows now, since the Unix epoch. Never less than before.
+    /// The time to show now, since the Unix epoch. Never less than before.
     pub(super) fn read(&mut self, wall: Duration, now: Duration) -> Duration {
         let elapsed = now.saturating_sub(self.last_read_at);
         let steady = self.last_shown.saturating_add(elapsed);
         let slew = elapsed / SLEW_DIVISOR;
-        // `clamp` would panic if the bounds crossed; they cannot.
+        // `clamp` panics if its bounds cross; these cannot.
         let shown = wall.max(steady.saturating_sub(slew)).min(steady.saturating_add(slew));
         *self = SlewedClock { last_shown: shown, last_read_at: self.last_read_at.max(now) };
         shown
@@ -48,14 +47,14 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Reads a clock that began at a day, every 10 ms for `time`, beside a wall clock that is `wall_at`.
+    /// Reads a clock that starts at one day, every 10 ms for `time`, with the wall clock at `wall_at`.
     fn shown_after(time: Duration, wall_at: impl Fn(Duration) -> Duration) -> Duration {
         let mut clock = SlewedClock::new(DAY, secs(7));
         let (mut passed, mut shown) = (Duration::ZERO, DAY);
         while passed < time {
             passed += Duration::from_millis(10);
             let read = clock.read(wall_at(passed), secs(7) + passed);
-            assert!(read >= shown, "it went back");
+            assert!(read >= shown, "the clock went back");
             shown = read;
         }
         shown

@@ -6,7 +6,7 @@ const ME: NodeId = NodeId(1);
 const OTHER_NODE: NodeId = NodeId(2);
 const SHARD: ShardId = ShardId(3);
 
-/// A node that leads one shard and follows another's control group, and lacks nothing.
+/// A node that leads one shard and follows another node's control group, without any fault.
 fn healthy_facts() -> HealthFacts {
     let leading_group =
         GroupSummary { leader: Some(ME), leads: true, last_log: 9, applied: 9, lag: Some(0) };
@@ -35,7 +35,7 @@ fn healthy_facts() -> HealthFacts {
     }
 }
 
-/// What is told of these facts, which do not change for so long.
+/// The issues that are reported after `time` with these facts, which do not change meanwhile.
 fn issues_after(facts: &HealthFacts, time: Duration) -> String {
     let (start, mut monitor) = (Instant::now(), HealthMonitor::default());
     let mut current = healthy_facts();
@@ -43,7 +43,7 @@ fn issues_after(facts: &HealthFacts, time: Duration) -> String {
     for quarter in 1..=time.as_millis() / 250 {
         let now = start + Duration::from_millis(250) * u32::try_from(quarter).unwrap();
         current = facts.clone();
-        // What goes round goes on, unless it is what the facts are about.
+        // Loops progress, unless the facts say that one is stalled.
         for (part, count) in &mut current.loop_counts {
             *count =
                 if facts.loop_counts[part] == 0 { 1 } else { u64::try_from(quarter).unwrap() + 1 };
@@ -80,30 +80,27 @@ fn every_fault_is_reported_within_five_seconds() {
         (|facts| facts.control_group.leader = None, "the control group has no leader"),
         (
             |facts| facts.control_group.leader = Some(NodeId(7)),
-            "the control group is led by n7, of which nothing is heard",
+            "the control group is led by n7, which is unreachable",
         ),
         (
             |facts| facts.replicas.get_mut(&SHARD).unwrap().leads = false,
-            "s3: cannot commit, for the shard is led by this node, and a majority",
+            "s3: cannot commit: the shard is led by this node, but a majority",
         ),
         (
             |facts| facts.replicas.get_mut(&SHARD).unwrap().leader = None,
-            "s3: cannot commit, for the shard has no leader",
+            "s3: cannot commit: the shard has no leader",
         ),
         (|facts| _ = facts.owners.insert(ShardId(4), None), "s4: no owner is known"),
         (
             |facts| _ = facts.owners.insert(ShardId(4), Some(NodeId(7))),
-            "s4: cannot deliver, for nothing is heard of the owner, n7",
+            "s4: cannot deliver: the owner n7 is unreachable",
         ),
         (|facts| facts.replicas.get_mut(&SHARD).unwrap().last_log = 10, "s3: cannot apply"),
         (
             |facts| _ = facts.loop_counts.insert(WatchedLoop::Lane(0), 0),
             "lane-0, which serves clients",
         ),
-        (
-            |facts| _ = facts.loop_counts.insert(WatchedLoop::Relay, 0),
-            "what delivers between nodes",
-        ),
+        (|facts| _ = facts.loop_counts.insert(WatchedLoop::Relay, 0), "the relay between nodes"),
     ];
     for (break_facts, expected) in cases {
         let mut facts = healthy_facts();
@@ -132,7 +129,7 @@ fn build_that_cannot_read_its_cluster_is_not_ready_and_names_the_version_to_run(
     let conflicts = nodes.map(|node| (node, older)).into();
     let facts = HealthFacts { version_conflicts: conflicts, ..healthy_facts() };
     let reported = issue_texts(HealthMonitor::default().evaluate(&facts, Instant::now()));
-    assert_eq!(reported.len(), 1, "two peers say the same: {reported:?}");
+    assert_eq!(reported.len(), 1, "both peers give the same reason: {reported:?}");
     assert!(reported[0].contains("run a build that supports 2 on this node"), "{reported:?}");
 
     let peer_is_older = VersionConflict::PeerIsOlder { cluster, peer_supported: own_range };
@@ -150,8 +147,7 @@ fn build_that_cannot_read_its_cluster_is_not_ready_and_names_the_version_to_run(
 
 #[test]
 fn node_that_is_not_an_active_member_is_unready_at_once() {
-    for (state, expected) in [(None, "not been taken in"), (Some(MemberState::Joining), "joining")]
-    {
+    for (state, expected) in [(None, "not a member"), (Some(MemberState::Joining), "joining")] {
         let issues = HealthMonitor::default()
             .evaluate(&HealthFacts { member_state: state, ..healthy_facts() }, Instant::now());
         assert!(issues[0].text.contains(expected), "{issues:?}");
@@ -171,7 +167,7 @@ fn replica_that_lags_but_progresses_is_not_stalled() {
     for quarter in 0..40_u32 {
         let mut facts = healthy_facts();
         let replica = facts.replicas.get_mut(&SHARD).unwrap();
-        // Always behind, and going on.
+        // Always behind, but progressing.
         (replica.applied, replica.last_log) = (u64::from(quarter), u64::from(quarter) + 90);
         facts.loop_counts.values_mut().for_each(|count| *count = u64::from(quarter));
         let issues = monitor.evaluate(&facts, start + Duration::from_millis(250) * quarter);
@@ -196,7 +192,7 @@ fn starting_node_is_not_ready_before_it_knows_every_leader() {
         assert!(issues.iter().any(|reason| reason.blocks.publish), "{issues:?}");
         assert_eq!(monitor.evaluate(&healthy_facts(), start), []);
         let issues = monitor.evaluate(&facts, start);
-        assert_eq!(issues, [], "a node that was ready bears it for a moment");
+        assert_eq!(issues, [], "a node that was ready tolerates a short fault");
     }
 }
 
@@ -217,7 +213,7 @@ fn each_issue_blocks_only_the_services_it_affects() {
         let mut facts = healthy_facts();
         break_facts(&mut facts);
         monitor.evaluate(&facts, start);
-        // The replicas of these facts go nowhere, which is no reason while nothing waits.
+        // The replicas of these facts do not progress, which is fine while no entry waits.
         let issues = monitor.evaluate(&facts, start + Duration::from_millis(2_500));
         assert_eq!(
             issues.iter().map(|reason| reason.blocks).collect::<Vec<_>>(),
@@ -241,14 +237,14 @@ fn restarted_node_is_unready_until_its_replica_has_caught_up_once_or_the_time_li
     };
     assert!(
         evaluate_with_lag(None, 1).starts_with("s3: the replica has not caught up"),
-        "no leader was heard"
+        "no contact with the leader"
     );
     assert!(evaluate_with_lag(Some(5_000), 200).starts_with("s3: the replica has not caught up"));
     assert_eq!(evaluate_with_lag(Some(60), 201), "");
     assert_eq!(
         evaluate_with_lag(Some(5_000), 202),
         "",
-        "it has been level, and its clients can stay"
+        "it has caught up once, so its clients can stay"
     );
 
     let (start, mut monitor) = (Instant::now(), HealthMonitor::default());
@@ -259,7 +255,7 @@ fn restarted_node_is_unready_until_its_replica_has_caught_up_once_or_the_time_li
     assert_eq!(
         monitor.evaluate(&lagging_facts, start + CATCHING_UP_MAX),
         [],
-        "out of service for ever"
+        "a lagging replica must not block the node forever"
     );
 }
 
@@ -277,7 +273,7 @@ fn node_is_unready_while_a_stored_replica_is_not_started() {
     let now = Instant::now();
     let issues = issue_texts(monitor.evaluate(&facts, now));
     assert!(issues.len() == 1 && issues[0].contains("s3"), "{issues:?}");
-    // It was moved away meanwhile, or this build cannot read it.
+    // The replica was moved away meanwhile, or this build cannot read it.
     let after_opening = HealthFacts { is_opening: false, ..facts };
     assert!(monitor.evaluate(&after_opening, now).is_empty());
 }
@@ -292,7 +288,7 @@ fn node_without_a_current_view_is_unready_for_publishers() {
     );
 }
 
-/// Of ten shards two have their majority on two nodes that died: the other nodes serve the rest.
+/// Of ten shards, two have their majority on two dead nodes: the other nodes serve the rest.
 #[test]
 fn shards_that_lost_their_majority_leave_other_nodes_ready() {
     let mut facts = healthy_facts();
@@ -317,11 +313,11 @@ fn shards_that_lost_their_majority_leave_other_nodes_ready() {
     let issues = issues_after_five_seconds(&facts);
     assert_eq!(issues.len(), 1, "{issues:?}");
     assert!(
-        issues[0].text.starts_with("s10, s11: no node that can be reached has a majority"),
+        issues[0].text.starts_with("s10, s11: no reachable nodes have a majority"),
         "{issues:?}"
     );
     assert!(!issues[0].blocks.any());
-    // Most of the shards: then it is this node that is cut off.
+    // With most shards affected, this node is the one that is isolated.
     for copies in facts.voters.values_mut() {
         *copies = vec![ME, dead[0], dead[1]];
     }

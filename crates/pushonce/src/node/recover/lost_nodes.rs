@@ -1,5 +1,5 @@
-//! Which nodes `--lost` names. Decided by the surveys of all survivors, so that a node whose view lags
-//! reads the same names as the others.
+//! Resolves the nodes that `--lost` names. Decided from the surveys of all survivors, so that a node whose
+//! view lags resolves the same names as the others.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,10 +9,10 @@ use pushonce_core::NodeId;
 use super::plan::PlanError;
 use super::survey::{Survey, SurveyReplica};
 
-/// The ids of some nodes: `n3`, or the name of a member.
+/// Resolves node ids such as `n3` and names of members.
 ///
 /// # Errors
-/// [`PlanError::Unknown`] when no node is called that, [`PlanError::AmbiguousName`] when two are.
+/// [`PlanError::UnknownNode`] when no node has the name, [`PlanError::AmbiguousName`] when two have it.
 pub(super) fn resolve(
     surveys: &BTreeMap<NodeId, Survey>,
     names: &[String],
@@ -28,7 +28,7 @@ pub(super) fn resolve(
 fn resolve_node(newest_first: &[&Survey], name: &str) -> Result<NodeId, PlanError> {
     let by_id = name.strip_prefix('n').and_then(|id| id.parse().ok()).map(NodeId);
     let by_id = by_id.filter(|&id| newest_first.iter().any(|survey| knows(survey, id)));
-    // A name may pass to another member: the newest survey that has it counts.
+    // A name may pass to another member: the newest survey that contains it counts.
     let by_name = newest_first.iter().find_map(|survey| find_by_name(survey, name));
     match (by_id, by_name) {
         (Some(id), Some(other)) if id != other => {
@@ -46,8 +46,8 @@ fn find_by_name(survey: &Survey, name: &str) -> Option<NodeId> {
     survey.members.iter().find(|(_, member)| member.name == name).map(|(&id, _)| id)
 }
 
-/// Whether the survey names the node: as a member, or as a voter. Another survivor may have removed it
-/// from the members already, and it votes in shards until these are begun anew.
+/// Whether the survey contains the node, as a member or as a voter. Another survivor may have removed it
+/// from the members already, while it still votes in shards that are not recreated yet.
 fn knows(survey: &Survey, node: NodeId) -> bool {
     let replicas = survey.shards.values().chain([&survey.control]);
     let votes = || replicas.flat_map(|replica| &replica.voters).any(|set| set.contains(&node));

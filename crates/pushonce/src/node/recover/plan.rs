@@ -1,5 +1,5 @@
-//! Which survivor begins which group anew. Every survivor decides it for itself, and all of them by the
-//! same surveys, so that no group is begun anew twice and none is left out.
+//! Decides which survivor recreates which group. Every survivor makes the decision itself, and all of them
+//! from the same surveys, so that no group is recreated twice and none is left out.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,46 +11,46 @@ use super::survey::{Survey, SurveyMember, SurveyReplica};
 
 type Surveys = BTreeMap<NodeId, Survey>;
 
-/// What would be done on one survivor, or was.
+/// The plan for one survivor: what would be done, or was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct RecoveryPlan {
     /// The cluster.
     pub(crate) cluster: String,
     /// This node.
     pub(crate) node: NodeId,
-    /// A hash of the surveys and of `lost_nodes`: equal on all survivors, or they have different plans.
+    /// A hash of the surveys and of `lost`: survivors with different hashes have different plans.
     pub(crate) digest: String,
     /// The members that are lost for good.
     pub(crate) lost: BTreeSet<NodeId>,
-    /// Where the control group is begun anew without the lost members. None when it has its majority: then
-    /// it goes on by itself, and the lost stay members until they are removed.
+    /// The node that recreates the control group without the lost members. `None` when the group has its
+    /// majority: then it continues, and the lost members stay until they are removed.
     pub(crate) control: Option<NodeId>,
-    /// What becomes of each shard, by id.
+    /// The fate of each shard, by id.
     pub(crate) shards: BTreeMap<u16, ShardRecovery>,
     /// Replicas of survivors that cannot be read.
     pub(crate) unreadable: Vec<UnreadableReplica>,
 }
 
-/// What becomes of a shard.
+/// The fate of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "fate", rename_all = "snake_case")]
 pub(crate) enum ShardRecovery {
-    /// Most of its replicas survive: it goes on by itself.
+    /// Most of its replicas survive: the shard continues as it is.
     HasMajority,
-    /// Begun anew with what is here. Whatever the lost nodes acknowledged after the last entry is lost.
+    /// Recreated from the replica here. Everything the lost nodes acknowledged after its last entry is lost.
     Recovered {
-        /// The last entry here.
+        /// Index of the last entry here.
         last_index: u64,
         topics: usize,
         messages: usize,
-        /// This replica itself had lost something that it had acknowledged.
+        /// Whether this replica itself had lost entries that it had acknowledged.
         is_incomplete: bool,
     },
-    /// Begun anew and empty: no survivor has anything of it.
+    /// Recreated empty: no survivor has a replica.
     Empty,
-    /// Another survivor begins it anew: this command is to be run there, too.
+    /// Another survivor recreates it: run the command there too.
     RecoveredElsewhere {
-        /// The survivor.
+        /// That survivor.
         node: NodeId,
     },
 }
@@ -60,47 +60,47 @@ pub(crate) enum ShardRecovery {
 pub(crate) struct UnreadableReplica {
     pub(crate) shard: u16,
     pub(crate) node: NodeId,
-    /// What is wrong with it.
+    /// Why it cannot be read.
     pub(crate) reason: String,
 }
 
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PlanError {
-    #[error("no member is called {name:?}; there are {known_nodes}")]
+    #[error("no member is called {name:?}; the members are {known_nodes}")]
     UnknownNode { name: String, known_nodes: String },
     #[error(
-        "{name} is the id of one member and the name of {other_node}: say {other_node} or {id}"
+        "{name} is the id of one member and the name of {other_node}: use {other_node} or {id}"
     )]
     AmbiguousName { name: String, id: NodeId, other_node: NodeId },
-    /// Other survivors may have more, or another plan.
+    /// The other survivors may have more entries, or another plan.
     #[error(
         "{} not in --lost: on each run `pushonce --json cluster recover` with the same --lost, and give \
-         what it prints on every survivor, this one too, with --surveys",
+         the outputs of all survivors, including this one, with --surveys",
         names_with_verb(.0)
     )]
     MissingSurveys(BTreeSet<NodeId>),
     #[error("{0} is a survivor: --lost takes only the nodes that are lost for good")]
     LostNodeSurvives(NodeId),
-    /// Its replicas may be older than its removal, and the cluster would refuse it.
+    /// Its replicas may be older than its removal, and the cluster would reject it.
     #[error(
-        "{node} is no member any more, as the survey of {node} has it: leave {node} out. To use that \
+        "{node} is no longer a member according to the survey of {surveyed_by}: leave {node} out. To use that \
          machine again, wipe its data directory and let it join"
     )]
     NotAMember { node: NodeId, surveyed_by: NodeId },
     #[error(
-        "the control group has a majority without the lost nodes: start the others, and take each \
-         lost one out with `pushonce cluster remove`"
+        "the control group has a majority without the lost nodes: start the others, and remove each \
+         lost one with `pushonce cluster remove`"
     )]
     NothingToRecover,
     #[error("no survivor is an active member with the core role: none can hold shards")]
     NoEligibleSurvivor,
 }
 
-/// Decides for `me`. The surveys are of all survivors, this node among them.
+/// Makes the plan for `me`. The surveys are of all survivors, including this node.
 ///
 /// # Errors
-/// [`PlanError`].
+/// [`PlanError`] when there is no valid plan.
 pub(super) fn make_plan(
     surveys: &Surveys,
     me: NodeId,
@@ -123,7 +123,7 @@ pub(super) fn make_plan(
     let (recovering_node, _) = most_complete(&eligible).ok_or(PlanError::NoEligibleSurvivor)?;
     let control = (!has_majority(&control_replicas)).then_some(recovering_node);
     if control.is_some() {
-        // The holder may have heard less than the newest, and its members are those that stay.
+        // The node may lag behind the newest survey, and its list of members becomes the cluster's.
         check_all_are_members(surveys, recovering_node)?;
     }
     let shards = plan_shards(surveys, me, recovering_node, surveys[&newest].shard_count);
@@ -160,7 +160,7 @@ fn check_all_are_surveyed(
     if missing.is_empty() { Ok(()) } else { Err(PlanError::MissingSurveys(missing)) }
 }
 
-/// What becomes of each shard. One of which there is nothing begins at `holder`.
+/// Decides the fate of each shard. A shard without any surviving replica is recreated at `holder`.
 fn plan_shards(
     surveys: &Surveys,
     me: NodeId,
@@ -194,11 +194,11 @@ fn plan_shards(
     (0..count).map(|shard| (shard, plan_shard(shard))).collect()
 }
 
-/// The replicas of one group that survive.
+/// The surviving replicas of one group.
 type GroupReplicas<'a> = BTreeMap<NodeId, &'a SurveyReplica>;
 
-/// The replica that has most of what was acknowledged. Of equal ones the one that lost nothing, then the
-/// one of the lowest id.
+/// The replica that has most of what was acknowledged. Among equal ones a complete replica wins, then the
+/// lowest node id.
 fn most_complete<'a>(replicas: &GroupReplicas<'a>) -> Option<(NodeId, &'a SurveyReplica)> {
     let key = |(node, replica): &(NodeId, &SurveyReplica)| {
         (replica.last_term, replica.last_index, !replica.is_incomplete, Reverse(*node))
@@ -206,9 +206,9 @@ fn most_complete<'a>(replicas: &GroupReplicas<'a>) -> Option<(NodeId, &'a Survey
     replicas.iter().map(|(&node, &replica)| (node, replica)).max_by_key(key)
 }
 
-/// Whether the surviving replicas can elect a leader: a majority of each configuration that the newest of
-/// them names. A voter that nobody surveyed is no survivor, whether it is in `--lost` or was removed before.
-/// An incomplete replica does not vote.
+/// Whether the surviving replicas can elect a leader: they are a majority of each configuration that the
+/// newest of them names. A voter without a survey is no survivor, whether it is in `--lost` or was removed
+/// before. An incomplete replica does not vote.
 fn has_majority(replicas: &GroupReplicas<'_>) -> bool {
     let Some((_, newest)) = most_complete(replicas) else { return false };
     let can_vote =
@@ -228,10 +228,10 @@ fn unreadable_replicas(surveys: &Surveys) -> Vec<UnreadableReplica> {
     surveys.iter().flat_map(of_survey).collect()
 }
 
-/// FNV-1a, folded to 32 bits: short enough to be compared by eye. It tells different plans apart; it is
-/// no protection against a person who forges a survey.
+/// FNV-1a, folded to 32 bits: short enough to be compared by eye. It distinguishes different plans; it
+/// does not protect against forged surveys.
 fn digest(surveys: &Surveys, lost: &BTreeSet<NodeId>) -> String {
-    // Maps with ids as keys can always be written as JSON.
+    // Maps with ids as keys can always be serialized as JSON.
     let text = serde_json::to_vec(&(surveys, lost)).unwrap_or_default();
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
     let hash = text.iter().fold(0xcbf2_9ce4_8422_2325, step);

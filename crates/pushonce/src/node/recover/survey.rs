@@ -1,4 +1,4 @@
-//! What a survivor has: the same facts of every survivor lead each of them to the same plan.
+//! Surveys of survivors: the same facts of every survivor lead each of them to the same plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,24 +10,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::identity::Identity;
 
-/// What is in the data directory of a node that does not run.
+/// The contents of the data directory of a stopped node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Survey {
     /// The cluster.
     pub(crate) cluster: String,
-    /// The node.
+    /// The surveyed node.
     pub(crate) node: NodeId,
     /// The members, as the node knows them.
     pub(crate) members: BTreeMap<NodeId, SurveyMember>,
     /// How many shards the cluster has. The number is permanent.
     pub(crate) shard_count: u16,
-    /// How often groups were begun anew on this node.
+    /// Number of recoveries that were done on this node.
     pub(crate) recoveries: u64,
-    /// Its replica of the control group.
+    /// The replica of the control group.
     pub(crate) control: SurveyReplica,
-    /// Its replicas of shards, by id.
+    /// The replicas of shards, by shard id.
     pub(crate) shards: BTreeMap<u16, SurveyReplica>,
-    /// Replicas of shards that are here and cannot be read, by id, and why. They count as none.
+    /// Replicas of shards that cannot be read, by shard id, with the reason. They count as missing.
     pub(crate) unreadable: BTreeMap<u16, String>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Survey {
 pub(crate) struct SurveyMember {
     /// The operator's name for it.
     pub(crate) name: String,
-    /// Whether it may have replicas.
+    /// Whether the member may hold replicas.
     pub(crate) has_core_role: bool,
     /// Whether it is neither joining nor draining.
     pub(crate) is_active: bool,
@@ -45,24 +45,24 @@ pub(crate) struct SurveyMember {
 /// The replica of a group on a survivor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SurveyReplica {
-    /// The configurations that its last entry about that names: one, or two while the voters change.
+    /// The voter sets of its last membership entry: one, or two while the voters change.
     pub(crate) voters: Vec<BTreeSet<NodeId>>,
-    /// The highest term: of its vote, or of its last entry.
+    /// The highest term of its vote and of its last entry.
     pub(crate) term: u64,
     /// The term of its last entry.
     pub(crate) last_term: u64,
     /// The index of its last entry.
     pub(crate) last_index: u64,
-    /// It had lost something that it had acknowledged, and has not got all of it back.
+    /// Whether it has lost entries that it had acknowledged and has not got all of them back.
     pub(crate) is_incomplete: bool,
-    /// What it stores; 0 for the control group.
+    /// The number of stored topics; 0 for the control group.
     pub(crate) topic_count: usize,
-    /// See `topics`.
+    /// The number of stored messages; 0 for the control group.
     pub(crate) message_count: usize,
 }
 
 impl Survey {
-    /// Reads every group of a node, on which groups were begun anew `recoveries` times. Changes nothing.
+    /// Reads every group of a node on which `recoveries` recoveries were done. Changes nothing.
     ///
     /// # Errors
     /// When the store cannot be read at all.
@@ -88,7 +88,7 @@ impl Survey {
                         },
                     );
                 }
-                // One damaged replica must not keep all the others from being recovered.
+                // One damaged replica must not prevent the recovery of the others.
                 Err(error) => {
                     unreadable.insert(shard.0, error.to_string());
                 }
@@ -117,10 +117,10 @@ impl Survey {
         })
     }
 
-    /// Reads what `pushonce --json own_cluster recover` printed on a survivor.
+    /// Reads the output of `pushonce --json cluster recover` on a survivor.
     ///
     /// # Errors
-    /// When the file cannot be read, or is something else.
+    /// When the file cannot be read, or has other content.
     pub(super) fn read_file(path: &Path) -> anyhow::Result<Survey> {
         #[derive(Deserialize)]
         struct RecoverOutput {
@@ -129,7 +129,7 @@ impl Survey {
         let text =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let output: RecoverOutput = serde_json::from_slice(&text).with_context(|| {
-            format!("{} is not what `pushonce --json cluster recover` prints", path.display())
+            format!("{} is not the output of `pushonce --json cluster recover`", path.display())
         })?;
         Ok(output.survey)
     }

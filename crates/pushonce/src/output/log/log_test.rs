@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use super::*;
 
-/// A pipe that nobody reads: each write hangs until the test lets it go.
+/// A pipe without a reader: each write blocks until the test releases it.
 struct StuckOutput(Receiver<()>);
 
 impl Write for StuckOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The test has ended when this fails.
+        // Fails when the test has ended.
         let _ = self.0.recv();
         Ok(bytes.len())
     }
@@ -76,7 +76,7 @@ fn stuck_output_does_not_block_callers_and_drops_lines_beyond_the_queue() {
     for _ in 0..2 * QUEUED_LINES_MAX {
         write(&writer, Level::INFO, b"x\n");
     }
-    // The thread may have taken one line out of the queue.
+    // The thread may have taken one line from the queue.
     assert!((QUEUED_LINES_MAX - 1..=QUEUED_LINES_MAX).contains(&(writer.dropped_lines() as usize)));
     for _ in 0..100 {
         write(&writer, Level::ERROR, b"x\n");

@@ -1,4 +1,4 @@
-//! Everybody who listens, and what they have seen.
+//! The subscribers of the bench, and what they have received.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,48 +10,48 @@ use tokio::sync::Notify;
 use crate::instruments::LatencyHistogram;
 use crate::instruments::{MessageStamp, RunClock};
 
-/// Counted apart, so that two subscribers that read in one moment seldom wait for each other.
+/// Number of separate counters, so that subscribers that read at the same time rarely wait for each other.
 /// Each holds a histogram of 150 KiB.
 const STATS_SHARDS: usize = 16;
 
-/// Shared by all subscribers and the publisher.
+/// State shared by all subscribers and the publisher.
 pub(super) struct DeliveryTracker {
     pub(super) clock: RunClock,
-    /// Subscribers of each topic.
+    /// Number of subscribers of each topic.
     subscribers_by_topic: Vec<AtomicU32>,
     subscribed: AtomicU64,
-    /// Sessions that failed or ended.
+    /// Number of sessions that failed or ended.
     ended: AtomicU64,
     delivered: AtomicU64,
-    /// What will be delivered when everything that was published has arrived.
+    /// Number of deliveries when everything that was published has arrived.
     expected: AtomicU64,
     all_delivered: Notify,
     stats: [Mutex<FanoutDeliveryStats>; STATS_SHARDS],
     first_failure: Mutex<Option<String>>,
 }
 
-/// What subscribers saw.
+/// What subscribers received.
 #[derive(Clone, Default)]
 pub(super) struct FanoutDeliveryStats {
-    /// Gaps that the server told of.
+    /// Gaps that the server reported.
     pub(super) gaps: u64,
-    /// Messages that lie in them.
+    /// Messages in the reported gaps.
     pub(super) messages_in_gaps: u64,
-    /// Messages that were passed over without a word.
+    /// Messages that were skipped without a gap.
     pub(super) missing_unreported: u64,
-    /// Messages that came again, or late.
+    /// Messages that arrived again or out of order.
     pub(super) duplicates: u64,
-    /// From the moment a message was meant to go until a subscriber read it.
+    /// Latency from the due time of a message until a subscriber has read it.
     pub(super) latency: LatencyHistogram,
 }
 
-/// One subscriber's place in its topic.
+/// The position of one subscriber in its topic.
 pub(super) struct SubscriberCursor {
     stats_shard: usize,
     next_sequence: u64,
 }
 
-/// What one reading of a socket brought.
+/// The messages of one read from a socket.
 pub(super) struct ReadBatch<'a> {
     tracker: &'a DeliveryTracker,
     cursor: &'a mut SubscriberCursor,
@@ -75,39 +75,39 @@ impl DeliveryTracker {
         }
     }
 
-    /// A subscriber of the topic `topic_index` is live.
+    /// Records that a subscriber of the topic with index `topic_index` is live.
     pub(super) fn on_subscribed(&self, topic_index: usize) -> SubscriberCursor {
         self.subscribers_by_topic[topic_index].fetch_add(1, Ordering::Relaxed);
         let number = self.subscribed.fetch_add(1, Ordering::Relaxed);
         SubscriberCursor { stats_shard: number as usize % STATS_SHARDS, next_sequence: 0 }
     }
 
-    /// A session ended, or never began.
+    /// Records that a session ended or could not be opened.
     pub(super) fn on_session_ended(&self, reason: &str) {
         self.ended.fetch_add(1, Ordering::Relaxed);
         lock(&self.first_failure).get_or_insert_with(|| reason.to_owned());
     }
 
-    /// A message for the topic `topic_index` goes out now: so many will read it.
+    /// Records that a message is published: every subscriber of the topic will read it.
     pub(super) fn expect_deliveries(&self, topic_index: usize) {
         let listeners = self.subscribers_by_topic[topic_index].load(Ordering::Relaxed);
         self.expected.fetch_add(listeners.into(), Ordering::AcqRel);
     }
 
-    /// It was refused: nobody will read it.
+    /// Records that the message was rejected: no subscriber will read it.
     pub(super) fn cancel_expected(&self, topic_index: usize) {
         let listeners = self.subscribers_by_topic[topic_index].load(Ordering::Relaxed);
         self.expected.fetch_sub(listeners.into(), Ordering::AcqRel);
     }
 
-    /// Waits until everything published has arrived.
+    /// Waits until everything that was published has arrived.
     pub(super) async fn wait_until_all_delivered(&self) {
         while self.delivered() < self.expected() {
             self.all_delivered.notified().await;
         }
     }
 
-    /// Begins to count what a subscriber has just read.
+    /// Starts to count what a subscriber has just read.
     pub(super) fn begin_read<'a>(&'a self, cursor: &'a mut SubscriberCursor) -> ReadBatch<'a> {
         let stats = lock(&self.stats[cursor.stats_shard]);
         ReadBatch { tracker: self, cursor, stats, read_at: Instant::now(), delivered: 0 }
@@ -129,12 +129,12 @@ impl DeliveryTracker {
         self.expected.load(Ordering::Acquire)
     }
 
-    /// Why the first session that ended did.
+    /// The error of the first session that ended.
     pub(super) fn first_failure(&self) -> Option<String> {
         lock(&self.first_failure).clone()
     }
 
-    /// All subscribers together.
+    /// The sum of the statistics of all subscribers.
     pub(super) fn total_stats(&self) -> FanoutDeliveryStats {
         let mut sum = FanoutDeliveryStats::default();
         for shard in &self.stats {
@@ -162,7 +162,7 @@ impl ReadBatch<'_> {
         self.stats.latency.record(self.read_at.saturating_duration_since(stamp.due_at));
     }
 
-    /// Told, so no hole.
+    /// Records a reported gap, whose messages do not count as missing.
     pub(super) fn on_gap(&mut self, gap: &Gap) {
         let missing = gap.to.offset.0.saturating_sub(gap.from.offset.0) + 1;
         self.stats.gaps += 1;

@@ -1,6 +1,6 @@
-//! WebSocket frames as a server sends them: unmasked and whole. Pure.
+//! A parser of unmasked, unfragmented WebSocket frames, as the server sends them. Pure.
 
-/// One frame, still in the buffer it was read into.
+/// A frame in its read buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct WebSocketFrame<'a> {
     pub(super) kind: WebSocketFrameKind,
@@ -16,15 +16,15 @@ pub(super) enum WebSocketFrameKind {
     Close,
 }
 
-/// What no Pushonce node sends.
+/// A frame that no Pushonce node sends.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a WebSocket frame that cannot be read: {0}")]
+#[error("invalid WebSocket frame: {0}")]
 pub(super) struct InvalidWebSocketFrame(&'static str);
 
-/// A payload of 1 MiB, in base64, with what stands around it.
+/// A payload of 1 MiB in base64, with the rest of its frame.
 const PAYLOAD_BYTES_MAX: u64 = 2 << 20;
 
-/// Takes a frame from the front of `input`; `NoFault` when it is not whole yet.
+/// Parses a frame at the front of `input`; `None` when it is incomplete.
 pub(super) fn parse_frame<'a>(
     input: &mut &'a [u8],
 ) -> Result<Option<WebSocketFrame<'a>>, InvalidWebSocketFrame> {
@@ -43,7 +43,7 @@ pub(super) fn parse_frame<'a>(
         len => (len.into(), after_header),
     };
     if len > PAYLOAD_BYTES_MAX {
-        return Err(InvalidWebSocketFrame("it is longer than any message"));
+        return Err(InvalidWebSocketFrame("it exceeds the maximum message size"));
     }
     let Some((payload, after_frame)) = after_length.split_at_checked(len as usize) else {
         return Ok(None);
@@ -59,13 +59,13 @@ fn parse_kind(first: u8) -> Result<WebSocketFrameKind, InvalidWebSocketFrame> {
         0x88 => WebSocketFrameKind::Close,
         0x89 => WebSocketFrameKind::Ping,
         0x8a => WebSocketFrameKind::Pong,
-        _ => return Err(InvalidWebSocketFrame("it is a fragment, or of no known kind")),
+        _ => return Err(InvalidWebSocketFrame("it is fragmented, or of an unknown type")),
     })
 }
 
-/// The answer to a ping. Masked, as a client must, with a mask that changes nothing.
+/// The response to a ping. Masked, as a client must, with a zero mask.
 pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
-    // Of a control frame, so it is below 126; a longer one is odd and gets an odd answer.
+    // The payload of a control frame is below 126 bytes; a longer one is invalid and gets a truncated answer.
     let len = payload.len().min(125);
     [&[0x8a, 0x80 | len as u8, 0, 0, 0, 0], &payload[..len]].concat()
 }

@@ -1,4 +1,4 @@
-//! Who publishes to the audience.
+//! The publisher of the fan-out bench.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -13,45 +13,45 @@ use super::audience::DeliveryTracker;
 use crate::cli::bench::pace::{ArrivalSchedule, LoadPacer};
 use crate::instruments::MessageStamp;
 
-/// When the next message goes.
+/// When the next message is published.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum PublishPacing {
-    /// When everybody has read the last.
+    /// When every subscriber has read the previous one.
     OneAtATime,
-    /// So many a second.
+    /// At this number per second.
     Rate(f64),
     /// Never.
     Silent,
 }
 
-/// What is published, and to whom.
+/// The load of the publisher.
 pub(super) struct FanoutBenchLoad {
     pub(super) topics: Vec<Topic>,
     pub(super) payload_bytes: usize,
     pub(super) tracker: Arc<DeliveryTracker>,
-    /// No more is published; what is on its way is waited for.
+    /// When cancelled, no more is published, and the publishes in flight are awaited.
     pub(super) stop: CancellationToken,
     pub(super) published: PublishOutcomes,
 }
 
-/// How the publishes ended.
+/// The outcomes of the publishes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PublishOutcomes {
     pub(super) acknowledged: u64,
-    /// Refused or unknown. Holes may come of them.
+    /// Rejected or unknown. They may cause missing messages.
     pub(super) failed: u64,
-    /// Why the first that failed did.
+    /// The error of the first failed publish.
     pub(super) first_failure: Option<String>,
 }
 
-/// How long a message is waited for by whom it did not reach, one at a time.
+/// With one message at a time: how long to wait for subscribers that have not received it.
 const STRAGGLER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What waits for its acknowledgement, oldest first, with the index of its topic.
+/// Publishes without an acknowledgement, oldest first, each with the index of its topic.
 type PendingDeliveries = VecDeque<(usize, AcknowledgementFuture)>;
 
-/// Publishes until it is stopped, or until the stream breaks: what would come over a second one has
-/// no place beside what was measured over the first.
+/// Publishes until it is stopped, or until the stream breaks: results over a second stream would not be
+/// comparable with those over the first.
 pub(super) async fn run(
     load: FanoutBenchLoad,
     stream: PublishStream,
@@ -88,7 +88,7 @@ async fn publish_one_at_a_time(
         };
         let outcome = await_outcome(acknowledgement).await;
         load.record_outcome(index, outcome);
-        // Who has not got it by then is counted as missing at the end.
+        // Subscribers that have not received it by then count as missing at the end.
         let _timed_out =
             tokio::time::timeout(STRAGGLER_TIMEOUT, load.tracker.wait_until_all_delivered()).await;
     }
@@ -126,7 +126,7 @@ async fn publish_at_fixed_rate(
     load.published
 }
 
-/// The outcome of the oldest. May be dropped and called again.
+/// Waits for the outcome of the oldest publish. Cancel-safe.
 async fn oldest_outcome(
     pending: &mut PendingDeliveries,
 ) -> (usize, Result<Acknowledgement, PublishFailure>) {
@@ -145,7 +145,7 @@ async fn await_outcome(
 }
 
 impl FanoutBenchLoad {
-    /// `NoFault` when the message breaks a rule.
+    /// Sends a message; `None` when the message is invalid.
     async fn send(
         &mut self,
         stream: &mut PublishStream,
@@ -162,7 +162,7 @@ impl FanoutBenchLoad {
             publish_id: None,
             payload: self.tracker.clock.payload(stamp, self.payload_bytes),
         };
-        // Before it is sent: it may be read before it is acknowledged.
+        // Counted before it is sent, since it may be read before it is acknowledged.
         self.tracker.expect_deliveries(index);
         match stream.send(publish).await {
             Ok(acknowledgement) => Some((index, acknowledgement)),

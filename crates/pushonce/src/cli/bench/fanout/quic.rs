@@ -1,4 +1,4 @@
-//! A QUIC subscriber: the SDK's.
+//! A QUIC subscriber that uses the SDK.
 
 use anyhow::anyhow;
 use pushonce_client::{Subscriber, SubscriberEvent, Transport};
@@ -7,8 +7,8 @@ use pushonce_core::StartFrom;
 use super::SubscriberSpec;
 use super::audience::{DeliveryTracker, SubscriberCursor};
 
-/// Subscribes, and reads until the session ends; says why it did. A second session would begin with
-/// a hole of its own, so there is none.
+/// Subscribes, and reads until the session ends; returns the reason. A second session would start with a gap
+/// of its own, so the subscriber does not reconnect.
 pub(super) async fn run_subscriber(
     spec: &SubscriberSpec,
     tracker: &DeliveryTracker,
@@ -34,7 +34,7 @@ pub(super) async fn run_subscriber(
                 tracker.begin_read(cursor).on_gap(&gap)
             }
             (SubscriberEvent::Rejected { message, .. }, _) => return anyhow!("refused: {message}"),
-            (SubscriberEvent::Disconnected { reason: why, .. }, _) => return anyhow!(why),
+            (SubscriberEvent::Disconnected { reason, .. }, _) => return anyhow!(reason),
             _ => {}
         }
     }

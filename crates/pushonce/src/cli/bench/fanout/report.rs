@@ -1,4 +1,4 @@
-//! What a fan-out bench says at its end.
+//! The report of a fan-out bench.
 
 use serde_json::{Value, json};
 
@@ -6,27 +6,27 @@ use super::audience::FanoutDeliveryStats;
 use super::publisher::PublishOutcomes;
 use crate::instruments::ResourceUsage;
 
-/// What was measured.
+/// The results.
 pub(in crate::cli::bench) struct FanoutReport {
-    /// While messages were published.
+    /// The resource usage while messages were published.
     pub(super) window: ResourceUsage,
-    /// Within the window.
+    /// Number of deliveries in the window.
     pub(super) deliveries: u64,
-    /// Asked for.
+    /// Number of requested subscribers.
     pub(super) subscribers: u64,
-    /// Subscribed.
+    /// Number of successful subscriptions.
     pub(super) subscribed: u64,
-    /// What the servers' memory grew by for each of those.
+    /// Growth of the servers' memory per subscription.
     pub(super) session_bytes: u64,
-    /// Whether servers were looked at.
+    /// Whether the resource usage of servers was measured.
     pub(super) are_servers_measured: bool,
     pub(super) published: PublishOutcomes,
-    /// Deliveries there would be if everybody had got everything.
+    /// Number of deliveries if every subscriber had received everything.
     pub(super) expected: u64,
     pub(super) stats: FanoutDeliveryStats,
-    /// Sessions that ended before the bench did.
+    /// Number of sessions that ended before the bench.
     pub(super) ended_early: u64,
-    /// Why the first of them did.
+    /// The error of the first of them.
     pub(super) first_failure: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl FanoutReport {
         self.deliveries as f64 / self.window.elapsed.as_secs_f64()
     }
 
-    /// Neither delivered nor told of.
+    /// Number of deliveries that neither arrived nor are part of a reported gap.
     fn missing(&self) -> u64 {
         self.expected.saturating_sub(self.stats.latency.count() + self.stats.messages_in_gaps)
     }
@@ -61,7 +61,7 @@ impl crate::cli::bench::BenchReport for FanoutReport {
             "subscribers    {} of {}, {} ended{session_memory}\n\
              published      {} acknowledged, {} failed\n\
              deliveries     {} in {:.1} s, {:.0}/s\n\
-             order          {} missing, {} more told of in {} gaps, {} holes, {} repeated\n{}\
+             order          {} missing, {} more reported in {} gaps, {} skipped, {} repeated\n{}\
              latency        {}\n{}",
             self.subscribed,
             self.subscribers,
@@ -140,7 +140,7 @@ mod tests {
             text.starts_with("subscribers    5 of 5, 0 ended, 1.50 KiB of server memory each\n")
         );
         assert!(text.contains(
-            "deliveries     8 in 2.0 s, 4/s\norder          1 missing, 1 more told of in 1 gaps"
+            "deliveries     8 in 2.0 s, 4/s\norder          1 missing, 1 more reported in 1 gaps"
         ));
         assert!(text.contains("latency        p50 3.00 ms"));
     }

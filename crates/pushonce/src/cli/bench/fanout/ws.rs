@@ -1,7 +1,7 @@
-//! A WebSocket subscriber that costs little: it counts frames and decodes none but the rare ones.
+//! A cheap WebSocket subscriber: it counts frames, and decodes only the rare ones.
 //!
-//! The SDK would take a generator's cores for what is not measured here: it keeps order, resumes,
-//! and makes an event of each message.
+//! The SDK keeps order, resumes, and creates an event per message. That would use the generator's cores for
+//! work that is not measured here.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -19,34 +19,34 @@ use super::SubscriberSpec;
 use super::audience::{DeliveryTracker, SubscriberCursor};
 use super::frame::{self, WebSocketFrame, WebSocketFrameKind};
 
-/// What one read takes at most. It holds a lagging subscriber's some hundred messages.
+/// Maximum size of one read: a few hundred messages of a lagging subscriber.
 const READ_BUFFER_BYTES: usize = 64 << 10;
 
-/// What the answer to the handshake may have in headers.
+/// Maximum size of the headers of the handshake response.
 const RESPONSE_HEAD_BYTES_MAX: usize = 8 << 10;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 thread_local! {
-    /// Read into by every connection of the thread: none of them keeps it over a wait.
+    /// The read buffer shared by every connection of the thread: none of them uses it across a wait.
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER_BYTES].into());
 }
 
-/// A connection, and where it stands.
+/// A connection and its state.
 struct WebSocketSubscriber<'a> {
     stream: TcpStream,
     encoding: Encoding,
     tracker: &'a DeliveryTracker,
     topic_index: usize,
-    /// `NoFault` until the subscription is confirmed.
+    /// `None` until the subscription is confirmed.
     cursor: Option<SubscriberCursor>,
-    /// The front of a frame whose rest has not come. Mostly empty.
+    /// The start of an incomplete frame. Mostly empty.
     partial_frame: Vec<u8>,
-    /// Pongs to be sent.
+    /// Pongs to send.
     pending_pongs: Vec<u8>,
 }
 
-/// Subscribes, and reads until the connection ends; says why it did.
+/// Subscribes, and reads until the connection ends; returns the reason.
 pub(super) async fn run_subscriber(
     spec: &SubscriberSpec,
     encoding: Encoding,
@@ -56,7 +56,7 @@ pub(super) async fn run_subscriber(
     let (stream, partial) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return error,
-        Err(_) => return anyhow!("no answer to the handshake within {HANDSHAKE_TIMEOUT:?}"),
+        Err(_) => return anyhow!("no response to the handshake within {HANDSHAKE_TIMEOUT:?}"),
     };
     let connection = WebSocketSubscriber {
         stream,
@@ -73,7 +73,7 @@ pub(super) async fn run_subscriber(
     }
 }
 
-/// The handshake; gives back what came behind its answer.
+/// Performs the handshake; returns the bytes after its response.
 async fn handshake(
     spec: &SubscriberSpec,
     encoding: Encoding,
@@ -84,7 +84,7 @@ async fn handshake(
     let mut head = Vec::with_capacity(1_024);
     loop {
         if stream.read_buf(&mut head).await? == 0 {
-            bail!("the server hung up during the handshake");
+            bail!("the server closed the connection during the handshake");
         }
         if let Some(end) = head.windows(4).position(|part| part == b"\r\n\r\n") {
             let remainder = head.split_off(end + 4);
@@ -92,7 +92,7 @@ async fn handshake(
             return Ok((stream, remainder));
         }
         if head.len() > RESPONSE_HEAD_BYTES_MAX {
-            bail!("the answer to the handshake does not end");
+            bail!("the response to the handshake does not end");
         }
     }
 }
@@ -100,7 +100,7 @@ async fn handshake(
 fn handshake_request(spec: &SubscriberSpec, encoding: Encoding) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("topic", spec.topic.as_str());
-    // The key is there to be unlike a cached answer; a node that keeps none takes any.
+    // The key distinguishes the response from a cached one; a node has no cache and accepts any key.
     format!(
         "GET /ws?{} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
@@ -114,12 +114,12 @@ fn handshake_request(spec: &SubscriberSpec, encoding: Encoding) -> String {
 fn check_handshake_response(head: &[u8]) -> anyhow::Result<()> {
     if !head.starts_with(b"HTTP/1.1 101 ") {
         let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
-        bail!("the handshake was answered with {:?}", String::from_utf8_lossy(line));
+        bail!("the handshake failed: the server answered {:?}", String::from_utf8_lossy(line));
     }
     Ok(())
 }
 
-/// Nothing: a connection ends with a reason only.
+/// Has no values: a connection ends only with an error.
 enum Uninhabited {}
 
 impl WebSocketSubscriber<'_> {
@@ -131,7 +131,7 @@ impl WebSocketSubscriber<'_> {
                     let mut read = ReadBuf::new(scratch);
                     ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
                     Poll::Ready(match read.filled() {
-                        [] => Err(anyhow!("the server hung up")),
+                        [] => Err(anyhow!("the server closed the connection")),
                         bytes => self.on_bytes(bytes),
                     })
                 })
@@ -157,7 +157,7 @@ impl WebSocketSubscriber<'_> {
         Ok(())
     }
 
-    /// Counts whole frames; gives back how many bytes are left.
+    /// Counts whole frames; returns the number of remaining bytes.
     fn count_frames(&mut self, mut bytes: &[u8]) -> anyhow::Result<usize> {
         if self.cursor.is_none() {
             while let (None, Some(frame)) = (&self.cursor, frame::parse_frame(&mut bytes)?) {
@@ -182,7 +182,7 @@ impl WebSocketSubscriber<'_> {
     }
 }
 
-/// What the server says beside messages; `NoFault` for a pong.
+/// Decodes a frame that is not a message; `None` for a pong.
 fn decode_event(
     encoding: Encoding,
     frame: &WebSocketFrame<'_>,
@@ -196,7 +196,10 @@ fn decode_event(
         WebSocketFrameKind::Text | WebSocketFrameKind::Binary => {}
     }
     let event = encoding.decode_event(&Bytes::copy_from_slice(frame.payload));
-    match event.map_err(|error| anyhow!(error.message)).context("an event that cannot be read")? {
+    match event
+        .map_err(|error| anyhow!(error.message))
+        .context("the server sent an invalid event")?
+    {
         ServerEvent::Error { message, .. } => bail!("refused: {message}"),
         event => Ok(Some(event)),
     }

@@ -1,17 +1,17 @@
-//! What a publishing bench says at its end.
+//! The report of a publish bench.
 
 use serde_json::{Value, json};
 
 use super::PublishCounts;
 use crate::instruments::ResourceUsage;
 
-/// What was measured.
+/// The results.
 pub(in crate::cli::bench) struct PublishReport {
-    /// While messages were sent.
+    /// The resource usage while messages were sent.
     pub(super) window: ResourceUsage,
-    /// Acknowledged until the end of the window.
+    /// Number of acknowledgements until the end of the window.
     pub(super) acknowledged: u64,
-    /// With what was answered after it.
+    /// The counts, including the responses after the window.
     pub(super) total: PublishCounts,
 }
 
@@ -25,7 +25,7 @@ impl crate::cli::bench::BenchReport for PublishReport {
     fn text(&self) -> String {
         let total = &self.total;
         let failure_line =
-            total.first_failure.as_ref().map(|why| format!("first failure  {why}\n"));
+            total.first_failure.as_ref().map(|error| format!("first failure  {error}\n"));
         format!(
             "acknowledged   {} in {:.1} s, {:.0}/s\nfailed         {} refused, {} unknown\n{}\
              latency        {}\n{}",

@@ -1,4 +1,4 @@
-//! Publishing over a stream: one task sends, and takes the acknowledgements in their order.
+//! Publishing over a stream: one task sends, and receives the acknowledgements in their order.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -10,7 +10,7 @@ use pushonce_core::Acknowledgement;
 use super::PublishBenchLoad;
 use crate::cli::bench::pace::LoadPacer;
 
-/// What waits for its acknowledgement, oldest first, with the moment it was meant to go.
+/// Publishes without an acknowledgement, oldest first, each with the time at which it was due.
 type PendingAcknowledgements = VecDeque<(Instant, AcknowledgementFuture)>;
 
 pub(super) async fn run(
@@ -41,7 +41,7 @@ pub(super) async fn run(
     load.drain(&mut pending).await;
 }
 
-/// The outcome of the oldest. May be dropped and called again.
+/// Waits for the outcome of the oldest publish. Cancel-safe.
 async fn oldest_outcome(
     pending: &mut PendingAcknowledgements,
 ) -> Result<Acknowledgement, PublishFailure> {
@@ -64,7 +64,7 @@ impl PublishBenchLoad {
         }
     }
 
-    /// Waits for all that are on their way.
+    /// Waits for all publishes in flight.
     async fn drain(&self, pending: &mut PendingAcknowledgements) {
         while !pending.is_empty() {
             let outcome = oldest_outcome(pending).await;

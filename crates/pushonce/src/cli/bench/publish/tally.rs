@@ -1,4 +1,4 @@
-//! What came of a worker's publishes.
+//! Counts the outcomes of a worker's publishes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,20 +7,20 @@ use pushonce_client::PublishFailure;
 
 use crate::instruments::LatencyHistogram;
 
-/// One worker's count: written by it, read by who shows the progress.
+/// The counts of one worker, which the progress display reads.
 #[derive(Default)]
 pub(super) struct PublishTally(Mutex<PublishCounts>);
 
-/// How publishes ended. What was sent and has not ended is on its way.
+/// The outcomes of publishes. Publishes that were sent and have no outcome are in flight.
 #[derive(Clone, Default)]
 pub(in crate::cli::bench) struct PublishCounts {
     pub(super) sent: u64,
     pub(super) acknowledged: u64,
     pub(super) refused: u64,
     pub(super) unknown: u64,
-    /// Why the first that failed did.
+    /// The error of the first failed publish.
     pub(super) first_failure: Option<String>,
-    /// From the moment it was meant to go to its acknowledgement.
+    /// Latency from the due time of a publish to its acknowledgement.
     pub(super) latency: LatencyHistogram,
 }
 

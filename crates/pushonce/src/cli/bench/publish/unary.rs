@@ -1,4 +1,4 @@
-//! Publishing with one call a message: a task for each that may be on its way.
+//! Publishing with one call per message: one task for each publish that may be in flight.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::PublishBenchLoad;
 use crate::cli::bench::pace::LoadPacer;
 
-/// Starts as many tasks as may wait at once. They share the connection and the pace.
+/// Starts one task per publish in flight. They share the connection and the pacer.
 pub(super) fn spawn(
     workers: &mut JoinSet<()>,
     load: PublishBenchLoad,
@@ -18,7 +18,7 @@ pub(super) fn spawn(
     let pacer = Arc::new(Mutex::new(pacer));
     for offset in 0..in_flight_max {
         let mut load = load.clone();
-        // Each goes through every topic, from another one on.
+        // Each task goes through all topics, starting at a different one.
         load.topic_index += offset;
         workers.spawn(run(load, pacer.clone()));
     }

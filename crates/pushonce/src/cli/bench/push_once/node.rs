@@ -1,4 +1,4 @@
-//! A node in a process of its own, on free ports, with a folder that goes when it goes.
+//! A node in a separate process, on free ports, with a temporary data directory.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Stdio;
@@ -14,17 +14,17 @@ use crate::init;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Ends when it is dropped.
+/// The process of a node; dropping it ends the process.
 pub(super) struct NodeProcess {
     pub(super) http: SocketAddr,
     pub(super) pid: u32,
-    // In this order: the process goes before its folder.
+    // In this order: the process ends before its directory is deleted.
     _child: Child,
     _data: TempDir,
 }
 
 impl NodeProcess {
-    /// Returns when it is ready.
+    /// Starts a node, and waits until it is ready.
     pub(super) async fn start() -> anyhow::Result<NodeProcess> {
         let data = tempfile::tempdir()?;
         let flags =
@@ -39,7 +39,7 @@ impl NodeProcess {
             command.args([flag, &address.to_string()]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        let child = command.spawn().context("the node does not start")?;
+        let child = command.spawn().context("cannot start the node")?;
         let pid = child.id().context("the node has ended already")?;
         let started = Instant::now();
         while !viewers::is_ready(http).await {
@@ -52,7 +52,7 @@ impl NodeProcess {
     }
 }
 
-/// Held together for a moment, so that they differ.
+/// Binds all ports at the same time, so that they differ.
 fn free_ports() -> anyhow::Result<[SocketAddr; 4]> {
     let bind_any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     let listeners = [bind_any()?, bind_any()?, bind_any()?, bind_any()?];

@@ -1,7 +1,7 @@
-//! A small site in a process of its own: a page, what changes in it, and a stream of the changes.
+//! A small site in a separate process: a page, the part of it that changes, and a stream of the changes.
 //!
-//! It is told what to do on standard input, a word a line, and answers each with a line of JSON; it
-//! ends with its standard input, so that nobody is left behind. It counts what it does itself.
+//! It reads commands from standard input, one word per line, and answers each with a line of JSON. It ends
+//! with its standard input, so that no process is left behind. It counts its own work.
 
 use std::convert::Infallible;
 use std::io;
@@ -29,19 +29,19 @@ use tokio::sync::broadcast;
 
 use crate::output::{self, OutputError};
 
-/// What the site is made of.
+/// The settings of the site.
 #[derive(clap::Args)]
 pub(in crate::cli::bench) struct Args {
     #[arg(long)]
     page: usize,
     #[arg(long)]
     state: usize,
-    /// A node to which each change is published
+    /// HTTP address of a node to which each change is published
     #[arg(long)]
     publish_to: Option<SocketAddr>,
 }
 
-/// Changes that a viewer may lag behind. One more, and it would have to connect anew.
+/// Maximum number of changes that a viewer may lag behind; beyond it, its stream ends and it must reconnect.
 const LAGGING_CHANGES_MAX: usize = 128;
 
 struct OriginSite {
@@ -55,9 +55,9 @@ struct OriginSite {
 
 #[derive(Default)]
 struct OriginCounters {
-    /// Answered, sent, or pushed.
+    /// Number of requests answered, and of changes sent or pushed.
     requests: AtomicU64,
-    /// Over its connections, in and out.
+    /// Bytes over its connections, in both directions.
     bytes: AtomicU64,
 }
 
@@ -111,13 +111,13 @@ async fn serve_commands(site: &OriginSite, publish_to: Option<SocketAddr>) -> an
                 "bytes": site.counters.bytes.load(Ordering::Relaxed),
                 "cpu_nanos": cpu_nanos()?,
             }))?,
-            unknown => bail!("{unknown:?} is no word of this site"),
+            unknown => bail!("unknown command {unknown:?}"),
         }
     }
     Ok(())
 }
 
-/// `POST /topics/…`, as any site can.
+/// Publishes with `POST /topics/…`, as any site can.
 async fn publish(node: &mut CountingStream, state: &[u8]) -> anyhow::Result<()> {
     let head = format!(
         "POST /topics/{} HTTP/1.1\r\nHost: node\r\nContent-Type: application/json\r\n\
@@ -135,7 +135,7 @@ async fn publish(node: &mut CountingStream, state: &[u8]) -> anyhow::Result<()> 
 }
 
 impl OriginSite {
-    /// Makes a new state, and tells those who listen.
+    /// Creates a new state, and sends it to the connected viewers.
     fn change(&self) -> Bytes {
         let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
         let mut json_text = format!("{{\"mark\":\"~\",\"version\":{version},\"rest\":\"");
@@ -144,7 +144,7 @@ impl OriginSite {
         json_text += "\"}";
         let state = Bytes::from(json_text);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state.clone();
-        // Nobody may listen.
+        // There may be no viewers.
         let _listeners = self.changes.send(sse_event(&state));
         state
     }
@@ -191,7 +191,7 @@ async fn get_events(State(site): SiteState) -> Response<Body> {
     response(StatusCode::OK, "text/event-stream", "", body)
 }
 
-/// Ends when the viewer has lagged too far behind.
+/// The stream of changes. Ends when the viewer lags too far behind.
 fn change_stream(
     changes: broadcast::Receiver<Bytes>,
     counters: Arc<OriginCounters>,
@@ -212,7 +212,7 @@ fn response(status: StatusCode, content_type: &str, etag: &str, body: Body) -> R
     builder.body(body).unwrap_or_default()
 }
 
-/// Counts the bytes of every connection that it takes.
+/// Counts the bytes of every connection that it accepts.
 struct CountingListener {
     listener: TcpListener,
     counters: Arc<OriginCounters>,
@@ -230,7 +230,7 @@ impl axum::serve::Listener for CountingListener {
     async fn accept(&mut self) -> (CountingStream, SocketAddr) {
         loop {
             if let Ok((stream, peer)) = self.listener.accept().await {
-                // Without it a push may wait for the acknowledgement of the last.
+                // Without this a push may wait for the acknowledgement of the previous one.
                 let _quick = stream.set_nodelay(true);
                 return (CountingStream { stream, counters: self.counters.clone() }, peer);
             }
@@ -293,13 +293,13 @@ impl AsyncWrite for CountingStream {
     }
 }
 
-/// Of all threads of this process. The usual count in hundredths of a second does not see one publish.
+/// CPU time of all threads of this process. The usual counters, in 10 ms, are too coarse for one publish.
 fn cpu_nanos() -> anyhow::Result<u64> {
     let mut sum = 0;
     for task in std::fs::read_dir("/proc/self/task").context("this bench needs Linux")? {
         let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
         let first = text.split(' ').next().unwrap_or_default();
-        sum += first.parse::<u64>().context("/proc looks otherwise than expected")?;
+        sum += first.parse::<u64>().context("unexpected format of /proc")?;
     }
     Ok(sum)
 }

@@ -1,4 +1,4 @@
-//! Four ways side by side.
+//! The report: the four ways side by side.
 
 use clap::ValueEnum as _;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::UpdateMethod;
 use crate::instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
 
-/// Everything that was measured.
+/// The results.
 #[derive(Debug)]
 pub(in crate::cli::bench) struct PushOnceReport {
     pub(super) changes: u32,
@@ -16,17 +16,17 @@ pub(in crate::cli::bench) struct PushOnceReport {
     pub(super) rows: Vec<MethodCost>,
 }
 
-/// What one change costs the site in one way.
+/// The cost of one change for the site, with one method.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MethodCost {
     pub(super) method: UpdateMethod,
     pub(super) viewers: u32,
-    /// Answered, pushed, or published.
+    /// Requests answered, pushes, or publishes.
     pub(super) requests: f64,
-    /// Over the site's connections, in and out, without those of TCP and IP.
+    /// Bytes over the site's connections in both directions, without the headers of TCP and IP.
     pub(super) bytes: f64,
     pub(super) cpu_ms: f64,
-    /// CPU of the node that does the rest.
+    /// CPU time of the node that delivers the change.
     pub(super) node_cpu_ms: f64,
 }
 
@@ -75,7 +75,7 @@ impl super::super::BenchReport for PushOnceReport {
 }
 
 impl PushOnceReport {
-    /// The site's CPU.
+    /// The chart of the site's CPU time.
     pub(super) fn chart(&self) -> Chart {
         let mut groups: Vec<BarGroup> = Vec::new();
         for cost in &self.rows {
@@ -99,7 +99,7 @@ impl PushOnceReport {
     }
 }
 
-/// In Markdown, which people can read as well.
+/// Formats the rows as a Markdown table, which is readable as text too.
 fn markdown_table(rows: &[[String; 6]]) -> String {
     let widths: [usize; 6] =
         std::array::from_fn(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0));
@@ -115,7 +115,7 @@ fn markdown_table(rows: &[[String; 6]]) -> String {
     text
 }
 
-/// To the unit, with commas between thousands.
+/// Formats a whole number with commas between thousands.
 fn format_integer(number: f64) -> String {
     let digits = format!("{number:.0}");
     let comma = |at: usize| at > 0 && (digits.len() - at).is_multiple_of(3);

@@ -1,4 +1,4 @@
-//! The site as this process sees it: a child that does what it is told.
+//! The site process, controlled by this one.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// Ends when it is dropped.
+/// The process of the site; dropping it ends the process.
 pub(super) struct SiteProcess {
     pub(super) address: SocketAddr,
     stdin: ChildStdin,
@@ -17,7 +17,7 @@ pub(super) struct SiteProcess {
     _child: Child,
 }
 
-/// What the site has done since it began.
+/// What the site has counted since its start.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(super) struct SiteCounters {
     pub(super) requests: u64,
@@ -46,15 +46,15 @@ impl SiteProcess {
             command.args(["--publish-to", &node.to_string()]);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().context("the site does not start")?;
-        let stdin = child.stdin.take().context("the site has no input")?;
-        let stdout = child.stdout.take().context("the site has no output")?;
+        let mut child = command.spawn().context("cannot start the site")?;
+        let stdin = child.stdin.take().context("the site has no standard input")?;
+        let stdout = child.stdout.take().context("the site has no standard output")?;
         let mut stdout_lines = BufReader::new(stdout).lines();
         let started: SiteStarted = read_json_line(&mut stdout_lines).await?;
         Ok(SiteProcess { address: started.address, stdin, stdout_lines, _child: child })
     }
 
-    /// Returns when the site has done its part.
+    /// Makes a change, and waits until the site has sent it.
     pub(super) async fn change(&mut self) -> anyhow::Result<()> {
         let _done: SiteChanged = self.send_command("change\n").await?;
         Ok(())
@@ -74,6 +74,6 @@ async fn read_json_line<T: DeserializeOwned>(
     stdout_lines: &mut Lines<BufReader<ChildStdout>>,
 ) -> anyhow::Result<T> {
     let line =
-        stdout_lines.next_line().await?.context("the site has ended; what it said is above")?;
+        stdout_lines.next_line().await?.context("the site has ended; its messages are above")?;
     Ok(serde_json::from_str(&line)?)
 }

@@ -1,4 +1,4 @@
-//! Viewers, each with a connection of its own, as thin as they can be: what is measured is the site.
+//! Viewers, each with its own connection and as cheap as possible, because the site is measured.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use tokio::task::JoinSet;
 
 use crate::cli::bench::progress::{self, WaitOutcome};
 
-/// Where the site publishes in the last of the four ways.
+/// The topic to which the site publishes.
 pub(super) const TOPIC: &str = "bench/push-once";
 
-/// Once in each change, and in nothing else.
+/// A byte that occurs once in each change, and nowhere else.
 const CHANGE_MARK: u8 = b'~';
 
-/// Connections that are opened, and requests that are under way, at one moment.
+/// Maximum number of connections that are opened, or requests in flight, at the same time.
 const CONCURRENT_MAX: usize = 64;
 
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// Viewers that ask, one request at a time each, over connections that stay.
+/// Viewers that poll over persistent connections, one request at a time each.
 pub(super) struct PollingViewers {
     path: &'static str,
     viewers: Vec<PollingViewer>,
@@ -34,15 +34,15 @@ pub(super) struct PollingViewers {
 
 struct PollingViewer {
     stream: TcpStream,
-    /// What the site said of what this one has.
+    /// The entity tag of the viewer's last response.
     etag: String,
 }
 
-/// Viewers that are told.
+/// Viewers that receive a stream.
 pub(super) struct StreamingViewers {
     count: u64,
     received: Arc<AtomicU64>,
-    // Dropped, all of them leave.
+    // Dropping the tasks closes all connections.
     _tasks: JoinSet<()>,
 }
 
@@ -62,7 +62,7 @@ impl PollingViewers {
         Ok(PollingViewers { path, viewers: viewers.try_collect().await? })
     }
 
-    /// Everybody asks once.
+    /// Every viewer polls once.
     pub(super) async fn poll_all(&mut self) -> anyhow::Result<()> {
         let path = self.path;
         let all = stream::iter(self.viewers.iter_mut().map(Ok));
@@ -83,7 +83,7 @@ impl PollingViewer {
             if self.stream.read_buf(&mut response).await? == 0
                 || response.len() > HEAD_BYTES_MAX + (1 << 20)
             {
-                bail!("the site hung up, or its answer has no end");
+                bail!("the site closed the connection, or its response does not end");
             }
             if let Some(end) = find_bytes(&response, b"\r\n\r\n") {
                 break end + 4;
@@ -102,7 +102,7 @@ impl PollingViewer {
         while remaining > 0 {
             response.clear();
             match self.stream.read_buf(&mut response).await? {
-                0 => bail!("the site hung up in the middle of its answer"),
+                0 => bail!("the site closed the connection during its response"),
                 count => remaining = remaining.saturating_sub(count),
             }
         }
@@ -110,7 +110,7 @@ impl PollingViewer {
     }
 }
 
-/// Each holds a stream of events of the site.
+/// Each viewer opens an event stream of the site.
 pub(super) async fn connect_to_site(
     site: SocketAddr,
     viewers: u32,
@@ -119,7 +119,7 @@ pub(super) async fn connect_to_site(
     StreamingViewers::connect(site, request.to_owned(), b":ready", viewers).await
 }
 
-/// Each has a WebSocket to the node.
+/// Each viewer opens a WebSocket to the node.
 pub(super) async fn connect_to_node(
     node: SocketAddr,
     viewers: u32,
@@ -131,7 +131,7 @@ pub(super) async fn connect_to_node(
     StreamingViewers::connect(node, request, b"\"subscribed\"", viewers).await
 }
 
-/// Whether a node says that it can do its work.
+/// Whether a node reports that it is ready.
 pub(super) async fn is_ready(node: SocketAddr) -> bool {
     let request = async {
         let mut stream = TcpStream::connect(node).await.ok()?;
@@ -162,7 +162,7 @@ impl StreamingViewers {
         Ok(StreamingViewers { count: viewers.into(), received, _tasks: tasks })
     }
 
-    /// Returns when everybody has heard of `changes` changes.
+    /// Waits until every viewer has received `changes` changes.
     pub(super) async fn wait_until_received(&self, changes: u32) -> anyhow::Result<()> {
         let expected = self.count * u64::from(changes);
         let received = || self.received.load(Ordering::Relaxed);
@@ -181,7 +181,7 @@ impl StreamingViewers {
     }
 }
 
-/// Connects, and waits for the sign that nothing will be missed from here on.
+/// Connects, and waits for the confirmation from which on no change is missed.
 async fn open_stream(server: SocketAddr, request: &str, ready: &[u8]) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(server).await?;
     stream.write_all(request.as_bytes()).await?;
@@ -189,7 +189,8 @@ async fn open_stream(server: SocketAddr, request: &str, ready: &[u8]) -> anyhow:
     while find_bytes(&response, ready).is_none() {
         if stream.read_buf(&mut response).await? == 0 || response.len() > HEAD_BYTES_MAX {
             let line = String::from_utf8_lossy(&response);
-            return Err(anyhow!("{:?}", line.lines().next())).context("no subscription");
+            return Err(anyhow!("{:?}", line.lines().next()))
+                .context("the subscription was not confirmed");
         }
     }
     Ok(stream)
@@ -207,7 +208,7 @@ fn find_bytes(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     bytes.windows(needle.len()).position(|part| part == needle)
 }
 
-/// A field of a head.
+/// The value of a header field.
 fn header_value<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;

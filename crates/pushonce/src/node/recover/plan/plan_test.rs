@@ -2,7 +2,7 @@ use super::super::lost_nodes::resolve;
 use super::super::survey::SurveyMember;
 use super::*;
 
-/// Of a node: its replica of the control group, and those of shards.
+/// A surveyed node: its id, its replica of the control group, and its replicas of shards.
 type SurveyedNode<'a> = (u64, SurveyReplica, &'a [(u16, SurveyReplica)]);
 
 fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
@@ -22,7 +22,7 @@ fn replica(voters: &[u64], last_term: u64, last: u64) -> SurveyReplica {
     }
 }
 
-/// Five members.
+/// The surveys of some nodes of a cluster with five members.
 fn surveys(nodes: &[SurveyedNode<'_>], shard_count: u16) -> BTreeMap<NodeId, Survey> {
     let member = |id: u64| {
         (
@@ -80,7 +80,7 @@ fn survivor_with_the_newest_entry_recovers_the_group_and_all_plans_agree() {
         ShardRecovery::RecoveredElsewhere { node: NodeId(1) },
         ShardRecovery::RecoveredElsewhere { node: NodeId(4) },
     );
-    // A later entry, a later term, and a shard of which nobody has anything.
+    // A later entry, a later term, and a shard without any surviving replica.
     assert_eq!(
         first_plan.shards,
         BTreeMap::from([(0, on_node_4.clone()), (1, recovered(10)), (2, on_node_4)])
@@ -102,7 +102,7 @@ fn shard_with_a_majority_by_its_newest_replica_is_left_alone() {
     );
     let plan = make_plan(&surveys, NodeId(1), &ids(&[2, 3, 5])).unwrap();
     assert_eq!(plan.shards, BTreeMap::from([(0, ShardRecovery::HasMajority)]));
-    assert_eq!(plan.control, Some(NodeId(1)), "of equal ones the lowest");
+    assert_eq!(plan.control, Some(NodeId(1)), "of equal replicas the lowest node id");
 }
 
 #[test]
@@ -130,7 +130,10 @@ fn plan_requires_the_survey_of_every_survivor() {
     assert!(error.to_string().starts_with("n4 is not in --lost"), "{error}");
     let mut edge = alone;
     edge.get_mut(&NodeId(1)).unwrap().members.get_mut(&NodeId(4)).unwrap().has_core_role = false;
-    assert!(make_plan(&edge, NodeId(1), &lost).is_ok(), "an edge has nothing to say");
+    assert!(
+        make_plan(&edge, NodeId(1), &lost).is_ok(),
+        "a node without the core role needs no survey"
+    );
 }
 
 #[test]
@@ -154,7 +157,7 @@ fn unneeded_or_impossible_recovery_is_rejected() {
 
 #[test]
 fn voter_removed_before_the_recovery_counts_as_lost() {
-    // n1 and n2 were removed by force, and the shard and the control group still name them.
+    // n1 and n2 were removed by force; the shard and the control group still name them.
     let mut surveys =
         surveys(&[(3, replica(&[1, 2, 3], 7, 90), &[(0, replica(&[1, 2, 3], 4, 10))])], 1);
     let survey = surveys.get_mut(&NodeId(3)).unwrap();
@@ -223,16 +226,12 @@ fn only_shards_are_recovered_while_the_control_group_has_its_majority() {
     );
     surveys.remove(&NodeId(3));
     let error = make_plan(&surveys, NodeId(1), &lost).unwrap_err();
-    assert_eq!(
-        error,
-        PlanError::MissingSurveys(ids(&[3])),
-        "all must stop, and say what they have"
-    );
+    assert_eq!(error, PlanError::MissingSurveys(ids(&[3])), "all must stop and be surveyed");
 }
 
 #[test]
 fn survivor_started_before_all_were_recovered_can_still_be_recovered() {
-    // n4 has begun the control group and shard 0 anew; n1 has not yet begun shard 1.
+    // n4 has recreated the control group and shard 0; n1 has not yet recreated shard 1.
     let (new_term, new_index) = (1 << 33, 1 << 41);
     let mut surveys = surveys(
         &[
@@ -266,13 +265,13 @@ fn unreadable_replica_counts_as_missing_and_is_listed() {
 #[test]
 fn newest_survey_determines_lost_nodes_and_members() {
     let mut surveys = surveys(&[(1, replica(ALL, 7, 90), &[]), (4, replica(ALL, 7, 91), &[])], 1);
-    // Of n1 the view lags: n6 joined with the name that n5 had, after n5 was removed.
+    // The view of n1 lags: n6 joined with the name that n5 had, after n5 was removed.
     let newest = &mut surveys.get_mut(&NodeId(4)).unwrap().members;
     let moved = newest.remove(&NodeId(5)).unwrap();
     newest.insert(NodeId(6), moved);
     let resolved = |name: &str| resolve(&surveys, &[name.to_owned()]);
     assert_eq!(resolved("node-5"), Ok(ids(&[6])));
-    assert_eq!(resolved("n5"), Ok(ids(&[5])), "another survey knows it");
+    assert_eq!(resolved("n5"), Ok(ids(&[5])), "another survey contains it");
     let unknown = resolved("n9").unwrap_err().to_string();
     assert!(unknown.contains("n6 (node-5)"), "{unknown}");
 
