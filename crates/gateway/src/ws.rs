@@ -1,4 +1,4 @@
-//! WebSocket: the handshake, the codec, compression, and one small task a session.
+//! WebSocket: handshake, codec, compression, and one small task per session.
 
 mod codec;
 mod deflate;

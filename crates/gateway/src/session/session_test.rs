@@ -60,7 +60,7 @@ fn published(offset: u64) -> SessionInput {
     }))
 }
 
-/// Effects in short, so that a story reads as one line each.
+/// Formats each effect as one short line.
 fn summarize(effects: Vec<SessionEffect>) -> Vec<String> {
     let id = |id: Option<u64>| id.map_or("-".to_owned(), |id| id.to_string());
     let line = |effect| match effect {
@@ -164,12 +164,12 @@ fn pending_publish_bytes_are_limited_except_for_a_single_publish() {
 
 #[test]
 fn invalid_frame_gets_an_error_and_broken_frame_closes_the_session() {
-    let invalid = |broken| {
+    let invalid = |is_fatal| {
         let (code, message) = (ErrorCode::BadTopic, String::new());
-        SessionInput::Request(Err(InvalidFrame { id: Some(9), code, message, is_fatal: broken }))
+        SessionInput::Request(Err(InvalidFrame { id: Some(9), code, message, is_fatal }))
     };
     let answers = run_inputs(&mut session(), [invalid(false), invalid(true), subscribe(1, "a")]);
     assert_eq!(answers[0], ["9 BadTopic"]);
     assert_eq!(answers[1], ["9 BadTopic".to_owned(), format!("close {}", close::BAD_FRAME.code)]);
-    assert_eq!(answers[2], Vec::<String>::new(), "nothing follows a close");
+    assert_eq!(answers[2], Vec::<String>::new(), "effects after a close");
 }

@@ -1,4 +1,4 @@
-//! `GET /ws`: what the request asks for, before there is a session.
+//! `GET /ws`: the upgrade request, from which a session is created.
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -8,22 +8,21 @@ use pushonce_proto::client::{self, ClientCommand, Encoding, ErrorCode, InvalidFr
 use super::handshake::Handshake;
 use crate::query;
 
-/// A request that was found good.
+/// A valid upgrade request.
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
     handshake: Handshake,
-    /// `?topic=…&from=…`: subscribes at once. `from` is `now` (default), `spawn`, `last:N`, or a
-    /// position. A query that is wrong is refused in the session: a browser shows its page nothing of a
-    /// refused handshake, and pages take that for a reason to connect again.
+    /// The subscription in the query, `?topic=…&from=…&delivery=…`. `from` is `now` (default), `start`,
+    /// `last:N` or a position. An invalid query is rejected within the session: browsers hide the response of
+    /// a failed handshake from the page, and pages then reconnect.
     pub(super) subscribe: Result<Option<client::ClientRequest>, InvalidFrame>,
 }
 
 impl UpgradeRequest {
-    /// Checks a request to `/ws`; the error is the answer. `compression`: whether an offer to deflate
-    /// may be taken.
+    /// Parses a request to `/ws`. With `compression`, an offer of permessage-deflate may be accepted.
     ///
     /// # Errors
-    /// What to change, as HTTP says it.
+    /// The HTTP response for an invalid handshake; its body says what to change.
     pub(crate) fn from_request<B>(
         request: &Request<B>,
         compression: bool,
@@ -46,7 +45,7 @@ impl UpgradeRequest {
         self.handshake.encoding
     }
 
-    /// Whether messages may be deflated.
+    /// Whether permessage-deflate was negotiated.
     pub(super) fn has_deflate(&self) -> bool {
         self.handshake.deflate.is_some()
     }
@@ -64,12 +63,13 @@ fn parse_subscription(
             "from" => &mut from,
             "delivery" => &mut delivery,
             _ => {
-                let text = format!("{name:?} is not known here; only topic, from and delivery are");
+                let text = format!("unknown parameter {name:?}; use topic, from and delivery");
                 return Err((ErrorCode::UnknownField, text));
             }
         };
         if slot.replace(value.as_str()).is_some() {
-            let text = format!("{name} is there twice; subscribe to more with a subscribe frame");
+            let text =
+                format!("{name} occurs twice; send a subscribe frame for each further topic");
             return Err((ErrorCode::BadRequest, text));
         }
     }
@@ -92,15 +92,17 @@ fn delivery_rejection(error: &InvalidDelivery) -> QueryRejection {
 fn parse_from(text: &str) -> Result<StartFrom, QueryRejection> {
     if let Some(count) = text.strip_prefix("last:") {
         let rejection =
-            |_| (ErrorCode::BadPosition, "write from=last:5 for the newest five".to_owned());
+            |_| (ErrorCode::BadPosition, format!("invalid from={text}; use last:N, as in last:5"));
         return count.parse().map(StartFrom::Last).map_err(rejection);
     }
     match text {
         "now" => Ok(StartFrom::Now),
         "start" => Ok(StartFrom::Start),
         position => position.parse().map(StartFrom::Position).map_err(|_| {
-            let text = "from is now, start, last:N, or a position such as 12:4051";
-            (ErrorCode::BadPosition, text.to_owned())
+            let text = format!(
+                "invalid from={text}; use now, start, last:N or a position such as 12:4051"
+            );
+            (ErrorCode::BadPosition, text)
         }),
     }
 }
