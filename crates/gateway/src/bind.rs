@@ -90,11 +90,11 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Binds the UDP sockets of QUIC on one port: one per lane if packets can be steered to the lane that has
-/// their connection, otherwise a single one.
+/// The UDP sockets of QUIC on one port: one for each lane if packets can be steered to the lane that
+/// has their connection, else one for all.
 pub(crate) fn quic(address: SocketAddr, lanes: usize) -> Result<Vec<UdpSocket>, BindError> {
     let fail = |source| quic_error(address, source);
-    // An exclusive bind, as in `check_unused`.
+    // Alone, as for HTTP.
     let socket = UdpSocket::bind(address).map_err(fail)?;
     let address = socket.local_addr().map_err(fail)?;
     let lanes = lanes.min(steering::LANES_MAX);
@@ -127,7 +127,7 @@ fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// The error for a QUIC address that cannot be bound.
+/// QUIC cannot have its address.
 pub(crate) fn quic_error(address: SocketAddr, source: io::Error) -> BindError {
     BindError::Address { protocol: "QUIC", address, flag: "--quic", source }
 }

@@ -1,4 +1,4 @@
-//! WebSocket: handshake, codec, compression, and one small task per session.
+//! WebSocket: the handshake, the codec, compression, and one small task a session.
 
 mod codec;
 mod deflate;

@@ -1,4 +1,4 @@
-//! `GET /ws`: the upgrade request, from which a session is created.
+//! `GET /ws`: what the request asks for, before there is a session.
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -8,7 +8,7 @@ use pushonce_proto::client::{self, ClientCommand, Encoding, ErrorCode, InvalidFr
 use super::handshake::Handshake;
 use crate::query;
 
-/// A valid upgrade request.
+/// A request that was found good.
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
     handshake: Handshake,
@@ -19,10 +19,11 @@ pub(crate) struct UpgradeRequest {
 }
 
 impl UpgradeRequest {
-    /// Parses a request to `/ws`. With `compression`, an offer of permessage-deflate may be accepted.
+    /// Checks a request to `/ws`; the error is the answer. `compression`: whether an offer to deflate
+    /// may be taken.
     ///
     /// # Errors
-    /// The HTTP response for an invalid handshake; its body says what to change.
+    /// What to change, as HTTP says it.
     pub(crate) fn from_request<B>(
         request: &Request<B>,
         compression: bool,
@@ -45,7 +46,7 @@ impl UpgradeRequest {
         self.handshake.encoding
     }
 
-    /// Whether permessage-deflate was negotiated.
+    /// Whether messages may be deflated.
     pub(super) fn has_deflate(&self) -> bool {
         self.handshake.deflate.is_some()
     }
