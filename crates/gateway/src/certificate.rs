@@ -1,8 +1,8 @@
-//! The development certificate: QUIC requires a certificate, and a first start has none.
+//! The self-signed development certificate: QUIC requires a certificate, and a first start has none.
 //!
-//! The certificate is self-signed ECDSA P-256 for `localhost`, `127.0.0.1` and `::1`, valid for thirteen
-//! days. Browsers accept a certificate by its hash (`serverCertificateHashes`) only if it has such a key and
-//! is valid for at most fourteen days.
+//! ECDSA P-256, for `localhost`, `127.0.0.1` and `::1`, valid for thirteen days: browsers accept a
+//! certificate by its hash (`serverCertificateHashes`) only if it is of this kind and valid for at most
+//! fourteen days.
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};

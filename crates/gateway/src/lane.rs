@@ -87,7 +87,7 @@ pub(crate) struct LaneParts {
     pub(crate) backend: Backend,
     pub(crate) router: axum::Router,
     pub(crate) listener: std::net::TcpListener,
-    /// The QUIC listener, if this lane serves QUIC.
+    /// Where QUIC comes in, if it does on this lane.
     pub(crate) quic: Option<quic::QuicListener>,
     pub(crate) connection_permits: Arc<Semaphore>,
     pub(crate) memory: MemoryUse,

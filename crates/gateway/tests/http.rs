@@ -1,4 +1,4 @@
-//! The routes: publish by POST, read by GET, and clear answers to everything else.
+//! The HTTP routes: publish with POST, read with GET, and the error responses.
 
 mod support;
 
@@ -28,7 +28,7 @@ impl TestResponse {
         self.headers[name].to_str().expect("text")
     }
 
-    /// Status and code of an error, which must say something as well.
+    /// Returns the status and the code of an error response, which must have a message.
     fn error_status_and_code(&self) -> (u16, String) {
         let error = self.json()["error"].clone();
         assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{error}");
@@ -127,7 +127,7 @@ async fn browsers_may_publish_and_read_errors_from_any_page() {
     assert_readable_by_any_page(&get(&server, "/health/live").await);
 }
 
-/// What a page of any origin needs to read an answer, and what keeps it from being run as a page.
+/// Checks that a page of any origin can read the response, and that a browser does not run it as a page.
 fn assert_readable_by_any_page(answer: &TestResponse) {
     for (name, value) in
         [("access-control-allow-origin", "*"), ("x-content-type-options", "nosniff")]
@@ -137,7 +137,7 @@ fn assert_readable_by_any_page(answer: &TestResponse) {
     }
 }
 
-/// One place, taken: every other connection has one answer.
+/// The only permit is in use, so every other connection gets one response.
 #[tokio::test]
 async fn browsers_can_read_the_503_of_a_full_server() {
     let server =
@@ -148,7 +148,7 @@ async fn browsers_can_read_the_503_of_a_full_server() {
         assert_readable_by_any_page(&answer);
     }
     assert_eq!(get(&server, "/ws").await.error_status_and_code(), (503, "overloaded".to_owned()));
-    // A connection for which there is no place at all is answered without a look at its request.
+    // A connection without a permit gets 503 before its request is read.
     let mut silent = Vec::new();
     for _ in 0..17 {
         silent.push(RawConnection::connect(server.http, b"").await);
@@ -190,7 +190,7 @@ async fn text_in_another_charset_is_read_back_as_it_was_posted() {
     assert_eq!((newest.header("content-type"), &newest.body[..]), (latin, &b"caf\xe9"[..]));
 }
 
-/// A client that sends its whole body before it looks for an answer, as many do.
+/// Many clients read the response only after they have sent the whole body.
 #[tokio::test]
 async fn error_response_reaches_a_client_that_is_still_sending() {
     let server = TestGateway::start().await;
@@ -273,8 +273,8 @@ async fn last_query_is_limited_by_the_history_of_the_namespace() {
     for n in 0..1_002 {
         server.cluster.publish_text("a", &n.to_string()).await;
     }
-    let refused = get(&server, "/topics/a?last=1002").await;
-    assert_eq!(refused.error_status_and_code(), (400, "bad_request".to_owned()));
+    let rejected = get(&server, "/topics/a?last=1002").await;
+    assert_eq!(rejected.error_status_and_code(), (400, "bad_request".to_owned()));
     for (count_max, last, found) in
         [(5_000, 5_000, 1_002), (5_000, 1_001, 1_001), (10, 1_000, 1_000)]
     {
@@ -328,8 +328,8 @@ async fn invalid_publish_is_rejected_with_its_error_code() {
             (400, "bad_request"),
         ),
     ] {
-        let refusal = send_request(&server, request, body).await.error_status_and_code();
-        assert_eq!(refusal, (expected.0, expected.1.to_owned()));
+        let error = send_request(&server, request, body).await.error_status_and_code();
+        assert_eq!(error, (expected.0, expected.1.to_owned()));
     }
 }
 
@@ -358,7 +358,7 @@ async fn dev_certificate_route_returns_the_fingerprint() {
     assert!(fingerprint["expires_ms"].is_u64());
 }
 
-/// The only place is taken by a client that asks for more than sockets hold, and does not read.
+/// The only permit is used by a client that requests more than socket buffers hold and does not read.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn client_that_does_not_read_its_response_is_disconnected() {

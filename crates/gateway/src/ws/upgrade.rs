@@ -12,9 +12,9 @@ use crate::query;
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
     handshake: Handshake,
-    /// The subscription in the query, `?topic=…&from=…&delivery=…`. `from` is `now` (default), `start`,
-    /// `last:N` or a position. An invalid query is rejected within the session: browsers hide the response of
-    /// a failed handshake from the page, and pages then reconnect.
+    /// `?topic=…&from=…`: subscribes at once. `from` is `now` (default), `spawn`, `last:N`, or a
+    /// position. A query that is wrong is refused in the session: a browser shows its page nothing of a
+    /// refused handshake, and pages take that for a reason to connect again.
     pub(super) subscribe: Result<Option<client::ClientRequest>, InvalidFrame>,
 }
 
