@@ -44,32 +44,29 @@
 //! - Wait for [`Gateway::run`] to return before the process ends, so that sessions are drained.
 //!
 //! ```no_run
-//! use std::path::Path;
 //! use std::sync::Arc;
-//! use std::time::SystemTime;
 //!
-//! use axum::Router;
 //! use pushonce_core::ClusterView;
 //! use pushonce_fanout::{Hub, Upstream, hub};
-//! use pushonce_gateway::{
-//!     AudienceSource, Backend, Config, Encoder, Gateway, Publisher, certificate,
-//! };
+//! use pushonce_gateway::{AudienceSource, Backend, Encoder, Gateway, Publisher, RunError};
 //! use tokio::sync::watch;
 //! use tokio_util::sync::CancellationToken;
 //!
-//! async fn run(
+//! /// The backend for `Gateway::bind`.
+//! fn backend(
 //!     upstream: Arc<dyn Upstream>,
 //!     publisher: Arc<dyn Publisher>,
 //!     audience: Arc<dyn AudienceSource>,
 //!     view: watch::Receiver<Arc<ClusterView>>,
-//!     shutdown: CancellationToken,
-//! ) -> Result<(), Box<dyn std::error::Error>> {
+//! ) -> Backend {
 //!     let hub = Hub::new(hub::Config::default(), upstream, Arc::new(Encoder));
-//!     let backend = Backend { hub, publisher, audience, view };
-//!     let certificate = certificate::load_or_generate(Path::new("data"), SystemTime::now())?;
-//!     let gateway = Gateway::bind(Config::default(), backend, Router::new(), certificate)?;
-//!     gateway.run(shutdown).await?;
-//!     Ok(())
+//!     Backend { hub, publisher, audience, view }
+//! }
+//!
+//! /// Serves clients until `shutdown` is cancelled.
+//! async fn serve(gateway: Gateway, shutdown: CancellationToken) -> Result<(), RunError> {
+//!     println!("HTTP on {}, QUIC on {}", gateway.http_addr(), gateway.quic_addr());
+//!     gateway.run(shutdown).await
 //! }
 //! ```
 

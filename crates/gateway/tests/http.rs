@@ -47,7 +47,7 @@ async fn send_request(
     let path = request.uri().clone();
     *request.uri_mut() = format!("http://{}{path}", server.http).parse().expect("a URL");
     let (parts, body) =
-        with_timeout(client.request(request)).await.expect("an answer").into_parts();
+        with_timeout(client.request(request)).await.expect("a response").into_parts();
     let body = with_timeout(body.collect()).await.expect("a body").to_bytes();
     TestResponse { status: parts.status, headers: parts.headers, body }
 }
@@ -99,11 +99,11 @@ async fn browsers_may_publish_and_read_errors_from_any_page() {
             .header("origin", "https://example.org")
             .header("access-control-request-method", "POST")
             .header("access-control-request-headers", "content-type,idempotency-key");
-        let answer = send_request(&server, preflight, "").await;
-        assert_eq!(answer.status, StatusCode::NO_CONTENT);
-        assert_eq!(answer.header("access-control-allow-origin"), "*");
-        assert!(answer.header("access-control-allow-methods").contains("POST"));
-        let headers = answer.header("access-control-allow-headers");
+        let response = send_request(&server, preflight, "").await;
+        assert_eq!(response.status, StatusCode::NO_CONTENT);
+        assert_eq!(response.header("access-control-allow-origin"), "*");
+        assert!(response.header("access-control-allow-methods").contains("POST"));
+        let headers = response.header("access-control-allow-headers");
         assert!(headers.contains("content-type") && headers.contains("idempotency-key"));
     }
     let put = Request::builder().method(Method::PUT).uri("/topics/a");
@@ -128,12 +128,12 @@ async fn browsers_may_publish_and_read_errors_from_any_page() {
 }
 
 /// Checks that a page of any origin can read the response, and that a browser does not run it as a page.
-fn assert_readable_by_any_page(answer: &TestResponse) {
+fn assert_readable_by_any_page(response: &TestResponse) {
     for (name, value) in
         [("access-control-allow-origin", "*"), ("x-content-type-options", "nosniff")]
     {
-        let header = answer.headers.get(name).map(|value| value.as_bytes());
-        assert_eq!(header, Some(value.as_bytes()), "{name}, {}", answer.status);
+        let header = response.headers.get(name).map(|value| value.as_bytes());
+        assert_eq!(header, Some(value.as_bytes()), "{name}, {}", response.status);
     }
 }
 
@@ -144,8 +144,8 @@ async fn browsers_can_read_the_503_of_a_full_server() {
         TestGateway::with_config(|config| (config.connections_max, config.lanes) = (1, 1)).await;
     let session = RawConnection::session(server.http, b"").await;
     for path in ["/ws", "/health/live"] {
-        let answer = get(&server, path).await;
-        assert_readable_by_any_page(&answer);
+        let response = get(&server, path).await;
+        assert_readable_by_any_page(&response);
     }
     assert_eq!(get(&server, "/ws").await.error_status_and_code(), (503, "overloaded".to_owned()));
     // A connection without a permit gets 503 before its request is read.
@@ -153,10 +153,10 @@ async fn browsers_can_read_the_503_of_a_full_server() {
     for _ in 0..17 {
         silent.push(RawConnection::connect(server.http, b"").await);
     }
-    let answer = silent[0].read_to_end().await.to_lowercase();
-    assert!(answer.starts_with("http/1.1 503"), "{answer}");
+    let response = silent[0].read_to_end().await.to_lowercase();
+    assert!(response.starts_with("http/1.1 503"), "{response}");
     for header in ["access-control-allow-origin: *", "x-content-type-options: nosniff"] {
-        assert!(answer.contains(header), "{answer}");
+        assert!(response.contains(header), "{response}");
     }
     drop((silent, session));
 }
@@ -204,8 +204,8 @@ async fn error_response_reaches_a_client_that_is_still_sending() {
         for piece in body.chunks(64 << 10) {
             raw.send(piece).await;
         }
-        let answer = raw.read_head().await;
-        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        let response = raw.read_head().await;
+        assert!(response.starts_with("HTTP/1.1 413"), "{response}");
     }
 }
 
@@ -217,11 +217,11 @@ async fn audience_query_returns_the_subscriber_count_for_any_topic_name() {
         ("/topics/audience?audience=true", "audience", 8),
         ("/topics/a/audience?audience", "a/audience", 10),
     ] {
-        let answer = get(&server, path).await;
-        assert_eq!(answer.status, StatusCode::OK, "{path}");
-        assert_eq!(answer.json(), json!({"topic": topic, "audience": audience}));
-        assert_eq!(answer.header("cache-control"), "max-age=1");
-        assert_eq!(answer.header("access-control-allow-origin"), "*");
+        let response = get(&server, path).await;
+        assert_eq!(response.status, StatusCode::OK, "{path}");
+        assert_eq!(response.json(), json!({"topic": topic, "audience": audience}));
+        assert_eq!(response.header("cache-control"), "max-age=1");
+        assert_eq!(response.header("access-control-allow-origin"), "*");
     }
     let away = get(&server, "/topics/away?audience").await;
     assert_eq!(away.error_status_and_code(), (503, "unavailable".to_owned()));
@@ -280,8 +280,8 @@ async fn last_query_is_limited_by_the_history_of_the_namespace() {
     {
         let change = NamespaceChange { history_count_max: Some(count_max), ..Default::default() };
         server.change_namespaces(change);
-        let answer = get(&server, &format!("/topics/a?last={last}")).await;
-        assert_eq!(answer.json().as_array().map(Vec::len), Some(found), "{last} of {count_max}");
+        let response = get(&server, &format!("/topics/a?last={last}")).await;
+        assert_eq!(response.json().as_array().map(Vec::len), Some(found), "{last} of {count_max}");
     }
     assert_eq!(get(&server, "/topics/a?last=5001").await.status, StatusCode::BAD_REQUEST);
 }

@@ -77,10 +77,10 @@ async fn server_with_three_messages() -> TestGateway {
 async fn subscription_from_now_gets_later_messages(via: ClientTransport) {
     let server = server_with_three_messages().await;
     let mut client = GatewayClient::connect(&server, via).await;
-    let answer = client.subscribe(1, "a/b", StartFrom::Now).await;
+    let reply = client.subscribe(1, "a/b", StartFrom::Now).await;
     let (id, topic, position) = (Some(1), topic("a/b"), position(3));
     let delivery = Delivery::All;
-    assert_eq!(answer, ServerEvent::Subscribed { id, topic, position, recovered: true, delivery });
+    assert_eq!(reply, ServerEvent::Subscribed { id, topic, position, recovered: true, delivery });
     server.cluster.publish_text("a/b", "four").await;
     assert_eq!(client.next_message().await, ("a/b".to_owned(), "four".to_owned()));
 }
@@ -113,8 +113,8 @@ async fn no_message_follows_the_unsubscribed_reply(via: ClientTransport) {
     client.subscribe(1, "a", StartFrom::Now).await;
     client.subscribe(2, "b", StartFrom::Now).await;
     client.send(3, unsubscribe("a")).await;
-    let answer = client.next_reply().await;
-    assert_eq!(answer, ServerEvent::Unsubscribed { id: Some(3), topic: topic("a") });
+    let reply = client.next_reply().await;
+    assert_eq!(reply, ServerEvent::Unsubscribed { id: Some(3), topic: topic("a") });
     server.cluster.publish_text("a", "not for this client").await;
     server.cluster.publish_text("b", "for this client").await;
     assert_eq!(client.next_message().await.0, "b");
@@ -146,8 +146,8 @@ async fn publishes_are_acknowledged_in_order(via: ClientTransport) {
         client.send(id, publish("a", &id.to_string())).await;
     }
     for id in 1..=10 {
-        let answer = client.next_reply().await;
-        assert_eq!(answer, published(id, id));
+        let reply = client.next_reply().await;
+        assert_eq!(reply, published(id, id));
     }
     let expected: Vec<String> = (1..=10).map(|id| id.to_string()).collect();
     assert_eq!(client.next_texts(10).await, expected);
@@ -424,7 +424,7 @@ async fn stopped_quic_stream_unsubscribes_its_topic() {
     let server = TestGateway::start().await;
     let (_endpoint, connection) =
         support::client::dial(&server, b"pushonce/1").await.expect("connected");
-    let (mut control, mut answers) = connection.open_bi().await.expect("a stream");
+    let (mut control, mut replies) = connection.open_bi().await.expect("a stream");
     let encoding = pushonce_proto::client::Encoding::Proto;
     let request = pushonce_proto::client::ClientRequest {
         id: Some(1),
@@ -440,8 +440,8 @@ async fn stopped_quic_stream_unsubscribes_its_topic() {
     while !events.contains(&unsubscribed) {
         // The server detects a stopped stream at the next write to it.
         tokio::select! {
-            chunk = answers.read_chunk(1 << 16, true) => {
-                decoder.push(&chunk.expect("answers").expect("more").bytes);
+            chunk = replies.read_chunk(1 << 16, true) => {
+                decoder.push(&chunk.expect("replies").expect("more").bytes);
                 while let Ok(Some(frame)) = decoder.next() {
                     events.push(encoding.decode_event(&frame).expect("an event"));
                 }
@@ -457,10 +457,10 @@ async fn quic_client_that_stops_the_control_stream_is_closed() {
     let server = TestGateway::with_config(|config| config.heartbeat = heartbeat).await;
     let (_endpoint, connection) =
         support::client::dial(&server, b"pushonce/1").await.expect("connected");
-    let (mut control, mut answers) = connection.open_bi().await.expect("a stream");
+    let (mut control, mut replies) = connection.open_bi().await.expect("a stream");
     // An incomplete frame, which opens the stream.
     control.write_all(&[0x05]).await.expect("sent");
-    answers.stop(quinn::VarInt::from_u32(0)).expect("open");
+    replies.stop(quinn::VarInt::from_u32(0)).expect("open");
     let error = support::with_timeout(connection.closed()).await;
     let quinn::ConnectionError::ApplicationClosed(close) = error else { panic!("{error}") };
     assert_eq!(close.error_code.into_inner(), u64::from(close::NORMAL.code));

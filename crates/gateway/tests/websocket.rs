@@ -128,10 +128,10 @@ async fn invalid_handshake_gets_a_response_that_names_the_fix() {
     ] {
         let request =
             HANDSHAKE.replace(from, to).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
-        let answer =
+        let response =
             RawConnection::connect(server.http, request.as_bytes()).await.read_to_end().await;
-        assert_eq!(answer.split(' ').nth(1), Some(status), "{to}: {answer}");
-        assert!(answer.contains(expected), "{to}: {answer}");
+        assert_eq!(response.split(' ').nth(1), Some(status), "{to}: {response}");
+        assert!(response.contains(expected), "{to}: {response}");
     }
 }
 
@@ -179,8 +179,8 @@ async fn overloaded_server_rejects_sessions_until_it_recovers() {
         TestGateway::with_config(|config| config.heartbeat = Duration::from_millis(300)).await;
     server.set_memory_percent(99);
     server.wait_until_rejecting().await;
-    let answer = RawConnection::handshake_response(server.http).await;
-    assert!(answer.contains("retry-after: 10"), "{answer}");
+    let response = RawConnection::handshake_response(server.http).await;
+    assert!(response.contains("retry-after: 10"), "{response}");
     server.set_memory_percent(10);
     server.wait_until_accepting().await;
 }
@@ -189,8 +189,8 @@ async fn overloaded_server_rejects_sessions_until_it_recovers() {
 async fn full_server_responds_503_with_retry_after() {
     let server = TestGateway::with_config(|config| config.connections_max = 1).await;
     let first = RawConnection::session(server.http, b"").await;
-    let answer = RawConnection::handshake_response(server.http).await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after"), "{answer}");
+    let response = RawConnection::handshake_response(server.http).await;
+    assert!(response.starts_with("HTTP/1.1 503") && response.contains("retry-after"), "{response}");
     drop(first);
 }
 
@@ -223,18 +223,18 @@ async fn full_server_answers_one_probe_per_connection() {
     let session = RawConnection::session(server.http, b"").await;
     let probe = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
     for _ in 0..40 {
-        let answer = RawConnection::connect(server.http, probe).await.read_to_end().await;
-        assert!(answer.starts_with("HTTP/1.1 ") && !answer.contains("503"), "{answer}");
+        let response = RawConnection::connect(server.http, probe).await.read_to_end().await;
+        assert!(response.starts_with("HTTP/1.1 ") && !response.contains("503"), "{response}");
     }
     // Silent connections do not block probes: the oldest one is evicted.
     let mut silent = Vec::new();
     for _ in 0..16 {
         silent.push(RawConnection::connect(server.http, b"").await);
     }
-    let answer = RawConnection::connect(server.http, probe).await.read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let answer = silent[0].read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
+    let response = RawConnection::connect(server.http, probe).await.read_to_end().await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    let response = silent[0].read_to_end().await;
+    assert!(response.starts_with("HTTP/1.1 503") && response.contains("Retry-After"), "{response}");
     drop((silent, session));
 }
 

@@ -100,8 +100,8 @@ impl TestGateway {
         let mut in_a_row = 0;
         with_timeout(async {
             while in_a_row < 20 {
-                let answer = RawConnection::handshake_response(self.http).await;
-                in_a_row = if answer.starts_with(prefix) { in_a_row + 1 } else { 0 };
+                let response = RawConnection::handshake_response(self.http).await;
+                in_a_row = if response.starts_with(prefix) { in_a_row + 1 } else { 0 };
             }
         })
         .await;
