@@ -36,8 +36,8 @@ use crate::{Backend, Config, LaneWatchdog, Publisher, connection, pin, quic};
 /// busy client. A smaller buffer means more reads of large frames, a larger one is never filled.
 const SCRATCH_BYTES: usize = 64 << 10;
 
-/// How many connections are accepted before the other tasks of the lane run. One handshake costs about 100
-/// µs, a turn of 256 fan-out offers about a millisecond. In a connection storm the two alternate: connected
+/// How many connections are accepted before the other tasks of the lane run. A handshake costs about 100 µs,
+/// and a turn of 256 fan-out offers about a millisecond. In a connection storm the two alternate: connected
 /// clients wait some milliseconds, new ones wait in the backlog.
 const ACCEPTS_PER_TURN: usize = 16;
 
