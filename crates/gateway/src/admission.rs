@@ -1,4 +1,4 @@
-//! Whether the lanes admit new sessions, for readiness and for a gauge.
+//! Whether the lanes admit new sessions. Readiness and a gauge report it.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use pushonce_telemetry::Gauge;
 use crate::metrics::{self, Shortage};
 use crate::pressure::Pressure;
 
-/// A shortage of connections or descriptors counts for so long after it was last seen. At a full node
-/// sessions come and go, and readiness must not change with each of them.
+/// How long a shortage of connections or descriptors counts after it was last seen. On a full node sessions
+/// begin and end all the time, and readiness must not change with each of them.
 const SHORTAGE_HOLD: Duration = Duration::from_secs(5);
 
-/// What every lane does about its load, and what it is short of. Cheap to clone.
+/// The shortages of all lanes because of which they reject new sessions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Admission(Arc<[LaneShortages]>);
 
-/// What a lane is short of: one bit for each [`Shortage`].
+/// The shortages of one lane: one bit for each [`Shortage`].
 #[derive(Debug, Default)]
 struct LaneShortages(AtomicU8);
 
-/// The end of one lane.
+/// The handle with which one lane updates its state in [`Admission`].
 pub(crate) struct LaneAdmission {
     admission: Admission,
     lane: usize,
@@ -48,27 +48,28 @@ impl Admission {
         Admission((0..lanes).map(|_| LaneShortages::default()).collect())
     }
 
-    /// How many lanes reject new sessions, for whatever reason.
+    /// Number of lanes that reject new sessions, for any reason.
     pub fn rejecting_lanes(&self) -> usize {
         self.0.iter().filter(|lane| lane.0.load(Ordering::Relaxed) != 0).count()
     }
 
-    /// Why they do, and what to change: a sentence for each thing that is short.
+    /// Why lanes reject new sessions, and what to change: one text for each shortage.
     pub fn reasons(&self) -> Vec<&'static str> {
         let is_short = |shortage: &Shortage| self.0.iter().any(|lane| lane.has(*shortage));
         Shortage::ALL.into_iter().filter(is_short).map(Shortage::text).collect()
     }
 
-    /// How many reject them for the memory of the process or their own backlog.
+    /// Number of lanes that reject new sessions because of the memory of the process or their own backlog.
     pub fn overloaded_lanes(&self) -> usize {
         self.0.iter().filter(|lane| lane.has(Shortage::Load)).count()
     }
 
-    /// Whether a subscriber that belongs to no lane may begin, as over gRPC: not while every lane is
-    /// overloaded, for then it is the memory of the process, or the whole machine.
+    /// Checks whether a subscriber that belongs to no lane, for example over gRPC, may start. It is rejected
+    /// only while every lane is overloaded: then the memory of the process or the whole machine is at its
+    /// limit.
     ///
     /// # Errors
-    /// What is short, and what to change.
+    /// The shortage and what to change, when every lane is overloaded.
     pub fn check_subscriber(&self) -> Result<(), &'static str> {
         if self.overloaded_lanes() < self.lane_count() {
             return Ok(());
@@ -77,7 +78,7 @@ impl Admission {
         Err(Shortage::Load.text())
     }
 
-    /// How many lanes there are.
+    /// Number of lanes.
     pub fn lane_count(&self) -> usize {
         self.0.len()
     }
@@ -90,14 +91,14 @@ impl Admission {
 }
 
 impl LaneAdmission {
-    /// The lane does this about its load from now on, and has seen these shortages.
+    /// Publishes the pressure level and the recent shortages of the lane.
     pub(crate) fn update(&self, pressure: Pressure, recent: &RecentShortages, now: Instant) {
         let mut bits = recent.active_bits(now);
         if pressure >= Pressure::Reject {
             bits |= bit(Shortage::Load);
         }
         let level = if bits == 0 { pressure } else { pressure.max(Pressure::Reject) };
-        // 0: nothing, 1: fewer messages under `latest`, 2: no new sessions, 3: sessions are closed.
+        // 0: normal, 1: fewer messages under `latest`, 2: no new sessions, 3: sessions are closed.
         self.pressure.set(level as u8);
         if let Some(lane) = self.admission.0.get(self.lane) {
             lane.0.store(bits, Ordering::Relaxed);
@@ -106,12 +107,13 @@ impl LaneAdmission {
 }
 
 impl RecentShortages {
-    /// The lane is short of this now.
+    /// Records that the lane has this shortage now.
     pub(crate) fn record(&self, shortage: Shortage, now: Instant) {
         self.0[shortage as usize].set(Some(now));
     }
 
-    /// Those that still count. [`Shortage::LoadTracker`] is left out: its measure has a slack of its own.
+    /// The bits of the shortages that still count, without [`Shortage::Load`]: the load has its own
+    /// hysteresis.
     fn active_bits(&self, now: Instant) -> u8 {
         let is_active = |shortage: &Shortage| {
             let last_seen = self.0[*shortage as usize].get();
@@ -171,10 +173,7 @@ mod tests {
             recent.record(shortage, start);
             let (lanes, reasons) = rejecting(SHORTAGE_HOLD - Duration::from_millis(1));
             assert!(lanes == 1 && reasons.contains(expected), "{lanes}: {reasons}");
-            assert!(
-                admission.overloaded_lanes() == 0,
-                "sessions that are open are served as before"
-            );
+            assert!(admission.overloaded_lanes() == 0, "a full node must not count as overloaded");
             recent.record(shortage, start + SHORTAGE_HOLD / 2);
             assert_eq!(rejecting(SHORTAGE_HOLD).0, 1);
             assert_eq!(rejecting(SHORTAGE_HOLD * 2), (0, String::new()));

@@ -1,14 +1,14 @@
-//! The port through which the gateway learns how many watch a topic.
+//! The port through which the gateway reads the number of subscribers of a topic.
 
 use futures::future::BoxFuture;
 use pushonce_core::{FetchError, Topic};
 
-/// Knows how many sessions of the whole cluster watch a topic.
+/// Source of the number of sessions in the whole cluster that are subscribed to a topic.
 pub trait AudienceSource: Send + Sync + 'static {
-    /// Asks its owner, or somebody who did a moment ago. The future has a deadline of its own: the
-    /// gateway sets none.
+    /// Returns the count from the owner of the topic, or a recently cached one. The future must have its own
+    /// deadline: the gateway sets none.
     ///
     /// # Errors
-    /// [`FetchError::Unavailable`] when nobody can say now.
+    /// [`FetchError::Unavailable`] when the count cannot be determined now.
     fn count(&self, topic: Topic) -> BoxFuture<'static, Result<u64, FetchError>>;
 }

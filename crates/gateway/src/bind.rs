@@ -1,4 +1,4 @@
-//! Takes the ports, and says what to do when one is taken.
+//! Binds the ports. Errors name the address and the flag that changes it.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -7,43 +7,45 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::quic::steering;
 
-/// Handshakes the kernel keeps while a lane is busy. A full match comes back at once after a
-/// restart; the kernel cuts this to its own `somaxconn`, which is 4096 as well.
+/// Connections that the kernel queues while a lane is busy. After a restart, the clients of a large event
+/// reconnect at the same time. The kernel limits the value to `somaxconn`, which is 4096 by default.
 const BACKLOG: i32 = 4096;
 
-/// Bytes that a connection may hold unsent before its session counts as blocked. Without it the
-/// kernel takes up to 4 MiB for a reader that has stopped, of messages that are old when it reads
-/// on. Less than a turn's frames would cost a busy session more wakes than writes.
+/// Unsent bytes of a connection at which its session counts as blocked. Without this limit the kernel buffers
+/// up to 4 MiB for a stopped reader, and those messages are old when it continues. A limit below the frames
+/// of one turn would cost a busy session more wakeups than writes.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 32 << 10;
 
-/// Why the doors do not open. Each says which, and what to change.
+/// Why the gateway cannot bind its ports.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The address is not to be had.
-    #[error("cannot take {address} for {protocol}: {}", advice(.source, .flag))]
+    /// The address cannot be bound.
+    #[error("cannot listen on {address} for {protocol}: {}", advice(.source, .flag))]
     Address {
-        /// What was to be served there.
+        /// The protocol: HTTP or QUIC.
         protocol: &'static str,
-        /// Where.
+        /// The requested address.
         address: SocketAddr,
-        /// The flag that sets it.
+        /// The flag that sets the address.
         flag: &'static str,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The certificate and its key do not fit each other, or are of a kind QUIC cannot use.
-    #[error("the certificate cannot be used for QUIC: {0}; remove it, and a new one is made")]
+    /// The certificate and its key do not match, or QUIC does not support their type.
+    #[error("the certificate cannot be used for QUIC: {0}; remove it to generate a new one")]
     Certificate(String),
 }
 
 fn advice(source: &io::Error, flag: &str) -> String {
     match source.kind() {
         ErrorKind::AddrInUse => {
-            format!("the port is in use; stop what uses it, or choose another with {flag}")
+            format!(
+                "the port is in use; stop the process that uses it, or choose another with {flag}"
+            )
         }
         ErrorKind::PermissionDenied => {
-            format!("this user may not ({source}); choose a port above 1023 with {flag}")
+            format!("this user has no permission ({source}); choose a port above 1023 with {flag}")
         }
         ErrorKind::AddrNotAvailable => {
             format!("this machine has no such address; choose another with {flag}")
@@ -52,16 +54,16 @@ fn advice(source: &io::Error, flag: &str) -> String {
     }
 }
 
-/// One listener for each lane on the same port; the kernel spreads the connections over them.
+/// Binds one HTTP listener per lane on the same port. The kernel distributes the connections.
 pub(crate) fn http(address: SocketAddr, lanes: usize) -> Result<Vec<TcpListener>, BindError> {
     let fail = |source| BindError::Address { protocol: "HTTP", address, flag: "--http", source };
     let address = check_unused(address).map_err(fail)?;
     (0..lanes).map(|_| listen(address).map_err(fail)).collect()
 }
 
-/// The address, with its port. Any process of this user may share a port that was opened for
-/// sharing, and two nodes would each get half of the connections; taking it alone for a moment
-/// shows whether somebody has it.
+/// Checks that no other process uses the address, and returns it with the actual port. Any process of this
+/// user may join a port that is bound with `SO_REUSEPORT`, and two nodes would each get half of the
+/// connections; a short exclusive bind detects that.
 fn check_unused(address: SocketAddr) -> io::Result<SocketAddr> {
     let socket = tcp_socket(address)?;
     socket.bind(&address.into())?;
@@ -72,7 +74,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = tcp_socket(address)?;
     #[cfg(unix)]
     socket.set_reuse_port(true)?;
-    // Connections inherit it from their listener.
+    // Accepted connections inherit this option.
     #[cfg(target_os = "linux")]
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.set_nonblocking(true)?;
@@ -83,7 +85,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A port whose last connections still linger can be taken at once after a restart.
+    // Allows a restart while connections of the port are still in TIME_WAIT.
     socket.set_reuse_address(true)?;
     Ok(socket)
 }

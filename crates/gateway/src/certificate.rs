@@ -1,8 +1,8 @@
-//! The development certificate: QUIC cannot do without one, and a first start has none.
+//! The self-signed development certificate: QUIC requires a certificate, and a first start has none.
 //!
-//! ECDSA P-256, self-signed, for `localhost`, `127.0.0.1` and `::1`, valid for thirteen days:
-//! browsers take a certificate by its hash (`serverCertificateHashes`) only when it is of that kind
-//! and lives for at most fourteen days.
+//! ECDSA P-256, for `localhost`, `127.0.0.1` and `::1`, valid for thirteen days: browsers accept a
+//! certificate by its hash (`serverCertificateHashes`) only if it is of this kind and valid for at most
+//! fourteen days.
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
@@ -16,22 +16,22 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 
-/// Validity of a new certificate. A day under the fourteen that browsers allow, so that a clock
-/// which is some hours off still finds it valid.
+/// Validity of a new certificate. It is one day less than the fourteen that browsers allow, to tolerate
+/// clocks that differ by some hours.
 pub const VALIDITY: Duration = Duration::from_secs(13 * DAY_SECS);
 
-/// A certificate that is to expire within this time is replaced, at start or while the node runs:
-/// whoever copied its hash has that long to copy the new one.
+/// A certificate that expires within this time is replaced, at start or while the node runs. Clients that use
+/// its hash have this long to switch to the new one.
 pub const RENEW_BEFORE: Duration = Duration::from_secs(3 * DAY_SECS);
 
 const DAY_SECS: u64 = 24 * 3600;
 const _: () = assert!(VALIDITY.as_secs() > RENEW_BEFORE.as_secs());
 
-/// The file within the directory. Key, certificate and expiry are one file, so that a crash between
-/// two writes cannot leave a key without its certificate.
+/// Name of the certificate file. Key, certificate and expiry are in one file, so that a crash between two
+/// writes cannot leave a key without its certificate.
 pub const FILE_NAME: &str = "quic-dev.pem";
 
-/// Stands before the PEM blocks, which readers of PEM skip.
+/// Prefix of the first line, before the PEM blocks. PEM parsers skip it.
 const EXPIRES_PREFIX: &str = "Expires (Unix seconds): ";
 
 /// A certificate with its key.
@@ -42,48 +42,49 @@ pub struct Certificate {
     file: CertificateFile,
 }
 
-/// Where a certificate is kept and how long it lasts: what it takes to have the next one in time.
+/// The location and expiry of a certificate, which are needed to renew it in time.
 #[derive(Clone, Debug)]
 pub(crate) struct CertificateFile {
     directory: PathBuf,
     expires: SystemTime,
 }
 
-/// What a browser must know to accept the certificate; the body of `GET /dev/certificate`.
+/// The data that a browser needs to accept the certificate; the body of `GET /dev/certificate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fingerprint {
     /// SHA-256 of the certificate in hexadecimal.
     pub sha256: String,
-    /// The same in base64, ready for `serverCertificateHashes`.
+    /// SHA-256 of the certificate in base64, for `serverCertificateHashes`.
     pub sha256_base64: String,
-    /// Milliseconds since the Unix epoch after which it is not valid.
+    /// Expiry in milliseconds since the Unix epoch.
     pub expires_ms: u64,
 }
 
-/// Why there is no certificate.
+/// Why no certificate is available.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// The file cannot be read or written.
     #[error("cannot use {path}: {source}; make the directory readable and writable for this user")]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The cryptography library would not make one.
-    #[error("cannot make a certificate: {0}")]
+    /// The cryptography library cannot generate a certificate.
+    #[error("cannot generate a certificate: {0}")]
     Generate(#[from] rcgen::Error),
-    /// A certificate that was just made cannot be read back.
-    #[error("a new certificate cannot be read back: {0}")]
+    /// A newly generated key cannot be parsed.
+    #[error("cannot parse the newly generated key: {0}")]
     Pem(#[from] rustls::pki_types::pem::Error),
 }
 
-/// The certificate kept in `directory`, or a new one that is then kept there, readable only for
-/// this user. One that is damaged, or expires within [`RENEW_BEFORE`] of `now`, is replaced.
+/// Loads the certificate from `directory`, or generates one and stores it there, readable only for this user.
+/// A certificate that is damaged or expires within [`RENEW_BEFORE`] of `now` is replaced.
 ///
 /// # Errors
-/// [`CertificateError`] when the directory does not exist or does not let itself be used.
+/// [`CertificateError`] when the directory does not exist or is not readable and writable, or when no
+/// certificate can be generated.
 pub fn load_or_generate(
     directory: &Path,
     now: SystemTime,
@@ -106,7 +107,7 @@ pub fn load_or_generate(
 }
 
 impl Certificate {
-    /// What to tell a browser.
+    /// Returns the hash and the expiry, for browsers.
     pub fn fingerprint(&self) -> Fingerprint {
         let hash = self.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
         Fingerprint {
@@ -119,7 +120,7 @@ impl Certificate {
         }
     }
 
-    /// When it ends.
+    /// Returns the time at which the certificate expires.
     pub fn expires(&self) -> SystemTime {
         self.file.expires
     }
@@ -130,7 +131,10 @@ impl Certificate {
 }
 
 impl CertificateFile {
-    /// The certificate that follows, once it is time for it.
+    /// Returns the next certificate if the renewal is due.
+    ///
+    /// # Errors
+    /// [`CertificateError`] when the next certificate cannot be loaded, generated or stored.
     pub(crate) fn renew(
         &mut self,
         now: SystemTime,
@@ -152,7 +156,7 @@ fn generate(directory: &Path, now: SystemTime) -> Result<(Certificate, String), 
     let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
     let mut params = rcgen::CertificateParams::new(names)?;
     params.distinguished_name.push(rcgen::DnType::CommonName, "Pushonce development");
-    // Whole seconds, as the file keeps them.
+    // The file stores whole seconds.
     let expires = UNIX_EPOCH + Duration::from_secs(unix_secs(now)) + VALIDITY;
     params.not_before = now.into();
     params.not_after = expires.into();
@@ -165,7 +169,7 @@ fn generate(directory: &Path, now: SystemTime) -> Result<(Certificate, String), 
     Ok((Certificate { chain: vec![leaf.der().clone()], key, file }, text))
 }
 
-/// `NoFault` for a file that is damaged.
+/// Parses a certificate file; `None` if it is damaged.
 fn parse(text: &str, directory: &Path) -> Option<Certificate> {
     let expires = text.lines().next()?.strip_prefix(EXPIRES_PREFIX)?.parse().ok()?;
     let chain =
@@ -176,7 +180,7 @@ fn parse(text: &str, directory: &Path) -> Option<Certificate> {
     (!chain.is_empty()).then_some(Certificate { chain, key, file })
 }
 
-/// Whole or not at all: written beside the place, then moved there.
+/// Writes the file atomically: to a temporary path, then renamed.
 fn write_atomically(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary_path = path.with_extension("new");
     let mut options = std::fs::OpenOptions::new();
@@ -187,11 +191,12 @@ fn write_atomically(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&temporary_path, path)?;
-    // Its new name as well: clients that have pinned it must find it after a power cut.
+    // The rename must be durable as well: clients that pinned the certificate must find it after a power
+    // failure.
     path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
 }
 
-/// By the hash function inside a cipher suite: the cryptography is linked anyway.
+/// Computes SHA-256 with the hash function of a linked cipher suite, which saves a dependency.
 fn sha256(bytes: &[u8]) -> Vec<u8> {
     TLS13_AES_128_GCM_SHA256
         .tls13()

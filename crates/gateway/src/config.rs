@@ -1,4 +1,4 @@
-//! What the doors are told: where they stand and what they bear.
+//! The settings of the gateway.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -6,50 +6,51 @@ use std::time::Duration;
 /// The settings of a [`Gateway`](crate::Gateway).
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where HTTP and WebSocket are served, in the clear. Port 0 takes a free one.
+    /// Address of HTTP and WebSocket, without TLS. Port 0 selects a free port.
     pub http: SocketAddr,
-    /// Where QUIC is served. Port 0 takes a free one. On one address of the machine a delivery costs
-    /// a quarter less than on all of them (`0.0.0.0`): packets that need not say which address they
-    /// come from go out together.
+    /// Address of QUIC. Port 0 selects a free port. A delivery costs a quarter less on one specific address
+    /// than on all addresses (`0.0.0.0`): packets without an explicit source address can be sent together.
     pub quic: SocketAddr,
-    /// Threads that hold sessions, each with a listener of its own; 0 counts as 1.
+    /// Number of threads that serve sessions, each with its own listener; 0 counts as 1.
     pub lanes: usize,
-    /// Whether each lane is tied to a core of its own, where there are enough and the system allows it.
+    /// Whether each lane is pinned to its own core, if there are enough cores and the system allows it.
     pub pin_lanes: bool,
-    /// How often a session hears from the server, and the unit of its patience: after one interval
-    /// of silence a client is asked whether it is there, after [`IDLE_INTERVALS`] it is let go.
+    /// Interval of heartbeats to each session, and the unit of idle detection: a client is pinged after one
+    /// silent interval and closed after [`IDLE_INTERVALS`].
     pub heartbeat: Duration,
-    /// How long a client may take to send its request headers, or to finish the QUIC handshake and
-    /// open its control stream.
+    /// Maximum time for a client to send its request headers, to finish the QUIC handshake, and then to open
+    /// its control stream.
     pub handshake_timeout: Duration,
-    /// How long a client may take to send the body of a request.
+    /// Maximum time for a client to send a request body.
     pub body_timeout: Duration,
-    /// Bytes of request line and headers; below 8 KiB counts as 8 KiB.
+    /// Maximum bytes of request line and headers. Values below 8 KiB count as 8 KiB.
     pub header_bytes_max: usize,
-    /// Subscriptions of one session. One more is answered with `too_many_subscriptions`.
+    /// Maximum number of subscriptions of one session. Further ones are rejected with
+    /// `too_many_subscriptions`.
     pub subscriptions_max: usize,
-    /// Publishes of one session that wait for their answer. One more is answered with `overloaded_lanes`.
+    /// Maximum number of pending publishes of one session. Further ones are rejected with `overloaded`.
     pub publishes_max: usize,
-    /// Connections at all doors together. One more is answered with 503, or refused on QUIC.
+    /// Maximum number of connections over all transports. Further ones get 503, or are refused on QUIC.
     pub connections_max: usize,
-    /// Whether an offer to deflate is taken (WebSocket, RFC 7692). A message is then deflated once for
-    /// all its readers on this node, and no session holds any state for it: 10 to 20 µs for some hundred
-    /// bytes, about 15 for each KiB of a large message, where a delivery is 4. So it pays where a message
-    /// has ten readers or bytes cost money, and costs where each topic has a reader of its own.
+    /// Whether the WebSocket extension permessage-deflate (RFC 7692) is accepted. A message is then
+    /// compressed once for all its subscribers on this node, and no session keeps state for it. Compression
+    /// costs 10 to 20 µs for some hundred bytes and about 15 µs per KiB of a large message; a delivery costs
+    /// 4 µs. It pays off if a message has ten subscribers or bandwidth is expensive, and not if each topic
+    /// has a single subscriber.
     pub compression: bool,
-    /// How long sessions have to take their leave when the gateway ends. They are told to go one by one
-    /// over four fifths of it, so that their next servers accept them at an even rate; the last fifth is
-    /// for those that close slowly. Zero tells all of them at once.
+    /// Time to drain sessions at shutdown. Sessions get their `goaway` spread over four fifths of it, so that
+    /// they reconnect to other servers at an even rate; the last fifth is for sessions that close slowly.
+    /// Zero sends all of them at once.
     pub grace: Duration,
 }
 
-/// Intervals of silence after which a session is closed as idle. Fewer than two would cut off a
-/// client whose one pong was lost to a change of network; at three a vanished phone holds its
-/// socket for 75 s.
+/// Silent heartbeat intervals after which a session is closed as idle. Fewer than two would close a client
+/// whose only pong was lost in a network change; with three, a vanished phone holds its socket for 75 s by
+/// default.
 pub const IDLE_INTERVALS: u8 = 3;
 
-/// Intervals in which a blocked client took not one byte, after which it is closed as slow. Its
-/// cursor costs little, but the kernel's full send buffer costs some hundred KiB.
+/// Heartbeat intervals without a single written byte after which a blocked session is closed as slow. Its
+/// cursor costs little, but the full send buffer of the kernel costs some hundred KiB.
 pub const STUCK_INTERVALS: u8 = 2;
 
 impl Default for Config {
@@ -59,16 +60,16 @@ impl Default for Config {
             quic: SocketAddr::from((Ipv4Addr::LOCALHOST, 7443)),
             lanes: std::thread::available_parallelism().map_or(1, usize::from),
             pin_lanes: false,
-            // Below the half minute after which many proxies and home routers forget a connection.
+            // Below the 30 s after which many proxies and home routers drop an idle connection.
             heartbeat: Duration::from_secs(25),
             handshake_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             header_bytes_max: 16 << 10,
-            // As many as the hub allows a session.
+            // The same limit as in the hub.
             subscriptions_max: 1_000,
             publishes_max: 64,
             connections_max: 200_000,
-            // Publish once, everybody has it: many readers are what a node is for, and browsers offer it.
+            // On a typical node a message has many subscribers, and browsers offer compression.
             compression: true,
             grace: Duration::from_secs(5),
         }

@@ -1,4 +1,4 @@
-//! One TCP connection: HTTP/1 until it ends, or becomes a WebSocket.
+//! One TCP connection: HTTP/1 until it ends or is upgraded to a WebSocket.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -25,13 +25,13 @@ use crate::lane::LaneState;
 use crate::overflow::OverflowPermit;
 use crate::{driver, linger, ws};
 
-/// hyper takes no smaller buffer.
+/// The smallest read buffer that hyper accepts.
 const HEADER_BYTES_MIN: usize = 8 << 10;
 
-/// Header lines of one request: browsers send about twenty.
+/// Maximum number of header lines of one request. Browsers send about twenty.
 const HEADERS_MAX: usize = 64;
 
-/// Seconds after which it is worth to come back to a server that was full.
+/// The `Retry-After` of a full server, in seconds.
 const RETRY_AFTER_SECS: u32 = 10;
 
 const FULL_RESPONSE: &[u8] =
@@ -39,11 +39,11 @@ const FULL_RESPONSE: &[u8] =
     Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: retry-after\r\n\
     X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n";
 
-/// The right to be connected, until it is dropped.
+/// The permit of one connection, released when it is dropped.
 pub(crate) enum ConnectionPermit {
-    /// For a session, or as many requests as the client likes.
+    /// Permits a session, or any number of requests.
     Regular { _permit: OwnedSemaphorePermit },
-    /// For one answer: the node is full.
+    /// Permits one response, because the node is full.
     Overflow(OverflowPermit),
 }
 
@@ -64,7 +64,7 @@ impl ConnectionPermit {
         }
     }
 
-    /// Ends when the connection must make room; never, for a regular one.
+    /// Completes when the connection is evicted; never for a regular permit.
     async fn evicted(&self) {
         match self {
             ConnectionPermit::Regular { .. } => std::future::pending().await,
@@ -73,13 +73,13 @@ impl ConnectionPermit {
     }
 }
 
-/// Answers a connection for which there is no permit at all, without reading its request.
+/// Sends 503 on a connection for which there is no permit, without reading its request.
 pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
-    // What does not fit into an empty socket buffer is not worth a wait.
+    // An empty socket buffer has room for the response; anything else is not worth waiting for.
     let _ = stream.try_write(FULL_RESPONSE);
     if !lane.has_descriptor_for_client(&stream) {
-        // Nothing is left to wait with: a request that came already is read, so that closing the
-        // connection does not reset it.
+        // No descriptor is left to keep the connection open. A request that has already arrived is read, so
+        // that closing the connection does not reset it.
         let _ = stream.try_read(&mut lane.scratch.borrow_mut());
         return;
     }
@@ -91,7 +91,7 @@ pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
     });
 }
 
-/// Serves one connection to its end.
+/// Serves one connection until it ends.
 pub(crate) async fn serve(
     lane: Rc<LaneState>,
     stream: TcpStream,
@@ -124,7 +124,7 @@ pub(crate) async fn serve(
         .keep_alive(permit.is_regular())
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // First whether it is evicted: a request that was begun is never answered with 503 after that.
+        // Eviction is checked first: a request that was begun is never followed by this 503.
         biased;
         () = permit.evicted() => return reject(&lane, connection.into_parts().io.into_inner()),
         _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {}
@@ -136,7 +136,7 @@ pub(crate) async fn serve(
     let parts = connection.into_parts();
     let stream = parts.io.into_inner();
     match upgrade_slot.take() {
-        // A task of its own: this one is several times as large, and idle sessions are many.
+        // The session gets its own task: this one is several times as large, and most sessions are idle.
         Some(upgrade_request) => {
             let span = tracing::debug_span!(
                 "session", id = driver::next_session_id(), transport = "websocket",
@@ -157,12 +157,12 @@ pub(crate) async fn serve(
 
 type HttpResponseFuture = LocalBoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-/// An answer that waits for nothing.
+/// Wraps a response that is available at once.
 fn ready_response(response: Response<Body>) -> HttpResponseFuture {
     std::future::ready(Ok(response)).boxed_local()
 }
 
-/// Asks for a session.
+/// Handles a request for a session: the response is the upgrade, or the rejection of the handshake.
 fn upgrade_to_websocket(
     request: &Request<Incoming>,
     slot: &Cell<Option<ws::UpgradeRequest>>,
@@ -185,11 +185,11 @@ fn upgrade_to_websocket(
     ready_response(response)
 }
 
-/// Asks for a session where there is room for none.
+/// The response to a request for a session on a full node.
 fn full_response() -> HttpResponseFuture {
     let error = HttpError::from_code(
         ErrorCode::Overloaded,
-        "this server is full; come back later".to_owned(),
+        "the server is full; connect to another one, or retry later".to_owned(),
     );
     let mut response = error.into_http_response();
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));

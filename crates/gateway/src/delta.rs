@@ -1,18 +1,18 @@
-//! What changed from one message of a topic to the next.
+//! Computes the delta from one message of a topic to the next.
 
 use bytes::Bytes;
 use pushonce_core::{ContentType, Message};
 
-/// Messages beyond this go whole. A publisher that means harm can make the search for what stayed
-/// cost 1 µs a byte, some 500 times the usual, and a lane waits for it: 30 ms at this bound.
+/// Larger payloads are sent whole. A malicious publisher can make the computation cost 1 µs a byte, about 500
+/// times the usual, and it blocks a lane: for 30 ms at this limit.
 const PAYLOAD_BYTES_MAX: usize = 32 << 10;
 
-/// What makes the payload of `next_message` out of that of `before`, in the fossil format; none when the
-/// payload itself is no more to send.
+/// The delta from the payload of `base` to the payload of `message`, in the fossil format. `None` when the
+/// whole payload is no longer than the delta, or when a delta is not possible.
 pub(crate) fn between(base: &Message, message: &Message) -> Option<Bytes> {
     let (old, new) = (&base.payload, &message.payload);
     let is_small = old.len().max(new.len()) <= PAYLOAD_BYTES_MAX;
-    // A frame with a delta does not say the content type again.
+    // A delta frame does not contain the content type.
     if !is_small || base.content_type != message.content_type || !is_preserved_exactly(base) {
         return None;
     }
@@ -21,13 +21,13 @@ pub(crate) fn between(base: &Message, message: &Message) -> Option<Bytes> {
     if base64_len >= new.len() {
         return None;
     }
-    // It has room for the whole old payload, and is kept as long as the message.
+    // The buffer has the capacity of the old payload and is kept as long as the message.
     delta.shrink_to_fit();
     Some(delta.into())
 }
 
-/// Whether every client has the payload byte for byte: of a JSON frame it may have taken the value
-/// without the white space around it.
+/// Whether every client has the payload byte for byte. A client that receives JSON may drop the white space
+/// around the value.
 fn is_preserved_exactly(message: &Message) -> bool {
     let payload = &message.payload[..];
     message.content_type != ContentType::Json || payload.trim_ascii().len() == payload.len()
@@ -59,7 +59,8 @@ mod tests {
     #[test]
     fn small_change_is_encoded_as_a_delta() {
         let (old, new) = (score(1, 56), score(2, 57));
-        let delta = delta_of(ContentType::Json, &old, &new).expect("less");
+        let delta =
+            delta_of(ContentType::Json, &old, &new).expect("a delta shorter than the payload");
         assert_eq!(fossil_delta::deltainv(&old, &delta), new.as_bytes());
         assert!(delta.len() * 2 < new.len(), "{}", delta.escape_ascii());
     }

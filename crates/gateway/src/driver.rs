@@ -1,4 +1,4 @@
-//! Does what the session decides: the thin loop around [`Session`], the same for every transport.
+//! Performs the effects of the pure [`Session`], the same way for every transport.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,25 +23,28 @@ use crate::registry::{RegisteredSession, SessionSlot};
 use crate::rejection::{self, SubscribeRejection};
 use crate::session::{Session, SessionEffect, SessionInput, SubscriptionGrant};
 
-/// How a session is heard and answered. Everything but [`SessionTransport::open`] returns at once.
+/// The transport of one session. Every method except [`SessionTransport::open_subscription`] returns at once.
 pub(crate) trait SessionTransport: 'static {
-    /// Which door it is.
+    /// The kind of transport, for metrics.
     const KIND: TransportKind;
 
-    /// What its frames are.
+    /// The format of the frames on this transport.
     fn wire(&self) -> WireFormat;
 
-    /// Where the hub's frames go.
+    /// The sink that receives the frames of the hub.
     fn sink(&self) -> Rc<RefCell<dyn FrameSink>>;
 
-    /// Whether messages may go as datagrams.
+    /// Whether messages can be sent as datagrams.
     fn supports_datagrams(&self) -> bool {
         false
     }
 
-    /// Makes a way for the frames of a subscription, where each has its own; its messages may go as
-    /// datagrams, if they are wanted. Where `delivery` is not every message, little may wait behind it:
-    /// what was sent cannot be replaced by what is newer.
+    /// Opens the stream of a subscription on transports that use one stream per subscription. With
+    /// `datagrams`, messages may be sent as datagrams. If `delivery` is not [`Delivery::All`], the transport
+    /// must buffer little: a message that was sent can no longer be replaced by a newer one.
+    ///
+    /// # Errors
+    /// [`StreamUnavailable`] when the client does not allow another stream.
     fn open_subscription(
         &self,
         token: u32,
@@ -50,27 +53,27 @@ pub(crate) trait SessionTransport: 'static {
         datagrams: bool,
     ) -> LocalBoxFuture<'static, Result<(), StreamUnavailable>>;
 
-    /// The subscription is over.
+    /// Releases the resources of a subscription.
     fn close_subscription(&self, token: u32);
 
-    /// Queues answers to requests, whole as they go onto the wire.
+    /// Queues replies to requests, as complete encoded frames.
     fn reply(&self, frames: Bytes);
 
-    /// Queues the heartbeat: each position, of a subscription known by its token, behind every frame
-    /// that it counts.
+    /// Queues the heartbeat. The position of each subscription, identified by its token, must follow every
+    /// frame that the position covers.
     fn send_heartbeat(&self, positions: Vec<(u32, Topic, Position)>);
 
-    /// Asks whether the other side is there.
+    /// Sends a ping to check that the client is alive.
     fn send_ping(&self);
 
-    /// Ends the session once what is queued was sent.
+    /// Ends the session after all queued frames were sent.
     fn close(&self, close: &'static CloseCode, reason: &str);
 
-    /// What happened since this was asked last.
+    /// Returns the activity since the previous call.
     fn take_activity(&self) -> Activity;
 }
 
-/// The client does not let a subscription have the stream it needs.
+/// The client does not allow the stream that a subscription needs.
 pub(crate) struct StreamUnavailable;
 
 /// The id of the next session in log lines, unique in this process. Only sessions that are logged have one.
@@ -79,20 +82,20 @@ pub(crate) fn next_session_id() -> u64 {
     LAST_ID.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// A session at its lane.
+/// Drives one session on its lane.
 pub(crate) struct SessionDriver<T: SessionTransport> {
     lane: Rc<LaneState>,
     transport: T,
     key: SessionKey,
     session: RefCell<Session>,
-    /// Where its publishes go, while there are any. No longer than the session's limits let it get.
+    /// The queue of publishes, while any are pending. The limits of the session bound its length.
     publish_sender: RefCell<Option<UnboundedSender<Publish>>>,
     liveness: Cell<Liveness>,
     slot: Cell<Option<SessionSlot>>,
 }
 
 impl<T: SessionTransport> SessionDriver<T> {
-    /// Seats a session at the lane. [`SessionDriver::end`] must follow.
+    /// Registers a session with the lane. The caller must call [`SessionDriver::stop`] at the end.
     pub(crate) fn start(lane: Rc<LaneState>, transport: T) -> Rc<SessionDriver<T>> {
         let key = lane.fanout.open_session(transport.wire(), transport.sink());
         let metrics = lane.metrics.for_transport(T::KIND);
@@ -110,14 +113,13 @@ impl<T: SessionTransport> SessionDriver<T> {
         });
         driver.slot.set(Some(driver.lane.sessions.insert(driver.clone())));
         if driver.lane.draining.is_cancelled() {
-            // It came through the door while the others were told to go.
+            // The session was accepted while the lane was already draining.
             driver.clone().drain(0);
         }
         driver
     }
 
-    /// The transport is gone: nobody is left to answer. What was to be published still is. Twice is
-    /// once.
+    /// Unregisters the session after its transport closed. Pending publishes are still sent. Idempotent.
     pub(crate) fn stop(&self) {
         self.publish_sender.take();
         if let Some(slot) = self.slot.take() {
@@ -136,18 +138,18 @@ impl<T: SessionTransport> SessionDriver<T> {
         &self.lane
     }
 
-    /// A frame came, or what should have been one.
+    /// Handles a received frame, valid or not.
     pub(crate) fn on_request(self: &Rc<Self>, request: Result<ClientRequest, InvalidFrame>) {
         self.lane.metrics.for_transport(T::KIND).frames_in.increment(1);
         self.handle_input(SessionInput::Request(request));
     }
 
-    /// The session is to end from this side.
+    /// Closes the session from the server side.
     pub(crate) fn close(self: &Rc<Self>, close: &'static CloseCode, reason: impl Into<String>) {
         self.handle_input(SessionInput::Close(close, reason.into()));
     }
 
-    /// A way out that was blocked has room again.
+    /// Notifies the hub that a blocked transport has room again.
     pub(crate) fn on_writable(&self) {
         self.lane.fanout.on_writable(self.key);
     }
@@ -159,7 +161,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         }
     }
 
-    /// Answers that came together: what they have the session say goes out together as well.
+    /// Handles results that arrived together; their replies are sent in one write.
     fn on_publish_results(self: &Rc<Self>, results: Vec<Result<Acknowledgement, PublishError>>) {
         let mut replies = Vec::new();
         for result in results {
@@ -215,7 +217,7 @@ impl<T: SessionTransport> SessionDriver<T> {
     fn publish(self: &Rc<Self>, publish: Publish) {
         let mut sender_slot = self.publish_sender.borrow_mut();
         let sender = sender_slot.get_or_insert_with(|| self.start_publishing());
-        // Nobody takes it when the lane ends, and then nobody waits for the answer.
+        // Sending fails only when the lane has ended, and then no client waits for the reply.
         let _ = sender.unbounded_send(publish);
     }
 
@@ -246,8 +248,8 @@ impl<T: SessionTransport> SessionDriver<T> {
         });
     }
 
-    /// The hub first: a way that was made for a subscription which is then refused would come to
-    /// the client as one that begins and ends for no reason.
+    /// Subscribes at the hub before it opens a stream: a stream that was opened for a subscription that is
+    /// then rejected would reach the client as one that begins and ends without a reason.
     async fn try_subscribe(
         &self,
         token: u32,
@@ -306,23 +308,23 @@ impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
             }
             KeepaliveAction::Wait => {}
             KeepaliveAction::CloseIdle => {
-                self.close(&close::IDLE, "nothing was heard of this client")
+                self.close(&close::IDLE, "no data received from this client")
             }
             KeepaliveAction::CloseSlow => {
-                self.close(&close::SLOW, "this client does not read what it is sent")
+                self.close(&close::SLOW, "this client does not read the data sent to it")
             }
         }
     }
 
     fn shed(self: Rc<Self>, retry_after_ms: u32) {
-        let reason = "the server has more than it can bear; try another, or this one later";
+        let reason = "the server is overloaded; connect to another one, or to this one later";
         self.send_goaway(0, retry_after_ms, reason);
         self.close(&close::OVERLOADED, reason);
     }
 
     fn drain(self: Rc<Self>, reconnect_within_ms: u32) {
-        self.send_goaway(reconnect_within_ms, 0, "the server is going away");
-        self.close(&close::GOING_AWAY, "the server is going away");
+        self.send_goaway(reconnect_within_ms, 0, "the server is shutting down");
+        self.close(&close::GOING_AWAY, "the server is shutting down");
     }
 }
 

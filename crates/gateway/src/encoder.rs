@@ -1,4 +1,4 @@
-//! Frames as they go onto a wire, whole, for everybody the same.
+//! Encodes complete wire frames, once for all subscribers of one format.
 
 use bytes::Bytes;
 use pushonce_core::{Gap, Message, Position, Topic};
@@ -13,14 +13,14 @@ use crate::ws::frame;
 pub(crate) const WS_JSON: WireFormat = WireFormat(0);
 /// Protobuf in WebSocket binary messages.
 pub(crate) const WS_PROTO: WireFormat = WireFormat(1);
-/// Protobuf behind its length, on QUIC streams.
+/// Length-delimited protobuf on QUIC streams.
 pub(crate) const QUIC_PROTO: WireFormat = WireFormat(2);
-/// [`WS_JSON`] where permessage-deflate was agreed on.
+/// [`WS_JSON`] with permessage-deflate.
 pub(crate) const WS_JSON_DEFLATE: WireFormat = WireFormat(3);
-/// [`WS_PROTO`] where permessage-deflate was agreed on.
+/// [`WS_PROTO`] with permessage-deflate.
 pub(crate) const WS_PROTO_DEFLATE: WireFormat = WireFormat(4);
 
-/// Makes the frames of every wire the gateway speaks. Hand it to the hub.
+/// Encodes frames for every wire format of the gateway. The hub needs an instance.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Encoder;
 
@@ -41,8 +41,8 @@ impl FrameEncoder for Encoder {
         delta: Bytes,
     ) -> Bytes {
         let Message { position, time, key, .. } = message;
-        let difference = MessageDelta { position: *position, time: *time, key: key.clone(), delta };
-        wrap_compressed(wire, &client::encode_message_delta(encoding(wire), topic, &difference))
+        let delta = MessageDelta { position: *position, time: *time, key: key.clone(), delta };
+        wrap_compressed(wire, &client::encode_message_delta(encoding(wire), topic, &delta))
     }
 
     fn encode_gap(&self, wire: WireFormat, topic: &Topic, gap: &Gap) -> Bytes {
@@ -53,11 +53,11 @@ impl FrameEncoder for Encoder {
         &self,
         wire: WireFormat,
         topic: &Topic,
-        standing: TopicHealth,
+        health: TopicHealth,
         reached: Position,
     ) -> Bytes {
         let topic = topic.clone();
-        let event = match standing {
+        let event = match health {
             TopicHealth::Stale => ServerEvent::Stale { topic, since: reached },
             TopicHealth::Live => ServerEvent::Live { topic, position: reached },
         };
@@ -70,7 +70,7 @@ impl FrameEncoder for Encoder {
     }
 }
 
-/// How a frame of the client protocol is written on `connection`.
+/// The encoding of client frames in the format `wire`.
 pub(crate) fn encoding(wire: WireFormat) -> Encoding {
     match wire {
         WS_JSON | WS_JSON_DEFLATE => Encoding::Json,
@@ -78,8 +78,8 @@ pub(crate) fn encoding(wire: WireFormat) -> Encoding {
     }
 }
 
-/// Wraps a frame of the client protocol into what `connection` carries. Deflates nothing: what one session
-/// is told is short, and for it alone.
+/// Wraps a client frame in the framing of `wire`, uncompressed: frames for a single session are short and not
+/// shared.
 pub(crate) fn wrap(wire: WireFormat, payload: &[u8]) -> Bytes {
     match wire {
         WS_JSON | WS_JSON_DEFLATE => frame::text(payload),
@@ -88,7 +88,7 @@ pub(crate) fn wrap(wire: WireFormat, payload: &[u8]) -> Bytes {
     }
 }
 
-/// The same for what many are sent: where it may be deflated, it is.
+/// Wraps a client frame that many sessions receive, compressed if `wire` allows it.
 fn wrap_compressed(wire: WireFormat, payload: &[u8]) -> Bytes {
     match wire {
         WS_JSON_DEFLATE => frame::compressed_text(payload),
@@ -97,8 +97,8 @@ fn wrap_compressed(wire: WireFormat, payload: &[u8]) -> Bytes {
     }
 }
 
-/// What of a frame of [`QUIC_PROTO`] goes as a datagram: a message, without its length, for a datagram
-/// has an end of its own.
+/// The datagram for a frame of [`QUIC_PROTO`]: the message without its length prefix, which a datagram does
+/// not need. `None` if the frame is not a message.
 pub(crate) fn datagram_payload(frame: &Bytes) -> Option<Bytes> {
     let payload = delimited::strip_length(frame);
     client::is_message(&payload).then_some(payload)

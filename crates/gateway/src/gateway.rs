@@ -1,4 +1,4 @@
-//! All doors together.
+//! The gateway: all listeners and lanes of a node.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -19,21 +19,20 @@ use crate::{
     bind, quic,
 };
 
-/// What is behind the doors.
+/// The services behind the gateway.
 #[derive(Clone)]
 pub struct Backend {
-    /// Where sessions subscribe. It must encode with [`Encoder`](crate::Encoder).
+    /// The hub at which sessions subscribe. It must encode with [`Encoder`](crate::Encoder).
     pub hub: Hub,
-    /// Where their publishes go.
+    /// Receives the publishes of clients.
     pub publisher: Arc<dyn Publisher>,
-    /// Who knows how many watch a topic.
+    /// Source of subscriber counts.
     pub audience: Arc<dyn AudienceSource>,
-    /// What sessions get of each namespace. What it says when they subscribe holds for as long as they
-    /// do.
+    /// Settings of the namespaces. A subscription keeps the settings that were valid when it began.
     pub view: watch::Receiver<Arc<ClusterView>>,
 }
 
-/// The doors of one node: bound, and open once it runs.
+/// The client-facing endpoints of one node. The ports are bound at creation and served by [`Gateway::run`].
 pub struct Gateway {
     config: Arc<Config>,
     backend: Backend,
@@ -46,25 +45,27 @@ pub struct Gateway {
     memory: MemoryUse,
 }
 
-/// Why the doors closed before they were told to.
+/// Why the gateway ended before its shutdown was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The system gave no thread, no event queue or no timer.
-    #[error("a lane cannot start or go on: {0}")]
+    /// The system provided no thread, event queue or timer.
+    #[error("a lane thread failed: {0}")]
     Lane(#[from] io::Error),
-    /// A lane panicked; its sessions are gone.
-    #[error("a lane ended by a panic; this is a bug, please report it with the log")]
+    /// A lane panicked and its sessions are lost.
+    #[error("a lane thread panicked; this is a bug, please report it with the log")]
     Panic,
 }
 
 impl Gateway {
-    /// Takes the ports. Clients that come from now on wait until [`Gateway::run`].
+    /// Binds the ports. Clients that connect before [`Gateway::run`] wait in the backlog.
     ///
-    /// `extra` are the node's other pages, such as `/metrics`; it must not define anything under
-    /// `/topics`, `/ws` or `/dev`. The process must have its metrics recorder before this is run.
+    /// `extra` holds the other routes of the node, such as `/metrics`. It must not define a route under
+    /// `/topics`, `/ws` or `/dev`. The metrics recorder of the process must be installed before
+    /// [`Gateway::run`].
     ///
     /// # Errors
-    /// [`BindError`] names the address that is not to be had, and the flag that changes it.
+    /// [`BindError`] when an address cannot be bound, with the address and the flag that changes it, or when
+    /// the certificate cannot be used.
     pub fn bind(
         config: Config,
         backend: Backend,
@@ -103,39 +104,40 @@ impl Gateway {
         })
     }
 
-    /// Where HTTP and WebSocket are, with the port that was taken.
+    /// The address of HTTP and WebSocket, with the actual port.
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
     }
 
-    /// Where QUIC is, with the port that was taken.
+    /// The address of QUIC, with the actual port.
     pub fn quic_addr(&self) -> SocketAddr {
         self.quic.address()
     }
 
-    /// Whether the lanes go round, once it runs.
+    /// Returns the tick counters of the lanes. They advance while the gateway runs.
     pub fn watchdog(&self) -> LaneWatchdog {
         self.watchdog.clone()
     }
 
-    /// Whether the lanes admit new sessions, once it runs.
+    /// Returns the admission state of the lanes. It is updated while the gateway runs.
     pub fn admission(&self) -> Admission {
         self.admission.clone()
     }
 
-    /// Where to say how much memory the process uses. Near the end of it sessions that take the newest
-    /// alone get it less often, and at the end sessions are sent away.
+    /// Returns the handle through which the node reports the memory use of the process. As it approaches the
+    /// limit, the gateway lowers the rate of `latest` subscriptions, then rejects new sessions, then closes
+    /// existing ones.
     pub fn memory(&self) -> MemoryUse {
         self.memory.clone()
     }
 
-    /// Serves until `shutdown`, then takes in nobody, sends every session `send_goaway` and close code
-    /// 1001, and ends when all are gone or the grace time is over.
+    /// Serves clients until `shutdown` is cancelled. It then accepts no new connections, sends `goaway` and
+    /// close code 1001 to every session, and returns when all sessions ended or the grace time is over.
     ///
-    /// Dropping the future begins the same end, without waiting for it.
+    /// Dropping the future starts the same shutdown without waiting for it.
     ///
     /// # Errors
-    /// [`RunError`] when a lane ended by itself; all others then end as well.
+    /// [`RunError`] when a lane failed; all other lanes are then stopped as well.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let stop = shutdown.child_token();
         let _guard = stop.clone().drop_guard();
@@ -175,10 +177,10 @@ impl Gateway {
     }
 }
 
-/// Each ends with how its lane went.
+/// One receiver for the result of each lane.
 type LaneResults = FuturesUnordered<oneshot::Receiver<io::Result<()>>>;
 
-/// Waits for all lanes. The first that ends badly stops the others.
+/// Waits for all lanes. The first failure stops the others.
 async fn wait_for_lanes(mut lanes: LaneResults, stop: &CancellationToken) -> Result<(), RunError> {
     let mut outcome = Ok(());
     while let Some(received) = lanes.next().await {

@@ -1,4 +1,4 @@
-//! HTTP: the topic is the URL. Everything but `/ws`, which is spoken by hand in `ws`.
+//! The HTTP routes, with the topic in the URL path. Module `ws` implements `/ws`.
 
 mod audience;
 pub(crate) mod cors;
@@ -27,21 +27,21 @@ pub(crate) use error::HttpError;
 use crate::certificate::Fingerprint;
 use crate::{AudienceSource, Publisher, rejection};
 
-/// What the routes work with.
+/// The state shared by all routes.
 #[derive(Clone)]
 pub(crate) struct HttpState {
     pub(crate) hub: Hub,
     pub(crate) publisher: Arc<dyn Publisher>,
     pub(crate) audience: Arc<dyn AudienceSource>,
-    /// Of the settings of the namespaces.
+    /// Contains the settings of the namespaces.
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
-    /// How long a client may take to send a body.
+    /// Maximum time for a client to send a request body.
     pub(crate) body_timeout: Duration,
 }
 
-/// The routes of topics, and those of `extra`. `OPTIONS` and the headers for browsers are the
-/// connection's, which has answers of its own beside these.
+/// Builds the router from the topic routes and `extra`. The connection handles `OPTIONS` and the CORS
+/// headers, because it also sends responses that do not pass through this router.
 pub(crate) fn router(http: HttpState, extra: Router) -> Router {
     let topic_routes = get(snapshot::get).post(publish::post);
     Router::new()
@@ -61,16 +61,16 @@ async fn not_found() -> HttpError {
     HttpError::new(
         StatusCode::NOT_FOUND,
         "not_found",
-        "there is nothing here; topics are at /topics/{topic}",
+        "no such path; topics are at /topics/{topic}",
     )
 }
 
 async fn method_not_allowed() -> HttpError {
-    let text = "this method is not for this path; GET reads a topic, POST publishes to it";
+    let text = "this path does not support this method; GET reads a topic, POST publishes to it";
     HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
 }
 
-/// A topic that clients may read: those of the system are for none.
+/// Rejects system topics, which clients may not read.
 fn check_readable(topic: Topic) -> Result<Topic, HttpError> {
     match rejection::check_topic(&topic) {
         None => Ok(topic),
@@ -78,7 +78,7 @@ fn check_readable(topic: Topic) -> Result<Topic, HttpError> {
     }
 }
 
-/// The topic of a path, percent-decoded.
+/// Parses the percent-decoded topic of a path.
 fn parse_topic(path: Result<Path<String>, PathRejection>) -> Result<Topic, HttpError> {
     let bad_topic =
         |text: String| HttpError::new(StatusCode::BAD_REQUEST, ErrorCode::BadTopic.as_str(), text);

@@ -1,4 +1,4 @@
-//! One thread that holds sessions: its runtime, its listener, its share of everything.
+//! A lane: one thread with its own runtime and listeners, and the sessions that it serves.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -34,44 +34,44 @@ use crate::registry::{self, SessionRegistry};
 use crate::session::SessionLimits;
 use crate::{Backend, Config, LaneWatchdog, Publisher, connection, pin, quic};
 
-/// The lane's one buffer for reading, whoever is read: what a kernel hands over at once from a busy
-/// client. Smaller means more reads of large frames, larger is never filled.
+/// The one read buffer of a lane, shared by all its sessions: as much as the kernel returns at once for a
+/// busy client. A smaller buffer means more reads of large frames, a larger one is never filled.
 const SCRATCH_BYTES: usize = 64 << 10;
 
-/// How many connections are taken in before everything else of the lane has its turn. The handshake of
-/// one costs some 100 µs, as a turn of the fan-out's 256 offers costs a millisecond: in a storm the two
-/// take turns, whoever is connected waits some milliseconds, and whoever is not, in the backlog.
+/// How many connections are accepted before the other tasks of the lane run. A handshake costs about 100 µs,
+/// and a turn of 256 fan-out offers about a millisecond. In a connection storm the two alternate: connected
+/// clients wait some milliseconds, new ones wait in the backlog.
 const ACCEPTS_PER_TURN: usize = 16;
 
-/// JSON may write every byte of a text as `\u0041`; base64 takes far less.
+/// JSON may encode every byte of a text as `\u0041`; base64 needs far less.
 const JSON_BYTES_PER_BYTE: usize = 6;
 
-/// Bytes of a frame beside its payload: the topic, the key and the names of the fields, and room to
-/// answer a payload that is over its limit.
+/// Bytes of a frame besides its payload: topic, key and field names, and a margin within which an oversized
+/// payload gets an error reply instead of a close.
 const FRAME_OVERHEAD_BYTES: usize = 64 << 10;
 
-/// Connections that were turned away and are kept for as long as their client needs to read the
-/// answer. One more is closed at once.
+/// Maximum number of rejected connections that stay open until the client has read the response. Further ones
+/// are closed at once.
 const LINGERING_MAX: usize = 64;
 
-/// What the sessions of a lane share. Never leaves the lane's thread.
+/// The state that the sessions of a lane share. It stays on the thread of the lane.
 pub(crate) struct LaneState {
     pub(crate) config: Arc<Config>,
-    /// Of each session.
+    /// The limits of each session.
     pub(crate) limits: Rc<SessionLimits>,
     pub(crate) fanout: pushonce_fanout::Lane,
     pub(crate) publisher: Arc<dyn Publisher>,
-    /// Of the settings of the namespaces.
+    /// Contains the settings of the namespaces.
     view: RefCell<watch::Receiver<Arc<ClusterView>>>,
-    /// By the view that was seen last.
+    /// The largest payload of any namespace in the last seen view.
     payload_bytes_max: Cell<usize>,
     pub(crate) sessions: SessionRegistry,
-    /// Filled and read within one poll of one task.
+    /// The read buffer. A task fills and reads it within one poll.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) metrics: GatewayMetrics,
-    /// Connections, over all lanes.
+    /// Permits for connections, shared by all lanes.
     pub(crate) connection_permits: Arc<Semaphore>,
-    /// Which descriptors they may use.
+    /// The file descriptors that connections may use.
     descriptors: DescriptorBudget,
     overflow: Rc<Overflow>,
     pub(crate) linger_permits: Arc<Semaphore>,
@@ -79,12 +79,12 @@ pub(crate) struct LaneState {
     pressure_limiter: LogLimiter,
     recent_shortages: RecentShortages,
     memory: MemoryUse,
-    /// Cancelled when the lane takes in nobody any more.
+    /// Cancelled when the lane stops accepting connections.
     pub(crate) draining: CancellationToken,
     connections: TaskTracker,
 }
 
-/// What a lane is made of.
+/// The parts from which a lane is built.
 pub(crate) struct LaneParts {
     pub(crate) config: Arc<Config>,
     pub(crate) backend: Backend,
@@ -98,7 +98,7 @@ pub(crate) struct LaneParts {
     pub(crate) admission: LaneAdmission,
 }
 
-/// Starts the thread of lane `index`. `ended` hears how it went; it is dropped if the lane panics.
+/// Starts the thread of lane `index`. `result_sender` receives the result; it is dropped if the lane panics.
 pub(crate) fn spawn(
     index: usize,
     parts: LaneParts,
@@ -109,7 +109,7 @@ pub(crate) fn spawn(
         if parts.config.pin_lanes {
             pin::pin(index, parts.config.lanes);
         }
-        // Nobody listens when the gateway was dropped.
+        // Sending fails only when the gateway was dropped.
         let _ = result_sender.send(thread_main(index, parts, shutdown));
     })
 }
@@ -156,7 +156,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         () = join_quic(&mut quic), if quic.is_some() => {}
         () = draining.cancelled() => {}
     }
-    // Those whose turn to go has not come are served as before.
+    // Sessions that are not yet due to be drained are served as before.
     tokio::select! {
         () = drain(&lane) => {}
         () = run_ticks(&lane, &admission, record_tick) => {}
@@ -166,7 +166,8 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     Ok(())
 }
 
-/// QUIC does not end before its lane is over, unless by a panic: that is the lane's then.
+/// Waits for the QUIC task. It ends only when its lane stops or when it panics; the panic is propagated to
+/// the lane.
 async fn join_quic(quic: &mut Option<JoinHandle<()>>) {
     let Some(task) = quic else { return };
     let result = task.await;
@@ -178,7 +179,7 @@ async fn join_quic(quic: &mut Option<JoinHandle<()>>) {
     }
 }
 
-/// Sessions are told to go one by one, answers in flight are finished, within the grace time.
+/// Drains the sessions one by one and finishes pending responses, within the grace time.
 async fn drain(lane: &LaneState) {
     lane.connections.close();
     let grace = lane.config.grace;
@@ -192,10 +193,10 @@ async fn drain(lane: &LaneState) {
     }
 }
 
-/// Between two groups of sessions that are told to go: a hundred groups in the usual grace time.
+/// The interval between two groups of drained sessions: a hundred groups in the default grace time.
 const DRAIN_STEP_INTERVAL: Duration = Duration::from_millis(40);
 
-/// Tells the sessions to go, spread over their part of the grace time.
+/// Drains all sessions, spread over four fifths of the grace time.
 async fn drain_sessions(lane: &LaneState) {
     let period = lane.config.grace * 4 / 5;
     let started_at = Instant::now();
@@ -222,17 +223,17 @@ async fn accept_tcp(lane: &Rc<LaneState>, listener: InfallibleListener, router: 
 
 fn serve_connection(lane: &Rc<LaneState>, stream: TcpStream, router: &axum::Router) {
     let Some(permit) = lane.admit(&stream) else { return connection::reject(lane, stream) };
-    // A frame is whole when it is written; to wait for more only delays it. A failure means that
-    // the connection is gone, which is noticed when it is read.
+    // Frames are written whole; waiting for more data would only delay them. A failure means that the
+    // connection is gone, which the next read detects.
     let _ = stream.set_nodelay(true);
     set_stuck_timeout(&stream, lane.config.heartbeat);
     let task = connection::serve(lane.clone(), stream, router.clone(), permit);
     lane.connections.spawn_local(task);
 }
 
-/// Has the system end a connection whose client takes nothing any more. A session has its own
-/// verdict one interval earlier, with a close code; an HTTP answer has only this, and would be held
-/// for as long as its client cares to keep the connection.
+/// Lets the system end a connection whose client receives nothing. A session is closed one interval earlier,
+/// with a close code. An HTTP response has only this limit; without it, a client could hold the response
+/// indefinitely.
 #[cfg(target_os = "linux")]
 fn set_stuck_timeout(stream: &TcpStream, heartbeat: Duration) {
     let timeout = heartbeat * u32::from(STUCK_INTERVALS + 1);
@@ -240,9 +241,9 @@ fn set_stuck_timeout(stream: &TcpStream, heartbeat: Duration) {
     let _ = SockRef::from(stream).set_tcp_user_timeout(Some(timeout));
 }
 
-/// Other systems have no such option.
+/// Does nothing: other systems have no such option.
 #[cfg(not(target_os = "linux"))]
-fn limit_stuck(_: &TcpStream, _: Duration) {}
+fn set_stuck_timeout(_: &TcpStream, _: Duration) {}
 
 async fn run_ticks(lane: &LaneState, admission: &LaneAdmission, record_tick: impl Fn()) {
     let mut ticks = tokio::time::interval(SessionRegistry::tick_interval(lane.config.heartbeat));
@@ -255,7 +256,7 @@ async fn run_ticks(lane: &LaneState, admission: &LaneAdmission, record_tick: imp
     }
 }
 
-// === impl Local ===
+// === impl LaneState ===
 
 impl LaneState {
     pub(crate) fn new(
@@ -270,7 +271,7 @@ impl LaneState {
         let limits = SessionLimits {
             subscriptions_max: config.subscriptions_max,
             publishes_max: config.publishes_max,
-            // Two of the largest: one that waits does not refuse the next.
+            // Two of the largest payloads, so that one pending publish does not cause rejection of the next.
             publish_bytes_max: 2 * Publish::PAYLOAD_BYTES_CAP,
         };
         let payload_bytes_max = view.borrow().namespaces.payload_bytes_max();
@@ -297,13 +298,13 @@ impl LaneState {
         }
     }
 
-    /// Runs a task of a session. It ends with the lane's runtime at the latest.
+    /// Spawns a task of a session. It ends with the runtime of the lane at the latest.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         tokio::task::spawn_local(task);
     }
 
-    /// Runs a connection: the lane waits for it when it takes its leave.
-    /// Its log lines have the fields of `span`.
+    /// Spawns the task of a connection, for which the lane waits when it drains. Its log lines have the
+    /// fields of `span`.
     pub(crate) fn spawn_connection(&self, span: Span, task: impl Future<Output = ()> + 'static) {
         // Idle sessions are many: a span that is off takes no memory.
         if span.is_disabled() {
@@ -313,7 +314,10 @@ impl LaneState {
         }
     }
 
-    /// What a session gets of what it asks for, as the topic's namespace is now.
+    /// Resolves the requested delivery by the current settings of the topic's namespace.
+    ///
+    /// # Errors
+    /// [`DeliveryNotAllowed`] when the request exceeds the rate limit of the namespace.
     pub(crate) fn grant_delivery(
         &self,
         topic: &Topic,
@@ -322,11 +326,11 @@ impl LaneState {
         self.view.borrow().borrow().namespaces.for_topic(topic).resolve_delivery(requested)
     }
 
-    /// Bytes of one frame from a client, after its fragments were joined. More closes the session with
+    /// Maximum bytes of one frame from a client, after reassembly. A longer frame closes the session with
     /// [`TOO_BIG`](pushonce_proto::close::TOO_BIG).
     ///
-    /// The largest payload of any namespace fits, however it is written, and so does one that is a
-    /// little over: it is refused in words.
+    /// The largest payload of any namespace fits in any encoding. A payload slightly above the limit also
+    /// fits, so that it is rejected with an error reply.
     pub(crate) fn frame_bytes_max(&self, encoding: Encoding) -> usize {
         let mut view = self.view.borrow_mut();
         if view.has_changed().unwrap_or(false) {
@@ -340,7 +344,7 @@ impl LaneState {
         bytes_per_byte * self.payload_bytes_max.get() + FRAME_OVERHEAD_BYTES
     }
 
-    /// Does what the load asks for, and gives the sessions whose turn it is their beat.
+    /// Updates the pressure level from the load, and runs the tick of the sessions that are due.
     fn update_pressure(&self, load: &mut LoadTracker, admission: &LaneAdmission) {
         let backlog = pressure::permille(self.fanout.take_lag_max(), pressure::BACKLOG_MAX);
         let pressure = load.update(backlog.max(self.memory.permille()));
@@ -370,7 +374,8 @@ impl LaneState {
         }
     }
 
-    /// Notices a node that is full before the next client does: clients are sent to a node that is ready.
+    /// Detects a full node before the next client connects: load balancers send clients to nodes that report
+    /// readiness.
     fn detect_shortages(&self) {
         let now = std::time::Instant::now();
         if self.connection_permits.available_permits() == 0 {
@@ -381,18 +386,18 @@ impl LaneState {
         }
     }
 
-    /// A new connection is rejected.
+    /// Records that a new connection was rejected.
     fn reject(&self, shortage: Shortage) {
         self.metrics.count_rejected(shortage);
         self.recent_shortages.record(shortage, std::time::Instant::now());
     }
 
-    /// Counts as a connection until it is dropped.
+    /// Returns a token that counts as a connection until it is dropped.
     pub(crate) fn track_connection(&self) -> TaskTrackerToken {
         self.connections.token()
     }
 
-    /// The permit of one more connection over TCP.
+    /// Returns the permit of a new TCP connection, or `None` if there is no room.
     fn admit(&self, stream: &impl AsRawFd) -> Option<ConnectionPermit> {
         if !self.has_descriptor_for_client(stream) {
             self.reject(Shortage::Descriptors);
@@ -404,12 +409,12 @@ impl LaneState {
         permit.map(ConnectionPermit::Overflow)
     }
 
-    /// Whether the descriptor of a connection is one that clients may keep.
+    /// Whether the descriptor of a connection is within the budget of clients.
     pub(crate) fn has_descriptor_for_client(&self, stream: &impl AsRawFd) -> bool {
         self.descriptors.admits(ConnectionPurpose::Client, stream)
     }
 
-    /// The permit of one more session.
+    /// Returns the permit of a new session, or `None` under pressure or when all permits are in use.
     pub(crate) fn acquire_permit(&self) -> Option<OwnedSemaphorePermit> {
         if self.pressure.get() >= Pressure::Reject {
             self.reject(Shortage::Load);

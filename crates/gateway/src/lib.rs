@@ -1,34 +1,74 @@
-//! The doors of a node: HTTP, WebSocket and QUIC, one session type behind all of them.
+//! Serves the clients of a node over HTTP, WebSocket and QUIC, with one session type for all transports.
 //!
-//! *What is it?* [`Gateway`] takes the ports and holds every client connection. Each of its lanes
-//! is a thread with a runtime and a listener of its own; a session lives and dies on one lane. What
-//! a client asks goes through one pure state machine, whatever it came in by; messages come out of
-//! `pushonce_fanout` as ready frames, made by [`Encoder`], and are written to the socket as they are.
+//! # Overview
 //!
-//! *What does it promise?* Frames of one topic reach a client in the order the hub gives them,
-//! never cut by another frame. A message is deflated, and made its difference from the last, once
-//! for all who want it so; no session holds a state for either. Datagrams, for who asks, come in
-//! any order or not at all, but for the newest message, which comes in any case. Requests of one
-//! session are answered; its publishes to one topic keep their order. Bad input is answered in
-//! words or closes the session with a code of `pushonce_proto::close`; it never ends a lane, nor
-//! holds it up: a session is read one buffer at a time. What a session that does not read holds is
-//! bounded: its answers, for no request is read while many are queued, and of messages the rest of
-//! one frame; on QUIC one frame a topic, the send window, and some dozens of datagrams. A client that
-//! asked for the newest messages and reads slowly is sent fewer of them: it never gets one that is
-//! seconds old, as far as its own buffers allow. A refusal reaches a client that is still sending. A
-//! flood of connections takes no place from health checks and metrics.
+//! [`Gateway`] binds the ports and holds every client connection. Each of its lanes is a thread with its own
+//! runtime and listeners; a session stays on one lane until it ends. One pure state machine handles the
+//! requests of a session on every transport. `pushonce_fanout` delivers messages as complete frames, encoded
+//! by [`Encoder`], which are written to the socket unchanged.
 //!
-//! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub, the
-//! [`Publisher`] and the [`AudienceSource`] it is given. TLS on TCP, tokens, WebTransport and server-sent
-//! events are not here.
+//! # Guarantees
 //!
-//! *How does data move?* Up: bytes, frame, `client::Request`, session, then hub or publisher. Down:
-//! hub, lane, outlet, socket, with no queue between; answers of the session go through the same
-//! outlet, before the next frame.
+//! - The frames of one topic reach a client in the order of the hub. No frame is interrupted by another.
+//! - A message is compressed once, and its delta to the previous message is computed once, for all
+//!   subscribers that accept it. No session keeps state for either.
+//! - Datagrams, on request, arrive in any order or not at all, except the newest message, which always
+//!   arrives.
+//! - Every request of a session is answered, and its publishes to one topic keep their order.
+//! - Bad input is answered with an error or closes the session with a code of [`pushonce_proto::close`]. It
+//!   neither ends a lane nor blocks it: a session is read one buffer at a time.
+//! - The memory of a session that does not read is bounded. It holds replies (no request is read while more
+//!   than 32 replies are queued) and the remainder of one message frame; on QUIC one frame per topic, the
+//!   send window and some dozens of datagrams.
+//! - A slow client of `latest` or `rate` receives fewer messages and never one that is seconds old, as far as
+//!   its own buffers allow.
+//! - An error response reaches a client that is still sending.
+//! - A flood of connections does not prevent health checks and metrics requests from being answered.
 //!
-//! *What must a caller not do?* Define a route under `/topics`, `/ws` or `/dev` in the router it
-//! adds: two routes of one name are a mistake that is found at start, by a panic of `axum`. End the
-//! process before [`Gateway::run`] has ended, if sessions are to take their leave.
+//! # Non-goals
+//!
+//! Knowledge of the cluster: shards, links and Raft are behind the hub, the [`Publisher`] and the
+//! [`AudienceSource`]. TLS on TCP, tokens, WebTransport and server-sent events are not supported.
+//!
+//! # Data flow
+//!
+//! Requests: bytes → frame → [`ClientRequest`](pushonce_proto::client::ClientRequest) → session → hub or
+//! publisher. Messages: hub → lane → sink → socket, without a queue in between. The replies of a session go
+//! through the same sink, before the next frame.
+//!
+//! # Caller contract
+//!
+//! - Do not define a route under `/topics`, `/ws` or `/dev` in the router passed to [`Gateway::bind`]: axum
+//!   panics at start when a route is defined twice.
+//! - Install the metrics recorder before [`Gateway::run`].
+//! - Wait for [`Gateway::run`] to return before the process ends, so that sessions are drained.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use pushonce_core::ClusterView;
+//! use pushonce_fanout::{Hub, Upstream, hub};
+//! use pushonce_gateway::{AudienceSource, Backend, Encoder, Gateway, Publisher, RunError};
+//! use tokio::sync::watch;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! /// The backend for `Gateway::bind`.
+//! fn backend(
+//!     upstream: Arc<dyn Upstream>,
+//!     publisher: Arc<dyn Publisher>,
+//!     audience: Arc<dyn AudienceSource>,
+//!     view: watch::Receiver<Arc<ClusterView>>,
+//! ) -> Backend {
+//!     let hub = Hub::new(hub::Config::default(), upstream, Arc::new(Encoder));
+//!     Backend { hub, publisher, audience, view }
+//! }
+//!
+//! /// Serves clients until `shutdown` is cancelled.
+//! async fn serve(gateway: Gateway, shutdown: CancellationToken) -> Result<(), RunError> {
+//!     println!("HTTP on {}, QUIC on {}", gateway.http_addr(), gateway.quic_addr());
+//!     gateway.run(shutdown).await
+//! }
+//! ```
 
 mod admission;
 mod audience;

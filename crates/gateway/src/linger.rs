@@ -1,9 +1,9 @@
-//! Closing a TCP connection whose client may still be writing.
+//! Closes a TCP connection whose client may still be sending.
 //!
-//! A socket that is closed with unread bytes resets the connection, and the reset takes the answer out
-//! of the client's receive buffer: a client that was refused while it still sent its body sees a
-//! broken pipe instead of the refusal. So the write side is closed first, and what still comes is read
-//! and discarded, for a bounded time and number of bytes.
+//! Closing a socket with unread bytes resets the connection, and the reset discards the response in the
+//! client's receive buffer: a client that is rejected while it still sends its body sees a broken pipe
+//! instead of the error. The write side is therefore closed first, and further input is read and discarded,
+//! for a bounded time and number of bytes.
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -15,15 +15,16 @@ use tokio::net::TcpStream;
 
 use crate::lane::LaneState;
 
-/// As many bytes as a client has under way that does not look for an answer before its body is sent.
+/// Maximum number of discarded bytes: enough for a client that reads the response only after it sent its
+/// body.
 const BYTES_MAX: usize = 16 << 20;
 
-/// A client that is gone for so long does not read the answer either.
+/// Maximum time to wait for the client to close. A client that is slower will not read the response either.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Ends the connection behind the last byte that was written.
+/// Closes the connection after the last written byte.
 pub(crate) async fn close(lane: &LaneState, stream: TcpStream) {
-    // An error only says that the client was first.
+    // An error means that the client has already closed the connection.
     let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
     if FailPoint::LingerSkipped.is_active() {
         return;
@@ -31,7 +32,7 @@ pub(crate) async fn close(lane: &LaneState, stream: TcpStream) {
     let _ = tokio::time::timeout(TIMEOUT, discard(lane, &stream)).await;
 }
 
-/// Until the client has closed its side, or has sent too much.
+/// Discards input until the client closes its side or has sent [`BYTES_MAX`].
 async fn discard(lane: &LaneState, stream: &TcpStream) {
     let mut remaining = BYTES_MAX;
     while remaining > 0 && stream.readable().await.is_ok() {

@@ -1,42 +1,42 @@
-//! How long a silent client is borne, counted in heartbeats. No clock: each beat is an input.
+//! Detection of idle and stuck clients, counted in heartbeat intervals. Pure: each interval is an input.
 
 use crate::{IDLE_INTERVALS, STUCK_INTERVALS};
 
-/// What is known of one session since its last beat.
+/// The activity of one session since the previous interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Activity {
-    /// Something was read from it.
+    /// Data was received from the client.
     pub(crate) received: bool,
-    /// It waits to be written to.
+    /// Data waits to be written.
     pub(crate) blocked: bool,
-    /// Some byte of what is written was taken.
+    /// At least one byte was written.
     pub(crate) progressed: bool,
 }
 
-/// The count of one session.
+/// The interval counts of one session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Liveness {
     silent_intervals: u8,
     stuck_intervals: u8,
 }
 
-/// What a beat asks for.
+/// The action to perform at an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeepaliveAction {
     /// Send the heartbeat.
     SendHeartbeat,
-    /// Send the heartbeat, and ask whether somebody is there.
+    /// Send the heartbeat and a ping.
     SendHeartbeatAndPing,
-    /// It takes nothing: what is sent would only pile up.
+    /// Send nothing: the session is blocked, and more frames would only pile up.
     Wait,
-    /// Nobody is there.
+    /// Close the session: the client is silent.
     CloseIdle,
-    /// Somebody is there and does not read.
+    /// Close the session: the client does not read.
     CloseSlow,
 }
 
 impl Liveness {
-    /// One interval has passed.
+    /// Evaluates one interval.
     pub(crate) fn on_interval(&mut self, activity: Activity) -> KeepaliveAction {
         self.silent_intervals =
             if activity.received { 0 } else { self.silent_intervals.saturating_add(1) };

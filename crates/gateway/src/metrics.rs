@@ -1,4 +1,4 @@
-//! Metrics of client connections. No label names a topic or a client.
+//! The metrics of the gateway. No label names a topic or a client.
 
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::close::CloseCode;
@@ -85,21 +85,21 @@ pub(crate) const PRESSURE: Metric = Metric::gauge(
 )
 .with_labels(&["lane"]);
 
-/// The way a session came in.
+/// The transport of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TransportKind {
     WebSocket,
     Quic,
 }
 
-/// Why a new connection is rejected.
+/// The resource whose shortage causes new connections to be rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shortage {
-    /// `connections_max` are open.
+    /// The maximum number of connections are open.
     Connections,
-    /// The descriptors of clients are in use.
+    /// All file descriptors for clients are in use.
     Descriptors,
-    /// Memory, or the backlog of a lane, is near its bound.
+    /// The memory of the process or the backlog of a lane is near its limit.
     Load,
 }
 
@@ -107,17 +107,16 @@ impl Shortage {
     pub(crate) const ALL: [Shortage; 3] =
         [Shortage::Connections, Shortage::Descriptors, Shortage::Load];
 
-    /// What is short, and what to change.
+    /// What is exhausted, and what to change.
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Shortage::Connections => "as many connections are open as a node may have; add a node",
+            Shortage::Connections => "the maximum number of connections are open; add a node",
             Shortage::Descriptors => {
-                "the file descriptors for clients are in use; raise the limit of open files or add a \
+                "all file descriptors for clients are in use; raise the limit of open files or add a \
                  node"
             }
             Shortage::Load => {
-                "memory or the backlog of deliveries is near its bound; raise --memory-max or add a \
-                 node"
+                "memory or the delivery backlog is near its limit; raise --memory-max or add a node"
             }
         }
     }
@@ -131,30 +130,30 @@ impl Shortage {
     }
 }
 
-/// The handles of one lane, taken once: the hot path looks nothing up.
+/// The metric handles of one lane, created once so that the hot path needs no lookups.
 pub(crate) struct GatewayMetrics {
     ws: TransportMetrics,
     quic: TransportMetrics,
-    /// New connections that were rejected, by what the node is short of.
+    /// Rejected new connections, by [`Shortage`].
     rejected: [Counter; 3],
-    /// Sessions that an overloaded node sent away.
+    /// Sessions that were closed because of overload.
     pub(crate) shed: Counter,
 }
 
-/// Of one door.
+/// The metric handles of one transport.
 pub(crate) struct TransportMetrics {
     /// Open sessions.
     pub(crate) sessions: Gauge,
-    /// Sessions that began.
+    /// Sessions that were opened.
     pub(crate) accepted: Counter,
-    /// Handshakes that were refused.
+    /// Refused handshakes.
     pub(crate) refused: Counter,
-    /// Requests of sessions.
+    /// Requests received from sessions.
     pub(crate) frames_in: Counter,
-    /// Bytes handed to sockets and streams.
+    /// Bytes written to sockets and streams.
     pub(crate) bytes_out: Counter,
-    /// Calls of the system by which they left, beside which the fan-out's deliveries say how many
-    /// shared one.
+    /// System calls that wrote them. Compared with the deliveries of the fan-out, this shows how many
+    /// deliveries share one call.
     pub(crate) writes: Counter,
 }
 
@@ -169,7 +168,7 @@ impl GatewayMetrics {
         }
     }
 
-    /// A new connection was rejected.
+    /// Counts a rejected connection.
     pub(crate) fn count_rejected(&self, shortage: Shortage) {
         self.rejected[shortage as usize].increment(1);
     }
@@ -196,12 +195,12 @@ impl TransportMetrics {
     }
 }
 
-/// A request was answered with an error.
+/// Counts an error reply to a request.
 pub(crate) fn count_error(code: ErrorCode) {
     ERRORS.register_counter(&[code.as_str()]).increment(1);
 }
 
-/// A session was closed from this side.
+/// Counts a session that was closed by the server.
 pub(crate) fn count_closed(close: &CloseCode) {
     SESSIONS_CLOSED.register_counter(&[close.reason]).increment(1);
 }

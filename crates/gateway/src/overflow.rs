@@ -1,8 +1,9 @@
-//! Connections beyond the sessions, for one HTTP answer each: an operator must reach a full node, and a
-//! probe that gets no answer would have it killed with all its sessions.
+//! Extra connections on a full node, for one HTTP response each: an operator must be able to reach a full
+//! node, and an orchestrator would kill a node that does not answer its probe, with all its sessions.
 //!
-//! A flood of connections that send nothing must not take these places either. So one that has not sent
-//! its request yet makes room for a newer one: a probe sends its request together with its connection.
+//! A flood of connections that send nothing must not occupy these places either. A connection that has not
+//! sent its request yet is therefore evicted for a newer one: a probe sends its request right after it
+//! connects.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,19 +11,20 @@ use std::rc::Rc;
 
 use tokio_util::sync::CancellationToken;
 
-/// Connections at a time. Probes and scrapers are a few, each gone within milliseconds.
+/// Maximum number of open overflow connections. Probes and scrapers are few, and each ends within
+/// milliseconds.
 const OPEN_MAX: usize = 16;
 
 /// The overflow connections of one lane.
 #[derive(Default)]
 pub(crate) struct Overflow {
     open_count: Cell<usize>,
-    /// Without a request so far, oldest first.
+    /// Connections that may be evicted, in this order: a response was sent, or no request was received yet.
     waiting: RefCell<VecDeque<(u64, CancellationToken)>>,
     next_id: Cell<u64>,
 }
 
-/// One overflow connection, until it is dropped.
+/// The permit of one overflow connection, released when it is dropped.
 pub(crate) struct OverflowPermit {
     overflow: Rc<Overflow>,
     id: u64,
@@ -30,8 +32,8 @@ pub(crate) struct OverflowPermit {
 }
 
 impl Overflow {
-    /// Room for one more connection. Evicts the oldest that has sent no request if there is none
-    /// left; `NoFault` when all are being answered.
+    /// Returns a permit for one more connection. If all are in use, it evicts the oldest connection without a
+    /// request; `None` when all connections have a request in progress.
     pub(crate) fn admit(self: &Rc<Overflow>) -> Option<OverflowPermit> {
         let mut waiting = self.waiting.borrow_mut();
         if self.open_count.get() >= OPEN_MAX {
@@ -51,18 +53,18 @@ impl Overflow {
 }
 
 impl OverflowPermit {
-    /// The request came: it is answered, whatever comes after it.
+    /// Handles the arrival of the request: from now on the connection is not evicted.
     pub(crate) fn on_request(&self) {
         self.overflow.remove(self.id);
     }
 
-    /// The answer was sent, and the client has not closed its side yet: it makes room before those
-    /// that wait for an answer.
+    /// Handles the end of the response. Until the client closes its side, the connection is the first to be
+    /// evicted.
     pub(crate) fn on_response_sent(&self) {
         self.overflow.waiting.borrow_mut().push_front((self.id, self.evicted.clone()));
     }
 
-    /// Ends when the connection must make room.
+    /// Completes when the connection is evicted.
     pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }

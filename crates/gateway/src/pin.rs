@@ -1,8 +1,8 @@
-//! Which core a lane runs on.
+//! Pins lanes to cores.
 
-/// Ties the calling thread, lane `index` of `lane_count`, to a core of its own: its sessions' data stays in
-/// that core's caches. Does nothing where there are fewer cores than lanes, or the system does not
-/// allow it.
+/// Pins the calling thread, lane `index` of `lanes`, to its own core, so that the data of its sessions stays
+/// in the caches of that core. Does nothing if there are fewer cores than lanes or the system does not allow
+/// it.
 #[cfg(target_os = "linux")]
 pub(crate) fn pin(index: usize, lanes: usize) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -20,7 +20,7 @@ pub(crate) fn pin(index: usize, lanes: usize) {
     }
 }
 
-/// Other systems have no such call.
+/// Does nothing: other systems have no such call.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn pin(_: usize, _: usize) {}
 
@@ -42,6 +42,6 @@ mod tests {
                 assert_eq!(cores(), 1);
             });
         });
-        assert_eq!(cores(), all, "only the thread that asked");
+        assert_eq!(cores(), all, "only the calling thread is pinned");
     }
 }

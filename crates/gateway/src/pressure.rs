@@ -1,60 +1,61 @@
-//! How near a node is to what it can bear, and what its sessions feel of that.
+//! Overload protection: how close a lane is to its limits, and what it does about it.
 //!
-//! Two budgets: the memory of the process, and how long news waits for a lane. Near the end of either,
-//! those who take the newest alone get it less often, which nobody loses anything by; nearer, nobody
-//! new is taken in; at the end sessions are sent away, a few at a time, and told when to come back.
+//! There are two budgets: the memory of the process, and the time that messages wait for a lane. As the load
+//! approaches either budget, the lane first lowers the rate of `latest` and `rate` subscriptions, which lose
+//! nothing by it, then rejects new sessions, then closes existing ones, a few at a time and with a time after
+//! which to reconnect.
 //!
-//! Memory may be full of what the shards keep, and then no session that leaves makes room. So the doors
-//! close long before anybody is sent away: those who watch go on watching, which costs little, and what
-//! is left between the two is what the operator has to act in. At the budget itself the system would
-//! end the process, and send everybody away.
+//! Memory may be full of data that the shards keep, and then closing sessions frees little. New sessions are
+//! therefore rejected well before existing ones are closed: existing sessions cost little, and the distance
+//! between the two levels is the operator's time to act. Beyond the budget the system would end the process,
+//! and all sessions with it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// What is done about the load.
+/// The measure taken against the load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Pressure {
-    /// Nothing.
+    /// No measure.
     #[default]
     Normal,
-    /// Who takes the newest alone gets it at most every [`THROTTLE_INTERVAL`].
+    /// Subscriptions of `latest` and `rate` get at most one message every [`THROTTLE_INTERVAL`].
     Throttle,
-    /// No new sessions are taken in.
+    /// New sessions are rejected.
     Reject,
-    /// Sessions are sent away.
+    /// Existing sessions are closed.
     Shed,
 }
 
-/// How long a subscription of `latest` or `rate` rests after each message under [`Pressure::Throttle`]. A
-/// viewer of a score does not see the difference between ten and two changes a second; half of a
-/// second is still "now".
+/// Minimum interval between two messages of a `latest` or `rate` subscription under [`Pressure::Throttle`]. A
+/// viewer of a score does not notice the difference between ten and two changes a second, and a delay of half
+/// a second still counts as live.
 pub(crate) const THROTTLE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// News that waits so long for its lane is the whole budget of a backlog. Rings hold a thousand
-/// messages: a lane that is further behind loses them for everybody.
+/// The backlog budget: the longest time that a message may wait for its lane. Rings hold a thousand messages;
+/// the sessions of a lane that is further behind lose messages.
 pub(crate) const BACKLOG_MAX: Duration = Duration::from_secs(2);
 
-/// Shares of a budget, in thousandths: from where on each measure is taken, and how far the load must
-/// fall below that for it to end. Without the slack the lane would change its mind with every tick.
+/// Thresholds in thousandths of a budget at which each measure begins, and how far the load must fall below a
+/// threshold before the measure ends. Without hysteresis the level could change with every tick.
 const THROTTLE_PERMILLE: u32 = 850;
 const REJECT_PERMILLE: u32 = 950;
 const SHED_PERMILLE: u32 = 1_000;
 const HYSTERESIS_PERMILLE: u32 = 50;
 
-/// What is used of a budget, in thousandths.
+/// The used share of a budget, in thousandths.
 pub(crate) fn permille(used: Duration, budget: Duration) -> u32 {
     let thousandths = used.as_nanos() * 1_000 / budget.as_nanos().max(1);
     u32::try_from(thousandths).unwrap_or(u32::MAX)
 }
 
-/// Follows the load, with slack.
+/// Tracks the pressure level with hysteresis.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LoadTracker(Pressure);
 
 impl LoadTracker {
-    /// The load is now so many thousandths of its budget. What to do about it.
+    /// Updates the level to the current load, in thousandths of the budget, and returns it.
     pub(crate) fn update(&mut self, permille: u32) -> Pressure {
         let threshold = |level, permille| {
             if self.0 >= level { permille - HYSTERESIS_PERMILLE } else { permille }
@@ -72,12 +73,12 @@ impl LoadTracker {
     }
 }
 
-/// How much of its memory the process uses, as somebody outside says it. Cheap to clone.
+/// The memory use of the process, as reported by the node. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryUse(Arc<AtomicU32>);
 
 impl MemoryUse {
-    /// Says that `used` of `max` bytes are used. Zero for `max` is no bound.
+    /// Reports that `used` of `max` bytes are in use. A `max` of zero means no limit.
     pub fn set(&self, used: u64, max: u64) {
         let thousandths = (u128::from(used) * 1_000).checked_div(max.into()).unwrap_or(0);
         self.0.store(u32::try_from(thousandths).unwrap_or(u32::MAX), Ordering::Relaxed);

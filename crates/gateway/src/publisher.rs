@@ -1,19 +1,20 @@
-//! The port through which clients' publishes leave the gateway.
+//! The port through which the gateway publishes on behalf of clients.
 
 use futures::future::BoxFuture;
 use futures::stream::LocalBoxStream;
 use pushonce_core::{Acknowledgement, Publish, PublishError};
 
-/// Takes a message to its owner and brings back where it stands.
+/// Sends messages to the owners of their topics and returns the acknowledgements.
 pub trait Publisher: Send + Sync + 'static {
-    /// Publishes once. The future has a deadline of its own: the gateway sets none.
+    /// Publishes one message. The future must have its own deadline: the gateway sets none.
     fn publish(
         &self,
         publish: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>>;
 
-    /// Publishes what comes without waiting for each, with one answer for each, in their order. Those
-    /// to one topic stand there in the order in which they came. Ends after the last answer.
+    /// Publishes a stream of messages without waiting for each acknowledgement. The returned stream has one
+    /// result for each message, in the same order, and ends after the last one. Messages to one topic are
+    /// published in the order of `input`.
     fn publish_ordered(
         &self,
         input: LocalBoxStream<'static, Publish>,

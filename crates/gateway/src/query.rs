@@ -1,27 +1,27 @@
-//! The query of a URL, read without loss.
+//! Parses the query of a URL without loss.
 //!
-//! The usual decoders replace bytes that are not UTF-8, so two different topics would become one.
+//! Common decoders replace invalid UTF-8, which would map two different topics to the same name.
 
-/// Why a query cannot be read.
+/// Why a query is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidQuery {
     /// `%` is not followed by two hexadecimal digits.
-    #[error("{0:?} in the query is not percent-encoded correctly; write % as %25")]
+    #[error("{0:?} in the query is not valid percent-encoding; write % as %25")]
     Percent(String),
-    /// The decoded bytes are not text.
-    #[error("{0:?} in the query is not UTF-8 when it is decoded; encode names as UTF-8")]
+    /// The decoded bytes are not UTF-8.
+    #[error("{0:?} in the query does not decode to UTF-8; encode names as UTF-8")]
     NotUtf8(String),
-    /// A name that means nothing here.
-    #[error("{name:?} is unknown in the query here; {known}")]
+    /// A parameter that this request does not support.
+    #[error("unknown query parameter {name:?}; {known}")]
     Unknown {
-        /// The name.
+        /// Name of the parameter.
         name: String,
-        /// What is known.
+        /// The supported parameters, as a clause of the message.
         known: &'static str,
     },
 }
 
-/// The name-value pairs of a query in `application/x-www-form-urlencoded`, decoded.
+/// Decodes the name-value pairs of a query in `application/x-www-form-urlencoded`.
 ///
 /// # Errors
 /// [`InvalidQuery`] for the first name or value that cannot be decoded.
@@ -35,7 +35,10 @@ pub fn pairs(query: &str) -> Result<Vec<(String, String)>, InvalidQuery> {
         .collect()
 }
 
-/// An endpoint without parameters has none.
+/// Checks that the query has no parameters.
+///
+/// # Errors
+/// [`InvalidQuery`] for the first parameter, or if the query cannot be decoded.
 pub(crate) fn expect_none(query: Option<&str>) -> Result<(), InvalidQuery> {
     match pairs(query.unwrap_or_default())?.into_iter().next() {
         None => Ok(()),
@@ -74,7 +77,7 @@ fn bad_percent(text: &str) -> InvalidQuery {
     InvalidQuery::Percent(truncated(text))
 }
 
-/// As much as an error should repeat.
+/// Truncates a text that an error message repeats.
 fn truncated(text: &str) -> String {
     text.chars().take(64).collect()
 }

@@ -1,4 +1,4 @@
-//! Every session of a lane in one list, so that none needs a timer of its own.
+//! The sessions of a lane in one table, so that no session needs its own timer.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -7,20 +7,19 @@ use std::time::Duration;
 
 use slab::Slab;
 
-/// A heartbeat interval is divided into this many turns, and each session has its beat in one of
-/// them: ten thousand sessions are forty at a time, ten times a second, not all at once. Clients
-/// that came together get different turns.
+/// Number of ticks per heartbeat interval. Each session has its heartbeat at one of them: ten thousand
+/// sessions are forty per tick, ten ticks a second, instead of all at once. Clients that connected together
+/// get different ticks.
 const TICKS_PER_INTERVAL: usize = 256;
 
-/// Clients that must go do so, or are told to come back, spread over at least this time, in
-/// milliseconds: their new server has a handshake to do for each of them.
+/// Minimum time over which drained clients disconnect or reconnect, in milliseconds: their new server
+/// performs a handshake for each of them.
 const RECONNECT_SPREAD_MS: u32 = 2_000;
 
-/// Moments at which sessions that must go are told so.
+/// Number of slots of a drain period. Each session is drained in one of them.
 pub(crate) const DRAIN_SLOTS: u32 = 1 << 16;
 
-/// How many of the [`DRAIN_SLOTS`] are over, so long after the first, when they are spread `within` some
-/// time.
+/// How many of the [`DRAIN_SLOTS`] are due when `elapsed` of the drain period has passed.
 pub(crate) fn drain_slots_due(elapsed: Duration, period: Duration) -> u32 {
     let slots = elapsed.as_nanos() * u128::from(DRAIN_SLOTS) / period.as_nanos().max(1);
     if period.is_zero() {
@@ -30,30 +29,30 @@ pub(crate) fn drain_slots_due(elapsed: Duration, period: Duration) -> u32 {
     }
 }
 
-/// Those who are sent away by an overloaded node come back after this time at the earliest, and twice
-/// it at the latest, in milliseconds: long enough to notice whether it helped.
+/// Minimum time after which a session that an overloaded node closed may reconnect, in milliseconds; the
+/// maximum is twice this time. It is long enough to see whether closing sessions helped.
 const SHED_RETRY_MIN_MS: u32 = 10_000;
 
-/// A time below `max` for the `index`th of many, in milliseconds. Fibonacci hashing: neighbours are far
-/// apart, and no randomness is needed for it.
+/// A value below `max` for `index`. Fibonacci hashing spreads neighbours far apart without randomness.
 fn spread(index: usize, max: u32) -> u32 {
     let hash = u64::from((index as u32).wrapping_mul(0x9e37_79b9) >> 16);
     ((hash * u64::from(max)) >> 16) as u32
 }
 
-/// What the lane asks of each of its sessions.
+/// A session as its lane sees it.
 pub(crate) trait RegisteredSession {
-    /// A heartbeat interval has passed.
+    /// Handles the end of a heartbeat interval.
     fn on_interval(self: Rc<Self>);
 
-    /// Take your leave for the node is overloaded; come back after this many milliseconds.
+    /// Closes the session because the node is overloaded. The client may reconnect after `retry_after_ms`.
     fn shed(self: Rc<Self>, retry_after_ms: u32);
 
-    /// Take your leave; come back, to another server, after this many milliseconds.
+    /// Closes the session because the node shuts down. The client reconnects to another server within
+    /// `reconnect_within_ms`.
     fn drain(self: Rc<Self>, reconnect_within_ms: u32);
 }
 
-/// The place of one session.
+/// The slot of one session.
 pub(crate) struct SessionSlot(usize);
 
 /// The sessions of one lane.
@@ -72,19 +71,21 @@ impl SessionRegistry {
         self.sessions.borrow_mut().try_remove(index);
     }
 
-    /// How often [`SessionRegistry::tick`] is to be called for each session to have one beat an interval.
+    /// The interval between calls of [`SessionRegistry::tick`] at which each session has one heartbeat per
+    /// `interval`.
     pub(crate) fn tick_interval(interval: Duration) -> Duration {
         (interval / TICKS_PER_INTERVAL as u32).max(Duration::from_millis(1))
     }
 
-    /// The next turn: its sessions have their beat.
+    /// Runs the next tick: calls [`RegisteredSession::on_interval`] of the sessions that are due.
     pub(crate) fn tick(&self) {
         for session in self.advance_tick() {
             session.on_interval();
         }
     }
 
-    /// The next turn: its sessions are sent away, one in [`TICKS_PER_INTERVAL`] of all. Says how many.
+    /// Runs the next tick of an overloaded lane: closes the sessions that are due, one in
+    /// [`TICKS_PER_INTERVAL`] of all, and returns their number.
     pub(crate) fn shed(&self) -> usize {
         let due_sessions = self.advance_tick();
         let count = due_sessions.len();
@@ -100,14 +101,14 @@ impl SessionRegistry {
         self.sessions_in_group(tick, TICKS_PER_INTERVAL)
     }
 
-    /// The sessions whose departure is one of these take their leave. The departures are spread `within`
-    /// a time; what of [`RECONNECT_SPREAD_MS`] that does not cover, their return does.
+    /// Drains the sessions of these slots. The slots are spread over `period`; if that is shorter than
+    /// [`RECONNECT_SPREAD_MS`], the reconnects are spread over the rest of it.
     pub(crate) fn drain(&self, slots: Range<u32>, period: Duration) {
         let covered = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
         let spread_ms = RECONNECT_SPREAD_MS.saturating_sub(covered);
         let sessions = self.sessions.borrow();
         let is_due = |&(index, _): &(usize, _)| slots.contains(&spread(index, DRAIN_SLOTS));
-        // Copied out: a member may leave its seat while it is spoken to.
+        // Cloned, because a session may remove itself while it is drained.
         let due_sessions: Vec<_> = sessions
             .iter()
             .filter(is_due)
@@ -119,12 +120,13 @@ impl SessionRegistry {
         }
     }
 
-    /// Whether nobody has a seat.
+    /// Whether the lane has no sessions.
     pub(crate) fn is_empty(&self) -> bool {
         self.sessions.borrow().is_empty()
     }
 
-    /// Copied out: a member may leave its seat while it is spoken to.
+    /// Returns every `step`th session from `first`, cloned because a session may remove itself when it is
+    /// called.
     fn sessions_in_group(&self, first: usize, step: usize) -> Vec<Rc<dyn RegisteredSession>> {
         let sessions = self.sessions.borrow();
         let indexes = (first..sessions.capacity()).step_by(step);

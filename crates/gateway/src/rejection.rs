@@ -1,13 +1,13 @@
-//! The words of the protocol for a subscription that is refused.
+//! Error codes and texts for rejected subscriptions.
 
 use pushonce_core::{Delivery, DeliveryNotAllowed, SubscribeOptions, Topic};
 use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::ErrorCode;
 
-/// A code, and the text that says what to change.
+/// An error code, and a text that says what to change.
 pub(crate) type SubscribeRejection = (ErrorCode, String);
 
-/// The hub refused it.
+/// The rejection for an error of the hub.
 pub(crate) fn from_hub(error: &SubscribeError) -> SubscribeRejection {
     let code = match error {
         SubscribeError::AlreadySubscribed => ErrorCode::AlreadySubscribed,
@@ -18,25 +18,26 @@ pub(crate) fn from_hub(error: &SubscribeError) -> SubscribeRejection {
     (code, error.to_string())
 }
 
-/// Topics of the system are for no client.
+/// Rejects system topics, which no client may use.
 pub(crate) fn check_topic(topic: &Topic) -> Option<SubscribeRejection> {
-    let text = "topics with a segment that begins with '$' are the system's; choose another topic";
+    let text = "topics with a segment that begins with '$' are reserved; choose another topic";
     topic.is_system().then(|| (ErrorCode::NotAllowed, text.to_owned()))
 }
 
-/// Its namespace does not give so much.
+/// The rejection for a delivery that the namespace does not allow.
 pub(crate) fn from_rate_limit(error: &DeliveryNotAllowed) -> SubscribeRejection {
     (ErrorCode::NotAllowed, error.to_string())
 }
 
-/// The client did not allow the stream it needs.
+/// The rejection when the client did not allow a stream for the subscription.
 pub(crate) fn stream_unavailable() -> SubscribeRejection {
-    let text = "the client allows no more streams; raise its limit of unidirectional streams";
+    let text =
+        "the client allows no more streams; raise its limit of incoming unidirectional streams";
     (ErrorCode::Overloaded, text.to_owned())
 }
 
-/// Datagrams were asked for, and cannot be had: not on this connection, or not with what else was
-/// asked for.
+/// Checks a request for datagrams. Rejects it if the connection does not support them, or if another option
+/// contradicts them.
 pub(crate) fn check_datagrams(
     options: &SubscribeOptions,
     delivery: Delivery,
@@ -44,18 +45,18 @@ pub(crate) fn check_datagrams(
 ) -> Option<SubscribeRejection> {
     let bad_request = |text| Some((ErrorCode::BadRequest, String::from(text)));
     if !is_supported {
-        let text = "datagrams are for QUIC, and for clients that take them; leave `datagrams` away";
+        let text = "datagrams need QUIC and a client that accepts them; remove `datagrams`";
         return Some((ErrorCode::NotSupported, text.to_owned()));
     }
     match options {
         _ if delivery == Delivery::All => {
-            bad_request("a datagram may be lost, and `all` is every message; ask for `latest`")
+            bad_request("datagrams may be lost, but `all` promises every message; use `latest`")
         }
         SubscribeOptions { report_conflated: true, .. } => bad_request(
-            "a datagram may be lost, and no gap says so; leave `conflated` or `datagrams` away",
+            "lost datagrams are not reported as gaps; remove `conflated` or `datagrams`",
         ),
         SubscribeOptions { accept_deltas: true, .. } => bad_request(
-            "a datagram may be lost, and a delta needs it; leave `delta` or `datagrams` away",
+            "a delta cannot be applied after a lost datagram; remove `delta` or `datagrams`",
         ),
         _ => None,
     }

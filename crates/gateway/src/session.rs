@@ -1,9 +1,9 @@
-//! What a session is, whatever the transport: requests in, effects out. No socket, no clock.
+//! The state machine of a session, independent of the transport. Pure: inputs in, effects out.
 //!
-//! A subscription is asked for, then live; a request that arrives meanwhile waits for that answer,
-//! so that a client sees the answers of one topic in the order of its requests. Publishes are sent on
-//! as they come, so that all that one read brought travels together; whoever takes them keeps their
-//! order and answers in it.
+//! A subscription is pending until the hub replies, then active. An unsubscribe that arrives while it is
+//! pending waits for that reply, so that a client sees the replies for one topic in the order of its
+//! requests. Publishes are forwarded at once, so that all publishes of one read travel together; the
+//! publisher keeps their order and returns the results in it.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -19,94 +19,94 @@ use pushonce_proto::close::{self, CloseCode};
 
 use crate::rejection::{self, SubscribeRejection};
 
-/// What one session may hold.
+/// The limits of one session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLimits {
     pub(crate) subscriptions_max: usize,
-    /// Publishes that have no answer yet.
+    /// Maximum number of unacknowledged publishes.
     pub(crate) publishes_max: usize,
-    /// Payload bytes of those, where there are two or more.
+    /// Maximum payload bytes of all unacknowledged publishes. A single publish may exceed it.
     pub(crate) publish_bytes_max: usize,
 }
 
-/// What happens to a session.
+/// An event that a session handles.
 #[derive(Debug)]
 pub(crate) enum SessionInput {
     Request(Result<ClientRequest, InvalidFrame>),
-    /// The answer to [`SessionEffect::Subscribe`]; a refusal by its code and text.
+    /// The result of [`SessionEffect::Subscribe`].
     Subscribed(Topic, Result<SubscriptionGrant, SubscribeRejection>),
-    /// The answer to the first [`SessionEffect::Publish`] that has none.
+    /// The result of the oldest pending [`SessionEffect::Publish`].
     Published(Result<Acknowledgement, PublishError>),
-    /// The session is to end.
+    /// Close the session.
     Close(&'static CloseCode, String),
 }
 
-/// A subscription that was made, and what it gets.
+/// An accepted subscription and its delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SubscriptionGrant {
     pub(crate) subscribed: SubscribeAck,
     pub(crate) delivery: Delivery,
 }
 
-/// What is to be done, in this order.
+/// An action for the driver of the session. The driver performs effects in order.
 #[derive(Debug)]
 pub(crate) enum SessionEffect {
     Reply(ServerEvent),
-    /// Ask the hub; its answer is an [`SessionInput::Subscribed`].
+    /// Subscribe at the hub. The result is returned as [`SessionInput::Subscribed`].
     Subscribe {
         token: u32,
         topic: Topic,
         from: StartFrom,
         options: SubscribeOptions,
     },
-    /// Frames of the topic may flow.
+    /// Start the delivery of frames of the topic.
     StartDelivery(Topic),
-    /// No frame of the topic may follow.
+    /// End the subscription. No frame of the topic may follow.
     StopDelivery {
         token: u32,
         topic: Topic,
     },
-    /// Send on, behind those before; the answer is an [`SessionInput::PublishesDone`].
+    /// Forward the publish after all earlier ones. The result is returned as [`SessionInput::Published`].
     Publish(Publish),
-    /// All publishes have their answers.
+    /// No publish is pending any more.
     PublishesDone,
-    /// End the session with this code and reason.
+    /// Close the session with this code and reason.
     Close(&'static CloseCode, String),
 }
 
-/// One client.
+/// The state of the session of one client.
 pub(crate) struct Session {
     limits: Rc<SessionLimits>,
-    /// Mostly one, a thousand at most.
+    /// Usually one subscription, at most a thousand.
     subscriptions: LiteMap<Topic, SubscriptionState>,
     next_token: u32,
-    /// While there are any: hardly any session publishes.
+    /// Pending publishes. `None` while there are none: few sessions publish.
     unacknowledged: Option<Box<UnacknowledgedPublishes>>,
     is_closed: bool,
 }
 
 enum SubscriptionState {
-    /// Boxed: most of the time a subscription is live, and then it is small.
+    /// Boxed, because most subscriptions are active and should be small.
     Pending(Box<PendingSubscription>),
     Active(u32),
 }
 
-/// The hub was asked.
+/// A subscription that waits for the reply of the hub.
 struct PendingSubscription {
     id: Option<u64>,
     token: u32,
-    /// The request that wants it gone again.
+    /// An unsubscribe that arrived meanwhile.
     unsubscribe: Option<PendingUnsubscribe>,
 }
 
-/// The id of an unsubscribe, if it has one.
+/// The request id of an unsubscribe, if it has one.
 #[derive(Clone, Copy)]
 struct PendingUnsubscribe(Option<u64>);
 
-/// Those that have no answer yet.
+/// Publishes without a result, oldest first.
 #[derive(Default)]
 struct UnacknowledgedPublishes {
-    /// The id of each, if it has one, and its payload bytes.
+    /// The request id, if any, and the payload bytes of each publish.
     queue: VecDeque<(Option<u64>, usize)>,
     bytes: usize,
 }
@@ -126,7 +126,7 @@ impl Session {
         }
     }
 
-    /// Takes one input. After a [`SessionEffect::Reject`] nothing follows.
+    /// Handles one input. After [`SessionEffect::Close`] it returns no further effects.
     pub(crate) fn on_input(&mut self, input: SessionInput) -> SessionEffects {
         let mut effects = Vec::new();
         if self.is_closed {
@@ -161,7 +161,7 @@ impl Session {
             ClientCommand::Authenticate { .. } => effects.push(error_reply(
                 id,
                 ErrorCode::NotSupported,
-                "this server asks for no token; leave authenticate away",
+                "this server does not support tokens; do not send authenticate",
             )),
         }
     }
@@ -253,8 +253,7 @@ impl Session {
         let (count, bytes) = (pending.queue.len(), publish.payload.len());
         let too_many = count >= self.limits.publishes_max;
         if too_many || count > 0 && pending.bytes + bytes > self.limits.publish_bytes_max {
-            let text =
-                "too many publishes of this session wait for their answer; send fewer at once";
+            let text = "too many publishes of this session are pending; send fewer at once";
             return effects.push(error_reply(id, ErrorCode::Overloaded, text));
         }
         pending.bytes += bytes;
@@ -301,7 +300,7 @@ fn stop_delivery(id: Option<u64>, token: u32, topic: Topic, effects: &mut Sessio
 }
 
 fn not_subscribed(id: Option<u64>) -> SessionEffect {
-    error_reply(id, ErrorCode::NotSubscribed, "this session has no subscription of the topic")
+    error_reply(id, ErrorCode::NotSubscribed, "this session is not subscribed to the topic")
 }
 
 fn error_reply(id: Option<u64>, code: ErrorCode, message: impl Display) -> SessionEffect {

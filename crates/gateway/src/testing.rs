@@ -1,4 +1,4 @@
-//! A lane for the tests of what lives on one: no thread, no listener, and topics without a past.
+//! Test support: a lane without a thread or a listener, whose topics have no history.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,18 +21,18 @@ use tokio_util::sync::CancellationToken;
 use crate::lane::LaneState;
 use crate::{Config, Encoder, MemoryUse, Publisher};
 
-/// Far beyond what anything here takes; met only when something is lost.
+/// Test timeout, far beyond the duration of any test. It expires only when something is lost.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) struct LaneHarness {
     pub(crate) lane: Rc<LaneState>,
-    /// The fan-out's, until it runs.
+    /// The driver of the fan-out, until [`LaneHarness::start_fanout`] runs it.
     fanout_driver: Option<LaneDriver>,
     hub: Hub,
     pub(crate) upstream_events: mpsc::UnboundedReceiver<UpstreamEvent>,
 }
 
-/// What the hub tells the cluster behind it.
+/// A call of the hub to its upstream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum UpstreamEvent {
     Watch(Topic),
@@ -41,10 +41,10 @@ pub(crate) enum UpstreamEvent {
 
 struct FakeBackend(mpsc::UnboundedSender<UpstreamEvent>);
 
-/// Runs what lives on a lane, for no longer than a test may wait for what was lost.
+/// Runs a future that needs a lane, with a timeout.
 pub(crate) async fn run_on_lane(future: impl Future<Output = ()>) {
     let local_set = LocalSet::new();
-    tokio::time::timeout(TIMEOUT, local_set.run_until(future)).await.expect("within patience");
+    tokio::time::timeout(TIMEOUT, local_set.run_until(future)).await.expect("the test timed out");
 }
 
 impl LaneHarness {
@@ -69,14 +69,14 @@ impl LaneHarness {
         LaneHarness { lane, fanout_driver: Some(fanout_driver), hub, upstream_events }
     }
 
-    /// Lets frames flow. On a lane only.
+    /// Starts the delivery of frames. Must be called within [`run_on_lane`].
     pub(crate) fn start_fanout(&mut self) {
         if let Some(fanout_driver) = self.fanout_driver.take() {
             self.lane.spawn(fanout_driver.run(CancellationToken::new()));
         }
     }
 
-    /// The first message of a topic comes.
+    /// Delivers the first message of a topic.
     pub(crate) fn publish(&self, topic: &Topic) {
         let message = Message {
             position: Position::new(1, 1),
@@ -88,14 +88,14 @@ impl LaneHarness {
         self.hub.deliver(topic, &[message.into()]);
     }
 
-    /// Waits until the hub wants the topic, and says that it has it.
+    /// Waits until the hub watches the topic, then marks it live.
     pub(crate) async fn set_live(&mut self, topic: &Topic) {
         assert_eq!(self.upstream_events.recv().await, Some(UpstreamEvent::Watch(topic.clone())));
         self.hub.mark_live_at(topic, Position::ZERO);
     }
 }
 
-/// What one of a lane's meters counted.
+/// A recorder that stores the value of one counter.
 pub(crate) struct CounterRecorder {
     name: &'static str,
     transport: &'static str,
@@ -147,12 +147,12 @@ impl Upstream for FakeBackend {
     fn fetch(
         &self,
         _: Topic,
-        want: HistoryRange,
+        range: HistoryRange,
     ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
         let head = Position::ZERO;
-        let page = match want {
-            HistoryRange::After(asked) if asked > head => {
-                Err(FetchError::FuturePosition { requested: asked, head })
+        let page = match range {
+            HistoryRange::After(requested) if requested > head => {
+                Err(FetchError::FuturePosition { requested, head })
             }
             _ => Ok(HistoryPage { messages: Vec::new(), head, gap: None }),
         };
@@ -165,7 +165,7 @@ impl Upstream for FakeBackend {
 }
 
 fn overloaded() -> Result<Acknowledgement, PublishError> {
-    Err(PublishRejection::Overloaded("nobody is behind this lane".to_owned()).into())
+    Err(PublishRejection::Overloaded("this lane has no cluster".to_owned()).into())
 }
 
 impl Publisher for FakeBackend {

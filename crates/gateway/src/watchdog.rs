@@ -1,10 +1,9 @@
-//! Whether the lanes still go round, for those who look from outside.
+//! Detects lanes that hang, from outside of their threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A count for each lane, that rises about ten times a second as long as the lane does anything else
-/// than hang. Cheap to clone.
+/// A tick counter for each lane. It increases about ten times a second unless the lane hangs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LaneWatchdog(Arc<[AtomicU64]>);
 
@@ -13,14 +12,14 @@ impl LaneWatchdog {
         LaneWatchdog((0..lanes).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// One more of a lane.
+    /// Increments the counter of a lane.
     pub(crate) fn record_tick(&self, lane: usize) {
         if let Some(ticks) = self.0.get(lane) {
             ticks.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// As they are now, lane by lane.
+    /// The current counters in lane order.
     pub fn tick_counts(&self) -> Vec<u64> {
         self.0.iter().map(|ticks| ticks.load(Ordering::Relaxed)).collect()
     }

@@ -1,4 +1,4 @@
-//! Who asks for datagrams gets the newest of a topic, whatever the network loses.
+//! A subscription with datagrams receives the newest message of its topic despite packet loss.
 
 mod support;
 
@@ -9,7 +9,7 @@ use support::TestGateway;
 use support::client::{ClientTransport, GatewayClient, Received, topic};
 use support::lossy::{FaultyProxy, PacketFate};
 
-/// What carried a message.
+/// How a message was delivered.
 #[derive(Debug, PartialEq, Eq)]
 enum DeliveredBy {
     Stream,
@@ -28,7 +28,7 @@ fn subscribe(from: StartFrom, options: SubscribeOptions) -> ClientCommand {
     ClientCommand::Subscribe { topic: topic("a"), from, options }
 }
 
-/// The next message, and what carried it.
+/// Returns the next message and how it was delivered.
 async fn next_message_and_carrier(client: &mut GatewayClient) -> (DeliveredBy, String) {
     loop {
         let (by, event) = match client.next().await {
@@ -43,7 +43,7 @@ async fn next_message_and_carrier(client: &mut GatewayClient) -> (DeliveredBy, S
     }
 }
 
-/// A client that has seen the first message, on the stream.
+/// Returns a client that has received the first message, on the stream.
 async fn subscribed_client(server: &TestGateway) -> GatewayClient {
     server.cluster.publish_text("a", "first").await;
     let mut client = GatewayClient::connect(server, ClientTransport::Quic).await;
@@ -55,7 +55,7 @@ async fn subscribed_client(server: &TestGateway) -> GatewayClient {
     client
 }
 
-/// A server behind a way that can be told to lose packets.
+/// Returns a server behind a proxy that can drop or hold packets.
 async fn server_behind_proxy() -> (TestGateway, FaultyProxy) {
     let mut server = TestGateway::start().await;
     let proxy = FaultyProxy::start(server.quic).await;
@@ -94,7 +94,7 @@ async fn newest_message_is_resent_on_the_stream_if_its_datagram_was_lost() {
     let (server, mut proxy) = server_behind_proxy().await;
     let mut client = subscribed_client(&server).await;
     for round in 0..3 {
-        // Longer than everything else that is said meanwhile.
+        // Longer than all other packets sent meanwhile, so that it is recognised by its size.
         let text = format!("lost {round} {}", "x".repeat(800));
         proxy.set_fate(PacketFate::Lose);
         server.cluster.publish_text("a", &text).await;
@@ -107,7 +107,7 @@ async fn newest_message_is_resent_on_the_stream_if_its_datagram_was_lost() {
     }
 }
 
-/// More than may be under way, and than the queue of datagrams holds: the rest is passed over.
+/// The messages exceed the send window and the datagram queue, so the hub skips most of them.
 #[tokio::test]
 async fn client_cut_off_for_a_while_gets_the_newest_and_few_older_messages() {
     for fate in [PacketFate::Hold, PacketFate::Lose] {
@@ -124,7 +124,7 @@ async fn client_cut_off_for_a_while_gets_the_newest_and_few_older_messages() {
         while next_message_and_carrier(&mut client).await.1 != texts[399] {
             count += 1;
         }
-        assert!(count < 200, "{count} messages came before the newest: {fate:?}");
+        assert!(count < 200, "{count} messages were received before the newest: {fate:?}");
     }
 }
 

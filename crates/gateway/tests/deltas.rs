@@ -1,5 +1,5 @@
-//! Whatever a topic's payloads are and however slowly somebody reads, what its frames make, deflated or
-//! not, with deltas or without, is every message as it was published, or a gap.
+//! For any payloads and any reading speed, the frames of a topic decode to every message as published, or to
+//! a gap, with and without compression and deltas.
 
 mod support;
 
@@ -30,13 +30,13 @@ use support::raw::inflate;
 
 #[derive(Clone, Debug)]
 enum DeltaStep {
-    /// A payload that differs from the last by so much cut out at a place, and this put in.
+    /// Publishes the last payload with a number of characters at an index replaced by a text.
     Publish(Index, usize, String),
-    /// A viewer takes so many frames more, then blocks.
+    /// Lets a viewer accept a number of frames before it blocks.
     AllowFrames(usize, usize),
-    /// A viewer subscribes again.
+    /// Lets a viewer subscribe again.
     Resubscribe(usize),
-    /// The lane gets some turns.
+    /// Lets the lane run.
     Yield,
 }
 
@@ -50,7 +50,8 @@ fn delta_step() -> impl Strategy<Value = DeltaStep> {
     ]
 }
 
-/// WebSocket in JSON and protobuf and the same deflated, with deltas and without.
+/// Wire formats of the viewers, JSON and protobuf with and without compression, and whether they accept
+/// deltas.
 const VIEWERS: [(WireFormat, bool); 6] = [
     (WireFormat(0), true),
     (WireFormat(0), false),
@@ -72,7 +73,7 @@ impl Upstream for NoUpstream {
         _: Topic,
         _: HistoryRange,
     ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
-        std::future::ready(Err(FetchError::Unavailable("no past".to_owned()))).boxed()
+        std::future::ready(Err(FetchError::Unavailable("no history".to_owned()))).boxed()
     }
 
     fn retention(&self, _: &Topic) -> Retention {
@@ -101,11 +102,11 @@ struct DeltaViewer {
     delta: bool,
     key: SessionKey,
     sink: Rc<RefCell<BoundedSink>>,
-    /// Where its subscription began.
+    /// The position at which the subscription began.
     start: Position,
 }
 
-/// What a frame says, out of its WebSocket message.
+/// Decodes the event in a WebSocket frame.
 fn decode_event(wire: WireFormat, frame: &Bytes) -> ServerEvent {
     let header = match frame[1] {
         126 => 4,
@@ -121,18 +122,18 @@ fn decode_event(wire: WireFormat, frame: &Bytes) -> ServerEvent {
     encoding.decode_event(&payload).expect("an event")
 }
 
-/// Whether what a viewer was sent is what was published. Returns how far it got.
+/// Checks that the viewer received the published messages. Returns the position that it reached.
 fn check(viewer: &DeltaViewer, published: &HashMap<Position, Bytes>) -> Position {
     let mut reached = viewer.start;
     let mut last: Option<Bytes> = None;
     for frame in &viewer.sink.borrow().frames {
         let (position, payload) = match decode_event(viewer.wire, frame) {
             ServerEvent::Message { message, .. } => (message.position, message.payload.clone()),
-            ServerEvent::MessageDelta { message_delta: difference, .. } => {
-                assert!(viewer.delta, "nobody asked for a difference");
-                let base = last.expect("the message before was sent right before");
-                let payload = fossil_delta::deltainv(base, difference.delta);
-                (difference.position, payload.into())
+            ServerEvent::MessageDelta { message_delta, .. } => {
+                assert!(viewer.delta, "the viewer does not accept deltas");
+                let base = last.expect("a delta must follow its base message");
+                let payload = fossil_delta::deltainv(base, message_delta.delta);
+                (message_delta.position, payload.into())
             }
             ServerEvent::Gap { gap, .. } => {
                 (reached, last) = (gap.to, None);

@@ -1,4 +1,4 @@
-//! The routes: publish by POST, read by GET, and clear answers to everything else.
+//! The HTTP routes: publish with POST, read with GET, and the error responses.
 
 mod support;
 
@@ -28,7 +28,7 @@ impl TestResponse {
         self.headers[name].to_str().expect("text")
     }
 
-    /// Status and code of an error, which must say something as well.
+    /// Returns the status and the code of an error response, which must have a message.
     fn error_status_and_code(&self) -> (u16, String) {
         let error = self.json()["error"].clone();
         assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{error}");
@@ -47,7 +47,7 @@ async fn send_request(
     let path = request.uri().clone();
     *request.uri_mut() = format!("http://{}{path}", server.http).parse().expect("a URL");
     let (parts, body) =
-        with_timeout(client.request(request)).await.expect("an answer").into_parts();
+        with_timeout(client.request(request)).await.expect("a response").into_parts();
     let body = with_timeout(body.collect()).await.expect("a body").to_bytes();
     TestResponse { status: parts.status, headers: parts.headers, body }
 }
@@ -99,11 +99,11 @@ async fn browsers_may_publish_and_read_errors_from_any_page() {
             .header("origin", "https://example.org")
             .header("access-control-request-method", "POST")
             .header("access-control-request-headers", "content-type,idempotency-key");
-        let answer = send_request(&server, preflight, "").await;
-        assert_eq!(answer.status, StatusCode::NO_CONTENT);
-        assert_eq!(answer.header("access-control-allow-origin"), "*");
-        assert!(answer.header("access-control-allow-methods").contains("POST"));
-        let headers = answer.header("access-control-allow-headers");
+        let response = send_request(&server, preflight, "").await;
+        assert_eq!(response.status, StatusCode::NO_CONTENT);
+        assert_eq!(response.header("access-control-allow-origin"), "*");
+        assert!(response.header("access-control-allow-methods").contains("POST"));
+        let headers = response.header("access-control-allow-headers");
         assert!(headers.contains("content-type") && headers.contains("idempotency-key"));
     }
     let put = Request::builder().method(Method::PUT).uri("/topics/a");
@@ -127,36 +127,36 @@ async fn browsers_may_publish_and_read_errors_from_any_page() {
     assert_readable_by_any_page(&get(&server, "/health/live").await);
 }
 
-/// What a page of any origin needs to read an answer, and what keeps it from being run as a page.
-fn assert_readable_by_any_page(answer: &TestResponse) {
+/// Checks that a page of any origin can read the response, and that a browser does not run it as a page.
+fn assert_readable_by_any_page(response: &TestResponse) {
     for (name, value) in
         [("access-control-allow-origin", "*"), ("x-content-type-options", "nosniff")]
     {
-        let header = answer.headers.get(name).map(|value| value.as_bytes());
-        assert_eq!(header, Some(value.as_bytes()), "{name}, {}", answer.status);
+        let header = response.headers.get(name).map(|value| value.as_bytes());
+        assert_eq!(header, Some(value.as_bytes()), "{name}, {}", response.status);
     }
 }
 
-/// One place, taken: every other connection has one answer.
+/// The only permit is in use, so every other connection gets one response.
 #[tokio::test]
 async fn browsers_can_read_the_503_of_a_full_server() {
     let server =
         TestGateway::with_config(|config| (config.connections_max, config.lanes) = (1, 1)).await;
     let session = RawConnection::session(server.http, b"").await;
     for path in ["/ws", "/health/live"] {
-        let answer = get(&server, path).await;
-        assert_readable_by_any_page(&answer);
+        let response = get(&server, path).await;
+        assert_readable_by_any_page(&response);
     }
     assert_eq!(get(&server, "/ws").await.error_status_and_code(), (503, "overloaded".to_owned()));
-    // A connection for which there is no place at all is answered without a look at its request.
+    // A connection without a permit gets 503 before its request is read.
     let mut silent = Vec::new();
     for _ in 0..17 {
         silent.push(RawConnection::connect(server.http, b"").await);
     }
-    let answer = silent[0].read_to_end().await.to_lowercase();
-    assert!(answer.starts_with("http/1.1 503"), "{answer}");
+    let response = silent[0].read_to_end().await.to_lowercase();
+    assert!(response.starts_with("http/1.1 503"), "{response}");
     for header in ["access-control-allow-origin: *", "x-content-type-options: nosniff"] {
-        assert!(answer.contains(header), "{answer}");
+        assert!(response.contains(header), "{response}");
     }
     drop((silent, session));
 }
@@ -190,7 +190,7 @@ async fn text_in_another_charset_is_read_back_as_it_was_posted() {
     assert_eq!((newest.header("content-type"), &newest.body[..]), (latin, &b"caf\xe9"[..]));
 }
 
-/// A client that sends its whole body before it looks for an answer, as many do.
+/// Many clients read the response only after they have sent the whole body.
 #[tokio::test]
 async fn error_response_reaches_a_client_that_is_still_sending() {
     let server = TestGateway::start().await;
@@ -204,8 +204,8 @@ async fn error_response_reaches_a_client_that_is_still_sending() {
         for piece in body.chunks(64 << 10) {
             raw.send(piece).await;
         }
-        let answer = raw.read_head().await;
-        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        let response = raw.read_head().await;
+        assert!(response.starts_with("HTTP/1.1 413"), "{response}");
     }
 }
 
@@ -217,11 +217,11 @@ async fn audience_query_returns_the_subscriber_count_for_any_topic_name() {
         ("/topics/audience?audience=true", "audience", 8),
         ("/topics/a/audience?audience", "a/audience", 10),
     ] {
-        let answer = get(&server, path).await;
-        assert_eq!(answer.status, StatusCode::OK, "{path}");
-        assert_eq!(answer.json(), json!({"topic": topic, "audience": audience}));
-        assert_eq!(answer.header("cache-control"), "max-age=1");
-        assert_eq!(answer.header("access-control-allow-origin"), "*");
+        let response = get(&server, path).await;
+        assert_eq!(response.status, StatusCode::OK, "{path}");
+        assert_eq!(response.json(), json!({"topic": topic, "audience": audience}));
+        assert_eq!(response.header("cache-control"), "max-age=1");
+        assert_eq!(response.header("access-control-allow-origin"), "*");
     }
     let away = get(&server, "/topics/away?audience").await;
     assert_eq!(away.error_status_and_code(), (503, "unavailable".to_owned()));
@@ -273,15 +273,15 @@ async fn last_query_is_limited_by_the_history_of_the_namespace() {
     for n in 0..1_002 {
         server.cluster.publish_text("a", &n.to_string()).await;
     }
-    let refused = get(&server, "/topics/a?last=1002").await;
-    assert_eq!(refused.error_status_and_code(), (400, "bad_request".to_owned()));
+    let rejected = get(&server, "/topics/a?last=1002").await;
+    assert_eq!(rejected.error_status_and_code(), (400, "bad_request".to_owned()));
     for (count_max, last, found) in
         [(5_000, 5_000, 1_002), (5_000, 1_001, 1_001), (10, 1_000, 1_000)]
     {
         let change = NamespaceChange { history_count_max: Some(count_max), ..Default::default() };
         server.change_namespaces(change);
-        let answer = get(&server, &format!("/topics/a?last={last}")).await;
-        assert_eq!(answer.json().as_array().map(Vec::len), Some(found), "{last} of {count_max}");
+        let response = get(&server, &format!("/topics/a?last={last}")).await;
+        assert_eq!(response.json().as_array().map(Vec::len), Some(found), "{last} of {count_max}");
     }
     assert_eq!(get(&server, "/topics/a?last=5001").await.status, StatusCode::BAD_REQUEST);
 }
@@ -328,8 +328,8 @@ async fn invalid_publish_is_rejected_with_its_error_code() {
             (400, "bad_request"),
         ),
     ] {
-        let refusal = send_request(&server, request, body).await.error_status_and_code();
-        assert_eq!(refusal, (expected.0, expected.1.to_owned()));
+        let error = send_request(&server, request, body).await.error_status_and_code();
+        assert_eq!(error, (expected.0, expected.1.to_owned()));
     }
 }
 
@@ -358,7 +358,7 @@ async fn dev_certificate_route_returns_the_fingerprint() {
     assert!(fingerprint["expires_ms"].is_u64());
 }
 
-/// The only place is taken by a client that asks for more than sockets hold, and does not read.
+/// The only permit is used by a client that requests more than socket buffers hold and does not read.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn client_that_does_not_read_its_response_is_disconnected() {

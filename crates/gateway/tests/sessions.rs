@@ -1,5 +1,4 @@
-//! What a client of any transport may rely on. Each story is written once and told over WebSocket
-//! in both encodings and over QUIC.
+//! Session guarantees on every transport. Each test runs over WebSocket in both encodings and over QUIC.
 
 mod support;
 
@@ -78,10 +77,10 @@ async fn server_with_three_messages() -> TestGateway {
 async fn subscription_from_now_gets_later_messages(via: ClientTransport) {
     let server = server_with_three_messages().await;
     let mut client = GatewayClient::connect(&server, via).await;
-    let answer = client.subscribe(1, "a/b", StartFrom::Now).await;
+    let reply = client.subscribe(1, "a/b", StartFrom::Now).await;
     let (id, topic, position) = (Some(1), topic("a/b"), position(3));
     let delivery = Delivery::All;
-    assert_eq!(answer, ServerEvent::Subscribed { id, topic, position, recovered: true, delivery });
+    assert_eq!(reply, ServerEvent::Subscribed { id, topic, position, recovered: true, delivery });
     server.cluster.publish_text("a/b", "four").await;
     assert_eq!(client.next_message().await, ("a/b".to_owned(), "four".to_owned()));
 }
@@ -114,8 +113,8 @@ async fn no_message_follows_the_unsubscribed_reply(via: ClientTransport) {
     client.subscribe(1, "a", StartFrom::Now).await;
     client.subscribe(2, "b", StartFrom::Now).await;
     client.send(3, unsubscribe("a")).await;
-    let answer = client.next_reply().await;
-    assert_eq!(answer, ServerEvent::Unsubscribed { id: Some(3), topic: topic("a") });
+    let reply = client.next_reply().await;
+    assert_eq!(reply, ServerEvent::Unsubscribed { id: Some(3), topic: topic("a") });
     server.cluster.publish_text("a", "not for this client").await;
     server.cluster.publish_text("b", "for this client").await;
     assert_eq!(client.next_message().await.0, "b");
@@ -147,8 +146,8 @@ async fn publishes_are_acknowledged_in_order(via: ClientTransport) {
         client.send(id, publish("a", &id.to_string())).await;
     }
     for id in 1..=10 {
-        let answer = client.next_reply().await;
-        assert_eq!(answer, published(id, id));
+        let reply = client.next_reply().await;
+        assert_eq!(reply, published(id, id));
     }
     let expected: Vec<String> = (1..=10).map(|id| id.to_string()).collect();
     assert_eq!(client.next_texts(10).await, expected);
@@ -167,11 +166,11 @@ async fn malformed_topic_gets_an_error_and_the_session_continues(via: ClientTran
     let mut client = GatewayClient::connect(&server, via).await;
     client.send_raw(malformed_topic(via)).await;
     assert_eq!(client.error_code().await, (Some(5), ErrorCode::BadTopic));
-    client.send(6, publish("a", "goes on")).await;
+    client.send(6, publish("a", "valid")).await;
     assert_eq!(client.next_reply().await, published(6, 1));
 }
 
-/// No encoder would write this.
+/// A request with an invalid topic, which no encoder produces.
 fn malformed_topic(via: ClientTransport) -> Bytes {
     match via {
         ClientTransport::WsJson => Bytes::from_static(br#"{"id":5,"subscribe":{"topic":"a//b"}}"#),
@@ -225,10 +224,10 @@ async fn frame_over_the_limit_closes_the_session(via: ClientTransport) {
 async fn largest_payload_of_a_namespace_is_accepted_in_any_encoding(via: ClientTransport) {
     let server = TestGateway::start().await;
     let mut client = GatewayClient::connect(&server, via).await;
-    // Each of these is six bytes long in JSON.
+    // Each of these characters is six bytes long in JSON.
     client.send(1, publish("a", &"\u{1}".repeat(64 << 10))).await;
     assert!(matches!(client.next_reply().await, ServerEvent::Published { .. }));
-    // A session that is open learns of a raised limit as well.
+    // A raised limit also applies to open sessions.
     let raised = Some(1 << 20);
     server.change_namespaces(NamespaceChange {
         payload_bytes_max: raised,
@@ -296,7 +295,7 @@ async fn stale_topic_is_reported_and_left_out_of_heartbeats(via: ClientTransport
         let ServerEvent::Heartbeat { positions } =
             client.next_matching(|event| matches!(event, ServerEvent::Heartbeat { .. })).await
         else {
-            unreachable!("it was found")
+            unreachable!("next_matching returns a heartbeat")
         };
         assert_eq!(positions, []);
     }
@@ -329,7 +328,7 @@ async fn audience_is_sent_only_to_subscriptions_that_request_it(via: ClientTrans
 
 async fn stopping_server_sends_goaway_and_closes(via: ClientTransport) {
     let server = TestGateway::start().await;
-    // As many as there are lanes.
+    // One client per lane.
     let mut clients = Vec::new();
     for _ in 0..2 {
         let mut client = GatewayClient::connect(&server, via).await;
@@ -345,8 +344,8 @@ async fn stopping_server_sends_goaway_and_closes(via: ClientTransport) {
     server.wait_until_stopped().await;
 }
 
-/// More than sockets and windows hold, less than the hub's ring: the session must stop in the
-/// middle of a frame, and go on from there.
+/// The messages are more than sockets and windows hold and fewer than the ring of the hub holds: the session
+/// must stop in the middle of a frame and continue there.
 async fn client_that_pauses_reading_misses_nothing(via: ClientTransport) {
     let server = TestGateway::start().await;
     let mut paused = GatewayClient::connect(&server, via).await;
@@ -384,38 +383,40 @@ async fn namespace_sets_the_default_delivery_and_the_rate_limit(via: ClientTrans
     client.send(1, subscribe_with("a/b", StartFrom::Start, Delivery::All)).await;
     assert_eq!(client.error_code().await, (Some(1), ErrorCode::NotAllowed));
     let granted = client.subscribe(2, "a/b", StartFrom::Last(1)).await;
-    let rate = Delivery::Rate(NonZeroU16::new(2).expect("two"));
+    let rate = Delivery::Rate(NonZeroU16::new(2).expect("non-zero"));
     assert!(matches!(granted, ServerEvent::Subscribed { delivery, .. } if delivery == rate));
     assert_eq!(client.next_texts(1).await, ["three"]);
     for text in ["four", "five", "six"] {
         server.cluster.publish_text("a/b", text).await;
     }
-    assert_eq!(client.next_texts(1).await, ["six"], "it rests for half a second");
+    assert_eq!(
+        client.next_texts(1).await,
+        ["six"],
+        "a rate of 2 sends one message in half a second"
+    );
 }
 
 async fn overloaded_server_rejects_new_sessions_then_sheds_open_ones(via: ClientTransport) {
-    // All sessions have their turn within a heartbeat.
+    // Every session is due for shedding once per heartbeat interval.
     let server =
         TestGateway::with_config(|config| config.heartbeat = Duration::from_millis(300)).await;
     let mut client = GatewayClient::connect(&server, via).await;
     client.subscribe(1, "a/b", StartFrom::Now).await;
     server.set_memory_percent(97);
     server.wait_until_rejecting().await;
-    server.cluster.publish_text("a/b", "who is in stays").await;
-    assert_eq!(client.next_texts(1).await, ["who is in stays"]);
+    server.cluster.publish_text("a/b", "still served").await;
+    assert_eq!(client.next_texts(1).await, ["still served"]);
     server.set_memory_percent(100);
     let goaway = client.next_matching(|event| matches!(event, ServerEvent::Goaway { .. })).await;
-    let ServerEvent::Goaway { after_ms, retry_after_ms: back_ms, .. } = goaway else {
-        unreachable!()
-    };
-    assert!(after_ms == 0 && (10_000..20_000).contains(&back_ms), "{goaway:?}");
+    let ServerEvent::Goaway { after_ms, retry_after_ms, .. } = goaway else { unreachable!() };
+    assert!(after_ms == 0 && (10_000..20_000).contains(&retry_after_ms), "{goaway:?}");
     assert_eq!(client.close_code().await, close::OVERLOADED.code);
     server.set_memory_percent(10);
     server.wait_until_accepting().await;
-    server.cluster.publish_text("a/b", "it is over").await;
+    server.cluster.publish_text("a/b", "recovered").await;
     let mut again = GatewayClient::connect(&server, via).await;
     again.subscribe(1, "a/b", StartFrom::Last(1)).await;
-    assert_eq!(again.next_texts(1).await, ["it is over"]);
+    assert_eq!(again.next_texts(1).await, ["recovered"]);
 }
 
 #[tokio::test]
@@ -423,7 +424,7 @@ async fn stopped_quic_stream_unsubscribes_its_topic() {
     let server = TestGateway::start().await;
     let (_endpoint, connection) =
         support::client::dial(&server, b"pushonce/1").await.expect("connected");
-    let (mut control, mut answers) = connection.open_bi().await.expect("a stream");
+    let (mut control, mut replies) = connection.open_bi().await.expect("a stream");
     let encoding = pushonce_proto::client::Encoding::Proto;
     let request = pushonce_proto::client::ClientRequest {
         id: Some(1),
@@ -437,10 +438,10 @@ async fn stopped_quic_stream_unsubscribes_its_topic() {
     let unsubscribed = ServerEvent::Unsubscribed { id: None, topic: topic("a") };
     let mut events = Vec::new();
     while !events.contains(&unsubscribed) {
-        // A stream is found stopped when there is something to write to it.
+        // The server detects a stopped stream at the next write to it.
         tokio::select! {
-            chunk = answers.read_chunk(1 << 16, true) => {
-                decoder.push(&chunk.expect("answers").expect("more").bytes);
+            chunk = replies.read_chunk(1 << 16, true) => {
+                decoder.push(&chunk.expect("replies").expect("more").bytes);
                 while let Ok(Some(frame)) = decoder.next() {
                     events.push(encoding.decode_event(&frame).expect("an event"));
                 }
@@ -456,16 +457,16 @@ async fn quic_client_that_stops_the_control_stream_is_closed() {
     let server = TestGateway::with_config(|config| config.heartbeat = heartbeat).await;
     let (_endpoint, connection) =
         support::client::dial(&server, b"pushonce/1").await.expect("connected");
-    let (mut control, mut answers) = connection.open_bi().await.expect("a stream");
-    // No frame yet, but the stream is there.
+    let (mut control, mut replies) = connection.open_bi().await.expect("a stream");
+    // An incomplete frame, which opens the stream.
     control.write_all(&[0x05]).await.expect("sent");
-    answers.stop(quinn::VarInt::from_u32(0)).expect("open");
+    replies.stop(quinn::VarInt::from_u32(0)).expect("open");
     let error = support::with_timeout(connection.closed()).await;
     let quinn::ConnectionError::ApplicationClosed(close) = error else { panic!("{error}") };
     assert_eq!(close.error_code.into_inner(), u64::from(close::NORMAL.code));
 }
 
-/// Its packets go to the lane that has its session, wherever they come from.
+/// Packets reach the lane of their session from any source address.
 #[tokio::test]
 async fn quic_session_survives_a_client_address_change() {
     let server = TestGateway::with_config(|config| config.lanes = 4).await;
@@ -492,8 +493,8 @@ async fn quic_connection_over_the_limit_is_refused_until_another_ends() {
     .await;
 }
 
-/// They all are in their handshake until they open their control stream. The next has to prove its
-/// address first, which is one more way there and back, and nothing else.
+/// Connections count as handshaking until they open the control stream. With that many, a new client must
+/// validate its address first, which costs one more round trip and nothing else.
 #[tokio::test]
 async fn quic_client_connects_while_many_handshakes_are_pending() {
     let server = TestGateway::with_config(|config| config.lanes = 1).await;
@@ -541,20 +542,18 @@ async fn delta_subscription_gets_deltas_after_one_whole_message(via: ClientTrans
     }
     assert_eq!(plain.next_texts(3).await, [score(56), score(57), score(58)]);
     let (_, mut current) = client.next_message().await;
-    assert_eq!(current, score(56), "the first is whole");
+    assert_eq!(current, score(56), "the first message must be whole");
     for (offset, minute) in [(2, 57), (3, 58)] {
         let event =
             client.next_matching(|event| matches!(event, ServerEvent::MessageDelta { .. })).await;
-        let ServerEvent::MessageDelta { message_delta: difference, .. } = event else {
-            panic!("{event:?}")
-        };
-        assert_eq!(difference.position, position(offset));
-        assert!(difference.delta.len() < current.len() / 2, "{}", difference.delta.len());
-        let payload = fossil_delta::deltainv(&current, &difference.delta);
+        let ServerEvent::MessageDelta { message_delta, .. } = event else { panic!("{event:?}") };
+        assert_eq!(message_delta.position, position(offset));
+        assert!(message_delta.delta.len() < current.len() / 2, "{}", message_delta.delta.len());
+        let payload = fossil_delta::deltainv(&current, &message_delta.delta);
         current = String::from_utf8(payload).expect("text");
         assert_eq!(current, score(minute));
     }
-    // Nothing in common with what was before.
+    // This payload has nothing in common with the previous one, so it is sent whole.
     server.cluster.publish_text("a", "0123456789").await;
     assert_eq!(client.next_message().await.1, "0123456789");
 }

@@ -1,5 +1,5 @@
-//! Readers that are slower than their topic: under `latest` and `rate` they are never shown an old
-//! message, over any transport.
+//! A reader that is slower than its topic never receives an old message under `latest` and `rate`, on any
+//! transport.
 
 mod support;
 
@@ -15,14 +15,15 @@ use support::client::{ClientTransport, GatewayClient, Received, subscribe_with, 
 
 const TOPIC: &str = "race/clock";
 
-/// Published for so long, at 600 messages a second, and read at 20.
+/// Duration of the test, with 600 published messages a second.
 const DURATION: Duration = Duration::from_secs(6);
+/// Pause of a slow reader after each message, for 20 messages a second.
 const READ_PAUSE: Duration = Duration::from_millis(50);
 
-/// How far behind the newest message a slow reader may be.
+/// Maximum lag of a slow reader behind the newest message.
 const LAG_MAX: Duration = Duration::from_secs(1);
 
-/// Publishes the time since `spawn`, in milliseconds.
+/// Publishes the time since `start` in milliseconds.
 async fn publish(server: &TestGateway, start: Instant) {
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
     while start.elapsed() < DURATION {
@@ -35,14 +36,14 @@ async fn publish(server: &TestGateway, start: Instant) {
 }
 
 struct LagStats {
-    /// The oldest that a message was when it was read.
+    /// The maximum age of a message when it was read.
     lag_max: Duration,
     messages: u32,
 }
 
-/// Reads until the end, with a pause after each next_message.
+/// Reads until shortly before the end of the test, with a pause after each message.
 async fn read(client: &mut GatewayClient, start: Instant, pause: Duration) -> LagStats {
-    let mut outcome = LagStats { lag_max: Duration::ZERO, messages: 0 };
+    let mut stats = LagStats { lag_max: Duration::ZERO, messages: 0 };
     while start.elapsed() < DURATION - Duration::from_millis(500) {
         let (Received::Event(ServerEvent::Message { message, .. })
         | Received::Datagram(ServerEvent::Message { message, .. })) = client.next().await
@@ -51,15 +52,14 @@ async fn read(client: &mut GatewayClient, start: Instant, pause: Duration) -> La
         };
         let text = String::from_utf8_lossy(&message.payload).trim().to_owned();
         let published = Duration::from_millis(text.parse().expect("milliseconds"));
-        outcome.lag_max = outcome.lag_max.max(start.elapsed().saturating_sub(published));
-        outcome.messages += 1;
+        stats.lag_max = stats.lag_max.max(start.elapsed().saturating_sub(published));
+        stats.messages += 1;
         tokio::time::sleep(pause).await;
     }
-    outcome
+    stats
 }
 
-/// A client that does not read on by itself keeps little in its own buffers, as the page of the
-/// protocol tells it to.
+/// Limits the receive buffers of a client that reads slowly, as the protocol specification recommends.
 fn shrink_buffers(transport: &mut quinn::TransportConfig) {
     transport.stream_receive_window((2_u32 << 10).into());
     transport.datagram_receive_buffer_size(Some(2 << 10));
@@ -81,7 +81,7 @@ async fn slow_reader_of_latest_lags_less_than_a_second_over_any_transport() {
     ];
     for (name, client, datagrams) in &mut clients {
         let delivery = match name.ends_with("rate") {
-            true => Delivery::Rate(NonZeroU16::new(100).expect("not 0")),
+            true => Delivery::Rate(NonZeroU16::new(100).expect("non-zero")),
             false => Delivery::Latest,
         };
         let options = SubscribeOptions {
@@ -109,12 +109,16 @@ async fn slow_reader_of_latest_lags_less_than_a_second_over_any_transport() {
         read(&mut all, start, READ_PAUSE),
         publish(&server, start)
     );
-    // What the buffers on the way hold: a slow reader of every message is behind by that.
-    assert!(all.lag_max > 2 * LAG_MAX, "{:?} behind: nothing is shown here", all.lag_max);
+    // A slow reader of `all` lags by the content of the buffers. Without that lag the test proves nothing.
+    assert!(
+        all.lag_max > 2 * LAG_MAX,
+        "`all` lags only {:?}: the test proves nothing",
+        all.lag_max
+    );
     for (name, LagStats { lag_max, messages }) in slow {
-        println!("{name}: {lag_max:?} lag_max, {messages} messages; fast: {:?}", fast.lag_max);
-        // A machine that stood still for a moment held up everybody.
-        assert!(lag_max < LAG_MAX + fast.lag_max, "{name}: {lag_max:?} lag_max");
+        println!("{name}: lag {lag_max:?}, {messages} messages; fast: {:?}", fast.lag_max);
+        // A stall of the machine delays all clients, so the lag of the fast client is added to the limit.
+        assert!(lag_max < LAG_MAX + fast.lag_max, "{name}: lag {lag_max:?}");
         assert!(messages > 40, "{name}: {messages} messages");
     }
 }

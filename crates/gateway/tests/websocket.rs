@@ -1,4 +1,4 @@
-//! What RFC 6455 asks of a server, and what becomes of clients that do not keep to it.
+//! Conformance to RFC 6455, and the handling of clients that violate it or the session limits.
 
 mod support;
 
@@ -93,7 +93,7 @@ async fn query_parameters_subscribe_at_once() {
     raw.read_text_containing("old").await;
 }
 
-/// A browser shows its page nothing of a refused handshake, and pages connect again after one.
+/// Browsers hide the response of a failed handshake from the page, and pages then reconnect.
 #[tokio::test]
 async fn wrong_query_gets_an_error_and_closes_the_session() {
     let server = TestGateway::start().await;
@@ -128,10 +128,10 @@ async fn invalid_handshake_gets_a_response_that_names_the_fix() {
     ] {
         let request =
             HANDSHAKE.replace(from, to).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
-        let answer =
+        let response =
             RawConnection::connect(server.http, request.as_bytes()).await.read_to_end().await;
-        assert_eq!(answer.split(' ').nth(1), Some(status), "{to}: {answer}");
-        assert!(answer.contains(expected), "{to}: {answer}");
+        assert_eq!(response.split(' ').nth(1), Some(status), "{to}: {response}");
+        assert!(response.contains(expected), "{to}: {response}");
     }
 }
 
@@ -156,10 +156,10 @@ async fn client_that_reads_nothing_is_closed_without_delaying_others() {
     }
     let mut fast = RawConnection::session(server.http, &request).await;
     fast.read_text_containing("subscribed").await;
-    server.cluster.publish_text("a", "for those who read").await;
-    fast.read_text_containing("for those who read").await;
+    server.cluster.publish_text("a", "for the fast client").await;
+    fast.read_text_containing("for the fast client").await;
     drop(fast);
-    // The last subscriber is gone although its connection is not.
+    // The stuck session is closed although its connection is still open.
     server.cluster.wait_until_unwatched().await;
     drop(stuck);
 }
@@ -179,8 +179,8 @@ async fn overloaded_server_rejects_sessions_until_it_recovers() {
         TestGateway::with_config(|config| config.heartbeat = Duration::from_millis(300)).await;
     server.set_memory_percent(99);
     server.wait_until_rejecting().await;
-    let answer = RawConnection::handshake_response(server.http).await;
-    assert!(answer.contains("retry-after: 10"), "{answer}");
+    let response = RawConnection::handshake_response(server.http).await;
+    assert!(response.contains("retry-after: 10"), "{response}");
     server.set_memory_percent(10);
     server.wait_until_accepting().await;
 }
@@ -189,12 +189,12 @@ async fn overloaded_server_rejects_sessions_until_it_recovers() {
 async fn full_server_responds_503_with_retry_after() {
     let server = TestGateway::with_config(|config| config.connections_max = 1).await;
     let first = RawConnection::session(server.http, b"").await;
-    let answer = RawConnection::handshake_response(server.http).await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after"), "{answer}");
+    let response = RawConnection::handshake_response(server.http).await;
+    assert!(response.starts_with("HTTP/1.1 503") && response.contains("retry-after"), "{response}");
     drop(first);
 }
 
-/// Clients are sent to nodes that say they take them in.
+/// Load balancers send clients to nodes that report readiness.
 #[tokio::test]
 async fn full_server_reports_its_shortage_before_the_next_client_connects() {
     let server = TestGateway::with_config(|config| {
@@ -215,7 +215,7 @@ async fn full_server_reports_its_shortage_before_the_next_client_connects() {
     drop(session);
 }
 
-/// An orchestrator kills what does not answer its probe: of a full server, everybody's.
+/// An orchestrator kills a node that does not answer its probe, and with it the sessions of a full server.
 #[tokio::test]
 async fn full_server_answers_one_probe_per_connection() {
     let server =
@@ -223,22 +223,22 @@ async fn full_server_answers_one_probe_per_connection() {
     let session = RawConnection::session(server.http, b"").await;
     let probe = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
     for _ in 0..40 {
-        let answer = RawConnection::connect(server.http, probe).await.read_to_end().await;
-        assert!(answer.starts_with("HTTP/1.1 ") && !answer.contains("503"), "{answer}");
+        let response = RawConnection::connect(server.http, probe).await.read_to_end().await;
+        assert!(response.starts_with("HTTP/1.1 ") && !response.contains("503"), "{response}");
     }
-    // Connections that send nothing take no place from a probe: the oldest makes room.
+    // Silent connections do not block probes: the oldest one is evicted.
     let mut silent = Vec::new();
     for _ in 0..16 {
         silent.push(RawConnection::connect(server.http, b"").await);
     }
-    let answer = RawConnection::connect(server.http, probe).await.read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let answer = silent[0].read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
+    let response = RawConnection::connect(server.http, probe).await.read_to_end().await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    let response = silent[0].read_to_end().await;
+    assert!(response.starts_with("HTTP/1.1 503") && response.contains("Retry-After"), "{response}");
     drop((silent, session));
 }
 
-/// What browsers offer.
+/// The offer that browsers send.
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
 
 const SUBSCRIBE: &[u8] = br#"{"id":1,"subscribe":{"topic":"a"}}"#;
@@ -257,7 +257,7 @@ async fn messages_are_deflated_only_for_sessions_that_negotiated_it() {
         raw.read_text_containing("subscribed").await;
         sessions.push(raw);
     }
-    // The second must not need the first.
+    // The second message must not depend on the first.
     for text in ["to and fro, ".repeat(50), "to and fro! ".repeat(60)] {
         server.cluster.publish_text("a", &text).await;
         let whole = plain.read_text_containing("to and fro").await;
@@ -277,9 +277,9 @@ async fn messages_are_deflated_only_for_sessions_that_negotiated_it() {
 #[tokio::test]
 async fn without_negotiation_nothing_is_deflated_and_deflated_frames_are_rejected() {
     let server = TestGateway::start().await;
-    let switched_off = TestGateway::with_config(|config| config.compression = false).await;
+    let uncompressed = TestGateway::with_config(|config| config.compression = false).await;
     for (server, offer) in
-        [(&server, "permessage-deflate; server_max_window_bits=9"), (&switched_off, OFFER)]
+        [(&server, "permessage-deflate; server_max_window_bits=9"), (&uncompressed, OFFER)]
     {
         let (mut raw, agreed) = RawConnection::session_with_extensions(server.http, offer).await;
         assert_eq!(agreed, None);

@@ -7,13 +7,13 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::testing::{self, LaneHarness, UpstreamEvent};
 
-/// A client that grants no way, and what it is told.
+/// A transport whose client allows no streams. It records the calls.
 struct RejectingTransport(mpsc::UnboundedSender<TransportCall>);
 
 #[derive(Debug, PartialEq, Eq)]
 enum TransportCall {
     OpenSubscription(u32),
-    /// In one breath.
+    /// The codes of all errors in one `reply` call.
     Rejected(Vec<ErrorCode>),
 }
 
@@ -52,12 +52,14 @@ impl SessionTransport for RejectingTransport {
     fn reply(&self, mut frames: Bytes) {
         let mut codes = Vec::new();
         while let [_, len, high, low, ..] = frames[..] {
-            // A short frame has a header of two bytes, a longer one of four.
+            // The frame header has two bytes for payloads under 126 bytes, else four.
             let (begin, len) =
                 if len < 126 { (2, len.into()) } else { (4, u16::from_be_bytes([high, low])) };
             let payload = frames.split_to(begin + usize::from(len)).slice(begin..);
             let event = encoder::encoding(self.wire()).decode_event(&payload).unwrap();
-            let ServerEvent::Error { code, .. } = event else { panic!("{event:?} is no refusal") };
+            let ServerEvent::Error { code, .. } = event else {
+                panic!("{event:?} is not an error")
+            };
             codes.push(code);
         }
         self.0.send(TransportCall::Rejected(codes)).unwrap();
@@ -114,7 +116,7 @@ async fn subscription_without_a_stream_is_rejected_and_unsubscribed_from_the_hub
     testing::run_on_lane(test).await;
 }
 
-/// Nobody takes it, and says so.
+/// A publish that the fake backend rejects as overloaded.
 fn publish() -> Result<ClientRequest, InvalidFrame> {
     let (topic, payload) = (Topic::new("a").unwrap(), Bytes::from_static(b"x"));
     let publish =
@@ -136,7 +138,7 @@ async fn replies_to_publishes_sent_together_are_batched_even_after_the_client_di
             Some(TransportCall::Rejected(vec![ErrorCode::Overloaded; 2]))
         );
         drop(driver);
-        assert_eq!(calls.recv().await, None, "nothing holds the session");
+        assert_eq!(calls.recv().await, None, "the session is still referenced");
     };
     testing::run_on_lane(test).await;
 }

@@ -1,4 +1,4 @@
-//! `GET /topics/{topic}?set_audience`: how many watch.
+//! `GET /topics/{topic}?audience`: the number of subscribers.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::{HttpError, HttpState};
 
-/// A number is a second old when it is young: whoever keeps it for another takes nothing from anybody.
+/// A count is up to a second old when it arrives, so caching it for another second loses little.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("max-age=1");
 
-/// The number, for every page that wants to show it.
+/// Returns the subscriber count as JSON.
 pub(super) async fn get(http: &HttpState, topic: Topic) -> Result<Response, HttpError> {
     let audience = http.audience.count(topic.clone()).await?;
     let mut response = Json(json!({"topic": topic.as_str(), "audience": audience})).into_response();

@@ -1,5 +1,5 @@
-//! Headers for browsers: any page may read topics and publish, and nothing that a publisher sent is run
-//! as a page of this server.
+//! Response headers for browsers. Pages of any origin may read topics and publish, and a browser never runs
+//! a payload as a page of this server.
 
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -13,12 +13,12 @@ use http::{HeaderValue, Method, StatusCode};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, OPTIONS");
 
-/// Seconds for which a browser need not ask again.
+/// How long a browser may cache the preflight response, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 
-/// The answer to `OPTIONS` at any path, which browsers send before a publish with a content type of its
-/// own. A browser reads the real answer only after this one allowed it, so it must not be an error, even
-/// where the real answer is one.
+/// The response to `OPTIONS` on any path. Browsers send this preflight before a publish with a custom content
+/// type and read the actual response only if the preflight succeeded. It must therefore succeed even where
+/// the actual request fails.
 pub(crate) fn preflight() -> Response {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -30,14 +30,14 @@ pub(crate) fn preflight() -> Response {
     response
 }
 
-/// Marks an answer that tells of the inside of the cluster: no page of another site may read it.
+/// Response extension that marks internals of the cluster: pages of other origins must not read the response.
 #[derive(Clone, Copy, Debug)]
 pub struct SameOriginOnly;
 
-/// Adds what every answer of the port needs, errors included: a page that cannot read an error sees a
-/// network failure.
+/// Adds the headers that every response needs, errors included: a page that may not read an error response
+/// sees only a network failure.
 pub(crate) fn add_headers(mut response: Response) -> Response {
-    // CORS does not apply to WebSockets, and a reconnect storm is no time for bytes that nobody reads.
+    // CORS does not apply to WebSockets, and in a reconnect storm unused header bytes are a cost.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return response;
     }
@@ -53,13 +53,14 @@ pub(crate) fn add_headers(mut response: Response) -> Response {
     response
 }
 
-/// The same as a middleware, for the pages of a node that is not a member yet.
+/// Middleware that answers preflights and adds the CORS headers, for the routes of a node that is not a
+/// member yet.
 pub async fn allow_any_origin(request: Request, next: Next) -> Response {
     let is_preflight = request.method() == Method::OPTIONS;
     add_headers(if is_preflight { preflight() } else { next.run(request).await })
 }
 
-/// Keeps a browser from running a payload as a page of this server, whatever type its publisher gave it.
+/// Prevents a browser from running a payload as a page of this server, regardless of its content type.
 pub(super) fn sandbox(response: &mut Response) {
     let policy = HeaderValue::from_static("default-src 'none'; sandbox");
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);

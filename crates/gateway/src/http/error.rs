@@ -1,4 +1,4 @@
-//! How HTTP says no: `{"error":{"violation_code","next_message","retry"}}` with a status that fits.
+//! HTTP error responses: `{"error":{"code","message","retry"}}` with the matching status.
 
 use axum::Json;
 use axum::body::Body;
@@ -11,10 +11,10 @@ use serde_json::json;
 
 use crate::query::InvalidQuery;
 
-/// Seconds to wait before a retry: longer than an owner takes to be elected again.
+/// The `Retry-After` of a 503 in seconds: longer than the election of a new owner takes.
 const RETRY_AFTER_SECS: u32 = 2;
 
-/// An answer that is no.
+/// An error response.
 #[derive(Debug)]
 pub(crate) struct HttpError {
     status: StatusCode,
@@ -24,7 +24,7 @@ pub(crate) struct HttpError {
 }
 
 impl HttpError {
-    /// One that a retry does not change.
+    /// Creates an error that a retry cannot fix.
     pub(crate) fn new(
         status: StatusCode,
         code: &'static str,
@@ -33,12 +33,12 @@ impl HttpError {
         HttpError { status, code, message: message.into(), retry: false }
     }
 
-    /// What a client is told by this code.
+    /// Creates the error for a code of the client protocol.
     pub(crate) fn from_code(code: ErrorCode, message: String) -> HttpError {
         HttpError { status: status(code), code: code.as_str(), message, retry: code.is_retryable() }
     }
 
-    /// The answer.
+    /// Builds the response.
     pub(crate) fn into_http_response(self) -> Response<Body> {
         let HttpError { status, code, message, retry } = self;
         let body = json!({"error": {"code": code, "message": message, "retry": retry}});
@@ -54,13 +54,13 @@ fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::NotAllowed => StatusCode::FORBIDDEN,
-        // As draft-ietf-httpapi-idempotency-key-header says; 409 means there that the first publish
-        // is still under way, which here is waited for.
+        // As in draft-ietf-httpapi-idempotency-key-header. There 409 means that the first request is still in
+        // progress; this server waits for it instead.
         ErrorCode::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::Overloaded | ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::TooManyTopics => StatusCode::INSUFFICIENT_STORAGE,
-        // Not 503: the publish may have happened, so a proxy must not send it again by itself, which
-        // does not know whether it has a key.
+        // Not 503: the publish may have happened, so a proxy must not retry it; the proxy does not know
+        // whether it has a key.
         ErrorCode::Unknown => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_REQUEST,
     }

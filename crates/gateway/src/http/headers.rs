@@ -1,5 +1,5 @@
-//! Request headers of a publish: those that say what the body is, and those that would change what it
-//! means and are not supported.
+//! Request headers of a publish: the headers that describe the body, and unsupported headers that would
+//! change its meaning.
 
 use http::header::{
     CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
@@ -11,18 +11,18 @@ use pushonce_proto::client::ErrorCode;
 
 use super::HttpError;
 
-/// draft-ietf-httpapi-idempotency-key-header.
+/// The header of draft-ietf-httpapi-idempotency-key-header.
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// What a client sends that was told nothing, curl's `-d` for one.
+/// The default content type of some clients, for example of `curl -d`.
 const FORM_URLENCODED: &str = "application/x-www-form-urlencoded";
 
-/// Conditions of a request. A publish has none, and to ignore one would place a message that the
-/// client wanted placed under the condition only.
+/// Headers of conditional requests. A publish supports no conditions, and to ignore one would publish a
+/// message that the client wanted published only under that condition.
 const CONDITIONS: [HeaderName; 5] =
     [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE];
 
-/// Refuses what would make the body something else than its bytes.
+/// Rejects headers that change the meaning of the body.
 pub(super) fn check_supported(headers: &HeaderMap) -> Result<(), HttpError> {
     let has_other_coding = |name, plain: &str| {
         let mut all =
@@ -30,21 +30,21 @@ pub(super) fn check_supported(headers: &HeaderMap) -> Result<(), HttpError> {
         all.any(|coding| !coding.trim_ascii().eq_ignore_ascii_case(plain.as_bytes()))
     };
     if has_other_coding(CONTENT_ENCODING, "identity") {
-        let text = "Content-Encoding is not supported: send the payload as it is to be received";
+        let text = "Content-Encoding is not supported; send the payload uncompressed";
         return Err(bad_header(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
     if has_other_coding(TRANSFER_ENCODING, "chunked") {
-        let text = "the only transfer coding that is supported is chunked";
+        let text = "the transfer coding is not supported; use chunked or Content-Length";
         return Err(bad_header(StatusCode::NOT_IMPLEMENTED, text));
     }
     if headers.contains_key(CONTENT_RANGE) {
-        let text = "Content-Range is not supported: a publish is one whole message";
+        let text = "Content-Range is not supported; send the whole message in one request";
         return Err(bad_header(StatusCode::BAD_REQUEST, text));
     }
     match CONDITIONS.iter().find(|name| headers.contains_key(*name)) {
         None => Ok(()),
         Some(name) => {
-            let text = format!("{name} is not supported: a publish has no condition; remove it");
+            let text = format!("{name} is not supported on a publish; remove it");
             Err(bad_header(StatusCode::BAD_REQUEST, text))
         }
     }
@@ -54,12 +54,12 @@ fn bad_header(status: StatusCode, text: impl Into<String>) -> HttpError {
     HttpError::new(status, ErrorCode::BadRequest.as_str(), text)
 }
 
-/// The idempotency key. The draft writes it as a string of RFC 9651, in quotation marks; clients that
-/// leave them out mean the same key.
+/// Parses the idempotency key. The draft defines it as a quoted string of RFC 9651; a key without quotation
+/// marks is accepted and equals the quoted one.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<MessageKey>, HttpError> {
     let misplaced_key = headers.keys().find(|name| is_misplaced_key(name));
     if let Some(name) = misplaced_key {
-        let text = format!("{name} is unknown; the key of a publish is in Idempotency-Key");
+        let text = format!("unknown header {name}; send the key of a publish as Idempotency-Key");
         return Err(bad_header(StatusCode::BAD_REQUEST, text));
     }
     let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
@@ -67,13 +67,14 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<MessageKey>,
     if lines.next().is_some() {
         return Err(bad_header(
             StatusCode::BAD_REQUEST,
-            "Idempotency-Key is there twice; send one",
+            "Idempotency-Key occurs more than once; send one",
         ));
     }
     let text = std::str::from_utf8(line.as_bytes()).map_err(|_| InvalidPublish::Key)?;
     let key = match text.starts_with('"') {
         true => unquote(text).ok_or_else(|| {
-            let text = "Idempotency-Key begins with a quotation mark and is no string of RFC 9651";
+            let text =
+                "Idempotency-Key is not a valid quoted string of RFC 9651; fix the quotation";
             bad_header(StatusCode::BAD_REQUEST, text)
         })?,
         false => text.to_owned(),
@@ -85,7 +86,7 @@ fn is_misplaced_key(name: &HeaderName) -> bool {
     name != IDEMPOTENCY_KEY && name.as_str().contains("idempotency")
 }
 
-/// The content of a string (RFC 9651, 3.3.3): visible ASCII, with `\"` and `\\` for the two.
+/// Returns the content of a quoted string (RFC 9651, 3.3.3): printable ASCII, with `"` and `\` escaped.
 fn unquote(text: &str) -> Option<String> {
     let inside = text.strip_prefix('"')?.strip_suffix('"')?;
     let mut out = String::with_capacity(inside.len());
@@ -101,12 +102,15 @@ fn unquote(text: &str) -> Option<String> {
     Some(out)
 }
 
-/// What the payload is, as the client says or, where it does not, as it looks.
+/// Returns the content type that the client declared, or else the type detected from the payload.
 pub(super) fn content_type(headers: &HeaderMap, payload: &[u8]) -> Result<ContentType, HttpError> {
     let mut lines = headers.get_all(CONTENT_TYPE).iter();
     let Some(line) = lines.next() else { return Ok(ContentType::detect(payload)) };
     if lines.next().is_some() {
-        return Err(bad_header(StatusCode::BAD_REQUEST, "Content-Type is there twice; send one"));
+        return Err(bad_header(
+            StatusCode::BAD_REQUEST,
+            "Content-Type occurs more than once; send one",
+        ));
     }
     let text = line.to_str().map_err(|_| InvalidPublish::ContentType)?;
     let essence = text.split(';').next().unwrap_or(text).trim();

@@ -1,4 +1,4 @@
-//! `POST /topics/{topic}`: the body is the message.
+//! `POST /topics/{topic}`: publishes the body as a message.
 
 use std::time::Duration;
 
@@ -30,15 +30,15 @@ pub(super) async fn post(
     let payload = read_body(&headers, body, http.body_timeout).await?;
     let content_type = headers::content_type(&headers, &payload)?;
     let publish = Publish { topic, content_type, key, publish_id: None, payload };
-    let placed = http.publisher.publish(publish).await?;
+    let acknowledgement = http.publisher.publish(publish).await?;
     Ok(Json(json!({
-        "position": placed.position.to_string(),
-        "time": placed.time.0,
-        "durability": placed.durability.as_str(),
+        "position": acknowledgement.position.to_string(),
+        "time": acknowledgement.time.0,
+        "durability": acknowledgement.durability.as_str(),
     })))
 }
 
-/// The whole body, if it comes in time and is no larger than any namespace allows.
+/// Reads the body, limited in time and to the largest payload that a namespace can allow.
 async fn read_body(headers: &HeaderMap, body: Body, timeout: Duration) -> Result<Bytes, HttpError> {
     let max = Publish::PAYLOAD_BYTES_CAP;
     let header_text = headers.get(CONTENT_LENGTH).and_then(|line| line.to_str().ok());
@@ -52,7 +52,7 @@ async fn read_body(headers: &HeaderMap, body: Body, timeout: Duration) -> Result
         Err(_) => Err(HttpError::new(
             StatusCode::REQUEST_TIMEOUT,
             "timeout",
-            format!("the body did not come within {timeout:?}; send it faster"),
+            format!("the body was not received within {timeout:?}; send it faster"),
         )),
     }
 }
@@ -61,8 +61,7 @@ fn body_error(error: axum::Error) -> HttpError {
     let too_long = std::error::Error::source(&error)
         .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
     if too_long {
-        let text =
-            format!("the body is over {} bytes; no topic takes more", Publish::PAYLOAD_BYTES_CAP);
+        let text = format!("the body exceeds the maximum of {} bytes", Publish::PAYLOAD_BYTES_CAP);
         return HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge.as_str(), text);
     }
     let text = format!("the body cannot be read: {error}");

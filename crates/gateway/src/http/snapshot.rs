@@ -1,5 +1,5 @@
-//! `GET /topics/{topic}`: the newest message as it was published, or the last few as JSON; with
-//! `?set_audience`, how many watch.
+//! `GET /topics/{topic}`: the newest message as published; with `?last=N`, the last N messages as JSON; with
+//! `?audience`, the number of subscribers.
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -16,13 +16,13 @@ use crate::query;
 
 const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
 
-/// As many as a topic's history keeps by default: what may be asked for whatever its namespace keeps.
+/// The largest `?last=N` that is always accepted: the default length of a history.
 const LAST_MAX: u32 = 1_000;
 
-/// Kept by nobody without asking: the next message makes it wrong. Asking is cheap, by the ETag.
+/// Caches must revalidate: the next message makes the response outdated. The ETag makes that cheap.
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// What the query asks for.
+/// The parsed query.
 enum SnapshotParams {
     Newest,
     Last(u32),
@@ -62,8 +62,8 @@ async fn fetch(
     }
 }
 
-/// How many messages of a topic may be asked for: more would not be there. However many they are, their
-/// payloads are no larger together than a history may be (`History::BYTES_CAP`).
+/// The largest `?last=N` of a topic: its history holds no more. `History::BYTES_CAP` bounds the total payload
+/// bytes of the response.
 fn last_max(http: &HttpState, topic: &Topic) -> u32 {
     http.view.borrow().namespaces.for_topic(topic).history.count_max.max(LAST_MAX)
 }
@@ -73,16 +73,16 @@ fn parse_params(query: &str, last_max: u32) -> Result<SnapshotParams, HttpError>
     let pairs: Vec<_> = pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let last = |count: &str| match count.parse() {
         Ok(count) if (1..=last_max).contains(&count) => Ok(SnapshotParams::Last(count)),
-        _ => Err(bad_request(format!("last is a number from 1 to {last_max}"))),
+        _ => Err(bad_request(format!("last must be a number from 1 to {last_max}, not {count:?}"))),
     };
     match *pairs {
         [] => Ok(SnapshotParams::Newest),
         [("audience", "" | "true")] => Ok(SnapshotParams::Audience),
         [("last", count)] => last(count),
         _ if pairs.iter().any(|(name, _)| *name == "audience") => {
-            Err(bad_request("ask for ?audience alone, without a value".to_owned()))
+            Err(bad_request("audience takes no value and no other parameters".to_owned()))
         }
-        _ => Err(bad_request(format!("{query:?}: ask for ?last=N or ?audience, once"))),
+        _ => Err(bad_request(format!("invalid query {query:?}; use ?last=N or ?audience"))),
     }
 }
 
@@ -96,7 +96,7 @@ async fn fetch_messages(
         None => {
             let mut page = http.hub.latest(&topic, 1).await?;
             page.messages.pop().map(SnapshotResult::Newest).ok_or_else(|| {
-                let text = format!("{topic} has no message yet; POST one");
+                let text = format!("topic {topic} has no message yet; publish one with POST");
                 HttpError::new(StatusCode::NOT_FOUND, "no_message", text)
             })
         }
@@ -130,7 +130,7 @@ fn newest_response(message: &Message, request_headers: &HeaderMap) -> Response {
     response
 }
 
-/// Whether `If-None-Match` names what would be sent (RFC 9110, 13.1.2: weak comparison).
+/// Whether `If-None-Match` contains the ETag (RFC 9110, 13.1.2: weak comparison).
 fn etag_matches(request_headers: &HeaderMap, etag: &str) -> bool {
     request_headers
         .get_all(IF_NONE_MATCH)
@@ -141,7 +141,7 @@ fn etag_matches(request_headers: &HeaderMap, etag: &str) -> bool {
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-/// An array of message frames, oldest first, each as a subscriber gets it.
+/// Builds a JSON array of message frames, oldest first, each in the format that subscribers receive.
 fn last_response(topic: &Topic, page: &HistoryPage) -> Response {
     let mut body = BytesMut::from(&b"["[..]);
     for (index, message) in page.messages.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! One QUIC session, from the handshake to the last frame: no task, it has a turn when something
-//! happened to its connection.
+//! One QUIC session, from the handshake to the last frame. It is not a task: the endpoint drives it after
+//! each event of its connection.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -25,29 +25,29 @@ use crate::lane::LaneState;
 use crate::liveness::Activity;
 use crate::metrics::TransportKind;
 
-/// How long the last answers may take to be acknowledged.
+/// Maximum time for the acknowledgement of the last replies.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a client may take to allow the stream of a subscription.
+/// Maximum time for a client to allow the stream of a subscription.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Session {
     lane: Rc<LaneState>,
     connection: Rc<LaneConnection>,
     phase: SessionPhase,
-    /// When its patience with the client ends.
+    /// The deadline of the current phase, if it has one.
     deadline: Option<Instant>,
-    /// Its place among all connections.
+    /// The connection permit, held until the session is closed.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 enum SessionPhase {
-    /// The handshake, then the control stream that the client must open.
+    /// Waits for the handshake, then for the control stream that the client must open.
     Handshaking {
         connected: bool,
     },
     Open(OpenSession),
-    /// The last answers are on their way.
+    /// Sends the last replies.
     Closing {
         session: OpenSession,
         finished: bool,
@@ -55,27 +55,27 @@ enum SessionPhase {
     Closed,
 }
 
-/// What a session is while it talks.
+/// The state of a session with an open control stream.
 struct OpenSession {
     driver: Rc<SessionDriver<QuicTransport>>,
     control: StreamId,
     decoder: delimited::FrameDecoder,
-    /// The client closed its side.
+    /// The client finished its side of the control stream.
     is_peer_finished: bool,
 }
 
-/// The connection, as the session's driver sees it.
+/// The transport that the driver of the session uses.
 struct QuicTransport {
     connection: Rc<LaneConnection>,
     sink: Rc<RefCell<QuicSink>>,
-    /// What is to be said at the end.
+    /// The code and reason with which the connection will be closed.
     close_reason: RefCell<Option<(&'static CloseCode, String)>>,
 }
 
 // === impl Session ===
 
 impl Session {
-    /// A session whose handshake begins now.
+    /// Creates a session at the start of its handshake.
     pub(super) fn new(
         lane: Rc<LaneState>,
         connection: Rc<LaneConnection>,
@@ -220,7 +220,7 @@ impl OpenSession {
         OpenSession { driver, control, decoder, is_peer_finished: false }
     }
 
-    /// Says whether the session is over.
+    /// Makes progress and returns whether the session is over.
     fn drive(&mut self) -> bool {
         let sink = self.driver.transport().sink.clone();
         loop {
@@ -243,7 +243,7 @@ impl OpenSession {
         }
     }
 
-    /// Says whether something was read.
+    /// Reads from the control stream and returns whether bytes or its end were read.
     fn read_control(&mut self) -> bool {
         let connection = &self.driver.transport().connection;
         match connection.read(self.control, super::RECEIVE_WINDOW_BYTES as usize) {
@@ -254,7 +254,7 @@ impl OpenSession {
         true
     }
 
-    /// Bytes came.
+    /// Handles received bytes.
     fn on_bytes(&mut self, bytes: &[u8]) {
         self.decoder.set_max(self.driver.lane().frame_bytes_max(Encoding::Proto));
         self.decoder.push(bytes);
@@ -270,14 +270,14 @@ impl OpenSession {
     }
 }
 
-/// Also when the lane cuts the session off: the driver and the lane hold each other.
+/// Stops the driver also when the lane drops the session: the driver and the lane refer to each other.
 impl Drop for OpenSession {
     fn drop(&mut self) {
         self.driver.stop();
     }
 }
 
-// === impl Streams ===
+// === impl QuicTransport ===
 
 impl SessionTransport for QuicTransport {
     const KIND: TransportKind = TransportKind::Quic;
@@ -326,7 +326,7 @@ impl SessionTransport for QuicTransport {
         self.sink.borrow_mut().push_reply(frame);
     }
 
-    /// Nothing orders the streams, so each topic has its position on its own.
+    /// Streams are not ordered among each other, so each topic gets its position on its own stream.
     fn send_heartbeat(&self, positions: Vec<(u32, Topic, Position)>) {
         let frame = |positions| {
             let frame = Encoding::Proto.encode_event(&client::ServerEvent::Heartbeat { positions });
@@ -339,7 +339,7 @@ impl SessionTransport for QuicTransport {
         sink.push_reply(frame(Vec::new()));
     }
 
-    /// The transport keeps the connection alive and notices its end by itself.
+    /// Does nothing: QUIC keeps the connection alive and detects its end.
     fn send_ping(&self) {}
 
     fn close(&self, close: &'static CloseCode, reason: &str) {

@@ -1,9 +1,10 @@
-//! The ways out of one QUIC session: the control stream, and those of each subscription.
+//! Writes the frames of one QUIC session: replies to the control stream, messages to the streams and
+//! datagrams of the subscriptions.
 //!
-//! Frames go straight into the connection's send buffer, which `SEND_WINDOW_BYTES` bounds for all
-//! streams together. What does not fit stays with the hub, except the rest of one frame of each
-//! topic and the answers on the control stream: those of [`QUEUED_REPLIES_MAX`], of one more read, and of
-//! what was on its way to the hub or the publisher.
+//! Frames are written directly into the send buffer of the connection, which `SEND_WINDOW_BYTES` limits for
+//! all streams together. Frames that do not fit stay in the hub, except the remainder of one frame per topic
+//! and the replies on the control stream: [`QUEUED_REPLIES_MAX`] replies, the replies to one more read, and
+//! the replies to pending subscriptions and publishes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -18,16 +19,16 @@ use super::connection::{LaneConnection, StreamWriteError};
 use super::stream_writer::StreamWriter;
 use super::subscription::QuicSubscription;
 
-/// Answers in the queue beyond which no more requests are read.
+/// Queued replies beyond which no more requests are read.
 const QUEUED_REPLIES_MAX: usize = 32;
 
 pub(super) struct QuicSink {
     connection: Rc<LaneConnection>,
     control: StreamWriter,
     subscriptions: HashMap<u32, QuicSubscription>,
-    /// Those the hub waits to hear of.
+    /// Subscriptions that wait for room, by token. The hub must be notified when there is room.
     blocked: BTreeSet<u32>,
-    /// The client wants no more of these.
+    /// Topics whose stream the client stopped.
     stopped_topics: Vec<Topic>,
     state: QuicSinkState,
     bytes_out: Counter,
@@ -36,13 +37,13 @@ pub(super) struct QuicSink {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum QuicSinkState {
     Open,
-    /// Answers that are queued are still sent, nothing else is taken.
+    /// Queued replies are still sent, new frames are rejected.
     Closing,
-    /// The client takes no answers.
+    /// The connection is closed, or the client stopped the control stream.
     Failed,
 }
 
-// === impl Outlet ===
+// === impl QuicSink ===
 
 impl QuicSink {
     pub(super) fn new(
@@ -61,7 +62,7 @@ impl QuicSink {
         }
     }
 
-    /// Queues an answer, and sends it if that can be done at once.
+    /// Queues a reply and sends it at once if possible.
     pub(super) fn push_reply(&mut self, frame: Bytes) {
         if self.state == QuicSinkState::Open {
             self.control.queue.push_back(frame);
@@ -69,7 +70,8 @@ impl QuicSink {
         }
     }
 
-    /// Sends a heartbeat on the stream of a subscription, if there is room: one that waits is late.
+    /// Sends a heartbeat on the stream of a subscription if nothing waits there; a queued heartbeat would be
+    /// outdated.
     pub(super) fn push_heartbeat(&mut self, token: u32, frame: Bytes) {
         let Some(QuicSubscription { writer, .. }) = self.subscriptions.get_mut(&token) else {
             return;
@@ -77,14 +79,14 @@ impl QuicSink {
         if self.state != QuicSinkState::Open || !writer.queue.is_empty() {
             return;
         }
-        // A stream that has ended is noticed by the flush.
+        // The next flush detects a stream that has ended.
         let _ = writer.push(&self.connection, &self.bytes_out, &[frame]);
         if !writer.queue.is_empty() {
             self.blocked.insert(token);
         }
     }
 
-    /// Takes no more; answers that are queued are still sent.
+    /// Rejects new frames from now on. Queued replies are still sent.
     pub(super) fn start_closing(&mut self) {
         if self.state == QuicSinkState::Open {
             self.state = QuicSinkState::Closing;
@@ -92,7 +94,7 @@ impl QuicSink {
         }
     }
 
-    /// A subscription has its stream.
+    /// Adds a subscription whose stream is open.
     pub(super) fn add_subscription(&mut self, token: u32, subscription: QuicSubscription) {
         self.subscriptions.insert(token, subscription);
         self.blocked.insert(token);
@@ -106,7 +108,7 @@ impl QuicSink {
         }
     }
 
-    /// Sends what is queued. Whether the hub waits to hear of room that there may now be.
+    /// Sends queued frames. Returns whether the hub must be notified that there may be room.
     pub(super) fn flush(&mut self) -> bool {
         self.flush_control();
         let mut has_room = false;
@@ -124,7 +126,8 @@ impl QuicSink {
         has_room
     }
 
-    /// A packet was lost: what may have been in it is sent by the next [flush](Outlet::flush).
+    /// Handles the loss of a packet: the next [flush](QuicSink::flush) resends the newest messages that may
+    /// have been in it.
     pub(super) fn on_packet_lost(&mut self) {
         for (token, subscription) in &mut self.subscriptions {
             if subscription.on_packet_lost() {
@@ -136,12 +139,12 @@ impl QuicSink {
     fn flush_control(&mut self) {
         match self.control.flush(&self.connection, &self.bytes_out) {
             Ok(()) | Err(StreamWriteError::Blocked) => {}
-            // Who does not want answers has no session.
+            // A client that does not accept replies has no session.
             Err(StreamWriteError::Stopped | StreamWriteError::Closed) => self.fail(),
         }
     }
 
-    /// Topics whose stream the client stopped since this was asked last.
+    /// Returns the topics whose stream the client stopped since the previous call.
     pub(super) fn take_stopped_topics(&mut self) -> Vec<Topic> {
         std::mem::take(&mut self.stopped_topics)
     }
@@ -167,7 +170,8 @@ impl QuicSink {
         progressed
     }
 
-    /// Ends the control stream behind the last answer. Once is enough.
+    /// Sends the queued replies and then finishes the control stream. To be called until it returns
+    /// [`FinishProgress::Done`] or [`FinishProgress::Failed`].
     pub(super) fn finish_control(&mut self) -> FinishProgress {
         self.flush_control();
         match self.state {
@@ -178,24 +182,25 @@ impl QuicSink {
         }
     }
 
-    /// Writes frames of one subscription to its stream. Blocked: the rest of the last one is queued.
+    /// Writes frames of one subscription to its stream. The outcome is blocked if the remainder of the last
+    /// frame was queued.
     fn write_run(&mut self, run: &FrameRun<'_>) -> Result<OfferOutcome, SinkClosed> {
         let FrameRun { token, frames, .. } = *run;
         if self.state != QuicSinkState::Open {
             return Err(SinkClosed);
         }
         let Some(subscription) = self.subscriptions.get_mut(&token) else {
-            // Stopped: its frames are wanted by nobody.
+            // The client stopped the stream: its frames are dropped.
             return Ok(OfferOutcome { accepted: frames.len(), is_blocked: false });
         };
         match subscription.push(&self.connection, &self.bytes_out, frames) {
             Ok(taken) => {
                 let is_complete = taken == frames.len();
-                let blocked = is_complete && !subscription.writer.queue.is_empty();
-                if blocked || !is_complete {
+                let is_blocked = is_complete && !subscription.writer.queue.is_empty();
+                if is_blocked || !is_complete {
                     self.blocked.insert(token);
                 }
-                Ok(OfferOutcome { accepted: taken, is_blocked: blocked })
+                Ok(OfferOutcome { accepted: taken, is_blocked })
             }
             Err(StreamWriteError::Stopped) => {
                 self.on_stream_stopped(token);
@@ -224,14 +229,14 @@ impl QuicSink {
     }
 }
 
-/// How far the last answers came.
+/// The progress of [`QuicSink::finish_control`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FinishProgress {
-    /// They wait for room, and the session has another turn when there is.
+    /// Replies wait for room. The session is driven again when there is room.
     Pending,
-    /// They are on their way.
+    /// All replies were written and the stream is finished.
     Done,
-    /// Nobody takes them.
+    /// The replies cannot be sent.
     Failed,
 }
 

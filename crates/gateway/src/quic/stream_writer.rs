@@ -1,4 +1,4 @@
-//! One stream, as a way out.
+//! Writes frames to one QUIC stream.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use super::connection::{LaneConnection, StreamWriteError};
 
 pub(super) struct StreamWriter {
     pub(super) id: StreamId,
-    /// Of a subscription: one frame at most, whole or the rest of it.
+    /// Frames that wait for room. A subscription queues at most one frame or the remainder of one.
     pub(super) queue: VecDeque<Bytes>,
     pub(super) progressed: bool,
 }
@@ -20,7 +20,10 @@ impl StreamWriter {
         StreamWriter { id, queue: VecDeque::new(), progressed: false }
     }
 
-    /// Writes what is queued.
+    /// Writes the queued frames.
+    ///
+    /// # Errors
+    /// [`StreamWriteError`] when the stream is full, stopped or closed.
     pub(super) fn flush(
         &mut self,
         connection: &LaneConnection,
@@ -32,12 +35,16 @@ impl StreamWriter {
                 return Err(error);
             }
         }
-        // What a burst made large an idle session does not keep.
+        // An idle session does not keep the capacity that a burst needed.
         self.queue.shrink_to(0);
         Ok(())
     }
 
-    /// Writes frames from the front, and queues the rest of one that was cut. How many it took.
+    /// Writes frames in order and queues the remainder of a partly written one. Returns the number of
+    /// accepted frames.
+    ///
+    /// # Errors
+    /// [`StreamWriteError`] when the stream is stopped or closed.
     pub(super) fn push(
         &mut self,
         connection: &LaneConnection,
@@ -81,7 +88,7 @@ impl StreamWriter {
     /// A stream that ends within a frame says so; the client need not wait for the rest.
     pub(super) fn finish(self, connection: &LaneConnection) {
         match self.queue.is_empty() {
-            // An error only says that the stream has ended already.
+            // An error means that the stream has already ended.
             true => drop(connection.finish_stream(self.id)),
             false => connection.reset_stream(self.id),
         }

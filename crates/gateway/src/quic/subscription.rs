@@ -1,9 +1,8 @@
-//! The ways of one subscription: its stream, and datagrams for its messages if it asked for them.
+//! Writes the frames of one subscription: to its stream, and as datagrams if the client requested them.
 //!
-//! A datagram that is lost is not sent again, so nothing waits for it. The newest message must not be
-//! lost all the same, and which packets are, the transport finds by itself: after a loss the newest
-//! goes on the stream as well, unless a newer one has gone before. While nothing is lost that costs
-//! nothing.
+//! A lost datagram is not resent, so no later message waits for it. The newest message must still arrive. The
+//! transport detects lost packets: after a loss, the newest message is also sent on the stream, unless a
+//! newer one was sent in the meantime. This costs nothing while no packet is lost.
 
 use bytes::Bytes;
 use pushonce_core::Topic;
@@ -17,24 +16,24 @@ use crate::encoder;
 pub(super) struct QuicSubscription {
     pub(super) topic: Topic,
     pub(super) writer: StreamWriter,
-    /// If messages go as datagrams.
+    /// How the newest message was sent, if messages are sent as datagrams.
     newest_message: Option<NewestMessage>,
 }
 
-/// How the newest message went.
+/// How the newest message was sent.
 enum NewestMessage {
-    /// There is none yet. The first goes on the stream: a client begins with it, and it is there.
+    /// There is no message yet. The first one is sent on the stream, so that a client certainly has it.
     NotSent,
-    /// On the stream, where nothing is lost.
+    /// Sent on the stream, which is reliable.
     SentOnStream,
-    /// As a datagram.
+    /// Sent as a datagram.
     SentAsDatagram(Bytes),
-    /// As a datagram, and a packet was lost since.
+    /// Sent as a datagram, and a packet was lost since.
     PossiblyLost(Bytes),
 }
 
 impl QuicSubscription {
-    /// One whose stream begins with the frame `first`.
+    /// Creates a subscription whose stream begins with `first_frame`.
     pub(super) fn new(
         topic: Topic,
         stream: StreamId,
@@ -50,7 +49,10 @@ impl QuicSubscription {
         }
     }
 
-    /// Sends frames from the front. How many it took.
+    /// Sends frames in order and returns the number of accepted frames.
+    ///
+    /// # Errors
+    /// [`StreamWriteError`] when the stream is stopped or closed.
     pub(super) fn push(
         &mut self,
         connection: &LaneConnection,
@@ -74,7 +76,7 @@ impl QuicSubscription {
         Ok(frames.len())
     }
 
-    /// As a datagram, if it fits into one and is not the first.
+    /// Sends a message as a datagram, or on the stream if it is the first or does not fit into a datagram.
     fn push_message(
         &mut self,
         connection: &LaneConnection,
@@ -107,7 +109,7 @@ impl QuicSubscription {
         }
     }
 
-    /// A packet was lost. Whether the newest message must go on the stream as well.
+    /// Handles the loss of a packet. Returns whether the newest message must also be sent on the stream.
     pub(super) fn on_packet_lost(&mut self) -> bool {
         self.newest_message = match self.newest_message.take() {
             Some(NewestMessage::SentAsDatagram(frame)) => Some(NewestMessage::PossiblyLost(frame)),
@@ -116,7 +118,10 @@ impl QuicSubscription {
         matches!(self.newest_message, Some(NewestMessage::PossiblyLost(_)))
     }
 
-    /// Writes what waits for room in the stream.
+    /// Writes the frames that wait for room in the stream.
+    ///
+    /// # Errors
+    /// [`StreamWriteError`] when the stream is full, stopped or closed.
     pub(super) fn flush(
         &mut self,
         connection: &LaneConnection,

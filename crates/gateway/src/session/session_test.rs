@@ -60,7 +60,7 @@ fn published(offset: u64) -> SessionInput {
     }))
 }
 
-/// Effects in short, so that a story reads as one line each.
+/// Formats each effect as one short line.
 fn summarize(effects: Vec<SessionEffect>) -> Vec<String> {
     let id = |id: Option<u64>| id.map_or("-".to_owned(), |id| id.to_string());
     let line = |effect| match effect {
@@ -110,9 +110,9 @@ fn delivery_starts_only_after_the_subscribed_reply() {
 #[test]
 fn second_subscribe_is_rejected_even_while_the_first_is_pending() {
     let inputs = [subscribe(1, "a"), subscribe(2, "a"), subscribed("a"), subscribe(3, "a")];
-    let answers = run_inputs(&mut session(), inputs);
-    assert_eq!(answers[1], ["2 AlreadySubscribed"]);
-    assert_eq!(answers[3], ["3 AlreadySubscribed"]);
+    let effects = run_inputs(&mut session(), inputs);
+    assert_eq!(effects[1], ["2 AlreadySubscribed"]);
+    assert_eq!(effects[3], ["3 AlreadySubscribed"]);
 }
 
 #[test]
@@ -130,46 +130,46 @@ fn rejected_subscription_frees_its_place() {
         || SessionInput::Subscribed(topic("a"), Err((ErrorCode::Unavailable, String::new())));
     let inputs =
         [subscribe(1, "a"), subscribe(2, "b"), subscribe(3, "c"), rejected(), subscribe(4, "c")];
-    let answers = run_inputs(&mut session(), inputs);
-    assert_eq!(answers[2], ["3 TooManySubscriptions"]);
-    assert_eq!(answers[3], ["1 Unavailable"]);
-    assert_eq!(answers[4], ["subscribe c as 2"]);
+    let effects = run_inputs(&mut session(), inputs);
+    assert_eq!(effects[2], ["3 TooManySubscriptions"]);
+    assert_eq!(effects[3], ["1 Unavailable"]);
+    assert_eq!(effects[4], ["subscribe c as 2"]);
 }
 
 #[test]
 fn publishes_are_forwarded_at_once_and_acknowledged_in_order() {
     let inputs = [publish(1, b"x"), publish(2, b"y"), published(1), published(2), published(3)];
-    let answers = [vec!["1 at 1:1"], vec!["2 at 1:2", "all published"], vec![]];
+    let expected = [vec!["1 at 1:1"], vec!["2 at 1:2", "all published"], vec![]];
     let mut session = session();
     let steps = run_inputs(&mut session, inputs);
     assert_eq!(steps[..2], [["publish x"], ["publish y"]]);
-    assert_eq!(steps[2..], answers);
+    assert_eq!(steps[2..], expected);
 }
 
 #[test]
 fn publish_over_the_limit_is_rejected_without_affecting_others() {
     let inputs = (1..=4).map(|id| publish(id, b"x")).chain([published(1), publish(5, b"x")]);
-    let answers = run_inputs(&mut session(), inputs);
-    assert_eq!(answers[3], ["4 Overloaded"]);
-    assert_eq!(answers[5], ["publish x"]);
+    let effects = run_inputs(&mut session(), inputs);
+    assert_eq!(effects[3], ["4 Overloaded"]);
+    assert_eq!(effects[5], ["publish x"]);
 }
 
 #[test]
 fn pending_publish_bytes_are_limited_except_for_a_single_publish() {
     let inputs = [(1, 110), (2, 1)].map(|(id, bytes)| publish(id, vec![b'x'; bytes].leak()));
-    let answers = run_inputs(&mut session(), inputs);
-    assert_eq!(answers[0], [format!("publish {}", "x".repeat(110))]);
-    assert_eq!(answers[1], ["2 Overloaded"]);
+    let effects = run_inputs(&mut session(), inputs);
+    assert_eq!(effects[0], [format!("publish {}", "x".repeat(110))]);
+    assert_eq!(effects[1], ["2 Overloaded"]);
 }
 
 #[test]
 fn invalid_frame_gets_an_error_and_broken_frame_closes_the_session() {
-    let invalid = |broken| {
+    let invalid = |is_fatal| {
         let (code, message) = (ErrorCode::BadTopic, String::new());
-        SessionInput::Request(Err(InvalidFrame { id: Some(9), code, message, is_fatal: broken }))
+        SessionInput::Request(Err(InvalidFrame { id: Some(9), code, message, is_fatal }))
     };
-    let answers = run_inputs(&mut session(), [invalid(false), invalid(true), subscribe(1, "a")]);
-    assert_eq!(answers[0], ["9 BadTopic"]);
-    assert_eq!(answers[1], ["9 BadTopic".to_owned(), format!("close {}", close::BAD_FRAME.code)]);
-    assert_eq!(answers[2], Vec::<String>::new(), "nothing follows a close");
+    let effects = run_inputs(&mut session(), [invalid(false), invalid(true), subscribe(1, "a")]);
+    assert_eq!(effects[0], ["9 BadTopic"]);
+    assert_eq!(effects[1], ["9 BadTopic".to_owned(), format!("close {}", close::BAD_FRAME.code)]);
+    assert_eq!(effects[2], Vec::<String>::new(), "effects after a close");
 }

@@ -1,17 +1,17 @@
-//! The frames of one heartbeat.
+//! Splits a heartbeat into frames.
 //!
-//! A session may have thousands of subscriptions. The positions of all of them in one frame would
-//! exceed what clients accept, and would hold up the messages behind it.
+//! A session may have thousands of subscriptions. One frame with all their positions would exceed the limits
+//! of clients and delay the messages that follow.
 
 use pushonce_core::{Position, Topic};
 
-/// The most one frame has, in either encoding.
+/// Maximum bytes of one frame in either encoding.
 const FRAME_BYTES_MAX: usize = 64 << 10;
 
-/// What a topic costs beside its name: a position of two numbers, and what stands around both.
+/// Bytes of an entry besides the topic name: the two numbers of the position and the syntax around them.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
 
-/// Divides the positions into frames; there is at least one frame, and no topic is in two.
+/// Splits the positions into frames. There is at least one frame, and each topic is in exactly one.
 pub(super) fn split_into_frames(
     positions: Vec<(u32, Topic, Position)>,
 ) -> impl Iterator<Item = Vec<(Topic, Position)>> {
@@ -24,7 +24,7 @@ pub(super) fn split_into_frames(
         let mut bytes = 0;
         let mut frame = Vec::new();
         while let Some(next) = remaining.next_if(|(topic, _)| {
-            // Each byte of a name may need a second one in JSON.
+            // A byte of a name may need two in JSON.
             bytes += 2 * topic.as_str().len() + ENTRY_OVERHEAD_BYTES;
             bytes <= FRAME_BYTES_MAX
         }) {
@@ -56,7 +56,7 @@ mod tests {
                 assert!(bytes <= FRAME_BYTES_MAX + 64, "{encoding:?}: {bytes} bytes");
             }
         }
-        assert!(sent_topics == topics, "some topic was lost or told twice");
+        assert!(sent_topics == topics, "a topic is missing or repeated");
     }
 
     #[test]

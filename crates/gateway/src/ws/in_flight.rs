@@ -1,49 +1,48 @@
-//! How many frames may be under way to a client that wants the newest messages only.
+//! Limits the frames in flight to a client of `latest` or `rate`.
 //!
-//! Bytes that were handed to the kernel cannot be taken back, and a client that reads slowly finds them
-//! in its own receive buffer, hundreds of messages old. No socket option of the server bounds that
-//! buffer, and an acknowledgement of TCP says nothing about it. A pong does: it comes when the client
-//! has read everything before the ping. So the frames since the last one that a pong confirmed are
-//! bounded, and the bound follows the time that a pong takes: it doubles while pongs come at once, and
-//! halves while they are late.
+//! Bytes that were written to the kernel cannot be replaced, and a slow client finds them in its own receive
+//! buffer, hundreds of messages old. No socket option of the server limits that buffer, and a TCP
+//! acknowledgement does not tell whether the client has read it. A pong does: it is sent after the client has
+//! read everything before the ping. The number of frames since the last confirmed one is therefore limited,
+//! and the limit follows the pong delay: it doubles while pongs are fast and halves while they are late.
 //!
-//! Pure; the time comes in.
+//! Pure: the time is a parameter.
 
 use std::time::{Duration, Instant};
 
 use pushonce_core::FailPoint;
 
-/// Frames under way at first. A client with a round trip of 100 ms has a bound of a hundred after half
-/// a second.
+/// The initial limit. With a round trip of 100 ms it reaches a hundred frames after half a second.
 const FRAMES_INITIAL: u64 = 8;
 
-/// Bounds of the bound.
+/// Minimum of the limit.
 const FRAMES_MIN: u64 = 2;
+/// Maximum of the limit.
 const FRAMES_MAX: u64 = 4_096;
 
-/// A pong that takes no longer than this beyond the fastest one doubles the bound.
+/// A pong that takes at most this much longer than the fastest one doubles the limit.
 const FAST_PONG_MAX: Duration = Duration::from_millis(100);
 
-/// A pong that takes longer than this beyond the fastest one halves it. Twice this time is what a
-/// message may be behind, for half of the bound is under way when the ping is sent.
+/// A pong that takes more than this longer than the fastest one halves the limit. A message can lag by twice
+/// this time, because half of the limit is in flight when the ping is sent.
 const LATE_PONG_MIN: Duration = Duration::from_millis(400);
 
-/// A round trip is taken to be no longer than this: what is beyond it is the client's slowness.
+/// The longest assumed round trip. A longer delay is attributed to a slow client.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(250);
 
 /// The window of one session.
 #[derive(Debug)]
 pub(super) struct InFlightWindow {
     limit: u64,
-    /// Frames since the beginning.
+    /// Frames sent in total.
     sent: u64,
-    /// Of these, those that the client has read for certain.
+    /// Frames that the client has certainly read.
     confirmed: u64,
     probe: Option<PingProbe>,
     pong_delay_min: Duration,
 }
 
-/// A ping without its pong.
+/// An outstanding ping.
 #[derive(Clone, Copy, Debug)]
 struct PingProbe {
     /// Frames that were sent before it.
@@ -57,7 +56,7 @@ impl InFlightWindow {
         InFlightWindow { limit: FRAMES_INITIAL, sent: 0, confirmed: 0, probe: None, pong_delay_min }
     }
 
-    /// How many frames may be sent now.
+    /// Number of frames that may be sent now.
     pub(super) fn available(&self) -> usize {
         if FailPoint::WindowUnbounded.is_active() {
             return usize::MAX;
@@ -66,18 +65,18 @@ impl InFlightWindow {
         usize::try_from(self.limit.saturating_sub(in_flight)).unwrap_or(usize::MAX)
     }
 
-    /// Frames were sent. Some: a ping with this payload is to follow them.
+    /// Records sent frames. Returns the payload of a ping that must follow them, if one is due.
     pub(super) fn on_sent(&mut self, frames: usize, now: Instant) -> Option<[u8; 8]> {
         self.sent += frames as u64;
         self.start_probe_if_due(now)
     }
 
-    /// The payload of the ping that has no pong yet.
+    /// The payload of the outstanding ping.
     pub(super) fn outstanding_ping(&self) -> Option<[u8; 8]> {
         self.probe.map(|probe| probe.frames_before.to_be_bytes())
     }
 
-    /// A pong came. Some: a ping with this payload is to follow.
+    /// Handles a pong. Returns the payload of the next ping, if one is due.
     pub(super) fn on_pong(&mut self, payload: &[u8], now: Instant) -> Option<[u8; 8]> {
         let probe = self.probe.filter(|probe| probe.frames_before.to_be_bytes() == payload)?;
         self.probe = None;
@@ -108,20 +107,20 @@ mod tests {
 
     use super::*;
 
-    /// What is under way to a client: frames by the time they were sent, and pings.
+    /// A frame in flight, with the time at which it was sent, or a ping.
     enum InFlightItem {
         Frame(Duration),
         Ping([u8; 8]),
     }
 
     struct SlowReadStats {
-        /// The oldest that any frame was when it was read.
+        /// The maximum age of a frame when it was read.
         lag: Duration,
         read: u32,
     }
 
-    /// Ten seconds of a topic with 600 messages a second, read by a client that takes `pause` for
-    /// each, over a network with this round trip and without any bound of its own.
+    /// Simulates ten seconds of a topic with 600 messages a second, read by a client that needs `pause` for
+    /// each, over a network with this round trip and unlimited buffers.
     fn simulate_reader(pause: Duration, round_trip: Duration) -> SlowReadStats {
         let start = Instant::now();
         let mut window = InFlightWindow::new();
@@ -162,7 +161,7 @@ mod tests {
                 let pause = Duration::from_secs(1) / reads_a_second;
                 let SlowReadStats { lag, read } = simulate_reader(pause, round_trip);
                 let case = format!("{reads_a_second} a second, {round_trip:?}: {lag:?}, {read}");
-                // The first frames of a very slow reader are sent before its slowness is known.
+                // The first frames to a very slow reader are sent before the window can detect it.
                 let first = pause * u32::try_from(FRAMES_INITIAL).unwrap();
                 assert!(lag < first.max(Duration::from_secs(1)) + round_trip, "{case}");
                 assert!(read >= reads_a_second * 8, "{case}");

@@ -1,4 +1,4 @@
-//! One WebSocket session: a task that waits for its socket.
+//! One WebSocket session: a task that reads and writes its socket.
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
@@ -30,14 +30,14 @@ use crate::lane::LaneState;
 use crate::liveness::Activity;
 use crate::metrics::TransportKind;
 
-/// How long the other side has to say goodbye.
+/// Maximum time for the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Fragments of one message: enough for a client that sends its largest message by a kibibyte.
+/// Maximum fragments of one message: enough for a client that sends its largest message in pieces of 1 KiB.
 const FRAGMENTS_MAX: u32 = 256;
 
-/// Begins a session, and gives back what runs it to its last byte. `early` are the bytes that came
-/// behind the request.
+/// Starts a session and returns the future that runs it until its end. `early` contains the bytes that were
+/// received after the request.
 pub(crate) fn run(
     lane: Rc<LaneState>,
     stream: TcpStream,
@@ -48,7 +48,7 @@ pub(crate) fn run(
     match opening.subscribe {
         Ok(None) => {}
         Ok(Some(subscribe)) => session.driver.on_request(Ok(subscribe)),
-        // Sent again, the same request is as wrong.
+        // The session is closed: the same query would be invalid again.
         Err(invalid) => {
             let reason = invalid.message.clone();
             session.driver.on_request(Err(invalid));
@@ -59,11 +59,11 @@ pub(crate) fn run(
     session
 }
 
-/// The socket, as the session's driver sees it.
+/// The transport that the driver of the session uses.
 struct WebSocketTransport {
     sink: Rc<RefCell<WebSocketSink>>,
     encoding: Encoding,
-    /// Both sides may deflate.
+    /// Whether permessage-deflate was negotiated.
     deflate: bool,
     has_received: Cell<bool>,
 }
@@ -73,16 +73,16 @@ struct Session {
     stream: Rc<TcpStream>,
     decoder: MessageDecoder,
     peer: PeerState,
-    /// Once it is only taking its leave, the end of that.
+    /// The end of the closing handshake, once the session is closing.
     close_timer: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PeerState {
     Open,
-    /// Its close frame came: it sends nothing more.
+    /// The client sent its close frame and sends nothing more.
     Closed,
-    /// The connection is gone.
+    /// The connection ended.
     Disconnected,
 }
 
@@ -103,7 +103,7 @@ impl Session {
         Session { driver, stream, decoder, peer: PeerState::Open, close_timer: None }
     }
 
-    /// Ready when the session is over, or nothing but the farewell is left of it.
+    /// Ready when the session is over except for the closing handshake.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.driver.transport().sink.borrow_mut().register_waker(cx.waker());
         loop {
@@ -115,7 +115,7 @@ impl Session {
             let is_congested = sink.is_congested();
             drop(sink);
             if !is_congested && self.poll_read(cx).is_ready() {
-                // One buffer a turn: a client that never pauses would hold up its whole lane.
+                // Reads one buffer per turn: a client that never pauses would otherwise block its lane.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -125,7 +125,7 @@ impl Session {
         }
     }
 
-    /// Ready when something was written, pending when nothing is to be, or nothing can be.
+    /// Ready when something was written; pending when there is nothing to write or the socket is full.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let sink = &self.driver.transport().sink;
         if !sink.borrow().needs_socket() || self.stream.poll_write_ready(cx).is_pending() {
@@ -139,7 +139,7 @@ impl Session {
         Poll::Ready(())
     }
 
-    /// Ready when one buffer was read, or the end of all.
+    /// Ready when one buffer or the end of the connection was read.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.driver.clone();
         let mut scratch = driver.lane().scratch.borrow_mut();
@@ -154,7 +154,7 @@ impl Session {
         Poll::Pending
     }
 
-    /// Bytes came.
+    /// Handles received bytes.
     fn on_bytes(&mut self, mut bytes: &[u8]) {
         self.driver.transport().has_received.set(true);
         let encoding = self.driver.transport().encoding;
@@ -191,7 +191,7 @@ impl Session {
                 }
             }
             (IncomingMessage::Close(code), _) => {
-                // RFC 6455, 5.5.1: the same code goes back.
+                // RFC 6455, 5.5.1: the reply carries the same code.
                 let echo = frame::close(code.unwrap_or(close::NORMAL.code), "");
                 self.driver.transport().sink.borrow_mut().push_last(echo);
                 self.peer = PeerState::Closed;
@@ -208,8 +208,8 @@ impl Session {
         self.driver.close(close, reason);
     }
 
-    /// Sends what is queued, hears the other side out, then lets the connection go: to drop it with
-    /// unread bytes would take the last frames away from the client.
+    /// Sends queued frames and discards input until the client closes the connection. Closing a socket with
+    /// unread bytes would reset the connection and discard the last frames at the client.
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = self.poll_write(cx);
         let sink = self.driver.transport().sink.borrow();
@@ -217,7 +217,7 @@ impl Session {
             return Poll::Ready(());
         }
         if !sink.needs_socket() {
-            // Twice does no harm, and an error only says that the other side was first.
+            // Repeating the call is harmless, and an error means that the client closed first.
             let _ = SockRef::from(&*self.stream).shutdown(Shutdown::Write);
         }
         drop(sink);
@@ -229,7 +229,7 @@ impl Session {
         Poll::Pending
     }
 
-    /// Reads and forgets.
+    /// Reads and discards one buffer.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.stream.poll_read_ready(cx).is_pending() {
             return Poll::Pending;
@@ -244,16 +244,15 @@ impl Session {
     }
 }
 
-/// Text where protobuf is spoken, or the other way round.
+/// The close reason for a text message in a protobuf session, or a binary message in a JSON session.
 fn wrong_message_kind(encoding: Encoding) -> &'static str {
     match encoding {
-        Encoding::Json => "this session speaks JSON: send text messages",
-        Encoding::Proto => "this session speaks protobuf: send binary messages",
+        Encoding::Json => "this session uses JSON; send text messages",
+        Encoding::Proto => "this session uses protobuf; send binary messages",
     }
 }
 
-/// By hand, for it is all that most sessions are, most of the time: an async block would hold the
-/// session twice.
+/// Implemented by hand to save memory in idle sessions: an async block would contain the session twice.
 impl Future for Session {
     type Output = ();
 
@@ -263,7 +262,7 @@ impl Future for Session {
             self.driver.stop();
             self.close_timer = Some(Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)));
         }
-        // Whoever is gone or does not read has no part in a farewell.
+        // A client that is disconnected or does not read ends the closing handshake early.
         if self.poll_closing(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -271,14 +270,14 @@ impl Future for Session {
     }
 }
 
-/// Also when the lane cuts the session off: the driver and the lane hold each other.
+/// Stops the driver also when the lane drops the session: the driver and the lane refer to each other.
 impl Drop for Session {
     fn drop(&mut self) {
         self.driver.stop();
     }
 }
 
-// === impl Socket ===
+// === impl WebSocketTransport ===
 
 impl SessionTransport for WebSocketTransport {
     const KIND: TransportKind = TransportKind::WebSocket;
@@ -296,8 +295,8 @@ impl SessionTransport for WebSocketTransport {
         self.sink.clone()
     }
 
-    /// All subscriptions share the one connection. One of `latest` or `rate` bounds what is under way
-    /// for all of them.
+    /// All subscriptions share one connection. A subscription of `latest` or `rate` limits the frames in
+    /// flight for all of them.
     fn open_subscription(
         &self,
         _: u32,
@@ -317,7 +316,7 @@ impl SessionTransport for WebSocketTransport {
         self.sink.borrow_mut().push(frame);
     }
 
-    /// One queue, so all of them behind everything.
+    /// There is one queue, so every position follows the frames that it covers.
     fn send_heartbeat(&self, positions: Vec<(u32, Topic, Position)>) {
         for positions in heartbeat::split_into_frames(positions) {
             let frame = self.encoding.encode_event(&ServerEvent::Heartbeat { positions });

@@ -1,13 +1,13 @@
-//! The way out of one WebSocket session: ready frames straight to the socket.
+//! Writes the frames of one WebSocket session directly to its socket.
 //!
-//! Answers and the rest of a part-written frame are one queue, and go before anything new; so no
-//! frame is ever cut by another. Of messages a session that does not read holds one rest here; of
-//! answers those of [`QUEUED_REPLIES_MAX`], where reading stops, of the buffer that was read last, and of
-//! subscriptions and publishes that were on their way. That is the bound of the queue.
+//! Replies and the remainder of a partly written frame form one queue that is sent before anything new, so
+//! that no frame is interrupted by another. The queue is bounded. For a session that does not read it holds
+//! the remainder of one message, [`QUEUED_REPLIES_MAX`] replies, at which reading stops, the replies to the
+//! last read buffer, and the replies to pending subscriptions and publishes.
 //!
-//! A session with a subscription of `latest` or `rate` has two more bounds, so that a client that reads
-//! slowly is shown the newest message and none that is seconds old: the kernel holds nothing unsent
-//! when a frame is written, and a [`InFlightWindow`] bounds the frames that the client has not read yet.
+//! A session with a subscription of `latest` or `rate` has two more limits, so that a slow client receives
+//! the newest message and none that is seconds old: the kernel holds no unsent bytes when a frame is written,
+//! and an [`InFlightWindow`] limits the frames that the client has not read yet.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -29,36 +29,37 @@ use super::in_flight::InFlightWindow;
 use crate::lane::LaneState;
 use crate::metrics::TransportKind;
 
-/// Pieces in one write: as many as a turn of the lane has offers, so that one message of each of a
-/// session's topics is one write. What a socket's buffer has no room for costs nothing but its place in
-/// the list; the system takes four times as many.
+/// Maximum number of slices in one write: as many as a turn of the lane has offers, so that one message from
+/// each topic of a session is one write. Slices that do not fit into the socket buffer cost only their list
+/// entry. The system allows four times as many.
 const SLICES_PER_WRITE: usize = 256;
 
-/// Without a signal if the socket is closed.
+/// Suppresses SIGPIPE on a closed socket.
 #[cfg(not(target_vendor = "apple"))]
 const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
-/// There that was said when the socket was made.
+/// No flag: on these systems SIGPIPE is suppressed by an option of the socket.
 #[cfg(target_vendor = "apple")]
-const QUIETLY: SendFlags = SendFlags::empty();
+const NO_SIGNAL: SendFlags = SendFlags::empty();
 
-/// Answers in the queue beyond which no more requests are read.
+/// Queued replies beyond which no more requests are read.
 const QUEUED_REPLIES_MAX: usize = 32;
 
-/// Bytes of a session with a subscription of `latest` or `rate` that the kernel holds and the client has
-/// not acknowledged. A slow network would otherwise fill a send buffer of some MiB, which is seconds of
-/// messages that cannot be replaced by newer ones any more.
+/// Size of the kernel's send buffer for a session with a subscription of `latest` or `rate`. On a slow
+/// network the default buffer would grow to some MiB, which is seconds of messages that can no longer be
+/// replaced by newer ones.
 const LATEST_SEND_BUFFER_BYTES: usize = 64 << 10;
 
-/// The kernel takes no more of such a session while it holds a byte that it has not sent.
+/// Low-water mark of such a session: its socket is writable only while the kernel holds no unsent byte.
 #[cfg(target_os = "linux")]
 const LATEST_UNSENT_BYTES_MAX: u32 = 1;
 
 pub(crate) struct WebSocketSink {
     stream: Rc<TcpStream>,
     queue: VecDeque<Bytes>,
-    /// An offer was not taken whole: the lane waits to hear that there is room.
+    /// Set when an offer was not accepted completely. The lane must then be notified when there is room.
     blocked_on: Option<BlockedOn>,
-    /// Of a session that wants the newest of some topic only. Boxed: most sessions have none.
+    /// The window of a session with a subscription of `latest` or `rate`. Boxed, because most sessions have
+    /// none.
     window: Option<Box<InFlightWindow>>,
     progressed: bool,
     state: WebSocketSinkState,
@@ -66,18 +67,19 @@ pub(crate) struct WebSocketSink {
     lane: Rc<LaneState>,
 }
 
-/// Where there must be room.
+/// What the sink waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BlockedOn {
+    /// Room in the socket buffer.
     Socket,
-    /// Until the client confirms what was sent.
+    /// Confirmation by the client of the frames in flight.
     Window,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WebSocketSinkState {
     Open,
-    /// What is queued is still sent, nothing else is taken.
+    /// Queued frames are still sent, new ones are rejected.
     Closing,
     /// The socket failed.
     Failed,
@@ -97,7 +99,7 @@ impl WebSocketSink {
         }
     }
 
-    /// Queues a frame, and sends it if that can be done at once.
+    /// Queues a frame and sends it at once if possible.
     pub(super) fn push(&mut self, frame: Bytes) {
         if self.state == WebSocketSinkState::Open {
             self.queue.push_back(frame);
@@ -106,9 +108,9 @@ impl WebSocketSink {
         }
     }
 
-    /// From now on little is under way to the client at any time, so that a slow one gets the newest
-    /// messages there are when it reads. For the rest of the session: a send buffer that was given a
-    /// size does not grow by itself again.
+    /// Limits the bytes and frames in flight from now on, so that a slow client gets the newest messages when
+    /// it reads. This holds for the rest of the session: the kernel does not resume automatic sizing of a
+    /// send buffer whose size was set.
     pub(super) fn limit_in_flight(&mut self) {
         if self.window.is_some() {
             return;
@@ -121,15 +123,15 @@ impl WebSocketSink {
         let _ = socket.set_tcp_notsent_lowat(LATEST_UNSENT_BYTES_MAX);
     }
 
-    /// Asks whether somebody is there. Of several pings a client may answer the last only, so the one
-    /// that the window waits for is asked again.
+    /// Sends a keepalive ping. A client may answer only the last of several pings, so this repeats the one
+    /// that the window waits for.
     pub(super) fn ping(&mut self) {
         let outstanding = self.window.as_ref().and_then(|window| window.outstanding_ping());
         let ping = outstanding.map_or_else(|| frame::ping(&[]), |payload| frame::ping(&payload));
         self.push(ping);
     }
 
-    /// The client answered a ping. Whether the lane waits to hear of room that there now is.
+    /// Handles a pong. Returns whether the lane must be notified that there is room.
     pub(super) fn on_pong(&mut self, payload: &[u8]) -> bool {
         let Some(window) = &mut self.window else { return false };
         let ping = window.on_pong(payload, Instant::now());
@@ -144,7 +146,7 @@ impl WebSocketSink {
         is_unblocked
     }
 
-    /// Queues the last frame.
+    /// Queues the last frame of the session.
     pub(super) fn push_last(&mut self, frame: Bytes) {
         self.push(frame);
         if self.state == WebSocketSinkState::Open {
@@ -153,7 +155,7 @@ impl WebSocketSink {
         }
     }
 
-    /// Writes what is queued, as far as the socket takes it.
+    /// Writes queued frames until the socket is full.
     pub(super) fn flush(&mut self) {
         while let Some(front) = self.queue.front_mut() {
             match self.stream.try_write(front) {
@@ -168,11 +170,11 @@ impl WebSocketSink {
                 Err(_) => return self.fail(),
             }
         }
-        // What a burst made large an idle session does not keep.
+        // An idle session does not keep the capacity that a burst needed.
         self.queue.shrink_to(0);
     }
 
-    /// Whether something waits to be sent.
+    /// Whether frames wait to be sent, here or in the hub.
     pub(super) fn has_pending(&self) -> bool {
         !self.queue.is_empty() || self.blocked_on.is_some()
     }
@@ -182,7 +184,8 @@ impl WebSocketSink {
         !self.queue.is_empty() || self.blocked_on == Some(BlockedOn::Socket)
     }
 
-    /// The socket has room. Whether the lane waits to hear of it. Asked once: it is told then.
+    /// Handles a writable socket. Returns whether the lane must be notified that there is room, once for each
+    /// time it was blocked.
     pub(super) fn on_socket_writable(&mut self) -> bool {
         let is_unblocked = self.queue.is_empty() && self.blocked_on == Some(BlockedOn::Socket);
         if is_unblocked {
@@ -207,7 +210,7 @@ impl WebSocketSink {
         std::mem::take(&mut self.progressed)
     }
 
-    /// Who is to be woken when something is left to write.
+    /// Registers the task to wake when frames are left to write.
     pub(super) fn register_waker(&mut self, waker: &Waker) {
         match &mut self.waker {
             Some(current) => current.clone_from(waker),
@@ -235,7 +238,8 @@ impl WebSocketSink {
         metrics.writes.increment(1);
     }
 
-    /// Takes frames from the front as far as the socket does; the rest of one that was cut is queued.
+    /// Writes frames until the socket is full and queues the remainder of a partly written one. Returns the
+    /// number of accepted frames.
     fn write_runs(&mut self, runs: &[FrameRun<'_>]) -> usize {
         let written = self.write_pieces(runs);
         let (complete, remainder) =
@@ -245,8 +249,8 @@ impl WebSocketSink {
         complete + cut
     }
 
-    /// The same for a session that wants the newest only: no more than its window has room for, and
-    /// nothing behind bytes that the kernel has not sent yet.
+    /// Writes frames as [`Self::write_runs`], but no more than the window allows, and only if the kernel
+    /// holds no unsent bytes.
     fn write_runs_in_window(
         &mut self,
         window: &mut InFlightWindow,
@@ -275,12 +279,12 @@ impl WebSocketSink {
         taken
     }
 
-    /// Writes what there is. Says how many bytes the socket took.
+    /// Writes the pieces of all runs and returns the number of written bytes.
     fn write_pieces(&mut self, runs: &[FrameRun<'_>]) -> usize {
         let mut pieces = runs.iter().flat_map(FrameRun::pieces);
         match (pieces.next(), pieces.next()) {
             (None, _) => 0,
-            // As it mostly is: no list is made.
+            // The common case needs no list.
             (Some(piece), None) => self.on_write_result(send_one(&self.stream, piece)),
             (Some(first), Some(second)) => {
                 let pieces = [first, second].into_iter().chain(pieces);
@@ -302,7 +306,7 @@ impl WebSocketSink {
         total
     }
 
-    /// What came of a write: so many bytes.
+    /// Records the result of a write and returns the number of written bytes.
     fn on_write_result(&mut self, written: io::Result<usize>) -> usize {
         match written {
             Ok(written) => {
@@ -345,7 +349,7 @@ impl pushonce_fanout::FrameSink for WebSocketSink {
     }
 }
 
-/// The first `count` frames.
+/// Returns the first `count` frames of the runs.
 fn first_frames<'a>(runs: &[FrameRun<'a>], count: usize) -> Vec<FrameRun<'a>> {
     let mut remaining = count;
     let mut cut = Vec::new();
@@ -361,15 +365,15 @@ fn first_frames<'a>(runs: &[FrameRun<'a>], count: usize) -> Vec<FrameRun<'a>> {
     cut
 }
 
-/// Whether the kernel holds nothing that it has not sent, by the low-water mark of the socket. To write
-/// alone does not tell: small writes join the last packet that waits, whatever the mark. If it does,
-/// the runtime waits until it does not.
+/// Whether the kernel holds no unsent bytes, by the low-water mark of the socket. A write alone does not show
+/// it: small writes join the last pending packet regardless of the mark. If there are unsent bytes, the
+/// runtime is made to wait for writability.
 fn is_send_buffer_empty(stream: &TcpStream) -> bool {
     let check = || {
         let mut socket = [PollFd::new(stream, PollFlags::OUT)];
         match poll(&mut socket, Some(&Timespec::default())) {
             Ok(0) => Err(ErrorKind::WouldBlock.into()),
-            // An error of the socket is found by the write.
+            // The following write detects an error of the socket.
             Ok(_) | Err(_) => Ok(()),
         }
     };
@@ -379,8 +383,9 @@ fn is_send_buffer_empty(stream: &TcpStream) -> bool {
     }
 }
 
-/// Without a look at the runtime's record of the socket, which of thousands is in no cache. A socket that
-/// is full is asked once more by the runtime, so that this knows what to wait for.
+/// Writes one piece without a lookup of the runtime's state of the socket, which with thousands of sockets is
+/// a cache miss. If the socket is full, the write is repeated through the runtime, which then waits for
+/// writability.
 fn send_one(stream: &TcpStream, piece: &[u8]) -> io::Result<usize> {
     match send(stream, piece, NO_SIGNAL) {
         Err(Errno::AGAIN) => stream.try_write(piece),
@@ -388,7 +393,7 @@ fn send_one(stream: &TcpStream, piece: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// The same for several pieces.
+/// Writes several pieces as [`send_one`] does.
 fn send_vectored(stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     match sendmsg(stream, pieces, &mut SendAncillaryBuffer::default(), NO_SIGNAL) {
         Err(Errno::AGAIN) => stream.try_write_vectored(pieces),
@@ -396,7 +401,7 @@ fn send_vectored(stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize
     }
 }
 
-/// How many frames `written` bytes are, and the rest of the one they end in.
+/// Returns how many frames `written` bytes cover completely, and the remainder of a partly written one.
 fn split_at_written<'a>(
     frames: impl Iterator<Item = &'a Bytes>,
     written: usize,
@@ -423,7 +428,7 @@ mod tests {
     use super::*;
     use crate::testing::LaneHarness;
 
-    /// A client, and an outlet whose socket is known to have room.
+    /// Returns a client, its socket on the server, and a sink whose socket is writable.
     async fn connected_sink() -> (TcpStream, Rc<TcpStream>, WebSocketSink) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -466,8 +471,8 @@ mod tests {
         };
         let (read, ()) = futures::join!(reading, writing);
         assert_eq!(read.unwrap(), expected.len());
-        assert!(received == expected, "every frame whole and in order");
-        assert!(sink.on_socket_writable(), "the lane waits to hear of it");
+        assert!(received == expected, "frames are incomplete or out of order");
+        assert!(sink.on_socket_writable(), "the lane must be notified");
     }
 
     #[tokio::test]
@@ -484,7 +489,7 @@ mod tests {
                 break accepted;
             }
         };
-        // What the socket cut is the end of the last that was taken.
+        // The remainder in the queue is the end of the last accepted frame.
         let remainder = sink.queue.front().cloned().unwrap_or_default();
         assert!(frame_count == 0 || frames[frame_count - 1].ends_with(&remainder));
         let mut received = vec![0; expected.len() - remainder.len()];

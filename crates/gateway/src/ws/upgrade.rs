@@ -64,12 +64,13 @@ fn parse_subscription(
             "from" => &mut from,
             "delivery" => &mut delivery,
             _ => {
-                let text = format!("{name:?} is not known here; only topic, from and delivery are");
+                let text = format!("unknown parameter {name:?}; use topic, from and delivery");
                 return Err((ErrorCode::UnknownField, text));
             }
         };
         if slot.replace(value.as_str()).is_some() {
-            let text = format!("{name} is there twice; subscribe to more with a subscribe frame");
+            let text =
+                format!("{name} occurs twice; send a subscribe frame for each further topic");
             return Err((ErrorCode::BadRequest, text));
         }
     }
@@ -92,15 +93,17 @@ fn delivery_rejection(error: &InvalidDelivery) -> QueryRejection {
 fn parse_from(text: &str) -> Result<StartFrom, QueryRejection> {
     if let Some(count) = text.strip_prefix("last:") {
         let rejection =
-            |_| (ErrorCode::BadPosition, "write from=last:5 for the newest five".to_owned());
+            |_| (ErrorCode::BadPosition, format!("invalid from={text}; use last:N, as in last:5"));
         return count.parse().map(StartFrom::Last).map_err(rejection);
     }
     match text {
         "now" => Ok(StartFrom::Now),
         "start" => Ok(StartFrom::Start),
         position => position.parse().map(StartFrom::Position).map_err(|_| {
-            let text = "from is now, start, last:N, or a position such as 12:4051";
-            (ErrorCode::BadPosition, text.to_owned())
+            let text = format!(
+                "invalid from={text}; use now, start, last:N or a position such as 12:4051"
+            );
+            (ErrorCode::BadPosition, text)
         }),
     }
 }

@@ -1,4 +1,4 @@
-//! One client, over whichever transport: what a story is told with.
+//! A test client for every transport.
 
 use std::sync::Arc;
 
@@ -36,14 +36,14 @@ enum ClientConnection {
     Quic { control: quinn::SendStream, events: mpsc::Receiver<Received>, handles: QuicHandles },
 }
 
-/// Dropped, they would close the connection.
+/// Handles that close the connection when they are dropped.
 type QuicHandles = (quinn::Endpoint, quinn::Connection);
 
-/// What a client hears.
+/// What a client receives.
 #[derive(Debug)]
 pub enum Received {
     Event(ServerEvent),
-    /// By a datagram.
+    /// An event in a datagram.
     Datagram(ServerEvent),
     Closed(u16),
 }
@@ -97,7 +97,7 @@ impl GatewayClient {
         self.send_raw(frame).await;
     }
 
-    /// Something as a frame that may be none.
+    /// Sends bytes as the content of a frame, valid or not.
     pub async fn send_raw(&mut self, frame: Bytes) {
         match &mut self.connection {
             ClientConnection::Ws(socket) => {
@@ -108,13 +108,13 @@ impl GatewayClient {
                 socket.send(message).await.expect("sent");
             }
             ClientConnection::Quic { control, .. } => {
-                // A frame that is refused by its length is not sent to its end.
+                // The server closes the stream of a frame that is too long, so this may fail.
                 control.write_all(&delimited::encode(&frame)).await.ok();
             }
         }
     }
 
-    /// Goes on from another address, as a phone that leaves its Wi-Fi.
+    /// Continues from another address, like a phone that leaves its Wi-Fi.
     pub fn change_address(&self) {
         let ClientConnection::Quic { handles: (endpoint, _), .. } = &self.connection else {
             panic!("only a QUIC connection outlives its address")
@@ -128,15 +128,15 @@ impl GatewayClient {
             match &mut self.connection {
                 ClientConnection::Ws(socket) => next_from_websocket(socket, self.encoding).await,
                 ClientConnection::Quic { events, .. } => {
-                    events.recv().await.expect("a close before the end")
+                    events.recv().await.expect("the connection ended without a close code")
                 }
             }
         })
         .await
     }
 
-    /// The next answer to a request. Answers and messages may come on different streams, so each
-    /// is asked for by itself.
+    /// Returns the next reply to a request. Replies and messages may arrive on different streams, so each
+    /// kind is awaited separately.
     pub async fn next_reply(&mut self) -> ServerEvent {
         self.next_matching(|event| {
             matches!(
@@ -151,7 +151,7 @@ impl GatewayClient {
         .await
     }
 
-    /// The next event of this kind; what comes before it is kept.
+    /// Returns the next matching event. Events before it are kept in `skipped`.
     pub async fn next_matching(&mut self, is_wanted: impl Fn(&ServerEvent) -> bool) -> ServerEvent {
         if let Some(index) = self.skipped.iter().position(&is_wanted) {
             return self.skipped.remove(index);
@@ -160,13 +160,13 @@ impl GatewayClient {
             match self.next().await {
                 Received::Event(event) if is_wanted(&event) => return event,
                 Received::Event(event) => self.skipped.push(event),
-                Received::Datagram(event) => panic!("nobody asked for datagrams: {event:?}"),
+                Received::Datagram(event) => panic!("unexpected datagram: {event:?}"),
                 Received::Closed(code) => panic!("closed with {code}"),
             }
         }
     }
 
-    /// The code that ends the session, after whatever comes before.
+    /// Returns the close code of the session. Events before it are discarded.
     pub async fn close_code(&mut self) -> u16 {
         loop {
             if let Received::Closed(code) = self.next().await {
@@ -175,32 +175,32 @@ impl GatewayClient {
         }
     }
 
-    /// The code of the error that comes next.
+    /// Returns the request id and the code of the next reply, which must be an error.
     pub async fn error_code(&mut self) -> (Option<u64>, ErrorCode) {
         match self.next_reply().await {
             ServerEvent::Error { id, code, message, .. } => {
                 assert!(!message.is_empty());
                 (id, code)
             }
-            other => panic!("{other:?} is no error"),
+            other => panic!("{other:?} is not an error"),
         }
     }
 
-    /// The text and topic of the message that comes next.
+    /// Returns the topic and text of the next message.
     pub async fn next_message(&mut self) -> (String, String) {
-        let is_of_topic = |event: &ServerEvent| {
+        let is_message_or_gap = |event: &ServerEvent| {
             matches!(event, ServerEvent::Message { .. } | ServerEvent::Gap { .. })
         };
-        match self.next_matching(is_of_topic).await {
+        match self.next_matching(is_message_or_gap).await {
             ServerEvent::Message { topic, message } => {
                 let text = String::from_utf8_lossy(&message.payload).into_owned();
                 (topic.as_str().to_owned(), text)
             }
-            other => panic!("{other:?} is no message"),
+            other => panic!("{other:?} is not a message"),
         }
     }
 
-    /// Texts of the next messages.
+    /// Returns the texts of the next `count` messages.
     pub async fn next_texts(&mut self, count: usize) -> Vec<String> {
         let mut texts = Vec::new();
         for _ in 0..count {
@@ -209,7 +209,7 @@ impl GatewayClient {
         texts
     }
 
-    /// Subscribes and returns the answer.
+    /// Subscribes and returns the reply.
     pub async fn subscribe(&mut self, id: u64, name: &str, from: StartFrom) -> ServerEvent {
         self.send(id, subscribe(name, from)).await;
         self.next_reply().await
@@ -225,7 +225,7 @@ pub fn subscribe_with(name: &str, from: StartFrom, delivery: Delivery) -> Client
     ClientCommand::Subscribe { topic: topic(name), from, options }
 }
 
-/// The same, with deltas.
+/// A subscription that accepts deltas.
 pub fn subscribe_to_deltas(name: &str, from: StartFrom) -> ClientCommand {
     let options = SubscribeOptions { accept_deltas: true, ..SubscribeOptions::default() };
     ClientCommand::Subscribe { topic: topic(name), from, options }
@@ -267,7 +267,7 @@ async fn next_from_websocket(
     panic!("the connection ended without a close frame");
 }
 
-/// A QUIC connection that trusts the server's certificate.
+/// Opens a QUIC connection that trusts the certificate of the server.
 pub async fn dial(
     server: &TestGateway,
     alpn: &[u8],
@@ -292,7 +292,7 @@ pub async fn dial_with(
     tls.alpn_protocols = vec![alpn.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).expect("a cipher suite");
     let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
-    // Small, so that a client that stops reading is soon noticed.
+    // Small, so that the server soon detects a client that stops reading.
     let mut transport = quinn::TransportConfig::default();
     transport.stream_receive_window((64_u32 << 10).into());
     change(&mut transport);
@@ -303,7 +303,7 @@ pub async fn dial_with(
     Ok((endpoint, connection))
 }
 
-/// Everything on one stream.
+/// Forwards all events of one stream.
 async fn read_stream(mut receive: quinn::RecvStream, sender: mpsc::Sender<Received>) {
     let mut decoder = delimited::FrameDecoder::new(1 << 22);
     while let Ok(Some(chunk)) = receive.read_chunk(64 << 10, true).await {

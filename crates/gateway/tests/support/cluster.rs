@@ -1,4 +1,4 @@
-//! The cluster as the gateway sees it, in memory: one task, so that everything has one order.
+//! An in-memory cluster behind the gateway. One task handles all requests, so that they have one order.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::with_timeout;
 
-/// Every topic lives its seventh life.
+/// The epoch of every topic.
 pub const EPOCH: u64 = 7;
 
 #[derive(Clone)]
@@ -69,7 +69,7 @@ impl FakeCluster {
         Arc::new(self.clone())
     }
 
-    /// Publishes text from somewhere else.
+    /// Publishes a text without going through the gateway.
     pub async fn publish_text(&self, topic: &str, text: &str) -> Position {
         let payload = Bytes::copy_from_slice(text.as_bytes());
         let (topic, content_type) = (Topic::new(topic).expect("valid"), ContentType::Text);
@@ -77,27 +77,27 @@ impl FakeCluster {
         Publisher::publish(self, publish).await.expect("published").position
     }
 
-    /// Takes payloads up to this from now on.
+    /// Sets the maximum payload size.
     pub fn set_payload_bytes_max(&self, max: usize) {
         self.requests.send(ClusterRequest::PayloadMax(max)).ok();
     }
 
-    /// The node hears of a topic, or does not.
+    /// Marks a topic live or stale.
     pub fn set_live(&self, name: &str, live: bool) {
         let topic = Topic::new(name).expect("valid");
         self.requests.send(ClusterRequest::SetLive(topic, live)).ok();
     }
 
-    /// The cluster says how many watch a topic.
+    /// Reports the number of subscribers of a topic to the hub.
     pub fn set_audience(&self, name: &str, sessions: u64) {
         let topic = Topic::new(name).expect("valid");
         self.requests.send(ClusterRequest::SetAudience(topic, sessions)).ok();
     }
 
-    /// Ends when nobody on the node wants any topic.
+    /// Waits until the node watches no topic.
     pub async fn wait_until_unwatched(&self) {
         let mut watched = self.watched.clone();
-        with_timeout(watched.wait_for(HashSet::is_empty)).await.expect("the origin lives");
+        with_timeout(watched.wait_for(HashSet::is_empty)).await.expect("the cluster task runs");
     }
 
     fn request<T: Send + 'static>(
@@ -106,7 +106,7 @@ impl FakeCluster {
     ) -> BoxFuture<'static, T> {
         let (sender, reply) = oneshot::channel();
         self.requests.send(make_request(sender)).ok();
-        reply.map(|answer| answer.expect("the origin lives")).boxed()
+        reply.map(|reply| reply.expect("the cluster task runs")).boxed()
     }
 }
 
@@ -122,12 +122,12 @@ impl Upstream for FakeCluster {
     fn fetch(
         &self,
         topic: Topic,
-        want: HistoryRange,
+        range: HistoryRange,
     ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
-        self.request(|sender| ClusterRequest::Fetch(topic, want, sender))
+        self.request(|sender| ClusterRequest::Fetch(topic, range, sender))
     }
 
-    /// It keeps everything, so it shows as much as any namespace may.
+    /// The fake cluster keeps all messages, so it returns the largest history that a namespace may have.
     fn retention(&self, _: &Topic) -> Retention {
         let history = History { count_max: History::COUNT_CAP, ..History::default() };
         Retention { history, ..Retention::default() }
@@ -151,7 +151,7 @@ impl Publisher for FakeCluster {
     }
 }
 
-/// As many as the topic's name has letters; nobody knows of one whose owner is away.
+/// The count is the length of the topic name. Counts of topics that begin with `away` are unavailable.
 impl AudienceSource for FakeCluster {
     fn count(&self, topic: Topic) -> BoxFuture<'static, Result<u64, FetchError>> {
         let known = !topic.as_str().starts_with("away");
@@ -176,8 +176,8 @@ impl FakeClusterTask {
                 ClusterRequest::SetLive(topic, true) => hub.mark_live(&topic),
                 ClusterRequest::SetLive(topic, false) => hub.mark_stale(&topic),
                 ClusterRequest::SetAudience(topic, sessions) => hub.set_audience(&topic, sessions),
-                ClusterRequest::Fetch(topic, want, sender) => {
-                    sender.send(self.page(&topic, want)).ok();
+                ClusterRequest::Fetch(topic, range, sender) => {
+                    sender.send(self.page(&topic, range)).ok();
                 }
                 ClusterRequest::Publish(publish, sender) => {
                     sender.send(self.publish(&hub, publish)).ok();
@@ -191,15 +191,15 @@ impl FakeClusterTask {
         newest.map_or(Position::ZERO, |message| message.position)
     }
 
-    fn page(&self, topic: &Topic, want: HistoryRange) -> Result<HistoryPage, FetchError> {
+    fn page(&self, topic: &Topic, range: HistoryRange) -> Result<HistoryPage, FetchError> {
         let head = self.head(topic);
         let all = self.topics.get(topic).map_or(&[][..], Vec::as_slice);
-        let messages = match want {
-            HistoryRange::After(asked) if asked > head => {
-                return Err(FetchError::FuturePosition { requested: asked, head });
+        let messages = match range {
+            HistoryRange::After(requested) if requested > head => {
+                return Err(FetchError::FuturePosition { requested, head });
             }
-            HistoryRange::After(asked) => {
-                all.iter().filter(|message| message.position > asked).cloned().collect()
+            HistoryRange::After(requested) => {
+                all.iter().filter(|message| message.position > requested).cloned().collect()
             }
             HistoryRange::Last(n) => all[all.len().saturating_sub(n as usize)..].to_vec(),
             HistoryRange::All => all.to_vec(),
@@ -218,7 +218,7 @@ impl FakeClusterTask {
             payload: publish.payload,
         });
         messages.push(message.clone());
-        let placed = Acknowledgement {
+        let acknowledgement = Acknowledgement {
             position: message.position,
             time: message.time,
             durability: Default::default(),
@@ -226,6 +226,6 @@ impl FakeClusterTask {
         if self.watched.borrow().contains(&publish.topic) {
             hub.deliver(&publish.topic, &[message]);
         }
-        Ok(placed)
+        Ok(acknowledgement)
     }
 }

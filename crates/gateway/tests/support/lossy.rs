@@ -1,4 +1,4 @@
-//! A way to the server that loses packets, or holds them up, when it is told to.
+//! A UDP proxy that can drop or hold the packets of the server.
 
 use std::net::SocketAddr;
 
@@ -7,13 +7,14 @@ use tokio::sync::watch;
 
 use super::with_timeout;
 
-/// Between one client and its server.
+/// A proxy between one client and the server.
 pub struct FaultyProxy {
     pub address: SocketAddr,
-    /// What happens to what the server sends.
+    /// How packets from the server are handled.
     fate: watch::Sender<PacketFate>,
-    /// How many bytes did not arrive at once, and how many of them before the fate that is set now.
+    /// Total bytes that were dropped or held.
     affected_bytes: watch::Receiver<usize>,
+    /// The value of `affected_bytes` when the current fate was set.
     affected_before: usize,
 }
 
@@ -21,7 +22,7 @@ pub struct FaultyProxy {
 pub enum PacketFate {
     Forward,
     Lose,
-    /// Arrives, once that is its fate.
+    /// Held until the fate changes to [`PacketFate::Forward`].
     Hold,
 }
 
@@ -42,10 +43,12 @@ impl FaultyProxy {
         self.fate.send_replace(fate);
     }
 
-    /// Waits until so many bytes met the fate that is set now.
+    /// Waits until at least `bytes` bytes were dropped or held under the current fate.
     pub async fn wait_for_affected_bytes(&mut self, bytes: usize) {
         let bytes = self.affected_before + bytes;
-        with_timeout(self.affected_bytes.wait_for(|met| *met >= bytes)).await.expect("it goes on");
+        with_timeout(self.affected_bytes.wait_for(|affected| *affected >= bytes))
+            .await
+            .expect("the proxy runs");
     }
 }
 
@@ -61,16 +64,16 @@ async fn forward_packets(
     loop {
         tokio::select! {
             Ok(()) = fate_receiver.changed() => {}
-            came = front.recv_from(&mut up) => {
-                let (len, from) = came?;
+            received = front.recv_from(&mut up) => {
+                let (len, from) = received?;
                 client = Some(from);
                 back.send(&up[..len]).await?;
             }
-            came = back.recv(&mut down) => {
-                let len = came?;
+            received = back.recv(&mut down) => {
+                let len = received?;
                 held.push(down[..len].to_vec());
                 if *fate_receiver.borrow() != PacketFate::Forward {
-                    affected.send_modify(|met| *met += len);
+                    affected.send_modify(|bytes| *bytes += len);
                 }
             }
         }
@@ -79,7 +82,7 @@ async fn forward_packets(
             continue;
         }
         for packet in held.drain(..).filter(|_| fate == PacketFate::Forward) {
-            let client = client.expect("it was answered");
+            let client = client.expect("the client has sent a packet");
             front.send_to(&packet, client).await?;
         }
     }

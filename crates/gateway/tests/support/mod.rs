@@ -1,6 +1,6 @@
-//! A real gateway on loopback ports, with an origin in place of the cluster behind it.
+//! A real gateway on loopback ports, with a fake cluster behind it.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 pub mod client;
 pub mod cluster;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use cluster::FakeCluster;
 use raw::RawConnection;
 
-/// Far beyond what anything here takes; met only when something is lost.
+/// Test timeout, far beyond the duration of any step. It expires only when something is lost.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct TestGateway {
@@ -79,34 +79,35 @@ impl TestGateway {
         }
     }
 
-    /// Says how many hundredths of its memory the process uses.
-    pub fn set_memory_percent(&self, hundredths: u64) {
-        self.memory.set(hundredths, 100);
+    /// Sets the reported memory use of the process.
+    pub fn set_memory_percent(&self, percent: u64) {
+        self.memory.set(percent, 100);
     }
 
-    /// Waits until every lane takes connections in.
+    /// Waits until every lane accepts sessions.
     pub async fn wait_until_accepting(&self) {
         self.wait_for_response("HTTP/1.1 101").await;
     }
 
-    /// Waits until no lane takes connections in.
+    /// Waits until every lane rejects sessions.
     pub async fn wait_until_rejecting(&self) {
         self.wait_for_response("HTTP/1.1 503").await;
     }
 
-    /// Waits until every lane answers so: the kernel spreads connections, so enough in a row.
+    /// Waits until every lane responds with `prefix`. The kernel distributes connections over the lanes, so
+    /// 20 matching responses in a row are enough.
     async fn wait_for_response(&self, prefix: &str) {
         let mut in_a_row = 0;
         with_timeout(async {
             while in_a_row < 20 {
-                let answer = RawConnection::handshake_response(self.http).await;
-                in_a_row = if answer.starts_with(prefix) { in_a_row + 1 } else { 0 };
+                let response = RawConnection::handshake_response(self.http).await;
+                in_a_row = if response.starts_with(prefix) { in_a_row + 1 } else { 0 };
             }
         })
         .await;
     }
 
-    /// Changes the default of all namespaces.
+    /// Changes the default settings of all namespaces.
     pub fn change_namespaces(&self, change: NamespaceChange) {
         if let Some(max) = change.payload_bytes_max {
             self.cluster.set_payload_bytes_max(max as usize);
@@ -117,7 +118,7 @@ impl TestGateway {
         });
     }
 
-    /// Tells the gateway to end. [`TestGateway::ended`] is when it has.
+    /// Requests the shutdown of the gateway, for which [`TestGateway::wait_until_stopped`] waits.
     pub fn stop(&self) {
         self.shutdown.cancel();
     }
@@ -125,11 +126,11 @@ impl TestGateway {
     pub async fn wait_until_stopped(self) {
         self.stop();
         let result = with_timeout(self.task).await.expect("no panic");
-        result.expect("an orderly end");
+        result.expect("a clean shutdown");
     }
 }
 
-/// What must not take long.
+/// Awaits a future for at most [`TIMEOUT`].
 pub async fn with_timeout<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(TIMEOUT, future).await.expect("within patience")
+    tokio::time::timeout(TIMEOUT, future).await.expect("the test timed out")
 }

@@ -1,4 +1,4 @@
-//! A WebSocket client that does as it is told, also what no client should.
+//! A raw WebSocket client that can send invalid bytes.
 
 use std::net::SocketAddr;
 
@@ -8,29 +8,29 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::with_timeout;
 
-/// What every handshake needs.
+/// A valid handshake request.
 pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 pub struct RawConnection {
     stream: TcpStream,
-    /// What was read and not yet taken.
+    /// Bytes that were received and not yet returned.
     buffer: Vec<u8>,
 }
 
 impl RawConnection {
-    /// A connection on which `first` was sent.
+    /// Opens a connection and sends `first`.
     pub async fn connect(address: SocketAddr, first: &[u8]) -> RawConnection {
         let socket = TcpSocket::new_v4().expect("a socket");
-        // Small, so that a client that does not read is soon noticed.
+        // Small, so that the server soon detects a client that does not read.
         socket.set_recv_buffer_size(4 << 10).expect("set");
         let mut stream = with_timeout(socket.connect(address)).await.expect("connected");
         stream.write_all(first).await.expect("sent");
         RawConnection { stream, buffer: Vec::new() }
     }
 
-    /// A session; `more` is sent in one piece with the request.
+    /// Opens a session and sends `extra` in one write with the request.
     pub async fn session(address: SocketAddr, extra: &[u8]) -> RawConnection {
         let mut raw =
             RawConnection::connect(address, &[HANDSHAKE.as_bytes(), extra].concat()).await;
@@ -40,12 +40,12 @@ impl RawConnection {
         raw
     }
 
-    /// What one is told at the door who asks for a session, and goes.
+    /// Requests a session, returns the head of the response and disconnects.
     pub async fn handshake_response(address: SocketAddr) -> String {
         RawConnection::connect(address, HANDSHAKE.as_bytes()).await.read_head().await
     }
 
-    /// A session that offers to deflate, and the extensions that were agreed on.
+    /// Opens a session with this offer of extensions, and returns it with the negotiated extensions.
     pub async fn session_with_extensions(
         address: SocketAddr,
         offer: &str,
@@ -65,7 +65,7 @@ impl RawConnection {
         self.stream.write_all(bytes).await.expect("sent");
     }
 
-    /// Status line and headers.
+    /// Reads the status line and the headers.
     pub async fn read_head(&mut self) -> String {
         loop {
             if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -76,7 +76,7 @@ impl RawConnection {
         }
     }
 
-    /// First byte and payload of the next frame.
+    /// Reads the next frame and returns its first byte and payload.
     pub async fn read_frame(&mut self) -> (u8, Vec<u8>) {
         loop {
             if let Some((header, len)) = parse_header(&self.buffer)
@@ -89,7 +89,7 @@ impl RawConnection {
         }
     }
 
-    /// The frame that comes next and is no heartbeat: these come by the clock.
+    /// Reads the next frame that is not a heartbeat; heartbeats are sent at any time.
     pub async fn read_frame_after_heartbeats(&mut self) -> (u8, Vec<u8>) {
         loop {
             let (first, payload) = self.read_frame().await;
@@ -99,7 +99,7 @@ impl RawConnection {
         }
     }
 
-    /// The text frame that comes next and contains `close_connection`.
+    /// Reads until a text frame contains `part`, and returns it.
     pub async fn read_text_containing(&mut self, part: &str) -> String {
         loop {
             let (first, payload) = self.read_frame().await;
@@ -111,7 +111,7 @@ impl RawConnection {
         }
     }
 
-    /// The payload of the pong that comes next.
+    /// Reads until the next pong and returns its payload.
     pub async fn read_pong(&mut self) -> Vec<u8> {
         loop {
             let (first, payload) = self.read_frame().await;
@@ -122,17 +122,17 @@ impl RawConnection {
         }
     }
 
-    /// The code of the close frame, and that nothing but the end follows it.
+    /// Reads until the close frame, checks that the connection then ends, and returns the code.
     pub async fn read_close_code(&mut self) -> u16 {
         loop {
             if let (0x88, payload) = self.read_frame().await {
-                assert!(!self.read_more().await, "something follows the close frame");
+                assert!(!self.read_more().await, "data after the close frame");
                 return u16::from_be_bytes([payload[0], payload[1]]);
             }
         }
     }
 
-    /// All that comes until the end.
+    /// Reads until the end of the connection.
     pub async fn read_to_end(&mut self) -> String {
         while self.read_more().await {}
         String::from_utf8_lossy(&self.buffer).into_owned()
@@ -146,7 +146,7 @@ impl RawConnection {
     }
 }
 
-/// Length of header and payload of a server's frame.
+/// Returns the lengths of the header and payload of a server frame.
 fn parse_header(bytes: &[u8]) -> Option<(usize, usize)> {
     match *bytes {
         [_, 126, high, low, ..] => Some((4, usize::from(u16::from_be_bytes([high, low])))),
@@ -160,7 +160,7 @@ fn parse_header(bytes: &[u8]) -> Option<(usize, usize)> {
     }
 }
 
-/// A message deflated, as one who agreed on that sends it.
+/// Compresses a message as a client with permessage-deflate sends it.
 pub fn deflate(message: &[u8]) -> Vec<u8> {
     let mut compress = Compress::new(Compression::best(), false);
     let mut out = Vec::with_capacity(message.len() + 100);
@@ -168,7 +168,7 @@ pub fn deflate(message: &[u8]) -> Vec<u8> {
     out.strip_suffix(b"\x00\x00\xff\xff").expect("a flush").to_vec()
 }
 
-/// What a deflated message was.
+/// Decompresses a message of permessage-deflate.
 pub fn inflate(deflated: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1 << 20);
     let message = [deflated, b"\x00\x00\xff\xff"].concat();
@@ -177,7 +177,7 @@ pub fn inflate(deflated: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A frame as a client writes it, masked with zeros.
+/// Encodes a frame as a client sends it, masked with zeros.
 pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let len = u16::try_from(payload.len()).expect("short");
     let mut bytes = match len {

@@ -10,7 +10,7 @@ use crate::testing::{self, CounterRecorder, LaneHarness};
 
 const BUFFER: usize = 60;
 
-/// Pings as a client writes them, empty and masked with zeros.
+/// An empty ping as a client sends it, masked with zeros.
 const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
 
 async fn connected_pair() -> (TcpStream, TcpStream) {
@@ -36,7 +36,7 @@ async fn client_that_never_pauses_is_read_one_buffer_per_turn() {
     assert!(turns > 10, "{turns} turns for ten buffers");
 }
 
-/// Reads until `word` came so often.
+/// Reads until `word` was received `times` times.
 async fn read_until(client: &mut TcpStream, word: &str, times: usize) {
     let (mut received, mut buffer) = (String::new(), [0; 4096]);
     while received.matches(word).count() < times {
