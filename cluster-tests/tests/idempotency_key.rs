@@ -4,7 +4,7 @@
 //! Claim: the message is stored once, and every acknowledgement names its first position; another message
 //! with the same key is rejected over every protocol, with a message that tells what to change.
 
-use pushonce_client::PublishFailure;
+use pushonce_client::{ErrorCode, PublishFailure};
 use pushonce_cluster_tests::{ProcessCluster, WebSocketClient, http_client, secs, text_message};
 use pushonce_core::{MessageKey, Publish, StartFrom};
 use serde_json::Value;
@@ -56,10 +56,10 @@ async fn key_is_idempotent_across_nodes_and_protocols() {
 
 async fn reused_key_with_another_message_is_rejected(cluster: &ProcessCluster, i: usize) {
     let outcome = cluster.publisher(i).publish(keyed_message("foul")).await;
-    let Err(PublishFailure::Rejected { code, message, retry }) = outcome else {
+    let Err(PublishFailure::Rejected { code, reason, message, retry }) = outcome else {
         panic!("{outcome:?}")
     };
-    assert_eq!((code, retry), (Code::AlreadyExists, false));
+    assert_eq!((code, reason, retry), (Code::AlreadyExists, ErrorCode::KeyReused, false));
     assert!(message.contains("a key of its own"), "{message}");
 
     let (status, body) = publish_http(cluster, i, "foul").await;

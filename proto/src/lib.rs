@@ -20,6 +20,7 @@ pub mod client;
 pub mod close;
 pub mod cluster;
 pub mod delimited;
+pub mod error_details;
 mod field;
 pub mod peer;
 pub mod publisher;

@@ -11,6 +11,8 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::InvalidField;
+use crate::client::ErrorCode;
+use crate::error_details::ErrorReason;
 use crate::field::{
     decode_content_type, decode_durability, decode_gap_reason, decode_key, decode_position,
     decode_random_id, encode_durability, encode_random_id,
@@ -27,10 +29,12 @@ pub const OUTCOME_HEADER: &str = "pushonce-outcome";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishFailure {
     /// Nothing happened, and nothing will.
-    #[error("refused: {message}")]
+    #[error("refused ({reason}): {message}")]
     Rejected {
-        /// The code of the contract.
+        /// The gRPC status code.
         code: Code,
+        /// The code word.
+        reason: ErrorCode,
         /// What to change.
         message: String,
         /// Whether the same publish may succeed later.
@@ -67,7 +71,9 @@ pub fn publish_status(error: &PublishError) -> Status {
         PublishError::Rejected(_) => "refused",
         PublishError::Unknown { .. } => "unknown",
     };
-    let mut status = Status::new(status_code(error), error.to_string());
+    let retry = error.is_retryable();
+    let reason = ErrorReason { code: error.into(), retry, retry_delay: None };
+    let mut status = reason.to_status(status_code(error), error.to_string());
     status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static(outcome));
     status
 }
@@ -78,7 +84,7 @@ pub fn fetch_status(error: &FetchError) -> Status {
         FetchError::FuturePosition { .. } => Code::OutOfRange,
         FetchError::Unavailable(_) => Code::Unavailable,
     };
-    Status::new(code, error.to_string())
+    ErrorReason::from(ErrorCode::from(error)).to_status(code, error.to_string())
 }
 
 fn status_code(error: &PublishError) -> Code {
@@ -206,6 +212,7 @@ impl From<&PublishError> for pb::PublishFailure {
             code: status_code(error).into(),
             message: error.to_string(),
             retry: error.is_retryable(),
+            reason: ErrorCode::from(error).as_str().to_owned(),
         }
     }
 }
@@ -214,9 +221,12 @@ impl From<pb::PublishFailure> for PublishFailure {
     fn from(failure: pb::PublishFailure) -> PublishFailure {
         match Code::from_i32(failure.code) {
             Code::Unknown => PublishFailure::Unknown(failure.message),
-            code => {
-                PublishFailure::Rejected { code, message: failure.message, retry: failure.retry }
-            }
+            code => PublishFailure::Rejected {
+                code,
+                reason: ErrorCode::parse(&failure.reason, failure.retry),
+                message: failure.message,
+                retry: failure.retry,
+            },
         }
     }
 }
@@ -227,13 +237,13 @@ impl From<&Status> for PublishFailure {
         if outcome != Some(b"refused".as_slice()) {
             return PublishFailure::Unknown(describe(status));
         }
+        // A proxy may drop the details: the text stays, and the request is not repeated.
+        let reason = ErrorReason::from_status(status).unwrap_or(ErrorCode::BadRequest.into());
         PublishFailure::Rejected {
             code: status.code(),
+            reason: reason.code,
             message: describe(status),
-            retry: !matches!(
-                status.code(),
-                Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition
-            ),
+            retry: reason.retry,
         }
     }
 }
@@ -452,7 +462,12 @@ mod tests {
         ));
         assert!(matches!(
             rejection_failure(InvalidPublish::KeyReused.into()),
-            PublishFailure::Rejected { code: Code::AlreadyExists, retry: false, .. }
+            PublishFailure::Rejected {
+                code: Code::AlreadyExists,
+                reason: ErrorCode::KeyReused,
+                retry: false,
+                ..
+            }
         ));
         let unknown = publish_status(&PublishError::unknown("deadline"));
         assert_eq!(unknown.code(), Code::Unknown);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pushonce_client::{PublishFailure, Publisher, Transport};
+use pushonce_client::{ErrorCode, PublishFailure, Publisher, Transport};
 use pushonce_core::{
     Acknowledgement, ContentType, Durability, MessageKey, Publish, Timestamp, Topic,
 };
@@ -183,8 +183,11 @@ async fn publish_http(
         Some("unknown") | None => Err(PublishFailure::Unknown(message)),
         Some(_) => {
             let retry = error["retry"] == true;
-            let code = if retry { Code::Unavailable } else { Code::InvalidArgument };
-            Err(PublishFailure::Rejected { code, message, retry })
+            let (code, reason) = match retry {
+                true => (Code::Unavailable, ErrorCode::Unavailable),
+                false => (Code::InvalidArgument, ErrorCode::BadRequest),
+            };
+            Err(PublishFailure::Rejected { code, reason, message, retry })
         }
     }
 }

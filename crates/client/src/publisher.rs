@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{Acknowledgement, InvalidPublish, Publish, PublishError, PublishId};
+use pushonce_proto::client::ErrorCode;
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::publisher::PublishFailure;
@@ -210,12 +211,18 @@ fn no_usable_server(wrong_scheme: Option<&ServerAddress>) -> PublishFailure {
         Some(server) => format!("{server} is not a gRPC address"),
     };
     let message = format!("{reason}; give servers as http://HOST:7090");
-    PublishFailure::Rejected { code: Code::InvalidArgument, message, retry: false }
+    PublishFailure::Rejected {
+        code: Code::InvalidArgument,
+        reason: ErrorCode::BadRequest,
+        message,
+        retry: false,
+    }
 }
 
 pub(crate) fn no_reachable_server(reason: &str) -> PublishFailure {
     PublishFailure::Rejected {
         code: Code::Unavailable,
+        reason: ErrorCode::Unavailable,
         message: format!("no server can be reached: {reason}"),
         retry: true,
     }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pushonce_core::{NamespaceChange, NodeId, ShardId, Topic};
+use pushonce_proto::client::ErrorCode;
 use pushonce_proto::cluster::{self, MemberStatus, ShardMoveProgress, ShardStatus, TopicLocation};
+use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, TopicDirectory};
 
@@ -72,7 +74,7 @@ impl cluster_service_server::ClusterService for ClusterService {
     ) -> Result<Response<pb::ExplainResponse>, Status> {
         let topic = parse_topic(&request.into_inner().topic)?;
         let explained = explain(topic, &self.status.snapshot());
-        let no_view = || Status::unavailable("this node has no view of its cluster yet");
+        let no_view = || unavailable("this node has no view of its cluster yet");
         Ok(Response::new(explained.ok_or_else(no_view)?.into()))
     }
 
@@ -82,7 +84,7 @@ impl cluster_service_server::ClusterService for ClusterService {
     ) -> Result<Response<pb::TopicResponse>, Status> {
         let topic = parse_topic(&request.into_inner().topic)?;
         let info = self.topics.describe(topic).await;
-        Ok(Response::new(info.map_err(|error| Status::unavailable(error.to_string()))?.into()))
+        Ok(Response::new(info.map_err(|error| unavailable(error.to_string()))?.into()))
     }
 
     async fn topics(
@@ -109,7 +111,7 @@ impl cluster_service_server::ClusterService for ClusterService {
     ) -> Result<Response<pb::SetNamespaceResponse>, Status> {
         let pb::SetNamespaceRequest { name, change, force } = request.into_inner();
         let change = change.map(NamespaceChange::try_from).transpose();
-        let change = change.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let change = change.map_err(|error| invalid(ErrorCode::BadRequest, error.to_string()))?;
         let settings = self.admin.set_namespace(name, change, force).await.map_err(admin_status)?;
         Ok(Response::new(pb::SetNamespaceResponse { settings: Some((&settings).into()) }))
     }
@@ -119,22 +121,32 @@ impl cluster_service_server::ClusterService for ClusterService {
         request: Request<pb::SetTimesRequest>,
     ) -> Result<Response<pb::SetTimesResponse>, Status> {
         let times = request.into_inner().times;
-        let times = times.ok_or_else(|| Status::invalid_argument("times is missing"))?;
+        let times = times.ok_or_else(|| invalid(ErrorCode::BadRequest, "times is missing"))?;
         self.admin.set_consensus_times(times.into()).await.map_err(admin_status)?;
         Ok(Response::new(pb::SetTimesResponse {}))
     }
 }
 
 fn parse_topic(name: &str) -> Result<Topic, Status> {
-    Topic::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
+    Topic::new(name).map_err(|error| invalid(ErrorCode::BadTopic, error.to_string()))
 }
 
 fn admin_status(error: AdminError) -> Status {
     match error {
-        AdminError::Invalid(text) => Status::invalid_argument(text),
-        AdminError::FailedPrecondition(text) => Status::failed_precondition(text),
-        AdminError::Unavailable(text) => Status::unavailable(text),
+        AdminError::Invalid(text) => invalid(ErrorCode::BadRequest, text),
+        AdminError::FailedPrecondition(text) => {
+            ErrorReason::from(ErrorCode::BadRequest).to_status(Code::FailedPrecondition, text)
+        }
+        AdminError::Unavailable(text) => unavailable(text),
     }
+}
+
+fn invalid(code: ErrorCode, text: impl Into<String>) -> Status {
+    ErrorReason::from(code).to_status(Code::InvalidArgument, text)
+}
+
+fn unavailable(text: impl Into<String>) -> Status {
+    ErrorReason::from(ErrorCode::Unavailable).to_status(Code::Unavailable, text)
 }
 
 fn cluster_status(

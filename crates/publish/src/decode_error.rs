@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use pushonce_core::Publish;
+use pushonce_proto::client::ErrorCode;
+use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::publisher::OUTCOME_HEADER;
 use tonic::codegen::{Service, http};
 use tonic::metadata::MetadataValue;
@@ -75,22 +77,28 @@ pub(crate) fn is_decode_error(status: &Status) -> bool {
 /// kept: `grpc-accept-encoding` lists the supported compression.
 pub(crate) fn decode_error_status(error: &Status) -> Status {
     let (message_bytes_max, payload_bytes_max) = (MESSAGE_BYTES_MAX, Publish::PAYLOAD_BYTES_CAP);
-    let text = match error.code() {
-        Code::OutOfRange | Code::ResourceExhausted => {
+    let (reason, text) = match error.code() {
+        Code::OutOfRange | Code::ResourceExhausted => (
+            ErrorCode::TooLarge,
             format!(
                 "the message is larger than {message_bytes_max} bytes; \
                  send payloads of at most {payload_bytes_max}"
-            )
-        }
-        Code::Unimplemented => {
-            format!("{}; send messages without compression", error.message())
-        }
-        _ => format!(
-            "the request cannot be decoded as the message that pushonce.publisher.v1 defines: {}",
-            error.message()
+            ),
+        ),
+        Code::Unimplemented => (
+            ErrorCode::NotSupported,
+            format!("{}; send messages without compression", error.message()),
+        ),
+        _ => (
+            ErrorCode::BadRequest,
+            format!(
+                "the request cannot be decoded as the message that pushonce.publisher.v1 defines: {}",
+                error.message()
+            ),
         ),
     };
-    let mut status = Status::with_metadata(Code::InvalidArgument, text, error.metadata().clone());
+    let mut status = ErrorReason::from(reason).to_status(Code::InvalidArgument, text);
+    *status.metadata_mut() = error.metadata().clone();
     status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static("refused"));
     status
 }

@@ -11,15 +11,20 @@ use futures::{FutureExt, Stream, StreamExt};
 use pushonce_core::{
     InvalidDelivery, InvalidPublish, Publish, PublishError, StartFrom, SubscribeOptions, Topic,
 };
+use pushonce_proto::client::ErrorCode;
+use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_server;
 use pushonce_proto::publisher::{OUTCOME_HEADER, fetch_status, publish_status};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::{KeyRef, MetadataMap, MetadataValue};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{Router, SubscriptionSource, SubscriptionSourceError, decode_error, subscription};
+
+/// How long a caller waits before it subscribes again at an overloaded node: as `Retry-After` over HTTP.
+const OVERLOAD_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 pub(crate) struct PublisherService {
     pub router: Router,
@@ -116,16 +121,21 @@ impl publisher_service_server::PublisherService for PublisherService {
         request: Request<pb::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let request = request.into_inner();
-        let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
-        let topic = Topic::new(&request.topic).map_err(|error| invalid(&error))?;
+        let invalid = |code: ErrorCode, error: &dyn std::error::Error| {
+            ErrorReason::from(code).to_status(Code::InvalidArgument, error.to_string())
+        };
+        let topic = Topic::new(&request.topic);
+        let topic = topic.map_err(|error| invalid(ErrorCode::BadTopic, &error))?;
         if topic.is_system() {
-            return Err(invalid(&InvalidPublish::SystemTopic));
+            return Err(invalid(ErrorCode::NotAllowed, &InvalidPublish::SystemTopic));
         }
         let from = request.start_from.unwrap_or_default();
-        let from = StartFrom::try_from(from).map_err(|error| invalid(&error))?;
+        let from = StartFrom::try_from(from);
+        let from = from.map_err(|error| invalid(ErrorCode::BadPosition, &error))?;
         let delivery = Some(request.delivery).filter(|text| !text.is_empty());
         let delivery = delivery.map(|text| text.parse()).transpose();
-        let delivery = delivery.map_err(|error: InvalidDelivery| invalid(&error))?;
+        let delivery =
+            delivery.map_err(|error: InvalidDelivery| invalid(ErrorCode::BadRequest, &error))?;
         let options = SubscribeOptions {
             delivery,
             report_conflated: request.conflated,
@@ -143,7 +153,11 @@ impl publisher_service_server::PublisherService for PublisherService {
 fn subscribe_status(error: SubscriptionSourceError) -> Status {
     match error {
         SubscriptionSourceError::Fetch(error) => fetch_status(&error),
-        SubscriptionSourceError::Overloaded(_) => Status::resource_exhausted(error.to_string()),
+        SubscriptionSourceError::Overloaded(_) => {
+            let retry_delay = Some(OVERLOAD_RETRY_DELAY);
+            let reason = ErrorReason { retry_delay, ..ErrorCode::Overloaded.into() };
+            reason.to_status(Code::ResourceExhausted, error.to_string())
+        }
     }
 }
 
@@ -158,15 +172,16 @@ fn find_idempotency_header(metadata: &MetadataMap) -> Option<String> {
 }
 
 fn idempotency_header_status(name: &str) -> Status {
-    let mut status = Status::invalid_argument(format!(
-        "the header {name} is not supported; set the field `key` of the request"
-    ));
+    let text = format!("the header {name} is not supported; set the field `key` of the request");
+    let mut status =
+        ErrorReason::from(ErrorCode::BadRequest).to_status(Code::InvalidArgument, text);
     status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static("refused"));
     status
 }
 
 fn shutting_down() -> Status {
-    Status::unavailable("this node shuts down; continue at another node from the last position")
+    let text = "this node shuts down; continue at another node from the last position";
+    ErrorReason::from(ErrorCode::Unavailable).to_status(Code::Unavailable, text)
 }
 
 /// The messages of a stream. The error that ends it is kept, and sent after the last acknowledgement.

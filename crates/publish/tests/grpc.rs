@@ -16,9 +16,11 @@ use pushonce_core::{
     Placement, Position, Publish, PublishError, ShardCount, ShardId, ShardOwners, Spread,
     StartFrom, SubscribeOptions, Term, Timestamp, Topic, TopicEvent,
 };
+use pushonce_proto::client::ErrorCode;
 use pushonce_proto::cluster::{
     ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList,
 };
+use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{
     DrainRequest, ExplainRequest, NamespacesRequest, RemoveRequest, SetNamespaceRequest,
@@ -350,19 +352,25 @@ async fn publish_is_acknowledged_with_its_position() {
 #[tokio::test]
 async fn invalid_publish_is_rejected_with_a_hint() {
     let mut publisher = TestServer::start().await.publisher().await;
-    for (invalid, hint) in [
-        (request("a//b", "x"), "segment 2 of the topic is empty"),
-        (request("", "x"), "the topic is empty"),
-        (request("$sys/nodes", "x"), "choose another name"),
-        (request("a", vec![b'x'; (64 << 10) + 1]), "at most 65536"),
-        (PublishRequest { key: "k".repeat(129), ..request("a", "x") }, "a key is 1 to 128"),
+    for (invalid, hint, reason) in [
+        (request("a//b", "x"), "segment 2 of the topic is empty", ErrorCode::BadTopic),
+        (request("", "x"), "the topic is empty", ErrorCode::BadTopic),
+        (request("$sys/nodes", "x"), "choose another name", ErrorCode::NotAllowed),
+        (request("a", vec![b'x'; (64 << 10) + 1]), "at most 65536", ErrorCode::TooLarge),
+        (
+            PublishRequest { key: "k".repeat(129), ..request("a", "x") },
+            "a key is 1 to 128",
+            ErrorCode::BadRequest,
+        ),
         (
             PublishRequest { content_type: "application/json".to_owned(), ..request("a", "{") },
             "not JSON",
+            ErrorCode::BadRequest,
         ),
     ] {
         let status = publisher.publish(invalid).await.expect_err("rejected");
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert_eq!(ErrorReason::from_status(&status), Some(reason.into()), "{status:?}");
         assert!(status.message().contains(hint), "{status:?}");
     }
 }
@@ -373,6 +381,8 @@ async fn oversized_message_is_rejected_and_the_connection_stays_open() {
     let status = publisher.publish(request("a", vec![0; 3 << 20])).await.expect_err("rejected");
     // The outcome must be set: without it a publisher treats the status as unknown and retries.
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let reason = Some(ErrorCode::TooLarge.into());
+    assert_eq!(ErrorReason::from_status(&status), reason, "{status:?}");
     assert_eq!(
         status.metadata().get(publisher::OUTCOME_HEADER),
         Some(&"refused".parse().expect("ASCII")),
@@ -555,17 +565,18 @@ async fn subscription_with_latest_or_rate_delivery_reports_gaps_only_if_conflate
 #[tokio::test]
 async fn rejected_subscription_returns_the_reason() {
     let mut publisher = TestServer::start().await.publisher().await;
-    for (topic, position, code) in [
-        ("a//b", "7:1", Code::InvalidArgument),
-        ("$sys/nodes", "7:1", Code::InvalidArgument),
-        (LIVE, "seven", Code::InvalidArgument),
-        (LIVE, "7:4", Code::OutOfRange),
+    for (topic, position, code, reason) in [
+        ("a//b", "7:1", Code::InvalidArgument, ErrorCode::BadTopic),
+        ("$sys/nodes", "7:1", Code::InvalidArgument, ErrorCode::NotAllowed),
+        (LIVE, "seven", Code::InvalidArgument, ErrorCode::BadPosition),
+        (LIVE, "7:4", Code::OutOfRange, ErrorCode::FuturePosition),
     ] {
         let kind = Some(start_from::Kind::Position(position.to_owned()));
         let start_from = Some(pushonce_proto::pb::publisher::v1::StartFrom { kind });
         let request = SubscribeRequest { start_from, ..subscribe_request(topic) };
         let status = publisher.subscribe(request).await.expect_err("rejected");
         assert_eq!(status.code(), code, "{status:?}");
+        assert_eq!(ErrorReason::from_status(&status), Some(reason.into()), "{status:?}");
     }
     let start_from = Some(pushonce_proto::pb::publisher::v1::StartFrom {
         kind: Some(start_from::Kind::Start(true)),
@@ -574,6 +585,9 @@ async fn rejected_subscription_returns_the_reason() {
     let status = publisher.subscribe(request).await;
     let status = status.expect_err("the node is overloaded");
     assert_eq!(status.code(), Code::ResourceExhausted);
+    let retry_delay = Some(Duration::from_secs(10));
+    let reason = ErrorReason { retry_delay, ..ErrorCode::Overloaded.into() };
+    assert_eq!(ErrorReason::from_status(&status), Some(reason), "{status:?}");
     assert!(status.message().contains("raise --memory-max"), "{status:?}");
     let request = SubscribeRequest { delivery: "newest".to_owned(), ..subscribe_request(LIVE) };
     let status = publisher.subscribe(request).await.expect_err("rejected");

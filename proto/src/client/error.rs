@@ -111,7 +111,7 @@ impl ErrorCode {
 
     /// The word of a frame. A newer server may have words that this table has not: `retry` then
     /// says which of ours acts the same.
-    pub(super) fn parse(name: &str, retryable: bool) -> ErrorCode {
+    pub(crate) fn parse(name: &str, retryable: bool) -> ErrorCode {
         let fallback = if retryable { ErrorCode::Unavailable } else { ErrorCode::BadRequest };
         ErrorCode::ALL.into_iter().find(|code| code.as_str() == name).unwrap_or(fallback)
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pushonce_core::{Delivery, SubscribeOptions, Topic, TopicEvent};
 use pushonce_proto::client::{ErrorCode, ServerEvent};
+use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::publisher;
@@ -122,12 +123,14 @@ async fn run_subscription(
 
 /// A rejection of the request is an event; any other status ends the session.
 fn rejection_event(id: u64, status: Status) -> Result<ServerEvent, SessionEnd> {
-    let code = match status.code() {
-        Code::InvalidArgument => ErrorCode::BadTopic,
-        Code::OutOfRange => ErrorCode::FuturePosition,
-        // Of the topic, or of the connection: in that case the next call fails in the same way.
-        Code::Unavailable => ErrorCode::Unavailable,
-        _ => return Err(session_end(&status)),
+    let reason = ErrorReason::from_status(&status).map(|reason| reason.code);
+    let code = match reason {
+        // Another node may have capacity.
+        Some(ErrorCode::Overloaded) => return Err(session_end(&status)),
+        Some(code) => code,
+        // Not from the node but from the connection: then the next call fails as well.
+        None if status.code() == Code::Unavailable => ErrorCode::Unavailable,
+        None => return Err(session_end(&status)),
     };
     Ok(ServerEvent::error(Some(id), code, describe(&status)))
 }

@@ -16,6 +16,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use pushonce_core::{Acknowledgement, ProducerId, ProducerSequence, Publish, PublishId, Topic};
+use pushonce_proto::client::ErrorCode;
 use pushonce_proto::publisher::PublishFailure;
 use rand::Rng;
 use tokio::time::Instant;
@@ -478,7 +479,8 @@ fn is_out_of_sequence(failure: &PublishFailure) -> bool {
 
 fn never_sent() -> PublishFailure {
     let message = "no server accepted the message in time".to_owned();
-    PublishFailure::Rejected { code: Code::Unavailable, message, retry: true }
+    let (code, reason) = (Code::Unavailable, ErrorCode::Unavailable);
+    PublishFailure::Rejected { code, reason, message, retry: true }
 }
 
 #[cfg(test)]

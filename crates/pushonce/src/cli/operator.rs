@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pushonce_client::{InvalidServerAddress, Scheme, ServerAddress};
+use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1::ExplainRequest;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::status::{describe, error_chain};
@@ -86,9 +87,12 @@ fn is_node_response(status: &Status) -> bool {
     status.source().is_none() && status.code() != Code::Unimplemented
 }
 
-/// The error with which a node rejected a command.
+/// The error with which a node rejected a command: its text and its code word.
 pub(super) fn status_error(status: Status) -> anyhow::Error {
-    anyhow::anyhow!(describe(&status))
+    match ErrorReason::from_status(&status) {
+        Some(reason) => anyhow::anyhow!("{} ({})", describe(&status), reason.code),
+        None => anyhow::anyhow!(describe(&status)),
+    }
 }
 
 /// Prints the answer as JSON or as text.
