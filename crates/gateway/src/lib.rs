@@ -18,6 +18,9 @@
 //! seconds old, as far as its own buffers allow. A refusal reaches a client that is still sending. A
 //! flood of connections takes no place from health checks and metrics.
 //!
+//! *What is it made of?* `pushonce_websocket` is the WebSocket protocol without I/O. The gateway owns
+//! listeners, HTTP, admission and sessions.
+//!
 //! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub, the
 //! [`Publisher`] and the [`AudienceSource`] it is given. TLS on TCP, tokens, WebTransport and server-sent
 //! events are not here.

@@ -15,7 +15,8 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("relay", &["core", "proto"]),
     ("fanout", &["core"]),
     ("listener", &[]),
-    ("gateway", &["core", "proto", "fanout", "listener"]),
+    ("websocket", &[]),
+    ("gateway", &["core", "proto", "fanout", "listener", "websocket"]),
     ("publish", &["core", "proto", "shard", "relay", "listener"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
@@ -25,7 +26,9 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
 const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("openraft", &["consensus"]),
     ("redb", &["consensus"]),
-    ("quinn", &["gateway", "client"]),
+    ("quinn", &["client"]),
+    ("flate2", &["websocket"]),
+    ("sha1", &["websocket"]),
     ("clap", &["benches", "pushonce"]),
 ];
 
