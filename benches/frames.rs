@@ -1,7 +1,5 @@
-//! The cost of encoding a message's frame, once per node and wire format, and of decoding a request.
-//!
-//! The WebSocket codec, which reads requests before they are decoded, is private to the gateway and not
-//! measured here.
+//! The cost of encoding a message's frame, once per node and wire format, and of decoding a request and its
+//! WebSocket frame.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
 
@@ -18,6 +16,7 @@ use pushonce_core::{
 use pushonce_fanout::{FrameEncoder as _, WireFormat};
 use pushonce_gateway::Encoder;
 use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, encode_message};
+use pushonce_websocket::{DecoderLimits, MessageDecoder};
 
 const SCORE: &[u8] = br#"{"home":"GER","away":"BRA","score":[2,1],"minute":57,"scorer":"Musiala"}"#;
 const TEXT: &[u8] =
@@ -166,6 +165,24 @@ fn decode_request(c: &mut Criterion) {
     group.finish();
 }
 
+/// A masked text frame of a client, in one piece.
+fn decode_websocket_frame(c: &mut Criterion) {
+    let limits = DecoderLimits { message_bytes_max: 64 << 10, fragments_max: 256 };
+    let mut group = c.benchmark_group("decode WebSocket frame");
+    for len in [64_u16, 1_024, 16_384] {
+        let mut frame = vec![0x81, 0x80 | 126];
+        frame.extend(len.to_be_bytes());
+        frame.extend([0x37, 0xfa, 0x21, 0x3d]);
+        frame.extend((0..len).map(|i| b'a' ^ [0x37, 0xfa, 0x21, 0x3d][usize::from(i % 4)]));
+        group.throughput(Throughput::Bytes(u64::from(len)));
+        group.bench_with_input(BenchmarkId::new("text", len), &frame, |b, frame| {
+            let mut decoder = MessageDecoder::new(limits, true);
+            b.iter(|| decoder.decode(&mut &black_box(frame)[..]).unwrap().unwrap());
+        });
+    }
+    group.finish();
+}
+
 fn short_run() -> Criterion {
     Criterion::default()
         .sample_size(30)
@@ -173,5 +190,5 @@ fn short_run() -> Criterion {
         .measurement_time(Duration::from_secs(1))
 }
 
-criterion_group! { name = benches; config = short_run(); targets = encode_message_frame, encode_wire_frame, delta_and_deflate, decode_request }
+criterion_group! { name = benches; config = short_run(); targets = encode_message_frame, encode_wire_frame, delta_and_deflate, decode_request, decode_websocket_frame }
 criterion_main!(benches);

@@ -5,9 +5,9 @@ use pushonce_core::{Gap, Message, Position, Topic};
 use pushonce_fanout::{FrameEncoder, TopicHealth, WireFormat};
 use pushonce_proto::client::{self, Encoding, MessageDelta, ServerEvent};
 use pushonce_proto::delimited;
+use pushonce_websocket::frame;
 
 use crate::delta;
-use crate::ws::frame;
 
 /// JSON in WebSocket text messages.
 pub(crate) const WS_JSON: WireFormat = WireFormat(0);

@@ -7,6 +7,9 @@
 //! requests of a session on every transport. `pushonce_fanout` delivers messages as complete frames, encoded
 //! by [`Encoder`], which are written to the socket unchanged.
 //!
+//! `pushonce_websocket` is the WebSocket protocol without I/O. The gateway owns listeners, HTTP, admission and
+//! sessions.
+//!
 //! # Guarantees
 //!
 //! - The frames of one topic reach a client in the order of the hub. No frame is interrupted by another.

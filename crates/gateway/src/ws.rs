@@ -1,10 +1,6 @@
-//! WebSocket: the handshake, the codec, compression, and one small task a session.
+//! WebSocket sessions over TCP: the upgrade, and one small task per session. The protocol itself is
+//! `pushonce_websocket`.
 
-mod codec;
-mod deflate;
-mod extensions;
-pub(crate) mod frame;
-mod handshake;
 mod heartbeat;
 mod in_flight;
 mod session;

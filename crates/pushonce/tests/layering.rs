@@ -15,7 +15,8 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("relay", &["core", "proto", "telemetry"]),
     ("fanout", &["core", "telemetry"]),
     ("listener", &["core", "telemetry"]),
-    ("gateway", &["core", "proto", "fanout", "listener", "telemetry"]),
+    ("websocket", &[]),
+    ("gateway", &["core", "proto", "fanout", "listener", "telemetry", "websocket"]),
     ("publish", &["core", "proto", "shard", "relay", "listener", "telemetry"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
@@ -26,7 +27,9 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
 const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("openraft", &["consensus"]),
     ("redb", &["consensus"]),
-    ("quinn", &["gateway", "client"]),
+    ("quinn", &["client"]),
+    ("flate2", &["websocket"]),
+    ("sha1", &["websocket"]),
     ("clap", &["benches", "pushonce"]),
     ("metrics", &["telemetry"]),
 ];

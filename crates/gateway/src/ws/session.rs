@@ -15,12 +15,13 @@ use pushonce_core::{Delivery, Position, Topic};
 use pushonce_fanout::WireFormat;
 use pushonce_proto::client::{Encoding, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
+use pushonce_websocket::{
+    DecoderLimits, IncomingMessage, MessageDecoder, ProtocolViolation, frame,
+};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::codec::{DecoderLimits, IncomingMessage, MessageDecoder, ProtocolViolation};
-use super::frame;
 use super::heartbeat;
 use super::sink::WebSocketSink;
 use super::upgrade::UpgradeRequest;

@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
+use pushonce_websocket::frame;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
@@ -24,7 +25,6 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::frame;
 use super::in_flight::InFlightWindow;
 use crate::lane::LaneState;
 use crate::metrics::TransportKind;

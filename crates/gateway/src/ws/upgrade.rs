@@ -1,35 +1,38 @@
-//! `GET /ws`: what the request asks for, before there is a session.
+//! `GET /ws`: the handshake, and the subscription that the request asks for.
 
 use axum::body::Body;
 use http::{Request, Response};
 use pushonce_core::{InvalidDelivery, StartFrom, SubscribeOptions, Topic};
 use pushonce_proto::client::{self, ClientCommand, Encoding, ErrorCode, InvalidFrame};
+use pushonce_websocket::{Handshake, HandshakeError, HandshakeOptions};
 
-use super::handshake::Handshake;
+use crate::http::HttpError;
 use crate::query;
 
-/// A request that was found good.
+/// A valid request.
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
     handshake: Handshake,
-    /// `?topic=…&from=…`: subscribes at once. `from` is `now` (default), `spawn`, `last:N`, or a
-    /// position. A query that is wrong is refused in the session: a browser shows its page nothing of a
-    /// refused handshake, and pages take that for a reason to connect again.
+    /// `?topic=…&from=…`: subscribes at once. `from` is `now` (default), `start`, `last:N`, or a
+    /// position. An invalid query is rejected in the session: a browser hides the response of a failed
+    /// handshake from its page, and the page would reconnect forever.
     pub(super) subscribe: Result<Option<client::ClientRequest>, InvalidFrame>,
 }
 
 impl UpgradeRequest {
-    /// Checks a request to `/ws`; the error is the answer. `compression`: whether an offer to deflate
-    /// may be taken.
+    /// Checks a request to `/ws`. `compression`: whether permessage-deflate may be negotiated.
     ///
     /// # Errors
-    /// What to change, as HTTP says it.
+    /// The response to an invalid handshake.
     pub(crate) fn from_request<B>(
         request: &Request<B>,
         compression: bool,
     ) -> Result<UpgradeRequest, Box<Response<Body>>> {
-        let handshake = Handshake::from_request(request, compression);
-        let handshake = handshake.map_err(|error| Box::new(error.response()))?;
+        let subprotocols = Encoding::ALL.map(Encoding::subprotocol);
+        let options =
+            HandshakeOptions { subprotocols: &subprotocols, permessage_deflate: compression };
+        let handshake = Handshake::from_request(request, options);
+        let handshake = handshake.map_err(|error| Box::new(error_response(&error)))?;
         let query = request.uri().query().unwrap_or_default();
         let subscribe = query::pairs(query)
             .map_err(|error| (ErrorCode::BadRequest, error.to_string()))
@@ -39,17 +42,28 @@ impl UpgradeRequest {
     }
 
     pub(crate) fn response(&self) -> Response<Body> {
-        self.handshake.response()
+        self.handshake.response().map(|()| Body::empty())
     }
 
+    /// JSON unless the client asked for another encoding.
     pub(super) fn encoding(&self) -> Encoding {
-        self.handshake.encoding
+        let subprotocol = self.handshake.subprotocol();
+        subprotocol.and_then(Encoding::from_subprotocol).unwrap_or(Encoding::Json)
     }
 
-    /// Whether messages may be deflated.
+    /// Whether messages may be compressed.
     pub(super) fn has_deflate(&self) -> bool {
-        self.handshake.deflate.is_some()
+        self.handshake.permessage_deflate()
     }
+}
+
+fn error_response(error: &HandshakeError) -> Response<Body> {
+    let code = ErrorCode::BadRequest.as_str();
+    let mut response = HttpError::new(error.status(), code, error.to_string()).into_http_response();
+    if let Some((name, value)) = error.required_header() {
+        response.headers_mut().insert(name, value);
+    }
+    response
 }
 
 type QueryRejection = (ErrorCode, String);
@@ -123,6 +137,28 @@ mod tests {
         match parse(&[("topic", "a"), ("from", text)]).unwrap().unwrap().command {
             ClientCommand::Subscribe { from, .. } => from,
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn encoding_follows_the_subprotocol_and_is_json_without_one() {
+        let request = |subprotocol: Option<&str>| {
+            let mut request = Request::get("/ws")
+                .header("Connection", "Upgrade")
+                .header("Upgrade", "websocket")
+                .header("Sec-WebSocket-Version", "13")
+                .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+            if let Some(name) = subprotocol {
+                request = request.header("Sec-WebSocket-Protocol", name);
+            }
+            request.body(()).unwrap()
+        };
+        let encoding = |subprotocol| {
+            UpgradeRequest::from_request(&request(subprotocol), true).unwrap().encoding()
+        };
+        assert_eq!(encoding(None), Encoding::Json);
+        for expected in Encoding::ALL {
+            assert_eq!(encoding(Some(expected.subprotocol())), expected);
         }
     }
 

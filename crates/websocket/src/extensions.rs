@@ -1,4 +1,4 @@
-//! What `Sec-WebSocket-Extensions` may agree on (RFC 6455, 9.1): permessage-deflate, or nothing.
+//! Negotiation of `Sec-WebSocket-Extensions` (RFC 6455, 9.1): permessage-deflate, or no extension.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -6,35 +6,37 @@ use std::str::Chars;
 use http::HeaderMap;
 use http::header::SEC_WEBSOCKET_EXTENSIONS;
 
-use super::deflate::WINDOW_BITS;
+use crate::deflate::WINDOW_BITS;
 
-/// permessage-deflate was agreed on.
+/// The accepted parameters of permessage-deflate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PermessageDeflate {
-    /// The client asked for a window of no more than so many bits, and hears how many it gets.
+pub(crate) struct PermessageDeflate {
+    /// The client limited the server's window, so the response confirms its size.
     sends_window_bits: bool,
 }
 
-/// The header is no list of extensions: the connection must fail.
+/// The header is not a list of extensions. RFC 6455 requires the handshake to fail.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct MalformedExtensions;
+pub(crate) struct MalformedExtensions;
 
 /// One offer of an extension.
 #[derive(Debug, PartialEq, Eq)]
 struct ExtensionOffer {
     name: String,
-    /// With its value, if it has one.
+    /// Each name with its value, if it has one.
     parameters: Vec<(String, Option<String>)>,
 }
 
 impl PermessageDeflate {
-    /// The first offer that can be kept. A client offers what it likes best first, and may offer the
-    /// same extension again with less in it.
-    pub(super) fn negotiate(
+    /// Accepts the first offer that is supported. A client lists its offers in order of preference,
+    /// and may offer the same extension several times with different parameters.
+    ///
+    /// # Errors
+    /// [`MalformedExtensions`] if any part of the header is malformed, also behind a good offer.
+    pub(crate) fn negotiate(
         headers: &HeaderMap,
     ) -> Result<Option<PermessageDeflate>, MalformedExtensions> {
         let mut agreed = None;
-        // All of it is read: a mistake behind a good offer is a mistake.
         for line in headers.get_all(SEC_WEBSOCKET_EXTENSIONS) {
             for offer in parse_offers(line.to_str().map_err(|_| MalformedExtensions)?)? {
                 agreed = agreed.or_else(|| PermessageDeflate::accept_offer(&offer));
@@ -43,8 +45,8 @@ impl PermessageDeflate {
         Ok(agreed)
     }
 
-    /// RFC 7692, 7.1: an offer with a parameter that is unknown, wrong, there twice, or cannot be
-    /// kept, is declined as a whole.
+    /// RFC 7692, 7.1: an offer with a parameter that is unknown, invalid, repeated or unsupported is
+    /// declined as a whole.
     fn accept_offer(offer: &ExtensionOffer) -> Option<PermessageDeflate> {
         if offer.name != "permessage-deflate" {
             return None;
@@ -55,13 +57,13 @@ impl PermessageDeflate {
                 return None;
             }
             match (name.as_str(), value.as_deref()) {
-                // Both are said anyway.
+                // The response always has both.
                 ("server_no_context_takeover" | "client_no_context_takeover", None) => {}
                 ("server_max_window_bits", Some(bits)) => {
                     sends_window_bits = true;
                     parse_window_bits(bits).filter(|&bits| bits >= WINDOW_BITS)?;
                 }
-                // How much the client is content with; any window can be read.
+                // Limits the client's own window; the decompressor accepts any.
                 ("client_max_window_bits", None) => {}
                 ("client_max_window_bits", Some(bits)) => _ = parse_window_bits(bits)?,
                 _ => return None,
@@ -70,15 +72,16 @@ impl PermessageDeflate {
         Some(PermessageDeflate { sends_window_bits })
     }
 
-    /// What the client hears. Without context on both sides, asked for or not (7.1.1).
-    pub(super) fn response_header(self) -> String {
-        let mut answer = "permessage-deflate; server_no_context_takeover; \
+    /// The value of the response header. Both sides go without context takeover, whether the client
+    /// asked for it or not (7.1.1).
+    pub(crate) fn response_header(self) -> String {
+        let mut header = "permessage-deflate; server_no_context_takeover; \
             client_no_context_takeover"
             .to_owned();
         if self.sends_window_bits {
-            answer.push_str(&format!("; server_max_window_bits={WINDOW_BITS}"));
+            header.push_str(&format!("; server_max_window_bits={WINDOW_BITS}"));
         }
-        answer
+        header
     }
 }
 
@@ -93,7 +96,7 @@ fn parse_offers(line: &str) -> Result<Vec<ExtensionOffer>, MalformedExtensions> 
     let mut parser = HeaderParser(line.chars().peekable());
     let mut offers = Vec::new();
     loop {
-        // Lists of HTTP may have empty members.
+        // A list in HTTP may have empty members.
         while parser.consume(',') {}
         if parser.is_at_end() {
             return Ok(offers);
@@ -112,7 +115,7 @@ fn parse_offers(line: &str) -> Result<Vec<ExtensionOffer>, MalformedExtensions> 
     }
 }
 
-/// A header's value, from some place on.
+/// The unread rest of a header value.
 struct HeaderParser<'a>(Peekable<Chars<'a>>);
 
 impl HeaderParser<'_> {
@@ -125,7 +128,7 @@ impl HeaderParser<'_> {
         self.0.peek().is_none()
     }
 
-    /// Whether this sign stands here; then it is behind us.
+    /// Skips `expected` if it is next. Returns whether it was.
     fn consume(&mut self, expected: char) -> bool {
         self.skip_spaces();
         self.0.next_if_eq(&expected).is_some()
@@ -140,7 +143,7 @@ impl HeaderParser<'_> {
         if token.is_empty() { Err(MalformedExtensions) } else { Ok(token) }
     }
 
-    /// A token, as it is or in quotes: what stands in them must be one, too.
+    /// A token, bare or in quotes. The content of the quotes must be a token as well.
     fn value(&mut self) -> Result<String, MalformedExtensions> {
         if !self.consume('"') {
             return self.token();

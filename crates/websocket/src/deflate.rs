@@ -1,32 +1,32 @@
-//! RFC 7692, permessage-deflate, without context: a message in, a message out, and nothing kept of
-//! one for the next. So a message is deflated once for all its readers, and a session holds no state.
+//! permessage-deflate (RFC 7692) without context takeover: one message in, one message out. A message
+//! is compressed once for all its readers, and a connection has no compression state.
 
 use std::cell::RefCell;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-/// The window that messages are deflated with is 2 to the power of this, 4 KiB. With 15, the most
-/// there is, a message of 34 KiB gets a sixth smaller and one below 4 KiB not at all; but every client
-/// that has less memory to spare, and says so, would get nothing deflated.
-pub(super) const WINDOW_BITS: u8 = 12;
+/// Messages are compressed with a window of 2 to the power of this, 4 KiB. With the maximum, 15, a
+/// message of 34 KiB is a sixth smaller and one below 4 KiB is not smaller at all; but a client that
+/// limits the window to save memory would get no compression.
+pub(crate) const WINDOW_BITS: u8 = 12;
 
-/// What a sync flush ends with; RFC 7692 (7.2.1) takes it off, and puts it back before inflating.
+/// The end of a sync flush. RFC 7692 (7.2.1) removes it, and appends it again before inflating.
 const SYNC_FLUSH_TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
-/// What is shorter is not tried: it gets some bytes smaller, its packet not by a tenth.
+/// Shorter messages are not compressed: they would save a few bytes, less than a tenth of a packet.
 const DEFLATE_BYTES_MIN: usize = 128;
 
 /// Why a message cannot be inflated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum InflateError {
-    /// It is no deflate data.
+pub(crate) enum InflateError {
+    /// It is not deflate data.
     InvalidData,
-    /// It gets longer than is borne.
+    /// The inflated message exceeds the limit.
     TooLong,
 }
 
-// A thread has one of each, for all its sessions, cleared between messages: a new one is hundreds of
-// KiB, or the tens of an inflating one, to be asked for and cleared each time.
+// One of each per thread, for all its connections, reset between messages. A new compressor would
+// allocate and clear hundreds of KiB for each message, a new decompressor tens.
 thread_local! {
     static COMPRESS: RefCell<Compress> = RefCell::new(Compress::new_with_window_bits(
         Compression::default(),
@@ -36,17 +36,17 @@ thread_local! {
     static DECOMPRESS: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
-/// The message deflated; none when that makes it no smaller.
-pub(super) fn deflate(message: &[u8]) -> Option<Vec<u8>> {
+/// Compresses a message. `None` when the result would not be smaller.
+pub(crate) fn deflate(message: &[u8]) -> Option<Vec<u8>> {
     if message.len() < DEFLATE_BYTES_MIN {
         return None;
     }
-    // No more room than that: what needs it is not wanted.
+    // No more capacity: a result that needs it is not smaller.
     let mut out = Vec::with_capacity(message.len());
     COMPRESS.with_borrow_mut(|compress| {
         compress.reset();
         compress.compress_vec(message, &mut out, FlushCompress::Sync).ok()?;
-        // Whatever fills all of the room may not be all there is.
+        // A result that fills all of the capacity may be incomplete.
         let is_complete = compress.total_in() == message.len() as u64 && out.len() < out.capacity();
         let len = out.strip_suffix(&SYNC_FLUSH_TAIL).filter(|_| is_complete)?.len();
         out.truncate(len);
@@ -54,8 +54,8 @@ pub(super) fn deflate(message: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// The message inflated; never more than `bytes_max` are made of it, nor room for more.
-pub(super) fn inflate(deflated: &[u8], bytes_max: usize) -> Result<Vec<u8>, InflateError> {
+/// Inflates a message. Neither its length nor, but for one byte, its capacity exceeds `bytes_max`.
+pub(crate) fn inflate(deflated: &[u8], bytes_max: usize) -> Result<Vec<u8>, InflateError> {
     let mut out = Vec::new();
     DECOMPRESS.with_borrow_mut(|decompress| {
         decompress.reset(false);
@@ -72,11 +72,11 @@ fn inflate_part(
     out: &mut Vec<u8>,
     bytes_max: usize,
 ) -> Result<(), InflateError> {
-    // Also when all was read: what was made of it may have found no room.
+    // Also when all input was read: some output may not have fit.
     while !part.is_empty() || out.len() == out.capacity() {
         if out.len() == out.capacity() {
-            // One byte more than is borne, to see that there is more.
-            let room = (bytes_max + 1).saturating_sub(out.len());
+            // One byte over the limit, to detect a message that exceeds it.
+            let room = bytes_max.saturating_add(1).saturating_sub(out.len());
             out.reserve_exact(out.len().max(part.len() * 2).max(64).min(room));
         }
         let (read, produced) = (decompress.total_in(), out.len());
@@ -88,7 +88,7 @@ fn inflate_part(
             return Err(InflateError::TooLong);
         }
         match status {
-            // A client may end the deflate data as well as the message, and begin anew (7.2.3.4).
+            // A client may end the deflate stream within a message and start a new one (7.2.3.4).
             Status::StreamEnd => decompress.reset(false),
             _ if read == 0 && out.len() == produced && !part.is_empty() => {
                 return Err(InflateError::InvalidData);
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(inflate(b"\x00", MAX).as_deref(), Ok(&b""[..]), "an empty message");
     }
 
-    /// The same at each call.
+    /// The same bytes at each call.
     fn random(len: usize) -> Vec<u8> {
         let mut state = 1_u32;
         let next = |_| {
@@ -142,7 +142,7 @@ mod tests {
         let bomb = deflate(&vec![0; 1 << 20]).expect("much smaller");
         assert!(bomb.len() < 2_000);
         assert_eq!(inflate(&bomb, (1 << 20) - 1), Err(InflateError::TooLong));
-        let whole = inflate(&bomb, 1 << 20).expect("at the bound");
+        let whole = inflate(&bomb, 1 << 20).expect("at the limit");
         assert_eq!((whole.len(), whole.capacity()), (1 << 20, (1 << 20) + 1));
     }
 

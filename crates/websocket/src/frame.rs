@@ -1,43 +1,43 @@
-//! RFC 6455 as a server writes it: a whole frame in one piece, so that every session of a topic
-//! can be sent the same bytes.
+//! Makes the frames that a server sends (RFC 6455, 5), each whole and in one piece, so that the same
+//! bytes can be sent to any number of clients.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::codec::{CONTROL_BYTES_MAX, Opcode, RSV1};
-use super::deflate::deflate;
+use crate::deflate::deflate;
+use crate::header::{CONTROL_BYTES_MAX, Opcode, RSV1};
 
-/// A text message.
-pub(crate) fn text(payload: &[u8]) -> Bytes {
+/// A text message. `payload` must be UTF-8.
+pub fn text(payload: &[u8]) -> Bytes {
     encode(Opcode::Text, payload)
 }
 
 /// A binary message.
-pub(crate) fn binary(payload: &[u8]) -> Bytes {
+pub fn binary(payload: &[u8]) -> Bytes {
     encode(Opcode::Binary, payload)
 }
 
-/// A text message for sessions that agreed on permessage-deflate: deflated, if that makes it smaller.
-pub(crate) fn compressed_text(payload: &[u8]) -> Bytes {
+/// A text message for clients with permessage-deflate: compressed, if that makes it smaller.
+pub fn compressed_text(payload: &[u8]) -> Bytes {
     encode_compressed(Opcode::Text, payload)
 }
 
-/// A binary message for such sessions.
-pub(crate) fn compressed_binary(payload: &[u8]) -> Bytes {
+/// A binary message for clients with permessage-deflate: compressed, if that makes it smaller.
+pub fn compressed_binary(payload: &[u8]) -> Bytes {
     encode_compressed(Opcode::Binary, payload)
 }
 
-/// The question whether somebody is there, or has read everything before it.
-pub(crate) fn ping(payload: &[u8]) -> Bytes {
-    encode(Opcode::Ping, payload)
+/// A ping. Its pong proves that the client read everything before it. `payload` is cut to 125 bytes.
+pub fn ping(payload: &[u8]) -> Bytes {
+    encode(Opcode::Ping, &payload[..payload.len().min(CONTROL_BYTES_MAX)])
 }
 
-/// The answer to a ping. `payload` is the ping's.
-pub(crate) fn pong(payload: &[u8]) -> Bytes {
-    encode(Opcode::Pong, payload)
+/// The answer to a ping, whose payload it must repeat. `payload` is cut to 125 bytes.
+pub fn pong(payload: &[u8]) -> Bytes {
+    encode(Opcode::Pong, &payload[..payload.len().min(CONTROL_BYTES_MAX)])
 }
 
-/// The last frame; `reason` is cut to what fits.
-pub(crate) fn close(code: u16, reason: &str) -> Bytes {
+/// A close frame. `reason` is cut between characters to at most 123 bytes.
+pub fn close(code: u16, reason: &str) -> Bytes {
     let len_max = reason.len().min(CONTROL_BYTES_MAX - 2);
     let fits = (0..=len_max).rev().find(|&at| reason.is_char_boundary(at)).unwrap_or(0);
     let mut payload = BytesMut::with_capacity(2 + fits);
@@ -57,7 +57,7 @@ fn encode_compressed(opcode: Opcode, payload: &[u8]) -> Bytes {
     }
 }
 
-/// The last frame of its message, and the first. Servers do not mask.
+/// An unfragmented message. Servers do not mask.
 fn write_frame(opcode_and_rsv: u8, payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(10 + payload.len());
     frame.put_u8(0x80 | opcode_and_rsv);
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_header_grows_with_the_payload() {
+    fn header_length_follows_the_payload_length() {
         assert_eq!(&text(b"ab")[..], b"\x81\x02ab");
         assert_eq!(&binary(&[0; 125])[..2], b"\x82\x7d");
         assert_eq!(&binary(&[0; 126])[..4], b"\x82\x7e\x00\x7e");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_reason_is_cut_between_characters() {
+    fn close_reason_is_cut_between_characters() {
         let frame = close(1000, &"é".repeat(100));
         assert_eq!(frame.len(), 2 + 2 + 122);
         assert!(std::str::from_utf8(&frame[4..]).is_ok());

@@ -20,12 +20,12 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Everything that comes out of `bytes`, cut at `cuts`, up to the first violation.
+/// The messages in `bytes`, which arrive cut at `cuts`, up to the first violation.
 fn decode(bytes: &[u8], cuts: &[usize]) -> (Vec<IncomingMessage>, Option<ProtocolViolation>) {
     decode_with(false, bytes, cuts)
 }
 
-/// The same where messages may be deflated, if so.
+/// The same, with permessage-deflate if `deflate`.
 fn decode_with(
     deflate: bool,
     bytes: &[u8],
@@ -45,7 +45,7 @@ fn decode_with(
                 Err(violation) => return (out, Some(violation)),
             }
         }
-        assert!(input.is_empty(), "what is not taken would be lost");
+        assert!(input.is_empty(), "unconsumed input would be lost");
     }
     (out, None)
 }
@@ -144,7 +144,7 @@ fn nothing_is_read_after_a_close() {
 const HELLO: &[u8] = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
 
 #[test]
-fn a_deflated_message_is_inflated_in_one_frame_or_in_fragments() {
+fn deflated_message_is_inflated_in_one_frame_or_in_fragments() {
     let bytes = [
         frame(0xc1, HELLO),
         frame(0x41, &HELLO[..3]),
@@ -186,17 +186,17 @@ fn rsv1_bit_where_it_is_not_allowed_is_a_protocol_error() {
 fn oversized_and_invalid_deflated_messages_are_rejected_with_their_codes() {
     let violation_code_with_deflate =
         |bytes: &[u8]| decode_with(true, bytes, &[]).1.map(|violation| violation.code);
-    let deflated = |len: usize| crate::ws::deflate::deflate(&vec![b'x'; len]).unwrap();
+    let deflated = |len: usize| crate::deflate::deflate(&vec![b'x'; len]).unwrap();
     assert_eq!(violation_code_with_deflate(&frame(0xc1, &deflated(1000))), None);
     assert_eq!(violation_code_with_deflate(&frame(0xc1, &deflated(1001))), Some(1009));
     assert_eq!(violation_code_with_deflate(&frame(0xc1, &deflated(1 << 20)[..900])), Some(1009));
     assert_eq!(violation_code_with_deflate(&frame(0xc1, b"not deflated")), Some(1007));
-    let binary = crate::ws::deflate::deflate(&[0xff; 200]).unwrap();
+    let binary = crate::deflate::deflate(&[0xff; 200]).unwrap();
     assert_eq!(violation_code_with_deflate(&frame(0xc1, &binary)), Some(1007), "not UTF-8");
     assert_eq!(violation_code_with_deflate(&frame(0xc2, &binary)), None);
 }
 
-/// Frames that are mostly right, so that the random cuts reach every state.
+/// Mostly valid frames, so that random cuts reach every state.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let first = prop_oneof![
         8 => prop::sample::select(vec![0x81_u8, 0x82, 0x89, 0x8a, 0x01, 0x02, 0x00, 0x80]),
