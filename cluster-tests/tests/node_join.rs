@@ -3,7 +3,7 @@
 //! their data, without it, and with the data of another cluster.
 //! Claim: about a quarter of the owners move, all of them to the new node, and no message is lost, duplicated
 //! or reordered meanwhile; the control group has three voters. A node id is never reused, and a node that may
-//! not join is told the reason.
+//! not join receives the reason.
 
 use std::collections::BTreeMap;
 

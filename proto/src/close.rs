@@ -1,7 +1,7 @@
 //! Why a session ends: one table for every transport. The number is a WebSocket close code and, on
 //! QUIC, the application error code of the connection.
 //!
-//! A number that was given out keeps its meaning for ever; one that is no longer used moves to
+//! A number that was given out never changes its meaning; one that is no longer used moves to
 //! [`RETIRED`] and is never given out again. The table is published in `README.md` beside this
 //! crate, and a test holds the two together.
 

@@ -21,7 +21,7 @@ use crate::pb::cluster::v1 as pb;
 pub struct ClusterStatus {
     /// Which cluster.
     pub cluster: ClusterId,
-    /// The node that says so.
+    /// The node that reports it.
     pub node: NodeId,
     /// The version of its view.
     pub version: u64,
@@ -76,7 +76,7 @@ pub struct ControlGroupStatus {
 pub struct MemberStatus {
     /// The member.
     pub member: Member,
-    /// Whether the node that says so has a link to it, or is it.
+    /// Whether the reporting node has a link to the member, or is the member.
     pub reachable: bool,
 }
 

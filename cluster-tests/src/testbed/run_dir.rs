@@ -1,6 +1,6 @@
 //! The directory with all files of a run.
 //!
-//! A run holds a lock file in it while it lives. The next run removes the directories of killed runs, whose
+//! A run holds a lock file in it until it ends. The next run removes the directories of killed runs, whose
 //! locks it can take.
 
 use std::fs::{self, File};

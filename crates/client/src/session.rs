@@ -74,7 +74,7 @@ pub(crate) enum Session {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A session without any frame for this long is closed: servers send something every 25 s, and this is two
-/// and a half times that. A dead connection cannot be told from a quiet one otherwise.
+/// and a half times that. Without it, a dead connection looks like a quiet one.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(62_500);
 
 impl Session {

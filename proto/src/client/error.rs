@@ -4,7 +4,7 @@ use pushonce_core::{FetchError, InvalidPublish, PublishError, PublishRejection};
 
 use super::ServerEvent;
 
-/// A word that a client can branch on. Published in `README.md`; a word keeps its meaning for ever.
+/// A word that a client can branch on. Published in `README.md`; a word never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     /// Not a frame of the protocol at all; the session ends.

@@ -128,7 +128,7 @@ pub enum ServerEvent {
         /// Everything up to here was sent.
         since: Position,
     },
-    /// The server hears of the topic again; what it missed follows.
+    /// The server receives the topic again; the missed messages follow.
     Live {
         /// Which topic.
         topic: Topic,

@@ -14,7 +14,7 @@ pub struct TopicInfo {
     pub topic: Topic,
     /// Its shard.
     pub shard: ShardId,
-    /// Who owns that, and says so.
+    /// The owner of the shard, which reports this.
     pub owner: NodeId,
     /// Its newest position; [`Position::ZERO`] when it never had a message.
     pub head: Position,

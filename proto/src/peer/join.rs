@@ -41,7 +41,7 @@ pub struct JoinRequest {
 pub struct MemberIdentity {
     /// In which cluster.
     pub cluster: ClusterId,
-    /// Under which id, for ever.
+    /// The permanent id of the node.
     pub node: NodeId,
 }
 

@@ -27,7 +27,7 @@ pub enum PeerFrame {
         cluster: ClusterId,
         /// The sender.
         node: NodeId,
-        /// Whom it means to speak to, if it knows.
+        /// The node that the sender expects, if it knows.
         expected_peer: Option<NodeId>,
         /// Which cluster versions it supports and writes; `NoFault` when it names none.
         versions: Option<VersionOffer>,

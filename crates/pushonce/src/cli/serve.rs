@@ -32,7 +32,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
         (args.settings.resolve()?, None)
     };
     if config.insecure {
-        tracing::warn!("--insecure: whoever reaches this node's ports may use it");
+        tracing::warn!("--insecure: every client that reaches a port of this node can use it");
     }
     let descriptors = pushonce_listener::raise_descriptor_limit();
     tracing::debug!(descriptors, "limit of open files");

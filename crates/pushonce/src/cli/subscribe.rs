@@ -162,7 +162,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
                 tracing::warn!(%topic, "the server has lost touch with the owner; whether there is more after {since} it cannot say");
             }
             SubscriberEvent::Live { topic, .. } => {
-                tracing::info!(%topic, "the server hears of it again")
+                tracing::info!(%topic, "the server receives the topic again")
             }
             SubscriberEvent::Gap { topic, gap } => {
                 tracing::warn!(%topic, %gap, "messages are missing")
