@@ -2,9 +2,10 @@
 
 mod stage;
 
+use pushonce_core::test_util::topic;
 use pushonce_core::{StartFrom, SubscribeOptions, SubscriberCount, Topic};
 use pushonce_fanout::hub;
-use stage::{JSON, PROTO, Stage, Viewer, play, topic};
+use stage::{JSON, PROTO, Stage, Viewer, play};
 
 async fn subscribe(stage: &Stage, viewer: &Viewer, topic: &Topic, wants_audience: bool) {
     let options =

@@ -4,11 +4,12 @@ mod stage;
 
 use std::time::Duration;
 
+use pushonce_core::test_util::topic;
 use pushonce_core::{
     FetchError, Gap, GapReason, Position, StartFrom, SubscribeOptions, TopicEvent,
 };
 use pushonce_fanout::{SubscribeError, TopicHealth, hub};
-use stage::{JSON, PROTO, Stage, at, frames, play, small_rings, topic};
+use stage::{JSON, PROTO, Stage, at, frames, play, small_rings};
 
 #[test]
 fn sessions_of_one_wire_format_share_frame_bytes() {

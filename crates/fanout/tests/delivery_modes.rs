@@ -5,9 +5,10 @@ mod stage;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use pushonce_core::test_util::topic;
 use pushonce_core::{Delivery, Gap, GapReason, StartFrom, SubscribeOptions, TopicEvent};
 use pushonce_fanout::hub;
-use stage::{JSON, Stage, at, frames, play, small_rings, topic};
+use stage::{JSON, Stage, at, frames, play, small_rings};
 
 fn latest_options(conflated: bool) -> SubscribeOptions {
     SubscribeOptions {

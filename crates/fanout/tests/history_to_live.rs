@@ -8,11 +8,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use proptest::prelude::*;
+use pushonce_core::test_util::topic;
 use pushonce_core::{
     Delivery, FetchError, Position, StartFrom, SubscribeOptions, Topic, TopicEvent,
 };
 use pushonce_fanout::{SubscribeAck, SubscribeError, TopicHealth, hub};
-use stage::{JSON, Stage, Viewer, at, play, topic, yields};
+use stage::{JSON, Stage, Viewer, at, play, yields};
 
 /// Below what a ring of this size holds while somebody has not looked yet: a subscriber that was
 /// never blocked has no excuse for a gap.

@@ -9,11 +9,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use pushonce_core::test_util::topic;
 use pushonce_core::{StartFrom, SubscribeOptions, Topic};
 use pushonce_fanout::{
     FrameRun, FrameSink, Hub, Lane, OfferOutcome, SessionKey, SinkClosed, TopicHealth, hub,
 };
-use stage::{JSON, Owner, Stage, Viewer, frames, play, topic, yields};
+use stage::{JSON, Owner, Stage, Viewer, frames, play, yields};
 
 fn topics(count: usize) -> Vec<Topic> {
     (0..count).map(|nth| topic(&format!("t{nth}"))).collect()
