@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, Addresses, BuildInfo, ClusterId, ClusterView, FetchError, Gap, HistoryPage,
-    HistoryRange, Member, MemberState, Message, NodeId, OwnershipClaim, Position, Publish,
-    PublishError, PublishRejection, Roles, ShardId, SubscriberCount, Term, Timestamp, Topic,
+    Acknowledgement, ClusterId, ClusterView, FetchError, Gap, HistoryPage, HistoryRange, Message,
+    NodeId, Position, Publish, PublishError, PublishRejection, ShardId, SubscriberCount, Timestamp,
+    Topic, test_util,
 };
 use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
 use tokio::sync::watch;
@@ -85,19 +85,7 @@ impl TopicSink for LiveCounter {
 }
 
 fn view() -> ClusterView {
-    let member = Member {
-        id: NODE,
-        name: "one".to_owned(),
-        addresses: Addresses::default(),
-        region: String::new(),
-        zone: String::new(),
-        roles: Roles::default(),
-        weight: 1,
-        state: MemberState::Active,
-        build: BuildInfo::default(),
-    };
-    let unknown = ClusterView::unknown(ClusterId(1));
-    ClusterView { version: 1, members: [(NODE, member)].into(), ..unknown }
+    test_util::view([test_util::member(NODE.0)])
 }
 
 /// The CPU time of the process so far, in user mode and in the kernel.
@@ -120,15 +108,7 @@ async fn measure(topics: usize) {
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(relay.run(shutdown.clone()));
     for shard in shards.ids() {
-        let (voters, learners) = (vec![NODE], vec![]);
-        handle.announce_claim(OwnershipClaim {
-            shard,
-            owner: NODE,
-            term: Term(1),
-            membership_index: 1,
-            voters,
-            learners,
-        });
+        handle.announce_claim(test_util::claim(shard.0, NODE.0, 1));
     }
     for nth in 0..topics {
         handle.watch(&Topic::new(&format!("match/{nth}")).unwrap(), None);

@@ -7,8 +7,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use pushonce_core::{
-    Addresses, BuildInfo, ClusterId, ClusterView, HashRing, Member, MemberState, NodeId, Position,
-    Roles, ShardCount, ShardId, Topic,
+    ClusterView, HashRing, Member, NodeId, Position, ShardCount, ShardId, Topic, test_util,
 };
 
 const TOPIC_NAME: &str = "worldcup/2026/match/57";
@@ -40,26 +39,12 @@ fn ring(c: &mut Criterion) {
 
 /// The cost of a membership change in each relay: the region heads of all shards.
 fn heads(c: &mut Criterion) {
-    let mut view = ClusterView::unknown(ClusterId(1));
-    view.shards = ShardCount::new(256).unwrap();
-    view.members = (1..=1_000).map(|id| (NodeId(id), member(NodeId(id)))).collect();
+    let member = |id| Member { region: "eu".to_owned(), ..test_util::member(id) };
+    let shards = ShardCount::new(256).unwrap();
+    let view = ClusterView { shards, ..test_util::view((1..=1_000).map(member)) };
     c.bench_function("view/heads, 1000 nodes, 256 shards", |b| {
         b.iter(|| black_box(&view).region_heads(black_box("eu")));
     });
-}
-
-fn member(id: NodeId) -> Member {
-    Member {
-        id,
-        name: id.to_string(),
-        addresses: Addresses::default(),
-        region: "eu".to_owned(),
-        zone: String::new(),
-        roles: Roles::default(),
-        weight: 1,
-        state: MemberState::Active,
-        build: BuildInfo::default(),
-    }
 }
 
 criterion_group!(benches, topic, ring, heads);

@@ -416,19 +416,13 @@ fn encode_nodes(nodes: Vec<NodeId>) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use pushonce_core::Roles;
+    use pushonce_core::{Roles, test_util};
 
     use super::*;
 
     fn claim(voters: &[u64]) -> OwnershipClaim {
-        OwnershipClaim {
-            shard: ShardId(3),
-            owner: NodeId(1),
-            term: Term(5),
-            membership_index: 9,
-            voters: voters.iter().copied().map(NodeId).collect(),
-            learners: vec![],
-        }
+        let voters = voters.iter().copied().map(NodeId).collect();
+        OwnershipClaim { membership_index: 9, voters, ..test_util::claim(3, 1, 5) }
     }
 
     #[test]

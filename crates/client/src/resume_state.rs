@@ -277,14 +277,11 @@ impl ResumeState {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use pushonce_core::test_util::{self, topic};
     use pushonce_core::{ContentType, Delivery, Message, Position, Timestamp};
     use pushonce_proto::client::ErrorCode;
 
     use super::*;
-
-    fn topic(name: &str) -> Topic {
-        Topic::new(name).expect("valid")
-    }
 
     const OPTIONS: SubscribeOptions = SubscribeOptions {
         delivery: None,
@@ -302,14 +299,8 @@ mod tests {
     }
 
     fn message(name: &str, offset: u64) -> client::ServerEvent {
-        let message = Message {
-            position: Position::new(7, offset),
-            time: Timestamp(0),
-            content_type: ContentType::Text,
-            key: None,
-            payload: Bytes::new(),
-        };
-        client::ServerEvent::Message { topic: topic(name), message: Arc::new(message) }
+        let message = Arc::new(test_util::message(7, offset));
+        client::ServerEvent::Message { topic: topic(name), message }
     }
 
     fn subscribed(id: u64, name: &str) -> client::ServerEvent {

@@ -1,11 +1,11 @@
 //! Configurations and servers that a subscriber rejects.
 
 use pushonce_client::{BuildError, ServerAddress, Subscriber, SubscriberEvent, Transport};
-use pushonce_core::{StartFrom, Topic};
+use pushonce_core::{StartFrom, Topic, test_util};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn topic() -> Topic {
-    Topic::new("chat/7").expect("valid")
+    test_util::topic("chat/7")
 }
 
 fn server(text: &str) -> ServerAddress {

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use pushonce_client::{
@@ -15,7 +14,7 @@ use pushonce_client::{
 };
 use pushonce_core::{
     Acknowledgement, ContentType, FetchError, Message, Position, Publish, StartFrom, Timestamp,
-    Topic, TopicEvent,
+    Topic, TopicEvent, test_util,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::{self, PublisherServiceServer};
@@ -96,20 +95,15 @@ impl FakeGrpcServer {
 }
 
 fn topic() -> Topic {
-    Topic::new("game/7").unwrap()
+    test_util::topic("game/7")
 }
 
 fn acknowledgement() -> Acknowledgement {
-    Acknowledgement {
-        position: Position::new(3, 4),
-        time: Timestamp(5),
-        durability: Default::default(),
-    }
+    Acknowledgement { time: Timestamp(5), ..test_util::acknowledgement(3, 4) }
 }
 
 fn goal_publish(content_type: ContentType) -> Publish {
-    let payload = Bytes::from_static(b"goal");
-    Publish { topic: topic(), content_type, key: None, publish_id: None, payload }
+    Publish { content_type, ..test_util::publish("game/7", "goal") }
 }
 
 fn subscribed_response(offset: u64) -> Result<pb::SubscribeResponse, Status> {
@@ -118,13 +112,7 @@ fn subscribed_response(offset: u64) -> Result<pb::SubscribeResponse, Status> {
 }
 
 fn message_response(offset: u64) -> Result<pb::SubscribeResponse, Status> {
-    let message = Message {
-        position: Position::new(5, offset),
-        time: Timestamp(1),
-        content_type: ContentType::Text,
-        key: None,
-        payload: Bytes::new(),
-    };
+    let message = Message { time: Timestamp(1), ..test_util::message(5, offset) };
     Ok(publisher::SubscribeEvent::Item(TopicEvent::Message(Arc::new(message))).into())
 }
 

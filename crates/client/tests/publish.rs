@@ -5,13 +5,12 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use pushonce_client::{PublishFailure, Publisher, ServerAddress};
 use pushonce_core::{
-    Acknowledgement, ContentType, InvalidPublish, MessageKey, Position, Publish, PublishError,
-    PublishRejection, Timestamp, Topic,
+    Acknowledgement, InvalidPublish, MessageKey, Publish, PublishError, PublishRejection,
+    Timestamp, test_util,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::{self, PublisherServiceServer};
@@ -83,21 +82,11 @@ async fn unused_address() -> ServerAddress {
 }
 
 fn acknowledgement() -> Acknowledgement {
-    Acknowledgement {
-        position: Position::new(3, 4),
-        time: Timestamp(5),
-        durability: Default::default(),
-    }
+    Acknowledgement { time: Timestamp(5), ..test_util::acknowledgement(3, 4) }
 }
 
 fn message() -> Publish {
-    Publish {
-        topic: Topic::new("game/7").unwrap(),
-        content_type: ContentType::Text,
-        key: None,
-        publish_id: None,
-        payload: Bytes::from_static(b"goal"),
-    }
+    test_util::publish("game/7", "goal")
 }
 
 #[tokio::test]

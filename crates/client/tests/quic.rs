@@ -8,11 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use pushonce_client::{CertificateTrust, ServerAddress, Subscriber, SubscriberEvent, Transport};
 use pushonce_core::{
-    ContentType, Delivery, Gap, GapReason, Message, Position, StartFrom, SubscribeOptions,
-    Timestamp, Topic,
+    Delivery, Gap, GapReason, Message, Position, StartFrom, SubscribeOptions, Timestamp, Topic,
+    test_util,
 };
 use pushonce_proto::client::{self, ClientCommand, Encoding};
 use pushonce_proto::delimited::{self, FrameDecoder};
@@ -110,7 +109,7 @@ async fn send_event(stream: &mut SendStream, event: &client::ServerEvent) {
 }
 
 fn topic() -> Topic {
-    Topic::new("game/7").unwrap()
+    test_util::topic("game/7")
 }
 
 fn message_event(offset: u64) -> client::ServerEvent {
@@ -118,13 +117,8 @@ fn message_event(offset: u64) -> client::ServerEvent {
 }
 
 fn message_event_at(position: Position) -> client::ServerEvent {
-    let message = Message {
-        position,
-        time: Timestamp(1),
-        content_type: ContentType::Text,
-        key: None,
-        payload: Bytes::new(),
-    };
+    let Position { epoch, offset } = position;
+    let message = Message { time: Timestamp(1), ..test_util::message(epoch.0, offset.0) };
     client::ServerEvent::Message { topic: topic(), message: Arc::new(message) }
 }
 

@@ -60,6 +60,8 @@ mod publish_id;
 mod resume;
 mod ring;
 mod route;
+#[cfg(any(test, feature = "test-util"))]
+pub mod test_util;
 mod times;
 mod topic;
 mod version;

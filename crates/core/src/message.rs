@@ -252,16 +252,10 @@ impl MessageKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_util;
 
     fn publish(topic: &str, content_type: ContentType, payload: &'static [u8]) -> Publish {
-        let topic = Topic::new(topic).expect("valid");
-        Publish {
-            topic,
-            content_type,
-            key: None,
-            publish_id: None,
-            payload: Bytes::from_static(payload),
-        }
+        Publish { content_type, ..test_util::publish(topic, payload) }
     }
 
     #[test]

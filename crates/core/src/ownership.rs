@@ -60,16 +60,10 @@ impl ShardOwners {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_util;
 
-    fn claim(owner: u64, term: u64, membership: u64) -> OwnershipClaim {
-        OwnershipClaim {
-            shard: ShardId(3),
-            owner: NodeId(owner),
-            term: Term(term),
-            membership_index: membership,
-            voters: vec![NodeId(owner)],
-            learners: vec![],
-        }
+    fn claim(owner: u64, term: u64, membership_index: u64) -> OwnershipClaim {
+        OwnershipClaim { membership_index, ..test_util::claim(3, owner, term) }
     }
 
     #[test]

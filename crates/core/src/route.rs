@@ -43,55 +43,12 @@ pub fn select_upstream(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Addresses, BuildInfo, ClusterId, ClusterVersion, Member, MemberState, Namespaces,
-        OwnershipClaim, Placement, Roles, ShardCount, Spread, Term,
-    };
+    use crate::test_util::{claim, owners, view_in_regions};
 
     const SHARD: ShardId = ShardId(7);
 
-    fn view(regions: &[&str]) -> ClusterView {
-        let member = |(index, region): (usize, &&str)| {
-            let id = NodeId(index as u64 + 1);
-            let member = Member {
-                id,
-                name: id.to_string(),
-                addresses: Addresses::default(),
-                region: (*region).to_owned(),
-                zone: String::new(),
-                roles: Roles::default(),
-                weight: 1,
-                state: MemberState::Active,
-                build: BuildInfo::default(),
-            };
-            (id, member)
-        };
-        ClusterView {
-            cluster: ClusterId(1),
-            version: 1,
-            shards: ShardCount::DEFAULT,
-            replicas: 3,
-            spread: Spread::Zones,
-            members: regions.iter().enumerate().map(member).collect(),
-            next_id: NodeId(regions.len() as u64 + 1),
-            placement: Placement::default(),
-            namespaces: Namespaces::default(),
-            times: Default::default(),
-            cluster_version: ClusterVersion::FIRST,
-        }
-    }
-
     fn owned_by(owner: u64) -> ShardOwners {
-        let mut owners = ShardOwners::default();
-        owners.apply_claim(OwnershipClaim {
-            shard: SHARD,
-            owner: NodeId(owner),
-            term: Term(1),
-            membership_index: 1,
-            voters: vec![],
-            learners: vec![],
-        });
-        owners
+        owners([claim(SHARD.0, owner, 1)])
     }
 
     fn route_from(
@@ -109,14 +66,14 @@ mod tests {
     #[test]
     fn upstream_is_unknown_without_a_claim() {
         assert_eq!(
-            route_from(1, &view(&["eu"]), &ShardOwners::default(), &[]),
+            route_from(1, &view_in_regions(&["eu"]), &ShardOwners::default(), &[]),
             UpstreamRoute::Unknown
         );
     }
 
     #[test]
     fn nodes_in_the_owners_region_use_the_owner_as_upstream() {
-        let view = view(&["eu", "eu", "eu"]);
+        let view = view_in_regions(&["eu", "eu", "eu"]);
         assert_eq!(route_from(1, &view, &owned_by(1), &[]), UpstreamRoute::Local);
         assert_eq!(route_from(2, &view, &owned_by(1), &[]), UpstreamRoute::Node(NodeId(1)));
         assert_eq!(route_from(3, &view, &owned_by(1), &[]), UpstreamRoute::Node(NodeId(1)));
@@ -124,7 +81,7 @@ mod tests {
 
     #[test]
     fn in_another_region_the_head_uses_the_owner_and_the_others_use_the_head() {
-        let view = view(&["eu", "us", "us", "us"]);
+        let view = view_in_regions(&["eu", "us", "us", "us"]);
         let owners = owned_by(1);
         let head = view.region_heads("us").candidates(SHARD)[0];
         for me in [2, 3, 4].map(NodeId) {
@@ -135,7 +92,7 @@ mod tests {
 
     #[test]
     fn next_candidate_becomes_head_when_the_head_is_unreachable() {
-        let view = view(&["eu", "us", "us", "us"]);
+        let view = view_in_regions(&["eu", "us", "us", "us"]);
         let owners = owned_by(1);
         let order = view.region_heads("us").candidates(SHARD).to_vec();
         let dead = [order[0].0];
@@ -145,7 +102,7 @@ mod tests {
 
     #[test]
     fn nodes_that_disagree_about_reachability_never_route_in_a_cycle() {
-        let view = view(&["eu", "us", "us", "us"]);
+        let view = view_in_regions(&["eu", "us", "us", "us"]);
         let owners = owned_by(1);
         let rank =
             |id: NodeId| view.region_heads("us").candidates(SHARD).iter().position(|&n| n == id);

@@ -64,18 +64,13 @@ impl Retention {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use pushonce_core::{ContentType, Position};
+    use pushonce_core::{Position, test_util};
 
     use super::*;
 
     fn message(offset: u64, time: u64, bytes: usize) -> Arc<Message> {
-        Arc::new(Message {
-            position: Position::new(7, offset),
-            time: Timestamp(time),
-            content_type: ContentType::Binary,
-            key: None,
-            payload: vec![b'x'; bytes].into(),
-        })
+        let payload = vec![b'x'; bytes].into();
+        Arc::new(Message { time: Timestamp(time), payload, ..test_util::message(7, offset) })
     }
 
     fn page(messages: Vec<Arc<Message>>) -> HistoryPage {

@@ -152,7 +152,7 @@ fn resolve_after_fetch(
 mod tests {
     use super::*;
     use crate::topic_buffer::TopicBuffer;
-    use pushonce_core::{ContentType, History, Message, Timestamp};
+    use pushonce_core::{History, Timestamp, test_util};
 
     const BOUNDS: RingBounds = RingBounds { messages: 10, bytes: 1_000 };
 
@@ -166,15 +166,7 @@ mod tests {
 
     fn page(epoch: u64, offsets: std::ops::RangeInclusive<u64>) -> HistoryPage {
         let head = Position::new(epoch, *offsets.end());
-        let message = |offset| {
-            Arc::new(Message {
-                position: Position::new(epoch, offset),
-                time: Timestamp(0),
-                content_type: ContentType::Binary,
-                key: None,
-                payload: "x".into(),
-            })
-        };
+        let message = |offset| Arc::new(test_util::message(epoch, offset));
         HistoryPage { messages: offsets.map(message).collect(), head, gap: None }
     }
 

@@ -2,9 +2,10 @@
 
 mod support;
 
+use pushonce_core::test_util::topic;
 use pushonce_core::{StartFrom, SubscribeOptions, SubscriberCount, Topic};
 use pushonce_fanout::hub;
-use support::{JSON, PROTO, TestHub, TestSession, run_local, topic};
+use support::{JSON, PROTO, TestHub, TestSession, run_local};
 
 async fn subscribe(test_hub: &TestHub, session: &TestSession, topic: &Topic, wants_audience: bool) {
     let options =

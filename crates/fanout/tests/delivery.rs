@@ -4,11 +4,12 @@ mod support;
 
 use std::time::Duration;
 
+use pushonce_core::test_util::topic;
 use pushonce_core::{
     FetchError, Gap, GapReason, Position, StartFrom, SubscribeOptions, TopicEvent,
 };
 use pushonce_fanout::{SubscribeError, TopicHealth, hub};
-use support::{JSON, PROTO, TestHub, at, frames, run_local, small_ring_config, topic};
+use support::{JSON, PROTO, TestHub, at, frames, run_local, small_ring_config};
 
 #[test]
 fn sessions_of_one_wire_format_share_frame_bytes() {

@@ -5,9 +5,10 @@ mod support;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use pushonce_core::test_util::topic;
 use pushonce_core::{Delivery, Gap, GapReason, StartFrom, SubscribeOptions, TopicEvent};
 use pushonce_fanout::hub;
-use support::{JSON, TestHub, at, frames, run_local, small_ring_config, topic};
+use support::{JSON, TestHub, at, frames, run_local, small_ring_config};
 
 fn latest_options(conflated: bool) -> SubscribeOptions {
     SubscribeOptions {

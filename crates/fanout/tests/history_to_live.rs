@@ -8,11 +8,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use proptest::prelude::*;
+use pushonce_core::test_util::topic;
 use pushonce_core::{
     Delivery, FetchError, Position, StartFrom, SubscribeOptions, Topic, TopicEvent,
 };
 use pushonce_fanout::{SubscribeAck, SubscribeError, TopicHealth, hub};
-use support::{JSON, TestHub, TestSession, at, run_local, topic, yield_times};
+use support::{JSON, TestHub, TestSession, at, run_local, yield_times};
 
 /// Below what a ring of this size holds while a lane has not processed a change: a subscriber that was
 /// never blocked must not receive a gap.

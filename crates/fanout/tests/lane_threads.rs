@@ -7,9 +7,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use pushonce_core::test_util::topic;
 use pushonce_core::{Position, StartFrom, SubscribeOptions, Topic};
 use pushonce_fanout::{Hub, hub};
-use support::{JSON, TestOwner, TestSession, run_local, topic};
+use support::{JSON, TestOwner, TestSession, run_local};
 use tokio_util::sync::CancellationToken;
 
 const LANES: usize = 2;

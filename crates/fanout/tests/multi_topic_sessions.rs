@@ -9,11 +9,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use pushonce_core::test_util::topic;
 use pushonce_core::{StartFrom, SubscribeOptions, Topic};
 use pushonce_fanout::{
     FrameRun, FrameSink, Hub, Lane, OfferOutcome, SessionKey, SinkClosed, TopicHealth, hub,
 };
-use support::{JSON, TestHub, TestOwner, TestSession, frames, run_local, topic, yield_times};
+use support::{JSON, TestHub, TestOwner, TestSession, frames, run_local, yield_times};
 
 fn topics(count: usize) -> Vec<Topic> {
     (0..count).map(|nth| topic(&format!("t{nth}"))).collect()

@@ -36,14 +36,13 @@ fn is_preserved_exactly(message: &Message) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use pushonce_core::{Position, Timestamp};
+    use pushonce_core::test_util;
 
     use super::*;
 
     fn message(content_type: ContentType, payload: &[u8]) -> Message {
         let payload = Bytes::copy_from_slice(payload);
-        let (position, time) = (Position::new(1, 1), Timestamp(0));
-        Message { position, time, content_type, key: None, payload }
+        Message { content_type, payload, ..test_util::message(1, 1) }
     }
 
     fn score(home: u32, minute: u32) -> String {

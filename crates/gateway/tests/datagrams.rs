@@ -2,11 +2,12 @@
 
 mod support;
 
+use pushonce_core::test_util::topic;
 use pushonce_core::{Delivery, StartFrom, SubscribeOptions};
 use pushonce_proto::client::{ClientCommand, ErrorCode, ServerEvent};
 
 use support::TestGateway;
-use support::client::{ClientTransport, GatewayClient, Received, topic};
+use support::client::{ClientTransport, GatewayClient, Received};
 use support::lossy::{FaultyProxy, PacketFate};
 
 /// How a message was delivered.

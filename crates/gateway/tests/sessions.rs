@@ -6,13 +6,14 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pushonce_core::test_util::topic;
 use pushonce_core::{Delivery, Durability, NamespaceChange, Position, StartFrom, SubscribeOptions};
 use pushonce_proto::client::{ClientCommand, ErrorCode, ServerEvent};
 use pushonce_proto::close;
 
 use support::TestGateway;
 use support::client::{
-    ClientTransport, GatewayClient, publish, subscribe, subscribe_to_deltas, subscribe_with, topic,
+    ClientTransport, GatewayClient, publish, subscribe, subscribe_to_deltas, subscribe_with,
     unsubscribe,
 };
 use support::cluster::EPOCH;

@@ -7,11 +7,12 @@ use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use futures::future;
+use pushonce_core::test_util::topic;
 use pushonce_core::{Delivery, StartFrom, SubscribeOptions};
 use pushonce_proto::client::{ClientCommand, ServerEvent};
 
 use support::TestGateway;
-use support::client::{ClientTransport, GatewayClient, Received, subscribe_with, topic};
+use support::client::{ClientTransport, GatewayClient, Received, subscribe_with};
 
 const TOPIC: &str = "race/clock";
 

@@ -62,23 +62,14 @@ impl RouteTarget {
 
 #[cfg(test)]
 mod tests {
-    use pushonce_core::OwnershipClaim;
+    use pushonce_core::test_util::{claim, owners};
 
     use super::*;
 
     const SHARD: ShardId = ShardId(3);
 
     fn owners_with_claim(owner: u64, term: u64) -> ShardOwners {
-        let mut owners = ShardOwners::default();
-        owners.apply_claim(OwnershipClaim {
-            shard: SHARD,
-            owner: NodeId(owner),
-            term: Term(term),
-            membership_index: 1,
-            voters: vec![],
-            learners: vec![],
-        });
-        owners
+        owners([claim(SHARD.0, owner, term)])
     }
 
     fn target_node(owners: &ShardOwners, rejection: Option<&OwnerRejection>) -> Option<NodeId> {

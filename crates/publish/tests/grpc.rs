@@ -11,10 +11,9 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
-    Acknowledgement, ClusterId, ClusterVersion, ClusterView, ContentType, Delivery, FetchError,
-    Gap, GapReason, Message, Namespace, NamespaceChange, Namespaces, NodeId, OwnershipClaim,
-    Placement, Position, Publish, PublishError, ShardCount, ShardId, ShardOwners, Spread,
-    StartFrom, SubscribeOptions, Term, Timestamp, Topic, TopicEvent,
+    Acknowledgement, ClusterVersion, ClusterView, Delivery, FetchError, Gap, GapReason, Message,
+    Namespace, NamespaceChange, Namespaces, NodeId, Placement, Position, Publish, PublishError,
+    ShardId, ShardOwners, StartFrom, SubscribeOptions, Timestamp, Topic, TopicEvent, test_util,
 };
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::cluster::{
@@ -63,13 +62,8 @@ impl LocalPublisher for FakeNode {
         let mut head_offsets = self.head_offsets.lock().expect("not poisoned");
         let offset = head_offsets.entry(publish.topic).or_default();
         *offset += 1;
-        let position = Position::new(7, *offset);
-        future::ready(Ok(Acknowledgement {
-            position,
-            time: Timestamp(1),
-            durability: Default::default(),
-        }))
-        .boxed()
+        let ack = Acknowledgement { time: Timestamp(1), ..test_util::acknowledgement(7, *offset) };
+        future::ready(Ok(ack)).boxed()
     }
 }
 
@@ -110,11 +104,9 @@ fn items(options: SubscribeOptions) -> BoxStream<'static, TopicEvent> {
     let (from, to) = (Position::new(7, 1), Position::new(7, 2));
     let gap = TopicEvent::Gap(Gap { from, to, reason: GapReason::Expired });
     let message = TopicEvent::Message(Arc::new(Message {
-        position: Position::new(7, 3),
         time: Timestamp(1),
-        content_type: ContentType::Text,
-        key: None,
         payload: Bytes::from_static(b"goal!"),
+        ..test_util::message(7, 3)
     }));
     let reports_gaps =
         options.delivery.unwrap_or_default() == Delivery::All || options.report_conflated;
@@ -239,31 +231,10 @@ impl ClusterAdmin for FakeNode {
 }
 
 fn fake_node() -> Arc<FakeNode> {
-    let view = ClusterView {
-        cluster: ClusterId(1),
-        version: 9,
-        shards: ShardCount::DEFAULT,
-        replicas: 3,
-        spread: Spread::Zones,
-        members: BTreeMap::new(),
-        next_id: NodeId(0),
-        placement: Placement { version: 4, replicas: vec![vec![ME]; 16] },
-        namespaces: Namespaces::default(),
-        times: Default::default(),
-        cluster_version: Default::default(),
-    };
-    let mut owners = ShardOwners::default();
-    for shard in view.shards.ids() {
-        let (voters, learners) = (vec![ME], vec![]);
-        owners.apply_claim(OwnershipClaim {
-            shard,
-            owner: ME,
-            term: Term(2),
-            membership_index: 1,
-            voters,
-            learners,
-        });
-    }
+    let placement = Placement { version: 4, replicas: vec![vec![ME]; 16] };
+    let view = ClusterView { version: 9, placement, ..test_util::view([]) };
+    let claims = view.shards.ids().map(|shard| test_util::claim(shard.0, ME.0, 2));
+    let owners = test_util::owners(claims);
     Arc::new(FakeNode {
         view: Arc::new(view),
         owners: Arc::new(owners),

@@ -11,11 +11,10 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, Addresses, BuildInfo, ClusterId, ClusterVersion, ClusterView, ContentType,
-    FetchError, Gap, HistoryPage, HistoryRange, Member, MemberState, Message, Namespaces, NodeId,
-    OwnershipClaim, Placement, Position, Publish, PublishError, PublishRejection, Roles,
-    ShardCount, ShardId, Spread, SubscriberCount, Term, Timestamp, Topic, VersionOffer,
-    VersionRange,
+    Acknowledgement, Addresses, ClusterId, ClusterVersion, ClusterView, ContentType, FetchError,
+    Gap, HistoryPage, HistoryRange, Member, Message, NodeId, Position, Publish, PublishError,
+    PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp, Topic, VersionOffer,
+    VersionRange, test_util,
 };
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::PeerFrame;
@@ -239,10 +238,7 @@ impl RelayCluster {
         self.term += 1;
         self.log.0.lock().expect("no panic").0 = NodeId(owner);
         let shard = self.topic.shard(ShardCount::DEFAULT);
-        let (owner_id, term) = (NodeId(owner), Term(self.term));
-        let (voters, learners) = (vec![owner_id], vec![]);
-        let claim =
-            OwnershipClaim { shard, owner: owner_id, term, membership_index: 1, voters, learners };
+        let claim = test_util::claim(shard.0, owner, self.term);
         self.node(owner).handle.announce_claim(claim);
         for node in self.nodes.values() {
             node.wait_for_owner(&self.topic, owner).await;
@@ -254,13 +250,7 @@ impl RelayCluster {
         via: u64,
         owner: u64,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
-        let publish = Publish {
-            topic: self.topic.clone(),
-            content_type: ContentType::Text,
-            key: None,
-            publish_id: None,
-            payload: Bytes::from_static(b"goal!"),
-        };
+        let publish = test_util::publish(self.topic.as_str(), "goal!");
         self.nodes[&NodeId(via)].handle.publish(NodeId(owner), publish)
     }
 
@@ -278,32 +268,10 @@ impl Drop for RelayCluster {
 
 fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
     let member = |(id, peer): (NodeId, String)| {
-        let member = Member {
-            id,
-            name: id.to_string(),
-            addresses: Addresses { peer, ..Addresses::default() },
-            region: String::new(),
-            zone: String::new(),
-            roles: Roles::default(),
-            weight: 1,
-            state: MemberState::Active,
-            build: BuildInfo::default(),
-        };
-        (id, member)
+        let addresses = Addresses { peer, ..Addresses::default() };
+        Member { addresses, ..test_util::member(id.0) }
     };
-    ClusterView {
-        cluster: CLUSTER,
-        version: 1,
-        shards: ShardCount::DEFAULT,
-        replicas: 3,
-        spread: Spread::Zones,
-        members: nodes.map(member).collect(),
-        next_id: NodeId(0),
-        placement: Placement::default(),
-        namespaces: Namespaces::default(),
-        times: Default::default(),
-        cluster_version: ClusterVersion::FIRST,
-    }
+    ClusterView { cluster: CLUSTER, ..test_util::view(nodes.map(member)) }
 }
 
 #[tokio::test]
@@ -374,13 +342,8 @@ async fn link_over_its_bound_is_reset_and_history_supplies_the_remainder() {
     links.mark_unchanged();
     // Five frames at once; the bound is at two.
     let message = |offset| {
-        Arc::new(Message {
-            position: Position::new(1, offset),
-            time: Timestamp(7),
-            content_type: ContentType::Binary,
-            key: None,
-            payload: Bytes::from(vec![7; 64 << 10]),
-        })
+        let payload = Bytes::from(vec![7; 64 << 10]);
+        Arc::new(Message { time: Timestamp(7), payload, ..test_util::message(1, offset) })
     };
     let messages: Vec<_> = (1..=20).map(message).collect();
     cluster.log.0.lock().expect("no panic").1.clone_from(&messages);

@@ -160,15 +160,11 @@ impl TopicKey {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use pushonce_core::{ContentType, Position, Timestamp};
+    use pushonce_core::test_util::{acknowledgement, publish, topic};
+    use pushonce_core::{ContentType, Timestamp};
 
     use super::*;
     use crate::log_clock::{DEDUPE_WINDOW_MS, LogClock};
-
-    fn topic(name: &str) -> Topic {
-        Topic::new(name).unwrap()
-    }
 
     fn key(text: &str) -> DedupeKey {
         DedupeKey::Key(MessageKey::new(text).unwrap())
@@ -182,23 +178,14 @@ mod tests {
         content_type: ContentType,
         payload: &'static [u8],
     ) -> MessageFingerprint {
-        let (key, publish_id) = (None, None);
-        let payload = Bytes::from_static(payload);
         MessageFingerprint::for_item(&EntryItem {
-            topic: topic("a"),
             content_type,
-            key,
-            publish_id,
-            payload,
+            ..EntryItem::new(publish("a", payload))
         })
     }
 
     fn ack(offset: u64) -> Acknowledgement {
-        Acknowledgement {
-            position: Position::new(1, offset),
-            time: Timestamp(5),
-            durability: Default::default(),
-        }
+        Acknowledgement { time: Timestamp(5), ..acknowledgement(1, offset) }
     }
 
     fn log_time(time: u64) -> LogTime {

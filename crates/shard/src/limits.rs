@@ -149,11 +149,9 @@ impl TopicCounts {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use pushonce_core::test_util::topic;
 
-    fn topic(name: &str) -> Topic {
-        Topic::new(name).expect("valid")
-    }
+    use super::*;
 
     #[test]
     fn full_node_rejects_new_topics_until_a_replica_is_dropped() {

@@ -17,7 +17,7 @@ use futures::stream::FuturesOrdered;
 use pushonce_consensus::{ConsensusSettings, GroupStatus, PeerAddresses};
 use pushonce_core::{
     Durability, Gap, GapReason, HistoryRange, Namespace, Namespaces, NodeId, Offset, Position,
-    PublishError, Term, Timestamp, Topic,
+    PublishError, Term, Timestamp, Topic, test_util,
 };
 use pushonce_shard::ShardSettings;
 use support::{Node, publish};
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 mod support;
 
 fn topic() -> Topic {
-    Topic::new("chat/7").unwrap()
+    test_util::topic("chat/7")
 }
 
 fn namespaces(revision: u64, durability: Durability) -> Option<Arc<ShardSettings>> {

@@ -15,7 +15,7 @@ use futures::future::{join_all, select_all};
 use pushonce_consensus::{ConsensusSettings, GroupStatus, PeerAddresses};
 use pushonce_core::{
     Acknowledgement, HistoryRange, InvalidPublish, Message, NodeId, Position, PublishError, Term,
-    Topic,
+    Topic, test_util,
 };
 use pushonce_shard::Handle;
 use support::{Node, keyed, publish};
@@ -27,7 +27,7 @@ mod support;
 const PUBLISHERS: usize = 12;
 
 fn topic() -> Topic {
-    Topic::new("match/57").unwrap()
+    test_util::topic("match/57")
 }
 
 /// The term of one owner: the number of messages its listener had at the start, and the head of the page

@@ -1,20 +1,14 @@
-use bytes::Bytes;
 use futures::FutureExt as _;
-use pushonce_core::{ContentType, Timestamp};
+use pushonce_core::test_util::{self, topic};
 
 use super::*;
-
-fn topic(name: &str) -> Topic {
-    Topic::new(name).unwrap()
-}
 
 fn at(offset: u64) -> Position {
     Position::new(7, offset)
 }
 
 fn message(offset: u64) -> Arc<Message> {
-    let (position, time, payload) = (at(offset), Timestamp(0), Bytes::new());
-    Arc::new(Message { position, time, content_type: ContentType::Text, key: None, payload })
+    Arc::new(test_util::message(7, offset))
 }
 
 fn send_latest(sender: &EventSender, name: &str, offset: u64) {

@@ -10,7 +10,7 @@ use futures::{SinkExt, StreamExt};
 use http::{HeaderName, HeaderValue};
 use pushonce_client::ServerAddress;
 use pushonce_core::{
-    ContentType, Delivery, Message as Published, Position, StartFrom, Timestamp, Topic,
+    Delivery, Message as Published, Position, StartFrom, Timestamp, Topic, test_util,
 };
 use pushonce_proto::client::{ClientCommand, Encoding, ServerEvent};
 use tokio::net::{TcpListener, TcpStream};
@@ -86,7 +86,7 @@ impl ScriptedWebSocketSession {
 }
 
 pub(crate) fn topic() -> Topic {
-    Topic::new("game/7").unwrap()
+    test_util::topic("game/7")
 }
 
 pub(crate) fn at(offset: u64) -> Position {
@@ -94,11 +94,6 @@ pub(crate) fn at(offset: u64) -> Position {
 }
 
 fn published(offset: u64) -> Arc<Published> {
-    Arc::new(Published {
-        position: at(offset),
-        time: Timestamp(1),
-        content_type: ContentType::Text,
-        key: None,
-        payload: Bytes::from(offset.to_string()),
-    })
+    let payload = Bytes::from(offset.to_string());
+    Arc::new(Published { time: Timestamp(1), payload, ..test_util::message(5, offset) })
 }

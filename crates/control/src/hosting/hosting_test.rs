@@ -1,4 +1,4 @@
-use pushonce_core::{OwnershipClaim, ShardCount, Term};
+use pushonce_core::{OwnershipClaim, ShardCount, test_util};
 
 use super::*;
 use crate::state::state_test::view_of;
@@ -15,19 +15,13 @@ fn view(placement: &[u64]) -> ClusterView {
 }
 
 fn owners(claims: &[(u64, u64, &[u64], &[u64])]) -> ShardOwners {
-    let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
-    let mut owners = ShardOwners::default();
-    for &(term, owner, voters, learners) in claims {
-        owners.apply_claim(OwnershipClaim {
-            shard: SHARD,
-            owner: NodeId(owner),
-            term: Term(term),
-            membership_index: 1,
-            voters: ids(voters),
-            learners: ids(learners),
-        });
-    }
-    owners
+    let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
+    let claim = |&(term, owner, voters, learners): &(u64, u64, &[u64], &[u64])| OwnershipClaim {
+        voters: ids(voters),
+        learners: ids(learners),
+        ..test_util::claim(SHARD.0, owner, term)
+    };
+    test_util::owners(claims.iter().map(claim))
 }
 
 fn hosted(hosted: bool) -> BTreeMap<ShardId, Option<u64>> {

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use pushonce_core::{OwnershipClaim, ShardCount, Term};
+use pushonce_core::{OwnershipClaim, ShardCount, test_util};
 
 use super::*;
 use crate::state::state_test::view_of;
@@ -16,17 +16,11 @@ impl LeaveFixture {
     pub(crate) fn new(groups: &[&[u64]], control: &[u64], living: &[u64]) -> LeaveFixture {
         let mut view = view_of(&[("", ""); 5]);
         view.shards = ShardCount::new(groups.len() as u16).unwrap();
-        let mut owners = ShardOwners::default();
-        for (shard, voters) in view.shards.ids().zip(groups) {
-            owners.apply_claim(OwnershipClaim {
-                shard,
-                owner: NodeId(voters[0]),
-                term: Term(1),
-                membership_index: 1,
-                voters: ids(voters),
-                learners: vec![],
-            });
-        }
+        let claims = view.shards.ids().zip(groups).map(|(shard, voters)| OwnershipClaim {
+            voters: ids(voters),
+            ..test_util::claim(shard.0, voters[0], 1)
+        });
+        let owners = test_util::owners(claims);
         LeaveFixture { view, owners, control: ids(control), reachable: ids(living) }
     }
 

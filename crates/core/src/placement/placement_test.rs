@@ -3,42 +3,18 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    Addresses, BuildInfo, ClusterId, ClusterVersion, MemberState, Namespaces, Roles, ShardCount,
-};
+use crate::{MemberState, Roles, ShardCount, test_util};
 
-fn member(id: u64, region: &str, zone: &str) -> Member {
-    Member {
-        id: NodeId(id),
-        name: format!("node-{id}"),
-        addresses: Addresses::default(),
-        region: region.to_owned(),
-        zone: zone.to_owned(),
-        roles: Roles::default(),
-        weight: 1,
-        state: MemberState::Active,
-        build: BuildInfo::default(),
-    }
+fn member_in(id: u64, region: &str, zone: &str) -> Member {
+    Member { region: region.to_owned(), zone: zone.to_owned(), ..test_util::member(id) }
 }
 
 fn view(shards: u16, members: Vec<Member>) -> ClusterView {
-    ClusterView {
-        cluster: ClusterId(1),
-        version: 1,
-        shards: ShardCount::new(shards).expect("not zero"),
-        replicas: 3,
-        spread: Spread::Zones,
-        members: members.into_iter().map(|m| (m.id, m)).collect(),
-        next_id: NodeId(0),
-        placement: Placement::default(),
-        namespaces: Namespaces::default(),
-        times: Default::default(),
-        cluster_version: ClusterVersion::FIRST,
-    }
+    ClusterView { shards: ShardCount::new(shards).expect("not zero"), ..test_util::view(members) }
 }
 
 fn nodes(ids: impl IntoIterator<Item = u64>) -> Vec<Member> {
-    ids.into_iter().map(|id| member(id, "", "")).collect()
+    ids.into_iter().map(test_util::member).collect()
 }
 
 #[test]
@@ -52,7 +28,7 @@ const GOLDEN_PLACEMENT: [[u64; 3]; 8] =
 
 #[test]
 fn replicas_are_in_distinct_zones_when_there_are_enough_zones() {
-    let members = (1..=6).map(|id| member(id, "eu", ["a", "b", "c"][id as usize % 3])).collect();
+    let members = (1..=6).map(|id| member_in(id, "eu", ["a", "b", "c"][id as usize % 3])).collect();
     let view = view(256, members);
     for list in Placement::compute(&view) {
         let mut zones: Vec<_> = list.iter().map(|id| &view.members[id].zone).collect();
@@ -64,7 +40,7 @@ fn replicas_are_in_distinct_zones_when_there_are_enough_zones() {
 
 #[test]
 fn region_spread_places_three_replicas_in_both_of_two_regions() {
-    let members = (1..=6).map(|id| member(id, ["eu", "us"][id as usize % 2], "a")).collect();
+    let members = (1..=6).map(|id| member_in(id, ["eu", "us"][id as usize % 2], "a")).collect();
     let mut view = view(256, members);
     view.spread = Spread::Regions;
     for list in Placement::compute(&view) {

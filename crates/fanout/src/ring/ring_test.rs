@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use pushonce_core::{ContentType, History, Timestamp};
+use pushonce_core::{History, Timestamp, test_util};
 
 use super::*;
 
@@ -15,13 +15,7 @@ const UNLIMITED: Retention = Retention {
 };
 
 fn message(epoch: u64, offset: u64, payload: usize) -> Arc<Message> {
-    Arc::new(Message {
-        position: Position::new(epoch, offset),
-        time: Timestamp(0),
-        content_type: ContentType::Binary,
-        key: None,
-        payload: vec![0; payload].into(),
-    })
+    Arc::new(Message { payload: vec![0; payload].into(), ..test_util::message(epoch, offset) })
 }
 
 fn page(epoch: u64, offsets: std::ops::RangeInclusive<u64>) -> Vec<Arc<Message>> {

@@ -115,10 +115,6 @@ pub(crate) async fn yield_times(turns: usize) {
     }
 }
 
-pub(crate) fn topic(name: &str) -> Topic {
-    Topic::new(name).expect("a valid topic")
-}
-
 pub(crate) fn at(epoch: u64, offset: u64) -> Position {
     Position::new(epoch, offset)
 }

@@ -1,5 +1,5 @@
 use futures::FutureExt;
-use pushonce_core::{ContentType, Position, SubscribeOptions};
+use pushonce_core::{Position, SubscribeOptions, test_util};
 use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
 use pushonce_proto::client::{ClientCommand, ErrorCode};
 use tokio::sync::mpsc;
@@ -118,9 +118,7 @@ async fn subscription_without_a_stream_is_rejected_and_unsubscribed_from_the_hub
 
 /// A publish that the fake backend rejects as overloaded.
 fn publish() -> Result<ClientRequest, InvalidFrame> {
-    let (topic, payload) = (Topic::new("a").unwrap(), Bytes::from_static(b"x"));
-    let publish =
-        Publish { topic, content_type: ContentType::Text, key: None, publish_id: None, payload };
+    let publish = test_util::publish("a", "x");
     Ok(ClientRequest { id: Some(1), command: ClientCommand::Publish(publish) })
 }
 

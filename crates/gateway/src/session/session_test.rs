@@ -1,5 +1,5 @@
-use bytes::Bytes;
-use pushonce_core::{ContentType, Delivery, Position, SubscribeOptions, Timestamp};
+use pushonce_core::test_util::{self, acknowledgement, topic};
+use pushonce_core::{Delivery, Position, SubscribeOptions};
 
 use super::*;
 
@@ -8,10 +8,6 @@ const LIMITS: SessionLimits =
 
 fn session() -> Session {
     Session::new(Rc::new(LIMITS))
-}
-
-fn topic(name: &str) -> Topic {
-    Topic::new(name).unwrap()
 }
 
 fn request(id: u64, command: ClientCommand) -> SessionInput {
@@ -28,18 +24,7 @@ fn unsubscribe(id: u64, name: &str) -> SessionInput {
 }
 
 fn publish(id: u64, payload: &'static [u8]) -> SessionInput {
-    let payload = Bytes::from_static(payload);
-    let (topic, content_type) = (topic("a"), ContentType::Binary);
-    request(
-        id,
-        ClientCommand::Publish(Publish {
-            topic,
-            content_type,
-            key: None,
-            publish_id: None,
-            payload,
-        }),
-    )
+    request(id, ClientCommand::Publish(test_util::publish("a", payload)))
 }
 
 fn subscribed(name: &str) -> SessionInput {
@@ -53,11 +38,7 @@ fn subscribed(name: &str) -> SessionInput {
 }
 
 fn published(offset: u64) -> SessionInput {
-    SessionInput::Published(Ok(Acknowledgement {
-        position: Position::new(1, offset),
-        time: Timestamp(0),
-        durability: Default::default(),
-    }))
+    SessionInput::Published(Ok(acknowledgement(1, offset)))
 }
 
 /// Formats each effect as one short line.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use pushonce_core::{ContentType, Delivery, Publish, StartFrom, SubscribeOptions, Topic};
+use pushonce_core::test_util::{self, topic};
+use pushonce_core::{Delivery, StartFrom, SubscribeOptions};
 use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ErrorCode, ServerEvent};
 use pushonce_proto::delimited;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -236,18 +237,7 @@ pub fn unsubscribe(name: &str) -> ClientCommand {
 }
 
 pub fn publish(name: &str, text: &str) -> ClientCommand {
-    let payload = Bytes::copy_from_slice(text.as_bytes());
-    ClientCommand::Publish(Publish {
-        topic: topic(name),
-        content_type: ContentType::Text,
-        key: None,
-        publish_id: None,
-        payload,
-    })
-}
-
-pub fn topic(name: &str) -> Topic {
-    Topic::new(name).expect("valid")
+    ClientCommand::Publish(test_util::publish(name, text.to_owned()))
 }
 
 async fn next_from_websocket(

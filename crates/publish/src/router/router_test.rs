@@ -6,10 +6,8 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use pushonce_core::{
-    ClusterId, ContentType, Namespaces, OwnershipClaim, Placement, Position, PublishRejection,
-    ShardCount, Spread, Term, Timestamp, Topic,
-};
+use pushonce_core::test_util::{self, acknowledgement, owners};
+use pushonce_core::{PublishRejection, ShardCount, Topic};
 
 use super::*;
 
@@ -36,11 +34,8 @@ impl ScriptedNodes {
         }
         let mut accepted = self.accepted.lock().expect("not poisoned");
         accepted.push((node, publish.payload));
-        let position = Position::new(1, accepted.len() as u64);
-        async move {
-            Ok(Acknowledgement { position, time: Timestamp(0), durability: Default::default() })
-        }
-        .boxed()
+        let result = Ok(acknowledgement(1, accepted.len() as u64));
+        async move { result }.boxed()
     }
 
     fn script_reply(&self, result: Result<Acknowledgement, PublishError>) {
@@ -92,19 +87,8 @@ fn router_with_view() -> TestRouter {
 }
 
 fn view(shards: u16) -> Arc<ClusterView> {
-    Arc::new(ClusterView {
-        cluster: ClusterId(1),
-        version: 1,
-        shards: ShardCount::new(shards).expect("not zero"),
-        replicas: 3,
-        spread: Spread::Zones,
-        members: Default::default(),
-        next_id: NodeId(0),
-        placement: Placement::default(),
-        namespaces: Namespaces::default(),
-        times: Default::default(),
-        cluster_version: Default::default(),
-    })
+    let shards = ShardCount::new(shards).expect("not zero");
+    Arc::new(ClusterView { shards, ..test_util::view([]) })
 }
 
 /// A node that has no current view yet.
@@ -128,16 +112,7 @@ impl TestRouter {
     }
 
     fn claim_shard(&self, shard: ShardId, owner: u64, term: u64) {
-        let mut owners = ShardOwners::default();
-        owners.apply_claim(OwnershipClaim {
-            shard,
-            owner: NodeId(owner),
-            term: Term(term),
-            membership_index: 1,
-            voters: vec![],
-            learners: vec![],
-        });
-        self.owners.send_replace(Arc::new(owners));
+        self.owners.send_replace(Arc::new(owners([test_util::claim(shard.0, owner, term)])));
     }
 
     fn publishing_nodes(&self) -> Vec<u64> {
@@ -146,13 +121,7 @@ impl TestRouter {
 }
 
 fn publish(payload: &str) -> Publish {
-    Publish {
-        topic: Topic::new("a").expect("valid"),
-        content_type: ContentType::Binary,
-        key: None,
-        publish_id: None,
-        payload: Bytes::copy_from_slice(payload.as_bytes()),
-    }
+    test_util::publish("a", payload.to_owned())
 }
 
 fn not_owner(owner: Option<u64>) -> Result<Acknowledgement, PublishError> {

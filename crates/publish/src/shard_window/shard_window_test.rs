@@ -2,46 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use proptest::prelude::*;
-use pushonce_core::{
-    ContentType, OwnershipClaim, Position, ProducerId, ProducerSequence, PublishId, Term, Timestamp,
-};
+use pushonce_core::test_util::{acknowledgement, claim, owners, publish};
+use pushonce_core::{ProducerId, ProducerSequence, PublishId};
 
 use super::*;
 
 const SHARD: ShardId = ShardId(0);
 
-fn publish(topic: &str) -> Publish {
-    let topic = Topic::new(topic).expect("valid");
-    Publish {
-        topic,
-        content_type: ContentType::Binary,
-        key: None,
-        publish_id: None,
-        payload: Bytes::new(),
-    }
-}
-
 fn owners_with_claim(owner: u64, term: u64) -> ShardOwners {
-    let mut owners = ShardOwners::default();
-    owners.apply_claim(OwnershipClaim {
-        shard: SHARD,
-        owner: NodeId(owner),
-        term: Term(term),
-        membership_index: 1,
-        voters: vec![],
-        learners: vec![],
-    });
-    owners
+    owners([claim(SHARD.0, owner, term)])
 }
 
 fn acknowledged(offset: u64) -> Result<Acknowledgement, PublishError> {
-    Ok(Acknowledgement {
-        position: Position::new(1, offset),
-        time: Timestamp(0),
-        durability: Default::default(),
-    })
+    Ok(acknowledgement(1, offset))
 }
 
 fn not_owner(owner: Option<u64>) -> Result<Acknowledgement, PublishError> {
@@ -51,7 +25,7 @@ fn not_owner(owner: Option<u64>) -> Result<Acknowledgement, PublishError> {
 /// Adds messages 0, 1, … to one topic and submits all of them.
 fn submit_all(window: &mut ShardWindow, owners: &ShardOwners, count: u64, now: Instant) {
     for stream_index in 0..count {
-        window.push(stream_index, publish("a"), now + Duration::from_secs(5));
+        window.push(stream_index, publish("a", ""), now + Duration::from_secs(5));
     }
     assert_eq!(submit_ready(window, owners, now), (0..count).collect::<Vec<_>>());
 }
@@ -68,7 +42,7 @@ fn after_a_rejection_nothing_is_submitted_until_all_replies_arrive() {
     let owners = owners_with_claim(2, 1);
     submit_all(&mut window, &owners, 3, now);
     window.on_reply(0, not_owner(Some(3)), now, &mut outcomes);
-    window.push(3, publish("a"), now + Duration::from_secs(5));
+    window.push(3, publish("a", ""), now + Duration::from_secs(5));
     assert_eq!(submit_ready(&mut window, &owners, now), Vec::<u64>::new());
     window.on_reply(1, not_owner(Some(3)), now, &mut outcomes);
     window.on_reply(2, not_owner(Some(3)), now, &mut outcomes);
@@ -102,7 +76,7 @@ fn message_with_a_producer_sequence_is_retried() {
         let publish_id = Some(PublishId::Sequence(ProducerSequence { producer, epoch, number }));
         window.push(
             stream_index,
-            Publish { publish_id, ..publish("a") },
+            Publish { publish_id, ..publish("a", "") },
             now + Duration::from_secs(5),
         );
     }
@@ -117,8 +91,8 @@ fn message_with_a_producer_sequence_is_retried() {
 fn message_of_another_topic_does_not_block_a_retry() {
     let (mut window, now, mut outcomes) = (ShardWindow::new(SHARD), Instant::now(), vec![]);
     let owners = owners_with_claim(2, 1);
-    window.push(0, publish("a"), now + Duration::from_secs(5));
-    window.push(1, publish("b"), now + Duration::from_secs(5));
+    window.push(0, publish("a", ""), now + Duration::from_secs(5));
+    window.push(1, publish("b", ""), now + Duration::from_secs(5));
     assert_eq!(submit_ready(&mut window, &owners, now), [0, 1]);
     window.on_reply(0, not_owner(Some(3)), now, &mut outcomes);
     window.on_reply(1, acknowledged(1), now, &mut outcomes);
@@ -130,7 +104,7 @@ fn nothing_is_sent_to_a_new_owner_while_messages_are_in_flight_to_the_old_one() 
     let (mut window, now, mut outcomes) = (ShardWindow::new(SHARD), Instant::now(), vec![]);
     submit_all(&mut window, &owners_with_claim(2, 1), 1, now);
     let new_owners = owners_with_claim(3, 2);
-    window.push(1, publish("a"), now + Duration::from_secs(5));
+    window.push(1, publish("a", ""), now + Duration::from_secs(5));
     assert_eq!(submit_ready(&mut window, &new_owners, now), Vec::<u64>::new());
     window.on_reply(0, acknowledged(1), now, &mut outcomes);
     assert_eq!(submit_ready(&mut window, &new_owners, now), [1]);
@@ -169,7 +143,7 @@ fn unavailable_owner_is_retried_until_the_deadline() {
 #[test]
 fn message_without_an_owner_is_rejected_at_its_deadline() {
     let (mut window, now, mut outcomes) = (ShardWindow::new(SHARD), Instant::now(), vec![]);
-    window.push(0, publish("a"), now + Duration::from_secs(5));
+    window.push(0, publish("a", ""), now + Duration::from_secs(5));
     assert_eq!(submit_ready(&mut window, &ShardOwners::default(), now), Vec::<u64>::new());
     let deadline = window.wake_at().expect("a timer is set");
     window.expire(deadline, &mut outcomes);
@@ -216,7 +190,7 @@ proptest! {
             match op {
                 WindowOp::Push(is_topic_a) => {
                     let topic = if is_topic_a { "a" } else { "b" };
-                    window.push(pushed, publish(topic), now + Duration::from_secs(2));
+                    window.push(pushed, publish(topic, ""), now + Duration::from_secs(2));
                     pushed += 1;
                 }
                 WindowOp::Reply(index, is_accepted) if index < in_flight.len() => {

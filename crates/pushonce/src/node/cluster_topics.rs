@@ -281,7 +281,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use pushonce_core::{OwnershipClaim, Term};
+    use pushonce_core::test_util;
 
     use super::*;
 
@@ -296,17 +296,9 @@ mod tests {
             topics: Vec::new(),
             unknown_shards: unknown.iter().copied().map(ShardId).collect(),
         };
-        let mut owners = ShardOwners::default();
-        for (shard, owner) in [(0, 1), (1, 2), (2, 2), (3, 3)] {
-            owners.apply_claim(OwnershipClaim {
-                shard: ShardId(shard),
-                owner: NodeId(owner),
-                term: Term(1),
-                membership_index: 1,
-                voters: vec![NodeId(owner)],
-                learners: Vec::new(),
-            });
-        }
+        let claims = [(0, 1), (1, 2), (2, 2), (3, 3)];
+        let owners =
+            test_util::owners(claims.map(|(shard, owner)| test_util::claim(shard, owner, 1)));
         let merged = |lists: Vec<(u64, TopicList)>| {
             let lists = lists.into_iter().map(|(node, list)| (NodeId(node), list));
             merge_lists(lists, &owners, (0..4).map(ShardId), 9).unknown_shards

@@ -265,7 +265,7 @@ impl LearnedAddresses {
 
 #[cfg(test)]
 mod tests {
-    use pushonce_core::{Addresses, Member, MemberState, Roles};
+    use pushonce_core::{Addresses, Member, test_util};
 
     use super::*;
 
@@ -279,17 +279,7 @@ mod tests {
         let mut view = ClusterView::unknown(OURS);
         for &(id, peer) in members {
             let addresses = Addresses { peer: peer.to_owned(), ..Addresses::default() };
-            let member = Member {
-                id: NodeId(id),
-                name: format!("node-{id}"),
-                addresses,
-                region: String::new(),
-                zone: String::new(),
-                roles: Roles::default(),
-                weight: 1,
-                state: MemberState::Active,
-                build: Default::default(),
-            };
+            let member = Member { addresses, ..test_util::member(id) };
             view.members.insert(NodeId(id), member);
         }
         view

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pushonce_core::test_util::{claim, topic};
 use pushonce_core::{
     Acknowledgement, ClusterView, ContentType, FetchError, Gap, GapReason, HistoryPage,
     HistoryRange, Message, NodeId, Position, Publish, PublishError, PublishRejection, ShardId,
@@ -15,7 +16,7 @@ use pushonce_core::{
 };
 use pushonce_proto::peer::PeerFrame;
 
-use super::testing::{claim, message, topic, view};
+use super::testing::{message, view};
 use super::{Engine, EngineEffect, EngineEvent};
 use crate::Config;
 use sink_checker::SinkChecker;
@@ -176,7 +177,7 @@ impl RelaySimulation {
     pub(super) fn grant_lease(&mut self, shard: ShardId) {
         self.without_lease.remove(&shard);
         let (node, term) = self.leaders[&shard];
-        self.handle(node, EngineEvent::Claim(claim(shard, node, term)));
+        self.handle(node, EngineEvent::Claim(claim(shard.0, node.0, term)));
     }
 
     /// Drops a topic. The next message creates it again in a new epoch.

@@ -86,7 +86,9 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::testing::{claim, view};
+    use pushonce_core::test_util::claim;
+
+    use super::super::testing::view;
     use super::super::{EngineEvent, NodeId};
     use super::*;
     use crate::Config;
@@ -112,11 +114,8 @@ mod tests {
     fn heartbeat_carries_the_clock_and_the_log_times_of_shards_served_to_the_peer() {
         let start = Instant::now();
         let (mut owner, mut edge) = (engine(1, start), engine(2, start));
-        owner.handle(EngineEvent::Claim(claim(SHARD, NodeId(1), 1)), start);
-        edge.handle(
-            EngineEvent::Frame(NodeId(1), PeerFrame::Claim(claim(SHARD, NodeId(1), 1))),
-            start,
-        );
+        owner.handle(EngineEvent::Claim(claim(SHARD.0, 1, 1)), start);
+        edge.handle(EngineEvent::Frame(NodeId(1), PeerFrame::Claim(claim(SHARD.0, 1, 1))), start);
         let log_times = vec![(SHARD, Timestamp(500))];
         owner.handle(EngineEvent::Times { clock: Timestamp(9_000), log_times }, start);
         let sent = heartbeats(owner.handle(EngineEvent::Tick, start + Duration::from_millis(40)));

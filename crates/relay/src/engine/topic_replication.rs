@@ -347,9 +347,11 @@ impl Downstream {
 
 #[cfg(test)]
 mod tests {
+    use pushonce_core::test_util::topic;
+
     use super::*;
     use crate::engine::effect::EngineEffect;
-    use crate::engine::testing::{message, topic};
+    use crate::engine::testing::message;
 
     const ME: NodeId = NodeId(1);
 

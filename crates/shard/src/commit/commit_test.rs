@@ -2,8 +2,8 @@ use std::pin::Pin;
 
 use futures::FutureExt;
 use pushonce_core::{
-    AgreedVersion, ContentType, History, InvalidPublish, Message, NodeId, Position, ShardId,
-    Timestamp, Topic,
+    AgreedVersion, ContentType, History, InvalidPublish, Message, NodeId, ShardId, Timestamp,
+    Topic, test_util,
 };
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
@@ -91,21 +91,11 @@ impl CommitFixture {
 }
 
 fn publish(payload: &'static [u8]) -> Publish {
-    Publish {
-        topic: Topic::new("a").unwrap(),
-        content_type: ContentType::Binary,
-        key: None,
-        publish_id: None,
-        payload: Bytes::from_static(payload),
-    }
+    Publish { content_type: ContentType::Binary, ..test_util::publish("a", payload) }
 }
 
 fn ack(offset: u64) -> Acknowledgement {
-    Acknowledgement {
-        position: Position::new(1, offset),
-        time: NOW,
-        durability: Default::default(),
-    }
+    Acknowledgement { time: NOW, ..test_util::acknowledgement(1, offset) }
 }
 
 fn reply(offsets: &[u64]) -> Result<Bytes, ProposeError> {

@@ -1,8 +1,8 @@
 //! Repeats across a change of durability: a message placed in the owner's memory is sent again to the log,
 //! and the other way round.
 
-use bytes::Bytes;
-use pushonce_core::{ContentType, Durability, MessageKey, Position, ProducerId, PublishId};
+use pushonce_core::test_util::{acknowledgement, publish};
+use pushonce_core::{Durability, MessageKey, ProducerId, PublishId};
 
 use super::*;
 
@@ -12,16 +12,14 @@ fn item(key: Option<&str>, number: Option<u64>, payload: &'static str) -> EntryI
     let sequence =
         number.map(|number| ProducerSequence { producer: ProducerId(7), epoch: 1, number });
     EntryItem {
-        topic: Topic::new("chat/7").unwrap(),
-        content_type: ContentType::Text,
         key: key.map(|key| MessageKey::new(key).unwrap()),
         publish_id: sequence.map(PublishId::Sequence),
-        payload: Bytes::from_static(payload.as_bytes()),
+        ..EntryItem::new(publish("chat/7", payload))
     }
 }
 
 fn ack(durability: Durability, offset: u64) -> Acknowledgement {
-    Acknowledgement { position: Position::new(3, offset), time: NOW, durability }
+    Acknowledgement { time: NOW, durability, ..acknowledgement(3, offset) }
 }
 
 /// Records a new item in a table that is used alone.

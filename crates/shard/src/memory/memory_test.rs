@@ -1,7 +1,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
+use pushonce_core::test_util::{publish, topic};
 use pushonce_core::{
-    ContentType, Gap, GapReason, History, MessageKey, Namespace, Namespaces, Position, ShardCount,
+    Gap, GapReason, History, MessageKey, Namespace, Namespaces, Position, ShardCount,
 };
 
 use super::*;
@@ -11,10 +12,6 @@ const NOW: Timestamp = Timestamp(0);
 
 const HISTORY: History =
     History { count_max: 3, bytes_max: 100, age_max_ms: 10, expire_after_ms: 20 };
-
-fn topic(name: &str) -> Topic {
-    Topic::new(name).unwrap()
-}
 
 /// Settings that keep these namespaces in memory.
 fn settings(revision: u64, names: &[&str]) -> Arc<ShardSettings> {
@@ -47,8 +44,7 @@ fn append(memory: &mut OwnerMemory, name: &str, time: u64) -> Position {
 
 fn item(name: &str, key: Option<&str>) -> EntryItem {
     let key = key.map(|key| MessageKey::new(key).unwrap());
-    let (content_type, publish_id, payload) = (ContentType::Text, None, "hi".into());
-    EntryItem { topic: topic(name), content_type, key, publish_id, payload }
+    EntryItem { key, ..EntryItem::new(publish(name, "hi")) }
 }
 
 fn place_item(memory: &mut OwnerMemory, time: Timestamp, item: EntryItem) -> Position {

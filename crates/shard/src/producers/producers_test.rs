@@ -1,4 +1,5 @@
-use pushonce_core::{ContentType, Position, Timestamp};
+use pushonce_core::Timestamp;
+use pushonce_core::test_util::{acknowledgement, publish, topic};
 
 use super::*;
 use crate::EntryItem;
@@ -6,32 +7,16 @@ use crate::log_clock::{DEDUPE_WINDOW_MS, LogClock};
 
 const P: ProducerId = ProducerId(7);
 
-fn topic(name: &str) -> Topic {
-    Topic::new(name).unwrap()
-}
-
 fn sequence(epoch: u32, number: u64) -> ProducerSequence {
     ProducerSequence { producer: P, epoch, number }
 }
 
 fn fingerprint(payload: &'static str) -> MessageFingerprint {
-    let (key, publish_id) = (None, None);
-    let (content_type, payload) = (ContentType::Text, payload.into());
-    MessageFingerprint::for_item(&EntryItem {
-        topic: topic("a"),
-        content_type,
-        key,
-        publish_id,
-        payload,
-    })
+    MessageFingerprint::for_item(&EntryItem::new(publish("a", payload)))
 }
 
 fn ack(offset: u64) -> Acknowledgement {
-    Acknowledgement {
-        position: Position::new(1, offset),
-        time: Timestamp(5),
-        durability: Default::default(),
-    }
+    Acknowledgement { time: Timestamp(5), ..acknowledgement(1, offset) }
 }
 
 /// A time, in minutes.

@@ -1,5 +1,6 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
+use pushonce_core::test_util::{publish, topic};
 use pushonce_core::{
     ContentType, Gap, GapReason, History, MessageKey, Namespace, Namespaces, Offset, ShardCount,
     UnsupportedVersion,
@@ -12,13 +13,8 @@ const NOW: Timestamp = Timestamp(0);
 
 const NAMES: [&str; 5] = ["a", "a/b", "b", "news/köln", "z"];
 
-fn topic(name: &str) -> Topic {
-    Topic::new(name).unwrap()
-}
-
 fn item(name: &str, payload: Vec<u8>) -> EntryItem {
-    let (content_type, key, publish_id) = (ContentType::Binary, None, None);
-    EntryItem { topic: topic(name), content_type, key, publish_id, payload: payload.into() }
+    EntryItem { content_type: ContentType::Binary, ..EntryItem::new(publish(name, payload)) }
 }
 
 /// The settings of a cluster of one shard, with this history for every topic, and these namespaces in the

@@ -1,5 +1,5 @@
-use bytes::Bytes;
 use pushonce_core::ContentType;
+use pushonce_core::test_util::publish;
 
 use super::*;
 
@@ -37,13 +37,7 @@ fn topic_with(count_max: u32, times: &[u64]) -> TestTopic {
 }
 
 fn item(payload: &'static [u8]) -> EntryItem {
-    EntryItem {
-        topic: Topic::new("a").unwrap(),
-        content_type: ContentType::Binary,
-        key: None,
-        publish_id: None,
-        payload: Bytes::from_static(payload),
-    }
+    EntryItem { content_type: ContentType::Binary, ..EntryItem::new(publish("a", payload)) }
 }
 
 fn offsets(page: &HistoryPage) -> Vec<u64> {

@@ -9,8 +9,8 @@ use pushonce_consensus::{
     ConsensusEngine, ConsensusSettings, DiskProbe, DiskSpace, HostHooks, PeerAddresses,
 };
 use pushonce_core::{
-    ClusterId, ContentType, History, Message, MessageKey, Namespace, Namespaces, NodeId,
-    OwnershipClaim, Publish, ShardCount, ShardId, Term, Timestamp, Topic,
+    ClusterId, History, Message, MessageKey, Namespace, Namespaces, NodeId, OwnershipClaim,
+    Publish, ShardCount, ShardId, Term, Timestamp, Topic, test_util,
 };
 use pushonce_shard::{
     ClusterClock, CommitListener, Handle, NodeTopics, ShardOptions, ShardSettings,
@@ -212,11 +212,5 @@ pub(crate) fn keyed(topic: Topic, key: &str, payload: &str) -> Publish {
 }
 
 pub(crate) fn publish(topic: Topic, payload: String) -> Publish {
-    Publish {
-        topic,
-        content_type: ContentType::Text,
-        key: None,
-        publish_id: None,
-        payload: payload.into(),
-    }
+    test_util::publish(topic.as_str(), payload)
 }

@@ -3,17 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pushonce_core::test_util::{self, topic};
 use pushonce_core::{
     ContentType, Delivery, Durability, Gap, GapReason, Message, MessageKey, Position, Publish,
-    StartFrom, SubscribeOptions, Timestamp, Topic,
+    StartFrom, SubscribeOptions, Timestamp,
 };
 
 use super::*;
 use crate::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFrame, ServerEvent};
-
-fn topic(name: &str) -> Topic {
-    Topic::new(name).expect("valid")
-}
 
 fn decode(text: &str) -> Result<ClientRequest, InvalidFrame> {
     decode_request(&Bytes::copy_from_slice(text.as_bytes()))
@@ -312,7 +309,7 @@ fn unsolicited_events_are_encoded_as_documented() {
     );
     assert_eq!(
         encode(&ServerEvent::Heartbeat {
-            positions: vec![(topic, from), (super::tests::topic("b"), to)]
+            positions: vec![(topic, from), (test_util::topic("b"), to)]
         }),
         r#"{"heartbeat":{"positions":{"a\"b":"12:4053","b":"12:4090"}}}"#
     );

@@ -81,23 +81,17 @@ impl PendingDatagrams {
 
 #[cfg(test)]
 mod tests {
-    use pushonce_core::{ContentType, Position, Timestamp};
+    use pushonce_core::Position;
+    use pushonce_core::test_util::{message, topic};
 
     use super::*;
 
     fn pending(messages: &[(&str, u64, u64)]) -> PendingDatagrams {
         let mut pending = PendingDatagrams::default();
         for (name, epoch, offset) in messages {
-            let (position, time) = (Position::new(*epoch, *offset), Timestamp(0));
-            let (content_type, payload) = (ContentType::Text, Bytes::new());
-            let message = Message { position, time, content_type, key: None, payload };
-            pending.insert(topic(name), Arc::new(message));
+            pending.insert(topic(name), Arc::new(message(*epoch, *offset)));
         }
         pending
-    }
-
-    fn topic(name: &str) -> Topic {
-        Topic::new(name).expect("valid")
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! A simulation of a stream whose messages are lost, delayed and rejected, whose connections break, and
 //! whose producer is forgotten.
 
-use bytes::Bytes;
 use proptest::prelude::*;
-use pushonce_core::{ContentType, Position, PublishError, PublishRejection, Timestamp};
+use pushonce_core::{PublishError, PublishRejection, test_util};
 use pushonce_proto::pb::publisher::v1 as pb;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -200,7 +199,7 @@ impl WindowSimulation {
 
     /// A shard forgets a producer long after its last message, when none is in flight.
     fn forget_producer(&mut self, nth: usize) {
-        let topic = topic(nth);
+        let topic = test_util::topic(TOPICS[nth]);
         let topic_window = self.window.topics.get(&topic);
         let is_idle = topic_window.is_none_or(|topic_window| {
             topic_window.unsettled.is_empty() && topic_window.in_flight == 0
@@ -233,19 +232,8 @@ impl WindowSimulation {
     }
 }
 
-fn topic(nth: usize) -> Topic {
-    Topic::new(TOPICS[nth]).unwrap()
-}
-
 fn message(nth: usize, id: u64) -> Publish {
-    let payload = Bytes::copy_from_slice(&id.to_be_bytes());
-    Publish {
-        topic: topic(nth),
-        content_type: ContentType::Binary,
-        key: None,
-        publish_id: None,
-        payload,
-    }
+    test_util::publish(TOPICS[nth], id.to_be_bytes().to_vec())
 }
 
 fn id(publish: &Publish) -> u64 {
@@ -253,11 +241,7 @@ fn id(publish: &Publish) -> u64 {
 }
 
 fn acknowledgement(offset: u64) -> Acknowledgement {
-    Acknowledgement {
-        position: Position::new(1, offset),
-        time: Timestamp(0),
-        durability: Default::default(),
-    }
+    test_util::acknowledgement(1, offset)
 }
 
 fn failure(error: PublishError) -> PublishFailure {
