@@ -18,8 +18,8 @@
 //! seconds old, as far as its own buffers allow. A refusal reaches a client that is still sending. A
 //! flood of connections takes no place from health checks and metrics.
 //!
-//! *What is it made of?* `pushonce_websocket` is the WebSocket protocol without I/O. The gateway owns
-//! listeners, HTTP, admission and sessions.
+//! *What is it made of?* `pushonce_websocket` is the WebSocket protocol without I/O, and `pushonce_quic` the QUIC
+//! endpoint of a lane. The gateway owns listeners, HTTP, admission and sessions.
 //!
 //! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub, the
 //! [`Publisher`] and the [`AudienceSource`] it is given. TLS on TCP, tokens, WebTransport and server-sent
@@ -36,7 +36,6 @@
 mod admission;
 mod audience;
 mod bind;
-pub mod certificate;
 mod config;
 mod connection;
 mod delta;
@@ -67,7 +66,6 @@ mod ws;
 pub use admission::Admission;
 pub use audience::AudienceSource;
 pub use bind::BindError;
-pub use certificate::Certificate;
 pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
 pub use gateway::{Backend, Gateway, RunError};

@@ -12,9 +12,8 @@ use bytes::Bytes;
 use metrics::Counter;
 use pushonce_core::Topic;
 use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
-use quinn_proto::StreamId;
+use pushonce_quic::{Connection, StreamId, StreamWriteError};
 
-use super::connection::{LaneConnection, StreamWriteError};
 use super::stream_writer::StreamWriter;
 use super::subscription::QuicSubscription;
 
@@ -22,7 +21,7 @@ use super::subscription::QuicSubscription;
 const QUEUED_REPLIES_MAX: usize = 32;
 
 pub(super) struct QuicSink {
-    connection: Rc<LaneConnection>,
+    connection: Rc<Connection>,
     control: StreamWriter,
     subscriptions: HashMap<u32, QuicSubscription>,
     /// Those the hub waits to hear of.
@@ -46,7 +45,7 @@ enum QuicSinkState {
 
 impl QuicSink {
     pub(super) fn new(
-        connection: Rc<LaneConnection>,
+        connection: Rc<Connection>,
         control: StreamId,
         bytes_out: Counter,
     ) -> QuicSink {
@@ -88,7 +87,7 @@ impl QuicSink {
     pub(super) fn start_closing(&mut self) {
         if self.state == QuicSinkState::Open {
             self.state = QuicSinkState::Closing;
-            self.connection.wake_session();
+            self.connection.wake_handler();
         }
     }
 
@@ -96,7 +95,7 @@ impl QuicSink {
     pub(super) fn add_subscription(&mut self, token: u32, subscription: QuicSubscription) {
         self.subscriptions.insert(token, subscription);
         self.blocked.insert(token);
-        self.connection.wake_session();
+        self.connection.wake_handler();
     }
 
     pub(super) fn remove_subscription(&mut self, token: u32) {
@@ -212,14 +211,14 @@ impl QuicSink {
         if let Some(QuicSubscription { topic, writer, .. }) = self.subscriptions.remove(&token) {
             writer.finish(&self.connection);
             self.stopped_topics.push(topic);
-            self.connection.wake_session();
+            self.connection.wake_handler();
         }
     }
 
     fn fail(&mut self) {
         if self.state != QuicSinkState::Failed {
             self.state = QuicSinkState::Failed;
-            self.connection.wake_session();
+            self.connection.wake_handler();
         }
     }
 }

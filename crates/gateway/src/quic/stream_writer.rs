@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use metrics::Counter;
-use quinn_proto::StreamId;
-
-use super::connection::{LaneConnection, StreamWriteError};
+use pushonce_quic::{Connection, StreamId, StreamWriteError};
 
 pub(super) struct StreamWriter {
     pub(super) id: StreamId,
@@ -23,7 +21,7 @@ impl StreamWriter {
     /// Writes what is queued.
     pub(super) fn flush(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
     ) -> Result<(), StreamWriteError> {
         while let Some(mut front) = self.queue.pop_front() {
@@ -40,7 +38,7 @@ impl StreamWriter {
     /// Writes frames from the front, and queues the rest of one that was cut. How many it took.
     pub(super) fn push(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frames: &[Bytes],
     ) -> Result<usize, StreamWriteError> {
@@ -67,7 +65,7 @@ impl StreamWriter {
 
     fn write(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frame: &mut Bytes,
     ) -> Result<(), StreamWriteError> {
@@ -79,7 +77,7 @@ impl StreamWriter {
     }
 
     /// A stream that ends within a frame says so; the client need not wait for the rest.
-    pub(super) fn finish(self, connection: &LaneConnection) {
+    pub(super) fn finish(self, connection: &Connection) {
         match self.queue.is_empty() {
             // An error only says that the stream has ended already.
             true => drop(connection.finish_stream(self.id)),

@@ -8,9 +8,8 @@
 use bytes::Bytes;
 use metrics::Counter;
 use pushonce_core::Topic;
-use quinn_proto::StreamId;
+use pushonce_quic::{Connection, StreamId, StreamWriteError};
 
-use super::connection::{LaneConnection, StreamWriteError};
 use super::stream_writer::StreamWriter;
 use crate::encoder;
 
@@ -53,7 +52,7 @@ impl QuicSubscription {
     /// Sends frames from the front. How many it took.
     pub(super) fn push(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frames: &[Bytes],
     ) -> Result<usize, StreamWriteError> {
@@ -77,7 +76,7 @@ impl QuicSubscription {
     /// As a datagram, if it fits into one and is not the first.
     fn push_message(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frame: &Bytes,
         message: Bytes,
@@ -97,7 +96,7 @@ impl QuicSubscription {
 
     fn push_to_stream(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frame: &Bytes,
     ) -> Result<(), StreamWriteError> {
@@ -119,7 +118,7 @@ impl QuicSubscription {
     /// Writes what waits for room in the stream.
     pub(super) fn flush(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
     ) -> Result<(), StreamWriteError> {
         self.writer.flush(connection, bytes_out)?;

@@ -1,8 +1,8 @@
-//! The development certificate: QUIC cannot do without one, and a first start has none.
+//! The self-signed development certificate: QUIC requires a certificate, and a first start has none.
 //!
-//! ECDSA P-256, self-signed, for `localhost`, `127.0.0.1` and `::1`, valid for thirteen days:
-//! browsers take a certificate by its hash (`serverCertificateHashes`) only when it is of that kind
-//! and lives for at most fourteen days.
+//! ECDSA P-256, for `localhost`, `127.0.0.1` and `::1`, valid for thirteen days: browsers accept a
+//! certificate by its hash (`serverCertificateHashes`) only if it is of this kind and valid for at most
+//! fourteen days.
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
@@ -16,22 +16,22 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 
-/// Validity of a new certificate. A day under the fourteen that browsers allow, so that a clock
-/// which is some hours off still finds it valid.
+/// Validity of a new certificate. A day less than the fourteen that browsers allow, for clocks that are
+/// some hours off.
 pub const VALIDITY: Duration = Duration::from_secs(13 * DAY_SECS);
 
-/// A certificate that is to expire within this time is replaced, at start or while the node runs:
-/// whoever copied its hash has that long to copy the new one.
+/// A certificate that expires within this time is replaced, at start or while the endpoints run. A user
+/// who copied its hash has this long to copy the new one.
 pub const RENEW_BEFORE: Duration = Duration::from_secs(3 * DAY_SECS);
 
 const DAY_SECS: u64 = 24 * 3600;
 const _: () = assert!(VALIDITY.as_secs() > RENEW_BEFORE.as_secs());
 
-/// The file within the directory. Key, certificate and expiry are one file, so that a crash between
-/// two writes cannot leave a key without its certificate.
+/// The name of the file. Key, certificate and expiry are in one file, so that a crash between two
+/// writes cannot leave a key without its certificate.
 pub const FILE_NAME: &str = "quic-dev.pem";
 
-/// Stands before the PEM blocks, which readers of PEM skip.
+/// The first line of the file. PEM readers skip what precedes the blocks.
 const EXPIRES_PREFIX: &str = "Expires (Unix seconds): ";
 
 /// A certificate with its key.
@@ -42,25 +42,25 @@ pub struct Certificate {
     file: CertificateFile,
 }
 
-/// Where a certificate is kept and how long it lasts: what it takes to have the next one in time.
+/// Where a certificate is stored and when it expires: what is needed to renew it in time.
 #[derive(Clone, Debug)]
 pub(crate) struct CertificateFile {
     directory: PathBuf,
     expires: SystemTime,
 }
 
-/// What a browser must know to accept the certificate; the body of `GET /dev/certificate`.
+/// What a browser must know to accept the certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fingerprint {
     /// SHA-256 of the certificate in hexadecimal.
     pub sha256: String,
-    /// The same in base64, ready for `serverCertificateHashes`.
+    /// The same hash in base64, for `serverCertificateHashes`.
     pub sha256_base64: String,
-    /// Milliseconds since the Unix epoch after which it is not valid.
+    /// When the certificate expires, in milliseconds since the Unix epoch.
     pub expires_ms: u64,
 }
 
-/// Why there is no certificate.
+/// Why a certificate can neither be loaded nor made.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// The file cannot be read or written.
@@ -71,7 +71,7 @@ pub enum CertificateError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The cryptography library would not make one.
+    /// The cryptography library failed to make one.
     #[error("cannot make a certificate: {0}")]
     Generate(#[from] rcgen::Error),
     /// A certificate that was just made cannot be read back.
@@ -79,11 +79,11 @@ pub enum CertificateError {
     Pem(#[from] rustls::pki_types::pem::Error),
 }
 
-/// The certificate kept in `directory`, or a new one that is then kept there, readable only for
-/// this user. One that is damaged, or expires within [`RENEW_BEFORE`] of `now`, is replaced.
+/// Loads the certificate in `directory`. If there is none, or it is damaged or expires within
+/// [`RENEW_BEFORE`] of `now`, makes a new one and stores it, readable only by this user.
 ///
 /// # Errors
-/// [`CertificateError`] when the directory does not exist or does not let itself be used.
+/// [`CertificateError`] when the directory does not exist or cannot be read or written.
 pub fn load_or_generate(
     directory: &Path,
     now: SystemTime,
@@ -106,7 +106,7 @@ pub fn load_or_generate(
 }
 
 impl Certificate {
-    /// What to tell a browser.
+    /// The hash and expiry of the certificate.
     pub fn fingerprint(&self) -> Fingerprint {
         let hash = self.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
         Fingerprint {
@@ -119,7 +119,7 @@ impl Certificate {
         }
     }
 
-    /// When it ends.
+    /// When it expires.
     pub fn expires(&self) -> SystemTime {
         self.file.expires
     }
@@ -130,7 +130,7 @@ impl Certificate {
 }
 
 impl CertificateFile {
-    /// The certificate that follows, once it is time for it.
+    /// The next certificate, if it is time to renew this one.
     pub(crate) fn renew(
         &mut self,
         now: SystemTime,
@@ -148,11 +148,14 @@ impl CertificateFile {
     }
 }
 
-fn generate(directory: &Path, now: SystemTime) -> Result<(Certificate, String), CertificateError> {
+pub(crate) fn generate(
+    directory: &Path,
+    now: SystemTime,
+) -> Result<(Certificate, String), CertificateError> {
     let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
     let mut params = rcgen::CertificateParams::new(names)?;
     params.distinguished_name.push(rcgen::DnType::CommonName, "Pushonce development");
-    // Whole seconds, as the file keeps them.
+    // Whole seconds, as in the file.
     let expires = UNIX_EPOCH + Duration::from_secs(unix_secs(now)) + VALIDITY;
     params.not_before = now.into();
     params.not_after = expires.into();
@@ -165,7 +168,7 @@ fn generate(directory: &Path, now: SystemTime) -> Result<(Certificate, String), 
     Ok((Certificate { chain: vec![leaf.der().clone()], key, file }, text))
 }
 
-/// `NoFault` for a file that is damaged.
+/// `None` for a damaged file.
 fn parse(text: &str, directory: &Path) -> Option<Certificate> {
     let expires = text.lines().next()?.strip_prefix(EXPIRES_PREFIX)?.parse().ok()?;
     let chain =
@@ -176,7 +179,7 @@ fn parse(text: &str, directory: &Path) -> Option<Certificate> {
     (!chain.is_empty()).then_some(Certificate { chain, key, file })
 }
 
-/// Whole or not at all: written beside the place, then moved there.
+/// Writes a temporary file and renames it.
 fn write_atomically(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary_path = path.with_extension("new");
     let mut options = std::fs::OpenOptions::new();
@@ -187,11 +190,11 @@ fn write_atomically(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&temporary_path, path)?;
-    // Its new name as well: clients that have pinned it must find it after a power cut.
+    // The rename as well: clients that pinned the certificate must find it after a power failure.
     path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
 }
 
-/// By the hash function inside a cipher suite: the cryptography is linked anyway.
+/// Uses the hash function of a cipher suite, which is linked anyway.
 fn sha256(bytes: &[u8]) -> Vec<u8> {
     TLS13_AES_128_GCM_SHA256
         .tls13()
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_replaced() {
+    fn damaged_file_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE_NAME), "Expires (Unix seconds): x\n").unwrap();
         assert_eq!(load_or_generate(dir.path(), day(0)).unwrap().expires(), day(13));
@@ -250,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_is_the_sha256_of_the_certificate() {
+    fn fingerprint_is_the_sha256_of_the_certificate() {
         assert_eq!(STANDARD.encode(sha256(b"abc")), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
     }
 
