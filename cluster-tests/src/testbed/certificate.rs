@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use pushonce_client::CertificateTrust;
-use pushonce_gateway::certificate::{FILE_NAME, load_or_generate};
+use pushonce_quic::certificate::{FILE_NAME, load_or_generate};
 
 /// A development certificate with its key, in PEM, and its fingerprint.
 pub(super) struct TestCertificate {

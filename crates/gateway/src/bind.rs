@@ -1,11 +1,9 @@
 //! Binds the ports. Errors name the address and the flag that changes it.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
-
-use crate::quic::steering;
 
 /// Connections that the kernel queues while a lane is busy. After a restart, the clients of a large event
 /// reconnect at the same time. The kernel limits the value to `somaxconn`, which is 4096 by default.
@@ -90,48 +88,6 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The UDP sockets of QUIC on one port: one for each lane if packets can be steered to the lane that
-/// has their connection, else one for all.
-pub(crate) fn quic(address: SocketAddr, lanes: usize) -> Result<Vec<UdpSocket>, BindError> {
-    let fail = |source| quic_error(address, source);
-    // Alone, as for HTTP.
-    let socket = UdpSocket::bind(address).map_err(fail)?;
-    let address = socket.local_addr().map_err(fail)?;
-    let lanes = lanes.min(steering::LANES_MAX);
-    if lanes > 1 {
-        drop(socket);
-        return match bind_steered(address, lanes) {
-            Ok(sockets) => Ok(sockets),
-            Err(error) => {
-                tracing::info!(%error, "QUIC is on one lane: its packets cannot be steered to more");
-                UdpSocket::bind(address).map(|socket| vec![socket]).map_err(fail)
-            }
-        };
-    }
-    Ok(vec![socket])
-}
-
-fn bind_steered(address: SocketAddr, lanes: usize) -> io::Result<Vec<UdpSocket>> {
-    let sockets: Vec<_> = (0..lanes).map(|_| bind_shared(address)).collect::<io::Result<_>>()?;
-    match sockets.first() {
-        Some(first) => steering::attach(first, lanes).map(|()| sockets),
-        None => Ok(sockets),
-    }
-}
-
-fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    #[cfg(unix)]
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
-/// QUIC cannot have its address.
-pub(crate) fn quic_error(address: SocketAddr, source: io::Error) -> BindError {
-    BindError::Address { protocol: "QUIC", address, flag: "--quic", source }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,15 +110,5 @@ mod tests {
         let text = http(address, 2).unwrap_err().to_string();
         assert!(text.contains(&address.to_string()), "{text}");
         assert!(text.contains("in use") && text.contains("--http"), "{text}");
-    }
-
-    #[test]
-    fn quic_bind_error_for_a_used_port_names_the_flag() {
-        for lanes in [1, 2] {
-            let sockets = quic(loopback(0), lanes).unwrap();
-            let address = sockets[0].local_addr().unwrap();
-            let text = quic(address, lanes).unwrap_err().to_string();
-            assert!(text.contains("QUIC") && text.contains("--quic"), "{text}");
-        }
     }
 }

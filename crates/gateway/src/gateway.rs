@@ -9,14 +9,14 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pushonce_core::ClusterView;
 use pushonce_fanout::Hub;
+use pushonce_quic::{Certificate, CertificateRotator, Port};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
 use crate::{
-    Admission, AudienceSource, BindError, Certificate, Config, LaneWatchdog, MemoryUse, Publisher,
-    bind, quic,
+    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, Publisher, bind, quic,
 };
 
 /// The services behind the gateway.
@@ -39,7 +39,7 @@ pub struct Gateway {
     router: Router,
     listeners: Vec<TcpListener>,
     http_addr: SocketAddr,
-    quic: quic::QuicPort,
+    quic: Port,
     watchdog: LaneWatchdog,
     admission: Admission,
     memory: MemoryUse,
@@ -77,7 +77,7 @@ impl Gateway {
             Some(Ok(address)) => address,
             _ => config.http,
         };
-        let quic = quic::QuicPort::bind(&config, certificate)?;
+        let quic = quic::bind(&config, certificate)?;
         let routes = HttpState {
             hub: backend.hub.clone(),
             publisher: backend.publisher.clone(),
@@ -148,10 +148,7 @@ impl Gateway {
         }
     }
 
-    fn start(
-        self,
-        stop: &CancellationToken,
-    ) -> io::Result<(LaneResults, quic::CertificateRotator)> {
+    fn start(self, stop: &CancellationToken) -> io::Result<(LaneResults, CertificateRotator)> {
         let connection_permits =
             Arc::new(Semaphore::new(self.config.connections_max.min(Semaphore::MAX_PERMITS)));
         let (quic_listeners, rotator) = self.quic.into_listeners();

@@ -19,12 +19,12 @@ use http::StatusCode;
 use pushonce_core::{ClusterView, Topic};
 use pushonce_fanout::Hub;
 use pushonce_proto::client::ErrorCode;
+use pushonce_quic::certificate::Fingerprint;
 use tokio::sync::watch;
 
 pub use cors::{SameOriginOnly, allow_any_origin};
 pub(crate) use error::HttpError;
 
-use crate::certificate::Fingerprint;
 use crate::{AudienceSource, Publisher, rejection};
 
 /// The state shared by all routes.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use pushonce_core::{ClusterView, Delivery, DeliveryNotAllowed, Publish, Topic};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener};
 use pushonce_proto::client::Encoding;
+use pushonce_proto::close;
+use pushonce_quic::{Endpoint, Listener};
 use pushonce_telemetry::LogLimiter;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
@@ -27,12 +29,13 @@ use tracing::{Instrument as _, Span};
 use crate::STUCK_INTERVALS;
 use crate::admission::{LaneAdmission, RecentShortages};
 use crate::connection::ConnectionPermit;
-use crate::metrics::{GatewayMetrics, Shortage};
+use crate::metrics::{GatewayMetrics, Shortage, TransportKind};
 use crate::overflow::Overflow;
 use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
+use crate::quic::SessionAcceptor;
 use crate::registry::{self, SessionRegistry};
 use crate::session::SessionLimits;
-use crate::{Backend, Config, LaneWatchdog, Publisher, connection, pin, quic};
+use crate::{Backend, Config, LaneWatchdog, Publisher, connection, pin};
 
 /// The one read buffer of a lane, shared by all its sessions: as much as the kernel returns at once for a
 /// busy client. A smaller buffer means more reads of large frames, a larger one is never filled.
@@ -91,7 +94,7 @@ pub(crate) struct LaneParts {
     pub(crate) router: axum::Router,
     pub(crate) listener: std::net::TcpListener,
     /// Where QUIC comes in, if it does on this lane.
-    pub(crate) quic: Option<quic::QuicListener>,
+    pub(crate) quic: Option<Listener>,
     pub(crate) connection_permits: Arc<Semaphore>,
     pub(crate) memory: MemoryUse,
     pub(crate) watchdog: LaneWatchdog,
@@ -144,11 +147,14 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         draining.clone(),
     ));
     let listener = InfallibleListener::new("http", TcpListener::from_std(listener)?);
-    let quic =
-        quic.map(|quic_listener| quic::Endpoint::open(quic_listener, lane.clone())).transpose()?;
+    let quic = quic.map(|listener| open_quic(listener, &lane)).transpose()?;
     let stop = CancellationToken::new();
     lane.spawn(driver.run(stop.clone()));
-    let mut quic = quic.map(|endpoint| tokio::task::spawn_local(endpoint.run(stop.clone())));
+    let mut quic = quic.map(|endpoint| {
+        let run =
+            endpoint.run(stop.clone(), close::GOING_AWAY.code.into(), "the server is going away");
+        tokio::task::spawn_local(run)
+    });
     let record_tick = || watchdog.record_tick(index);
     tokio::select! {
         () = accept_tcp(&lane, listener, router) => {}
@@ -164,6 +170,11 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     stop.cancel();
     join_quic(&mut quic).await;
     Ok(())
+}
+
+fn open_quic(listener: Listener, lane: &Rc<LaneState>) -> io::Result<Endpoint<SessionAcceptor>> {
+    let writes = lane.metrics.for_transport(TransportKind::Quic).writes.clone();
+    Endpoint::open(listener, SessionAcceptor::new(lane.clone()), writes)
 }
 
 /// Waits for the QUIC task. It ends only when its lane stops or when it panics; the panic is propagated to

@@ -7,8 +7,8 @@
 //! requests of a session on every transport. `pushonce_fanout` delivers messages as complete frames, encoded
 //! by [`Encoder`], which are written to the socket unchanged.
 //!
-//! `pushonce_websocket` is the WebSocket protocol without I/O. The gateway owns listeners, HTTP, admission and
-//! sessions.
+//! `pushonce_websocket` is the WebSocket protocol without I/O, and `pushonce_quic` the QUIC endpoint of a lane.
+//! The gateway owns listeners, HTTP, admission and sessions.
 //!
 //! # Guarantees
 //!
@@ -76,7 +76,6 @@
 mod admission;
 mod audience;
 mod bind;
-pub mod certificate;
 mod config;
 mod connection;
 mod delta;
@@ -105,7 +104,6 @@ mod ws;
 pub use admission::Admission;
 pub use audience::AudienceSource;
 pub use bind::BindError;
-pub use certificate::Certificate;
 pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
 pub use gateway::{Backend, Gateway, RunError};

@@ -40,7 +40,7 @@ use pushonce_consensus::{ConsensusEngine, PeerAddresses};
 use pushonce_control::ControlHandle;
 use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
-use pushonce_gateway::{Backend, Gateway, certificate};
+use pushonce_gateway::{Backend, Gateway};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
 use pushonce_relay::Relay;
 use pushonce_shard::{NodeTopics, ShardSettings};
@@ -222,7 +222,7 @@ impl Node {
                 view: view_receiver.clone(),
             },
             web::health_router(overview.clone(), metrics).merge(pages),
-            certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
+            pushonce_quic::certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
         )?;
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
             addr: config.grpc,

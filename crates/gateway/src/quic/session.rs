@@ -13,13 +13,14 @@ use pushonce_fanout::WireFormat;
 use pushonce_proto::client::{self, ClientCommand, ClientRequest, Encoding};
 use pushonce_proto::close::{self, CloseCode};
 use pushonce_proto::delimited;
-use quinn_proto::{Dir, Event, StreamEvent, StreamId};
+use pushonce_quic::{Connection, ConnectionEvent, ConnectionHandler, StreamId, StreamRead};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Span;
 
-use super::connection::{LaneConnection, StreamRead};
 use super::sink::{FinishProgress, QuicSink};
 use super::subscription::QuicSubscription;
-use crate::driver::{SessionDriver, SessionTransport, StreamUnavailable};
+use crate::driver::{self, SessionDriver, SessionTransport, StreamUnavailable};
 use crate::encoder;
 use crate::lane::LaneState;
 use crate::liveness::Activity;
@@ -31,14 +32,18 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum time for a client to allow the stream of a subscription.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) struct Session {
+pub(crate) struct Session {
     lane: Rc<LaneState>,
-    connection: Rc<LaneConnection>,
+    connection: Rc<Connection>,
     phase: SessionPhase,
     /// The deadline of the current phase, if it has one.
     deadline: Option<Instant>,
     /// The connection permit, held until the session is closed.
     permit: Option<OwnedSemaphorePermit>,
+    /// Names the session in log lines; disabled unless `debug` is on.
+    span: Span,
+    /// A draining lane waits until the client knows that the connection is closed.
+    _drain_token: TaskTrackerToken,
 }
 
 enum SessionPhase {
@@ -66,7 +71,7 @@ struct OpenSession {
 
 /// The transport that the driver of the session uses.
 struct QuicTransport {
-    connection: Rc<LaneConnection>,
+    connection: Rc<Connection>,
     sink: Rc<RefCell<QuicSink>>,
     /// The code and reason with which the connection will be closed.
     close_reason: RefCell<Option<(&'static CloseCode, String)>>,
@@ -78,98 +83,26 @@ impl Session {
     /// Creates a session at the start of its handshake.
     pub(super) fn new(
         lane: Rc<LaneState>,
-        connection: Rc<LaneConnection>,
+        connection: Rc<Connection>,
         permit: OwnedSemaphorePermit,
     ) -> Session {
         let deadline = Some(Instant::now() + lane.config.handshake_timeout);
         let phase = SessionPhase::Handshaking { connected: false };
-        Session { lane, connection, phase, deadline, permit: Some(permit) }
-    }
-
-    /// When [`Session::on_deadline`] is to be called.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
-    /// Whether nobody knows yet if it becomes a session.
-    pub(super) fn is_handshaking(&self) -> bool {
-        matches!(self.phase, SessionPhase::Handshaking { .. })
-    }
-
-    /// Something happened to the connection. A turn follows.
-    pub(super) fn on_event(&mut self, event: Event) {
-        match (event, &mut self.phase) {
-            (Event::Connected, SessionPhase::Handshaking { connected }) => {
-                *connected = true;
-                self.deadline = Some(Instant::now() + self.lane.config.handshake_timeout);
-            }
-            (
-                Event::Stream(StreamEvent::Opened { dir: Dir::Bi }),
-                SessionPhase::Handshaking { .. },
-            ) => {
-                if let Some(control) = self.connection.accept_stream() {
-                    self.deadline = None;
-                    self.phase = SessionPhase::Open(OpenSession::start(
-                        &self.lane,
-                        &self.connection,
-                        control,
-                    ));
-                }
-            }
-            (
-                Event::Stream(StreamEvent::Finished { id } | StreamEvent::Stopped { id, .. }),
-                SessionPhase::Closing { session, finished: true },
-            ) if id == session.control => self.close_connection(),
-            (Event::Stream(StreamEvent::Available { .. }), _) => {
-                self.connection.wake_stream_openers()
-            }
-            (Event::ConnectionLost { .. }, _) => {
-                self.connection.wake_stream_openers();
-                self.mark_closed();
-            }
-            _ => {}
+        let drain_token = lane.track_connection();
+        let (id, remote) = (driver::next_session_id(), connection.remote_address());
+        let span = tracing::debug_span!("session", id, transport = "quic", %remote);
+        Session {
+            lane,
+            connection,
+            phase,
+            deadline,
+            permit: Some(permit),
+            span,
+            _drain_token: drain_token,
         }
     }
 
-    /// A packet was lost, and maybe a datagram with it. A turn follows.
-    pub(super) fn on_packet_lost(&mut self) {
-        if let SessionPhase::Open(session) = &self.phase {
-            session.driver.transport().sink.borrow_mut().on_packet_lost();
-        }
-    }
-
-    /// Does whatever can be done now.
-    pub(super) fn drive(&mut self) {
-        if let SessionPhase::Open(session) = &mut self.phase
-            && session.drive()
-        {
-            self.start_closing();
-        }
-        if let SessionPhase::Closing { session, finished: finished @ false } = &mut self.phase {
-            let finish = session.driver.transport().sink.borrow_mut().finish_control();
-            *finished = finish == FinishProgress::Done;
-            if finish == FinishProgress::Failed {
-                self.close_connection();
-            }
-        }
-    }
-
-    /// The deadline has come.
-    pub(super) fn on_deadline(&mut self) {
-        match &self.phase {
-            SessionPhase::Handshaking { connected: true } => {
-                let close = &close::PROTOCOL_ERROR;
-                self.connection.close(close, "open a bidirectional stream and speak first");
-            }
-            SessionPhase::Handshaking { connected: false } => self.connection.abort(),
-            // Who does not acknowledge the last answers does not get them.
-            SessionPhase::Closing { .. } => return self.close_connection(),
-            SessionPhase::Open(_) | SessionPhase::Closed => {}
-        }
-        self.mark_closed();
-    }
-
-    /// Nothing more is heard of the client; it still gets its last answers.
+    /// Stops the session. The client still receives its last replies.
     fn start_closing(&mut self) {
         if let SessionPhase::Open(session) =
             std::mem::replace(&mut self.phase, SessionPhase::Closed)
@@ -180,12 +113,12 @@ impl Session {
         }
     }
 
-    /// Closes the connection in the words that were chosen.
+    /// Closes the connection with the chosen code and reason.
     fn close_connection(&mut self) {
         if let SessionPhase::Closing { session, .. } = &self.phase {
             let close_reason = session.driver.transport().close_reason.take();
             let (close, reason) = close_reason.unwrap_or((&close::NORMAL, String::new()));
-            self.connection.close(close, &reason);
+            self.connection.close(close.code.into(), &reason);
         }
         self.mark_closed();
     }
@@ -200,14 +133,83 @@ impl Session {
     }
 }
 
-// === impl Talk ===
+impl ConnectionHandler for Session {
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    fn is_handshaking(&self) -> bool {
+        matches!(self.phase, SessionPhase::Handshaking { .. })
+    }
+
+    fn on_event(&mut self, event: ConnectionEvent) {
+        let _entered = self.span.clone().entered();
+        match (event, &mut self.phase) {
+            (ConnectionEvent::Connected, SessionPhase::Handshaking { connected }) => {
+                *connected = true;
+                self.deadline = Some(Instant::now() + self.lane.config.handshake_timeout);
+            }
+            (ConnectionEvent::StreamOpened, SessionPhase::Handshaking { .. }) => {
+                if let Some(control) = self.connection.accept_stream() {
+                    self.deadline = None;
+                    self.phase = SessionPhase::Open(OpenSession::start(
+                        &self.lane,
+                        &self.connection,
+                        control,
+                    ));
+                }
+            }
+            (
+                ConnectionEvent::StreamAcknowledged(id) | ConnectionEvent::StreamStopped(id),
+                SessionPhase::Closing { session, finished: true },
+            ) if id == session.control => self.close_connection(),
+            (ConnectionEvent::Closed, _) => self.mark_closed(),
+            _ => {}
+        }
+    }
+
+    fn on_packet_lost(&mut self) {
+        if let SessionPhase::Open(session) = &self.phase {
+            session.driver.transport().sink.borrow_mut().on_packet_lost();
+        }
+    }
+
+    fn drive(&mut self) {
+        let _entered = self.span.clone().entered();
+        if let SessionPhase::Open(session) = &mut self.phase
+            && session.drive()
+        {
+            self.start_closing();
+        }
+        if let SessionPhase::Closing { session, finished: finished @ false } = &mut self.phase {
+            let finish = session.driver.transport().sink.borrow_mut().finish_control();
+            *finished = finish == FinishProgress::Done;
+            if finish == FinishProgress::Failed {
+                self.close_connection();
+            }
+        }
+    }
+
+    fn on_deadline(&mut self) {
+        let _entered = self.span.clone().entered();
+        match &self.phase {
+            SessionPhase::Handshaking { connected: true } => {
+                let code = close::PROTOCOL_ERROR.code.into();
+                self.connection.close(code, "open a bidirectional stream and send a request on it");
+            }
+            SessionPhase::Handshaking { connected: false } => self.connection.close(0, ""),
+            // The client does not acknowledge the last replies, and does not get them.
+            SessionPhase::Closing { .. } => return self.close_connection(),
+            SessionPhase::Open(_) | SessionPhase::Closed => {}
+        }
+        self.mark_closed();
+    }
+}
+
+// === impl OpenSession ===
 
 impl OpenSession {
-    fn start(
-        lane: &Rc<LaneState>,
-        connection: &Rc<LaneConnection>,
-        control: StreamId,
-    ) -> OpenSession {
+    fn start(lane: &Rc<LaneState>, connection: &Rc<Connection>, control: StreamId) -> OpenSession {
         let bytes_out = lane.metrics.for_transport(TransportKind::Quic).bytes_out.clone();
         let sink = QuicSink::new(connection.clone(), control, bytes_out);
         let transport = QuicTransport {
@@ -302,7 +304,7 @@ impl SessionTransport for QuicTransport {
         datagrams: bool,
     ) -> LocalBoxFuture<'static, Result<(), StreamUnavailable>> {
         if delivery != Delivery::All {
-            self.connection.limit_in_flight();
+            self.connection.set_send_window(super::LATEST_SEND_WINDOW_BYTES);
         }
         let (connection, sink, topic) = (self.connection.clone(), self.sink.clone(), topic.clone());
         async move {

@@ -12,10 +12,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use pushonce_core::Topic;
 use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
+use pushonce_quic::{Connection, StreamId, StreamWriteError};
 use pushonce_telemetry::Counter;
-use quinn_proto::StreamId;
 
-use super::connection::{LaneConnection, StreamWriteError};
 use super::stream_writer::StreamWriter;
 use super::subscription::QuicSubscription;
 
@@ -23,7 +22,7 @@ use super::subscription::QuicSubscription;
 const QUEUED_REPLIES_MAX: usize = 32;
 
 pub(super) struct QuicSink {
-    connection: Rc<LaneConnection>,
+    connection: Rc<Connection>,
     control: StreamWriter,
     subscriptions: HashMap<u32, QuicSubscription>,
     /// Subscriptions that wait for room, by token. The hub must be notified when there is room.
@@ -47,7 +46,7 @@ enum QuicSinkState {
 
 impl QuicSink {
     pub(super) fn new(
-        connection: Rc<LaneConnection>,
+        connection: Rc<Connection>,
         control: StreamId,
         bytes_out: Counter,
     ) -> QuicSink {
@@ -90,7 +89,7 @@ impl QuicSink {
     pub(super) fn start_closing(&mut self) {
         if self.state == QuicSinkState::Open {
             self.state = QuicSinkState::Closing;
-            self.connection.wake_session();
+            self.connection.wake_handler();
         }
     }
 
@@ -98,7 +97,7 @@ impl QuicSink {
     pub(super) fn add_subscription(&mut self, token: u32, subscription: QuicSubscription) {
         self.subscriptions.insert(token, subscription);
         self.blocked.insert(token);
-        self.connection.wake_session();
+        self.connection.wake_handler();
     }
 
     pub(super) fn remove_subscription(&mut self, token: u32) {
@@ -217,14 +216,14 @@ impl QuicSink {
         if let Some(QuicSubscription { topic, writer, .. }) = self.subscriptions.remove(&token) {
             writer.finish(&self.connection);
             self.stopped_topics.push(topic);
-            self.connection.wake_session();
+            self.connection.wake_handler();
         }
     }
 
     fn fail(&mut self) {
         if self.state != QuicSinkState::Failed {
             self.state = QuicSinkState::Failed;
-            self.connection.wake_session();
+            self.connection.wake_handler();
         }
     }
 }

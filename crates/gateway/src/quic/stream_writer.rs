@@ -3,10 +3,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use pushonce_quic::{Connection, StreamId, StreamWriteError};
 use pushonce_telemetry::Counter;
-use quinn_proto::StreamId;
-
-use super::connection::{LaneConnection, StreamWriteError};
 
 pub(super) struct StreamWriter {
     pub(super) id: StreamId,
@@ -26,7 +24,7 @@ impl StreamWriter {
     /// [`StreamWriteError`] when the stream is full, stopped or closed.
     pub(super) fn flush(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
     ) -> Result<(), StreamWriteError> {
         while let Some(mut front) = self.queue.pop_front() {
@@ -47,7 +45,7 @@ impl StreamWriter {
     /// [`StreamWriteError`] when the stream is stopped or closed.
     pub(super) fn push(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frames: &[Bytes],
     ) -> Result<usize, StreamWriteError> {
@@ -74,7 +72,7 @@ impl StreamWriter {
 
     fn write(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frame: &mut Bytes,
     ) -> Result<(), StreamWriteError> {
@@ -86,7 +84,7 @@ impl StreamWriter {
     }
 
     /// A stream that ends within a frame says so; the client need not wait for the rest.
-    pub(super) fn finish(self, connection: &LaneConnection) {
+    pub(super) fn finish(self, connection: &Connection) {
         match self.queue.is_empty() {
             // An error means that the stream has already ended.
             true => drop(connection.finish_stream(self.id)),

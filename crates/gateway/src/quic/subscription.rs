@@ -6,10 +6,9 @@
 
 use bytes::Bytes;
 use pushonce_core::Topic;
+use pushonce_quic::{Connection, StreamId, StreamWriteError};
 use pushonce_telemetry::Counter;
-use quinn_proto::StreamId;
 
-use super::connection::{LaneConnection, StreamWriteError};
 use super::stream_writer::StreamWriter;
 use crate::encoder;
 
@@ -55,7 +54,7 @@ impl QuicSubscription {
     /// [`StreamWriteError`] when the stream is stopped or closed.
     pub(super) fn push(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frames: &[Bytes],
     ) -> Result<usize, StreamWriteError> {
@@ -79,7 +78,7 @@ impl QuicSubscription {
     /// Sends a message as a datagram, or on the stream if it is the first or does not fit into a datagram.
     fn push_message(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frame: &Bytes,
         message: Bytes,
@@ -99,7 +98,7 @@ impl QuicSubscription {
 
     fn push_to_stream(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
         frame: &Bytes,
     ) -> Result<(), StreamWriteError> {
@@ -124,7 +123,7 @@ impl QuicSubscription {
     /// [`StreamWriteError`] when the stream is full, stopped or closed.
     pub(super) fn flush(
         &mut self,
-        connection: &LaneConnection,
+        connection: &Connection,
         bytes_out: &Counter,
     ) -> Result<(), StreamWriteError> {
         self.writer.flush(connection, bytes_out)?;

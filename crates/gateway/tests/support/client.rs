@@ -270,7 +270,7 @@ pub async fn dial_with(
     alpn: &[u8],
     change: impl FnOnce(&mut quinn::TransportConfig),
 ) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
-    let file = server.directory.path().join(pushonce_gateway::certificate::FILE_NAME);
+    let file = server.directory.path().join(pushonce_quic::certificate::FILE_NAME);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(file).expect("a certificate")).expect("trusted");
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -15,9 +15,8 @@ use axum::Router;
 use axum::routing::get;
 use pushonce_core::{ClusterId, ClusterView, NamespaceChange};
 use pushonce_fanout::{Hub, hub};
-use pushonce_gateway::{
-    Admission, Backend, Config, Encoder, Gateway, MemoryUse, RunError, certificate,
-};
+use pushonce_gateway::{Admission, Backend, Config, Encoder, Gateway, MemoryUse, RunError};
+use pushonce_quic::certificate;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

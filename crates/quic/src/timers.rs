@@ -1,31 +1,31 @@
-//! When the connections of a lane want to be looked at: one timer for all.
+//! The deadlines of a lane's connections, behind one timer.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Mostly the deadline of a connection moves a little away with every packet, and a deadline that
-/// moves by less than this is not followed: the moment comes too early then, and the next one is
-/// set. From the deadline of an acknowledgement to the next sign of life it is more.
+/// Most deadlines move a little later with every packet. One that moves later by less than this is not
+/// rescheduled: the timer fires early, and is set again then. The difference between the deadline of an
+/// acknowledgement and the next keepalive is larger.
 const RESCHEDULE_MIN: Duration = Duration::from_secs(1);
 
-/// One moment of each connection.
+/// At most one deadline per connection, in order.
 #[derive(Default)]
-pub(super) struct Timers {
+pub(crate) struct Timers {
     deadlines: BTreeSet<(Instant, usize)>,
 }
 
-/// The moment of one connection, if it has one.
+/// The scheduled deadline of one connection, if any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ConnectionTimer(Option<Instant>);
+pub(crate) struct ConnectionTimer(Option<Instant>);
 
 impl Timers {
-    /// The next moment at all.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    /// The earliest deadline.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Has `connection` looked at no later than `deadline`, and not much earlier.
-    pub(super) fn set(
+    /// Has `connection` expire no later than `deadline`, and at most a second earlier.
+    pub(crate) fn set(
         &mut self,
         connection: usize,
         timer: &mut ConnectionTimer,
@@ -39,15 +39,15 @@ impl Timers {
         }
     }
 
-    /// The connection has no moment any more.
-    pub(super) fn clear(&mut self, connection: usize, timer: &mut ConnectionTimer) {
+    /// Removes the deadline of the connection.
+    pub(crate) fn clear(&mut self, connection: usize, timer: &mut ConnectionTimer) {
         if let Some(deadline) = timer.0.take() {
             self.deadlines.remove(&(deadline, connection));
         }
     }
 
-    /// A connection whose moment has come. It has it until it is [cleared](Timers::clear).
-    pub(super) fn next_expired(&self, now: Instant) -> Option<usize> {
+    /// A connection whose deadline has passed. It stays expired until [`Timers::clear`].
+    pub(crate) fn next_expired(&self, now: Instant) -> Option<usize> {
         let (deadline, connection) = self.deadlines.first()?;
         (*deadline <= now).then_some(*connection)
     }

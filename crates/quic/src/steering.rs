@@ -1,10 +1,10 @@
-//! Which lane a packet is for.
+//! Steers each packet to the lane that has its connection.
 //!
-//! Every lane has a socket on the one port of QUIC. By itself the kernel would choose among them by
-//! the addresses of a packet, and a client whose address changes (a phone that leaves its Wi-Fi, a
-//! router that forgets) would come to a lane that has never heard of it. So it is told to choose by
-//! the first byte of the connection id, modulo the lanes, and each lane gives out ids that lead to
-//! itself. The id of a client's first packet is its own and random, which spreads the connections.
+//! Every lane has a socket on the same port. By default the kernel selects one by the addresses of a
+//! packet, so a client whose address changes (a phone that leaves its Wi-Fi, a NAT that rebinds) would
+//! reach a lane that does not know it. A BPF program selects by the first byte of the connection id
+//! instead, modulo the number of lanes, and each lane generates ids that select itself. The id in the
+//! first packet of a client is random, which spreads the connections over the lanes.
 
 use std::io;
 use std::net::UdpSocket;
@@ -12,19 +12,19 @@ use std::time::Duration;
 
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, RandomConnectionIdGenerator};
 
-/// One byte tells no more of them apart.
+/// One byte selects among no more.
 pub(crate) const LANES_MAX: usize = 256;
 
-/// Gives out the connection ids of one lane.
-pub(super) struct LaneCidGenerator {
+/// Generates the connection ids of one lane.
+pub(crate) struct LaneCidGenerator {
     lane: u8,
     lanes: u16,
     random: RandomConnectionIdGenerator,
 }
 
 impl LaneCidGenerator {
-    /// Of lane `lane` among `lane_count`, of which there are at most [`LANES_MAX`].
-    pub(super) fn new(lane: usize, lanes: usize) -> LaneCidGenerator {
+    /// For lane `lane` of `lanes`, which is at most [`LANES_MAX`].
+    pub(crate) fn new(lane: usize, lanes: usize) -> LaneCidGenerator {
         LaneCidGenerator { lane: lane as u8, lanes: lanes as u16, random: Default::default() }
     }
 }
@@ -34,7 +34,7 @@ impl ConnectionIdGenerator for LaneCidGenerator {
         let mut id = self.random.generate_cid();
         let random = u16::from(id[0]);
         let first_byte = random - random % self.lanes + u16::from(self.lane);
-        // The last round of lanes may not be whole.
+        // The last group of 256 / `lanes` may be incomplete.
         id[0] = u8::try_from(first_byte).unwrap_or(self.lane);
         id
     }
@@ -48,8 +48,8 @@ impl ConnectionIdGenerator for LaneCidGenerator {
     }
 }
 
-/// Has packets that come to the port of `socket` steered to the sockets that share it, of which
-/// there are `lane_count`, in the order in which they were bound.
+/// Steers packets among the sockets that share the port of `socket`. There are `lanes` of them, and
+/// their index is the order in which they were bound.
 #[cfg(target_os = "linux")]
 pub(crate) fn attach(socket: &UdpSocket, lanes: usize) -> io::Result<()> {
     use nix::libc::{sock_filter, sock_fprog};
@@ -61,9 +61,9 @@ pub(crate) fn attach(socket: &UdpSocket, lanes: usize) -> io::Result<()> {
     const MODULO: u16 = 0x94;
     const RETURN: u16 = 0x16;
     let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
-    // RFC 8999, 5: in a packet with a long header the id of its destination is behind version and
-    // length, in one with a short header it is the second byte. A packet that is too short for the
-    // look goes to the first lane, which drops it.
+    // RFC 8999, 5: in a packet with a long header the destination id follows version and length, in
+    // one with a short header it starts at the second byte. A packet that is too short goes to the
+    // first lane, which drops it.
     let mut program = [
         instruction(LOAD_BYTE, 0, 0, 0),
         instruction(IF_ANY_BIT, 0, 2, 0x80),
@@ -77,7 +77,7 @@ pub(crate) fn attach(socket: &UdpSocket, lanes: usize) -> io::Result<()> {
     Ok(setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?)
 }
 
-/// Other systems do not let themselves be told.
+/// Other systems have no such option.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn attach(_: &UdpSocket, _: usize) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
@@ -107,12 +107,12 @@ mod tests {
         assert_eq!(bytes.len(), 85);
     }
 
-    /// By the id, whatever address a packet comes from.
+    /// Selected by the id, whatever the source address.
     #[cfg(target_os = "linux")]
     #[test]
     fn packets_are_received_by_the_lane_of_their_connection_id() {
         let lanes = 3;
-        let sockets = crate::bind::quic(([127, 0, 0, 1], 0).into(), lanes).unwrap();
+        let sockets = crate::bind::bind_sockets(([127, 0, 0, 1], 0).into(), lanes).unwrap();
         assert_eq!(sockets.len(), lanes);
         let port = sockets[0].local_addr().unwrap();
         for (lane, socket) in sockets.iter().enumerate() {

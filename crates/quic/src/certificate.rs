@@ -16,22 +16,22 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 
-/// Validity of a new certificate. It is one day less than the fourteen that browsers allow, to tolerate
-/// clocks that differ by some hours.
+/// Validity of a new certificate. A day less than the fourteen that browsers allow, for clocks that are
+/// some hours off.
 pub const VALIDITY: Duration = Duration::from_secs(13 * DAY_SECS);
 
-/// A certificate that expires within this time is replaced, at start or while the node runs. Clients that use
-/// its hash have this long to switch to the new one.
+/// A certificate that expires within this time is replaced, at start or while the endpoints run. A user
+/// who copied its hash has this long to copy the new one.
 pub const RENEW_BEFORE: Duration = Duration::from_secs(3 * DAY_SECS);
 
 const DAY_SECS: u64 = 24 * 3600;
 const _: () = assert!(VALIDITY.as_secs() > RENEW_BEFORE.as_secs());
 
-/// Name of the certificate file. Key, certificate and expiry are in one file, so that a crash between two
+/// The name of the file. Key, certificate and expiry are in one file, so that a crash between two
 /// writes cannot leave a key without its certificate.
 pub const FILE_NAME: &str = "quic-dev.pem";
 
-/// Prefix of the first line, before the PEM blocks. PEM parsers skip it.
+/// The first line of the file. PEM readers skip what precedes the blocks.
 const EXPIRES_PREFIX: &str = "Expires (Unix seconds): ";
 
 /// A certificate with its key.
@@ -42,25 +42,25 @@ pub struct Certificate {
     file: CertificateFile,
 }
 
-/// The location and expiry of a certificate, which are needed to renew it in time.
+/// Where a certificate is stored and when it expires: what is needed to renew it in time.
 #[derive(Clone, Debug)]
 pub(crate) struct CertificateFile {
     directory: PathBuf,
     expires: SystemTime,
 }
 
-/// The data that a browser needs to accept the certificate; the body of `GET /dev/certificate`.
+/// What a browser must know to accept the certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fingerprint {
     /// SHA-256 of the certificate in hexadecimal.
     pub sha256: String,
-    /// SHA-256 of the certificate in base64, for `serverCertificateHashes`.
+    /// The same hash in base64, for `serverCertificateHashes`.
     pub sha256_base64: String,
-    /// Expiry in milliseconds since the Unix epoch.
+    /// When the certificate expires, in milliseconds since the Unix epoch.
     pub expires_ms: u64,
 }
 
-/// Why no certificate is available.
+/// Why a certificate can neither be loaded nor made.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// The file cannot be read or written.
@@ -71,20 +71,19 @@ pub enum CertificateError {
         /// The error of the system.
         source: std::io::Error,
     },
-    /// The cryptography library cannot generate a certificate.
-    #[error("cannot generate a certificate: {0}")]
+    /// The cryptography library failed to make one.
+    #[error("cannot make a certificate: {0}")]
     Generate(#[from] rcgen::Error),
     /// A newly generated key cannot be parsed.
     #[error("cannot parse the newly generated key: {0}")]
     Pem(#[from] rustls::pki_types::pem::Error),
 }
 
-/// Loads the certificate from `directory`, or generates one and stores it there, readable only for this user.
-/// A certificate that is damaged or expires within [`RENEW_BEFORE`] of `now` is replaced.
+/// Loads the certificate in `directory`. If there is none, or it is damaged or expires within
+/// [`RENEW_BEFORE`] of `now`, makes a new one and stores it, readable only by this user.
 ///
 /// # Errors
-/// [`CertificateError`] when the directory does not exist or is not readable and writable, or when no
-/// certificate can be generated.
+/// [`CertificateError`] when the directory does not exist or cannot be read or written.
 pub fn load_or_generate(
     directory: &Path,
     now: SystemTime,
@@ -107,7 +106,7 @@ pub fn load_or_generate(
 }
 
 impl Certificate {
-    /// Returns the hash and the expiry, for browsers.
+    /// The hash and expiry of the certificate.
     pub fn fingerprint(&self) -> Fingerprint {
         let hash = self.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
         Fingerprint {
@@ -120,7 +119,7 @@ impl Certificate {
         }
     }
 
-    /// Returns the time at which the certificate expires.
+    /// When it expires.
     pub fn expires(&self) -> SystemTime {
         self.file.expires
     }
@@ -131,10 +130,7 @@ impl Certificate {
 }
 
 impl CertificateFile {
-    /// Returns the next certificate if the renewal is due.
-    ///
-    /// # Errors
-    /// [`CertificateError`] when the next certificate cannot be loaded, generated or stored.
+    /// The next certificate, if it is time to renew this one.
     pub(crate) fn renew(
         &mut self,
         now: SystemTime,
@@ -152,11 +148,14 @@ impl CertificateFile {
     }
 }
 
-fn generate(directory: &Path, now: SystemTime) -> Result<(Certificate, String), CertificateError> {
+pub(crate) fn generate(
+    directory: &Path,
+    now: SystemTime,
+) -> Result<(Certificate, String), CertificateError> {
     let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
     let mut params = rcgen::CertificateParams::new(names)?;
     params.distinguished_name.push(rcgen::DnType::CommonName, "Pushonce development");
-    // The file stores whole seconds.
+    // Whole seconds, as in the file.
     let expires = UNIX_EPOCH + Duration::from_secs(unix_secs(now)) + VALIDITY;
     params.not_before = now.into();
     params.not_after = expires.into();
@@ -169,7 +168,7 @@ fn generate(directory: &Path, now: SystemTime) -> Result<(Certificate, String), 
     Ok((Certificate { chain: vec![leaf.der().clone()], key, file }, text))
 }
 
-/// Parses a certificate file; `None` if it is damaged.
+/// `None` for a damaged file.
 fn parse(text: &str, directory: &Path) -> Option<Certificate> {
     let expires = text.lines().next()?.strip_prefix(EXPIRES_PREFIX)?.parse().ok()?;
     let chain =
@@ -180,7 +179,7 @@ fn parse(text: &str, directory: &Path) -> Option<Certificate> {
     (!chain.is_empty()).then_some(Certificate { chain, key, file })
 }
 
-/// Writes the file atomically: to a temporary path, then renamed.
+/// Writes a temporary file and renames it.
 fn write_atomically(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary_path = path.with_extension("new");
     let mut options = std::fs::OpenOptions::new();
@@ -191,12 +190,11 @@ fn write_atomically(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&temporary_path, path)?;
-    // The rename must be durable as well: clients that pinned the certificate must find it after a power
-    // failure.
+    // The rename as well: clients that pinned the certificate must find it after a power failure.
     path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
 }
 
-/// Computes SHA-256 with the hash function of a linked cipher suite, which saves a dependency.
+/// Uses the hash function of a cipher suite, which is linked anyway.
 fn sha256(bytes: &[u8]) -> Vec<u8> {
     TLS13_AES_128_GCM_SHA256
         .tls13()
@@ -238,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_replaced() {
+    fn damaged_file_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE_NAME), "Expires (Unix seconds): x\n").unwrap();
         assert_eq!(load_or_generate(dir.path(), day(0)).unwrap().expires(), day(13));
@@ -255,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_is_the_sha256_of_the_certificate() {
+    fn fingerprint_is_the_sha256_of_the_certificate() {
         assert_eq!(STANDARD.encode(sha256(b"abc")), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
     }
 
