@@ -49,7 +49,7 @@ pub const SLOW: CloseCode = entry(4408, "slow", Reconnect::Later);
 pub const IDLE: CloseCode = entry(4409, "idle", Reconnect::Yes);
 /// The session, or its address, went past a limit.
 pub const OVER_LIMIT: CloseCode = entry(4429, "over_limit", Reconnect::Later);
-/// The node has more than it can bear; `parse_goaway` said when to come back.
+/// The node is overloaded; `goaway` said when to connect again.
 pub const OVERLOADED: CloseCode = entry(4508, "overloaded", Reconnect::Later);
 /// The node gives its sessions away, some at a time.
 pub const DRAINING: CloseCode = entry(4503, "draining", Reconnect::Later);

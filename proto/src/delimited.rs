@@ -52,7 +52,7 @@ impl FrameDecoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, or `NoFault` until more arrives.
+    /// The next whole frame, or `None` until more arrives.
     ///
     /// # Errors
     /// [`FrameTooLong`] as soon as the length is known; the stream is then of no more use.

@@ -1,18 +1,32 @@
-//! The contract: what goes over every wire, by version, and the one place where wire becomes domain.
+//! The wire contracts, by version, and the conversion between wire types and domain types.
 //!
-//! *What is it?* The generated code of the `.proto` files beside this crate ([`pb`]), the client
-//! protocol as domain types with its two encodings ([`client`]), the framing that QUIC needs
-//! ([`delimited`]), the table of close codes ([`close`]), and the domain side of the three gRPC
-//! contracts: [`publisher`], [`cluster`] and [`peer`].
+//! # Overview
 //!
-//! *What does it promise?* Conversion happens once, at the edge of a process; an error names the
-//! field that was wrong and what to change.
+//! - [`pb`]: the generated code of the `.proto` files beside this crate;
+//! - [`client`]: the client protocol as domain types, with its two encodings;
+//! - [`delimited`]: the framing on QUIC; [`close`]: the table of close codes;
+//! - [`publisher`], [`cluster`] and [`peer`]: the domain types of the three gRPC contracts;
+//! - [`error_details`] and [`status`]: the code word and the text of a gRPC error.
 //!
-//! *What does it refuse?* Engines, sockets and clocks.
+//! The `README.md` beside this crate specifies the protocols for people who write a client.
 //!
-//! *How does data move?* Bytes to wire types to domain types, and back.
+//! # Guarantees
 //!
-//! *What must a caller not do?* Carry a wire type past the door it came in by.
+//! - A decoding error names the field, what is wrong with it and what to change.
+//! - An enum value that the sender did not set is an error or absent, never a promise.
+//! - The `.proto` files pass the standard rules of `buf lint`; a test checks it.
+//!
+//! # Non-goals
+//!
+//! No engines, sockets or clocks.
+//!
+//! # Data flow
+//!
+//! Bytes to wire types to domain types, and back. Payloads are slices of the received buffer.
+//!
+//! # Caller contract
+//!
+//! Convert a wire type where it enters the process, and pass only domain types on.
 
 #[cfg(test)]
 mod arbitrary;

@@ -1,4 +1,4 @@
-//! The gRPC contract of publishers, as domain.
+//! The domain types of `PublisherService`.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use pb::start_from::Kind as StartKind;
 /// a proxy or the transport and says nothing about the outcome.
 pub const OUTCOME_HEADER: &str = "pushonce-outcome";
 
-/// How a publish ends that is not acknowledged, as a publisher sees it.
+/// The outcome of a publish that is not acknowledged, as a publisher sees it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishFailure {
     /// Nothing happened, and nothing will.
@@ -33,34 +33,35 @@ pub enum PublishFailure {
     Rejected {
         /// The gRPC status code.
         code: Code,
-        /// The code word.
+        /// The code word of the table of errors in `README.md`.
         reason: ErrorCode,
-        /// What to change.
+        /// What failed and what to change.
         message: String,
         /// Whether the same publish may succeed later.
         retry: bool,
     },
-    /// It may have happened, or may still. A retry is safe with the same key, and may place it twice
-    /// without one.
+    /// The message may be stored, or may still be. A retry with the same key stores it once; a retry
+    /// without a key may store it twice.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
 }
 
-/// What a subscription over gRPC brings.
+/// An event of a subscription over gRPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SubscribeEvent {
-    /// First, once.
+    /// The first event.
     Subscribed {
-        /// The newest position at this moment; [`Position::ZERO`] when the topic has none yet.
+        /// The newest position when the subscription began; [`Position::ZERO`] when the topic has no
+        /// message yet.
         position: Position,
-        /// Whether everything that was asked for follows without a gap.
+        /// Whether every requested message follows without a gap.
         recovered: bool,
     },
-    /// What is next.
+    /// The next message, gap or change of the topic's health.
     Item(TopicEvent),
-    /// The server lives.
+    /// Sent at an interval, so that a failed server is detected.
     Heartbeat {
-        /// Everything up to here was sent before, if that can be said.
+        /// Every message up to this position was sent before. `None` while the topic is stale.
         position: Option<Position>,
     },
 }

@@ -1,8 +1,14 @@
 //! What `README.md` publishes is what the code does.
 
 use bytes::Bytes;
+use pushonce_core::{
+    FetchError, InvalidPublish, Position, ProducerId, ProducerSequence, PublishError,
+    PublishRejection,
+};
 use pushonce_proto::client::{Encoding, ErrorCode};
 use pushonce_proto::close;
+use pushonce_proto::error_details::ErrorReason;
+use pushonce_proto::publisher::{fetch_status, publish_status};
 
 const README: &str = include_str!("../README.md");
 
@@ -45,6 +51,45 @@ fn every_error_code_is_published_as_it_is() {
             rows.iter().filter(|row| row.get(2) == Some(&code.is_retryable().to_string().as_str()));
         assert_eq!(retry.count(), 1, "{code}");
     }
+}
+
+#[test]
+fn grpc_code_of_every_error_is_published_as_it_is() {
+    let sequence = ProducerSequence { producer: ProducerId(7), epoch: 0, number: 3 };
+    let (requested, head) = (Position::new(1, 9), Position::new(1, 2));
+    let text = || "text".to_owned();
+    let rejections = [
+        InvalidPublish::SystemTopic.into(),
+        InvalidPublish::KeyReused.into(),
+        InvalidPublish::PayloadTooLarge { len: 2, max: 1 }.into(),
+        PublishRejection::OutOfSequence { received: sequence, expected: None },
+        PublishRejection::Overloaded(text()),
+        PublishRejection::TooManyTopics(text()),
+        PublishRejection::Unavailable(text()),
+    ];
+    let errors = rejections.into_iter().map(PublishError::Rejected);
+    let publishes = errors.chain([PublishError::unknown("text")]);
+    let fetches = [FetchError::FuturePosition { requested, head }, FetchError::Unavailable(text())];
+    let statuses = publishes.map(|error| publish_status(&error));
+    for status in statuses.chain(fetches.map(|error| fetch_status(&error))) {
+        let reason = ErrorReason::from_status(&status).expect("a node's status has a reason").code;
+        let code = upper_snake(&format!("{:?}", status.code()));
+        let is_published =
+            rows(reason.as_str()).iter().any(|row| row.get(3).is_some_and(|c| c.contains(&code)));
+        assert!(is_published, "{reason}: {code}");
+    }
+}
+
+/// `OutOfRange` as `OUT_OF_RANGE`.
+fn upper_snake(name: &str) -> String {
+    let mut snake = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_uppercase());
+    }
+    snake
 }
 
 #[test]

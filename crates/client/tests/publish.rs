@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
-use pushonce_client::{PublishFailure, Publisher, ServerAddress};
+use pushonce_client::{ErrorCode, PublishFailure, Publisher, ServerAddress};
 use pushonce_core::{
     Acknowledgement, InvalidPublish, MessageKey, Publish, PublishError, PublishRejection,
     Timestamp, test_util,
@@ -16,7 +16,7 @@ use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::{self, PublisherServiceServer};
 use pushonce_proto::publisher::publish_status;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// Gives the same reply to every publish, and records the requests.
 struct RecordingPublisherService {
@@ -145,7 +145,11 @@ async fn invalid_message_is_rejected_without_a_retry() {
     let (server, requests) = serve(Err(rejection.into())).await;
     let publisher = Publisher::new(vec![server]);
     let result = publisher.publish(message()).await;
-    assert!(matches!(result, Err(PublishFailure::Rejected { retry: false, .. })), "{result:?}");
+    let Err(PublishFailure::Rejected { code, reason, message, retry: false }) = result else {
+        panic!("{result:?}")
+    };
+    assert_eq!((code, reason), (Code::InvalidArgument, ErrorCode::NotAllowed));
+    assert_eq!(message, InvalidPublish::SystemTopic.to_string());
     assert_eq!(requests.lock().unwrap().len(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! How the protocol says no.
+//! The errors of the client protocol.
 
 use pushonce_core::{FetchError, InvalidPublish, PublishError, PublishRejection};
 
@@ -182,7 +182,7 @@ impl InvalidFrame {
         ServerEvent::error(self.id, self.code, &self.message)
     }
 
-    /// One after which the session goes on: `parse_message` says what to change.
+    /// An error after which the session continues. `message` says what to change.
     pub fn new(code: ErrorCode, message: impl std::fmt::Display) -> InvalidFrame {
         InvalidFrame { id: None, code, message: message.to_string(), is_fatal: false }
     }

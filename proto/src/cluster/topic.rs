@@ -22,7 +22,7 @@ pub struct TopicInfo {
     pub history_count: u64,
     /// How many bytes their payloads have.
     pub history_bytes: u64,
-    /// How many sessions of the whole cluster watch it. `NoFault` while a new owner still counts.
+    /// The number of subscribed sessions of the whole cluster. `None` while a new owner still counts.
     pub audience: Option<u64>,
 }
 

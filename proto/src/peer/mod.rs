@@ -1,4 +1,4 @@
-//! What nodes say to each other, as domain: the frames of a link and the way in.
+//! The domain types of the services between nodes: the frames of a link, and joining a cluster.
 
 mod join;
 mod outcome;
@@ -29,7 +29,7 @@ pub enum PeerFrame {
         node: NodeId,
         /// The node that the sender expects, if it knows.
         expected_peer: Option<NodeId>,
-        /// Which cluster versions it supports and writes; `NoFault` when it names none.
+        /// The cluster versions that it supports and writes; `None` when it names none.
         versions: Option<VersionOffer>,
     },
     /// I lead this shard.
@@ -54,7 +54,7 @@ pub enum PeerFrame {
         number: u32,
         /// Which topic.
         topic: Topic,
-        /// What the sender has reached; `NoFault` when nothing of the past is wanted.
+        /// The position that the sender has reached; `None` when no history is requested.
         after: Option<Position>,
     },
     /// Send it no more.
@@ -66,7 +66,7 @@ pub enum PeerFrame {
     Interested {
         /// Of the interest.
         number: u32,
-        /// Where deliveries begin: they follow this. `NoFault`: the sender is not upstream (any more).
+        /// Deliveries begin after this position. `None`: the sender is not upstream, or not any more.
         head: Option<Position>,
     },
     /// Messages of a topic, in order.
