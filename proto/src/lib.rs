@@ -1,18 +1,39 @@
-//! The contract: what goes over every wire, by version, and the one place where wire becomes domain.
+//! The versioned wire contracts of Pushonce, and the conversion between wire types and domain types.
 //!
-//! *What is it?* The generated code of the `.proto` files beside this crate ([`pb`]), the client
-//! protocol as domain types with its two encodings ([`client`]), the framing that QUIC needs
-//! ([`delimited`]), the table of close codes ([`close`]), and the domain side of the three gRPC
-//! contracts: [`publisher`], [`cluster`] and [`peer`].
+//! # Overview
 //!
-//! *What does it promise?* Conversion happens once, at the edge of a process; an error names the
-//! field that was wrong and what to change.
+//! The crate holds the generated code of the `.proto` files beside it ([`pb`]), the client protocol as
+//! domain types with its two encodings ([`client`]), the framing of a QUIC stream ([`delimited`]), the
+//! table of close codes ([`close`]), the error details of gRPC statuses ([`error_details`]), and the domain
+//! types of the three gRPC contracts: [`publisher`], [`cluster`] and [`peer`].
 //!
-//! *What does it refuse?* Engines, sockets and clocks.
+//! ```
+//! use bytes::Bytes;
+//! use pushonce_proto::client::{ClientCommand, Encoding};
 //!
-//! *How does data move?* Bytes to wire types to domain types, and back.
+//! let frame = Bytes::from_static(br#"{"id":1,"unsubscribe":{"topic":"chat/7"}}"#);
+//! let request = Encoding::Json.decode_request(&frame).expect("a valid frame");
+//! assert_eq!(request.id, Some(1));
+//! assert!(matches!(request.command, ClientCommand::Unsubscribe { .. }));
+//! ```
 //!
-//! *What must a caller not do?* Carry a wire type past the door it came in by.
+//! # Guarantees
+//!
+//! - A value is converted once, at the edge of a process.
+//! - A decoding error names the invalid field and what to change.
+//! - Decoding arbitrary bytes does not panic.
+//!
+//! # Non-goals
+//!
+//! The crate has no engines, no sockets and no clocks.
+//!
+//! # Data flow
+//!
+//! Bytes are decoded to wire types and then to domain types. Encoding is the reverse.
+//!
+//! # Caller contract
+//!
+//! Convert a wire type to its domain type where it is received, and pass only the domain type on.
 
 #[cfg(test)]
 mod arbitrary;
@@ -29,7 +50,7 @@ mod times;
 
 pub use field::InvalidField;
 
-/// Generated from the `.proto` files.
+/// Code generated from the `.proto` files.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
 pub mod pb {
     pub mod publisher {
@@ -53,6 +74,6 @@ pub mod pb {
         }
     }
 
-    /// The services of publishers and operators as descriptors, for the reflection service.
+    /// The descriptors of the publisher and operator services, for the reflection service.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));
 }
