@@ -123,13 +123,13 @@ fn frame() -> impl Strategy<Value = PeerFrame> {
             any::<u64>(),
             vec((any::<u16>(), any::<u64>()), 0..3)
         )
-            .prop_map(|(heads, doubts, clock, log_times)| {
+            .prop_map(|(heads, stale_shards, clock, log_times)| {
                 let stale_shard =
                     |(shard, ms): (u16, u32)| (ShardId(shard), Duration::from_millis(ms.into()));
                 let log_time = |(shard, ms): (u16, u64)| (ShardId(shard), Timestamp(ms));
                 PeerFrame::Heartbeat {
                     heads,
-                    stale_shards: doubts.into_iter().map(stale_shard).collect(),
+                    stale_shards: stale_shards.into_iter().map(stale_shard).collect(),
                     clock: Timestamp(clock),
                     log_times: log_times.into_iter().map(log_time).collect(),
                 }
@@ -151,9 +151,9 @@ proptest! {
     #[test]
     fn frame_round_trips(frame in frame()) {
         let bytes = Bytes::from(pb::LinkFrame::from(frame.clone()).encode_to_vec());
-        // Never far below the truth, or credit would not bound memory.
+        // A hint far below the real length would make credit useless as a bound on memory.
         prop_assert!(bytes.len() <= 2 * frame.size_hint() + 256);
-        let wire = pb::LinkFrame::decode(bytes).expect("protobuf");
+        let wire = pb::LinkFrame::decode(bytes).expect("valid protobuf");
         prop_assert_eq!(PeerFrame::try_from(wire), Ok(frame));
     }
 

@@ -1,4 +1,4 @@
-//! Domain to wire. Payloads are shared, not copied.
+//! Conversion of frames from domain types to wire types. Payloads are shared, not copied.
 
 use std::sync::Arc;
 
@@ -161,7 +161,7 @@ fn encode_fetched(id: u64, part: FetchedPart) -> pb::Fetched {
             pb::Fetched { future: Some(asked.into()), head: Some(head.into()), done: true, ..empty }
         }
         FetchedPart::Failed(FetchError::Unavailable(why)) => {
-            // An empty text would read as no error at all.
+            // The receiver takes an empty text as the absence of an error.
             let error = if why.is_empty() { "unavailable".to_owned() } else { why };
             pb::Fetched { error, done: true, ..empty }
         }
