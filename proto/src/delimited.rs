@@ -104,7 +104,7 @@ mod tests {
         #[test]
         fn frames_are_decoded_from_chunks_of_any_size(
             frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..8),
-            piece in 1usize..40,
+            chunk_bytes in 1usize..40,
         ) {
             for frame in &frames {
                 prop_assert_eq!(&strip_length(&encode(frame))[..], &frame[..]);
@@ -112,7 +112,7 @@ mod tests {
             let stream: Vec<u8> = frames.iter().flat_map(|f| encode(f)).collect();
             let mut decoder = FrameDecoder::new(300);
             let mut out = Vec::new();
-            for bytes in stream.chunks(piece) {
+            for bytes in stream.chunks(chunk_bytes) {
                 decoder.push(bytes);
                 while let Some(frame) = decoder.next().expect("within the limit") {
                     out.push(frame.to_vec());

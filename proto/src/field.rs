@@ -6,7 +6,7 @@ use pushonce_core::{
     Topic,
 };
 
-/// A field of a frame is missing or wrong.
+/// The error for a field that is missing or invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}` {reason}")]
 pub struct InvalidField {

@@ -58,7 +58,7 @@ pub enum SubscribeEvent {
     },
     /// The next message, gap or change of health of the topic.
     Item(TopicEvent),
-    /// A sign of life of the server.
+    /// A heartbeat of the server.
     Heartbeat {
         /// Everything up to here was sent before; `None` if the server cannot guarantee that.
         position: Option<Position>,

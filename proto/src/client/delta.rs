@@ -25,6 +25,6 @@ pub(super) const FOSSIL: &str = "fossil";
 /// Checks that the delta format requested by a client is [`FOSSIL`].
 pub(super) fn is_fossil(kind: &str) -> Result<bool, InvalidFrame> {
     let message = "`delta` must be \"fossil\"; omit it to receive whole messages";
-    let wrong = || InvalidFrame::new(ErrorCode::NotSupported, message);
-    (kind == FOSSIL).then_some(true).ok_or_else(wrong)
+    let invalid = || InvalidFrame::new(ErrorCode::NotSupported, message);
+    (kind == FOSSIL).then_some(true).ok_or_else(invalid)
 }

@@ -43,7 +43,7 @@ pub enum ErrorCode {
     FuturePosition,
 }
 
-/// The error for a frame that is malformed or asks for something invalid.
+/// The error for a frame that is malformed or holds an invalid request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct InvalidFrame {

@@ -153,7 +153,7 @@ pub enum ServerEvent {
         /// Whether the same request may succeed later.
         retry: bool,
     },
-    /// A sign of life of the server, with the positions that it has sent.
+    /// A heartbeat of the server, with the positions that it has sent.
     Heartbeat {
         /// The position of each topic up to which everything was sent before, without stale topics.
         positions: Vec<(Topic, Position)>,

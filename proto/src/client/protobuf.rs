@@ -54,17 +54,17 @@ fn decode_command(request: WireRequest) -> Result<ClientCommand, InvalidFrame> {
 }
 
 fn decode_publish(publish: pb::Publish) -> Result<Publish, InvalidFrame> {
-    let bad = |why| InvalidFrame::new(ErrorCode::BadRequest, why);
+    let bad_request = |error| InvalidFrame::new(ErrorCode::BadRequest, error);
     Ok(Publish {
         topic: decode_topic(&publish.topic)?,
         content_type: match publish.content_type.as_str() {
             "" => ContentType::detect(&publish.data),
-            content_type => ContentType::parse(content_type).map_err(bad)?,
+            content_type => ContentType::parse(content_type).map_err(bad_request)?,
         },
         key: (!publish.key.is_empty())
             .then(|| MessageKey::new(&publish.key))
             .transpose()
-            .map_err(bad)?,
+            .map_err(bad_request)?,
         publish_id: None,
         payload: publish.data,
     })
@@ -82,10 +82,10 @@ fn decode_start_from(start_from: Option<pb::StartFrom>) -> Result<StartFrom, Inv
 }
 
 fn decode_options(subscribe: &pb::Subscribe) -> Result<SubscribeOptions, InvalidFrame> {
-    let bad = |why| InvalidFrame::new(ErrorCode::BadRequest, why);
+    let bad_request = |error| InvalidFrame::new(ErrorCode::BadRequest, error);
     let delivery = Some(subscribe.delivery.as_str()).filter(|word| !word.is_empty());
     Ok(SubscribeOptions {
-        delivery: delivery.map(str::parse).transpose().map_err(bad)?,
+        delivery: delivery.map(str::parse).transpose().map_err(bad_request)?,
         report_conflated: subscribe.conflated,
         report_audience: subscribe.audience,
         accept_deltas: match subscribe.delta.as_str() {
@@ -349,16 +349,16 @@ pub(super) fn encode_message(topic: &Topic, message: &Message) -> Bytes {
     encode_event_fields(MESSAGE_TAG, &parts, Some((3, message.time.0)))
 }
 
-pub(super) fn encode_message_delta(topic: &Topic, difference: &MessageDelta) -> Bytes {
-    let position = difference.position.to_string();
-    let key = difference.key.as_ref().map_or("", MessageKey::as_str);
+pub(super) fn encode_message_delta(topic: &Topic, message_delta: &MessageDelta) -> Bytes {
+    let position = message_delta.position.to_string();
+    let key = message_delta.key.as_ref().map_or("", MessageKey::as_str);
     let parts = [
         (1, topic.as_str().as_bytes()),
         (2, position.as_bytes()),
         (5, key.as_bytes()),
-        (7, &difference.delta),
+        (7, &message_delta.delta),
     ];
-    encode_event_fields(MESSAGE_TAG, &parts, Some((3, difference.time.0)))
+    encode_event_fields(MESSAGE_TAG, &parts, Some((3, message_delta.time.0)))
 }
 
 pub(super) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {

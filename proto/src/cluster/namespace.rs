@@ -109,9 +109,9 @@ fn decode_delivery(word: &str) -> Result<Delivery, InvalidField> {
 }
 
 fn decode_rate(number: u32) -> Result<u16, InvalidField> {
-    let wrong =
+    let invalid =
         |_| InvalidField::new("rate_max", "is invalid: set at most 65535, or 0 for no limit");
-    number.try_into().map_err(wrong)
+    number.try_into().map_err(invalid)
 }
 
 fn decode_durability(word: &str) -> Result<Durability, InvalidField> {

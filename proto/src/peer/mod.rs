@@ -99,12 +99,12 @@ pub enum PeerFrame {
         /// The part of the response.
         part: FetchedPart,
     },
-    /// A sign of life, sent every second so that the receiver detects a silent link.
+    /// A heartbeat, sent every second so that the receiver detects a broken link.
     Heartbeat {
         /// The newest position of each topic that changed since the last heartbeat, by interest number.
         heads: Vec<(u32, Position)>,
-        /// The shards of which the sender may lack messages, and the time since it last had all of them, to the
-        /// millisecond.
+        /// The shards of which the sender may lack messages, and the time since it last had all of them, to
+        /// the millisecond.
         stale_shards: Vec<(ShardId, Duration)>,
         /// The time of the sender's clock.
         clock: Timestamp,

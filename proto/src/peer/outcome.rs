@@ -95,13 +95,19 @@ pub(super) fn decode_outcome(
     response: pb::PublishResponse,
 ) -> Result<Result<Acknowledgement, PublishError>, InvalidField> {
     Ok(match response.outcome.ok_or_else(|| InvalidField::missing("published.outcome"))? {
-        Wire::Acknowledged(placed) => Ok(Acknowledgement {
-            position: required_position("published.acknowledged.position", placed.position)?,
-            time: Timestamp(placed.time_ms),
-            durability: decode_durability("published.acknowledged.durability", placed.durability)?,
+        Wire::Acknowledged(acknowledgement) => Ok(Acknowledgement {
+            position: required_position(
+                "published.acknowledged.position",
+                acknowledgement.position,
+            )?,
+            time: Timestamp(acknowledgement.time_ms),
+            durability: decode_durability(
+                "published.acknowledged.durability",
+                acknowledgement.durability,
+            )?,
         }),
         Wire::Rejected(rejection) => Err(PublishError::Rejected(decode_rejection(rejection)?)),
-        Wire::Unknown(why) => Err(PublishError::unknown(why)),
+        Wire::Unknown(reason) => Err(PublishError::unknown(reason)),
     })
 }
 
@@ -169,7 +175,7 @@ fn decode_rejection(rejection: pb::PublishRejection) -> Result<PublishRejection,
         Reason::NotOwner => PublishRejection::NotOwner { owner: decode_node(rejection.owner) },
         Reason::Overloaded => PublishRejection::Overloaded(rejection.message),
         Reason::TooManyTopics => PublishRejection::TooManyTopics(rejection.message),
-        // The reason is unknown to this build, or none: the publish had no effect, and the text says why.
+        // The reason is unknown to this build, or none: the publish had no effect, and the text is kept.
         // The publish id was decoded on this link, so a rejection for it is not expected.
         Reason::Unavailable | Reason::Invalid | Reason::PublishId | Reason::Unspecified => {
             PublishRejection::Unavailable(rejection.message)

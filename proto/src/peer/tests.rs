@@ -38,10 +38,10 @@ fn outcome() -> impl Strategy<Value = Result<Acknowledgement, PublishError>> {
             Ok(Acknowledgement { position, time: Timestamp(time), durability })
         }),
         option::of(node()).prop_map(move |owner| rejected(PublishRejection::NotOwner { owner })),
-        any::<String>().prop_map(move |why| rejected(PublishRejection::Overloaded(why))),
-        any::<String>().prop_map(move |why| rejected(PublishRejection::Unavailable(why))),
-        any::<String>().prop_map(move |why| rejected(PublishRejection::TooManyTopics(why))),
-        any::<String>().prop_map(|why| Err(InvalidPublish::NotJson(why).into())),
+        any::<String>().prop_map(move |reason| rejected(PublishRejection::Overloaded(reason))),
+        any::<String>().prop_map(move |reason| rejected(PublishRejection::Unavailable(reason))),
+        any::<String>().prop_map(move |reason| rejected(PublishRejection::TooManyTopics(reason))),
+        any::<String>().prop_map(|reason| Err(InvalidPublish::NotJson(reason).into())),
         (any::<u32>(), any::<u32>()).prop_map(|(len, max)| {
             let (len, max) = (len as usize, max as usize);
             Err(InvalidPublish::PayloadTooLarge { len, max }.into())
@@ -58,7 +58,7 @@ fn outcome() -> impl Strategy<Value = Result<Acknowledgement, PublishError>> {
         (sequence(), option::of(sequence())).prop_map(move |(received, expected)| rejected(
             PublishRejection::OutOfSequence { received, expected }
         )),
-        any::<String>().prop_map(|why| Err(PublishError::unknown(why))),
+        any::<String>().prop_map(|reason| Err(PublishError::unknown(reason))),
     ]
 }
 
@@ -71,7 +71,7 @@ fn fetched_part() -> impl Strategy<Value = FetchedPart> {
         (position(), position()).prop_map(|(requested, head)| FetchedPart::Failed(
             FetchError::FuturePosition { requested, head }
         )),
-        "[a-z ]{1,20}".prop_map(|why| FetchedPart::Failed(FetchError::Unavailable(why))),
+        "[a-z ]{1,20}".prop_map(|reason| FetchedPart::Failed(FetchError::Unavailable(reason))),
     ]
 }
 

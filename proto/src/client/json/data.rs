@@ -50,8 +50,8 @@ fn base64(object: &mut JsonFrameWriter, payload: &[u8]) {
 
 /// Removes `data`, `encoding` and `content_type` from the object and decodes the payload.
 pub(super) fn read(fields: &mut JsonFields<'_>) -> Result<(ContentType, Bytes), InvalidFrame> {
-    let wrong = |why: &str| InvalidFrame::new(ErrorCode::BadRequest, why);
-    let data = fields.take_raw("data").ok_or_else(|| wrong("`data` is missing"))?;
+    let invalid = |message: &str| InvalidFrame::new(ErrorCode::BadRequest, message);
+    let data = fields.take_raw("data").ok_or_else(|| invalid("`data` is missing"))?;
     let content_type: Option<String> = fields.take("content_type", "a string")?;
     let content_type = content_type.map(|text| ContentType::parse(&text)).transpose();
     let content_type =
@@ -60,10 +60,10 @@ pub(super) fn read(fields: &mut JsonFields<'_>) -> Result<(ContentType, Bytes), 
         None => decode_plain(data, content_type),
         Some("base64") => {
             let payload =
-                STANDARD.decode(text(data)?).map_err(|_| wrong("`data` is not base64"))?;
+                STANDARD.decode(text(data)?).map_err(|_| invalid("`data` is not base64"))?;
             Ok((content_type.unwrap_or(ContentType::Binary), payload.into()))
         }
-        Some(_) => Err(wrong("`encoding` must be \"base64\" or absent")),
+        Some(_) => Err(invalid("`encoding` must be \"base64\" or absent")),
     }
 }
 
@@ -94,6 +94,6 @@ fn copy(data: &RawValue) -> Bytes {
 }
 
 fn text(data: &RawValue) -> Result<String, InvalidFrame> {
-    let why = "`data` must be a string for this content type";
-    serde_json::from_str(data.get()).map_err(|_| InvalidFrame::new(ErrorCode::BadRequest, why))
+    let message = "`data` must be a string for this content type";
+    serde_json::from_str(data.get()).map_err(|_| InvalidFrame::new(ErrorCode::BadRequest, message))
 }

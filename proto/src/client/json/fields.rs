@@ -22,9 +22,9 @@ impl<'a> JsonFields<'a> {
         name: &str,
         value: &'a RawValue,
     ) -> Result<JsonFields<'a>, InvalidFrame> {
-        let wrong =
+        let invalid =
             |_| InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` must be an object"));
-        JsonFields::parse(value.get()).map_err(wrong)
+        JsonFields::parse(value.get()).map_err(invalid)
     }
 
     /// Removes a field and returns the text of its value.
@@ -45,10 +45,10 @@ impl<'a> JsonFields<'a> {
         name: &str,
         kind: &str,
     ) -> Result<Option<T>, InvalidFrame> {
-        let wrong =
+        let invalid =
             |_| InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` must be {kind}"));
         self.take_optional(name)
-            .map(|raw| serde_json::from_str(raw.get()).map_err(wrong))
+            .map(|raw| serde_json::from_str(raw.get()).map_err(invalid))
             .transpose()
     }
 

@@ -121,13 +121,13 @@ fn parse_authenticate(body: &mut JsonFields<'_>) -> Result<ClientCommand, Invali
 
 fn parse_from(value: &RawValue) -> Result<StartFrom, InvalidFrame> {
     let message = r#"`from` must be "now", "start", {"last":10} or {"position":"12:4051"}"#;
-    let wrong = || InvalidFrame::new(ErrorCode::BadRequest, message);
+    let invalid = || InvalidFrame::new(ErrorCode::BadRequest, message);
     match value.get() {
         r#""now""# => return Ok(StartFrom::Now),
         r#""start""# => return Ok(StartFrom::Start),
         _ => {}
     }
-    let mut body = JsonFields::parse(value.get()).map_err(|_| wrong())?;
+    let mut body = JsonFields::parse(value.get()).map_err(|_| invalid())?;
     let last = body.take("last", "a whole number below 4294967296")?;
     let position = body.take::<String>("position", "a string")?;
     body.reject_remaining()?;
@@ -135,26 +135,26 @@ fn parse_from(value: &RawValue) -> Result<StartFrom, InvalidFrame> {
         (Some(count), None) => Ok(StartFrom::Last(count)),
         (None, Some(text)) => {
             let position = text.parse();
-            let bad = |error| InvalidFrame::new(ErrorCode::BadPosition, error);
-            position.map(StartFrom::Position).map_err(bad)
+            let bad_position = |error| InvalidFrame::new(ErrorCode::BadPosition, error);
+            position.map(StartFrom::Position).map_err(bad_position)
         }
-        _ => Err(wrong()),
+        _ => Err(invalid()),
     }
 }
 
 fn parse_delivery(value: &RawValue) -> Result<Delivery, InvalidFrame> {
     let message =
         r#"`delivery` must be "all", "latest" or {"rate":N} with 1 to 65535 messages per second"#;
-    let wrong = || InvalidFrame::new(ErrorCode::BadRequest, message);
+    let invalid = || InvalidFrame::new(ErrorCode::BadRequest, message);
     match value.get() {
         r#""all""# => return Ok(Delivery::All),
         r#""latest""# => return Ok(Delivery::Latest),
         _ => {}
     }
-    let mut body = JsonFields::parse(value.get()).map_err(|_| wrong())?;
+    let mut body = JsonFields::parse(value.get()).map_err(|_| invalid())?;
     let rate = body.take("rate", "a whole number from 1 to 65535")?;
     body.reject_remaining()?;
-    rate.map(Delivery::Rate).ok_or_else(wrong)
+    rate.map(Delivery::Rate).ok_or_else(invalid)
 }
 
 // === events ===

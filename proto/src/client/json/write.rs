@@ -31,8 +31,11 @@ pub(in crate::client) fn encode_message(topic: &Topic, message: &Message) -> Byt
     object.finish()
 }
 
-pub(in crate::client) fn encode_message_delta(topic: &Topic, difference: &MessageDelta) -> Bytes {
-    let MessageDelta { position, time, key, delta } = difference;
+pub(in crate::client) fn encode_message_delta(
+    topic: &Topic,
+    message_delta: &MessageDelta,
+) -> Bytes {
+    let MessageDelta { position, time, key, delta } = message_delta;
     let delta_capacity = delta.len() + delta.len() / 2;
     let mut object = begin_message(topic, *position, *time, key.as_ref(), delta_capacity);
     object.string("delta", &STANDARD.encode(delta));
