@@ -55,7 +55,8 @@ impl FrameDecoder {
     /// Returns the next complete frame, or `None` until more bytes arrive.
     ///
     /// # Errors
-    /// [`FrameTooLong`] as soon as the length is known to exceed the limit; the stream is then unusable.
+    /// [`FrameTooLong`] as soon as the length is known to exceed the limit or to be malformed; the stream is
+    /// then unusable.
     #[allow(
         clippy::should_implement_trait,
         reason = "bytes are pushed between calls, which an iterator does not allow"

@@ -372,7 +372,8 @@ pub(super) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {
     encode_event_fields(GAP_TAG, &parts, None)
 }
 
-/// The event is the first field of a frame without an id, and the key of a field below 16 is one byte.
+/// Whether an encoded frame holds a message. The event is the first field of a frame without an id, and the
+/// key of a field below 16 is one byte.
 pub(super) fn is_message(frame: &[u8]) -> bool {
     frame.first() == Some(&((MESSAGE_TAG << 3 | WireType::LengthDelimited as u32) as u8))
 }
