@@ -1,5 +1,5 @@
-//! Generates the code of the contract. The compiler for .proto files is a crate, so that a build
-//! needs no protoc.
+//! Generates the code of the wire contracts. The compiler for `.proto` files is a crate, so that a build
+//! does not need `protoc`.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -12,8 +12,8 @@ const FILES: [&str; 4] = [
     "pushonce/peer/v1/peer.proto",
 ];
 
-/// What the port of publishers and operators serves and lists by reflection: not the services between
-/// nodes.
+/// The contracts that the port of publishers and operators serves and lists by reflection, without the
+/// services between nodes.
 const PUBLIC: [&str; 2] = [FILES[0], FILES[1]];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let public = protox::compile(PUBLIC, ["."])?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(out.join("public.bin"), public.encode_to_vec())?;
-    // For the test of the rules of `buf lint`.
+    // The lint test reads these descriptors.
     fs::write(out.join("all.bin"), descriptors.encode_to_vec())?;
     // Payloads stay slices of the buffer they arrived in.
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;

@@ -1,4 +1,4 @@
-//! Domain values for the property tests.
+//! Strategies that generate domain values for the property tests.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn key() -> impl Strategy<Value = Option<MessageKey>> {
     option::of("[^\\x00]{1,20}".prop_map(|text| MessageKey::new(&text).expect("short enough")))
 }
 
-/// A content type with a payload that it allows.
+/// A content type with a payload that is valid for it.
 fn content() -> impl Strategy<Value = (ContentType, Bytes)> {
     let json = prop_oneof![
         Just("{\"gb\":21,\n \"usa\":20}".to_owned()),
@@ -76,11 +76,11 @@ fn publish_id() -> impl Strategy<Value = Option<PublishId>> {
 
 pub(crate) fn publish() -> impl Strategy<Value = Publish> {
     (topic(), content(), key(), publish_id()).prop_map(
-        |(topic, (content_type, payload), key, stamp)| Publish {
+        |(topic, (content_type, payload), key, publish_id)| Publish {
             topic,
             content_type,
             key,
-            publish_id: stamp,
+            publish_id,
             payload,
         },
     )

@@ -1,11 +1,10 @@
-//! Why a session ends: one table for every transport. The number is a WebSocket close code and, on
-//! QUIC, the application error code of the connection.
+//! The close codes of a session: one table for every transport. The number is a WebSocket close code and,
+//! on QUIC, the application error code of the connection.
 //!
-//! A number that was given out never changes its meaning; one that is no longer used moves to
-//! [`RETIRED`] and is never given out again. The table is published in `README.md` beside this
-//! crate, and a test holds the two together.
+//! The meaning of a number never changes. A number that is no longer used moves to [`RETIRED`] and is never
+//! used again. `README.md` beside this crate publishes the table, and a test compares the two.
 
-/// An entry of the table.
+/// A close code, its reason, and what the client does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseCode {
     /// The number on the wire.
@@ -19,42 +18,42 @@ pub struct CloseCode {
 /// What a client does after a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reconnect {
-    /// Connects again, to this server or another, and resumes.
+    /// The client reconnects to this or another server and resumes.
     Yes,
-    /// The same after a longer pause: the server has too much to do.
+    /// The client reconnects after a longer pause, since the server is overloaded.
     Later,
-    /// Does not: the same would happen again until the client's program changes.
+    /// The client does not reconnect: the session would fail again until the client's program changes.
     No,
 }
 
-/// The client ended it.
+/// The client closed the session.
 pub const NORMAL: CloseCode = entry(1000, "normal", Reconnect::No);
-/// The node goes down.
+/// The node shuts down.
 pub const GOING_AWAY: CloseCode = entry(1001, "going_away", Reconnect::Yes);
-/// The transport's own rules were broken.
+/// The client violated the rules of the transport.
 pub const PROTOCOL_ERROR: CloseCode = entry(1002, "protocol_error", Reconnect::No);
 /// A binary frame in a JSON session, or a text frame in a protobuf session.
 pub const UNSUPPORTED: CloseCode = entry(1003, "unsupported", Reconnect::No);
-/// A text frame that is not UTF-8, or one that is marked as deflated and is not.
+/// A text frame that is not UTF-8, or a frame marked as compressed that cannot be decompressed.
 pub const BAD_DATA: CloseCode = entry(1007, "bad_data", Reconnect::No);
-/// A frame over the limit.
+/// A frame is longer than the limit.
 pub const TOO_BIG: CloseCode = entry(1009, "too_big", Reconnect::No);
 /// The server failed.
 pub const INTERNAL: CloseCode = entry(1011, "internal", Reconnect::Later);
-/// What arrived is no frame of the protocol at all, or the query that opened the session is wrong.
+/// The data is not a frame of the protocol, or the query that opened the session is invalid.
 pub const BAD_FRAME: CloseCode = entry(4400, "bad_frame", Reconnect::No);
-/// The client did not read what was sent for too long, and answers to it filled their queue.
+/// The client did not read for too long, and the queue of responses to it is full.
 pub const SLOW: CloseCode = entry(4408, "slow", Reconnect::Later);
-/// Nothing came from the client, not even a pong, for too long.
+/// The client sent nothing, not even a pong, for too long.
 pub const IDLE: CloseCode = entry(4409, "idle", Reconnect::Yes);
-/// The session, or its address, went past a limit.
+/// The session or its address exceeded a limit.
 pub const OVER_LIMIT: CloseCode = entry(4429, "over_limit", Reconnect::Later);
-/// The node is overloaded; `goaway` said when to connect again.
+/// The node is overloaded; the `goaway` frame before the close says when to reconnect.
 pub const OVERLOADED: CloseCode = entry(4508, "overloaded", Reconnect::Later);
-/// The node gives its sessions away, some at a time.
+/// The node drains: it closes its sessions a few at a time.
 pub const DRAINING: CloseCode = entry(4503, "draining", Reconnect::Later);
 
-/// Every code in use, rising.
+/// Every code in use, in ascending order.
 pub const TABLE: &[CloseCode] = &[
     NORMAL,
     GOING_AWAY,
@@ -71,10 +70,10 @@ pub const TABLE: &[CloseCode] = &[
     OVERLOADED,
 ];
 
-/// Numbers that once had a meaning and get no other.
+/// Numbers that are no longer used and must not be reused.
 pub const RETIRED: &[u16] = &[];
 
-/// The entry of a number. A client treats a number that is not in its table as [`Reconnect::Yes`].
+/// Finds the entry of a number. A client treats a number that is not in its table as [`Reconnect::Yes`].
 pub fn from_code(code: u16) -> Option<&'static CloseCode> {
     TABLE.iter().find(|close| close.code == code)
 }
@@ -84,7 +83,7 @@ const fn entry(code: u16, reason: &'static str, reconnect: Reconnect) -> CloseCo
 }
 
 impl Reconnect {
-    /// As it stands in the published table.
+    /// The word in the published table.
     pub fn as_str(self) -> &'static str {
         match self {
             Reconnect::Yes => "yes",
@@ -114,7 +113,7 @@ mod tests {
 
     #[test]
     fn codes_are_in_the_ranges_that_websocket_allows() {
-        // 1000 to 1015 are RFC 6455's, 4000 to 4999 are for applications.
+        // RFC 6455 defines 1000 to 1015 and leaves 4000 to 4999 to applications.
         assert!(
             TABLE.iter().all(|c| (1000..1015).contains(&c.code) || (4000..5000).contains(&c.code))
         );

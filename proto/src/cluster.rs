@@ -1,4 +1,4 @@
-//! What an operator sees of the cluster, as domain.
+//! The gRPC contract of operators as domain types: the state of the cluster, its shards and its topics.
 
 mod namespace;
 mod topic;
@@ -19,118 +19,118 @@ use crate::pb::cluster::v1 as pb;
 /// The cluster as one node knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterStatus {
-    /// Which cluster.
+    /// The id of the cluster.
     pub cluster: ClusterId,
-    /// The node that reports it.
+    /// The node that reports this status.
     pub node: NodeId,
-    /// The version of its view.
+    /// The version of the reporting node's view of the cluster.
     pub version: u64,
-    /// The version of the placement in it.
+    /// The version of the placement in that view.
     pub placement_version: u64,
-    /// How many replicas a shard should have.
+    /// The configured number of replicas per shard.
     pub replicas: u8,
-    /// The control group.
+    /// The state of the control group.
     pub control: ControlGroupStatus,
-    /// Every member, by id.
+    /// Every member, ordered by id.
     pub members: Vec<MemberStatus>,
-    /// Every shard, by id.
+    /// Every shard, ordered by id.
     pub shards: Vec<ShardStatus>,
-    /// Another cluster whose members dial the answering node's address as one of theirs.
+    /// Another cluster whose members connect to the reporting node's address as one of their members.
     pub conflicting_cluster: Option<ClusterId>,
-    /// The times of consensus.
+    /// The timeouts of consensus.
     pub times: ClusterTimes,
-    /// What is wrong, the worst first.
+    /// The problems of the cluster, the most severe first.
     pub problems: Vec<ReportedProblem>,
-    /// In which version nodes write what they share.
+    /// The version in which nodes write shared data.
     pub cluster_version: ClusterVersion,
 }
 
-/// Something that is wrong with the cluster.
+/// A problem of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportedProblem {
     /// `degraded` or `unavailable`.
     pub severity: String,
-    /// A word for machines.
+    /// The kind of problem, as a word that a program can compare.
     pub kind: String,
-    /// For people.
+    /// A description for people.
     pub text: String,
 }
 
 /// The control group as one node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ControlGroupStatus {
-    /// Who leads it.
+    /// The leader, if one is known.
     pub leader: Option<NodeId>,
-    /// The term.
+    /// The current term.
     pub term: Term,
-    /// Who votes.
+    /// The voters of the group.
     pub voters: Vec<NodeId>,
-    /// Who follows.
+    /// The learners of the group.
     pub learners: Vec<NodeId>,
-    /// The last entry that this node has applied.
+    /// The index of the last entry that the reporting node has applied.
     pub applied: u64,
 }
 
-/// A member, and whether it can be seen.
+/// A member and its reachability.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
-    /// The member.
+    /// The member itself.
     pub member: Member,
     /// Whether the reporting node has a link to the member, or is the member.
     pub reachable: bool,
 }
 
-/// A shard: who holds it, and who should.
+/// The state of a shard: its current and its intended replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardStatus {
-    /// Which.
+    /// The id of the shard.
     pub id: ShardId,
-    /// Who leads its group.
+    /// The leader of the shard's group.
     pub owner: Option<NodeId>,
-    /// Under which term.
+    /// The term of that leader.
     pub term: Term,
-    /// Who votes in its group.
+    /// The voters of the shard's group.
     pub voters: Vec<NodeId>,
-    /// Who is being brought up.
+    /// The learners of the shard's group: replicas that catch up.
     pub learners: Vec<NodeId>,
-    /// Who should hold it, the preferred owner first.
+    /// The intended replicas of the shard, the preferred owner first.
     pub wanted: Vec<NodeId>,
-    /// Whether the group is known to differ from that.
+    /// Whether the group is known to differ from `wanted`.
     pub moving: bool,
-    /// What its owner does about that or waits for, if it said.
+    /// What the owner does to reach `wanted` or waits for, if it reported that.
     pub progress: Option<ShardMoveProgress>,
 }
 
-/// What the owner of a shard does on the way to the wanted replicas, or waits for.
+/// The step that the owner of a shard takes to reach the intended replicas, or that it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardMoveProgress {
-    /// For people.
+    /// A description for people.
     pub text: String,
-    /// The node that it is about.
+    /// The node that the step is about.
     pub node: Option<NodeId>,
-    /// Of a node that catches up: the last entry of the log that it holds; else 0.
+    /// The index of the last log entry that `node` holds while it catches up; otherwise 0.
     pub matched_index: u64,
-    /// And the last there is; else 0.
+    /// The index of the last entry of the log while `node` catches up; otherwise 0.
     pub last_index: u64,
-    /// Whether the node can be reached and its replica answers nothing.
+    /// Whether the node can be reached but its replica does not respond.
     pub unresponsive: bool,
 }
 
-/// Where a topic falls.
+/// The shard and the owner of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicLocation {
-    /// Which topic.
+    /// The topic.
     pub topic: Topic,
-    /// Its shard.
+    /// The shard of the topic.
     pub shard: ShardId,
-    /// Who owns that now.
+    /// The current owner of the shard.
     pub owner: Option<NodeId>,
-    /// Who should hold it, the preferred owner first.
+    /// The intended replicas of the shard, the preferred owner first.
     pub wanted: Vec<NodeId>,
 }
 
 impl ShardStatus {
-    /// What the committed table wants for a shard, beside what its owner claims.
+    /// Combines the committed placement of a shard with the claim of its owner.
     pub fn from_claim(
         id: ShardId,
         wanted: &[NodeId],
@@ -276,12 +276,12 @@ impl TryFrom<pb::StatusResponse> for ClusterStatus {
         let cluster = status.cluster_id.parse();
         Ok(ClusterStatus {
             cluster: cluster
-                .map_err(|error| InvalidField::new("cluster_id", format!("is wrong: {error}")))?,
+                .map_err(|error| InvalidField::new("cluster_id", format!("is invalid: {error}")))?,
             node: NodeId(status.node_id),
             version: status.version,
             placement_version: status.placement_version,
             replicas: u8::try_from(status.replicas)
-                .map_err(|_| InvalidField::new("replicas", "is over 255"))?,
+                .map_err(|_| InvalidField::new("replicas", "is greater than 255"))?,
             control: ControlGroupStatus {
                 leader: decode_node(status.control_leader),
                 term: Term(status.control_term),
@@ -302,7 +302,7 @@ impl TryFrom<pb::StatusResponse> for ClusterStatus {
             conflicting_cluster: match status.conflicting_cluster_id.as_str() {
                 "" => None,
                 id => Some(id.parse().map_err(|error| {
-                    InvalidField::new("conflicting_cluster_id", format!("is wrong: {error}"))
+                    InvalidField::new("conflicting_cluster_id", format!("is invalid: {error}"))
                 })?),
             },
             problems: status.problems.into_iter().map(ReportedProblem::from).collect(),
@@ -330,7 +330,7 @@ impl TryFrom<pb::Member> for MemberStatus {
                 region: member.region,
                 zone: member.zone,
                 roles: roles.map_err(|error| {
-                    InvalidField::new("members.roles", format!("is wrong: {error}"))
+                    InvalidField::new("members.roles", format!("is invalid: {error}"))
                 })?,
                 weight: member.weight,
                 state: decode_state(&member.state)?,
@@ -388,16 +388,16 @@ fn decode_state(name: &str) -> Result<MemberState, InvalidField> {
         .into_iter()
         .find(|state| state.as_str() == name)
         .ok_or_else(|| {
-            InvalidField::new("members.state", format!("is wrong: no state is {name:?}"))
+            InvalidField::new("members.state", format!("is invalid: unknown state {name:?}"))
         })
 }
 
 fn decode_shard_id(field: &'static str, number: u32) -> Result<ShardId, InvalidField> {
     let shard = u16::try_from(number);
-    shard.map(ShardId).map_err(|_| InvalidField::new(field, format!("is no shard: {number}")))
+    shard.map(ShardId).map_err(|_| InvalidField::new(field, format!("is not a shard: {number}")))
 }
 
-/// Zero is nobody.
+/// Decodes a node id; zero means none.
 fn decode_node(number: u64) -> Option<NodeId> {
     (number != 0).then_some(NodeId(number))
 }
@@ -479,7 +479,7 @@ mod tests {
             problems: vec![ReportedProblem {
                 severity: "degraded".to_owned(),
                 kind: "too_few_copies".to_owned(),
-                text: "s3 has fewer than 3 living copies".to_owned(),
+                text: "s3 has fewer than 3 live replicas".to_owned(),
             }],
             times: ClusterTimes::default(),
             cluster_version: ClusterVersion::FIRST,

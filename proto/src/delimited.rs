@@ -1,18 +1,18 @@
-//! Frames on a byte stream (QUIC): each behind its length as a varint.
+//! Framing on a byte stream (QUIC): each frame follows its length as a varint.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// A length that no frame may have. The stream cannot be read any further.
+/// A frame length over the limit or malformed. The stream cannot be read any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a frame of {len} bytes was announced; at most {max} are taken")]
+#[error("a frame of {len} bytes exceeds the limit of {max} bytes")]
 pub struct FrameTooLong {
-    /// What was announced; [`u64::MAX`] for a varint that is none.
+    /// The announced length in bytes; [`u64::MAX`] for a malformed varint.
     pub len: u64,
-    /// The limit.
+    /// The limit in bytes.
     pub max: usize,
 }
 
-/// The frame behind its length.
+/// Encodes a frame with its length in front.
 pub fn encode(frame: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(prost::length_delimiter_len(frame.len()) + frame.len());
     prost::encoding::encode_varint(frame.len() as u64, &mut out);
@@ -20,45 +20,46 @@ pub fn encode(frame: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// The frame without its length: the opposite of [`encode`]. Shares its memory.
+/// Removes the length from the output of [`encode`]. The result shares its memory.
 pub fn strip_length(encoded: &Bytes) -> Bytes {
     let length = encoded.iter().take_while(|byte| **byte >= 0x80).count() + 1;
     encoded.slice(length.min(encoded.len())..)
 }
 
-/// Cuts a byte stream, arriving in pieces of any size, into frames.
+/// Splits a byte stream that arrives in chunks of any size into frames.
 #[derive(Debug)]
 pub struct FrameDecoder {
     buffer: BytesMut,
     max: usize,
 }
 
-/// Seven bits a byte: no length needs more.
+/// The maximum length of a varint: each byte holds 7 of the 64 bits.
 const VARINT_BYTES_MAX: usize = 10;
 
 impl FrameDecoder {
-    /// Frames may have `max` bytes each. Memory is bounded by that and what one push brings.
+    /// Creates a decoder for frames of at most `max` bytes. It buffers at most one frame and one push.
     pub fn new(max: usize) -> FrameDecoder {
         FrameDecoder { buffer: BytesMut::new(), max }
     }
 
-    /// Bounds the frames from here on, and the one that is incomplete.
+    /// Sets the maximum length of the following frames, including one that is incomplete.
     pub fn set_max(&mut self, max: usize) {
         self.max = max;
     }
 
-    /// Takes what arrived.
+    /// Appends received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, or `None` until more arrives.
+    /// Returns the next complete frame, or `None` until more bytes arrive.
     ///
     /// # Errors
-    /// [`FrameTooLong`] as soon as the length is known; the stream is then of no more use.
+    /// [`FrameTooLong`] as soon as the length is known to exceed the limit or to be malformed; the stream is
+    /// then unusable.
     #[allow(
         clippy::should_implement_trait,
-        reason = "a decoder is fed between calls, an iterator is not"
+        reason = "bytes are pushed between calls, which an iterator does not allow"
     )]
     pub fn next(&mut self) -> Result<Option<Bytes>, FrameTooLong> {
         let Some((len, prefix_len)) = self.next_length()? else { return Ok(None) };
@@ -69,12 +70,12 @@ impl FrameDecoder {
         Ok(Some(self.buffer.split_to(len).freeze()))
     }
 
-    /// Whether a frame has begun that is not whole: the stream must not end here.
+    /// Whether the buffer holds an incomplete frame: the stream must not end here.
     pub fn has_partial_frame(&self) -> bool {
         !self.buffer.is_empty()
     }
 
-    /// The length of the next frame, and how many bytes tell it.
+    /// The length of the next frame, and the length of its prefix, in bytes.
     fn next_length(&self) -> Result<Option<(usize, usize)>, FrameTooLong> {
         let mut len = 0u64;
         for (index, byte) in self.buffer.iter().take(VARINT_BYTES_MAX).enumerate() {
@@ -104,7 +105,7 @@ mod tests {
         #[test]
         fn frames_are_decoded_from_chunks_of_any_size(
             frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..8),
-            piece in 1usize..40,
+            chunk_bytes in 1usize..40,
         ) {
             for frame in &frames {
                 prop_assert_eq!(&strip_length(&encode(frame))[..], &frame[..]);
@@ -112,7 +113,7 @@ mod tests {
             let stream: Vec<u8> = frames.iter().flat_map(|f| encode(f)).collect();
             let mut decoder = FrameDecoder::new(300);
             let mut out = Vec::new();
-            for bytes in stream.chunks(piece) {
+            for bytes in stream.chunks(chunk_bytes) {
                 decoder.push(bytes);
                 while let Some(frame) = decoder.next().expect("within the limit") {
                     out.push(frame.to_vec());

@@ -1,8 +1,8 @@
-//! The code word of a gRPC error: the same words as over WebSocket and HTTP, in the details of a status.
+//! The error code in the details of a gRPC status: the same codes as over WebSocket and HTTP.
 //!
-//! A node sends `google.rpc.ErrorInfo` with every error: `reason` is the word, `domain` is
-//! [`ERROR_DOMAIN`], and `metadata["retry"]` says whether the same request may succeed later. A status
-//! without it was not made by a node. `google.rpc.RetryInfo` is sent where the node knows how long to wait.
+//! A node sends `google.rpc.ErrorInfo` with every error: `reason` is the error code, `domain` is
+//! [`ERROR_DOMAIN`], and `metadata["retry"]` is `true` if the same request may succeed later. A status
+//! without it does not come from a node. `google.rpc.RetryInfo` is added when the node knows the delay.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::client::ErrorCode;
 
-/// The domain of the code words.
+/// The `domain` of the error codes in an `ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "pushonce";
 
-/// The key in the metadata of an `ErrorInfo`; its value is `true` or `false`.
+/// The metadata key in an `ErrorInfo` for whether to retry; its value is `true` or `false`.
 const RETRY: &str = "retry";
 
-/// What a node says about an error beside the text.
+/// The machine-readable part of a gRPC error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorReason {
-    /// The code word.
+    /// The error code.
     pub code: ErrorCode,
     /// Whether the same request may succeed later.
     pub retry: bool,
-    /// How long to wait before that, if the node knows.
+    /// The delay before a retry, if the node knows it.
     pub retry_delay: Option<Duration>,
 }
 
@@ -35,7 +35,7 @@ impl From<ErrorCode> for ErrorReason {
 }
 
 impl ErrorReason {
-    /// A status with this reason in its details. `message` says what failed and what to change.
+    /// Creates a status with this reason in its details. `message` says what failed and what to change.
     pub fn to_status(self, code: Code, message: impl Into<String>) -> Status {
         let metadata = [(RETRY.to_owned(), self.retry.to_string())];
         let mut details = ErrorDetails::with_error_info(self.code.as_str(), ERROR_DOMAIN, metadata);
@@ -45,7 +45,7 @@ impl ErrorReason {
         Status::with_error_details(code, message, details)
     }
 
-    /// The reason in the details of a status; `None` when the status was not made by a node.
+    /// Reads the reason from the details of a status; `None` if the status does not come from a node.
     pub fn from_status(status: &Status) -> Option<ErrorReason> {
         let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN)?;
         let retry = info.metadata.get(RETRY).is_some_and(|retry| retry == "true");

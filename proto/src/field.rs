@@ -1,23 +1,23 @@
-//! Fields that several contracts share, and the one error of reading a frame that another of our
-//! own programs wrote.
+//! Conversion of the fields that several contracts share, and the error for an invalid field in a message
+//! from another Pushonce program.
 
 use pushonce_core::{
     ClusterVersion, ContentType, Durability, GapReason, InvalidPublishId, MessageKey, Position,
     Topic,
 };
 
-/// A field of a frame is missing or wrong.
+/// The error for a field that is missing or invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}` {reason}")]
 pub struct InvalidField {
-    /// Its name in the `.proto` file.
+    /// The name of the field in the `.proto` file.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// Why the field is invalid, as the end of the sentence "field `x` …".
     pub reason: String,
 }
 
 impl InvalidField {
-    /// `why` completes the sentence "field x …".
+    /// Creates an error. `reason` completes the sentence "field `x` …".
     pub(crate) fn new(field: &'static str, reason: impl std::fmt::Display) -> InvalidField {
         InvalidField { field, reason: reason.to_string() }
     }
@@ -27,7 +27,7 @@ impl InvalidField {
     }
 
     fn invalid(field: &'static str, reason: impl std::fmt::Display) -> InvalidField {
-        InvalidField::new(field, format!("is wrong: {reason}"))
+        InvalidField::new(field, format!("is invalid: {reason}"))
     }
 }
 
@@ -51,10 +51,11 @@ pub(crate) fn decode_gap_reason(
     name: &str,
 ) -> Result<GapReason, InvalidField> {
     parse_gap_reason(name)
-        .ok_or_else(|| InvalidField::invalid(field, format!("no reason is {name:?}")))
+        .ok_or_else(|| InvalidField::invalid(field, format!("unknown gap reason {name:?}")))
 }
 
-/// The empty content type is bytes: an ordered message always has one.
+/// Decodes the content type of a message that has a position: such a message always has one, and the empty
+/// string means binary.
 pub(crate) fn decode_content_type(
     field: &'static str,
     text: &str,
@@ -65,7 +66,7 @@ pub(crate) fn decode_content_type(
     )
 }
 
-/// Empty is none.
+/// Decodes a message key; the empty string means no key.
 pub(crate) fn decode_key(
     field: &'static str,
     text: &str,
@@ -74,7 +75,7 @@ pub(crate) fn decode_key(
     key.map_err(|error| InvalidField::invalid(field, error))
 }
 
-/// An id that was drawn at random.
+/// Decodes a random id of 16 bytes.
 pub(crate) fn decode_random_id(
     field: &'static str,
     bytes: &[u8],
@@ -88,8 +89,8 @@ pub(crate) fn encode_random_id(id: u128) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(&id.to_be_bytes())
 }
 
-/// The numbers are the same in every contract. Zero is a field that the sender did not set: an error, not
-/// the strongest promise.
+/// Decodes a durability; the numbers are the same in every contract. Zero means that the sender did not set
+/// the field: it is an error, since no durability may be assumed.
 pub(crate) fn decode_durability(
     field: &'static str,
     number: i32,
@@ -98,7 +99,7 @@ pub(crate) fn decode_durability(
         0 => Err(InvalidField::missing(field)),
         1 => Ok(Durability::Replicated),
         2 => Ok(Durability::Memory),
-        _ => Err(InvalidField::invalid(field, format!("no durability is {number}"))),
+        _ => Err(InvalidField::invalid(field, format!("unknown durability {number}"))),
     }
 }
 
@@ -115,7 +116,7 @@ pub(crate) fn parse_gap_reason(name: &str) -> Option<GapReason> {
         .find(|reason| reason.as_str() == name)
 }
 
-/// The spellings that we write ourselves, so that a link does not parse a header a message.
+/// Recognizes the spellings that Pushonce writes, so that a link does not parse a media type per message.
 fn known_content_type(text: &str) -> Option<ContentType> {
     if text.is_empty() {
         return Some(ContentType::Binary);

@@ -1,32 +1,41 @@
-//! The wire contracts, by version, and the conversion between wire types and domain types.
+//! The versioned wire contracts of Pushonce, and the conversion between wire types and domain types.
 //!
 //! # Overview
 //!
-//! - [`pb`]: the generated code of the `.proto` files beside this crate;
-//! - [`client`]: the client protocol as domain types, with its two encodings;
-//! - [`delimited`]: the framing on QUIC; [`close`]: the table of close codes;
-//! - [`publisher`], [`cluster`] and [`peer`]: the domain types of the three gRPC contracts;
-//! - [`error_details`] and [`status`]: the code word and the text of a gRPC error.
+//! The crate holds the generated code of the `.proto` files beside it ([`pb`]), the client protocol as
+//! domain types with its two encodings ([`client`]), the framing of a QUIC stream ([`delimited`]), the
+//! table of close codes ([`close`]), the error details of gRPC statuses ([`error_details`]), and the domain
+//! types of the three gRPC contracts: [`publisher`], [`cluster`] and [`peer`].
 //!
-//! The `README.md` beside this crate specifies the protocols for people who write a client.
+//! ```
+//! use bytes::Bytes;
+//! use pushonce_proto::client::{ClientCommand, Encoding};
+//!
+//! let frame = Bytes::from_static(br#"{"id":1,"unsubscribe":{"topic":"chat/7"}}"#);
+//! let request = Encoding::Json.decode_request(&frame).expect("a valid frame");
+//! assert_eq!(request.id, Some(1));
+//! assert!(matches!(request.command, ClientCommand::Unsubscribe { .. }));
+//! ```
 //!
 //! # Guarantees
 //!
-//! - A decoding error names the field, what is wrong with it and what to change.
+//! - A value is converted once, at the edge of a process.
+//! - A decoding error names the invalid field and what to change.
+//! - Decoding arbitrary bytes does not panic.
 //! - An enum value that the sender did not set is an error or absent, never a promise.
 //! - The `.proto` files pass the standard rules of `buf lint`; a test checks it.
 //!
 //! # Non-goals
 //!
-//! No engines, sockets or clocks.
+//! The crate has no engines, no sockets and no clocks.
 //!
 //! # Data flow
 //!
-//! Bytes to wire types to domain types, and back. Payloads are slices of the received buffer.
+//! Bytes are decoded to wire types and then to domain types. Encoding is the reverse.
 //!
 //! # Caller contract
 //!
-//! Convert a wire type where it enters the process, and pass only domain types on.
+//! Convert a wire type to its domain type where it is received, and pass only the domain type on.
 
 #[cfg(test)]
 mod arbitrary;
@@ -43,7 +52,7 @@ mod times;
 
 pub use field::InvalidField;
 
-/// Generated from the `.proto` files.
+/// Code generated from the `.proto` files.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
 pub mod pb {
     pub mod publisher {
@@ -67,6 +76,6 @@ pub mod pb {
         }
     }
 
-    /// The services of publishers and operators as descriptors, for the reflection service.
+    /// The descriptors of the publisher and operator services, for the reflection service.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));
 }

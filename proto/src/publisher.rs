@@ -1,4 +1,4 @@
-//! The domain types of `PublisherService`.
+//! The gRPC contract of publishers as domain types.
 
 use std::sync::Arc;
 
@@ -21,27 +21,27 @@ use crate::pb::publisher::v1 as pb;
 use crate::status::describe;
 use pb::start_from::Kind as StartKind;
 
-/// In the trailers of a failed `Publish`: `refused` or `unknown`. A status without it comes from
-/// a proxy or the transport and says nothing about the outcome.
+/// The trailer of a failed `Publish` with its outcome: `refused` or `unknown`. A status without it comes
+/// from a proxy or the transport, and the outcome is then unknown.
 pub const OUTCOME_HEADER: &str = "pushonce-outcome";
 
 /// The outcome of a publish that is not acknowledged, as a publisher sees it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishFailure {
-    /// Nothing happened, and nothing will.
-    #[error("refused ({reason}): {message}")]
+    /// The message was not published and will not be.
+    #[error("rejected ({reason}): {message}")]
     Rejected {
         /// The gRPC status code.
         code: Code,
-        /// The code word of the table of errors in `README.md`.
+        /// The error code.
         reason: ErrorCode,
         /// What failed and what to change.
         message: String,
         /// Whether the same publish may succeed later.
         retry: bool,
     },
-    /// The message may be stored, or may still be. A retry with the same key stores it once; a retry
-    /// without a key may store it twice.
+    /// The message may have been published, or may still be. A retry is safe with the same key; without a
+    /// key it may publish the message twice.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
 }
@@ -49,24 +49,23 @@ pub enum PublishFailure {
 /// An event of a subscription over gRPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SubscribeEvent {
-    /// The first event.
+    /// The subscription begins: the first event, sent once.
     Subscribed {
-        /// The newest position when the subscription began; [`Position::ZERO`] when the topic has no
-        /// message yet.
+        /// The newest position at this moment; [`Position::ZERO`] if the topic has no message yet.
         position: Position,
         /// Whether every requested message follows without a gap.
         recovered: bool,
     },
-    /// The next message, gap or change of the topic's health.
+    /// The next message, gap or change of health of the topic.
     Item(TopicEvent),
-    /// Sent at an interval, so that a failed server is detected.
+    /// A heartbeat of the server.
     Heartbeat {
-        /// Every message up to this position was sent before. `None` while the topic is stale.
+        /// Everything up to here was sent before; `None` if the server cannot guarantee that.
         position: Option<Position>,
     },
 }
 
-/// The status that `Publish` ends with.
+/// Creates the status of a failed `Publish`.
 pub fn publish_status(error: &PublishError) -> Status {
     let outcome = match error {
         PublishError::Rejected(_) => "refused",
@@ -79,7 +78,7 @@ pub fn publish_status(error: &PublishError) -> Status {
     status
 }
 
-/// The status that `Subscribe` ends with.
+/// Creates the status of a failed `Subscribe`.
 pub fn fetch_status(error: &FetchError) -> Status {
     let code = match error {
         FetchError::FuturePosition { .. } => Code::OutOfRange,
@@ -109,7 +108,8 @@ fn status_code(error: &PublishError) -> Code {
 impl TryFrom<pb::PublishRequest> for Publish {
     type Error = InvalidPublish;
 
-    /// Decodes; [`Publish::validate`] is the caller's, who knows the namespace's limit.
+    /// Decodes without validation: the caller knows the limit of the namespace and calls
+    /// [`Publish::validate`].
     fn try_from(request: pb::PublishRequest) -> Result<Publish, InvalidPublish> {
         Ok(Publish {
             topic: Topic::new(&request.topic)?,
@@ -188,11 +188,11 @@ impl From<pb::PublishRequest> for pb::PublishStreamRequest {
 }
 
 impl From<Acknowledgement> for pb::PublishResponse {
-    fn from(placed: Acknowledgement) -> pb::PublishResponse {
+    fn from(acknowledgement: Acknowledgement) -> pb::PublishResponse {
         pb::PublishResponse {
-            position: placed.position.to_string(),
-            time_ms: placed.time.0,
-            durability: encode_durability(placed.durability),
+            position: acknowledgement.position.to_string(),
+            time_ms: acknowledgement.time.0,
+            durability: encode_durability(acknowledgement.durability),
         }
     }
 }
@@ -238,7 +238,7 @@ impl From<&Status> for PublishFailure {
         if outcome != Some(b"refused".as_slice()) {
             return PublishFailure::Unknown(describe(status));
         }
-        // A proxy may drop the details: the text stays, and the request is not repeated.
+        // A proxy may drop the details: the text remains, and the request is not retried.
         let reason = ErrorReason::from_status(status).unwrap_or(ErrorCode::BadRequest.into());
         PublishFailure::Rejected {
             code: status.code(),
@@ -250,14 +250,14 @@ impl From<&Status> for PublishFailure {
 }
 
 impl pb::PublishStreamResponse {
-    /// The acknowledgement of request number `sequence`, counted from 1.
+    /// Creates the response to request number `sequence`, counted from 1.
     pub fn from_outcome(
         sequence: u64,
         outcome: Result<Acknowledgement, PublishError>,
     ) -> pb::PublishStreamResponse {
         use pb::publish_stream_response::Outcome;
         let outcome = match outcome {
-            Ok(placed) => Outcome::Published(placed.into()),
+            Ok(acknowledgement) => Outcome::Published(acknowledgement.into()),
             Err(error) => Outcome::Failed((&error).into()),
         };
         pb::PublishStreamResponse { sequence, outcome: Some(outcome) }
@@ -521,7 +521,7 @@ mod tests {
         ] {
             let topic = "a".to_owned();
             let request = pb::PublishRequest { topic, nonce, producer, ..Default::default() };
-            let message = Publish::try_from(request).expect_err("refused").to_string();
+            let message = Publish::try_from(request).expect_err("invalid").to_string();
             assert!(message.contains(expected), "{message}");
         }
     }

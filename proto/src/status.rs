@@ -1,11 +1,11 @@
-//! What a failed gRPC call says, for people.
+//! Readable texts for failed gRPC calls and chains of errors.
 
 use std::error::Error;
 
 use tonic::Status;
 
-/// The message of a status with its causes. A status that the transport made says only "transport
-/// error", or nothing: the reason, as "connection refused", is in its sources.
+/// Formats the message of a status with its causes. The message of a status that the transport created is
+/// empty or only "transport error": the reason, such as "connection refused", is in its sources.
 pub fn describe(status: &Status) -> String {
     let message = match status.message() {
         "" => format!("{} without a message", status.code()),
@@ -14,7 +14,7 @@ pub fn describe(status: &Status) -> String {
     with_causes(message, status.source())
 }
 
-/// An error with its causes, outermost first. A cause that the text before it contains is left out.
+/// Formats an error with its causes, outermost first. A cause that the preceding text contains is left out.
 pub fn error_chain(error: &dyn Error) -> String {
     with_causes(error.to_string(), error.source())
 }

@@ -1,4 +1,4 @@
-//! The times of consensus on the wire.
+//! Conversion of the consensus timeouts of a cluster.
 
 use pushonce_core::{ClusterTimes, ConsensusTimes};
 
@@ -17,7 +17,7 @@ impl From<ConsensusTimes> for pb::ConsensusTimes {
     }
 }
 
-/// Whether the times fit together is for consensus to say.
+/// Does not check that the times fit together: the consensus crate does.
 impl From<pb::ConsensusTimes> for ConsensusTimes {
     fn from(times: pb::ConsensusTimes) -> ConsensusTimes {
         ConsensusTimes {

@@ -1,4 +1,4 @@
-//! What `README.md` publishes is what the code does.
+//! Compares the tables and the frames of `README.md` with the code.
 
 use bytes::Bytes;
 use pushonce_core::{
@@ -12,7 +12,7 @@ use pushonce_proto::publisher::{fetch_status, publish_status};
 
 const README: &str = include_str!("../README.md");
 
-/// The cells of every table row whose first cell is `first_remaining`.
+/// The cells of every table row whose first cell is `first`.
 fn rows(first: &str) -> Vec<Vec<&'static str>> {
     let cells = |line: &'static str| -> Vec<&'static str> {
         line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect()
@@ -29,7 +29,7 @@ fn rows(first: &str) -> Vec<Vec<&'static str>> {
 fn every_close_code_is_published_as_it_is() {
     for close in close::TABLE {
         let rows = rows(&close.code.to_string());
-        let [row] = &rows[..] else { panic!("{} is there {} times", close.code, rows.len()) };
+        let [row] = &rows[..] else { panic!("{} is listed {} times", close.code, rows.len()) };
         assert_eq!((row[1], row[3]), (close.reason, close.reconnect.as_str()), "{}", close.code);
     }
 }
@@ -45,7 +45,7 @@ fn no_close_code_is_published_that_is_not_in_use() {
 #[test]
 fn every_error_code_is_published_as_it_is() {
     for code in ErrorCode::ALL {
-        // `slow` and the like are words of other tables: an error's third cell says true or false.
+        // Other tables have rows such as `slow` too: in the table of errors the third cell is true or false.
         let rows = rows(code.as_str());
         let retry =
             rows.iter().filter(|row| row.get(2) == Some(&code.is_retryable().to_string().as_str()));

@@ -1,30 +1,30 @@
-//! The one kind of difference that there is.
+//! Messages as deltas in the fossil format, the only supported format.
 
 use bytes::Bytes;
 use pushonce_core::{MessageKey, Position, Timestamp};
 
 use super::{ErrorCode, InvalidFrame};
 
-/// A message as its difference from the one right before it in its topic, whose content type it has.
+/// A message as a delta to the message right before it in its topic, with the same content type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageDelta {
-    /// Its place in the topic.
+    /// The position of the message in its topic.
     pub position: Position,
-    /// When its owner proposed it.
+    /// The time at which the owner proposed the message.
     pub time: Timestamp,
-    /// The publisher's name for it.
+    /// The publisher's key for the message.
     pub key: Option<MessageKey>,
-    /// What makes its payload out of that of the message before, in the fossil format. Never empty.
+    /// The delta that turns the previous payload into this one, in the fossil format. Never empty.
     pub delta: Bytes,
 }
 
-/// The delta format of the Fossil version control system (fossil-scm.org, "Delta Format"); the
-/// package `fossil-delta` of npm reads it.
+/// The delta format of the Fossil version control system (fossil-scm.org, "Delta Format"). The npm package
+/// `fossil-delta` applies it.
 pub(super) const FOSSIL: &str = "fossil";
 
-/// Whether a kind that a client named is that one.
+/// Checks that the delta format requested by a client is [`FOSSIL`].
 pub(super) fn is_fossil(kind: &str) -> Result<bool, InvalidFrame> {
-    let message = "`delta` is \"fossil\"; leave it out for whole messages";
-    let wrong = || InvalidFrame::new(ErrorCode::NotSupported, message);
-    (kind == FOSSIL).then_some(true).ok_or_else(wrong)
+    let message = "`delta` must be \"fossil\"; omit it to receive whole messages";
+    let invalid = || InvalidFrame::new(ErrorCode::NotSupported, message);
+    (kind == FOSSIL).then_some(true).ok_or_else(invalid)
 }

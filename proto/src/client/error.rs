@@ -1,65 +1,65 @@
-//! The errors of the client protocol.
+//! The error codes of the client protocol, and the error for an invalid frame.
 
 use pushonce_core::{FetchError, InvalidPublish, PublishError, PublishRejection};
 
 use super::ServerEvent;
 
-/// A word that a client can branch on. Published in `README.md`; a word never changes its meaning.
+/// An error code that a client can branch on, as `README.md` lists it. Its meaning never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
-    /// Not a frame of the protocol at all; the session ends.
+    /// The data is not a frame of the protocol; the session ends.
     BadFrame,
-    /// A field or a command that this version does not have.
+    /// A field or a command is unknown in this version.
     UnknownField,
-    /// The topic breaks a rule.
+    /// The topic name is invalid.
     BadTopic,
-    /// Not of the form `epoch:offset`.
+    /// The position is not of the form `epoch:offset`.
     BadPosition,
-    /// Something else about the request is wrong.
+    /// The request is invalid in another way.
     BadRequest,
-    /// The payload is over the limit.
+    /// The payload exceeds the limit.
     TooLarge,
-    /// Known, and not offered by this version or on this transport.
+    /// The feature is known but not supported by this version or on this transport.
     NotSupported,
-    /// The topic, or the command, is not for this client.
+    /// The client is not allowed to use the topic or the command.
     NotAllowed,
-    /// This session already has this topic.
+    /// The session is already subscribed to the topic.
     AlreadySubscribed,
-    /// This session does not have this topic.
+    /// The session is not subscribed to the topic.
     NotSubscribed,
-    /// This session has as many topics as it may.
+    /// The session has its maximum number of subscriptions.
     TooManySubscriptions,
-    /// A bound was met; nothing happened.
+    /// A limit was reached; the request had no effect.
     Overloaded,
-    /// The namespace, or the topic's owner, has as many topics as it may; nothing happened.
+    /// The namespace or the topic's owner has its maximum number of topics; the request had no effect.
     TooManyTopics,
-    /// The topic's owner cannot be asked now; nothing happened.
+    /// The topic's owner cannot be reached now; the request had no effect.
     Unavailable,
     /// The outcome of a publish is unknown; with a key, a retry is safe.
     Unknown,
     /// The topic has another message with this key.
     KeyReused,
-    /// The position was never given out.
+    /// The topic never assigned the position to a message.
     FuturePosition,
 }
 
-/// A frame that cannot be acted on.
+/// The error for a frame that is malformed or holds an invalid request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct InvalidFrame {
-    /// The frame's id, if that could be read.
+    /// The id of the frame, if it could be decoded.
     pub id: Option<u64>,
-    /// What kind of wrong.
+    /// The error code.
     pub code: ErrorCode,
-    /// What to change.
+    /// What is invalid and what to change.
     pub message: String,
-    /// No frame of the protocol at all: after the error, the session ends with
-    /// [`crate::close::BAD_FRAME`]. Otherwise it goes on.
+    /// Whether the data is not a frame of the protocol. If so, the session ends with
+    /// [`crate::close::BAD_FRAME`] after the error; otherwise it continues.
     pub is_fatal: bool,
 }
 
 impl ErrorCode {
-    /// Every word.
+    /// Every error code.
     pub const ALL: [ErrorCode; 17] = [
         ErrorCode::BadFrame,
         ErrorCode::UnknownField,
@@ -80,7 +80,7 @@ impl ErrorCode {
         ErrorCode::FuturePosition,
     ];
 
-    /// As it stands in a frame.
+    /// The word in a frame.
     pub fn as_str(self) -> &'static str {
         match self {
             ErrorCode::BadFrame => "bad_frame",
@@ -103,14 +103,14 @@ impl ErrorCode {
         }
     }
 
-    /// Whether the same request may succeed later. For an unknown outcome that depends on the
-    /// request: see [`ServerEvent::publish_error`].
+    /// Whether the same request may succeed later. For [`ErrorCode::Unknown`] this depends on the request:
+    /// see [`ServerEvent::publish_error`].
     pub fn is_retryable(self) -> bool {
         matches!(self, ErrorCode::Overloaded | ErrorCode::Unavailable)
     }
 
-    /// The word of a frame. A newer server may have words that this table has not: `retry` then
-    /// says which of ours acts the same.
+    /// Decodes the word of a frame. A newer server may send a word that is unknown here: it becomes
+    /// `Unavailable` if it is `retryable`, and `BadRequest` otherwise.
     pub(crate) fn parse(name: &str, retryable: bool) -> ErrorCode {
         let fallback = if retryable { ErrorCode::Unavailable } else { ErrorCode::BadRequest };
         ErrorCode::ALL.into_iter().find(|code| code.as_str() == name).unwrap_or(fallback)
@@ -164,12 +164,12 @@ impl From<&FetchError> for ErrorCode {
 }
 
 impl ServerEvent {
-    /// The answer to a request that is refused.
+    /// Creates the response to a request that is rejected.
     pub fn error(id: Option<u64>, code: ErrorCode, message: impl std::fmt::Display) -> ServerEvent {
         ServerEvent::Error { id, code, message: message.to_string(), retry: code.is_retryable() }
     }
 
-    /// The answer to a publish that is not acknowledged.
+    /// Creates the response to a publish that is not acknowledged.
     pub fn publish_error(id: Option<u64>, error: &PublishError) -> ServerEvent {
         let (code, message) = (ErrorCode::from(error), error.to_string());
         ServerEvent::Error { id, code, message, retry: error.is_retryable() }
@@ -177,12 +177,12 @@ impl ServerEvent {
 }
 
 impl InvalidFrame {
-    /// The answer to it.
+    /// Creates the response to the invalid frame.
     pub fn to_event(&self) -> ServerEvent {
         ServerEvent::error(self.id, self.code, &self.message)
     }
 
-    /// An error after which the session continues. `message` says what to change.
+    /// Creates an error after which the session continues. `message` says what to change.
     pub fn new(code: ErrorCode, message: impl std::fmt::Display) -> InvalidFrame {
         InvalidFrame { id: None, code, message: message.to_string(), is_fatal: false }
     }

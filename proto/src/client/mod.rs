@@ -1,5 +1,5 @@
-//! The client protocol as domain types, and its two encodings. `README.md` beside this crate shows
-//! it to people who write a client.
+//! The client protocol as domain types, and its two encodings. `README.md` beside this crate specifies it
+//! for authors of clients.
 
 mod delta;
 mod error;
@@ -17,168 +17,168 @@ use pushonce_core::{
 pub use delta::MessageDelta;
 pub use error::{ErrorCode, InvalidFrame};
 
-/// How frames are written.
+/// The encoding of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {
-    /// One JSON object a frame.
+    /// Each frame is one JSON object.
     Json,
-    /// One `ClientFrame` or `ServerFrame` of `client.proto` a frame.
+    /// Each frame is one `ClientFrame` or `ServerFrame` of `client.proto`.
     Proto,
 }
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRequest {
-    /// Chosen by the client, repeated in the answer. Not zero.
+    /// The id that the client chose and the response repeats; not zero.
     pub id: Option<u64>,
-    /// What it asks for.
+    /// The requested command.
     pub command: ClientCommand,
 }
 
-/// What a client may ask for.
+/// A command that a client can send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientCommand {
-    /// Begin to send a topic.
+    /// Subscribe to a topic.
     Subscribe {
-        /// Which.
+        /// The topic.
         topic: Topic,
-        /// Where to begin.
+        /// The start of the subscription.
         from: StartFrom,
-        /// What else it wants.
+        /// The options of the subscription.
         options: SubscribeOptions,
     },
-    /// Send a topic no more.
+    /// End the subscription to a topic.
     Unsubscribe {
-        /// Which.
+        /// The topic.
         topic: Topic,
     },
-    /// Publish a message. Decoded, not checked: the namespace's limit is the server's to know.
+    /// Publish a message. It is decoded but not validated: only the server knows the limit of the namespace.
     Publish(Publish),
-    /// Use this token from now on.
+    /// Replace the token of the session.
     Authenticate {
-        /// As the issuer wrote it.
+        /// The encoded token from its issuer.
         token: String,
     },
 }
 
-/// What a server says.
+/// A response or an event that a server sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerEvent {
     /// A subscription begins.
     Subscribed {
-        /// Of the request.
+        /// The id of the request.
         id: Option<u64>,
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// The newest position at this moment; [`Position::ZERO`] when the topic has none yet.
+        /// The newest position at this moment; [`Position::ZERO`] if the topic has no message yet.
         position: Position,
-        /// Whether everything that was asked for follows without a gap.
+        /// Whether every requested message follows without a gap.
         recovered: bool,
-        /// What the subscription gets: what was asked for, within what the namespace gives.
+        /// The delivery of the subscription: the requested one, within the limits of the namespace.
         delivery: Delivery,
     },
-    /// A subscription has ended; nothing of the topic follows.
+    /// A subscription has ended; no event of the topic follows.
     Unsubscribed {
-        /// Of the request.
+        /// The id of the request.
         id: Option<u64>,
-        /// Which topic.
+        /// The topic.
         topic: Topic,
     },
     /// A publish is acknowledged.
     Published {
-        /// Of the request.
+        /// The id of the request.
         id: Option<u64>,
-        /// Where it stands.
+        /// The position of the message.
         position: Position,
-        /// What it survives.
+        /// The durability of the message.
         durability: Durability,
     },
-    /// A token is taken.
+    /// A token is accepted.
     Authenticated {
-        /// Of the request.
+        /// The id of the request.
         id: Option<u64>,
-        /// When it ends.
+        /// The time at which the token expires.
         expires: Timestamp,
     },
     /// A message of a subscription.
     Message {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
         /// The message.
         message: Arc<Message>,
     },
-    /// The same, to one who asked for deltas and was sent the message right before it.
+    /// A message as a delta, for a session that accepts deltas and received the message right before it.
     MessageDelta {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// The message.
+        /// The message as a delta.
         message_delta: MessageDelta,
     },
-    /// Messages of a subscription that will not be shown.
+    /// Messages of a subscription are missing and will not be delivered.
     Gap {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// Which messages, and why.
+        /// The range of the missing messages and the reason.
         gap: Gap,
     },
-    /// The server has lost touch with the topic's owner, and cannot say whether there is more.
+    /// The server lost its connection to the topic's owner and does not know if there are newer messages.
     Stale {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// Everything up to here was sent.
+        /// Everything up to this position was sent.
         since: Position,
     },
     /// The server receives the topic again; the missed messages follow.
     Live {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// Everything up to here was sent.
+        /// Everything up to this position was sent.
         position: Position,
     },
-    /// How many watch a topic, to one who asked for that.
+    /// The audience of a topic, for a subscription that requested it.
     Audience {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// Sessions of the whole cluster, as far as is known; seconds old at most.
+        /// Number of known sessions in the whole cluster; at most seconds old.
         count: u64,
     },
-    /// A request was refused.
+    /// A request was rejected.
     Error {
-        /// Of the request, if it could be read.
+        /// The id of the request, if it could be decoded.
         id: Option<u64>,
-        /// A word to branch on.
+        /// The error code.
         code: ErrorCode,
-        /// What to change.
+        /// What failed and what to change.
         message: String,
         /// Whether the same request may succeed later.
         retry: bool,
     },
-    /// The server lives, and this is what it has sent so far.
+    /// A heartbeat of the server, with the positions that it has sent.
     Heartbeat {
-        /// The position up to which everything was sent before; a stale topic is left out.
+        /// The position of each topic up to which everything was sent before, without stale topics.
         positions: Vec<(Topic, Position)>,
     },
-    /// The session will be closed: connect to another server.
+    /// The server will close the session: the client connects to another server.
     Goaway {
-        /// In how many milliseconds at most.
+        /// Maximum time until the close, in milliseconds.
         after_ms: u32,
-        /// For how many milliseconds this server is not to be troubled; 0: not at all.
+        /// Time in milliseconds during which the client must not reconnect to this server; 0 for none.
         retry_after_ms: u32,
-        /// Why.
+        /// The reason for the close.
         reason: String,
     },
-    /// First on each stream of a QUIC subscription: whose stream it is. Not in JSON.
+    /// The first frame on each stream of a QUIC subscription: names its topic. Not in JSON.
     Stream {
-        /// Which topic.
+        /// The topic.
         topic: Topic,
     },
 }
 
 impl Encoding {
-    /// Both.
+    /// Both encodings.
     pub const ALL: [Encoding; 2] = [Encoding::Json, Encoding::Proto];
 
-    /// The WebSocket subprotocol that asks for it.
+    /// The WebSocket subprotocol that selects the encoding.
     pub fn subprotocol(self) -> &'static str {
         match self {
             Encoding::Json => "pushonce.v1.json",
@@ -186,16 +186,16 @@ impl Encoding {
         }
     }
 
-    /// What a WebSocket subprotocol asks for, if it is one of ours.
+    /// The encoding that a WebSocket subprotocol selects; `None` for a subprotocol that is unknown.
     pub fn from_subprotocol(name: &str) -> Option<Encoding> {
         Encoding::ALL.into_iter().find(|encoding| encoding.subprotocol() == name)
     }
 
-    /// Reads what a client sent.
+    /// Decodes a frame of a client.
     ///
     /// # Errors
-    /// [`InvalidFrame`], to be answered as [`InvalidFrame::to_event`]; when it is `broken` the session
-    /// ends as well.
+    /// [`InvalidFrame`] if the frame is malformed or the request is invalid. Respond with
+    /// [`InvalidFrame::to_event`], and end the session if `is_fatal` is set.
     pub fn decode_request(self, frame: &Bytes) -> Result<ClientRequest, InvalidFrame> {
         match self {
             Encoding::Json => json::decode_request(frame),
@@ -203,8 +203,8 @@ impl Encoding {
         }
     }
 
-    /// Writes what a server says. JSON has no [`ServerEvent::Stream`]: it gives an empty object, which a
-    /// client passes over.
+    /// Encodes an event of a server. JSON has no [`ServerEvent::Stream`]: it becomes an empty object, which a
+    /// client skips.
     pub fn encode_event(self, event: &ServerEvent) -> Bytes {
         match self {
             Encoding::Json => json::encode_event(event),
@@ -212,7 +212,7 @@ impl Encoding {
         }
     }
 
-    /// Writes what a client asks for.
+    /// Encodes a request of a client.
     pub fn encode_request(self, request: &ClientRequest) -> Bytes {
         match self {
             Encoding::Json => json::encode_request(request),
@@ -220,10 +220,11 @@ impl Encoding {
         }
     }
 
-    /// Reads what a server sent.
+    /// Decodes a frame of a server.
     ///
     /// # Errors
-    /// [`InvalidFrame`]: one that is not `broken` comes from a newer server and is to be passed over.
+    /// [`InvalidFrame`] if the frame is malformed or unknown. If `is_fatal` is not set, the frame comes from
+    /// a newer server: skip it.
     pub fn decode_event(self, frame: &Bytes) -> Result<ServerEvent, InvalidFrame> {
         match self {
             Encoding::Json => json::decode_event(frame),
@@ -232,8 +233,8 @@ impl Encoding {
     }
 }
 
-/// The frame of a message: the same for every subscriber of the topic. The payload of JSON content
-/// goes in as it is, so it must be JSON ([`Publish::validate`]).
+/// Encodes the frame of a message: the same for every subscriber of the topic. A JSON payload is copied as
+/// it is, so it must be valid JSON ([`Publish::validate`]).
 pub fn encode_message(encoding: Encoding, topic: &Topic, message: &Message) -> Bytes {
     match encoding {
         Encoding::Json => json::encode_message(topic, message),
@@ -241,7 +242,7 @@ pub fn encode_message(encoding: Encoding, topic: &Topic, message: &Message) -> B
     }
 }
 
-/// The frame of a message that goes as its difference from the one before.
+/// Encodes the frame of a message as a delta to the previous message.
 pub fn encode_message_delta(
     encoding: Encoding,
     topic: &Topic,
@@ -253,13 +254,12 @@ pub fn encode_message_delta(
     }
 }
 
-/// Whether a frame that was written here in [`Encoding::Proto`] is of a message, whole or as a
-/// difference.
+/// Whether a frame that this crate encoded in [`Encoding::Proto`] holds a message, whole or as a delta.
 pub fn is_message(frame: &[u8]) -> bool {
     protobuf::is_message(frame)
 }
 
-/// The frame of a gap: the same for every subscriber of the topic.
+/// Encodes the frame of a gap: the same for every subscriber of the topic.
 pub fn encode_gap(encoding: Encoding, topic: &Topic, gap: &Gap) -> Bytes {
     match encoding {
         Encoding::Json => json::encode_gap(topic, gap),

@@ -1,5 +1,5 @@
-//! One `ClientFrame` or `ServerFrame` of `client.proto` a frame. The frames of messages and gaps are
-//! written by hand: the generated types would copy every part of them into strings first.
+//! The protobuf encoding: each frame is one `ClientFrame` or `ServerFrame` of `client.proto`. The frames of
+//! messages and gaps are encoded by hand, since the generated types would first copy each part to a string.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ use pb::start_from::Kind as StartKind;
 
 pub(super) fn decode_request(frame: &Bytes) -> Result<ClientRequest, InvalidFrame> {
     let frame = pb::ClientFrame::decode(frame.clone());
-    let frame =
-        frame.map_err(|error| InvalidFrame::fatal(format!("not a ClientFrame: {error}")))?;
+    let frame = frame
+        .map_err(|error| InvalidFrame::fatal(format!("the frame is not a ClientFrame: {error}")))?;
     let id = decode_id(frame.id);
     let Some(request) = frame.request else {
         let message = "the frame has no request that this version knows";
@@ -54,17 +54,17 @@ fn decode_command(request: WireRequest) -> Result<ClientCommand, InvalidFrame> {
 }
 
 fn decode_publish(publish: pb::Publish) -> Result<Publish, InvalidFrame> {
-    let bad = |why| InvalidFrame::new(ErrorCode::BadRequest, why);
+    let bad_request = |error| InvalidFrame::new(ErrorCode::BadRequest, error);
     Ok(Publish {
         topic: decode_topic(&publish.topic)?,
         content_type: match publish.content_type.as_str() {
             "" => ContentType::detect(&publish.data),
-            content_type => ContentType::parse(content_type).map_err(bad)?,
+            content_type => ContentType::parse(content_type).map_err(bad_request)?,
         },
         key: (!publish.key.is_empty())
             .then(|| MessageKey::new(&publish.key))
             .transpose()
-            .map_err(bad)?,
+            .map_err(bad_request)?,
         publish_id: None,
         payload: publish.data,
     })
@@ -82,10 +82,10 @@ fn decode_start_from(start_from: Option<pb::StartFrom>) -> Result<StartFrom, Inv
 }
 
 fn decode_options(subscribe: &pb::Subscribe) -> Result<SubscribeOptions, InvalidFrame> {
-    let bad = |why| InvalidFrame::new(ErrorCode::BadRequest, why);
+    let bad_request = |error| InvalidFrame::new(ErrorCode::BadRequest, error);
     let delivery = Some(subscribe.delivery.as_str()).filter(|word| !word.is_empty());
     Ok(SubscribeOptions {
-        delivery: delivery.map(str::parse).transpose().map_err(bad)?,
+        delivery: delivery.map(str::parse).transpose().map_err(bad_request)?,
         report_conflated: subscribe.conflated,
         report_audience: subscribe.audience,
         accept_deltas: match subscribe.delta.as_str() {
@@ -100,7 +100,7 @@ fn decode_topic(name: &str) -> Result<Topic, InvalidFrame> {
     Topic::new(name).map_err(|error| InvalidFrame::new(ErrorCode::BadTopic, error))
 }
 
-/// Zero is none.
+/// Decodes a request id; zero means none.
 fn decode_id(number: u64) -> Option<u64> {
     (number != 0).then_some(number)
 }
@@ -151,14 +151,14 @@ fn encode_start_from(start_from: StartFrom) -> pb::StartFrom {
 
 pub(super) fn decode_event(frame: &Bytes) -> Result<ServerEvent, InvalidFrame> {
     let frame = pb::ServerFrame::decode(frame.clone());
-    let frame =
-        frame.map_err(|error| InvalidFrame::fatal(format!("not a ServerFrame: {error}")))?;
+    let frame = frame
+        .map_err(|error| InvalidFrame::fatal(format!("the frame is not a ServerFrame: {error}")))?;
     let id = decode_id(frame.id);
     let Some(event) = frame.event else {
         let message = "the frame has no event that this version knows";
         return Err(InvalidFrame::new(ErrorCode::UnknownField, message).with_id(id));
     };
-    // An event that is known and cannot be read must not be passed over: it may be a message.
+    // A known event that cannot be decoded must not be skipped: it may be a message.
     decode_event_body(id, event).map_err(|error| InvalidFrame::fatal(error).with_id(id))
 }
 
@@ -230,12 +230,12 @@ fn decode_event_body(id: Option<u64>, event: WireEvent) -> Result<ServerEvent, I
     })
 }
 
-/// Absent is `all`.
+/// Decodes a delivery; the empty string means `all`.
 fn decode_delivery(field: &'static str, word: &str) -> Result<Delivery, InvalidField> {
     match word {
         "" => Ok(Delivery::All),
         word => {
-            word.parse().map_err(|error| InvalidField::new(field, format!("is wrong: {error}")))
+            word.parse().map_err(|error| InvalidField::new(field, format!("is invalid: {error}")))
         }
     }
 }
@@ -292,8 +292,8 @@ pub(super) fn encode_event(event: &ServerEvent) -> Bytes {
             (*id, WireEvent::Authenticated(pb::Authenticated { expires_ms: expires.0 }))
         }
         ServerEvent::Message { topic, message } => return encode_message(topic, message),
-        ServerEvent::MessageDelta { topic, message_delta: difference } => {
-            return encode_message_delta(topic, difference);
+        ServerEvent::MessageDelta { topic, message_delta } => {
+            return encode_message_delta(topic, message_delta);
         }
         ServerEvent::Gap { topic, gap } => return encode_gap(topic, gap),
         ServerEvent::Stale { topic, since } => {
@@ -329,10 +329,11 @@ pub(super) fn encode_event(event: &ServerEvent) -> Bytes {
     pb::ServerFrame { id: id.unwrap_or(0), event: Some(wire) }.encode_to_vec().into()
 }
 
-// === by hand ===
+// === messages and gaps, encoded by hand ===
 
-/// The numbers of `ServerFrame.event`.
+/// The field number of a message in `ServerFrame.event`.
 const MESSAGE_TAG: u32 = 6;
+/// The field number of a gap in `ServerFrame.event`.
 const GAP_TAG: u32 = 7;
 
 pub(super) fn encode_message(topic: &Topic, message: &Message) -> Bytes {
@@ -348,16 +349,16 @@ pub(super) fn encode_message(topic: &Topic, message: &Message) -> Bytes {
     encode_event_fields(MESSAGE_TAG, &parts, Some((3, message.time.0)))
 }
 
-pub(super) fn encode_message_delta(topic: &Topic, difference: &MessageDelta) -> Bytes {
-    let position = difference.position.to_string();
-    let key = difference.key.as_ref().map_or("", MessageKey::as_str);
+pub(super) fn encode_message_delta(topic: &Topic, message_delta: &MessageDelta) -> Bytes {
+    let position = message_delta.position.to_string();
+    let key = message_delta.key.as_ref().map_or("", MessageKey::as_str);
     let parts = [
         (1, topic.as_str().as_bytes()),
         (2, position.as_bytes()),
         (5, key.as_bytes()),
-        (7, &difference.delta),
+        (7, &message_delta.delta),
     ];
-    encode_event_fields(MESSAGE_TAG, &parts, Some((3, difference.time.0)))
+    encode_event_fields(MESSAGE_TAG, &parts, Some((3, message_delta.time.0)))
 }
 
 pub(super) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {
@@ -371,13 +372,14 @@ pub(super) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {
     encode_event_fields(GAP_TAG, &parts, None)
 }
 
-/// The event is the first field of a frame that answers nothing, and a key below 16 is one byte.
+/// Whether an encoded frame holds a message. The event is the first field of a frame without an id, and the
+/// key of a field below 16 is one byte.
 pub(super) fn is_message(frame: &[u8]) -> bool {
     frame.first() == Some(&((MESSAGE_TAG << 3 | WireType::LengthDelimited as u32) as u8))
 }
 
-/// A server frame with one event: fields of bytes, and at most one number. Fields may stand in any
-/// order, and an empty one is left out.
+/// Encodes a server frame with one event of byte fields and at most one number. Fields may be in any order,
+/// and empty fields are omitted.
 fn encode_event_fields(
     event_tag: u32,
     parts: &[(u32, &[u8])],

@@ -1,4 +1,4 @@
-//! What must hold in both encodings.
+//! Tests of the properties that both encodings share.
 
 use std::num::NonZeroU16;
 
@@ -55,7 +55,7 @@ fn request() -> impl Strategy<Value = ClientRequest> {
             options
         }),
         topic().prop_map(|topic| ClientCommand::Unsubscribe { topic }),
-        // A client has keys, and no stamps.
+        // A client request has a key but no publish id.
         publish()
             .prop_map(|publish| ClientCommand::Publish(Publish { publish_id: None, ..publish })),
         any::<String>().prop_map(|token| ClientCommand::Authenticate { token }),
@@ -103,7 +103,7 @@ fn event() -> impl Strategy<Value = ServerEvent> {
     ]
 }
 
-/// A heartbeat is a map: it has no order.
+/// Sorts the positions of a heartbeat, which is a map without an order.
 fn sorted(event: ServerEvent) -> ServerEvent {
     match event {
         ServerEvent::Heartbeat { mut positions } => {
@@ -141,13 +141,13 @@ proptest! {
         prop_assert!(serde_json::from_slice::<serde_json::Value>(&frame).is_ok());
     }
 
-    /// What a client that keeps payloads for deltas does, as README.md shows it.
+    /// A client that keeps payloads for deltas relies on this, as README.md shows.
     #[test]
     fn json_payload_is_at_the_end_of_its_frame(topic in topic(), message in message()) {
         let frame = encode_message(Encoding::Json, &topic, &message);
         let frame = std::str::from_utf8(&frame).expect("text");
         if message.content_type == pushonce_core::ContentType::Json {
-            let begin = frame.find(r#""data":"#).expect("there") + 7;
+            let begin = frame.find(r#""data":"#).expect("a data field") + 7;
             prop_assert_eq!(&frame.as_bytes()[begin..frame.len() - 2], &message.payload[..]);
         }
     }
@@ -193,8 +193,8 @@ fn subprotocol_maps_to_its_encoding() {
 #[test]
 fn malformed_frame_is_fatal_and_empty_request_is_not() {
     let error = Encoding::Proto.decode_request(&Bytes::from_static(&[0xff, 0xff]));
-    assert!(error.expect_err("no frame").is_fatal);
-    let empty = Encoding::Proto.decode_request(&Bytes::new()).expect_err("asks for nothing");
+    assert!(error.expect_err("malformed").is_fatal);
+    let empty = Encoding::Proto.decode_request(&Bytes::new()).expect_err("no request");
     assert!(!empty.is_fatal);
     assert_eq!(empty.code, ErrorCode::UnknownField);
 }
@@ -210,7 +210,7 @@ fn protobuf_publish_without_content_type_gets_a_guessed_one() {
     let frame = crate::pb::client::v1::ClientFrame { id: 0, request: Some(request) };
     let frame = prost::Message::encode_to_vec(&frame).into();
     let request = Encoding::Proto.decode_request(&frame).expect("valid");
-    let ClientCommand::Publish(publish) = request.command else { panic!("a publish") };
+    let ClientCommand::Publish(publish) = request.command else { panic!("expected a publish") };
     assert_eq!(publish.content_type, pushonce_core::ContentType::Json);
 }
 

@@ -1,4 +1,4 @@
-//! The settings of namespaces, to the wire and back.
+//! Conversion of the settings of namespaces to and from the wire.
 
 use std::num::NonZeroU16;
 
@@ -105,19 +105,20 @@ impl TryFrom<pb::NamespaceChange> for NamespaceChange {
 }
 
 fn decode_delivery(word: &str) -> Result<Delivery, InvalidField> {
-    word.parse().map_err(|error| InvalidField::new("delivery", format!("is wrong: {error}")))
+    word.parse().map_err(|error| InvalidField::new("delivery", format!("is invalid: {error}")))
 }
 
 fn decode_rate(number: u32) -> Result<u16, InvalidField> {
-    let wrong = |_| InvalidField::new("rate_max", "is wrong: it is 65535 at most, or 0 for none");
-    number.try_into().map_err(wrong)
+    let invalid =
+        |_| InvalidField::new("rate_max", "is invalid: set at most 65535, or 0 for no limit");
+    number.try_into().map_err(invalid)
 }
 
 fn decode_durability(word: &str) -> Result<Durability, InvalidField> {
     Durability::parse(word).ok_or_else(|| {
         InvalidField::new(
             "durability",
-            format!("is wrong: it is replicated or memory, not {word:?}"),
+            format!("is invalid: set replicated or memory instead of {word:?}"),
         )
     })
 }

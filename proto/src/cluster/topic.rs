@@ -1,4 +1,4 @@
-//! What there is of topics, to the wire and back.
+//! Conversion of the state of topics to and from the wire.
 
 use pushonce_core::{NodeId, Position, ShardId, Topic};
 
@@ -7,31 +7,31 @@ use crate::InvalidField;
 use crate::field::{decode_position, decode_topic};
 use crate::pb::cluster::v1 as pb;
 
-/// What there is of a topic, as its owner knows it.
+/// The state of a topic, as its owner reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicInfo {
-    /// Which topic.
+    /// The topic.
     pub topic: Topic,
-    /// Its shard.
+    /// The shard of the topic.
     pub shard: ShardId,
-    /// The owner of the shard, which reports this.
+    /// The owner of the shard, which reports this state.
     pub owner: NodeId,
-    /// Its newest position; [`Position::ZERO`] when it never had a message.
+    /// The newest position; [`Position::ZERO`] if the topic never had a message.
     pub head: Position,
-    /// How many messages its history has.
+    /// Number of messages in the history.
     pub history_count: u64,
-    /// How many bytes their payloads have.
+    /// Total payload bytes of the history.
     pub history_bytes: u64,
-    /// The number of subscribed sessions of the whole cluster. `None` while a new owner still counts.
+    /// Number of subscribed sessions in the whole cluster; `None` while a new owner still counts them.
     pub audience: Option<u64>,
 }
 
-/// Topics that have a message or had one, in the order of their names.
+/// Topics that have or had a message, ordered by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicList {
-    /// The topics.
+    /// The topics of the shards whose owner responded.
     pub topics: Vec<TopicInfo>,
-    /// Shards whose owner could not be asked: their topics are not here.
+    /// Shards whose owner could not be reached: their topics are missing from the list.
     pub unknown_shards: Vec<ShardId>,
 }
 

@@ -1,4 +1,4 @@
-//! How a node asks to come in.
+//! The request of a node to join a cluster, and the identity that it receives.
 
 use pushonce_core::{Addresses, BuildInfo, ClusterId, NodeId, Roles, VersionRange};
 
@@ -7,39 +7,39 @@ use crate::InvalidField;
 use crate::field::decode_version;
 use crate::pb::peer::v1 as pb;
 
-/// A node that asks for an id and a place.
+/// A node that requests to become a member and to get a node id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinRequest {
-    /// Drawn when its data directory was made: a repeat with the same one gets the same id.
+    /// The random number of the data directory: a repeated request with the same one gets the same node id.
     pub incarnation: u128,
-    /// What its data directory says it is already.
+    /// The identity stored in the data directory, if any.
     pub previous_identity: Option<MemberIdentity>,
-    /// The operator's name for it.
+    /// The name that the operator gave the node.
     pub name: String,
-    /// Where to reach it.
+    /// The addresses of the node.
     pub addresses: Addresses,
-    /// Empty when not labelled.
+    /// The region label; empty if not set.
     pub region: String,
-    /// Empty when not labelled.
+    /// The zone label; empty if not set.
     pub zone: String,
-    /// What it does.
+    /// The roles of the node.
     pub roles: Roles,
-    /// Its share of the shards, beside the others' weights.
+    /// The share of shards that the node gets, relative to the weights of the other members.
     pub weight: u32,
-    /// How often its data directory was started, this process included.
+    /// Number of starts with this data directory, including this process.
     pub run: u64,
-    /// Drawn by this process.
+    /// The random number of this process.
     pub run_token: u64,
-    /// Nothing of the directory is in use yet.
+    /// Whether the node is starting and does not use its data directory yet.
     pub starting: bool,
-    /// What it runs.
+    /// The release and the supported cluster versions.
     pub build: BuildInfo,
 }
 
-/// Who a node is.
+/// The identity of a node: its cluster and its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberIdentity {
-    /// In which cluster.
+    /// The cluster of the node.
     pub cluster: ClusterId,
     /// The permanent id of the node.
     pub node: NodeId,
@@ -95,7 +95,7 @@ impl TryFrom<pb::JoinRequest> for JoinRequest {
             roles: join
                 .roles
                 .parse()
-                .map_err(|error| InvalidField::new("roles", format!("is wrong: {error}")))?,
+                .map_err(|error| InvalidField::new("roles", format!("is invalid: {error}")))?,
             weight: join.weight,
             run: join.run,
             run_token: join.run_token,

@@ -1,4 +1,4 @@
-//! The domain types of the services between nodes: the frames of a link, and joining a cluster.
+//! The contract between nodes as domain types: the frames of a link, and the request to join a cluster.
 
 mod join;
 mod outcome;
@@ -18,139 +18,139 @@ use crate::pb::peer::v1 as pb;
 
 pub use join::{JoinRequest, MemberIdentity};
 
-/// A frame of a link.
+/// A frame of a link between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerFrame {
-    /// The first of each side.
+    /// The first frame that each side sends.
     Hello {
-        /// The sender's cluster.
+        /// The cluster of the sender.
         cluster: ClusterId,
-        /// The sender.
+        /// The node id of the sender.
         node: NodeId,
-        /// The node that the sender expects, if it knows.
+        /// The node that the sender expects to reach, if it knows.
         expected_peer: Option<NodeId>,
-        /// The cluster versions that it supports and writes; `None` when it names none.
+        /// The cluster versions that the sender supports and writes; `None` if it sent none.
         versions: Option<VersionOffer>,
     },
-    /// I lead this shard.
+    /// The sender leads a shard.
     Claim(OwnershipClaim),
     /// A publish for a topic whose shard the receiver owns.
     Publish {
-        /// Repeated in the answer.
+        /// The id that the response repeats.
         id: u64,
-        /// The message, already checked by the sender.
+        /// The message, which the sender has already validated.
         publish: Publish,
     },
-    /// How a publish ended.
+    /// The outcome of a publish.
     Published {
-        /// Of the publish.
+        /// The id of the publish.
         id: u64,
-        /// Acknowledged, refused or unknown.
+        /// Whether the publish was acknowledged or rejected, or its outcome is unknown.
         outcome: Result<Acknowledgement, PublishError>,
     },
-    /// Send me this topic from now on.
+    /// The sender wants to receive a topic.
     Interest {
-        /// Names the topic in this direction of the link, never used twice on one link.
+        /// The number of the topic in this direction of the link; never used twice on one link.
         number: u32,
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// The position that the sender has reached; `None` when no history is requested.
+        /// The newest position that the sender has; `None` if it wants no history.
         after: Option<Position>,
     },
-    /// Send it no more.
+    /// The sender no longer wants to receive a topic.
     Withdraw {
-        /// Of the interest.
+        /// The number of the interest.
         number: u32,
     },
-    /// The answer to an interest, before anything of the topic is delivered.
+    /// The response to an interest, before the first delivery of the topic.
     Interested {
-        /// Of the interest.
+        /// The number of the interest.
         number: u32,
-        /// Deliveries begin after this position. `None`: the sender is not upstream, or not any more.
+        /// The position after which deliveries begin; `None` if the sender is not or no longer upstream.
         head: Option<Position>,
     },
     /// Messages of a topic, in order.
     Deliver {
-        /// Of the interest.
+        /// The number of the interest.
         number: u32,
-        /// Neighbours, oldest first.
+        /// Consecutive messages, oldest first.
         messages: Vec<Arc<Message>>,
     },
-    /// What the receiver waits for is no more; deliveries go on after it.
+    /// Messages that the receiver waits for no longer exist; deliveries continue after them.
     Lost {
-        /// Of the interest.
+        /// The number of the interest.
         number: u32,
-        /// Which messages, and why.
+        /// The range of the missing messages and the reason.
         gap: Gap,
     },
-    /// A question about the past of a topic.
+    /// A request for the history of a topic.
     Fetch {
-        /// Repeated in every part of the answer.
+        /// The id that every part of the response repeats.
         id: u64,
-        /// Which topic.
+        /// The topic.
         topic: Topic,
-        /// Which messages.
+        /// The requested range.
         range: HistoryRange,
     },
-    /// A part of the answer.
+    /// A part of the response to a fetch.
     Fetched {
-        /// Of the question.
+        /// The id of the fetch.
         id: u64,
-        /// The part.
+        /// The part of the response.
         part: FetchedPart,
     },
-    /// Said every second, so that silence is noticed.
+    /// A heartbeat, sent every second so that the receiver detects a broken link.
     Heartbeat {
-        /// By number of the interest: where each topic stands that changed since the last one.
+        /// The newest position of each topic that changed since the last heartbeat, by interest number.
         heads: Vec<(u32, Position)>,
-        /// The shards of which the sender cannot say that it has everything, and how long ago it
-        /// last could, to the millisecond.
+        /// The shards of which the sender may lack messages, and the time since it last had all of them, to
+        /// the millisecond.
         stale_shards: Vec<(ShardId, Duration)>,
-        /// What the sender's clock shows.
+        /// The time of the sender's clock.
         clock: Timestamp,
-        /// The newest log time that the sender knows of each shard that the receiver may get from it.
+        /// The newest log time known to the sender of each shard that the receiver may get from it.
         log_times: Vec<(ShardId, Timestamp)>,
     },
-    /// How many sessions the sender speaks for, where that changed.
+    /// The changed counts of the sessions that the sender represents.
     SubscriberCounts {
-        /// By number of the interest. Each count replaces the one before; at first it is 0.
+        /// Counts by interest number. Each count replaces the previous one; the initial count is 0.
         counts: Vec<(u32, SubscriberCount)>,
     },
-    /// How many sessions of the whole cluster watch a topic of which the receiver wants to know, where
-    /// that changed.
+    /// The changed audiences, in sessions of the whole cluster, of the topics whose audience the receiver
+    /// requested.
     Audience {
-        /// By number of the interest.
+        /// Sessions by interest number.
         counts: Vec<(u32, u64)>,
     },
-    /// The sender is being stopped, and is not to be handed the lead of a shard.
+    /// The sender is shutting down; the leadership of a shard must not be transferred to it.
     Stopping,
 }
 
-/// A part of the answer to a fetch. The parts together are one page.
+/// A part of the response to a fetch. All parts together form one page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchedPart {
-    /// More follows.
+    /// Messages, with more parts to follow.
     More(Vec<Arc<Message>>),
-    /// The last.
+    /// The last part.
     Done {
-        /// The end of the page.
+        /// The last messages of the page.
         messages: Vec<Arc<Message>>,
         /// The newest position of the topic.
         head: Position,
-        /// What was asked for and is no more.
+        /// The requested messages that no longer exist, if any.
         gap: Option<Gap>,
     },
-    /// Nothing was read.
+    /// The fetch failed, and no message follows.
     Failed(FetchError),
 }
 
-/// What a message costs on a link beside its payload: position, time, content type, key, tags.
+/// Bytes of a message on a link besides its payload: position, time, content type, key, tags.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 64;
-/// What any other frame costs at most in practice: a topic and some numbers.
+/// Maximum bytes of any other frame in practice: a topic and some numbers.
 const FRAME_OVERHEAD_BYTES: usize = 64;
 
 impl PeerFrame {
-    /// About how many bytes the frame has on the wire: for packing and for credit, not exact.
+    /// Approximate length of the frame on the wire in bytes, for batching and credit.
     pub fn size_hint(&self) -> usize {
         let messages_size = |messages: &[Arc<Message>]| {
             messages
@@ -173,8 +173,8 @@ impl PeerFrame {
                     }
                     FetchedPart::Failed(_) => 0,
                 },
-                PeerFrame::Heartbeat { heads, stale_shards: doubts, clock: _, log_times } => {
-                    heads.len() * 24 + doubts.len() * 8 + log_times.len() * 16
+                PeerFrame::Heartbeat { heads, stale_shards, clock: _, log_times } => {
+                    heads.len() * 24 + stale_shards.len() * 8 + log_times.len() * 16
                 }
                 PeerFrame::SubscriberCounts { counts } => counts.len() * 16,
                 PeerFrame::Audience { counts } => counts.len() * 16,

@@ -1,4 +1,4 @@
-//! A forwarded publish and how it ended.
+//! Conversion of a forwarded publish and of its outcome.
 
 use pushonce_core::{
     Acknowledgement, InvalidPublish, InvalidPublishId, ProducerId, ProducerSequence, Publish,
@@ -62,7 +62,7 @@ fn decode_sequence(
     let producer =
         decode_random_id("producer", &producer).map_err(|error| InvalidField::new(field, error))?;
     match number {
-        0 => Err(InvalidField::new(field, "has the number 0")),
+        0 => Err(InvalidField::new(field, "has the number 0; numbers begin at 1")),
         number => Ok(ProducerSequence { producer: ProducerId(producer), epoch, number }),
     }
 }
@@ -80,13 +80,13 @@ pub(super) fn encode_outcome(
     outcome: Result<Acknowledgement, PublishError>,
 ) -> pb::PublishResponse {
     let outcome = match outcome {
-        Ok(placed) => Wire::Acknowledged(pb::Acknowledgement {
-            position: Some(placed.position.into()),
-            time_ms: placed.time.0,
-            durability: encode_durability(placed.durability),
+        Ok(acknowledgement) => Wire::Acknowledged(pb::Acknowledgement {
+            position: Some(acknowledgement.position.into()),
+            time_ms: acknowledgement.time.0,
+            durability: encode_durability(acknowledgement.durability),
         }),
         Err(PublishError::Rejected(rejection)) => Wire::Rejected(encode_rejection(&rejection)),
-        Err(PublishError::Unknown { reason: why, .. }) => Wire::Unknown(why),
+        Err(PublishError::Unknown { reason, .. }) => Wire::Unknown(reason),
     };
     pb::PublishResponse { id, outcome: Some(outcome) }
 }
@@ -95,13 +95,19 @@ pub(super) fn decode_outcome(
     response: pb::PublishResponse,
 ) -> Result<Result<Acknowledgement, PublishError>, InvalidField> {
     Ok(match response.outcome.ok_or_else(|| InvalidField::missing("published.outcome"))? {
-        Wire::Acknowledged(placed) => Ok(Acknowledgement {
-            position: required_position("published.acknowledged.position", placed.position)?,
-            time: Timestamp(placed.time_ms),
-            durability: decode_durability("published.acknowledged.durability", placed.durability)?,
+        Wire::Acknowledged(acknowledgement) => Ok(Acknowledgement {
+            position: required_position(
+                "published.acknowledged.position",
+                acknowledgement.position,
+            )?,
+            time: Timestamp(acknowledgement.time_ms),
+            durability: decode_durability(
+                "published.acknowledged.durability",
+                acknowledgement.durability,
+            )?,
         }),
         Wire::Rejected(rejection) => Err(PublishError::Rejected(decode_rejection(rejection)?)),
-        Wire::Unknown(why) => Err(PublishError::unknown(why)),
+        Wire::Unknown(reason) => Err(PublishError::unknown(reason)),
     })
 }
 
@@ -148,7 +154,7 @@ fn rejection_reason(rejection: &PublishRejection) -> Reason {
         PublishRejection::TooManyTopics(_) => Reason::TooManyTopics,
         PublishRejection::Unavailable(_) => Reason::Unavailable,
         PublishRejection::Invalid(invalid) => match invalid {
-            // The topic was read off this very link, so it is a valid one.
+            // Not expected: the topic was decoded on this link, so it is valid.
             InvalidPublish::Topic(_) => Reason::Invalid,
             InvalidPublish::SystemTopic => Reason::SystemTopic,
             InvalidPublish::PayloadTooLarge { .. } => Reason::PayloadTooLarge,
@@ -169,8 +175,8 @@ fn decode_rejection(rejection: pb::PublishRejection) -> Result<PublishRejection,
         Reason::NotOwner => PublishRejection::NotOwner { owner: decode_node(rejection.owner) },
         Reason::Overloaded => PublishRejection::Overloaded(rejection.message),
         Reason::TooManyTopics => PublishRejection::TooManyTopics(rejection.message),
-        // A reason that this build does not know, or none: nothing happened, and the text says why. The
-        // publish id was decoded on this link, so a rejection for it is not expected.
+        // The reason is unknown to this build, or none: the publish had no effect, and the text is kept.
+        // The publish id was decoded on this link, so a rejection for it is not expected.
         Reason::Unavailable | Reason::Invalid | Reason::PublishId | Reason::Unspecified => {
             PublishRejection::Unavailable(rejection.message)
         }

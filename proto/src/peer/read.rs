@@ -1,4 +1,4 @@
-//! Wire to domain. An error names the field.
+//! Conversion of frames from wire types to domain types. An error names the field.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::field::{decode_content_type, decode_gap_reason, decode_key, decode_to
 use crate::pb::peer::v1 as pb;
 use pb::link_frame::Frame as Wire;
 
-/// A number that is no version is none that anybody supports: the offer counts as absent.
+/// Decodes the version offer of a hello. A number out of range is a version that no node supports: the offer
+/// counts as absent.
 fn decode_version_offer(hello: &pb::Hello) -> Option<VersionOffer> {
     let version = |number: u32| u16::try_from(number).ok().map(ClusterVersion);
     let (min, max) = (version(hello.version_min)?, version(hello.version_max)?);
@@ -163,7 +164,7 @@ impl TryFrom<pb::Message> for Message {
     }
 }
 
-/// Zero is nobody.
+/// Decodes a node id; zero means none.
 pub(super) fn decode_node(number: u64) -> Option<NodeId> {
     (number != 0).then_some(NodeId(number))
 }
@@ -173,7 +174,7 @@ pub(super) fn decode_cluster_id(
     bytes: &[u8],
 ) -> Result<ClusterId, InvalidField> {
     let bytes = bytes.try_into().map_err(|_| {
-        InvalidField::new(field, format!("is a cluster id of {} bytes, not 16", bytes.len()))
+        InvalidField::new(field, format!("has {} bytes; a cluster id has 16", bytes.len()))
     })?;
     Ok(ClusterId(u128::from_be_bytes(bytes)))
 }
@@ -191,17 +192,17 @@ fn decode_messages(wire: Vec<pb::Message>) -> Result<Vec<Arc<Message>>, InvalidF
 
 fn decode_shard_id(field: &'static str, number: u32) -> Result<ShardId, InvalidField> {
     let shard = u16::try_from(number).map(ShardId);
-    shard.map_err(|_| InvalidField::new(field, format!("is no shard: {number}")))
+    shard.map_err(|_| InvalidField::new(field, format!("is not a shard: {number}")))
 }
 
 fn decode_fetched_part(fetched: pb::Fetched) -> Result<FetchedPart, InvalidField> {
     if !fetched.error.is_empty() {
         return Ok(FetchedPart::Failed(FetchError::Unavailable(fetched.error)));
     }
-    if let Some(asked) = fetched.future {
+    if let Some(requested) = fetched.future {
         let head = required_position("fetched.head", fetched.head)?;
         return Ok(FetchedPart::Failed(FetchError::FuturePosition {
-            requested: asked.into(),
+            requested: requested.into(),
             head,
         }));
     }

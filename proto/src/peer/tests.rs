@@ -38,10 +38,10 @@ fn outcome() -> impl Strategy<Value = Result<Acknowledgement, PublishError>> {
             Ok(Acknowledgement { position, time: Timestamp(time), durability })
         }),
         option::of(node()).prop_map(move |owner| rejected(PublishRejection::NotOwner { owner })),
-        any::<String>().prop_map(move |why| rejected(PublishRejection::Overloaded(why))),
-        any::<String>().prop_map(move |why| rejected(PublishRejection::Unavailable(why))),
-        any::<String>().prop_map(move |why| rejected(PublishRejection::TooManyTopics(why))),
-        any::<String>().prop_map(|why| Err(InvalidPublish::NotJson(why).into())),
+        any::<String>().prop_map(move |reason| rejected(PublishRejection::Overloaded(reason))),
+        any::<String>().prop_map(move |reason| rejected(PublishRejection::Unavailable(reason))),
+        any::<String>().prop_map(move |reason| rejected(PublishRejection::TooManyTopics(reason))),
+        any::<String>().prop_map(|reason| Err(InvalidPublish::NotJson(reason).into())),
         (any::<u32>(), any::<u32>()).prop_map(|(len, max)| {
             let (len, max) = (len as usize, max as usize);
             Err(InvalidPublish::PayloadTooLarge { len, max }.into())
@@ -58,7 +58,7 @@ fn outcome() -> impl Strategy<Value = Result<Acknowledgement, PublishError>> {
         (sequence(), option::of(sequence())).prop_map(move |(received, expected)| rejected(
             PublishRejection::OutOfSequence { received, expected }
         )),
-        any::<String>().prop_map(|why| Err(PublishError::unknown(why))),
+        any::<String>().prop_map(|reason| Err(PublishError::unknown(reason))),
     ]
 }
 
@@ -71,7 +71,7 @@ fn fetched_part() -> impl Strategy<Value = FetchedPart> {
         (position(), position()).prop_map(|(requested, head)| FetchedPart::Failed(
             FetchError::FuturePosition { requested, head }
         )),
-        "[a-z ]{1,20}".prop_map(|why| FetchedPart::Failed(FetchError::Unavailable(why))),
+        "[a-z ]{1,20}".prop_map(|reason| FetchedPart::Failed(FetchError::Unavailable(reason))),
     ]
 }
 
@@ -123,13 +123,13 @@ fn frame() -> impl Strategy<Value = PeerFrame> {
             any::<u64>(),
             vec((any::<u16>(), any::<u64>()), 0..3)
         )
-            .prop_map(|(heads, doubts, clock, log_times)| {
+            .prop_map(|(heads, stale_shards, clock, log_times)| {
                 let stale_shard =
                     |(shard, ms): (u16, u32)| (ShardId(shard), Duration::from_millis(ms.into()));
                 let log_time = |(shard, ms): (u16, u64)| (ShardId(shard), Timestamp(ms));
                 PeerFrame::Heartbeat {
                     heads,
-                    stale_shards: doubts.into_iter().map(stale_shard).collect(),
+                    stale_shards: stale_shards.into_iter().map(stale_shard).collect(),
                     clock: Timestamp(clock),
                     log_times: log_times.into_iter().map(log_time).collect(),
                 }
@@ -151,9 +151,9 @@ proptest! {
     #[test]
     fn frame_round_trips(frame in frame()) {
         let bytes = Bytes::from(pb::LinkFrame::from(frame.clone()).encode_to_vec());
-        // Never far below the truth, or credit would not bound memory.
+        // A hint far below the real length would make credit useless as a bound on memory.
         prop_assert!(bytes.len() <= 2 * frame.size_hint() + 256);
-        let wire = pb::LinkFrame::decode(bytes).expect("protobuf");
+        let wire = pb::LinkFrame::decode(bytes).expect("valid protobuf");
         prop_assert_eq!(PeerFrame::try_from(wire), Ok(frame));
     }
 

@@ -1,4 +1,4 @@
-//! The topics of an owner: the responses of `TopicsService`, with the same content as those of the cluster
+//! Conversion of the responses of `TopicsService`, which have the same content as those of the cluster
 //! service.
 
 use crate::InvalidField;

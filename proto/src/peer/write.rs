@@ -1,4 +1,4 @@
-//! Domain to wire. Payloads are shared, not copied.
+//! Conversion of frames from domain types to wire types. Payloads are shared, not copied.
 
 use std::sync::Arc;
 
@@ -157,12 +157,15 @@ fn encode_fetched(id: u64, part: FetchedPart) -> pb::Fetched {
             done: true,
             ..empty
         },
-        FetchedPart::Failed(FetchError::FuturePosition { requested: asked, head }) => {
-            pb::Fetched { future: Some(asked.into()), head: Some(head.into()), done: true, ..empty }
-        }
-        FetchedPart::Failed(FetchError::Unavailable(why)) => {
-            // An empty text would read as no error at all.
-            let error = if why.is_empty() { "unavailable".to_owned() } else { why };
+        FetchedPart::Failed(FetchError::FuturePosition { requested, head }) => pb::Fetched {
+            future: Some(requested.into()),
+            head: Some(head.into()),
+            done: true,
+            ..empty
+        },
+        FetchedPart::Failed(FetchError::Unavailable(reason)) => {
+            // The receiver takes an empty text as the absence of an error.
+            let error = if reason.is_empty() { "unavailable".to_owned() } else { reason };
             pb::Fetched { error, done: true, ..empty }
         }
     }

@@ -1,9 +1,9 @@
-//! The STANDARD rules of `buf lint` on descriptors, under buf's names for them, and one of our own:
+//! The STANDARD rules of `buf lint` on descriptors, under their names in buf, and one additional rule,
 //! `FIELD_NOT_KEYWORD`.
 //!
-//! Left out is what our files have no occasion to break: options of languages (`PACKAGE_SAME_*`), protobuf
-//! 2 (`FIELD_NOT_REQUIRED`, `ENUM_FIRST_VALUE_ZERO`: the compiler enforces it in protobuf 3) and
-//! `PROTOVALIDATE`. Packages cannot import each other in a circle while each is one file.
+//! Rules that these files cannot break are omitted: options of languages (`PACKAGE_SAME_*`), protobuf 2
+//! (`FIELD_NOT_REQUIRED`, `ENUM_FIRST_VALUE_ZERO`, which the compiler enforces in protobuf 3) and
+//! `PROTOVALIDATE`. Packages cannot import each other in a cycle while each is one file.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -13,8 +13,8 @@ use prost_types::{
     ServiceDescriptorProto,
 };
 
-/// Reserved words of Python and JavaScript that a name may plausibly be. Python reaches a field of such a
-/// name only through `getattr`.
+/// Reserved words of Python and JavaScript that are plausible field names. Python can access a field with
+/// such a name only through `getattr`.
 const KEYWORDS: [&str; 14] = [
     "as", "class", "continue", "def", "del", "from", "global", "import", "in", "is", "lambda",
     "new", "pass", "return",
@@ -63,14 +63,14 @@ fn count_rpc_types(set: &FileDescriptorSet) -> HashMap<&str, usize> {
     uses
 }
 
-/// The comments `buf:lint:ignore RULE` before RPCs: the full name of the RPC, and the rule.
+/// The full name of the RPC and the rule, for each comment `buf:lint:ignore RULE` before an RPC.
 fn ignored_in(file: &FileDescriptorProto) -> impl Iterator<Item = (String, String)> {
     let locations = file.source_code_info.iter().flat_map(|info| &info.location);
     locations.flat_map(move |location| {
         // Service number `service` of the file, its method number `method`.
         let &[6, service, 2, method] = &location.path[..] else { return Vec::new() };
-        let service = &file.service[usize::try_from(service).expect("an index")];
-        let rpc = &service.method[usize::try_from(method).expect("an index")];
+        let service = &file.service[usize::try_from(service).expect("a valid index")];
+        let rpc = &service.method[usize::try_from(method).expect("a valid index")];
         let name = format!("{}.{}.{}", file.package(), service.name(), rpc.name());
         let lines = location.leading_comments().lines();
         let rules = lines.filter_map(|line| line.trim().strip_prefix("buf:lint:ignore "));
@@ -157,7 +157,7 @@ impl Linter<'_> {
             self.check(!KEYWORDS.contains(&name), "FIELD_NOT_KEYWORD", &element);
         }
         for oneof in &message.oneof_decl {
-            // The compiler makes `_name` for an `optional` field.
+            // The compiler generates `_name` for an `optional` field.
             let name = oneof.name().trim_start_matches('_');
             self.check(
                 is_lower_snake(name),

@@ -1,5 +1,5 @@
-//! The `.proto` files pass the STANDARD rules of `buf lint`, checked without buf on the descriptors that the
-//! build makes. A rule is left out where the file says `buf:lint:ignore RULE`, as buf reads it.
+//! Checks the `.proto` files against the STANDARD rules of `buf lint`, without buf, on the descriptors that
+//! the build writes. As in buf, the comment `buf:lint:ignore RULE` in a file disables a rule.
 
 mod checker;
 
@@ -23,7 +23,7 @@ impl FileResolver for Source {
     }
 }
 
-/// A file to import.
+/// The source of a file that the others import.
 const OTHER: &str = "syntax = 'proto3'; package acme.other.v1; message Used {}";
 
 const PATH: &str = "acme/v1/file.proto";
@@ -36,14 +36,14 @@ fn broken_rules(path: &'static str, source: &str) -> Vec<&'static str> {
     violations(&compiler.file_descriptor_set()).into_iter().map(|found| found.rule).collect()
 }
 
-/// The rules that the body of a file breaks whose package and path are in order.
+/// The rules that the body of a file breaks if its package and path are valid.
 fn rules_broken_by(body: &str) -> Vec<&'static str> {
     broken_rules(PATH, &format!("syntax = 'proto3'; package acme.v1; {body}"))
 }
 
 #[test]
 fn proto_files_pass_the_standard_rules() {
-    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the build wrote it");
+    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the build writes valid descriptors");
     let names: Vec<_> = set.file.iter().map(|file| file.name()).collect();
     for package in ["publisher", "cluster", "client", "peer"] {
         let name = format!("pushonce/{package}/v1/{package}.proto");
@@ -55,7 +55,7 @@ fn proto_files_pass_the_standard_rules() {
 
 #[test]
 fn rules_are_ignored_for_the_frames_of_a_link_alone() {
-    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the build wrote it");
+    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the build writes valid descriptors");
     let link = "pushonce.peer.v1.RelayService.Link";
     let expected =
         ["RPC_REQUEST_RESPONSE_UNIQUE", "RPC_REQUEST_STANDARD_NAME", "RPC_RESPONSE_STANDARD_NAME"]

@@ -1,7 +1,7 @@
-//! A payload as the member `data` of a JSON object, and back.
+//! Conversion of a payload to and from the field `data` of a JSON object.
 //!
-//! JSON stands as it was published, text as a string, everything else in base64. The content type is
-//! said only where `data` does not show it.
+//! JSON is copied as it was published, text becomes a string, and everything else becomes base64. The
+//! content type is written only if `data` does not imply it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,11 +13,11 @@ use super::fields::JsonFields;
 use super::write::JsonFrameWriter;
 use crate::client::{ErrorCode, InvalidFrame};
 
-/// Writes a payload that was checked when it was published.
+/// Writes a payload that was validated when it was published.
 pub(super) fn write(object: &mut JsonFrameWriter, content_type: &ContentType, payload: &[u8]) {
     match (content_type, std::str::from_utf8(payload)) {
         (ContentType::Json, Ok(text)) => {
-            // A string would be read as text.
+            // Without a content type, a string is decoded as text.
             if text.trim_start().starts_with('"') {
                 object.string("content_type", content_type.as_str());
             }
@@ -32,8 +32,8 @@ pub(super) fn write(object: &mut JsonFrameWriter, content_type: &ContentType, pa
     }
 }
 
-/// Writes a payload that nobody has checked: what only says that it is JSON goes as base64, and the
-/// server refuses it by its own rule instead of the frame breaking.
+/// Writes a payload that was not validated. An invalid payload is written as base64: the frame stays valid,
+/// and the server rejects the publish.
 pub(super) fn write_unchecked(object: &mut JsonFrameWriter, publish: &Publish) {
     if publish.validate(Publish::PAYLOAD_BYTES_CAP).is_ok() {
         write(object, &publish.content_type, &publish.payload);
@@ -48,10 +48,10 @@ fn base64(object: &mut JsonFrameWriter, payload: &[u8]) {
     object.string("data", &STANDARD.encode(payload));
 }
 
-/// Takes `data`, `encoding` and `decode_content_type` out of the object.
+/// Removes `data`, `encoding` and `content_type` from the object and decodes the payload.
 pub(super) fn read(fields: &mut JsonFields<'_>) -> Result<(ContentType, Bytes), InvalidFrame> {
-    let wrong = |why: &str| InvalidFrame::new(ErrorCode::BadRequest, why);
-    let data = fields.take_raw("data").ok_or_else(|| wrong("`data` is missing"))?;
+    let invalid = |message: &str| InvalidFrame::new(ErrorCode::BadRequest, message);
+    let data = fields.take_raw("data").ok_or_else(|| invalid("`data` is missing"))?;
     let content_type: Option<String> = fields.take("content_type", "a string")?;
     let content_type = content_type.map(|text| ContentType::parse(&text)).transpose();
     let content_type =
@@ -60,14 +60,14 @@ pub(super) fn read(fields: &mut JsonFields<'_>) -> Result<(ContentType, Bytes), 
         None => decode_plain(data, content_type),
         Some("base64") => {
             let payload =
-                STANDARD.decode(text(data)?).map_err(|_| wrong("`data` is not base64"))?;
+                STANDARD.decode(text(data)?).map_err(|_| invalid("`data` is not base64"))?;
             Ok((content_type.unwrap_or(ContentType::Binary), payload.into()))
         }
-        Some(_) => Err(wrong("`encoding` must be \"base64\" or absent")),
+        Some(_) => Err(invalid("`encoding` must be \"base64\" or absent")),
     }
 }
 
-/// Takes `delta` out of the object, if it stands there in place of `data`.
+/// Removes `delta` from the object, if it is there in place of `data`, and decodes it.
 pub(super) fn read_delta(fields: &mut JsonFields<'_>) -> Result<Option<Bytes>, InvalidFrame> {
     let Some(delta) = fields.take::<String>("delta", "a string")? else { return Ok(None) };
     match STANDARD.decode(delta) {
@@ -88,12 +88,12 @@ fn decode_plain(
     }
 }
 
-/// A payload may be kept for long, and should not keep the buffer it arrived in.
+/// Copies a payload: it may be kept for long and must not retain the buffer that it arrived in.
 fn copy(data: &RawValue) -> Bytes {
     Bytes::copy_from_slice(data.get().as_bytes())
 }
 
 fn text(data: &RawValue) -> Result<String, InvalidFrame> {
-    let why = "`data` of this content type must be a string";
-    serde_json::from_str(data.get()).map_err(|_| InvalidFrame::new(ErrorCode::BadRequest, why))
+    let message = "`data` must be a string for this content type";
+    serde_json::from_str(data.get()).map_err(|_| InvalidFrame::new(ErrorCode::BadRequest, message))
 }

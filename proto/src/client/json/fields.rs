@@ -1,4 +1,4 @@
-//! The members of a JSON object, taken one by one, so that what is left over can be named.
+//! The fields of a JSON object, removed one by one, so that an error can name the fields that remain.
 
 use std::fmt;
 
@@ -8,51 +8,51 @@ use serde_json::value::RawValue;
 
 use crate::client::{ErrorCode, InvalidFrame};
 
-/// What has not been taken yet.
+/// The fields of a JSON object that have not been removed yet.
 pub(super) struct JsonFields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> JsonFields<'a> {
-    /// Reads an object; the error says why the text is none.
+    /// Parses a JSON object; the error says why the text is not one.
     pub(super) fn parse(text: &'a str) -> Result<JsonFields<'a>, serde_json::Error> {
         serde_json::from_str(text)
     }
 
-    /// The object in the field `begin_member`.
+    /// Parses the object that is the value of the field `name`.
     pub(super) fn parse_nested(
         name: &str,
         value: &'a RawValue,
     ) -> Result<JsonFields<'a>, InvalidFrame> {
-        let wrong =
+        let invalid =
             |_| InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` must be an object"));
-        JsonFields::parse(value.get()).map_err(wrong)
+        JsonFields::parse(value.get()).map_err(invalid)
     }
 
-    /// The text of a field's value.
+    /// Removes a field and returns the text of its value.
     pub(super) fn take_raw(&mut self, name: &str) -> Option<&'a RawValue> {
         let index = self.0.iter().position(|(field, _)| field == name)?;
         Some(self.0.remove(index).1)
     }
 
-    /// The text of a field that may be absent. `null` is absent: many clients write every field of
-    /// their record, set or not.
+    /// Removes an optional field and returns the text of its value. `null` counts as absent: many clients
+    /// write every field of a record, whether it is set or not.
     pub(super) fn take_optional(&mut self, name: &str) -> Option<&'a RawValue> {
         self.take_raw(name).filter(|value| value.get() != "null")
     }
 
-    /// A field that may be absent; `kind` says in the error what it must be.
+    /// Removes and decodes an optional field; the error says that the field must be `kind`.
     pub(super) fn take<T: DeserializeOwned>(
         &mut self,
         name: &str,
         kind: &str,
     ) -> Result<Option<T>, InvalidFrame> {
-        let wrong =
+        let invalid =
             |_| InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` must be {kind}"));
         self.take_optional(name)
-            .map(|raw| serde_json::from_str(raw.get()).map_err(wrong))
+            .map(|raw| serde_json::from_str(raw.get()).map_err(invalid))
             .transpose()
     }
 
-    /// A field that must be there.
+    /// Removes and decodes a required field; the error says that it must be `kind` or is missing.
     pub(super) fn take_required<T: DeserializeOwned>(
         &mut self,
         name: &str,
@@ -62,26 +62,26 @@ impl<'a> JsonFields<'a> {
         self.take(name, kind)?.ok_or_else(missing)
     }
 
-    /// Removes a field that is `null`, if it is.
+    /// Removes a field if its value is `null`.
     pub(super) fn remove_null(&mut self, name: &str) {
         self.0.retain(|(field, value)| field != name || value.get() != "null");
     }
 
-    /// The first field nobody took, and its value.
+    /// The first remaining field and its value.
     pub(super) fn first_remaining(&self) -> Option<(&str, &'a RawValue)> {
         self.0.first().map(|(name, value)| (name.as_str(), *value))
     }
 
-    /// Nothing may be left: a field that is not read would be a wish not granted.
+    /// Fails if a field remains: the server must not ignore a part of a request.
     pub(super) fn reject_remaining(self) -> Result<(), InvalidFrame> {
         self.first_remaining().map_or(Ok(()), |(name, _)| Err(unknown_field(name)))
     }
 }
 
-/// The answer to a name that means nothing here.
+/// The error for a field that is unknown in its object or occurs twice.
 pub(super) fn unknown_field(name: &str) -> InvalidFrame {
     let name: String = name.chars().take(64).collect();
-    let message = format!("field {name:?} is unknown here, or there twice; remove it");
+    let message = format!("field {name:?} is unknown or occurs twice; remove it");
     InvalidFrame::new(ErrorCode::UnknownField, message)
 }
 

@@ -1,5 +1,5 @@
-//! One JSON object a frame. Reading says exactly what is wrong; writing is by hand, since the frame of
-//! a message is made for every message.
+//! The JSON encoding: each frame is one JSON object. A decoding error names the invalid field. Encoding is
+//! written by hand for speed, since every message is encoded.
 
 mod data;
 mod fields;

@@ -1,4 +1,4 @@
-//! Text to domain.
+//! Decoding of JSON frames to domain types.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::client::{
 };
 use crate::field;
 
-/// Reads what a client sent.
+/// Decodes a frame of a client.
 pub(in crate::client) fn decode_request(frame: &Bytes) -> Result<ClientRequest, InvalidFrame> {
     let mut fields = parse_object(frame)?;
     let id = take_id(&mut fields)?;
@@ -27,7 +27,7 @@ pub(in crate::client) fn decode_request(frame: &Bytes) -> Result<ClientRequest, 
         .map_err(|error| error.with_id(id))
 }
 
-/// Reads what a server sent. Fields that this version does not know are passed over.
+/// Decodes a frame of a server. Fields that this version does not know are skipped.
 pub(in crate::client) fn decode_event(frame: &Bytes) -> Result<ServerEvent, InvalidFrame> {
     let mut fields = parse_object(frame)?;
     let id = take_id(&mut fields)?;
@@ -38,7 +38,8 @@ fn parse_object(frame: &Bytes) -> Result<JsonFields<'_>, InvalidFrame> {
     let text = std::str::from_utf8(frame);
     let text =
         text.map_err(|error| InvalidFrame::fatal(format!("the frame is not UTF-8: {error}")))?;
-    let not_an_object = |error| InvalidFrame::fatal(format!("a frame is one JSON object: {error}"));
+    let not_an_object =
+        |error| InvalidFrame::fatal(format!("the frame is not a JSON object: {error}"));
     JsonFields::parse(text).map_err(not_an_object)
 }
 
@@ -68,7 +69,7 @@ fn parse_command(mut fields: JsonFields<'_>) -> Result<ClientCommand, InvalidFra
         fields.first_remaining().map(|(name, value)| (name.to_owned(), value))
     else {
         let message =
-            "the frame asks for nothing; say subscribe, unsubscribe, publish or authenticate";
+            "the frame has no request; add subscribe, unsubscribe, publish or authenticate";
         return Err(InvalidFrame::new(ErrorCode::BadRequest, message));
     };
     let Some((_, read)) = COMMANDS.iter().find(|(command, _)| *command == name) else {
@@ -119,14 +120,14 @@ fn parse_authenticate(body: &mut JsonFields<'_>) -> Result<ClientCommand, Invali
 }
 
 fn parse_from(value: &RawValue) -> Result<StartFrom, InvalidFrame> {
-    let message = r#"`from` is "now", "start", {"last":10} or {"position":"12:4051"}"#;
-    let wrong = || InvalidFrame::new(ErrorCode::BadRequest, message);
+    let message = r#"`from` must be "now", "start", {"last":10} or {"position":"12:4051"}"#;
+    let invalid = || InvalidFrame::new(ErrorCode::BadRequest, message);
     match value.get() {
         r#""now""# => return Ok(StartFrom::Now),
         r#""start""# => return Ok(StartFrom::Start),
         _ => {}
     }
-    let mut body = JsonFields::parse(value.get()).map_err(|_| wrong())?;
+    let mut body = JsonFields::parse(value.get()).map_err(|_| invalid())?;
     let last = body.take("last", "a whole number below 4294967296")?;
     let position = body.take::<String>("position", "a string")?;
     body.reject_remaining()?;
@@ -134,25 +135,26 @@ fn parse_from(value: &RawValue) -> Result<StartFrom, InvalidFrame> {
         (Some(count), None) => Ok(StartFrom::Last(count)),
         (None, Some(text)) => {
             let position = text.parse();
-            let bad = |error| InvalidFrame::new(ErrorCode::BadPosition, error);
-            position.map(StartFrom::Position).map_err(bad)
+            let bad_position = |error| InvalidFrame::new(ErrorCode::BadPosition, error);
+            position.map(StartFrom::Position).map_err(bad_position)
         }
-        _ => Err(wrong()),
+        _ => Err(invalid()),
     }
 }
 
 fn parse_delivery(value: &RawValue) -> Result<Delivery, InvalidFrame> {
-    let message = r#"`delivery` is "all", "latest" or {"rate":N}, N messages a second, 1 to 65535"#;
-    let wrong = || InvalidFrame::new(ErrorCode::BadRequest, message);
+    let message =
+        r#"`delivery` must be "all", "latest" or {"rate":N} with 1 to 65535 messages per second"#;
+    let invalid = || InvalidFrame::new(ErrorCode::BadRequest, message);
     match value.get() {
         r#""all""# => return Ok(Delivery::All),
         r#""latest""# => return Ok(Delivery::Latest),
         _ => {}
     }
-    let mut body = JsonFields::parse(value.get()).map_err(|_| wrong())?;
+    let mut body = JsonFields::parse(value.get()).map_err(|_| invalid())?;
     let rate = body.take("rate", "a whole number from 1 to 65535")?;
     body.reject_remaining()?;
-    rate.map(Delivery::Rate).ok_or_else(wrong)
+    rate.map(Delivery::Rate).ok_or_else(invalid)
 }
 
 // === events ===
@@ -179,7 +181,7 @@ fn parse_event(id: Option<u64>, mut fields: JsonFields<'_>) -> Result<ServerEven
     let Some((name, read, value)) = known else {
         return Err(unknown_field(fields.first_remaining().map_or("", |(name, _)| name)));
     };
-    // An event that is known and cannot be read must not be passed over: it may be a message.
+    // A known event that cannot be decoded must not be skipped: it may be a message.
     JsonFields::parse_nested(name, value)
         .and_then(|mut body| read(id, &mut body))
         .map_err(|error| InvalidFrame::fatal(format!("{name}: {error}")))
@@ -237,8 +239,8 @@ fn parse_message(_: Option<u64>, body: &mut JsonFields<'_>) -> Result<ServerEven
     let time = Timestamp(body.take_required("time", "a time")?);
     let key = take_key(body)?;
     if let Some(delta) = data::read_delta(body)? {
-        let difference = MessageDelta { position, time, key, delta };
-        return Ok(ServerEvent::MessageDelta { topic, message_delta: difference });
+        let message_delta = MessageDelta { position, time, key, delta };
+        return Ok(ServerEvent::MessageDelta { topic, message_delta });
     }
     let (content_type, payload) = data::read(body)?;
     let message = Arc::new(Message { position, time, content_type, key, payload });

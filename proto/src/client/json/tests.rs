@@ -1,4 +1,4 @@
-//! The frames of the design, byte for byte, and the answers to frames that are wrong.
+//! Tests of the documented frames byte for byte, and of the errors for invalid frames.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ fn encode(event: &ServerEvent) -> String {
     String::from_utf8(encode_event(event).to_vec()).expect("UTF-8")
 }
 
-// === what a client says ===
+// === requests of a client ===
 
 #[test]
 fn subscribe_is_decoded_with_every_start_position() {
@@ -85,8 +85,11 @@ fn null_in_an_optional_field_equals_absence() {
     let publish =
         r#"{"publish":{"topic":"a","data":"x","encoding":null,"content_type":null,"key":null}}"#;
     assert_eq!(decode_publish(publish), decode_publish(r#"{"publish":{"topic":"a","data":"x"}}"#));
-    assert!(decode(r#"{"subscribe":{"topic":null}}"#).is_err(), "a topic is not optional");
-    assert!(decode(r#"{"subscribe":{"topic":"a","form":null}}"#).is_err(), "unknown stays unknown");
+    assert!(decode(r#"{"subscribe":{"topic":null}}"#).is_err(), "a topic is required");
+    assert!(
+        decode(r#"{"subscribe":{"topic":"a","form":null}}"#).is_err(),
+        "an unknown field is rejected even if it is null"
+    );
 }
 
 #[test]
@@ -151,7 +154,7 @@ fn publish_with_an_invalid_json_payload_is_encoded_as_base64() {
     );
 }
 
-// === what is wrong ===
+// === invalid frames ===
 
 #[test]
 fn frame_that_is_not_a_json_object_is_fatal() {
@@ -217,7 +220,7 @@ fn invalid_requests_get_specific_error_codes() {
     }
 }
 
-// === what a server says ===
+// === events of a server ===
 
 #[test]
 fn responses_are_encoded_as_documented() {
@@ -339,8 +342,8 @@ fn client_skips_unknown_events_and_fails_on_malformed_known_events() {
         Ok(ServerEvent::Published { id: None, position, durability })
     );
     let without_durability = event(r#"{"published":{"position":"1:1"}}"#);
-    assert!(without_durability.expect_err("no promise is assumed").is_fatal);
+    assert!(without_durability.expect_err("a durability is required").is_fatal);
     assert!(!event(r#"{"weather":{"rain":true}}"#).expect_err("unknown").is_fatal);
     assert!(!event("{}").expect_err("empty").is_fatal);
-    assert!(event(r#"{"message":{"topic":"a","position":"1"}}"#).expect_err("unreadable").is_fatal);
+    assert!(event(r#"{"message":{"topic":"a","position":"1"}}"#).expect_err("invalid").is_fatal);
 }

@@ -1,4 +1,4 @@
-//! Domain to text.
+//! Encoding of domain types to JSON frames.
 
 use std::fmt::{self, Write as _};
 
@@ -13,17 +13,17 @@ use super::data;
 use crate::client::delta::FOSSIL;
 use crate::client::{ClientCommand, ClientRequest, MessageDelta, ServerEvent};
 
-/// A frame being written: `{"id":1,"parse_subscribed":{` and then its members.
+/// Writes a frame: `{"id":1,"subscribed":{` and then the fields of the inner object.
 pub(super) struct JsonFrameWriter {
     out: BytesMut,
     is_empty: bool,
 }
 
-/// Of a frame without a payload: a topic of the usual length and some numbers.
+/// Expected length of a frame without a payload: a topic of the usual length and some numbers.
 const FRAME_BYTES_HINT: usize = 160;
 
 pub(in crate::client) fn encode_message(topic: &Topic, message: &Message) -> Bytes {
-    // Base64 needs a third more; JSON and text nothing, or a little for escapes.
+    // Base64 adds a third; JSON adds nothing, and text a little for escapes.
     let payload_capacity = message.payload.len() + message.payload.len() / 2;
     let Message { position, time, content_type, key, payload: data } = message;
     let mut object = begin_message(topic, *position, *time, key.as_ref(), payload_capacity);
@@ -31,15 +31,18 @@ pub(in crate::client) fn encode_message(topic: &Topic, message: &Message) -> Byt
     object.finish()
 }
 
-pub(in crate::client) fn encode_message_delta(topic: &Topic, difference: &MessageDelta) -> Bytes {
-    let MessageDelta { position, time, key, delta } = difference;
+pub(in crate::client) fn encode_message_delta(
+    topic: &Topic,
+    message_delta: &MessageDelta,
+) -> Bytes {
+    let MessageDelta { position, time, key, delta } = message_delta;
     let delta_capacity = delta.len() + delta.len() / 2;
     let mut object = begin_message(topic, *position, *time, key.as_ref(), delta_capacity);
     object.string("delta", &STANDARD.encode(delta));
     object.finish()
 }
 
-/// What a message has beside its payload, which comes last: so a client finds its bytes in the text.
+/// Writes the fields before the payload, which comes last so that a client finds its bytes in the text.
 fn begin_message(
     topic: &Topic,
     position: Position,
@@ -95,8 +98,8 @@ pub(in crate::client) fn encode_event(event: &ServerEvent) -> Bytes {
             object.finish()
         }
         ServerEvent::Message { topic, message } => encode_message(topic, message),
-        ServerEvent::MessageDelta { topic, message_delta: difference } => {
-            encode_message_delta(topic, difference)
+        ServerEvent::MessageDelta { topic, message_delta } => {
+            encode_message_delta(topic, message_delta)
         }
         ServerEvent::Gap { topic, gap } => encode_gap(topic, gap),
         ServerEvent::Stale { topic, since } => {
@@ -181,7 +184,7 @@ pub(in crate::client) fn encode_request(request: &ClientRequest) -> Bytes {
     }
 }
 
-/// `now` is what a server takes when nothing is said.
+/// Writes the start of a subscription. `now` is omitted, since it is the server's default.
 fn put_from(object: &mut JsonFrameWriter, from: StartFrom) {
     match from {
         StartFrom::Now => {}
@@ -228,7 +231,7 @@ fn put_delivery(object: &mut JsonFrameWriter, delivery: Delivery) {
     }
 }
 
-// === impl Object ===
+// === impl JsonFrameWriter ===
 
 impl JsonFrameWriter {
     fn new(id: Option<u64>, name: &str, capacity: usize) -> JsonFrameWriter {
@@ -241,14 +244,14 @@ impl JsonFrameWriter {
         object
     }
 
-    /// Begins an object in the member `begin_member`.
+    /// Begins an object in the field `name`.
     fn open(&mut self, name: &str) {
         self.begin_member(name);
         self.out.put_u8(b'{');
         self.is_empty = true;
     }
 
-    /// Ends what [`JsonFrameWriter::open`] began.
+    /// Ends the object that [`JsonFrameWriter::open`] began.
     fn close(&mut self) {
         self.out.put_u8(b'}');
         self.is_empty = false;
@@ -259,25 +262,25 @@ impl JsonFrameWriter {
         self.out.freeze()
     }
 
-    /// A string, escaped.
+    /// Writes a string with escapes.
     pub(super) fn string(&mut self, name: &str, value: &str) {
         self.begin_member(name);
         put_string(&mut self.out, value);
     }
 
-    /// JSON as it is.
+    /// Writes JSON as it is.
     pub(super) fn raw(&mut self, name: &str, json: &str) {
         self.begin_member(name);
         self.out.put_slice(json.as_bytes());
     }
 
-    /// A number, or true or false.
+    /// Writes a number or a boolean.
     fn plain(&mut self, name: &str, value: impl fmt::Display) {
         self.begin_member(name);
         self.put(format_args!("{value}"));
     }
 
-    /// What prints as digits and colons, in quotes.
+    /// Writes a value in quotes, without escapes: its text must not need any.
     fn quoted(&mut self, name: &str, value: impl fmt::Display) {
         self.begin_member(name);
         self.put(format_args!("\"{value}\""));
@@ -293,12 +296,13 @@ impl JsonFrameWriter {
     }
 
     fn put(&mut self, text: fmt::Arguments<'_>) {
-        // A buffer that grows refuses nothing.
+        // Writing to a growable buffer does not fail.
         let _ = self.out.write_fmt(text);
     }
 }
 
-/// Copies runs of plain bytes at once; only quotes, backslashes and controls need an escape.
+/// Writes a string, and copies runs of plain bytes at once: only quotes, backslashes and control characters
+/// need an escape.
 fn put_string(out: &mut BytesMut, text: &str) {
     out.put_u8(b'"');
     let mut remaining = text.as_bytes();
