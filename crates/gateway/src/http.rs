@@ -19,6 +19,7 @@ use http::StatusCode;
 use pushonce_core::{ClusterView, Topic};
 use pushonce_fanout::Hub;
 use pushonce_proto::client::ErrorCode;
+use pushonce_telemetry::Histogram;
 use tokio::sync::watch;
 
 pub use cors::{SameOriginOnly, allow_any_origin};
@@ -38,6 +39,8 @@ pub(crate) struct HttpState {
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
     /// How long a client may take to send a body.
     pub(crate) body_timeout: Duration,
+    /// Of publishes over HTTP.
+    pub(crate) publish_seconds: Histogram,
 }
 
 /// The routes of topics, and those of `extra`. `OPTIONS` and the headers for browsers are the

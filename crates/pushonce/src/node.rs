@@ -97,6 +97,7 @@ pub struct Node {
     peer_listener: TcpListener,
     gateway: Gateway,
     publish: pushonce_publish::Server,
+    metrics: PrometheusHandle,
 }
 
 /// Addresses that callers named and that are not asked yet; more are dropped, and named again.
@@ -222,7 +223,7 @@ impl Node {
                 audience: topics.clone(),
                 view: view_receiver.clone(),
             },
-            web::health_router(overview.clone(), metrics).merge(pages),
+            web::health_router(overview.clone(), metrics.clone()).merge(pages),
             certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
         )?;
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
@@ -316,6 +317,7 @@ impl Node {
             peer_listener,
             gateway,
             publish,
+            metrics,
         })
     }
 
@@ -391,6 +393,8 @@ impl Node {
         internal_stage.spawn(self.replica_supervisor.run(token.clone()));
         internal_stage.spawn(self.health_check.run(token.clone()).map(Ok));
         internal_stage.spawn(self.discovery.run(token.clone()));
+        let upkeep = metrics::run_upkeep(self.metrics);
+        internal_stage.spawn(run_until(token.clone(), upkeep));
         internal_stage.spawn(address_conflict::run(
             self.startup.identity.cluster,
             self.membership.foreign_callers,

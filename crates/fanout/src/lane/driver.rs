@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Lane;
 use super::dispatcher::Dispatcher;
 use super::subscription_table::{LaneSubscription, LaneTopic, SubscriptionTable};
+use crate::metrics::FanoutMetrics;
 use crate::topic_buffer::TopicBuffer;
 
 /// How many offers are made before the runtime may do something else. An offer is mostly a write of
@@ -96,7 +97,12 @@ impl LaneDriver {
         }
         self.dispatcher.end_turn(&mut table);
         self.record_lag(now);
+        self.metrics().turn_seconds.record(now.elapsed());
         self.walk.is_some() || !self.walk_queue.is_empty() || !table.ready.is_empty()
+    }
+
+    fn metrics(&self) -> &FanoutMetrics {
+        &self.lane.shared.hub.shared.registry.metrics
     }
 
     /// How long what waits has waited by now.
@@ -160,8 +166,10 @@ impl LaneDriver {
     }
 
     fn finish_walk(&mut self, table: &mut SubscriptionTable, walk: &Walk) {
+        let now = Instant::now();
+        self.metrics().delivery_seconds.record(now - walk.waiting_since);
         if walk.must_repeat(table) {
-            self.walk_queue.push_back((walk.topic_index, Instant::now()));
+            self.walk_queue.push_back((walk.topic_index, now));
         } else {
             // A topic that has taken its index meanwhile is walked over all the same.
             table.set_dirty(walk.topic_index, false);
