@@ -101,7 +101,7 @@ pub(crate) fn quic(address: SocketAddr, lanes: usize) -> Result<Vec<UdpSocket>, 
         return match bind_steered(address, lanes) {
             Ok(sockets) => Ok(sockets),
             Err(error) => {
-                tracing::info!(%error, "QUIC is on one lane: its packets cannot be steered to more");
+                tracing::info!(%error, "cannot steer QUIC packets to lanes, serving QUIC on one lane");
                 UdpSocket::bind(address).map(|socket| vec![socket]).map_err(fail)
             }
         };

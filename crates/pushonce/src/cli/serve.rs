@@ -26,13 +26,13 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
         let temp_dir = tempfile::Builder::new().prefix("pushonce-dev.").tempdir()?;
         let config = development_config(args.settings.sources()?, &temp_dir)?;
         node::init(&config).await?;
-        tracing::info!(data = %config.data.display(), "development node: its data is deleted at the end");
+        tracing::info!(data = %config.data.display(), "development node, its data is deleted when it stops");
         (config, Some(temp_dir))
     } else {
         (args.settings.resolve()?, None)
     };
     if config.insecure {
-        tracing::warn!("--insecure: whoever reaches this node's ports may use it");
+        tracing::warn!("--insecure: every host that reaches the ports of this node can use it");
     }
     let descriptors = pushonce_listener::raise_descriptor_limit();
     tracing::debug!(descriptors, "limit of open files");
@@ -40,7 +40,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     let node = match Node::build(config, Router::new(), metrics, &shutdown).await {
         // It waited for its cluster, and was told to stop.
         Err(error) if error.is::<StoppedBeforeJoin>() => {
-            tracing::info!("{error}");
+            tracing::info!(%error, "stopped");
             return Ok(());
         }
         result => result?,
