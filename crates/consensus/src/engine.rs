@@ -211,7 +211,7 @@ impl ConsensusEngine {
         peer_addresses: PeerAddresses,
     ) -> Result<ConsensusEngine, EngineOpenError> {
         let on_fatal = |reason: &str| {
-            tracing::error!(reason, "the node stops: its disk failed");
+            tracing::error!(reason, "disk failed, stopping the node");
             std::process::exit(74);
         };
         let hooks =
@@ -229,7 +229,7 @@ impl ConsensusEngine {
         hooks: HostHooks,
     ) -> Result<ConsensusEngine, EngineOpenError> {
         for warning in settings.validate()? {
-            tracing::warn!(why = warning.0, "consensus settings");
+            tracing::warn!(warning = warning.0, "unusual consensus settings");
         }
         let config = Arc::new(settings.raft_config()?);
         let disk_reserve = DiskReserve::new(dir, settings.disk_reserve_bytes, hooks.disk_space);

@@ -168,7 +168,7 @@ impl RaftGroup {
     async fn propose_data(&self, data: ProposalData) -> Result<Bytes, ProposeError> {
         if data.bytes.len() > ENTRY_BYTES_MAX {
             let bytes = data.bytes.len();
-            tracing::error!(group = %self.id(), bytes, "an entry is too large");
+            tracing::error!(group = %self.id(), bytes, "rejected an entry that is too large");
             return Err(ProposeError::Rejected { leader: None });
         }
         // The only voter of a group would otherwise continue to commit.

@@ -1,6 +1,7 @@
 //! Performs the effects of the pure [`Session`], the same way for every transport.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +15,7 @@ use pushonce_core::{
 use pushonce_fanout::{FrameSink, SessionKey, WireFormat};
 use pushonce_proto::client::{ClientRequest, InvalidFrame, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
+use tokio::time::Instant;
 
 use crate::encoder;
 use crate::lane::LaneState;
@@ -223,11 +225,20 @@ impl<T: SessionTransport> SessionDriver<T> {
 
     fn start_publishing(self: &Rc<Self>) -> UnboundedSender<Publish> {
         let (sender, receiver) = mpsc::unbounded();
-        let results = self.lane.publisher.publish_ordered(receiver.boxed_local());
+        // Outcomes come in the order of the publishes, so the oldest time belongs to the next outcome.
+        let routed_at = Rc::new(RefCell::new(VecDeque::<Instant>::new()));
+        let routing_times = routed_at.clone();
+        let publishes =
+            receiver.inspect(move |_| routing_times.borrow_mut().push_back(Instant::now()));
+        let results = self.lane.publisher.publish_ordered(publishes.boxed_local());
         let mut batches = results.ready_chunks(self.lane.limits.publishes_max);
         let driver = self.clone();
         self.lane.spawn(async move {
             while let Some(batch) = batches.next().await {
+                let publish_seconds = &driver.lane.metrics.for_transport(T::KIND).publish_seconds;
+                for routed_at in batch.iter().filter_map(|_| routed_at.borrow_mut().pop_front()) {
+                    publish_seconds.record(routed_at.elapsed());
+                }
                 driver.on_publish_results(batch);
             }
         });

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
+use crate::metrics;
 use crate::{
     Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, Publisher, bind, quic,
 };
@@ -85,6 +86,7 @@ impl Gateway {
             view: backend.view.clone(),
             fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
+            publish_seconds: metrics::PUBLISH.register_histogram(&["http"]),
         };
         let router = http::router(routes, extra);
         let config = Arc::new(config);

@@ -20,6 +20,7 @@ use pushonce_core::{ClusterView, Topic};
 use pushonce_fanout::Hub;
 use pushonce_proto::client::ErrorCode;
 use pushonce_quic::certificate::Fingerprint;
+use pushonce_telemetry::Histogram;
 use tokio::sync::watch;
 
 pub use cors::{SameOriginOnly, allow_any_origin};
@@ -38,6 +39,8 @@ pub(crate) struct HttpState {
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
     /// Maximum time for a client to send a request body.
     pub(crate) body_timeout: Duration,
+    /// Of publishes over HTTP.
+    pub(crate) publish_seconds: Histogram,
 }
 
 /// Builds the router from the topic routes and `extra`. The connection handles `OPTIONS` and the CORS

@@ -200,7 +200,7 @@ async fn drain(lane: &LaneState) {
     };
     if tokio::time::timeout(grace, drained).await.is_err() {
         let remaining = lane.connections.len();
-        tracing::warn!(remaining, ?grace, "connections were cut off: they did not end in time");
+        tracing::warn!(remaining, ?grace, "connections did not end in time, closed them");
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) fn pin(index: usize, lanes: usize) {
     let mut core_set = CpuSet::new();
     core_set.set(core);
     if let Err(error) = sched_setaffinity(None, &core_set) {
-        tracing::debug!(%error, core, "the lane is not tied to a core");
+        tracing::debug!(%error, core, "cannot pin the lane to a core");
     }
 }
 

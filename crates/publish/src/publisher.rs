@@ -16,6 +16,7 @@ use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_server;
 use pushonce_proto::publisher::{OUTCOME_HEADER, fetch_status, publish_status};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::{KeyRef, MetadataMap, MetadataValue};
@@ -80,11 +81,13 @@ impl publisher_service_server::PublisherService for PublisherService {
         if let Some(name) = find_idempotency_header(&metadata) {
             return Err(idempotency_header_status(&name));
         }
+        let received_at = Instant::now();
         let publish = Publish::try_from(request).map_err(PublishError::from);
         let result = match publish {
             Ok(publish) => self.router.publish(publish).await,
             Err(error) => Err(error),
         };
+        self.router.record_grpc_latency(received_at.elapsed());
         result
             .map(|acknowledgement| Response::new(acknowledgement.into()))
             .map_err(|error| publish_status(&error))

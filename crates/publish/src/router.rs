@@ -119,6 +119,10 @@ impl Router {
         self.0.metrics.record(result);
     }
 
+    pub(crate) fn record_grpc_latency(&self, elapsed: Duration) {
+        self.0.metrics.record_grpc(elapsed);
+    }
+
     pub(crate) fn deadline(&self) -> Duration {
         self.0.config.deadline
     }

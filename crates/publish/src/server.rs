@@ -194,7 +194,7 @@ impl Server {
         match tokio::time::timeout(CALLS_DRAIN_TIMEOUT, serve).await {
             Ok(ended) => Ok(ended?),
             Err(_) => {
-                tracing::warn!(%addr, "gRPC calls were cut off, they did not end in time");
+                tracing::warn!(%addr, "gRPC calls did not end in time, closed them");
                 Ok(())
             }
         }

@@ -1,5 +1,7 @@
 //! Metrics of the node as a whole, the table of all metrics of the binary, and the recorder.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use pushonce_telemetry::{Metric, MetricKind, Unit};
@@ -15,6 +17,9 @@ const METRICS: &[Metric] = &[
     HALTED_REPLICAS,
     LOG_LINES_DROPPED,
     DATA_WRITE_ERRORS,
+    LED_GROUPS,
+    TERM_MAX,
+    OPEN_DESCRIPTORS,
 ];
 
 pub(crate) const BUILD_INFO: Metric = Metric::gauge(
@@ -66,6 +71,19 @@ pub(crate) const DATA_WRITE_ERRORS: Metric = Metric::counter(
 )
 .with_labels(&["file"]);
 
+pub(crate) const LED_GROUPS: Metric =
+    Metric::gauge("pushonce_led_groups", "Shard groups that this node leads.");
+
+pub(crate) const TERM_MAX: Metric = Metric::gauge(
+    "pushonce_raft_term_max",
+    "The highest Raft term of the shard groups on this node. It grows with every election.",
+);
+
+pub(crate) const OPEN_DESCRIPTORS: Metric = Metric::gauge(
+    "pushonce_open_descriptors",
+    "Open file descriptors of the process. Absent where the system does not count them: before Linux 6.2.",
+);
+
 /// Every metric of the binary, by name.
 pub fn all() -> Vec<Metric> {
     let crates = [
@@ -103,6 +121,18 @@ pub fn reference() -> String {
         page += &format!("| `{name}` | {kind} | {unit} | {} | {help} |\n", labels.join(", "));
     }
     page
+}
+
+/// The recorder keeps each observation of a histogram until it is counted, 8 bytes and more. A scrape
+/// counts them, but a node that nobody scrapes would grow without bound.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Counts the observations of histograms, for ever.
+pub(crate) async fn run_upkeep(handle: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP_INTERVAL).await;
+        handle.run_upkeep();
+    }
 }
 
 /// Installs the recorder of this process, with the buckets and the help text of every metric. Once a

@@ -95,6 +95,7 @@ pub struct Node {
     peer_listener: TcpListener,
     gateway: Gateway,
     publish: pushonce_publish::Server,
+    metrics: PrometheusHandle,
 }
 
 /// Maximum number of announced addresses that wait for a check; more are dropped, and announced again.
@@ -221,7 +222,7 @@ impl Node {
                 audience: topics.clone(),
                 view: view_receiver.clone(),
             },
-            web::health_router(overview.clone(), metrics).merge(pages),
+            web::health_router(overview.clone(), metrics.clone()).merge(pages),
             pushonce_quic::certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
         )?;
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
@@ -315,6 +316,7 @@ impl Node {
             peer_listener,
             gateway,
             publish,
+            metrics,
         })
     }
 
@@ -390,6 +392,8 @@ impl Node {
         internal_stage.spawn(self.replica_supervisor.run(token.clone()));
         internal_stage.spawn(self.health_check.run(token.clone()).map(Ok));
         internal_stage.spawn(self.discovery.run(token.clone()));
+        let upkeep = metrics::run_upkeep(self.metrics);
+        internal_stage.spawn(run_until(token.clone(), upkeep));
         internal_stage.spawn(address_conflict::run(
             self.startup.identity.cluster,
             self.membership.foreign_callers,

@@ -20,7 +20,7 @@ pub(crate) fn bind_sockets(address: SocketAddr, lanes: usize) -> io::Result<Vec<
     }
     drop(socket);
     bind_steered(address, lanes).or_else(|error| {
-        tracing::info!(%error, "cannot steer QUIC packets to several lanes, using one");
+        tracing::info!(%error, "cannot steer QUIC packets to lanes, serving QUIC on one lane");
         UdpSocket::bind(address).map(|socket| vec![socket])
     })
 }

@@ -114,7 +114,7 @@ impl ConsensusEngine {
         {
             return Err(error);
         }
-        tracing::error!(group = %id, %error, "a replica is damaged: it recovers from the others, and does not vote until it has");
+        tracing::error!(group = %id, %error, "replica damaged, recovering from the other voters; it does not vote until it has recovered");
         metrics::DAMAGED_REPLICAS.register_counter(&[]).increment(1);
         let recovery = Some(ReplicaRecovery::begin(writer.clone(), true).await?);
         let snapshot_store =

@@ -50,7 +50,7 @@ impl Fence {
         let result = fs::write(&temp_path, self.reason().unwrap_or_default());
         let result = result.and_then(|()| rename_durably(&temp_path, &path));
         if let Err(error) = result {
-            tracing::error!(%error, path = %path.display(), "cannot be written");
+            tracing::error!(%error, path = %path.display(), "cannot record that the log of this node was rolled back");
         }
     }
 

@@ -128,7 +128,7 @@ impl RollbackDetector {
             .and_then(|()| self.check_own_instance(known_writes));
         if let Err(error) = result {
             if !fence.is_closed() {
-                tracing::error!(node = %me, %error, "this node takes no part in any group");
+                tracing::error!(node = %me, %error, "log restored to an earlier state, this node takes no part in any group");
             }
             fence.close(error.to_string());
         }
@@ -165,7 +165,7 @@ impl RollbackDetector {
                 it.rejected_instance.replace(handshake.instance_id) == Some(handshake.instance_id)
             });
             if !is_repeated {
-                tracing::warn!(%peer, %error, "refusing a peer whose log was put back");
+                tracing::warn!(%peer, %error, "rejected a peer whose log was restored to an earlier state");
                 metrics::ROLLED_BACK_PEERS.register_counter(&[]).increment(1);
             }
             return Err(error);

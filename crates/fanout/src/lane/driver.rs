@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Lane;
 use super::dispatcher::Dispatcher;
 use super::subscription_table::{LaneSubscription, LaneTopic, SubscriptionTable};
+use crate::metrics::FanoutMetrics;
 use crate::topic_buffer::TopicBuffer;
 
 /// Maximum number of offers in a turn, before the driver yields to the runtime. An offer is usually a write
@@ -97,7 +98,12 @@ impl LaneDriver {
         }
         self.dispatcher.end_turn(&mut table);
         self.record_lag(now);
+        self.metrics().turn_seconds.record(now.elapsed());
         self.walk.is_some() || !self.walk_queue.is_empty() || !table.ready.is_empty()
+    }
+
+    fn metrics(&self) -> &FanoutMetrics {
+        &self.lane.shared.hub.shared.registry.metrics
     }
 
     /// Records how long the oldest undelivered change has waited.
@@ -161,8 +167,10 @@ impl LaneDriver {
     }
 
     fn finish_walk(&mut self, table: &mut SubscriptionTable, walk: &Walk) {
+        let now = Instant::now();
+        self.metrics().delivery_seconds.record(now - walk.waiting_since);
         if walk.must_repeat(table) {
-            self.walk_queue.push_back((walk.topic_index, Instant::now()));
+            self.walk_queue.push_back((walk.topic_index, now));
         } else {
             // If another topic has the index by now, its walk is in the queue nevertheless.
             table.set_dirty(walk.topic_index, false);

@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 use pushonce_core::{InvalidPublish, Publish};
 use pushonce_proto::client::ErrorCode;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{HttpError, HttpState, headers, parse_topic};
 use crate::query;
@@ -30,7 +31,10 @@ pub(super) async fn post(
     let payload = read_body(&headers, body, http.body_timeout).await?;
     let content_type = headers::content_type(&headers, &payload)?;
     let publish = Publish { topic, content_type, key, publish_id: None, payload };
-    let acknowledgement = http.publisher.publish(publish).await?;
+    let received_at = Instant::now();
+    let outcome = http.publisher.publish(publish).await;
+    http.publish_seconds.record(received_at.elapsed());
+    let acknowledgement = outcome?;
     Ok(Json(json!({
         "position": acknowledgement.position.to_string(),
         "time": acknowledgement.time.0,

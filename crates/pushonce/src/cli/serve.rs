@@ -26,7 +26,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
         let temp_dir = tempfile::Builder::new().prefix("pushonce-dev.").tempdir()?;
         let config = development_config(args.settings.sources()?, &temp_dir)?;
         node::init(&config).await?;
-        tracing::info!(data = %config.data.display(), "development node: its data is deleted at the end");
+        tracing::info!(data = %config.data.display(), "development node, its data is deleted when it stops");
         (config, Some(temp_dir))
     } else {
         (args.settings.resolve()?, None)
@@ -40,7 +40,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     let node = match Node::build(config, Router::new(), metrics, &shutdown).await {
         // The node was stopped while it waited for its cluster.
         Err(error) if error.is::<StoppedBeforeJoin>() => {
-            tracing::info!("{error}");
+            tracing::info!(%error, "stopped");
             return Ok(());
         }
         result => result?,

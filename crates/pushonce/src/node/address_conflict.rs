@@ -80,10 +80,11 @@ pub(super) async fn run(
             .send_if_modified(|known| std::mem::replace(known, conflicting) != conflicting);
         match conflicting {
             Some(other_cluster) if changed => {
-                tracing::error!(%own_cluster, %other_cluster, "{}", conflict_message(own_cluster, other_cluster))
+                let details = conflict_message(own_cluster, other_cluster);
+                tracing::error!(%own_cluster, %other_cluster, details, "address conflict between two clusters")
             }
             None if changed => {
-                tracing::info!(%own_cluster, "no other cluster dials this address any more")
+                tracing::info!(%own_cluster, "address conflict ended")
             }
             _ => {}
         }

@@ -47,7 +47,7 @@ impl Bootstrap {
         }
         self.identity.bootstrap = None;
         self.data.save_identity(&self.identity)?;
-        tracing::info!(shards = view.shards.get(), "the cluster is founded");
+        tracing::info!(shards = view.shards.get(), "cluster created");
         Ok(())
     }
 }

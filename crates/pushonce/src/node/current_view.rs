@@ -39,7 +39,7 @@ pub(super) async fn follow_current_view(
     if views.wait_for(|view| view.version >= applied.version).await.is_err() {
         return;
     }
-    tracing::info!(index, version = applied.version, "the view of the cluster is current");
+    tracing::info!(index, version = applied.version, "cluster view is current");
     loop {
         let view = views.borrow_and_update().clone();
         current.send_replace(Some(view));
@@ -62,7 +62,10 @@ pub(super) async fn update_shard_settings(
     }
     if timeout(CATCH_UP_TIMEOUT, current.wait_for(Option::is_some)).await.is_err() {
         let version = views.borrow().version;
-        tracing::warn!(version, "no current view of the cluster, shards begin with an older one");
+        tracing::warn!(
+            version,
+            "no current cluster view in time, starting shards with an older one"
+        );
     }
     loop {
         let view = views.borrow_and_update().clone();

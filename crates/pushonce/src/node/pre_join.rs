@@ -23,7 +23,7 @@ impl PreJoinServer {
     fn serve(listener: TcpListener) -> PreJoinServer {
         PreJoinServer(tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, web::pre_join_router()).await {
-                tracing::warn!(%error, "the health pages ended before the node joined");
+                tracing::warn!(%error, "health pages failed before the node joined");
             }
         }))
     }

@@ -324,7 +324,7 @@ impl ReplicaSupervisor {
             stop.clone(),
         ));
         self.local_replicas.insert(LocalReplica { handle, progress: progress_receiver });
-        tracing::info!(shard = %id, "holding a replica");
+        tracing::info!(shard = %id, "replica started");
         Ok(Some(ReplicaTasks { wanted_nodes: wanted_sender, stop, tasks }))
     }
 }
@@ -346,11 +346,11 @@ async fn remove_replica(
             RemovalOutcome::Removed
         }
         Err(error @ DestroyError::StillMember { .. }) => {
-            tracing::info!(%shard, %error, "a removed replica is wanted again");
+            tracing::info!(%shard, %error, "removed replica is needed again");
             RemovalOutcome::Readded
         }
         Err(error) => {
-            tracing::warn!(%shard, %error, "a replica that was given away keeps its data");
+            tracing::warn!(%shard, %error, "cannot delete the data of a removed replica");
             RemovalOutcome::Removed
         }
     };
@@ -367,7 +367,7 @@ async fn supervise(
     failures: mpsc::Sender<String>,
 ) {
     if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-        tracing::error!(%shard, task = task_name, "a task of a replica has panicked: the node stops");
+        tracing::error!(%shard, task = task_name, "task of a replica panicked, stopping the node");
         // The receiver is gone when the supervisor has ended.
         let failure =
             format!("the {task_name} task of {shard} has panicked; the log above has the location");
@@ -418,10 +418,10 @@ async fn report_failure(
         () = stop.cancelled() => {}
         failed = wait_for_failure => match failed {
             Ok(GroupStatus { halt_reason: Some(error), .. }) => {
-                tracing::error!(%group, error, "a replica has halted");
+                tracing::error!(%group, error, "replica halted");
             }
             Ok(GroupStatus { failure: Some(reason), .. }) => {
-                tracing::error!(%group, reason, "a replica has ended");
+                tracing::error!(%group, reason, "replica failed, stopping the node");
                 // The receiver is gone when the supervisor has ended.
                 let _ = failures.send(format!("the replica of {group} has ended: {reason}")).await;
             }
