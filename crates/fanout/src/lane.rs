@@ -101,7 +101,8 @@ impl Lane {
         options: SubscribeOptions,
     ) -> Result<SubscribeAck, SubscribeError> {
         let hub = &self.shared.hub.shared;
-        let reservation = self.table().reserve(session, &topic, hub.config.subscriptions_max)?;
+        let subscriptions_max = hub.config.subscriptions_max;
+        let reservation = self.table().reserve(session, token, &topic, subscriptions_max)?;
         let _guard = ReservationGuard { lane: self, session, reservation };
         let prepared = hub.prepare(&topic, from).await?;
         let ack = prepared.start.to_ack();
@@ -124,9 +125,9 @@ impl Lane {
         self.shared.dirty_topics.wake();
     }
 
-    /// Ends a subscription, or one that is being made. Says whether there was one. Nothing of the
-    /// topic is offered to the session after this.
-    pub fn unsubscribe(&self, session: SessionKey, topic: &Topic) -> bool {
+    /// Ends a subscription, or one that is being made. Returns its token; `None` if there is none. Nothing
+    /// of the topic is offered to the session afterwards.
+    pub fn unsubscribe(&self, session: SessionKey, topic: &Topic) -> Option<u32> {
         self.table().unsubscribe(session, topic)
     }
 

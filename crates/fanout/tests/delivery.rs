@@ -285,8 +285,8 @@ fn no_frames_after_unsubscribe_and_last_unsubscribe_unwatches_the_topic() {
         for viewer in [&one, &two] {
             viewer.subscribe(&stage, &a, StartFrom::Now).await.expect("subscribed");
         }
-        assert!(stage.lane.unsubscribe(one.key, &a));
-        assert!(!stage.lane.unsubscribe(one.key, &a));
+        assert!(stage.lane.unsubscribe(one.key, &a).is_some());
+        assert_eq!(stage.lane.unsubscribe(one.key, &a), None);
         stage.publish(&a, 1).await;
         assert_eq!((one.got().len(), two.got().len()), (0, 1));
         assert_eq!(stage.owner.watched().len(), 1);
@@ -307,7 +307,7 @@ fn key_of_a_closed_session_does_not_affect_a_new_session() {
         let viewer = stage.viewer(JSON);
         viewer.subscribe(&stage, &a, StartFrom::Now).await.expect("subscribed");
         stage.lane.close_session(closed.key);
-        assert!(!stage.lane.unsubscribe(closed.key, &a));
+        assert_eq!(stage.lane.unsubscribe(closed.key, &a), None);
         stage.publish(&a, 1).await;
         assert_eq!(viewer.got(), frames(&a, 1..=1));
     });
@@ -349,7 +349,7 @@ fn subscription_cancelled_while_pending_leaves_no_interest() {
         let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
         let viewer = stage.viewer(JSON);
         let subscribing = viewer.subscribe(&stage, &a, StartFrom::Now);
-        let cancel = async { assert!(stage.lane.unsubscribe(viewer.key, &a)) };
+        let cancel = async { assert!(stage.lane.unsubscribe(viewer.key, &a).is_some()) };
         let (cancelled, ()) = futures::join!(subscribing, cancel);
         assert_eq!(cancelled, Err(SubscribeError::Cancelled));
         assert!(stage.owner.watched().is_empty());

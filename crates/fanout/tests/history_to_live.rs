@@ -232,7 +232,7 @@ async fn apply_ops(
             SubscribeOp::Unsubscribe(index) => {
                 let Some(subscription) = subscriptions.get_mut(index) else { continue };
                 if let Some(viewer) = &subscription.viewer {
-                    subscription.is_unsubscribed |= stage.lane.unsubscribe(viewer.key, a);
+                    subscription.is_unsubscribed |= stage.lane.unsubscribe(viewer.key, a).is_some();
                 }
             }
             SubscribeOp::SetCapacity(index, capacity) => {

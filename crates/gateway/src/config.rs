@@ -26,8 +26,6 @@ pub struct Config {
     pub body_timeout: Duration,
     /// Bytes of request line and headers; below 8 KiB counts as 8 KiB.
     pub header_bytes_max: usize,
-    /// Subscriptions of one session. One more is answered with `too_many_subscriptions`.
-    pub subscriptions_max: usize,
     /// Publishes of one session that wait for their answer. One more is answered with `overloaded_lanes`.
     pub publishes_max: usize,
     /// Connections at all doors together. One more is answered with 503, or refused on QUIC.
@@ -64,8 +62,6 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             header_bytes_max: 16 << 10,
-            // As many as the hub allows a session.
-            subscriptions_max: 1_000,
             publishes_max: 64,
             connections_max: 200_000,
             // Publish once, everybody has it: many readers are what a node is for, and browsers offer it.

@@ -276,7 +276,6 @@ impl LaneState {
         draining: CancellationToken,
     ) -> LaneState {
         let limits = SessionLimits {
-            subscriptions_max: config.subscriptions_max,
             publishes_max: config.publishes_max,
             // Two of the largest: one that waits does not refuse the next.
             publish_bytes_max: 2 * Publish::PAYLOAD_BYTES_CAP,

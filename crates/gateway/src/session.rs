@@ -1,7 +1,8 @@
 //! What a session is, whatever the transport: requests in, effects out. No socket, no clock.
 //!
-//! A subscription is asked for, then live; a request that arrives meanwhile waits for that answer,
-//! so that a client sees the answers of one topic in the order of its requests. Publishes are sent on
+//! The fan-out lane holds the subscriptions of a session and limits their number. A session only knows
+//! the subscribe requests that have no reply yet: an unsubscribe that arrives meanwhile waits for that
+//! reply, so that a client sees the replies of one topic in the order of its requests. Publishes are sent on
 //! as they come, so that all that one read brought travels together; whoever takes them keeps their
 //! order and answers in it.
 
@@ -22,7 +23,6 @@ use crate::rejection::{self, SubscribeRejection};
 /// What one session may hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLimits {
-    pub(crate) subscriptions_max: usize,
     /// Publishes that have no answer yet.
     pub(crate) publishes_max: usize,
     /// Payload bytes of those, where there are two or more.
@@ -61,9 +61,10 @@ pub(crate) enum SessionEffect {
     },
     /// Frames of the topic may flow.
     StartDelivery(Topic),
-    /// No frame of the topic may follow.
-    StopDelivery {
-        token: u32,
+    /// End the subscription, if there is one, and send [`unsubscribe_reply`]. No frame of the topic may
+    /// follow.
+    Unsubscribe {
+        id: Option<u64>,
         topic: Topic,
     },
     /// Send on, behind those before; the answer is an [`SessionInput::PublishesDone`].
@@ -77,25 +78,18 @@ pub(crate) enum SessionEffect {
 /// One client.
 pub(crate) struct Session {
     limits: Rc<SessionLimits>,
-    /// Mostly one, a thousand at most.
-    subscriptions: LiteMap<Topic, SubscriptionState>,
+    /// Subscribe requests without a reply. Empty most of the time, and then without memory.
+    pending: LiteMap<Topic, PendingSubscription>,
     next_token: u32,
     /// While there are any: hardly any session publishes.
     unacknowledged: Option<Box<UnacknowledgedPublishes>>,
     is_closed: bool,
 }
 
-enum SubscriptionState {
-    /// Boxed: most of the time a subscription is live, and then it is small.
-    Pending(Box<PendingSubscription>),
-    Active(u32),
-}
-
-/// The hub was asked.
+/// A subscribe request without a reply.
 struct PendingSubscription {
     id: Option<u64>,
-    token: u32,
-    /// The request that wants it gone again.
+    /// The request to end the subscription again.
     unsubscribe: Option<PendingUnsubscribe>,
 }
 
@@ -119,7 +113,7 @@ impl Session {
     pub(crate) fn new(limits: Rc<SessionLimits>) -> Session {
         Session {
             limits,
-            subscriptions: LiteMap::with_capacity(1),
+            pending: LiteMap::new(),
             next_token: 0,
             unacknowledged: None,
             is_closed: false,
@@ -174,23 +168,13 @@ impl Session {
         options: SubscribeOptions,
         effects: &mut SessionEffects,
     ) {
-        if self.subscriptions.contains_key(&topic) {
+        if self.pending.contains_key(&topic) {
             let (code, text) = rejection::from_hub(&SubscribeError::AlreadySubscribed);
-            return effects.push(error_reply(id, code, text));
-        }
-        let max = self.limits.subscriptions_max;
-        if self.subscriptions.len() >= max {
-            let (code, text) = rejection::from_hub(&SubscribeError::TooManySubscriptions { max });
             return effects.push(error_reply(id, code, text));
         }
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1);
-        let pending = SubscriptionState::Pending(Box::new(PendingSubscription {
-            id,
-            token,
-            unsubscribe: None,
-        }));
-        self.subscriptions.insert(topic.clone(), pending);
+        self.pending.insert(topic.clone(), PendingSubscription { id, unsubscribe: None });
         effects.push(SessionEffect::Subscribe { token, topic, from, options });
     }
 
@@ -200,10 +184,12 @@ impl Session {
         result: Result<SubscriptionGrant, SubscribeRejection>,
         effects: &mut SessionEffects,
     ) {
-        let Some(SubscriptionState::Pending(pending)) = self.subscriptions.remove(&topic) else {
+        let Some(PendingSubscription { id, unsubscribe }) = self.pending.remove(&topic) else {
             return;
         };
-        let PendingSubscription { id, token, unsubscribe } = *pending;
+        if self.pending.is_empty() {
+            self.pending = LiteMap::new();
+        }
         match result {
             Ok(SubscriptionGrant {
                 subscribed: SubscribeAck { position, recovered },
@@ -217,34 +203,26 @@ impl Session {
                     recovered,
                     delivery,
                 }));
-                match unsubscribe {
-                    None => {
-                        self.subscriptions.insert(topic.clone(), SubscriptionState::Active(token));
-                        effects.push(SessionEffect::StartDelivery(topic));
-                    }
-                    Some(PendingUnsubscribe(id)) => stop_delivery(id, token, topic, effects),
+                if unsubscribe.is_none() {
+                    effects.push(SessionEffect::StartDelivery(topic.clone()));
                 }
             }
-            Err((code, text)) => {
-                effects.push(error_reply(id, code, text));
-                if let Some(PendingUnsubscribe(id)) = unsubscribe {
-                    effects.push(not_subscribed(id));
-                }
-            }
+            Err((code, text)) => effects.push(error_reply(id, code, text)),
+        }
+        // Also after an error: the topic may have an earlier subscription.
+        if let Some(PendingUnsubscribe(id)) = unsubscribe {
+            effects.push(SessionEffect::Unsubscribe { id, topic });
         }
     }
 
     fn on_unsubscribe(&mut self, id: Option<u64>, topic: Topic, effects: &mut SessionEffects) {
-        match self.subscriptions.get_mut(&topic) {
-            Some(SubscriptionState::Pending(pending)) if pending.unsubscribe.is_none() => {
+        match self.pending.get_mut(&topic) {
+            Some(pending) if pending.unsubscribe.is_none() => {
                 pending.unsubscribe = Some(PendingUnsubscribe(id));
             }
-            Some(SubscriptionState::Active(token)) => {
-                let token = *token;
-                self.subscriptions.remove(&topic);
-                stop_delivery(id, token, topic, effects);
-            }
-            _ => effects.push(not_subscribed(id)),
+            // The unsubscribe before it ends the subscription.
+            Some(_) => effects.push(SessionEffect::Reply(unsubscribe_reply(id, topic, false))),
+            None => effects.push(SessionEffect::Unsubscribe { id, topic }),
         }
     }
 
@@ -295,13 +273,19 @@ impl Session {
     }
 }
 
-fn stop_delivery(id: Option<u64>, token: u32, topic: Topic, effects: &mut SessionEffects) {
-    effects.push(SessionEffect::StopDelivery { token, topic: topic.clone() });
-    effects.push(SessionEffect::Reply(ServerEvent::Unsubscribed { id, topic }));
-}
-
-fn not_subscribed(id: Option<u64>) -> SessionEffect {
-    error_reply(id, ErrorCode::NotSubscribed, "this session has no subscription of the topic")
+/// The reply to an unsubscribe request.
+pub(crate) fn unsubscribe_reply(
+    id: Option<u64>,
+    topic: Topic,
+    was_subscribed: bool,
+) -> ServerEvent {
+    match was_subscribed {
+        true => ServerEvent::Unsubscribed { id, topic },
+        false => {
+            let text = "this session has no subscription of the topic";
+            ServerEvent::error(id, ErrorCode::NotSubscribed, text)
+        }
+    }
 }
 
 fn error_reply(id: Option<u64>, code: ErrorCode, message: impl Display) -> SessionEffect {
