@@ -102,7 +102,8 @@ impl Lane {
         options: SubscribeOptions,
     ) -> Result<SubscribeAck, SubscribeError> {
         let hub = &self.shared.hub.shared;
-        let reservation = self.table().reserve(session, &topic, hub.config.subscriptions_max)?;
+        let subscriptions_max = hub.config.subscriptions_max;
+        let reservation = self.table().reserve(session, token, &topic, subscriptions_max)?;
         let _guard = ReservationGuard { lane: self, session, reservation };
         let prepared = hub.prepare(&topic, from).await?;
         let ack = prepared.start.to_ack();
@@ -125,9 +126,9 @@ impl Lane {
         self.shared.dirty_topics.wake();
     }
 
-    /// Ends a subscription, established or not. Returns whether there was one. No frame of the topic is
-    /// offered to the session afterwards.
-    pub fn unsubscribe(&self, session: SessionKey, topic: &Topic) -> bool {
+    /// Ends a subscription, established or not. Returns its token; `None` if there is none. No frame of the
+    /// topic is offered to the session afterwards.
+    pub fn unsubscribe(&self, session: SessionKey, topic: &Topic) -> Option<u32> {
         self.table().unsubscribe(session, topic)
     }
 

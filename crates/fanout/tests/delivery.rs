@@ -288,8 +288,8 @@ fn no_frames_after_unsubscribe_and_last_unsubscribe_unwatches_the_topic() {
         for session in [&one, &two] {
             session.subscribe(&test_hub, &a, StartFrom::Now).await.expect("subscribed");
         }
-        assert!(test_hub.lane.unsubscribe(one.key, &a));
-        assert!(!test_hub.lane.unsubscribe(one.key, &a));
+        assert!(test_hub.lane.unsubscribe(one.key, &a).is_some());
+        assert_eq!(test_hub.lane.unsubscribe(one.key, &a), None);
         test_hub.publish(&a, 1).await;
         assert_eq!((one.take_frames().len(), two.take_frames().len()), (0, 1));
         assert_eq!(test_hub.owner.watched().len(), 1);
@@ -310,7 +310,7 @@ fn key_of_a_closed_session_does_not_affect_a_new_session() {
         let session = test_hub.new_session(JSON);
         session.subscribe(&test_hub, &a, StartFrom::Now).await.expect("subscribed");
         test_hub.lane.close_session(closed.key);
-        assert!(!test_hub.lane.unsubscribe(closed.key, &a));
+        assert_eq!(test_hub.lane.unsubscribe(closed.key, &a), None);
         test_hub.publish(&a, 1).await;
         assert_eq!(session.take_frames(), frames(&a, 1..=1));
     });
@@ -352,7 +352,7 @@ fn subscription_cancelled_while_pending_leaves_no_interest() {
         let (test_hub, a) = (TestHub::new(hub::Config::default()), topic("a"));
         let session = test_hub.new_session(JSON);
         let subscribing = session.subscribe(&test_hub, &a, StartFrom::Now);
-        let cancel = async { assert!(test_hub.lane.unsubscribe(session.key, &a)) };
+        let cancel = async { assert!(test_hub.lane.unsubscribe(session.key, &a).is_some()) };
         let (cancelled, ()) = futures::join!(subscribing, cancel);
         assert_eq!(cancelled, Err(SubscribeError::Cancelled));
         assert!(test_hub.owner.watched().is_empty());

@@ -240,7 +240,8 @@ async fn apply_ops(
             SubscribeOp::Unsubscribe(index) => {
                 let Some(subscription) = subscriptions.get_mut(index) else { continue };
                 if let Some(session) = &subscription.session {
-                    subscription.is_unsubscribed |= test_hub.lane.unsubscribe(session.key, a);
+                    subscription.is_unsubscribed |=
+                        test_hub.lane.unsubscribe(session.key, a).is_some();
                 }
             }
             SubscribeOp::SetCapacity(index, capacity) => {

@@ -25,9 +25,6 @@ pub struct Config {
     pub body_timeout: Duration,
     /// Maximum bytes of request line and headers. Values below 8 KiB count as 8 KiB.
     pub header_bytes_max: usize,
-    /// Maximum number of subscriptions of one session. Further ones are rejected with
-    /// `too_many_subscriptions`.
-    pub subscriptions_max: usize,
     /// Maximum number of pending publishes of one session. Further ones are rejected with `overloaded`.
     pub publishes_max: usize,
     /// Maximum number of connections over all transports. Further ones get 503, or are refused on QUIC.
@@ -65,8 +62,6 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             header_bytes_max: 16 << 10,
-            // The same limit as in the hub.
-            subscriptions_max: 1_000,
             publishes_max: 64,
             connections_max: 200_000,
             // On a typical node a message has many subscribers, and browsers offer compression.

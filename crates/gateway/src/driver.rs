@@ -23,7 +23,7 @@ use crate::liveness::{Activity, KeepaliveAction, Liveness};
 use crate::metrics::{self, TransportKind};
 use crate::registry::{RegisteredSession, SessionSlot};
 use crate::rejection::{self, SubscribeRejection};
-use crate::session::{Session, SessionEffect, SessionInput, SubscriptionGrant};
+use crate::session::{self, Session, SessionEffect, SessionInput, SubscriptionGrant};
 
 /// The transport of one session. Every method except [`SessionTransport::open_subscription`] returns at once.
 pub(crate) trait SessionTransport: 'static {
@@ -189,9 +189,12 @@ impl<T: SessionTransport> SessionDriver<T> {
             SessionEffect::StartDelivery(topic) => {
                 self.lane.fanout.start_delivery(self.key, &topic)
             }
-            SessionEffect::StopDelivery { token, topic } => {
-                self.lane.fanout.unsubscribe(self.key, &topic);
-                self.transport.close_subscription(token);
+            SessionEffect::Unsubscribe { id, topic } => {
+                let token = self.lane.fanout.unsubscribe(self.key, &topic);
+                if let Some(token) = token {
+                    self.transport.close_subscription(token);
+                }
+                self.reply(&session::unsubscribe_reply(id, topic, token.is_some()));
             }
             SessionEffect::Publish(publish) => self.publish(publish),
             SessionEffect::PublishesDone => drop(self.publish_sender.take()),

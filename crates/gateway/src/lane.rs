@@ -280,7 +280,6 @@ impl LaneState {
         draining: CancellationToken,
     ) -> LaneState {
         let limits = SessionLimits {
-            subscriptions_max: config.subscriptions_max,
             publishes_max: config.publishes_max,
             // Two of the largest payloads, so that one pending publish does not cause rejection of the next.
             publish_bytes_max: 2 * Publish::PAYLOAD_BYTES_CAP,

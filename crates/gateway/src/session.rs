@@ -1,9 +1,10 @@
 //! The state machine of a session, independent of the transport. Pure: inputs in, effects out.
 //!
-//! A subscription is pending until the hub replies, then active. An unsubscribe that arrives while it is
-//! pending waits for that reply, so that a client sees the replies for one topic in the order of its
-//! requests. Publishes are forwarded at once, so that all publishes of one read travel together; the
-//! publisher keeps their order and returns the results in it.
+//! The fan-out lane holds the subscriptions of a session and limits their number. A session only knows
+//! the subscribe requests without a reply: an unsubscribe that arrives meanwhile waits for that reply, so that
+//! a client sees the replies for one topic in the order of its requests. Publishes are forwarded at once, so
+//! that all publishes of one read travel together; the publisher keeps their order and returns the results
+//! in it.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -22,7 +23,6 @@ use crate::rejection::{self, SubscribeRejection};
 /// The limits of one session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLimits {
-    pub(crate) subscriptions_max: usize,
     /// Maximum number of unacknowledged publishes.
     pub(crate) publishes_max: usize,
     /// Maximum payload bytes of all unacknowledged publishes. A single publish may exceed it.
@@ -61,9 +61,10 @@ pub(crate) enum SessionEffect {
     },
     /// Start the delivery of frames of the topic.
     StartDelivery(Topic),
-    /// End the subscription. No frame of the topic may follow.
-    StopDelivery {
-        token: u32,
+    /// End the subscription, if there is one, and send [`unsubscribe_reply`]. No frame of the topic may
+    /// follow.
+    Unsubscribe {
+        id: Option<u64>,
         topic: Topic,
     },
     /// Forward the publish after all earlier ones. The result is returned as [`SessionInput::Published`].
@@ -77,25 +78,18 @@ pub(crate) enum SessionEffect {
 /// The state of the session of one client.
 pub(crate) struct Session {
     limits: Rc<SessionLimits>,
-    /// Usually one subscription, at most a thousand.
-    subscriptions: LiteMap<Topic, SubscriptionState>,
+    /// Subscribe requests without a reply. Empty most of the time, and then without memory.
+    pending: LiteMap<Topic, PendingSubscription>,
     next_token: u32,
     /// Pending publishes. `None` while there are none: few sessions publish.
     unacknowledged: Option<Box<UnacknowledgedPublishes>>,
     is_closed: bool,
 }
 
-enum SubscriptionState {
-    /// Boxed, because most subscriptions are active and should be small.
-    Pending(Box<PendingSubscription>),
-    Active(u32),
-}
-
-/// A subscription that waits for the reply of the hub.
+/// A subscribe request without a reply.
 struct PendingSubscription {
     id: Option<u64>,
-    token: u32,
-    /// An unsubscribe that arrived meanwhile.
+    /// The request to end the subscription again.
     unsubscribe: Option<PendingUnsubscribe>,
 }
 
@@ -119,7 +113,7 @@ impl Session {
     pub(crate) fn new(limits: Rc<SessionLimits>) -> Session {
         Session {
             limits,
-            subscriptions: LiteMap::with_capacity(1),
+            pending: LiteMap::new(),
             next_token: 0,
             unacknowledged: None,
             is_closed: false,
@@ -174,23 +168,13 @@ impl Session {
         options: SubscribeOptions,
         effects: &mut SessionEffects,
     ) {
-        if self.subscriptions.contains_key(&topic) {
+        if self.pending.contains_key(&topic) {
             let (code, text) = rejection::from_hub(&SubscribeError::AlreadySubscribed);
-            return effects.push(error_reply(id, code, text));
-        }
-        let max = self.limits.subscriptions_max;
-        if self.subscriptions.len() >= max {
-            let (code, text) = rejection::from_hub(&SubscribeError::TooManySubscriptions { max });
             return effects.push(error_reply(id, code, text));
         }
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1);
-        let pending = SubscriptionState::Pending(Box::new(PendingSubscription {
-            id,
-            token,
-            unsubscribe: None,
-        }));
-        self.subscriptions.insert(topic.clone(), pending);
+        self.pending.insert(topic.clone(), PendingSubscription { id, unsubscribe: None });
         effects.push(SessionEffect::Subscribe { token, topic, from, options });
     }
 
@@ -200,10 +184,12 @@ impl Session {
         result: Result<SubscriptionGrant, SubscribeRejection>,
         effects: &mut SessionEffects,
     ) {
-        let Some(SubscriptionState::Pending(pending)) = self.subscriptions.remove(&topic) else {
+        let Some(PendingSubscription { id, unsubscribe }) = self.pending.remove(&topic) else {
             return;
         };
-        let PendingSubscription { id, token, unsubscribe } = *pending;
+        if self.pending.is_empty() {
+            self.pending = LiteMap::new();
+        }
         match result {
             Ok(SubscriptionGrant {
                 subscribed: SubscribeAck { position, recovered },
@@ -217,34 +203,26 @@ impl Session {
                     recovered,
                     delivery,
                 }));
-                match unsubscribe {
-                    None => {
-                        self.subscriptions.insert(topic.clone(), SubscriptionState::Active(token));
-                        effects.push(SessionEffect::StartDelivery(topic));
-                    }
-                    Some(PendingUnsubscribe(id)) => stop_delivery(id, token, topic, effects),
+                if unsubscribe.is_none() {
+                    effects.push(SessionEffect::StartDelivery(topic.clone()));
                 }
             }
-            Err((code, text)) => {
-                effects.push(error_reply(id, code, text));
-                if let Some(PendingUnsubscribe(id)) = unsubscribe {
-                    effects.push(not_subscribed(id));
-                }
-            }
+            Err((code, text)) => effects.push(error_reply(id, code, text)),
+        }
+        // Also after an error: the topic may have an earlier subscription.
+        if let Some(PendingUnsubscribe(id)) = unsubscribe {
+            effects.push(SessionEffect::Unsubscribe { id, topic });
         }
     }
 
     fn on_unsubscribe(&mut self, id: Option<u64>, topic: Topic, effects: &mut SessionEffects) {
-        match self.subscriptions.get_mut(&topic) {
-            Some(SubscriptionState::Pending(pending)) if pending.unsubscribe.is_none() => {
+        match self.pending.get_mut(&topic) {
+            Some(pending) if pending.unsubscribe.is_none() => {
                 pending.unsubscribe = Some(PendingUnsubscribe(id));
             }
-            Some(SubscriptionState::Active(token)) => {
-                let token = *token;
-                self.subscriptions.remove(&topic);
-                stop_delivery(id, token, topic, effects);
-            }
-            _ => effects.push(not_subscribed(id)),
+            // The unsubscribe before it ends the subscription.
+            Some(_) => effects.push(SessionEffect::Reply(unsubscribe_reply(id, topic, false))),
+            None => effects.push(SessionEffect::Unsubscribe { id, topic }),
         }
     }
 
@@ -294,13 +272,19 @@ impl Session {
     }
 }
 
-fn stop_delivery(id: Option<u64>, token: u32, topic: Topic, effects: &mut SessionEffects) {
-    effects.push(SessionEffect::StopDelivery { token, topic: topic.clone() });
-    effects.push(SessionEffect::Reply(ServerEvent::Unsubscribed { id, topic }));
-}
-
-fn not_subscribed(id: Option<u64>) -> SessionEffect {
-    error_reply(id, ErrorCode::NotSubscribed, "this session is not subscribed to the topic")
+/// The reply to an unsubscribe request.
+pub(crate) fn unsubscribe_reply(
+    id: Option<u64>,
+    topic: Topic,
+    was_subscribed: bool,
+) -> ServerEvent {
+    match was_subscribed {
+        true => ServerEvent::Unsubscribed { id, topic },
+        false => {
+            let text = "this session is not subscribed to the topic";
+            ServerEvent::error(id, ErrorCode::NotSubscribed, text)
+        }
+    }
 }
 
 fn error_reply(id: Option<u64>, code: ErrorCode, message: impl Display) -> SessionEffect {

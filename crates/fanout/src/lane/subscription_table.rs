@@ -46,6 +46,13 @@ pub(super) struct SubscriptionTable {
     last_serial: u64,
 }
 
+/// A subscription of a session that is being made.
+struct PendingReservation {
+    topic: Topic,
+    token: u32,
+    reservation: Reservation,
+}
+
 pub(super) struct LaneSession {
     serial: u64,
     pub(super) wire: WireFormat,
@@ -53,7 +60,7 @@ pub(super) struct LaneSession {
     /// Index of the subscription in its topic, by topic index. Mostly one, at most a thousand: a hash table
     /// would be the largest part of an idle session.
     subscriptions: LiteMap<usize, usize>,
-    reservations: Vec<(Topic, Reservation)>,
+    reservations: Vec<PendingReservation>,
 }
 
 /// A topic with subscribers in this lane.
@@ -154,13 +161,13 @@ impl LaneSession {
         self.subscriptions.len() > 1
     }
 
-    /// Removes the reservations that match. Returns whether there was one.
-    fn cancel_reservation(&mut self, matches: impl Fn(&(Topic, Reservation)) -> bool) -> bool {
-        let before = self.reservations.len();
-        self.reservations.retain(|reservation| !matches(reservation));
+    /// Removes a reservation. Returns its token, if there is one.
+    fn cancel_reservation(&mut self, matches: impl Fn(&PendingReservation) -> bool) -> Option<u32> {
+        let index = self.reservations.iter().position(matches)?;
+        let removed = self.reservations.remove(index);
         // Most of the time there is none left.
         self.reservations.shrink_to_fit();
-        self.reservations.len() < before
+        Some(removed.token)
     }
 }
 
@@ -207,6 +214,7 @@ impl SubscriptionTable {
     pub(super) fn reserve(
         &mut self,
         key: SessionKey,
+        token: u32,
         topic: &Topic,
         subscriptions_max: usize,
     ) -> Result<Reservation, SubscribeError> {
@@ -215,13 +223,13 @@ impl SubscriptionTable {
         let session = self.session(key).ok_or(SubscribeError::Cancelled)?;
         let is_subscribed =
             topic_index.is_some_and(|topic_index| session.subscriptions.contains_key(&topic_index));
-        if is_subscribed || session.reservations.iter().any(|(reserved, _)| reserved == topic) {
+        if is_subscribed || session.reservations.iter().any(|reserved| reserved.topic == *topic) {
             return Err(SubscribeError::AlreadySubscribed);
         }
         if session.subscriptions.len() + session.reservations.len() >= subscriptions_max {
             return Err(SubscribeError::TooManySubscriptions { max: subscriptions_max });
         }
-        session.reservations.push((topic.clone(), reservation));
+        session.reservations.push(PendingReservation { topic: topic.clone(), token, reservation });
         Ok(reservation)
     }
 
@@ -232,7 +240,7 @@ impl SubscriptionTable {
         reservation: Reservation,
     ) -> bool {
         let Some(session) = self.session(key) else { return false };
-        session.cancel_reservation(|(_, reserved)| *reserved == reservation)
+        session.cancel_reservation(|reserved| reserved.reservation == reservation).is_some()
     }
 
     /// Adds an established subscription. Returns false when its reservation was cancelled meanwhile.
@@ -433,17 +441,16 @@ impl SubscriptionTable {
         indexes.into_iter().filter_map(position).collect()
     }
 
-    pub(super) fn unsubscribe(&mut self, key: SessionKey, topic: &Topic) -> bool {
+    /// Ends a subscription or a reservation, of which a topic has at most one. Returns its token.
+    pub(super) fn unsubscribe(&mut self, key: SessionKey, topic: &Topic) -> Option<u32> {
         let topic_index = self.topic_indexes.get(topic).copied();
-        let Some(session) = self.session(key) else { return false };
-        let was_reserved = session.cancel_reservation(|(reserved, _)| reserved == topic);
-        let removed = topic_index.and_then(|topic_index| {
-            Some((topic_index, session.subscriptions.remove(&topic_index)?))
-        });
-        if let Some((topic_index, subscription_index)) = removed {
-            self.remove_subscription(topic_index, subscription_index);
+        let session = self.session(key)?;
+        if let Some(token) = session.cancel_reservation(|reserved| reserved.topic == *topic) {
+            return Some(token);
         }
-        was_reserved || removed.is_some()
+        let topic_index = topic_index?;
+        let subscription_index = session.subscriptions.remove(&topic_index)?;
+        self.remove_subscription(topic_index, subscription_index)
     }
 
     pub(super) fn close_session(&mut self, key: SessionKey) {
@@ -457,16 +464,22 @@ impl SubscriptionTable {
         self.hub.shared.registry.metrics.sessions.decrement(1.0);
     }
 
-    /// Removes a subscription from its topic; the last one removes the topic from the lane.
-    fn remove_subscription(&mut self, topic_index: usize, subscription_index: usize) {
-        let Some(lane_topic) = self.topics.get_mut(topic_index) else { return };
-        if let Some(removed) = lane_topic.subscriptions.try_remove(subscription_index) {
+    /// Removes a subscription from its topic; the last one removes the topic from the lane. Returns the token of the subscription, if there is one.
+    fn remove_subscription(
+        &mut self,
+        topic_index: usize,
+        subscription_index: usize,
+    ) -> Option<u32> {
+        let lane_topic = self.topics.get_mut(topic_index)?;
+        let token = lane_topic.subscriptions.try_remove(subscription_index).map(|removed| {
             lane_topic.interest.remove_subscriber(removed.subscriber_count());
             self.hub.shared.registry.metrics.subscriptions.decrement(1.0);
-        }
+            removed.token
+        });
         if lane_topic.subscriptions.is_empty() {
             let removed = self.topics.remove(topic_index);
             self.topic_indexes.remove(&removed.registration.buffer().topic);
         }
+        token
     }
 }
