@@ -127,7 +127,7 @@ pub fn reference() -> String {
 /// counts them, but a node that nobody scrapes would grow without bound.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Counts the observations of histograms, for ever.
+/// Counts the observations of histograms at an interval. Never returns.
 pub(crate) async fn run_upkeep(handle: PrometheusHandle) {
     loop {
         tokio::time::sleep(UPKEEP_INTERVAL).await;

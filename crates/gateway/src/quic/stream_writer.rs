@@ -83,7 +83,7 @@ impl StreamWriter {
         result
     }
 
-    /// A stream that ends within a frame says so; the client need not wait for the rest.
+    /// A stream that ends within a frame reports it; the client need not wait for the rest.
     pub(super) fn finish(self, connection: &Connection) {
         match self.queue.is_empty() {
             // An error means that the stream has already ended.
