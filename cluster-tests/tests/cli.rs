@@ -182,7 +182,7 @@ async fn cluster_status_and_explain_are_printed(cluster: &ProcessCluster) {
     // Two nodes hold two of the three configured replicas.
     let text = pushonce(["cluster", "status", "--server", &server], "").await.expect_exit_code(3);
     assert!(
-        text.starts_with("DEGRADED: 16 shards (s0, s1, s2, …) have fewer than 3 living"),
+        text.starts_with("DEGRADED: 16 shards (s0, s1, s2, …) have fewer than 3 live"),
         "{text}"
     );
     for words in ["node-0", "node-1", "control  leader n", "s15", "nothing is moving"] {
