@@ -188,10 +188,10 @@ async fn recover_all(
     {
         let (shard, fate) =
             (shard.parse().expect("a shard id"), fate["fate"].as_str().expect("a fate"));
-        let before = fates.get(&shard).map_or("elsewhere", String::as_str);
+        let before = fates.get(&shard).map_or("recovered_elsewhere", String::as_str);
         match (before, fate) {
-            (_, "elsewhere") => {}
-            ("elsewhere", _) | ("goes_on", "goes_on") => {
+            (_, "recovered_elsewhere") => {}
+            ("recovered_elsewhere", _) | ("has_majority", "has_majority") => {
                 fates.insert(shard, fate.to_owned());
             }
             _ => panic!("s{shard} is {before} on one survivor and {fate} on another: {plans:?}"),

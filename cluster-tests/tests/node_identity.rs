@@ -39,10 +39,12 @@ async fn founder_initialized_twice_is_not_ready_and_reports_both_cluster_ids() {
     let ids = [first.as_str(), &status.cluster_id];
 
     let ports = cluster.ports(0);
-    // A node checks its readiness a few times per second.
-    let ready = wait_until("the node is not ready", secs(5), async || {
+    // A node checks its readiness a few times per second. Just after its start it is not ready for other
+    // reasons, too.
+    let ready = wait_until("readiness reports the conflict", secs(5), async || {
         let answer = http_client::get(ports.http, "/health/ready", &[]).await?;
-        if answer.status == 503 { Ok(answer) } else { Err(answer.body) }
+        let reports_conflict = answer.status == 503 && answer.body.contains(&first);
+        if reports_conflict { Ok(answer) } else { Err(answer.body) }
     })
     .await;
     let published =
