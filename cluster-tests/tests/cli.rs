@@ -248,7 +248,7 @@ async fn invalid_arguments_are_reported(cluster: &ProcessCluster) {
     let (grpc, ws) = (grpc_server(cluster, 0), ws_server(cluster, 0));
     pushonce(["publish", "$sys/x", "x", "--server", &grpc], "").await.expect_failure(&["'$'"]);
     let future = ["subscribe", TOPIC, "--from", "99999:1", "--server", &ws];
-    pushonce(future, "").await.expect_failure(&["future_position", "99999:1", "begin from"]);
+    pushonce(future, "").await.expect_failure(&["future_position", "99999:1", "start from"]);
     let unused_server = format!("http://{}", cluster.ports(9).grpc);
     pushonce(["cluster", "status", "--server", &unused_server], "")
         .await

@@ -96,7 +96,7 @@ async fn future_position_is_rejected(cluster: &ProcessCluster) {
             let (code, message) = viewer.wait_rejected(secs(5)).await;
             assert_eq!(code, ErrorCode::FuturePosition, "{transport:?}");
             assert!(message.contains(&position.to_string()), "{message}");
-            assert!(message.contains("begin from"), "{message}");
+            assert!(message.contains("start from"), "{message}");
         }
     }
 }
