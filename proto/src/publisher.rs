@@ -517,7 +517,7 @@ mod tests {
             (Bytes::from_static(b"short"), None, "`nonce` has 5 bytes"),
             (Bytes::new(), producer(&Bytes::new(), 1), "`producer.id` has 0 bytes"),
             (Bytes::new(), producer(&id, 0), "from 1"),
-            (id.clone(), producer(&id, 1), "not both"),
+            (id.clone(), producer(&id, 1), "send one of them"),
         ] {
             let topic = "a".to_owned();
             let request = pb::PublishRequest { topic, nonce, producer, ..Default::default() };
