@@ -15,7 +15,8 @@
 //!
 //! # Non-goals
 //!
-//! Machines without root, TUN or loop devices: [`Testbed::new`] reports what is missing. IPv6.
+//! The testbed does not support IPv6. It needs root, TUN and loop devices; [`Testbed::new`] reports what is
+//! missing.
 //!
 //! # Caller contract
 //!

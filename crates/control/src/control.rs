@@ -58,7 +58,7 @@ pub enum BootstrapError {
 }
 
 /// How long a command without an outcome is retried: longer than an election takes (2 s), so that a join
-/// during a failover succeeds; short enough for an operator who waits for it.
+/// during a failover succeeds; short enough that an operator can wait for it.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two attempts; an election takes about ten of them.
 const RETRY_DELAY: Duration = Duration::from_millis(150);
