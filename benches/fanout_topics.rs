@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use pushonce_core::{
     ContentType, FetchError, Gap, HistoryPage, HistoryRange, Message, Position, StartFrom,
-    SubscribeOptions, Timestamp, Topic,
+    SubscribeOptions, Timestamp, Topic, UnavailableReason,
 };
 use pushonce_fanout::{
     FrameEncoder, FrameRun, FrameSink, Hub, Lane, LaneDriver, OfferOutcome, Retention, SessionKey,
@@ -43,7 +43,7 @@ impl Upstream for EmptyUpstream {
         _: Topic,
         _: HistoryRange,
     ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
-        Box::pin(async { Err(FetchError::Unavailable("this bench has no history".to_owned())) })
+        Box::pin(async { Err(UnavailableReason::NoView.into()) })
     }
 
     fn retention(&self, _: &Topic) -> Retention {

@@ -14,8 +14,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterView, FetchError, Gap, HistoryPage, HistoryRange, Message,
-    NodeId, Position, Publish, PublishError, PublishRejection, ShardId, SubscriberCount, Timestamp,
-    Topic, test_util,
+    NodeId, Position, Publish, PublishError, ShardId, SubscriberCount, Timestamp, Topic,
+    UnavailableReason, test_util,
 };
 use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
 use tokio::sync::watch;
@@ -33,10 +33,7 @@ struct BenchShards;
 
 impl ShardSource for BenchShards {
     fn publish(&self, _: Publish) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
-        async {
-            Err(PublishRejection::Unavailable("this bench accepts no publishes".to_owned()).into())
-        }
-        .boxed()
+        async { Err(UnavailableReason::NoView.into()) }.boxed()
     }
 
     fn read_history(&self, _: &Topic, _: HistoryRange) -> Result<HistoryPage, FetchError> {

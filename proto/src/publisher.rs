@@ -402,6 +402,7 @@ impl TryFrom<pb::Gap> for Gap {
 mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
+    use pushonce_core::{OverloadReason, TopicLimit, UnavailableReason};
 
     use super::*;
     use crate::arbitrary;
@@ -450,15 +451,15 @@ mod tests {
             PublishFailure::Rejected { code: Code::InvalidArgument, retry: false, .. }
         ));
         assert!(matches!(
-            rejection_failure(PublishRejection::Overloaded("full".to_owned())),
+            rejection_failure(PublishRejection::from(OverloadReason::Producers)),
             PublishFailure::Rejected { code: Code::ResourceExhausted, retry: true, .. }
         ));
         assert!(matches!(
-            rejection_failure(PublishRejection::TooManyTopics("16".to_owned())),
+            rejection_failure(PublishRejection::from(TopicLimit::Reported("16".to_owned()))),
             PublishFailure::Rejected { code: Code::FailedPrecondition, retry: false, .. }
         ));
         assert!(matches!(
-            rejection_failure(PublishRejection::Unavailable("no owner".to_owned())),
+            rejection_failure(PublishRejection::from(UnavailableReason::NoMajority)),
             PublishFailure::Rejected { code: Code::Unavailable, retry: true, .. }
         ));
         assert!(matches!(
@@ -484,9 +485,9 @@ mod tests {
     #[test]
     fn stream_failure_equals_the_unary_status() {
         for error in [
-            PublishError::Rejected(PublishRejection::Overloaded("full".to_owned())),
+            PublishError::Rejected(PublishRejection::from(OverloadReason::Producers)),
             PublishError::Rejected(InvalidPublish::Key.into()),
-            PublishError::Rejected(PublishRejection::TooManyTopics("16".to_owned())),
+            PublishError::Rejected(PublishRejection::from(TopicLimit::Reported("16".to_owned()))),
             PublishError::Rejected(InvalidPublish::SequenceReused.into()),
             PublishError::Rejected(PublishRejection::OutOfSequence {
                 received: ProducerSequence { producer: ProducerId(7), epoch: 0, number: 3 },

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use pushonce_core::{
-    FetchError, InvalidPublish, Position, ProducerId, ProducerSequence, PublishError,
-    PublishRejection,
+    FetchError, InvalidPublish, OverloadReason, Position, ProducerId, ProducerSequence,
+    PublishError, PublishRejection, TopicLimit, UnavailableReason,
 };
 use pushonce_proto::client::{Encoding, ErrorCode};
 use pushonce_proto::close;
@@ -57,19 +57,19 @@ fn every_error_code_is_published_as_it_is() {
 fn grpc_code_of_every_error_is_published_as_it_is() {
     let sequence = ProducerSequence { producer: ProducerId(7), epoch: 0, number: 3 };
     let (requested, head) = (Position::new(1, 9), Position::new(1, 2));
-    let text = || "text".to_owned();
     let rejections = [
         InvalidPublish::SystemTopic.into(),
         InvalidPublish::KeyReused.into(),
         InvalidPublish::PayloadTooLarge { len: 2, max: 1 }.into(),
         PublishRejection::OutOfSequence { received: sequence, expected: None },
-        PublishRejection::Overloaded(text()),
-        PublishRejection::TooManyTopics(text()),
-        PublishRejection::Unavailable(text()),
+        OverloadReason::Producers.into(),
+        TopicLimit::Reported("text".to_owned()).into(),
+        UnavailableReason::NoMajority.into(),
     ];
     let errors = rejections.into_iter().map(PublishError::Rejected);
     let publishes = errors.chain([PublishError::unknown("text")]);
-    let fetches = [FetchError::FuturePosition { requested, head }, FetchError::Unavailable(text())];
+    let fetches =
+        [FetchError::FuturePosition { requested, head }, UnavailableReason::NoMajority.into()];
     let statuses = publishes.map(|error| publish_status(&error));
     for status in statuses.chain(fetches.map(|error| fetch_status(&error))) {
         let reason = ErrorReason::from_status(&status).expect("a node's status has a reason").code;

@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use pushonce_client::{ErrorCode, PublishFailure, Publisher, ServerAddress};
 use pushonce_core::{
     Acknowledgement, InvalidPublish, MessageKey, Publish, PublishError, PublishRejection,
-    Timestamp, test_util,
+    Timestamp, UnavailableReason, test_util,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::{self, PublisherServiceServer};
@@ -98,7 +98,7 @@ async fn unreachable_server_is_skipped() {
 
 #[tokio::test]
 async fn unavailable_server_is_skipped() {
-    let rejection = PublishRejection::Unavailable("no owner".to_owned());
+    let rejection = PublishRejection::from(UnavailableReason::NoMajority);
     let (unavailable, _) = serve(Err(rejection.into())).await;
     let (available, _) = serve(Ok(acknowledgement())).await;
     let publisher = Publisher::new(vec![unavailable, available]);

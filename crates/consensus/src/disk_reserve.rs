@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use pushonce_core::DiskFull;
 use pushonce_telemetry::LogLimiter;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -36,22 +37,6 @@ pub struct DiskSpace {
 
 /// Measures the space of the file system of a directory.
 pub type DiskProbe = Arc<dyn Fn(&Path) -> io::Result<DiskSpace> + Send + Sync>;
-
-/// There is too little disk space to publish on this node. The message names the directory and the remedy.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the disk of {} has {} MiB left, and {} MiB are reserved for elections and snapshots: \
-     free some space there, or lower --disk-reserve; publishing resumes by itself",
-    .dir.display(), .free >> 20, .reserve >> 20
-)]
-pub struct DiskFull {
-    /// The data directory.
-    pub dir: PathBuf,
-    /// Free bytes.
-    pub free: u64,
-    /// Reserved bytes.
-    pub reserve: u64,
-}
 
 /// The disk space of a data directory. Clones share it.
 #[derive(Clone)]

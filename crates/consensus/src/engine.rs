@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use openraft::Config;
 use pushonce_core::{
-    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, FailPoint, NodeId, UnsupportedVersion,
+    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, DiskFull, FailPoint, NodeId,
+    UnsupportedVersion,
 };
 use pushonce_proto::pb::peer::v1::raft_service_server::RaftServiceServer;
 use tokio::sync::Mutex;
@@ -22,9 +23,7 @@ use crate::network::{
 use crate::recovery;
 use crate::store::{DelayedFsyncStore, FatalHook, LogMark, RedbStore, StoreWriter, WriteCounter};
 use crate::vote_hold::LeaseTimes;
-use crate::{
-    ConsensusSettings, DiskFull, GroupId, InvalidSettings, PeerAddresses, RaftGroup, RaftService,
-};
+use crate::{ConsensusSettings, GroupId, InvalidSettings, PeerAddresses, RaftGroup, RaftService};
 
 /// All groups of this node: one store, one writer, one stream to each peer. Clones share the engine.
 #[derive(Clone)]

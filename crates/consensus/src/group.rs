@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{Raft, RaftMetrics};
 use pushonce_core::versioned::VersionedDecodeError;
-use pushonce_core::{NodeId, ShardId, Term};
+use pushonce_core::{DiskFull, NodeId, ShardId, Term};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ use crate::recovery::ReplicaRecovery;
 use crate::snapshot::{SnapshotStore, SnapshotTransfers};
 use crate::types::{ProposalData, TypeConfig};
 use crate::vote_hold::{LeaseTimes, VoteHold};
-use crate::{ConsensusSettings, DiskFull, GroupStatus};
+use crate::{ConsensusSettings, GroupStatus};
 
 /// The id of a group: 0 is the control group, shard s is s + 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -103,7 +103,7 @@ mod store;
 mod types;
 mod vote_hold;
 
-pub use disk_reserve::{DiskFull, DiskProbe, DiskSpace};
+pub use disk_reserve::{DiskProbe, DiskSpace};
 pub use engine::{ConsensusEngine, DestroyError, EngineOpenError, HostHooks, StartError};
 pub use group::{ENTRY_BYTES_MAX, GroupId, InitializeError, ProposeError, RaftGroup};
 pub use membership::MembershipError;

@@ -1,6 +1,8 @@
 //! The outcomes of a publish other than an acknowledgement.
 
-use crate::{InvalidPublish, NodeId, ProducerSequence};
+use crate::{
+    InvalidPublish, NodeId, OverloadReason, ProducerSequence, TopicLimit, UnavailableReason,
+};
 
 /// An outcome of a publish other than an acknowledgement. The three outcomes are acknowledged, rejected and
 /// unknown.
@@ -42,10 +44,10 @@ pub enum PublishRejection {
     },
     /// A limit was reached; the same publish may succeed later.
     #[error("too busy: {0}; retry after a pause")]
-    Overloaded(String),
+    Overloaded(#[from] OverloadReason),
     /// The message would create a topic beyond the limit of its namespace or of its owner.
     #[error("too many topics: {0}")]
-    TooManyTopics(String),
+    TooManyTopics(#[from] TopicLimit),
     /// The message is not the next of its producer's messages to the topic: an earlier one is missing, or
     /// the producer has begun a higher epoch, or the shard no longer knows the producer.
     #[error("message {received} of its producer is out of sequence: {}; send those before it first, or \
@@ -61,7 +63,7 @@ pub enum PublishRejection {
     },
     /// The shard has no owner that can commit; the same publish may succeed later.
     #[error("unavailable: {0}; retry after a pause")]
-    Unavailable(String),
+    Unavailable(#[from] UnavailableReason),
 }
 
 impl PublishError {
@@ -95,6 +97,18 @@ impl PublishError {
 
 impl From<InvalidPublish> for PublishError {
     fn from(invalid: InvalidPublish) -> PublishError {
-        PublishError::Rejected(PublishRejection::Invalid(invalid))
+        PublishRejection::from(invalid).into()
+    }
+}
+
+impl From<OverloadReason> for PublishError {
+    fn from(reason: OverloadReason) -> PublishError {
+        PublishRejection::from(reason).into()
+    }
+}
+
+impl From<UnavailableReason> for PublishError {
+    fn from(reason: UnavailableReason) -> PublishError {
+        PublishRejection::from(reason).into()
     }
 }

@@ -53,6 +53,7 @@ mod host_port;
 mod ids;
 mod message;
 mod namespace;
+mod overload;
 mod ownership;
 mod placement;
 mod position;
@@ -64,6 +65,7 @@ mod route;
 pub mod test_util;
 mod times;
 mod topic;
+mod unavailable;
 mod version;
 pub mod versioned;
 mod view;
@@ -81,6 +83,7 @@ pub use namespace::{
     DeliveryNotAllowed, Durability, History, InvalidNamespace, Namespace, NamespaceChange,
     Namespaces,
 };
+pub use overload::{DiskFull, OverloadReason, TopicLimit};
 pub use ownership::{OwnershipClaim, ShardOwners};
 pub use placement::{Placement, Spread};
 pub use position::{Epoch, InvalidPosition, Offset, Position};
@@ -90,6 +93,7 @@ pub use ring::HashRing;
 pub use route::{UpstreamRoute, select_upstream};
 pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
+pub use unavailable::UnavailableReason;
 pub use version::{
     AgreedVersion, ClusterVersion, InvalidVersionOffer, UnsupportedVersion, VersionConflict,
     VersionOffer, VersionRange,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Message, Position};
+use crate::{Message, Position, UnavailableReason};
 
 /// Where a subscription starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub enum FetchError {
     },
     /// No node can answer the request at present.
     #[error("the topic's owner is unavailable: {0}; retry after a pause")]
-    Unavailable(String),
+    Unavailable(#[from] UnavailableReason),
 }
 
 /// A hole, delivered in place of the messages.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pushonce_core::{
     FetchError, Gap, HistoryPage, HistoryRange, Message, Position, StartFrom, SubscribeOptions,
-    SubscriberCount, Topic,
+    SubscriberCount, Topic, UnavailableReason,
 };
 
 use crate::registry::TopicRegistry;
@@ -170,7 +170,7 @@ impl HubShared {
 }
 
 fn upstream_timeout_error(timeout: Duration) -> FetchError {
-    FetchError::Unavailable(format!("no reply within {} ms", timeout.as_millis()))
+    UnavailableReason::NoReply { node: None, within: timeout }.into()
 }
 
 /// The newest `n` messages that retention allows, if all of them are in the ring.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pushonce_core::{
     FailPoint, FetchError, Gap, GapReason, HistoryPage, HistoryRange, Position, StartFrom, Topic,
+    UnavailableReason,
 };
 
 use crate::registry::{TopicInterest, TopicRegistry};
@@ -64,10 +65,7 @@ pub(crate) async fn prepare(
     }
     match resolved {
         Ok(start) => Ok(PreparedSubscription { interest, retention_guard, start }),
-        Err(_) => {
-            let reason = format!("the history of `{topic}` kept changing while it was read");
-            Err(FetchError::Unavailable(reason))
-        }
+        Err(_) => Err(UnavailableReason::HistoryChanged(topic.clone()).into()),
     }
 }
 

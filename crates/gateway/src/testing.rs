@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterView, ContentType, FetchError, HistoryPage, HistoryRange,
-    Message, Position, Publish, PublishError, PublishRejection, Timestamp, Topic,
+    Message, Position, Publish, PublishError, Timestamp, Topic, UnavailableReason,
 };
 use pushonce_fanout::{Hub, LaneDriver, Retention, Upstream, hub};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -165,7 +165,7 @@ impl Upstream for FakeBackend {
 }
 
 fn overloaded() -> Result<Acknowledgement, PublishError> {
-    Err(PublishRejection::Overloaded("this lane has no cluster".to_owned()).into())
+    Err(UnavailableReason::NoView.into())
 }
 
 impl Publisher for FakeBackend {

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use pushonce_core::{
     ContentType, FetchError, HistoryPage, HistoryRange, Message, Position, StartFrom,
-    SubscribeOptions, Timestamp, Topic,
+    SubscribeOptions, Timestamp, Topic, UnavailableReason,
 };
 use pushonce_fanout::{
     FrameRun, FrameSink, Hub, OfferOutcome, Retention, SessionKey, SinkClosed, Upstream,
@@ -73,7 +73,7 @@ impl Upstream for NoUpstream {
         _: Topic,
         _: HistoryRange,
     ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
-        std::future::ready(Err(FetchError::Unavailable("no history".to_owned()))).boxed()
+        std::future::ready(Err(UnavailableReason::NoMajority.into())).boxed()
     }
 
     fn retention(&self, _: &Topic) -> Retention {

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use pushonce_core::{
-    Acknowledgement, ClusterView, Publish, PublishError, PublishRejection, ShardId, ShardOwners,
+    Acknowledgement, ClusterView, Publish, PublishError, ShardId, ShardOwners, UnavailableReason,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::wrappers::WatchStream;
@@ -163,11 +163,7 @@ where
     fn expire_unrouted(&mut self, now: Instant) {
         while self.unrouted.front().is_some_and(|next| next.deadline <= now) {
             let Some(expired) = self.unrouted.pop_front() else { return };
-            let reason = "this node has no current view of its cluster yet".to_owned();
-            self.set_reply((
-                expired.stream_index,
-                Err(PublishRejection::Unavailable(reason).into()),
-            ));
+            self.set_reply((expired.stream_index, Err(UnavailableReason::NoView.into())));
         }
     }
 

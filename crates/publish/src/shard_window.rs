@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use pushonce_core::{
     Acknowledgement, NodeId, Publish, PublishError, PublishId, PublishRejection, ShardId,
-    ShardOwners, Topic,
+    ShardOwners, Topic, UnavailableReason,
 };
 use tokio::time::Instant;
 
@@ -41,8 +41,8 @@ pub(crate) struct ShardWindow {
     is_draining: bool,
     /// Whether no message was accepted since a rejection: messages are then sent one at a time.
     is_probing: bool,
-    /// The reason of the last rejection.
-    last_error: Option<String>,
+    /// The last rejection, and the node that replied with it.
+    last_error: Option<(NodeId, UnavailableReason)>,
     retry_at: Option<Instant>,
 }
 
@@ -144,10 +144,10 @@ impl ShardWindow {
         self.in_flight -= 1;
         match result {
             Err(PublishError::Rejected(PublishRejection::NotOwner { owner })) => {
-                self.on_rejected(index, owner, "not the owner", now);
+                self.on_rejected(index, owner, UnavailableReason::NotOwner { owner }, now);
             }
-            Err(PublishError::Rejected(PublishRejection::Unavailable(error))) => {
-                self.on_rejected(index, None, &error, now);
+            Err(PublishError::Rejected(PublishRejection::Unavailable(reason))) => {
+                self.on_rejected(index, None, reason, now);
             }
             result => {
                 self.is_probing = self.is_draining;
@@ -168,15 +168,20 @@ impl ShardWindow {
                 break;
             }
             if entry.state == WindowEntryState::Waiting {
-                let last_error = self.last_error.as_deref().unwrap_or("no owner is known");
-                let reason = format!(
-                    "no owner of {} accepted the message in time; {last_error}",
-                    self.shard
-                );
-                self.complete(index, Err(PublishRejection::Unavailable(reason).into()), outcomes);
+                self.complete(index, Err(self.expiry_reason().into()), outcomes);
             }
         }
         self.remove_completed();
+    }
+
+    fn expiry_reason(&self) -> UnavailableReason {
+        let shard = self.shard;
+        match self.last_error.clone() {
+            Some((node, reason)) => {
+                UnavailableReason::NotAccepted { shard, node, reason: Box::new(reason) }
+            }
+            None => UnavailableReason::OwnerUnknown(shard),
+        }
     }
 
     /// When to call [`ShardWindow::expire`] and [`ShardWindow::next_submission`] if no event comes before.
@@ -190,13 +195,19 @@ impl ShardWindow {
     }
 
     /// Handles a rejection: another node may accept the message, or the same one later.
-    fn on_rejected(&mut self, index: usize, hint: Option<NodeId>, reason: &str, now: Instant) {
+    fn on_rejected(
+        &mut self,
+        index: usize,
+        hint: Option<NodeId>,
+        reason: UnavailableReason,
+        now: Instant,
+    ) {
         self.entries[index].state = WindowEntryState::Rejected;
         self.rejection = self.target.map(|asked| asked.to_rejection(hint));
         self.retry_at = Some(now + RETRY_DELAY);
         self.is_draining = true;
         self.is_probing = true;
-        self.last_error = self.target.map(|asked| format!("{} replied: {reason}", asked.node));
+        self.last_error = self.target.map(|asked| (asked.node, reason));
     }
 
     /// The node to send to; after a delay the claimed owner again, although it has rejected.
@@ -242,13 +253,7 @@ impl ShardWindow {
                 WindowEntryState::Rejected
                     if overtaken.contains(&topic) && !self.entries[index].has_sequence() =>
                 {
-                    let reason = "the topic's owner changed, and a later message of this stream to the \
-                               topic was stored first";
-                    self.complete(
-                        index,
-                        Err(PublishRejection::Unavailable(reason.to_owned()).into()),
-                        outcomes,
-                    );
+                    self.complete(index, Err(UnavailableReason::Overtaken.into()), outcomes);
                 }
                 WindowEntryState::Rejected => self.entries[index].state = WindowEntryState::Waiting,
                 _ => {}

@@ -13,7 +13,8 @@ use futures::{FutureExt, StreamExt};
 use pushonce_core::{
     Acknowledgement, ClusterVersion, ClusterView, Delivery, FetchError, Gap, GapReason, Message,
     Namespace, NamespaceChange, Namespaces, NodeId, Placement, Position, Publish, PublishError,
-    ShardId, ShardOwners, StartFrom, SubscribeOptions, Timestamp, Topic, TopicEvent, test_util,
+    ShardId, ShardOwners, StartFrom, SubscribeOptions, Timestamp, Topic, TopicEvent,
+    UnavailableReason, test_util,
 };
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::cluster::{
@@ -155,7 +156,7 @@ impl ClusterStatusProvider for FakeNode {
 
 impl TopicDirectory for FakeNode {
     fn describe(&self, topic: Topic) -> BoxFuture<'static, Result<TopicInfo, FetchError>> {
-        let unavailable = || Err(FetchError::Unavailable("s3 has no owner".to_owned()));
+        let unavailable = || Err(UnavailableReason::OwnerUnknown(ShardId(3)).into());
         future::ready(if topic.as_str() == LIVE { Ok(live_topic()) } else { unavailable() }).boxed()
     }
 

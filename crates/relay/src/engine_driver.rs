@@ -9,8 +9,8 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, ClusterView, FetchError, HistoryPage, Message, NodeId, Publish, PublishError,
-    PublishRejection, ShardOwners, Topic,
+    Acknowledgement, ClusterView, FetchError, HistoryPage, Message, NodeId, OverloadReason,
+    Publish, PublishError, ShardOwners, Topic,
 };
 use pushonce_proto::peer::PeerFrame;
 use pushonce_telemetry::LogLimiter;
@@ -308,10 +308,7 @@ impl EngineDriver {
         let outcome = if self.peer_publishes_in_flight < self.config.pending_max {
             self.source.publish(publish)
         } else {
-            let overloaded = PublishRejection::Overloaded(
-                "too many publishes of other nodes are pending".to_owned(),
-            );
-            async move { Err(overloaded.into()) }.boxed()
+            async { Err(OverloadReason::PublishesFromPeers.into()) }.boxed()
         };
         let finished = outcome.map(move |outcome| PeerPublishResult { from, link_id, id, outcome });
         self.peer_publishes_in_flight += 1;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, FetchError, HistoryPage, HistoryRange, Message, NodeId, OwnershipClaim,
-    Position, Publish, PublishError, PublishRejection, ShardId, ShardOwners, Topic,
-    VersionConflict,
+    Acknowledgement, FetchError, HistoryPage, HistoryRange, Message, NodeId, OverloadReason,
+    OwnershipClaim, Position, Publish, PublishError, ShardId, ShardOwners, Topic,
+    UnavailableReason, VersionConflict,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -75,10 +75,7 @@ impl Handle {
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         let (reply, response) = oneshot::channel();
         if !self.inbox.try_request(RelayRequest::Publish { owner, publish, reply }) {
-            let overloaded = PublishRejection::Overloaded(
-                "too many publishes to other nodes are queued".to_owned(),
-            );
-            return async move { Err(overloaded.into()) }.boxed();
+            return async { Err(OverloadReason::PublishesToPeers.into()) }.boxed();
         }
         let relay_stopped = || Err(PublishError::unknown("the relay of this node has stopped"));
         async move { response.await.unwrap_or_else(|_| relay_stopped()) }.boxed()
@@ -112,12 +109,9 @@ impl Handle {
     ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
         let (reply, response) = oneshot::channel();
         if !self.inbox.try_request(RelayRequest::Fetch { topic, range, reply }) {
-            let overloaded =
-                FetchError::Unavailable("too many history requests are queued".to_owned());
-            return async move { Err(overloaded) }.boxed();
+            return async { Err(UnavailableReason::TooManyFetches.into()) }.boxed();
         }
-        let relay_stopped =
-            || Err(FetchError::Unavailable("the relay of this node has stopped".to_owned()));
+        let relay_stopped = || Err(UnavailableReason::Stopping.into());
         async move { response.await.unwrap_or_else(|_| relay_stopped()) }.boxed()
     }
 

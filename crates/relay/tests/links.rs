@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 use pushonce_core::{
     Acknowledgement, Addresses, ClusterId, ClusterVersion, ClusterView, ContentType, FetchError,
     Gap, HistoryPage, HistoryRange, Member, Message, NodeId, Position, Publish, PublishError,
-    PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp, Topic, VersionOffer,
-    VersionRange, test_util,
+    PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp, Topic, UnavailableReason,
+    VersionOffer, VersionRange, test_util,
 };
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::PeerFrame;
@@ -88,7 +88,7 @@ impl ShardSource for TestShards {
     fn read_history(&self, _topic: &Topic, range: HistoryRange) -> Result<HistoryPage, FetchError> {
         let (owner, messages) = &*self.log.0.lock().expect("no panic");
         if *owner != self.me {
-            return Err(FetchError::Unavailable("not the owner".to_owned()));
+            return Err(UnavailableReason::NotOwner { owner: None }.into());
         }
         let skip = match range {
             HistoryRange::After(position) => position.offset.0 as usize,

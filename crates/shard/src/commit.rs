@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use pushonce_consensus::{ProposeError, RaftGroup};
 use pushonce_core::{
-    Acknowledgement, Durability, Publish, PublishError, PublishRejection, Timestamp,
+    Acknowledgement, Durability, OverloadReason, Publish, PublishError, PublishRejection,
+    Timestamp, UnavailableReason,
 };
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
@@ -362,8 +363,7 @@ fn commit_outcomes(reply: Result<Bytes, ProposeError>, count: usize) -> Vec<Comm
 }
 
 fn clock_unavailable() -> PublishError {
-    let reason = "the owner does not know the clocks of a majority of the shard's voters yet";
-    PublishRejection::Unavailable(reason.to_owned()).into()
+    UnavailableReason::ClocksUnknown.into()
 }
 
 fn unknown_outcome(reason: &str) -> PublishError {
@@ -372,20 +372,16 @@ fn unknown_outcome(reason: &str) -> PublishError {
 
 fn queue_rejection(error: queue::QueuePushError) -> PublishError {
     let (bound, reason) = match error {
-        queue::QueuePushError::CountExceeded => (
-            "count",
-            format!("the shard's queue holds its maximum of {} publishes", QUEUE_LIMITS.count_max),
-        ),
-        queue::QueuePushError::BytesExceeded => (
-            "bytes",
-            format!("the shard's queue is at its limit of {} bytes", QUEUE_LIMITS.bytes_max),
-        ),
-        queue::QueuePushError::Closed => {
-            return PublishRejection::Unavailable("the node is stopping".to_owned()).into();
+        queue::QueuePushError::CountExceeded => {
+            ("count", OverloadReason::QueueCount { max: QUEUE_LIMITS.count_max })
         }
+        queue::QueuePushError::BytesExceeded => {
+            ("bytes", OverloadReason::QueueBytes { max: QUEUE_LIMITS.bytes_max })
+        }
+        queue::QueuePushError::Closed => return UnavailableReason::Stopping.into(),
     };
     metrics::count_queue_rejection(bound);
-    PublishRejection::Overloaded(reason).into()
+    reason.into()
 }
 
 #[cfg(test)]

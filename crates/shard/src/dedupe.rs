@@ -5,8 +5,8 @@
 //! number ([`ProducerTable`]).
 
 use pushonce_core::{
-    Acknowledgement, FailPoint, InvalidPublish, ProducerSequence, PublishError, PublishRejection,
-    Timestamp, Topic,
+    Acknowledgement, FailPoint, InvalidPublish, OverloadReason, ProducerSequence, PublishError,
+    PublishRejection, Timestamp, Topic,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
@@ -257,12 +257,7 @@ impl From<ItemRejection> for PublishError {
             ItemRejection::NamespaceInMemory
             | ItemRejection::WrongShard
             | ItemRejection::NoSettings => PublishRejection::NotOwner { owner: None }.into(),
-            ItemRejection::TooManyProducers => {
-                let reason = "the topic's shard tracks its maximum number of producers and accepts new \
-                           ones after others have been idle for five minutes; use fewer streams, or \
-                           publish with a key or a nonce";
-                PublishRejection::Overloaded(reason.to_owned()).into()
-            }
+            ItemRejection::TooManyProducers => OverloadReason::Producers.into(),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use pushonce_consensus::{ConsensusEngine, GroupId, RaftGroup, StartError};
 use pushonce_core::{
-    Acknowledgement, Durability, FetchError, HistoryPage, HistoryRange, NodeId, OwnershipClaim,
-    Publish, PublishError, PublishRejection, ShardId, Timestamp, Topic,
+    Acknowledgement, Durability, FetchError, HistoryPage, HistoryRange, NodeId, OverloadReason,
+    OwnershipClaim, Publish, PublishError, PublishRejection, ShardId, Timestamp, Topic,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -131,9 +131,7 @@ impl Handle {
         if durability == Durability::Memory {
             return self.publish_to_memory(publish).await;
         }
-        self.group
-            .check_disk_space()
-            .map_err(|full| PublishRejection::Overloaded(full.to_string()))?;
+        self.group.check_disk_space().map_err(OverloadReason::from)?;
         self.proposal_queue.publish(publish).await
     }
 
@@ -151,9 +149,7 @@ impl Handle {
                 }
                 Err(publish) => *publish,
             };
-            self.group
-                .check_disk_space()
-                .map_err(|full| PublishRejection::Overloaded(full.to_string()))?;
+            self.group.check_disk_space().map_err(OverloadReason::from)?;
             let can_bypass = |publish: &Publish| self.shared.can_bypass_queue(&publish.topic);
             publish = match self.proposal_queue.publish_unless_bypass(publish, can_bypass).await {
                 Ok(outcome) => return outcome,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
-use pushonce_core::{FailPoint, Namespace, PublishRejection, ShardCount, Topic};
+use pushonce_core::{FailPoint, Namespace, ShardCount, Topic, TopicLimit};
 
 /// The number of topics that the replicas of one node hold, and the node's limit.
 #[derive(Debug)]
@@ -85,29 +85,22 @@ impl TopicQuota {
     /// Checks that one more topic is within the limits when the shard holds `count` of its namespace.
     ///
     /// # Errors
-    /// [`PublishRejection::TooManyTopics`], which names the limit to raise.
+    /// [`TopicLimit`], which names the limit to raise.
     pub(crate) fn check_room(
         &self,
         topic: &Topic,
         settings: &Namespace,
         count: usize,
-    ) -> Result<(), PublishRejection> {
+    ) -> Result<(), TopicLimit> {
         if settings
             .topics_per_shard(self.node.shard_count())
             .is_some_and(|per_shard_max| count >= per_shard_max)
         {
-            let (name, max) = (topic.namespace(), settings.topics_max);
-            return Err(PublishRejection::TooManyTopics(format!(
-                "the namespace {name:?} may have {max}, and {topic} would exceed that; raise the limit \
-                 (`pushonce namespace set {name} --topics-max N`) or publish to fewer topics"
-            )));
+            return Err(TopicLimit::Namespace { topic: topic.clone(), max: settings.topics_max });
         }
         if self.node.is_full() {
-            return Err(PublishRejection::TooManyTopics(format!(
-                "the owner of {topic} holds {}, its maximum; add nodes to the cluster, or raise its \
-                 --topics-max",
-                self.node.topic_count()
-            )));
+            let count = self.node.topic_count();
+            return Err(TopicLimit::Node { topic: topic.clone(), count });
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{
     Acknowledgement, AgreedVersion, ClusterVersion, Durability, FailPoint, FetchError, HistoryPage,
     HistoryRange, NodeId, Publish, PublishError, PublishRejection, ShardId, Term, Timestamp, Topic,
+    UnavailableReason,
 };
 use tokio::sync::watch;
 
@@ -144,8 +145,7 @@ impl ShardShared {
             return Ok(());
         }
         if self.leader_term().is_some() {
-            let reason = "the owner of the shard is catching up or stopping".to_owned();
-            return Err(PublishRejection::Unavailable(reason).into());
+            return Err(UnavailableReason::OwnerNotReady.into());
         }
         // A leader without a lease names itself as the leader, which does not help the publisher.
         Err(PublishRejection::NotOwner { owner: self.leader().filter(|id| *id != self.me) }.into())
@@ -200,11 +200,8 @@ impl ShardShared {
             return Ok(());
         }
         let name = topic.namespace();
-        self.topic_quota.check_room(
-            topic,
-            settings,
-            state.topic_count(name) + memory.topic_count(name),
-        )
+        let count = state.topic_count(name) + memory.topic_count(name);
+        Ok(self.topic_quota.check_room(topic, settings, count)?)
     }
 
     /// Reads history as the owner. Leadership is checked while the state is locked, here and in `apply`. So
@@ -219,8 +216,8 @@ impl ShardShared {
         match self.leader_term() {
             Some(term) if term == self.ready_term() => {
                 let settings = state.settings().map(Arc::as_ref);
-                if let Err(error) = topic_durability(self.id, settings, topic) {
-                    return Err(FetchError::Unavailable(error.to_string()));
+                if topic_durability(self.id, settings, topic).is_err() {
+                    return Err(UnavailableReason::OwnerNotReady.into());
                 }
                 let memory = self.memory();
                 let now = self.read_time(&state, &memory);
@@ -230,16 +227,11 @@ impl ShardShared {
                     state.fetch_history(topic, range, now)
                 }
             }
-            Some(_) => {
-                Err(FetchError::Unavailable("the new owner of the shard is catching up".to_owned()))
-            }
-            None => Err(FetchError::Unavailable(match self.leader() {
-                Some(owner) if owner != self.me => format!("{owner} owns the shard"),
-                Some(_) => {
-                    "the owner of the shard cannot reach a majority of the replicas".to_owned()
-                }
-                None => "the shard has no elected owner".to_owned(),
-            })),
+            Some(_) => Err(UnavailableReason::OwnerNotReady.into()),
+            None => Err(match self.leader() {
+                Some(leader) if leader == self.me => UnavailableReason::NoMajority.into(),
+                owner => UnavailableReason::NotOwner { owner }.into(),
+            }),
         }
     }
 

@@ -1,8 +1,9 @@
 //! Conversion of a forwarded publish and of its outcome.
 
 use pushonce_core::{
-    Acknowledgement, InvalidPublish, InvalidPublishId, ProducerId, ProducerSequence, Publish,
-    PublishError, PublishId, PublishRejection, Timestamp,
+    Acknowledgement, InvalidPublish, InvalidPublishId, OverloadReason, ProducerId,
+    ProducerSequence, Publish, PublishError, PublishId, PublishRejection, Timestamp, TopicLimit,
+    UnavailableReason,
 };
 
 use super::read::{decode_node, required_position};
@@ -113,9 +114,9 @@ pub(super) fn decode_outcome(
 
 fn encode_rejection(rejection: &PublishRejection) -> pb::PublishRejection {
     let message = match rejection {
-        PublishRejection::Overloaded(message)
-        | PublishRejection::Unavailable(message)
-        | PublishRejection::TooManyTopics(message) => message.clone(),
+        PublishRejection::Overloaded(reason) => reason.to_string(),
+        PublishRejection::Unavailable(reason) => reason.to_string(),
+        PublishRejection::TooManyTopics(limit) => limit.to_string(),
         PublishRejection::Invalid(InvalidPublish::NotJson(message)) => message.clone(),
         other => other.to_string(),
     };
@@ -173,12 +174,12 @@ fn decode_rejection(rejection: pb::PublishRejection) -> Result<PublishRejection,
     let to_usize = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     Ok(match rejection.reason() {
         Reason::NotOwner => PublishRejection::NotOwner { owner: decode_node(rejection.owner) },
-        Reason::Overloaded => PublishRejection::Overloaded(rejection.message),
-        Reason::TooManyTopics => PublishRejection::TooManyTopics(rejection.message),
+        Reason::Overloaded => OverloadReason::Reported(rejection.message).into(),
+        Reason::TooManyTopics => TopicLimit::Reported(rejection.message).into(),
         // The reason is unknown to this build, or none: the publish had no effect, and the text is kept.
         // The publish id was decoded on this link, so a rejection for it is not expected.
         Reason::Unavailable | Reason::Invalid | Reason::PublishId | Reason::Unspecified => {
-            PublishRejection::Unavailable(rejection.message)
+            UnavailableReason::Reported(rejection.message).into()
         }
         Reason::SystemTopic => InvalidPublish::SystemTopic.into(),
         Reason::PayloadTooLarge => {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use pushonce_core::{
     ClusterId, ClusterVersion, FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim,
-    Position, ShardId, SubscriberCount, Term, Timestamp, VersionOffer, VersionRange,
+    Position, ShardId, SubscriberCount, Term, Timestamp, UnavailableReason, VersionOffer,
+    VersionRange,
 };
 
 use super::{FetchedPart, PeerFrame, outcome};
@@ -197,7 +198,7 @@ fn decode_shard_id(field: &'static str, number: u32) -> Result<ShardId, InvalidF
 
 fn decode_fetched_part(fetched: pb::Fetched) -> Result<FetchedPart, InvalidField> {
     if !fetched.error.is_empty() {
-        return Ok(FetchedPart::Failed(FetchError::Unavailable(fetched.error)));
+        return Ok(FetchedPart::Failed(UnavailableReason::Reported(fetched.error).into()));
     }
     if let Some(requested) = fetched.future {
         let head = required_position("fetched.head", fetched.head)?;

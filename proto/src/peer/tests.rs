@@ -6,8 +6,8 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
 use pushonce_core::{
-    Addresses, BuildInfo, ClusterVersion, InvalidPublish, PublishRejection, Roles, ShardId, Term,
-    Timestamp, VersionOffer, VersionRange,
+    Addresses, BuildInfo, ClusterVersion, InvalidPublish, OverloadReason, PublishRejection, Roles,
+    ShardId, Term, Timestamp, TopicLimit, UnavailableReason, VersionOffer, VersionRange,
 };
 
 use super::*;
@@ -38,9 +38,10 @@ fn outcome() -> impl Strategy<Value = Result<Acknowledgement, PublishError>> {
             Ok(Acknowledgement { position, time: Timestamp(time), durability })
         }),
         option::of(node()).prop_map(move |owner| rejected(PublishRejection::NotOwner { owner })),
-        any::<String>().prop_map(move |reason| rejected(PublishRejection::Overloaded(reason))),
-        any::<String>().prop_map(move |reason| rejected(PublishRejection::Unavailable(reason))),
-        any::<String>().prop_map(move |reason| rejected(PublishRejection::TooManyTopics(reason))),
+        any::<String>().prop_map(move |reason| rejected(OverloadReason::Reported(reason).into())),
+        any::<String>()
+            .prop_map(move |reason| rejected(UnavailableReason::Reported(reason).into())),
+        any::<String>().prop_map(move |reason| rejected(TopicLimit::Reported(reason).into())),
         any::<String>().prop_map(|reason| Err(InvalidPublish::NotJson(reason).into())),
         (any::<u32>(), any::<u32>()).prop_map(|(len, max)| {
             let (len, max) = (len as usize, max as usize);
@@ -71,7 +72,8 @@ fn fetched_part() -> impl Strategy<Value = FetchedPart> {
         (position(), position()).prop_map(|(requested, head)| FetchedPart::Failed(
             FetchError::FuturePosition { requested, head }
         )),
-        "[a-z ]{1,20}".prop_map(|reason| FetchedPart::Failed(FetchError::Unavailable(reason))),
+        "[a-z ]{1,20}"
+            .prop_map(|reason| FetchedPart::Failed(UnavailableReason::Reported(reason).into())),
     ]
 }
 
@@ -188,7 +190,7 @@ fn unknown_rejection_reason_is_decoded_as_unavailable() {
     let response = pb::PublishResponse { id: 1, outcome };
     assert_eq!(
         super::outcome::decode_outcome(response),
-        Ok(Err(PublishError::Rejected(PublishRejection::Unavailable("new rule".to_owned()))))
+        Ok(Err(UnavailableReason::Reported("new rule".to_owned()).into()))
     );
 }
 

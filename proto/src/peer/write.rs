@@ -165,7 +165,8 @@ fn encode_fetched(id: u64, part: FetchedPart) -> pb::Fetched {
         },
         FetchedPart::Failed(FetchError::Unavailable(reason)) => {
             // The receiver takes an empty text as the absence of an error.
-            let error = if reason.is_empty() { "unavailable".to_owned() } else { reason };
+            let text = reason.to_string();
+            let error = if text.is_empty() { "unavailable".to_owned() } else { text };
             pb::Fetched { error, done: true, ..empty }
         }
     }

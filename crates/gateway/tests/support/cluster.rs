@@ -9,7 +9,7 @@ use futures::stream::LocalBoxStream;
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
     Acknowledgement, ContentType, FetchError, History, HistoryPage, HistoryRange, Message,
-    Position, Publish, PublishError, Timestamp, Topic,
+    Position, Publish, PublishError, Timestamp, Topic, UnavailableReason,
 };
 use pushonce_fanout::{Hub, Retention, Upstream};
 use pushonce_gateway::{AudienceSource, Publisher};
@@ -156,7 +156,7 @@ impl AudienceSource for FakeCluster {
     fn count(&self, topic: Topic) -> BoxFuture<'static, Result<u64, FetchError>> {
         let known = !topic.as_str().starts_with("away");
         let count = topic.as_str().len() as u64;
-        let unknown = FetchError::Unavailable("its owner is away".to_owned());
+        let unknown = FetchError::from(UnavailableReason::NoMajority);
         async move { known.then_some(count).ok_or(unknown) }.boxed()
     }
 }

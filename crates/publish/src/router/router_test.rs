@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use futures::FutureExt;
 use pushonce_core::test_util::{self, acknowledgement, owners};
-use pushonce_core::{PublishRejection, ShardCount, Topic};
+use pushonce_core::{OverloadReason, PublishRejection, ShardCount, Topic};
 
 use super::*;
 
@@ -250,7 +250,7 @@ async fn stream_keeps_its_order_while_the_owner_changes() {
 async fn replies_keep_stream_order_and_a_rejection_does_not_end_the_stream() {
     let test = router_with_view();
     test.claim(1, 1);
-    let overloaded = Err(PublishError::Rejected(PublishRejection::Overloaded("full".to_owned())));
+    let overloaded = Err(PublishError::from(OverloadReason::Producers));
     test.nodes.script_reply(overloaded.clone());
     let mut system_topic = publish("no");
     system_topic.topic = Topic::new("$sys/a").expect("valid");

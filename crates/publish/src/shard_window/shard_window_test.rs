@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use pushonce_core::test_util::{acknowledgement, claim, owners, publish};
-use pushonce_core::{ProducerId, ProducerSequence, PublishId};
+use pushonce_core::{ProducerId, ProducerSequence, PublishId, UnavailableReason};
 
 use super::*;
 
@@ -126,7 +126,7 @@ fn unavailable_owner_is_retried_until_the_deadline() {
     let (mut window, now, mut outcomes) = (ShardWindow::new(SHARD), Instant::now(), vec![]);
     let owners = owners_with_claim(2, 1);
     submit_all(&mut window, &owners, 1, now);
-    let unavailable = PublishRejection::Unavailable("there is no link to n2".to_owned());
+    let unavailable = PublishRejection::from(UnavailableReason::NoLink(NodeId(2)));
     window.on_reply(0, Err(unavailable.clone().into()), now, &mut outcomes);
     assert_eq!(
         submit_ready(&mut window, &owners_with_claim(3, 2), now),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pushonce_core::{ClusterId, FailPoint, NodeId};
+use pushonce_core::{ClusterId, FailPoint, NodeId, UnavailableReason};
 use tokio::sync::watch;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
@@ -80,8 +80,9 @@ pub(super) async fn run(
             .send_if_modified(|known| std::mem::replace(known, conflicting) != conflicting);
         match conflicting {
             Some(other_cluster) if changed => {
-                let details = conflict_message(own_cluster, other_cluster);
-                tracing::error!(%own_cluster, %other_cluster, details, "address conflict between two clusters")
+                let (own, other) = (own_cluster, other_cluster);
+                let details = UnavailableReason::AddressConflict { own, other };
+                tracing::error!(%own_cluster, %other_cluster, %details, "address conflict between two clusters")
             }
             None if changed => {
                 tracing::info!(%own_cluster, "address conflict ended")
@@ -89,16 +90,6 @@ pub(super) async fn run(
             _ => {}
         }
     }
-}
-
-/// The message to the operator about a conflict.
-pub(super) fn conflict_message(own_cluster: ClusterId, other_cluster: ClusterId) -> String {
-    format!(
-        "members of cluster {other_cluster} dial this node's address as one of theirs, and this node belongs to \
-         cluster {own_cluster}: it accepts no publishes. If {other_cluster} is the right cluster, stop this node and \
-         start it with its old data directory, or with an empty one and --join; otherwise remove the \
-         stale member there"
-    )
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, join_all};
-use pushonce_core::{FailPoint, FetchError, NodeId, ShardId, ShardOwners, Topic};
+use pushonce_core::{
+    FailPoint, FetchError, NodeId, ShardId, ShardOwners, Topic, UnavailableReason,
+};
 use pushonce_proto::cluster::{TopicInfo, TopicList};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_client::TopicsServiceClient;
@@ -110,9 +112,7 @@ impl ClusterTopics {
         let shard = self.owned.shard_of(&topic)?;
         let owner = self.owners.borrow().owner_of(shard);
         match owner {
-            None => Err(FetchError::Unavailable(format!(
-                "the owner of {shard} is not known yet; retry"
-            ))),
+            None => Err(UnavailableReason::OwnerUnknown(shard).into()),
             Some(owner) if owner == self.owned.me => self.owned.describe(&topic).await,
             Some(owner) => {
                 let mut client = self.client(owner)?;
@@ -175,15 +175,14 @@ impl ClusterTopics {
     /// The client of a node. The connection is made at the first request and kept.
     fn client(&self, node: NodeId) -> Result<TopicsServiceClient<Channel>, FetchError> {
         let view = self.owned.view.borrow().clone();
-        let unknown = || FetchError::Unavailable(format!("{node} is not a member of the cluster"));
+        let unknown = || request_failed(node, "it is not a member of the cluster");
         let address = &view.member(node).ok_or_else(unknown)?.addresses.peer;
         let mut channels = lock(&self.channels);
         channels.retain(|node, _| view.member(*node).is_some());
         if let Some((_, channel)) = channels.get(&node).filter(|(known, _)| known == address) {
             return Ok(TopicsServiceClient::new(channel.clone()));
         }
-        let invalid_address =
-            |error| FetchError::Unavailable(format!("{node} has no valid address: {error}"));
+        let invalid_address = |error| request_failed(node, format!("invalid address: {error}"));
         let endpoint =
             Endpoint::from_shared(format!("http://{address}")).map_err(invalid_address)?;
         let channel = endpoint.connect_timeout(REQUEST_TIMEOUT).tcp_nodelay(true).connect_lazy();
@@ -193,9 +192,8 @@ impl ClusterTopics {
 
     fn request_audience(&self, topic: Topic) -> Shared<BoxFuture<'static, AudienceResult>> {
         let description = self.clone().describe(topic);
-        let still_counting =
-            || FetchError::Unavailable("the topic's new owner is still counting; retry".to_owned());
-        let audience = description.map(move |info| info?.audience.ok_or_else(still_counting));
+        let still_counting = FetchError::from(UnavailableReason::CountIncomplete);
+        let audience = description.map(move |info| info?.audience.ok_or(still_counting));
         audience.boxed().shared()
     }
 }
@@ -222,6 +220,10 @@ fn merge_lists(
     TopicList { topics, unknown_shards: unknown_shards.into_iter().collect() }
 }
 
+fn request_failed(node: NodeId, error: impl Into<String>) -> FetchError {
+    UnavailableReason::RequestFailed { node, error: error.into() }.into()
+}
+
 /// Converts the response of a node.
 fn parse_response<W, T>(
     node: NodeId,
@@ -230,11 +232,9 @@ fn parse_response<W, T>(
 where
     T: TryFrom<W, Error: std::fmt::Display>,
 {
-    let unavailable = FetchError::Unavailable;
-    let timed_out = |_| unavailable(format!("{node} did not answer within {REQUEST_TIMEOUT:?}"));
-    let failed = |status: tonic::Status| unavailable(describe(&status));
-    let invalid =
-        |error: T::Error| unavailable(format!("{node} sent an invalid response: {error}"));
+    let timed_out = |_| UnavailableReason::NoReply { node: Some(node), within: REQUEST_TIMEOUT };
+    let failed = |status: tonic::Status| request_failed(node, describe(&status));
+    let invalid = |error: T::Error| request_failed(node, format!("invalid response: {error}"));
     T::try_from(response.map_err(timed_out)?.map_err(failed)?.into_inner()).map_err(invalid)
 }
 

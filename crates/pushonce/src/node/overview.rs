@@ -7,13 +7,14 @@ use std::time::Instant;
 use pushonce_consensus::GroupStatus;
 use pushonce_control::health::{self, ClusterProblem};
 use pushonce_control::leave;
-use pushonce_core::{ClusterId, ClusterView, NodeId, ShardId, ShardOwners, Topic};
+use pushonce_core::{
+    ClusterId, ClusterView, NodeId, ShardId, ShardOwners, Topic, UnavailableReason,
+};
 use pushonce_proto::cluster::ShardMoveProgress;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::address_conflict;
 use super::health::{BlockedServices, HealthIssue};
 use super::health_check::{HealthStatus, STOPPING_REASON};
 use super::replica_supervisor::LocalReplicas;
@@ -163,10 +164,10 @@ impl NodeOverview {
 
     /// The issue of a node whose address belongs to another cluster, if there is one.
     pub(super) fn address_conflict_issue(&self) -> Option<HealthIssue> {
-        let other_cluster = (*self.conflicting_cluster.borrow())?;
-        let own_cluster = self.view.borrow().cluster;
+        let other = (*self.conflicting_cluster.borrow())?;
+        let own = self.view.borrow().cluster;
         Some(HealthIssue {
-            text: address_conflict::conflict_message(own_cluster, other_cluster),
+            text: UnavailableReason::AddressConflict { own, other }.to_string(),
             blocks: BlockedServices::PUBLISH,
         })
     }

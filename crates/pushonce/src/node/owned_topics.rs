@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pushonce_core::{ClusterView, FetchError, HistoryRange, NodeId, Position, ShardId, Topic};
+use pushonce_core::{
+    ClusterView, FetchError, HistoryRange, NodeId, Position, ShardId, Topic, UnavailableReason,
+};
 use pushonce_proto::cluster::{TopicInfo, TopicList};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_server::{TopicsService, TopicsServiceServer};
@@ -37,9 +39,7 @@ impl OwnedTopics {
     /// # Errors
     /// [`FetchError::Unavailable`] while this node does not know how many shards there are.
     pub(super) fn shard_of(&self, topic: &Topic) -> Result<ShardId, FetchError> {
-        let unknown =
-            || FetchError::Unavailable("this node has no view of its cluster yet".to_owned());
-        self.view.borrow().shard_of(topic).ok_or_else(unknown)
+        Ok(self.view.borrow().shard_of(topic).ok_or(UnavailableReason::NoView)?)
     }
 
     /// Describes a topic that this node owns.
@@ -48,8 +48,7 @@ impl OwnedTopics {
     /// [`FetchError::Unavailable`] when this node does not own the topic, or cannot be sure that it does.
     pub(super) async fn describe(&self, topic: &Topic) -> Result<TopicInfo, FetchError> {
         let shard = self.shard_of(topic)?;
-        let not_hosted = || FetchError::Unavailable(format!("this node has no replica of {shard}"));
-        let handle = self.hosted.get(shard).ok_or_else(not_hosted)?;
+        let handle = self.hosted.get(shard).ok_or(UnavailableReason::NoReplica(shard))?;
         // Fails unless this node is the owner.
         let head = handle.fetch_history(topic, HistoryRange::Last(0))?.head;
         let stored = handle.topic_stats(topic).filter(|info| info.head.epoch == head.epoch);

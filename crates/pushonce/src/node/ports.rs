@@ -15,7 +15,7 @@ use pushonce_core::{
     Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, Gap,
     History, HistoryPage, HistoryRange, Message, Namespace, NamespaceChange, NodeId, Position,
     Publish, PublishError, PublishRejection, ShardId, StartFrom, SubscribeOptions, SubscriberCount,
-    Timestamp, Topic, TopicEvent,
+    Timestamp, Topic, TopicEvent, UnavailableReason,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_gateway::Admission;
@@ -26,7 +26,6 @@ use pushonce_publish::{
 use pushonce_shard::Handle;
 use tokio::sync::watch;
 
-use super::address_conflict;
 use super::cluster_topics::ClusterTopics;
 use super::current_view::CurrentView;
 use super::overview::NodeOverview;
@@ -56,12 +55,11 @@ pub(super) struct RemoteOwners {
 }
 
 impl AddressGuard {
-    fn rejection(&self) -> Option<PublishRejection> {
-        let other_cluster = (*self.conflict.borrow())?;
-        Some(PublishRejection::Unavailable(address_conflict::conflict_message(
-            self.own_cluster,
-            other_cluster,
-        )))
+    fn check(&self) -> Result<(), UnavailableReason> {
+        match *self.conflict.borrow() {
+            Some(other) => Err(UnavailableReason::AddressConflict { own: self.own_cluster, other }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -71,18 +69,18 @@ impl pushonce_publish::PeerPublisher for RemoteOwners {
         owner: NodeId,
         publish: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
-        match self.address_guard.rejection() {
-            Some(rejection) => future::ready(Err(rejection.into())).boxed(),
-            None => pushonce_publish::PeerPublisher::publish(&self.relay, owner, publish),
+        match self.address_guard.check() {
+            Ok(()) => pushonce_publish::PeerPublisher::publish(&self.relay, owner, publish),
+            Err(conflict) => future::ready(Err(conflict.into())).boxed(),
         }
     }
 }
 
 impl LocalShards {
     /// The replica of a topic's shard, if it is here and the view is known.
-    fn replica_for_topic(&self, topic: &Topic) -> Option<Handle> {
-        let shard = self.view.borrow().shard_of(topic)?;
-        self.hosted.get(shard)
+    fn replica_for_topic(&self, topic: &Topic) -> Result<Handle, UnavailableReason> {
+        let shard = self.view.borrow().shard_of(topic).ok_or(UnavailableReason::NoView)?;
+        self.hosted.get(shard).ok_or(UnavailableReason::NoReplica(shard))
     }
 }
 
@@ -91,13 +89,14 @@ impl pushonce_publish::LocalPublisher for LocalShards {
         &self,
         publish: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
-        if let Some(rejection) = self.address_guard.rejection() {
-            return future::ready(Err(rejection.into())).boxed();
+        if let Err(conflict) = self.address_guard.check() {
+            return future::ready(Err(conflict.into())).boxed();
         }
         let handle = self.replica_for_topic(&publish.topic);
         Box::pin(async move {
-            let not_owner = PublishRejection::NotOwner { owner: None };
-            handle.ok_or(not_owner)?.publish(publish).await
+            // The router then asks the owner that it learns of, or waits for one.
+            let not_owner = |_| PublishRejection::NotOwner { owner: None };
+            handle.map_err(not_owner)?.publish(publish).await
         })
     }
 }
@@ -117,12 +116,7 @@ impl pushonce_relay::ShardSource for LocalShards {
     }
 
     fn read_history(&self, topic: &Topic, want: HistoryRange) -> Result<HistoryPage, FetchError> {
-        let Some(handle) = self.replica_for_topic(topic) else {
-            return Err(FetchError::Unavailable(format!(
-                "this node has no replica of the shard of {topic}"
-            )));
-        };
-        handle.fetch_history(topic, want)
+        self.replica_for_topic(topic)?.fetch_history(topic, want)
     }
 
     fn log_times(&self) -> Vec<(ShardId, Timestamp)> {

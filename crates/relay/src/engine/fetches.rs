@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_core::{FetchError, HistoryPage, HistoryRange, Message, NodeId, Topic, UpstreamRoute};
+use pushonce_core::{
+    FetchError, HistoryPage, HistoryRange, Message, NodeId, Topic, UnavailableReason, UpstreamRoute,
+};
 use pushonce_proto::peer::{FetchedPart, PeerFrame};
 
 use super::Engine;
@@ -47,7 +49,7 @@ const CATCH_UP_DIVISOR: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum FetchTarget {
-    Parked { reason: String },
+    Parked { reason: UnavailableReason },
     Local,
     Node(NodeId),
 }
@@ -62,15 +64,14 @@ impl Engine {
         now: Instant,
     ) {
         if self.fetches.0.len() >= self.config.pending_max {
-            let overloaded =
-                FetchError::Unavailable("too many history requests are pending".to_owned());
-            self.finish_fetch(requester, &topic, Err(overloaded), now);
+            let too_many = UnavailableReason::TooManyFetches;
+            self.finish_fetch(requester, &topic, Err(too_many.into()), now);
             return;
         }
         let id = self.next_id();
         let deadline = now + self.config.fetch_timeout;
-        let target =
-            FetchTarget::Parked { reason: "the shard's owner is not known yet".to_owned() };
+        let shard = topic.shard(self.routes.view().shards);
+        let target = FetchTarget::Parked { reason: UnavailableReason::OwnerUnknown(shard) };
         self.fetches.0.insert(
             id,
             PendingFetch { requester, topic, range, target, parts: Vec::new(), deadline },
@@ -96,7 +97,7 @@ impl Engine {
                 self.effects.push(EngineEffect::Send(node, PeerFrame::Fetch { id, topic, range }));
             }
             UpstreamRoute::Node(node) => {
-                self.park(id, format!("there is no link to {node} now"), now);
+                self.park(id, UnavailableReason::NoLink(node), now);
             }
             UpstreamRoute::Unknown => {}
         }
@@ -104,15 +105,10 @@ impl Engine {
 
     /// Parks a fetch that cannot be answered now, for a retry. It gets a new id, because parts of an earlier
     /// answer may still arrive and must not mix with the next answer.
-    fn park(&mut self, id: u64, reason: String, now: Instant) {
+    fn park(&mut self, id: u64, reason: UnavailableReason, now: Instant) {
         let Some(mut fetch) = self.fetches.0.remove(&id) else { return };
         if matches!(fetch.requester, FetchRequester::Peer { .. }) {
-            self.finish_fetch(
-                fetch.requester,
-                &fetch.topic,
-                Err(FetchError::Unavailable(reason)),
-                now,
-            );
+            self.finish_fetch(fetch.requester, &fetch.topic, Err(reason.into()), now);
             return;
         }
         fetch.target = FetchTarget::Parked { reason };
@@ -134,11 +130,11 @@ impl Engine {
         let shard = topic.shard(self.routes.view().shards);
         if !self.routes.may_serve(node, shard) {
             let not_upstream =
-                format!("{} is not the upstream of {node} for {shard}", self.config.me);
-            self.finish_fetch(requester, &topic, Err(FetchError::Unavailable(not_upstream)), now);
+                UnavailableReason::NotUpstream { node: self.config.me, requester: node, shard };
+            self.finish_fetch(requester, &topic, Err(not_upstream.into()), now);
         } else if self.links.is_congested(node) {
-            let congested = format!("the link from {} to {node} is congested", self.config.me);
-            self.finish_fetch(requester, &topic, Err(FetchError::Unavailable(congested)), now);
+            let congested = UnavailableReason::LinkCongested { from: self.config.me, to: node };
+            self.finish_fetch(requester, &topic, Err(congested.into()), now);
         } else if let Some(page) = self.cached_page(&topic, range, now) {
             self.finish_fetch(requester, &topic, Ok(page), now);
         } else {
@@ -256,7 +252,7 @@ impl Engine {
         let is_from_peer = |fetch: &PendingFetch| matches!(fetch.requester, FetchRequester::Peer { node: n, .. } if n == node);
         self.fetches.0.retain(|_, fetch| !is_from_peer(fetch));
         for id in self.fetches_where(|target| *target == FetchTarget::Node(node)) {
-            self.park(id, format!("the link to {node} broke"), now);
+            self.park(id, UnavailableReason::LinkLost(node), now);
         }
     }
 
@@ -270,16 +266,15 @@ impl Engine {
             let Some(fetch) = self.fetches.0.remove(&id) else { continue };
             let reason = match fetch.target {
                 FetchTarget::Parked { reason } => reason,
-                FetchTarget::Local => "the shard did not answer".to_owned(),
-                FetchTarget::Node(node) => format!("{node} did not answer in time"),
+                FetchTarget::Local => self.fetch_timeout_error(self.config.me),
+                FetchTarget::Node(node) => self.fetch_timeout_error(node),
             };
-            self.finish_fetch(
-                fetch.requester,
-                &fetch.topic,
-                Err(FetchError::Unavailable(reason)),
-                now,
-            );
+            self.finish_fetch(fetch.requester, &fetch.topic, Err(reason.into()), now);
         }
+    }
+
+    fn fetch_timeout_error(&self, node: NodeId) -> UnavailableReason {
+        UnavailableReason::NoReply { node: Some(node), within: self.config.fetch_timeout }
     }
 
     fn fetches_where(&self, predicate: impl Fn(&FetchTarget) -> bool) -> Vec<u64> {

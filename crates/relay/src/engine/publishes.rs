@@ -6,7 +6,10 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use pushonce_core::{Acknowledgement, NodeId, Publish, PublishError, PublishRejection, ShardId};
+use pushonce_core::{
+    Acknowledgement, NodeId, OverloadReason, Publish, PublishError, PublishRejection, ShardId,
+    UnavailableReason,
+};
 use pushonce_proto::peer::PeerFrame;
 
 use super::Engine;
@@ -67,13 +70,11 @@ impl Engine {
     fn check_publish(&self, owner: NodeId, publish: &Publish) -> Result<(), PublishRejection> {
         let PendingPublishes { pending, bytes } = &self.publishes;
         if !self.links.is_up(owner) {
-            Err(PublishRejection::Unavailable(format!("there is no link to {owner} now")))
+            Err(UnavailableReason::NoLink(owner).into())
         } else if pending.len() >= self.config.pending_max
             || bytes + publish.payload.len() > self.config.pending_bytes_max
         {
-            Err(PublishRejection::Overloaded(
-                "too many publishes to other nodes are pending".to_owned(),
-            ))
+            Err(OverloadReason::PublishesToPeers.into())
         } else {
             Ok(())
         }

@@ -12,7 +12,7 @@ use pushonce_core::test_util::{claim, topic};
 use pushonce_core::{
     Acknowledgement, ClusterView, ContentType, FetchError, Gap, GapReason, HistoryPage,
     HistoryRange, Message, NodeId, Position, Publish, PublishError, PublishRejection, ShardId,
-    SubscriberCount, Timestamp, Topic,
+    SubscriberCount, Timestamp, Topic, UnavailableReason,
 };
 use pushonce_proto::peer::PeerFrame;
 
@@ -478,14 +478,14 @@ impl RelaySimulation {
                         .get(&topic)
                         .unwrap_or(&SimulatedLog::default())
                         .read_history(range),
-                    false => Err(FetchError::Unavailable("not the owner".to_owned())),
+                    false => Err(UnavailableReason::NotOwner { owner: None }.into()),
                 };
                 return Some(EngineEvent::Read { purpose, topic, result });
             }
             EngineEffect::SubmitPublish { from, id, publish } => {
                 let outcome = match self.owner(&publish.topic) {
                     _ if self.without_lease.contains(&self.shard_of(&publish.topic)) => {
-                        Err(PublishRejection::Unavailable("no quorum".to_owned()).into())
+                        Err(UnavailableReason::NoMajority.into())
                     }
                     owner if owner == node => {
                         self.commit(&publish.topic, true);

@@ -3,7 +3,7 @@ use std::pin::Pin;
 use futures::FutureExt;
 use pushonce_core::{
     AgreedVersion, ContentType, History, InvalidPublish, Message, NodeId, ShardId, Timestamp,
-    Topic, test_util,
+    Topic, UnavailableReason, test_util,
 };
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
@@ -217,7 +217,7 @@ async fn shutdown_waits_for_the_entry_in_flight_and_rejects_the_queue() {
     fixture.shutdown.cancel();
     end.send(reply(&[1])).unwrap();
     assert_eq!(a.await, Ok(ack(1)));
-    let stopping = Err(PublishRejection::Unavailable("the node is stopping".to_owned()).into());
+    let stopping = Err(UnavailableReason::Stopping.into());
     assert_eq!(b.await, stopping);
     fixture.running.await.unwrap();
     assert_eq!(fixture.proposal_queue.publish(publish(b"c")).await, stopping);

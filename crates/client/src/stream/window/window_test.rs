@@ -2,7 +2,7 @@
 //! whose producer is forgotten.
 
 use proptest::prelude::*;
-use pushonce_core::{PublishError, PublishRejection, test_util};
+use pushonce_core::{OverloadReason, PublishError, PublishRejection, test_util};
 use pushonce_proto::pb::publisher::v1 as pb;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -166,9 +166,7 @@ impl WindowSimulation {
         let unknown = || failure(PublishError::unknown("lost"));
         let reply = match outcome {
             RequestOutcome::Applied => self.apply(&publish),
-            RequestOutcome::Overloaded => {
-                Err(failure(PublishRejection::Overloaded("full".to_owned()).into()))
-            }
+            RequestOutcome::Overloaded => Err(failure(OverloadReason::Producers.into())),
             RequestOutcome::RejectedPermanently => {
                 Err(failure(pushonce_core::InvalidPublish::NotUtf8.into()))
             }

@@ -1,0 +1,90 @@
+//! The limits because of which publishes are rejected.
+
+use std::path::PathBuf;
+
+use crate::Topic;
+
+/// Which limit a publish met. The same publish may succeed later.
+///
+/// Between nodes a reason travels as its text: see [`OverloadReason::Reported`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OverloadReason {
+    /// Too many publishes wait for the next entry of the shard's log.
+    #[error("the shard's queue holds its maximum of {max} publishes")]
+    QueueCount {
+        /// The maximum number of publishes.
+        max: usize,
+    },
+    /// The publishes that wait for the next entry of the shard's log are too large together.
+    #[error("the shard's queue is at its limit of {max} bytes")]
+    QueueBytes {
+        /// The maximum number of bytes.
+        max: usize,
+    },
+    /// Too many publishes of this node wait for their owners.
+    #[error("too many publishes to other nodes are pending")]
+    PublishesToPeers,
+    /// Too many publishes of other nodes wait for the shards of this node.
+    #[error("too many publishes of other nodes are pending")]
+    PublishesFromPeers,
+    /// The owner's disk has no room.
+    #[error(transparent)]
+    DiskFull(#[from] DiskFull),
+    /// The shard remembers its maximum number of producers.
+    #[error(
+        "the topic's shard tracks its maximum number of producers and accepts new ones after others have \
+         been idle for five minutes; use fewer streams, or publish with a key or a nonce"
+    )]
+    Producers,
+    /// The text of another node.
+    #[error("{0}")]
+    Reported(String),
+}
+
+/// There is too little disk space to publish on a node. The message names the directory and the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the disk of {} has {} MiB left, and {} MiB are reserved for elections and snapshots: \
+     free some space there, or lower --disk-reserve; publishing resumes by itself",
+    .dir.display(), .free >> 20, .reserve >> 20
+)]
+pub struct DiskFull {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Free bytes.
+    pub free: u64,
+    /// Reserved bytes.
+    pub reserve: u64,
+}
+
+/// The limit that a new topic would exceed. The same publish succeeds after an operator raised the limit, or
+/// after other topics expired.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicLimit {
+    /// The limit of the topic's namespace.
+    #[error(
+        "the namespace {:?} may have {max}, and {topic} would exceed that; raise the limit \
+         (`pushonce namespace set {} --topics-max N`) or publish to fewer topics",
+        .topic.namespace(), .topic.namespace()
+    )]
+    Namespace {
+        /// The new topic.
+        topic: Topic,
+        /// The maximum number of topics of the namespace.
+        max: u32,
+    },
+    /// The limit of the node that owns the topic.
+    #[error(
+        "the owner of {topic} holds {count}, its maximum; add nodes to the cluster, or raise its \
+         --topics-max"
+    )]
+    Node {
+        /// The new topic.
+        topic: Topic,
+        /// The number of topics that the node holds.
+        count: u64,
+    },
+    /// The text of another node.
+    #[error("{0}")]
+    Reported(String),
+}
