@@ -100,10 +100,9 @@ async fn measure(topics: usize) {
     let (_never_changes, view) = watch::channel(Arc::new(view));
     let live_counter = Arc::new(LiveCounter::default());
     let config = Config::new(NODE, ClusterId(1));
-    let (relay, handle) =
-        Relay::new(config, view, Arc::new(BenchShards), live_counter.clone(), Arc::new(BenchClock));
+    let (relay, handle) = Relay::new(config, view, Arc::new(BenchShards), Arc::new(BenchClock));
     let shutdown = CancellationToken::new();
-    let running = tokio::spawn(relay.run(shutdown.clone()));
+    let running = tokio::spawn(relay.run(live_counter.clone(), shutdown.clone()));
     for shard in shards.ids() {
         handle.announce_claim(test_util::claim(shard.0, NODE.0, 1));
     }

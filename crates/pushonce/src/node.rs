@@ -82,6 +82,7 @@ pub struct Node {
     control_runner: pushonce_control::ControlRunner,
     address_book: PeerAddresses,
     relay: Relay,
+    topic_sink: ports::HubSink,
     relay_handle: pushonce_relay::Handle,
     view_sender: Sender<Arc<ClusterView>>,
     current_view_sender: Sender<CurrentView>,
@@ -145,7 +146,6 @@ impl Node {
             view: view_receiver.clone(),
             address_guard: address_guard.clone(),
         };
-        let edge_sink = ports::EdgeSink::default();
         let clocks = Arc::new(NodeClocks::new(me));
         let (relay, relay_handle) = Relay::new(
             pushonce_relay::Config {
@@ -154,19 +154,19 @@ impl Node {
             },
             view_receiver.clone(),
             Arc::new(shards.clone()),
-            Arc::new(edge_sink.clone()),
             clocks.clone(),
         );
+        let log_times = ports::LogTimes::default();
         let hub = Hub::new(
             pushonce_fanout::hub::Config::default(),
             Arc::new(ports::RelayUpstream {
                 relay: relay_handle.clone(),
                 current: current_view_receiver.clone(),
-                log_times: edge_sink.log_times(),
+                log_times: log_times.clone(),
             }),
             Arc::new(pushonce_gateway::Encoder),
         );
-        edge_sink.set_hub(hub.clone());
+        let topic_sink = ports::HubSink { hub: hub.clone(), log_times };
         let (health, health_receiver) = channel(HealthStatus::starting());
         let (ready, ready_receiver) = channel(pushonce_publish::Readiness::default());
         let stopping = CancellationToken::new();
@@ -303,6 +303,7 @@ impl Node {
             control_runner,
             address_book,
             relay,
+            topic_sink,
             relay_handle,
             view_sender,
             current_view_sender,
@@ -371,7 +372,7 @@ impl Node {
         internal_stage.spawn(run_until(token.clone(), following_current_view));
         internal_stage
             .spawn(self.control_runner.run(self.relay_handle.reachable(), token.clone()).map(Ok));
-        internal_stage.spawn(self.relay.run(token.clone()).map(Ok));
+        internal_stage.spawn(self.relay.run(Arc::new(self.topic_sink), token.clone()).map(Ok));
         let (done, mut handed_over) = channel(false);
         let stopping = self.health_check.stopping.clone();
         let handover = LeadershipHandover {

@@ -79,10 +79,10 @@
 //!     shutdown: CancellationToken,
 //! ) {
 //!     let config = Config::new(NodeId(1), ClusterId(7));
-//!     let (relay, _handle) = Relay::new(config, view, shards, edge, clocks);
+//!     let (relay, _handle) = Relay::new(config, view, shards, clocks);
 //!     // Serve `_router` on the peer port, and use `_handle` to publish, watch and fetch.
 //!     let _router = pushonce_relay::server().add_service(relay.service());
-//!     relay.run(shutdown).await;
+//!     relay.run(edge, shutdown).await;
 //! }
 //! ```
 

@@ -21,7 +21,6 @@ pub struct Relay {
     pub(crate) config: Arc<Config>,
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) source: Arc<dyn ShardSource>,
-    pub(crate) sink: Arc<dyn TopicSink>,
     pub(crate) clocks: Arc<dyn Clocks>,
     pub(crate) inbox: InboxGuard,
     pub(crate) owners: watch::Sender<Arc<ShardOwners>>,
@@ -51,7 +50,6 @@ impl Relay {
         config: Config,
         view: watch::Receiver<Arc<ClusterView>>,
         source: Arc<dyn ShardSource>,
-        sink: Arc<dyn TopicSink>,
         clocks: Arc<dyn Clocks>,
     ) -> (Relay, Handle) {
         let inbox = Arc::new(Inbox::new(config.committed_bytes_max, config.pending_max));
@@ -73,7 +71,6 @@ impl Relay {
             config,
             view,
             source,
-            sink,
             clocks,
             inbox,
             owners,
@@ -95,14 +92,17 @@ impl Relay {
         RelayServiceServer::new(service).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
-    /// Runs until `shutdown`: dials peers and replicates topics. At the end all links are closed and every
-    /// waiting caller receives an answer: publishes end as unknown, fetches as unavailable.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    /// Runs until `shutdown`: dials peers and replicates topics to `sink`. At the end all links are closed and
+    /// every waiting caller receives an answer: publishes end as unknown, fetches as unavailable.
+    ///
+    /// The sink usually needs a [`Handle`] of this relay, so it is not known before now. Nothing is delivered
+    /// earlier.
+    pub async fn run(mut self, sink: Arc<dyn TopicSink>, shutdown: CancellationToken) {
         // Before the first view the shard of a topic or claim is not known. Links that were accepted wait in
         // their queue, and local events in the inbox.
         let has_view = async { self.view.wait_for(|view| view.version > 0).await.is_ok() };
         if shutdown.run_until_cancelled(has_view).await == Some(true) {
-            RelayTask::new(self).run(shutdown).await;
+            RelayTask::new(self, sink).run(shutdown).await;
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::engine_driver::{EngineDriver, EngineDriverParts, PeerPublishResult};
 use crate::link::{LinkEvent, PeerLink};
 use crate::relay::InboxGuard;
 use crate::version_conflicts::VersionConflicts;
-use crate::{Config, Relay, dial};
+use crate::{Config, Relay, TopicSink, dial};
 
 /// The state of a running relay.
 pub(crate) struct RelayTask {
@@ -46,8 +46,8 @@ struct PeerDialer {
 const LINK_EVENTS_MAX: usize = 256;
 
 impl RelayTask {
-    pub(crate) fn new(relay: Relay) -> RelayTask {
-        let Relay { config, mut view, source, sink, clocks, inbox, owners, .. } = relay;
+    pub(crate) fn new(relay: Relay, sink: Arc<dyn TopicSink>) -> RelayTask {
+        let Relay { config, mut view, source, clocks, inbox, owners, .. } = relay;
         let Relay { reachable, stopping, link_sender, link_receiver, conflicts, .. } = relay;
         let (link_event_sender, link_events) = mpsc::channel(LINK_EVENTS_MAX);
         let current_view = view.borrow_and_update().clone();

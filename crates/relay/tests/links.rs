@@ -208,7 +208,7 @@ impl RelayCluster {
             let (source, sink) = (Arc::new(shards), Arc::new(RecordingSink(sink_sender)));
             let (readings, clock_readings) = mpsc::unbounded_channel();
             let clock = Arc::new(FixedClock { me: id, readings });
-            let (relay, handle) = Relay::new(config, view.clone(), source, sink, clock);
+            let (relay, handle) = Relay::new(config, view.clone(), source, clock);
             *handle_slot.lock().expect("no panic") = Some(handle.clone());
             let shutdown = CancellationToken::new();
             let server = pushonce_relay::server().add_service(relay.service());
@@ -218,7 +218,7 @@ impl RelayCluster {
                 let serve = server.serve_with_incoming(incoming);
                 tokio::select! { _ = serve => {}, () = down.cancelled() => {} }
             });
-            tasks.spawn(relay.run(shutdown.clone()));
+            tasks.spawn(relay.run(sink, shutdown.clone()));
             nodes.insert(id, RelayNode { handle, sink_events, clock_readings, shutdown, address });
         }
         let topic = Topic::new("worldcup/final").expect("valid");

@@ -2,7 +2,7 @@
 //! implements it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::FutureExt as _;
 use futures::StreamExt as _;
@@ -125,11 +125,10 @@ impl pushonce_relay::ShardSource for LocalShards {
     }
 }
 
-/// Delivers to the hub of this node. The relay is created before the hub, so the hub is set later.
-#[derive(Clone, Default)]
-pub(super) struct EdgeSink {
-    hub: Arc<OnceLock<Hub>>,
-    log_times: LogTimes,
+/// Delivers to the hub of this node.
+pub(super) struct HubSink {
+    pub(super) hub: Hub,
+    pub(super) log_times: LogTimes,
 }
 
 /// The known time of each shard's log. Clones share the map.
@@ -147,58 +146,33 @@ impl LogTimes {
     }
 }
 
-impl EdgeSink {
-    /// Sets the hub; from then on messages are delivered to it.
-    pub(super) fn set_hub(&self, hub: Hub) {
-        // Called once, at the start of the node.
-        let _ = self.hub.set(hub);
-    }
-
-    /// The log times, for the retention of the hub's topics.
-    pub(super) fn log_times(&self) -> LogTimes {
-        self.log_times.clone()
-    }
-}
-
-impl pushonce_relay::TopicSink for EdgeSink {
+impl pushonce_relay::TopicSink for HubSink {
     fn on_live(&self, topic: &Topic, head: Position) {
-        if let Some(hub) = self.hub.get() {
-            hub.mark_live_at(topic, head);
-        }
+        self.hub.mark_live_at(topic, head);
     }
 
     fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>) {
-        if let Some(hub) = self.hub.get() {
-            hub.deliver(topic, &messages);
-        }
+        self.hub.deliver(topic, &messages);
     }
 
     fn on_gap(&self, topic: &Topic, gap: Gap) {
-        if let Some(hub) = self.hub.get() {
-            hub.record_gap(topic, gap);
-        }
+        self.hub.record_gap(topic, gap);
     }
 
     fn on_stale(&self, topic: &Topic) {
-        if let Some(hub) = self.hub.get() {
-            hub.mark_stale(topic);
-        }
+        self.hub.mark_stale(topic);
     }
 
     fn on_fresh(&self, topic: &Topic) {
-        if let Some(hub) = self.hub.get() {
-            hub.mark_live(topic);
-        }
+        self.hub.mark_live(topic);
     }
 
     fn on_audience(&self, topic: &Topic, sessions: u64) {
-        if let Some(hub) = self.hub.get() {
-            hub.set_audience(topic, sessions);
-        }
+        self.hub.set_audience(topic, sessions);
     }
 
     fn take_changed_counts(&self, topics_max: usize) -> Vec<(Topic, SubscriberCount)> {
-        self.hub.get().map_or_else(Vec::new, |hub| hub.take_changed_counts(topics_max))
+        self.hub.take_changed_counts(topics_max)
     }
 
     fn on_log_time(&self, shard: ShardId, time: Timestamp) {
