@@ -6,7 +6,9 @@
 mod call;
 mod window;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use pushonce_core::{Acknowledgement, ProducerId, ProducerSequence, Publish};
 use pushonce_proto::publisher::PublishFailure;
@@ -26,8 +28,13 @@ pub struct PublishStream {
     _driver: AbortOnDropHandle<()>,
 }
 
-/// The outcome of one message of a stream.
-pub type AcknowledgementFuture = oneshot::Receiver<Result<Acknowledgement, PublishFailure>>;
+/// The outcome of one message of a stream, within [`Publisher::DEADLINE`](crate::Publisher::DEADLINE).
+///
+/// # Errors
+/// [`PublishFailure::Rejected`] when the message was not stored; [`PublishFailure::Unknown`] when it may have
+/// been, also after the [`PublishStream`] was dropped.
+#[derive(Debug)]
+pub struct AcknowledgementFuture(oneshot::Receiver<Result<Acknowledgement, PublishFailure>>);
 
 type AcknowledgementSender = oneshot::Sender<Result<Acknowledgement, PublishFailure>>;
 
@@ -62,6 +69,17 @@ impl PublishStream {
         let (sender, future) = oneshot::channel();
         // The driver ends only with the runtime; the future then fails too.
         let _closed = self.messages.send((publish, sender)).await;
-        Ok(future)
+        Ok(AcknowledgementFuture(future))
+    }
+}
+
+impl Future for AcknowledgementFuture {
+    type Output = Result<Acknowledgement, PublishFailure>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = ready!(Pin::new(&mut self.0).poll(context));
+        Poll::Ready(outcome.unwrap_or_else(|_driver_ended| {
+            Err(PublishFailure::Unknown("the stream was closed before the reply".to_owned()))
+        }))
     }
 }
