@@ -41,18 +41,17 @@
 //! # Example
 //!
 //! ```no_run
-//! use pushonce_client::core::{ContentType, Publish, StartFrom, Topic};
-//! use pushonce_client::{Publisher, ServerAddress, Subscriber, SubscriberEvent};
+//! use pushonce_client::{
+//!     ContentType, Publish, Publisher, ServerAddress, StartFrom, Subscriber, SubscriberEvent, Topic,
+//! };
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let publisher = Publisher::new(vec!["http://127.0.0.1:7090".parse()?]);
-//! let (topic, payload) = (Topic::new("chat/7")?, "hello".into());
-//! let content_type = ContentType::Text;
-//! publisher.publish(Publish { topic, content_type, key: None, publish_id: None, payload }).await?;
+//! let publisher = Publisher::new(["http://127.0.0.1:7090".parse()?]);
+//! let topic = Topic::new("chat/7")?;
+//! publisher.publish(Publish::new(topic.clone(), ContentType::Text, "hello")).await?;
 //!
 //! let server: ServerAddress = "ws://127.0.0.1:7080".parse()?;
-//! let mut subscriber =
-//!     Subscriber::builder([server]).topic(Topic::new("chat/7")?, StartFrom::Last(10)).connect()?;
+//! let mut subscriber = Subscriber::builder([server]).topic(topic, StartFrom::Last(10)).connect()?;
 //! while let Some(event) = subscriber.next().await {
 //!     if let SubscriberEvent::Message { topic, message } = event {
 //!         println!("{topic} {}: {:?}", message.position, message.payload);
@@ -77,11 +76,17 @@ mod subscriber;
 pub use backoff::Backoff;
 pub use publisher::Publisher;
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
-pub use session::{CertificateTrust, Transport};
+pub use session::{
+    CertificateFingerprint, CertificateTrust, InvalidCertificateFingerprint, Transport,
+};
 pub use stream::{AcknowledgementFuture, PublishStream};
 pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};
 
-/// Re-exported, so that a caller needs only this crate.
-pub use pushonce_core as core;
+/// The domain types of the public interface, so that a caller needs only this crate.
+pub use pushonce_core::{
+    Acknowledgement, ContentType, Delivery, Durability, Epoch, Gap, GapReason, InvalidDelivery,
+    InvalidPosition, InvalidPublish, InvalidTopic, Message, MessageKey, Offset, Position, Publish,
+    PublishId, StartFrom, SubscribeOptions, Timestamp, Topic,
+};
 pub use pushonce_proto::client::{Encoding, ErrorCode};
 pub use pushonce_proto::publisher::PublishFailure;

@@ -50,11 +50,12 @@ impl Publisher {
     pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(5_250);
 
     /// Creates a publisher for `servers` (`http://HOST:PORT` of their gRPC ports). Connects when needed.
-    pub fn new(servers: Vec<ServerAddress>) -> Publisher {
-        let connection = Mutex::default();
-        Publisher {
-            shared: Arc::new(PublisherShared { servers, deadline: Self::DEADLINE, connection }),
-        }
+    /// The first server is used until it fails, then the next one, in turn.
+    pub fn new(servers: impl IntoIterator<Item = ServerAddress>) -> Publisher {
+        let servers = servers.into_iter().collect();
+        let shared =
+            PublisherShared { servers, deadline: Self::DEADLINE, connection: Mutex::default() };
+        Publisher { shared: Arc::new(shared) }
     }
 
     /// Publishes one message and waits for its acknowledgement.

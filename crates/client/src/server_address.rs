@@ -17,6 +17,7 @@ pub struct ServerAddress {
 
 /// The protocol at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Scheme {
     /// `http://`: HTTP, WebSocket or gRPC without TLS.
     Http,

@@ -15,6 +15,7 @@ use crate::session::{CertificateTrust, ConnectOptions, Transport};
 
 /// An event of a subscriber, in the order of delivery.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum SubscriberEvent {
     /// A session was opened.
     Connected {
@@ -102,6 +103,7 @@ pub struct Subscriber {
 
 /// Why a subscriber cannot be created. Each text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// The list of servers is empty.
     #[error("a subscriber needs the address of at least one server")]
