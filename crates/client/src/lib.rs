@@ -40,21 +40,27 @@
 //!
 //! # Example
 //!
-//! ```no_run
+//! ```
 //! use pushonce_client::{
-//!     ContentType, Publish, Publisher, ServerAddress, StartFrom, Subscriber, SubscriberEvent, Topic,
+//!     ContentType, Publish, Publisher, StartFrom, Subscriber, SubscriberEvent, Topic,
 //! };
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let publisher = Publisher::new(["http://127.0.0.1:7090".parse()?]);
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (grpc, websocket) = ("http://127.0.0.1:7090", "ws://127.0.0.1:7080");
+//! # let node = pushonce_test_node::TestNode::start().await;
+//! # let (grpc, websocket) = (node.grpc(), node.websocket());
 //! let topic = Topic::new("chat/7")?;
+//! let publisher = Publisher::new([grpc.parse()?]);
 //! publisher.publish(Publish::new(topic.clone(), ContentType::Text, "hello")).await?;
 //!
-//! let server: ServerAddress = "ws://127.0.0.1:7080".parse()?;
-//! let mut subscriber = Subscriber::builder([server]).topic(topic, StartFrom::Last(10)).connect()?;
+//! let mut subscriber =
+//!     Subscriber::builder([websocket.parse()?]).topic(topic, StartFrom::Last(10)).connect()?;
 //! while let Some(event) = subscriber.next().await {
 //!     if let SubscriberEvent::Message { topic, message } = event {
 //!         println!("{topic} {}: {:?}", message.position, message.payload);
+//! #       assert_eq!(message.payload, "hello");
+//! #       break;
 //!     }
 //! }
 //! # Ok(())
@@ -64,6 +70,7 @@
 mod backoff;
 mod cursor;
 mod delta;
+mod domain;
 mod event_queue;
 mod publisher;
 mod reconnect;
@@ -74,6 +81,7 @@ mod stream;
 mod subscriber;
 
 pub use backoff::Backoff;
+pub use domain::*;
 pub use publisher::Publisher;
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
 pub use session::{
@@ -81,12 +89,3 @@ pub use session::{
 };
 pub use stream::{AcknowledgementFuture, PublishStream};
 pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};
-
-/// The domain types of the public interface, so that a caller needs only this crate.
-pub use pushonce_core::{
-    Acknowledgement, ContentType, Delivery, Durability, Epoch, Gap, GapReason, InvalidDelivery,
-    InvalidPosition, InvalidPublish, InvalidTopic, Message, MessageKey, Offset, Position, Publish,
-    PublishId, StartFrom, SubscribeOptions, Timestamp, Topic,
-};
-pub use pushonce_proto::client::{Encoding, ErrorCode};
-pub use pushonce_proto::publisher::PublishFailure;

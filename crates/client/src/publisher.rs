@@ -20,6 +20,24 @@ use crate::session::grpc_connect;
 use crate::stream::{PublishCall, PublishStream};
 
 /// Publishes to the first of its servers that is available. Cheap to clone; clones share the connection.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{ContentType, Publish, Publisher, Topic};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let servers = ["http://127.0.0.1:7090", "http://127.0.0.1:7190"];
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let servers = [node.grpc(), node.grpc()];
+/// let publisher = Publisher::new([servers[0].parse()?, servers[1].parse()?]);
+/// let goal = Publish::new(Topic::new("scores/live")?, ContentType::Json, r#"{"home":1,"away":0}"#);
+/// let acknowledgement = publisher.publish(goal).await?;
+/// println!("stored at {}", acknowledgement.position);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Publisher {
     shared: Arc<PublisherShared>,

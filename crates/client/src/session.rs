@@ -20,6 +20,32 @@ pub(crate) use grpc::connect as grpc_connect;
 pub use trust::CertificateTrust;
 
 /// The transport of a subscription.
+///
+/// # Example
+///
+/// A back end that receives the topic over gRPC.
+///
+/// ```
+/// use pushonce_client::{StartFrom, Subscriber, SubscriberEvent, Topic, Transport};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = "http://127.0.0.1:7090";
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let server = node.grpc();
+/// let mut subscriber = Subscriber::builder([server.parse()?])
+///     .transport(Transport::Grpc)
+///     .topic(Topic::new("orders/eu")?, StartFrom::Now)
+///     .connect()?;
+/// while let Some(event) = subscriber.next().await {
+///     if let SubscriberEvent::Subscribed { topic, position, .. } = event {
+///         println!("{topic}: live after {position}");
+/// #       break;
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Transport {

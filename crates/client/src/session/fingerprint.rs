@@ -5,6 +5,18 @@ use std::str::FromStr;
 
 /// The SHA-256 hash of a certificate in DER, as `GET /dev/certificate` of a node returns it. In text: 64
 /// hexadecimal digits, with or without colons between the bytes.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::CertificateFingerprint;
+///
+/// let text = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+/// let fingerprint: CertificateFingerprint = text.parse()?;
+/// assert_eq!(fingerprint.0[0], 0x0f);
+/// assert_eq!(fingerprint.to_string(), text);
+/// # Ok::<(), pushonce_client::InvalidCertificateFingerprint>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CertificateFingerprint(pub [u8; 32]);
 

@@ -13,7 +13,32 @@ use sha2::{Digest, Sha256};
 
 use super::CertificateFingerprint;
 
-/// The server certificates to accept.
+/// The server certificates that a QUIC client accepts.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{
+///     CertificateTrust, StartFrom, Subscriber, SubscriberEvent, Topic, Transport,
+/// };
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = "quic://127.0.0.1:7443";
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let server = node.quic();
+/// let fingerprint = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+/// # let fingerprint = node.certificate_fingerprint();
+/// let mut subscriber = Subscriber::builder([server.parse()?])
+///     .transport(Transport::Quic)
+///     .trust(CertificateTrust::Fingerprint(fingerprint.parse()?))
+///     .topic(Topic::new("chat/7")?, StartFrom::Now)
+///     .connect()?;
+/// let first = subscriber.next().await;
+/// assert!(matches!(first, Some(SubscriberEvent::Connected { .. })));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum CertificateTrust {
