@@ -38,12 +38,13 @@ use crate::stream::{PublishCall, PublishStream};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Publisher {
     shared: Arc<PublisherShared>,
 }
 
 /// State shared by publishers and their streams.
+#[derive(Debug)]
 pub(crate) struct PublisherShared {
     servers: Vec<ServerAddress>,
     pub(crate) deadline: Duration,
@@ -51,7 +52,7 @@ pub(crate) struct PublisherShared {
 }
 
 /// The connection in use, and the index of its server.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct CurrentConnection {
     server: usize,
     channel: Option<Channel>,

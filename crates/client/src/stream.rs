@@ -47,6 +47,7 @@ use window::PublishWindow;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct PublishStream {
     messages: mpsc::Sender<QueuedPublish>,
     _driver: AbortOnDropHandle<()>,

@@ -181,6 +181,7 @@ pub struct SubscriberBuilder {
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct Subscriber {
     events: event_queue::EventReceiver,
     _task: AbortOnDropHandle<()>,
