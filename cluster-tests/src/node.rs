@@ -63,6 +63,7 @@ impl Ports {
             Transport::Ws => format!("ws://{}", self.http),
             Transport::Quic => format!("quic://{}", self.quic),
             Transport::Grpc => format!("http://{}", self.grpc),
+            _ => panic!("the nodes have no listener for {transport}"),
         };
         text.parse().expect("a valid address")
     }

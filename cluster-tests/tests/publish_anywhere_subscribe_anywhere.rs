@@ -43,7 +43,7 @@ async fn publish_through_every_protocol(
     let streamed = line("stream");
     let mut stream = cluster.publisher(i).stream().await.expect("open a stream");
     let answer = stream.send(text_message(TOPIC, &streamed)).await.expect("send");
-    log.push((answer.await.expect("a reply").expect("acknowledged").position, streamed));
+    log.push((answer.await.expect("acknowledged").position, streamed));
 
     let posted = line("post");
     let http = cluster.node(i).ports.http;

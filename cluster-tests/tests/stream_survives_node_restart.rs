@@ -24,7 +24,7 @@ async fn stream_messages_are_stored_once_when_the_node_is_killed() {
     }
     let mut log = Vec::new();
     for (answer, line) in answers {
-        log.push((answer.await.expect("a reply").expect("acknowledged").position, line));
+        log.push((answer.await.expect("acknowledged").position, line));
     }
     let mut viewer = cluster.subscriber(0, Transport::Ws, TOPIC, StartFrom::Start);
     assert_eq!(viewer.next_messages(log.len(), secs(10)).await, log);

@@ -47,7 +47,7 @@ async fn publish_stream(cluster: &ProcessCluster, publisher: usize) -> Vec<Recei
     }
     let mut acknowledged = Vec::new();
     for (answer, line) in answers {
-        acknowledged.push((answer.await.expect("a reply").expect("acknowledged").position, line));
+        acknowledged.push((answer.await.expect("acknowledged").position, line));
     }
     acknowledged
 }

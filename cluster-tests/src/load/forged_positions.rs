@@ -8,7 +8,7 @@ use pushonce_proto::client;
 use rand::Rng;
 
 use super::raw_session::Session;
-use super::{HOT_TOPIC, WorkloadContext, transport_name};
+use super::{HOT_TOPIC, WorkloadContext};
 use crate::history::{HistoryEvent, HistoryRecord, LoggedMessage, SubscribeStart};
 use crate::node::Ports;
 
@@ -35,7 +35,7 @@ pub(super) async fn run(context: WorkloadContext) {
         // No node can tell the position of the topic at this moment.
         let Ok(Ok(answers)) = answer else { continue };
         let process_recorder = context.recorder.for_process(format!("forger{n}"));
-        let (topic, transport) = (HOT_TOPIC.into(), transport_name(transport).into());
+        let (topic, transport) = (HOT_TOPIC.into(), transport.as_str().into());
         let from = SubscribeStart::After(forged_position);
         process_recorder.record(HistoryEvent::Subscribe {
             topic,

@@ -7,7 +7,6 @@ use pushonce_core::{Position, StartFrom, Topic};
 use pushonce_proto::client::{self, Encoding};
 
 use super::raw_session::Session;
-use super::transport_name;
 use crate::history::{HistoryEvent, LoggedMessage, ProcessRecorder};
 use crate::http_client;
 use crate::node::Ports;
@@ -51,8 +50,8 @@ pub async fn read_logs(
     for transport in [Transport::Ws, Transport::Grpc] {
         let log = tokio::time::timeout(READ_TIMEOUT, read_raw(ports, transport, topic, last)).await;
         record_log(
-            transport_name(transport).into(),
-            log.unwrap_or_else(timeout_error(transport_name(transport)))?,
+            transport.as_str().into(),
+            log.unwrap_or_else(timeout_error(transport.as_str()))?,
         );
     }
     let log = tokio::time::timeout(READ_TIMEOUT, read_quic(ports, trust, topic, last)).await;

@@ -176,15 +176,6 @@ impl WorkloadContext {
     }
 }
 
-/// The name of a transport in records.
-fn transport_name(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Ws => "ws",
-        Transport::Grpc => "grpc",
-        Transport::Quic => "quic",
-    }
-}
-
 /// The event of an outcome.
 fn outcome_event(
     op: crate::history::OpId,

@@ -7,8 +7,8 @@ use pushonce_core::{Position, StartFrom};
 use pushonce_proto::client;
 use rand::Rng;
 
+use super::WorkloadContext;
 use super::raw_session::Session;
-use super::{WorkloadContext, transport_name};
 use crate::history::{HistoryEvent, LoggedMessage, ProcessRecorder, SubscribeStart};
 
 /// The duration of a session of a subscriber that reconnects regularly.
@@ -29,7 +29,7 @@ pub(super) async fn run(
     first_node: usize,
     transport: Transport,
 ) {
-    let name = format!("{}{first_node}/{topic}", transport_name(transport));
+    let name = format!("{}{first_node}/{topic}", transport.as_str());
     let mut rng = context.plan.rng_for(&name);
     let reconnects = rng.random_bool(0.4);
     let process_recorder = context.recorder.for_process(name);
@@ -74,7 +74,7 @@ impl RawSubscriber {
         self.process_recorder.record(HistoryEvent::Subscribe {
             topic: self.topic.as_str().into(),
             node: Some(node),
-            transport: transport_name(transport).into(),
+            transport: transport.as_str().into(),
             from: self.reached.map_or(SubscribeStart::Start, SubscribeStart::After),
         });
         loop {

@@ -4,14 +4,14 @@
 use pushonce_client::{self as client, Subscriber, Transport};
 use pushonce_core::{Position, StartFrom, Topic};
 
-use super::{WorkloadContext, transport_name};
+use super::WorkloadContext;
 use crate::history::{HistoryEvent, LoggedMessage, ProcessRecorder, SubscribeStart};
 
 const TRANSPORT: Transport = Transport::Quic;
 
 pub(super) async fn run(context: WorkloadContext, topic: String, first_node: usize) {
     let process_recorder =
-        context.recorder.for_process(format!("{}{first_node}/{topic}", transport_name(TRANSPORT)));
+        context.recorder.for_process(format!("{}{first_node}/{topic}", TRANSPORT.as_str()));
     let mut nodes: Vec<usize> = (0..context.nodes.len()).collect();
     nodes.rotate_left(first_node);
     let servers: Vec<_> = nodes.iter().map(|&i| context.nodes[i].server(TRANSPORT)).collect();
@@ -55,7 +55,7 @@ fn record_event(
         client::SubscriberEvent::Connected { .. } => HistoryEvent::Subscribe {
             topic: topic(),
             node,
-            transport: transport_name(TRANSPORT).into(),
+            transport: TRANSPORT.as_str().into(),
             from: reached.map_or(SubscribeStart::Start, SubscribeStart::After),
         },
         client::SubscriberEvent::Subscribed { position, recovered, .. } => {
@@ -93,5 +93,6 @@ fn record_event(
             }
             HistoryEvent::SessionEnded { reason: reason.into() }
         }
+        other => panic!("the recorder does not know {other:?}"),
     });
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_client::{PublishFailure, Publisher, Transport};
+use pushonce_client::{Publisher, Transport};
 use rand::Rng;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -75,10 +75,7 @@ pub(super) async fn run(context: WorkloadContext, first_node: usize) {
             };
             let process_recorder = process_recorder.clone();
             outcomes.spawn(async move {
-                let answer = acknowledgement.await;
-                let answer =
-                    answer.unwrap_or_else(|_| Err(PublishFailure::Unknown("dropped".to_owned())));
-                process_recorder.record(outcome_event(op, answer));
+                process_recorder.record(outcome_event(op, acknowledgement.await));
                 drop(permit);
             });
         }

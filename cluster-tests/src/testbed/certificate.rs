@@ -6,13 +6,13 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
-use pushonce_client::CertificateTrust;
+use pushonce_client::{CertificateFingerprint, CertificateTrust, InvalidCertificateFingerprint};
 use pushonce_quic::certificate::{FILE_NAME, load_or_generate};
 
 /// A development certificate with its key, in PEM, and its fingerprint.
 pub(super) struct TestCertificate {
     pem: String,
-    sha256: [u8; 32],
+    fingerprint: CertificateFingerprint,
 }
 
 impl TestCertificate {
@@ -22,18 +22,16 @@ impl TestCertificate {
             load_or_generate(dir, SystemTime::now()).map_err(|error| error.to_string())?;
         let pem = fs::read_to_string(dir.join(FILE_NAME))
             .map_err(|error| format!("{FILE_NAME}: {error}"))?;
-        let hex = certificate.fingerprint().sha256;
-        let mut sha256 = [0; 32];
-        for (i, byte) in sha256.iter_mut().enumerate() {
-            let digits = hex.get(2 * i..2 * i + 2).ok_or("a fingerprint is 64 digits")?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|error| error.to_string())?;
-        }
-        Ok(TestCertificate { pem, sha256 })
+        let fingerprint = certificate.fingerprint().sha256;
+        let fingerprint = fingerprint
+            .parse()
+            .map_err(|error: InvalidCertificateFingerprint| error.to_string())?;
+        Ok(TestCertificate { pem, fingerprint })
     }
 
     /// The trust that clients need.
     pub(super) fn trust(&self) -> CertificateTrust {
-        CertificateTrust::Fingerprint(self.sha256)
+        CertificateTrust::Fingerprint(self.fingerprint)
     }
 
     /// Installs the certificate in a node's data directory, durably, so that it survives a power cut.

@@ -20,13 +20,14 @@ const EVENTS_MAX: usize = 256;
 pub(crate) struct EventSender(Arc<EventQueueShared>);
 
 /// The receiving half, owned by the caller.
+#[derive(Debug)]
 pub(crate) struct EventReceiver(Arc<EventQueueShared>);
 
 /// The receiver was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReceiverDropped;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct EventQueueShared {
     state: Mutex<EventQueueState>,
     /// Wakes the receiver.
@@ -35,7 +36,7 @@ struct EventQueueShared {
     popped: Notify,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct EventQueueState {
     queue: VecDeque<QueuedEvent>,
     /// Number of ordered events in the queue.
@@ -46,6 +47,7 @@ struct EventQueueState {
     receiver_closed: bool,
 }
 
+#[derive(Debug)]
 enum QueuedEvent {
     Ordered(SubscriberEvent),
     /// The message in `latest` of the topic.
@@ -55,6 +57,7 @@ enum QueuedEvent {
 }
 
 /// The newest message of a topic that the caller has not received yet.
+#[derive(Debug)]
 struct LatestMessage {
     /// The skipped messages, if the caller wants them reported.
     gap: Option<Gap>,

@@ -40,22 +40,27 @@
 //!
 //! # Example
 //!
-//! ```no_run
-//! use pushonce_client::core::{ContentType, Publish, StartFrom, Topic};
-//! use pushonce_client::{Publisher, ServerAddress, Subscriber, SubscriberEvent};
+//! ```
+//! use pushonce_client::{
+//!     ContentType, Publish, Publisher, StartFrom, Subscriber, SubscriberEvent, Topic,
+//! };
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let publisher = Publisher::new(vec!["http://127.0.0.1:7090".parse()?]);
-//! let (topic, payload) = (Topic::new("chat/7")?, "hello".into());
-//! let content_type = ContentType::Text;
-//! publisher.publish(Publish { topic, content_type, key: None, publish_id: None, payload }).await?;
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (grpc, websocket) = ("http://127.0.0.1:7090", "ws://127.0.0.1:7080");
+//! # let node = pushonce_test_node::TestNode::start().await;
+//! # let (grpc, websocket) = (node.grpc(), node.websocket());
+//! let topic = Topic::new("chat/7")?;
+//! let publisher = Publisher::new([grpc.parse()?]);
+//! publisher.publish(Publish::new(topic.clone(), ContentType::Text, "hello")).await?;
 //!
-//! let server: ServerAddress = "ws://127.0.0.1:7080".parse()?;
 //! let mut subscriber =
-//!     Subscriber::builder([server]).topic(Topic::new("chat/7")?, StartFrom::Last(10)).connect()?;
+//!     Subscriber::builder([websocket.parse()?]).topic(topic, StartFrom::Last(10)).connect()?;
 //! while let Some(event) = subscriber.next().await {
 //!     if let SubscriberEvent::Message { topic, message } = event {
 //!         println!("{topic} {}: {:?}", message.position, message.payload);
+//! #       assert_eq!(message.payload, "hello");
+//! #       break;
 //!     }
 //! }
 //! # Ok(())
@@ -65,6 +70,7 @@
 mod backoff;
 mod cursor;
 mod delta;
+mod domain;
 mod event_queue;
 mod publisher;
 mod reconnect;
@@ -75,13 +81,11 @@ mod stream;
 mod subscriber;
 
 pub use backoff::Backoff;
+pub use domain::*;
 pub use publisher::Publisher;
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
-pub use session::{CertificateTrust, Transport};
+pub use session::{
+    CertificateFingerprint, CertificateTrust, InvalidCertificateFingerprint, Transport,
+};
 pub use stream::{AcknowledgementFuture, PublishStream};
 pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};
-
-/// Re-exported, so that a caller needs only this crate.
-pub use pushonce_core as core;
-pub use pushonce_proto::client::{Encoding, ErrorCode};
-pub use pushonce_proto::publisher::PublishFailure;

@@ -20,12 +20,31 @@ use crate::session::grpc_connect;
 use crate::stream::{PublishCall, PublishStream};
 
 /// Publishes to the first of its servers that is available. Cheap to clone; clones share the connection.
-#[derive(Clone)]
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{ContentType, Publish, Publisher, Topic};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let servers = ["http://127.0.0.1:7090", "http://127.0.0.1:7190"];
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let servers = [node.grpc(), node.grpc()];
+/// let publisher = Publisher::new([servers[0].parse()?, servers[1].parse()?]);
+/// let goal = Publish::new(Topic::new("scores/live")?, ContentType::Json, r#"{"home":1,"away":0}"#);
+/// let acknowledgement = publisher.publish(goal).await?;
+/// println!("stored at {}", acknowledgement.position);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
 pub struct Publisher {
     shared: Arc<PublisherShared>,
 }
 
 /// State shared by publishers and their streams.
+#[derive(Debug)]
 pub(crate) struct PublisherShared {
     servers: Vec<ServerAddress>,
     pub(crate) deadline: Duration,
@@ -33,7 +52,7 @@ pub(crate) struct PublisherShared {
 }
 
 /// The connection in use, and the index of its server.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct CurrentConnection {
     server: usize,
     channel: Option<Channel>,
@@ -50,11 +69,12 @@ impl Publisher {
     pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(5_250);
 
     /// Creates a publisher for `servers` (`http://HOST:PORT` of their gRPC ports). Connects when needed.
-    pub fn new(servers: Vec<ServerAddress>) -> Publisher {
-        let connection = Mutex::default();
-        Publisher {
-            shared: Arc::new(PublisherShared { servers, deadline: Self::DEADLINE, connection }),
-        }
+    /// The first server is used until it fails, then the next one, in turn.
+    pub fn new(servers: impl IntoIterator<Item = ServerAddress>) -> Publisher {
+        let servers = servers.into_iter().collect();
+        let shared =
+            PublisherShared { servers, deadline: Self::DEADLINE, connection: Mutex::default() };
+        Publisher { shared: Arc::new(shared) }
     }
 
     /// Publishes one message and waits for its acknowledgement.

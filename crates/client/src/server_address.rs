@@ -4,7 +4,21 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// The address of a server port.
+/// The address of a server port. In text: `http://HOST:PORT`, `ws://HOST:PORT` or `quic://HOST:PORT`.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{Scheme, ServerAddress};
+///
+/// let server: ServerAddress = "quic://[::1]:7443".parse()?;
+/// assert_eq!((server.scheme, server.port), (Scheme::Quic, 7443));
+/// assert_eq!(server.to_string(), "quic://[::1]:7443");
+///
+/// let error = "127.0.0.1:7080".parse::<ServerAddress>().expect_err("no scheme");
+/// assert!(error.to_string().ends_with("write http://HOST:PORT, ws://HOST:PORT or quic://HOST:PORT"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerAddress {
     /// The protocol at the port.
@@ -17,6 +31,7 @@ pub struct ServerAddress {
 
 /// The protocol at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Scheme {
     /// `http://`: HTTP, WebSocket or gRPC without TLS.
     Http,

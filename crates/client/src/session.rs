@@ -1,10 +1,12 @@
 //! One session with one node over any transport.
 
+mod fingerprint;
 mod grpc;
 mod quic;
 mod trust;
 mod ws;
 
+use std::fmt;
 use std::time::Duration;
 
 use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ServerEvent};
@@ -13,11 +15,39 @@ use pushonce_proto::close::{self, Reconnect};
 use crate::resume_state::SubscriptionRequest;
 use crate::server_address::{Scheme, ServerAddress};
 
+pub use fingerprint::{CertificateFingerprint, InvalidCertificateFingerprint};
 pub(crate) use grpc::connect as grpc_connect;
 pub use trust::CertificateTrust;
 
 /// The transport of a subscription.
+///
+/// # Example
+///
+/// A back end that receives the topic over gRPC.
+///
+/// ```
+/// use pushonce_client::{StartFrom, Subscriber, SubscriberEvent, Topic, Transport};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = "http://127.0.0.1:7090";
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let server = node.grpc();
+/// let mut subscriber = Subscriber::builder([server.parse()?])
+///     .transport(Transport::Grpc)
+///     .topic(Topic::new("orders/eu")?, StartFrom::Now)
+///     .connect()?;
+/// while let Some(event) = subscriber.next().await {
+///     if let SubscriberEvent::Subscribed { topic, position, .. } = event {
+///         println!("{topic}: live after {position}");
+/// #       break;
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Transport {
     /// WebSocket: the usual choice.
     #[default]
@@ -29,6 +59,15 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// The name: `ws`, `quic` or `grpc`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Ws => "ws",
+            Transport::Quic => "quic",
+            Transport::Grpc => "grpc",
+        }
+    }
+
     /// Whether the transport is available at addresses of this scheme.
     pub(crate) fn supports_scheme(self, scheme: Scheme) -> bool {
         match self {
@@ -45,6 +84,12 @@ impl Transport {
             Transport::Quic => "QUIC requires quic://HOST:PORT of --quic",
             Transport::Grpc => "gRPC requires http://HOST:PORT of --grpc",
         }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -130,12 +175,12 @@ impl Session {
 
 impl SessionEnd {
     /// A failure after which to reconnect.
-    pub(crate) fn retryable(reason: impl std::fmt::Display) -> SessionEnd {
+    pub(crate) fn retryable(reason: impl fmt::Display) -> SessionEnd {
         SessionEnd { reason: reason.to_string(), reconnect: Reconnect::Yes }
     }
 
     /// A failure that a reconnect would not fix.
-    pub(crate) fn permanent(reason: impl std::fmt::Display) -> SessionEnd {
+    pub(crate) fn permanent(reason: impl fmt::Display) -> SessionEnd {
         SessionEnd { reason: reason.to_string(), reconnect: Reconnect::No }
     }
 

@@ -6,7 +6,9 @@
 mod call;
 mod window;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use pushonce_core::{Acknowledgement, ProducerId, ProducerSequence, Publish};
 use pushonce_proto::publisher::PublishFailure;
@@ -21,13 +23,70 @@ use window::PublishWindow;
 /// An open stream. Messages to a topic are stored in the order in which they are sent, each once: when the
 /// connection breaks, or a shard moves, unacknowledged messages are sent again in order, and the cluster
 /// recognises those that it has. Dropping the stream ends it: messages sent before may still be stored.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{ContentType, Publish, Publisher, Topic};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = "http://127.0.0.1:7090";
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let server = node.grpc();
+/// let topic = Topic::new("scores/live")?;
+/// let mut stream = Publisher::new([server.parse()?]).stream().await?;
+/// let mut acknowledgements = Vec::new();
+/// for score in ["1:0", "1:1", "2:1"] {
+///     let message = Publish::new(topic.clone(), ContentType::Text, score);
+///     acknowledgements.push(stream.send(message).await?);
+/// }
+/// for acknowledgement in acknowledgements {
+///     println!("stored at {}", acknowledgement.await?.position);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
 pub struct PublishStream {
     messages: mpsc::Sender<QueuedPublish>,
     _driver: AbortOnDropHandle<()>,
 }
 
-/// The outcome of one message of a stream.
-pub type AcknowledgementFuture = oneshot::Receiver<Result<Acknowledgement, PublishFailure>>;
+/// The outcome of one message of a stream, within [`Publisher::DEADLINE`](crate::Publisher::DEADLINE).
+///
+/// # Errors
+/// [`PublishFailure::Rejected`] when the message was not stored; [`PublishFailure::Unknown`] when it may have
+/// been, also after the [`PublishStream`] was dropped.
+///
+/// # Example
+///
+/// The outcomes are handled while further messages are sent.
+///
+/// ```
+/// use pushonce_client::{ContentType, Publish, PublishFailure, Publisher, Topic};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = "http://127.0.0.1:7090";
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let server = node.grpc();
+/// let mut stream = Publisher::new([server.parse()?]).stream().await?;
+/// let message = Publish::new(Topic::new("chat/7")?, ContentType::Text, "hello");
+/// let acknowledgement = stream.send(message).await?;
+/// let outcome = tokio::spawn(async {
+///     match acknowledgement.await {
+///         Ok(acknowledgement) => println!("stored at {}", acknowledgement.position),
+///         Err(PublishFailure::Rejected { message, .. }) => println!("not stored: {message}"),
+///         Err(PublishFailure::Unknown(reason)) => println!("may have been stored: {reason}"),
+///     }
+/// });
+/// # outcome.await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct AcknowledgementFuture(oneshot::Receiver<Result<Acknowledgement, PublishFailure>>);
 
 type AcknowledgementSender = oneshot::Sender<Result<Acknowledgement, PublishFailure>>;
 
@@ -62,6 +121,17 @@ impl PublishStream {
         let (sender, future) = oneshot::channel();
         // The driver ends only with the runtime; the future then fails too.
         let _closed = self.messages.send((publish, sender)).await;
-        Ok(future)
+        Ok(AcknowledgementFuture(future))
+    }
+}
+
+impl Future for AcknowledgementFuture {
+    type Output = Result<Acknowledgement, PublishFailure>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = ready!(Pin::new(&mut self.0).poll(context));
+        Poll::Ready(outcome.unwrap_or_else(|_driver_ended| {
+            Err(PublishFailure::Unknown("the stream was closed before the reply".to_owned()))
+        }))
     }
 }

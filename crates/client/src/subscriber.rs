@@ -14,7 +14,44 @@ use crate::server_address::ServerAddress;
 use crate::session::{CertificateTrust, ConnectOptions, Transport};
 
 /// An event of a subscriber, in the order of delivery.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{StartFrom, Subscriber, SubscriberEvent, Topic};
+/// # use pushonce_client::{ContentType, Publish, Publisher};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let publish = Publish::new(Topic::new("chat/7")?, ContentType::Text, "hello");
+/// # Publisher::new([node.grpc().parse()?]).publish(publish).await?;
+/// let server = "ws://127.0.0.1:7080";
+/// # let server = node.websocket();
+/// let mut subscriber = Subscriber::builder([server.parse()?])
+///     .topic(Topic::new("chat/7")?, StartFrom::Start)
+///     .connect()?;
+/// while let Some(event) = subscriber.next().await {
+///     match event {
+///         SubscriberEvent::Message { topic, message } => {
+///             println!("{topic}: {:?}", message.payload);
+/// #           break;
+///         }
+///         SubscriberEvent::Gap { topic, gap } => println!("{topic}: missed {gap}, load the page"),
+///         SubscriberEvent::Stale { topic, .. } => println!("{topic}: may be out of date"),
+///         SubscriberEvent::Live { topic, .. } => println!("{topic}: up to date"),
+///         SubscriberEvent::Rejected { code, message } => println!("{code}: {message}"),
+///         SubscriberEvent::Disconnected { reason, retry_in, .. } => {
+///             println!("disconnected: {reason}; next attempt in {retry_in:?}");
+///         }
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum SubscriberEvent {
     /// A session was opened.
     Connected {
@@ -87,6 +124,29 @@ pub enum SubscriberEvent {
 }
 
 /// Configuration of a subscriber.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{Encoding, StartFrom, Subscriber, SubscriberEvent, Topic, Transport};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let servers = ["ws://127.0.0.1:7080", "ws://127.0.0.1:7180"];
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let servers = [node.websocket(), node.websocket()];
+/// let mut subscriber = Subscriber::builder([servers[0].parse()?, servers[1].parse()?])
+///     .transport(Transport::Ws)
+///     .encoding(Encoding::Json)
+///     .topic(Topic::new("scores/live")?, StartFrom::Last(1))
+///     .topic(Topic::new("chat/7")?, StartFrom::Now)
+///     .connect()?;
+/// let first = subscriber.next().await;
+/// assert!(matches!(first, Some(SubscriberEvent::Connected { .. })));
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a subscriber exists after `connect`"]
 #[derive(Clone, Debug)]
 pub struct SubscriberBuilder {
     servers: Vec<ServerAddress>,
@@ -95,13 +155,58 @@ pub struct SubscriberBuilder {
 }
 
 /// A running subscriber, which receives events over one session after another. Dropping it disconnects.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{StartFrom, Subscriber, SubscriberEvent, Topic};
+/// # use pushonce_client::{ContentType, Publish, Publisher};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let publish = Publish::new(Topic::new("chat/7")?, ContentType::Text, "hello");
+/// # Publisher::new([node.grpc().parse()?]).publish(publish).await?;
+/// let server = "ws://127.0.0.1:7080";
+/// # let server = node.websocket();
+/// let mut subscriber = Subscriber::builder([server.parse()?])
+///     .topic(Topic::new("chat/7")?, StartFrom::Last(10))
+///     .connect()?;
+/// while let Some(event) = subscriber.next().await {
+///     if let SubscriberEvent::Message { message, .. } = event {
+///         println!("{:?}", message.payload);
+/// #       break;
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
 pub struct Subscriber {
     events: event_queue::EventReceiver,
     _task: AbortOnDropHandle<()>,
 }
 
 /// Why a subscriber cannot be created. Each text says what to change.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{BuildError, StartFrom, Subscriber, Topic, Transport};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let builder = Subscriber::builder(["ws://127.0.0.1:7080".parse()?])
+///     .transport(Transport::Quic)
+///     .topic(Topic::new("chat/7")?, StartFrom::Now);
+/// match builder.connect() {
+///     Err(error @ BuildError::WrongScheme { .. }) => println!("{error}"),
+///     _ => unreachable!("QUIC needs quic://HOST:PORT"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// The list of servers is empty.
     #[error("a subscriber needs the address of at least one server")]

@@ -164,7 +164,7 @@ async fn failed_stream_continues_at_the_next_server_with_the_same_numbers() {
     }
     // Each server replies to two requests and ends its call.
     for received in acknowledgements {
-        assert_eq!(received.await.unwrap(), Ok(acknowledgement()));
+        assert_eq!(received.await, Ok(acknowledgement()));
     }
     let numbers = |requests: &RecordedRequests| -> Vec<_> {
         let requests = requests.lock().unwrap();
@@ -174,4 +174,13 @@ async fn failed_stream_continues_at_the_next_server_with_the_same_numbers() {
     assert_eq!(first.iter().map(|p| (p.epoch, p.sequence)).collect::<Vec<_>>(), [(1, 1), (1, 2)]);
     assert_eq!(second.iter().map(|p| (p.epoch, p.sequence)).collect::<Vec<_>>(), [(1, 3), (1, 4)]);
     assert_eq!(first[0].id, second[0].id);
+}
+
+#[tokio::test]
+async fn dropped_stream_leaves_the_outcome_unknown() {
+    let (server, _) = serve(Ok(acknowledgement())).await;
+    let mut stream = Publisher::new(vec![server]).stream().await.unwrap();
+    let outcome = stream.send(message()).await.unwrap();
+    drop(stream);
+    assert!(matches!(outcome.await, Err(PublishFailure::Unknown(_))));
 }

@@ -8,7 +8,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_client::{CertificateTrust, ServerAddress, Subscriber, SubscriberEvent, Transport};
+use pushonce_client::{
+    CertificateFingerprint, CertificateTrust, ServerAddress, Subscriber, SubscriberEvent, Transport,
+};
 use pushonce_core::{
     Delivery, Gap, GapReason, Message, Position, StartFrom, SubscribeOptions, Timestamp, Topic,
     test_util,
@@ -186,7 +188,8 @@ async fn close_code_is_reported_and_obeyed() {
 #[tokio::test]
 async fn certificate_with_another_fingerprint_is_rejected() {
     let server = ScriptedQuicServer::open();
-    let mut subscriber = subscribe(server.address(), CertificateTrust::Fingerprint([7; 32]));
+    let mut subscriber =
+        subscribe(server.address(), CertificateTrust::Fingerprint(CertificateFingerprint([7; 32])));
     let accepting =
         tokio::spawn(async move { server.endpoint.accept().await.unwrap().await.is_err() });
     let SubscriberEvent::Disconnected { reason, .. } = next_event(&mut subscriber).await else {

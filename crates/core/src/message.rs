@@ -130,6 +130,11 @@ impl Publish {
     /// Default maximum payload of a namespace: 64 KiB.
     pub const PAYLOAD_BYTES_DEFAULT: usize = 64 << 10;
 
+    /// A message without a key and a publish id. It is not validated: [`Publish::validate`].
+    pub fn new(topic: Topic, content_type: ContentType, payload: impl Into<Bytes>) -> Publish {
+        Publish { topic, content_type, key: None, publish_id: None, payload: payload.into() }
+    }
+
     /// Whether the shard recognises the same publish when it is sent again, so that a retry stores nothing
     /// twice.
     pub fn is_idempotent(&self) -> bool {

@@ -29,13 +29,7 @@ pub fn message(epoch: u64, offset: u64) -> Message {
 
 /// A text publish without a key and a publish id.
 pub fn publish(topic: &str, payload: impl Into<Bytes>) -> Publish {
-    Publish {
-        topic: self::topic(topic),
-        content_type: ContentType::Text,
-        key: None,
-        publish_id: None,
-        payload: payload.into(),
-    }
+    Publish::new(self::topic(topic), ContentType::Text, payload)
 }
 
 /// The acknowledgement of a replicated message at a position, at time 0.

@@ -22,6 +22,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("client", &["core", "proto"]),
     ("console", &[]),
     ("telemetry", &[]),
+    ("test-node", &["quic"]),
 ];
 
 /// Libraries that only some crates may depend on.

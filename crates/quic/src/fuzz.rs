@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use quinn_proto::StreamId;
+use rustls::pki_types::CertificateDer;
 
-use crate::certificate::{self, Certificate};
+use crate::certificate;
 use crate::connection::{Connection, StreamRead};
 use crate::engine::Engine;
 use crate::handler::{Acceptor, ConnectionEvent, ConnectionHandler};
@@ -29,6 +30,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// An endpoint in memory that echoes the first stream of each connection. Time is an argument.
 pub struct FuzzEndpoint {
     engine: Engine<EchoAcceptor>,
+    certificate: CertificateDer<'static>,
 }
 
 struct EchoAcceptor;
@@ -58,7 +60,8 @@ pub fn receive(mut data: &[u8]) {
 impl FuzzEndpoint {
     /// An endpoint with a new certificate, for ALPN `fuzz`. `None` if the cryptography library fails.
     pub fn new() -> Option<FuzzEndpoint> {
-        let certificate = FuzzEndpoint::certificate()?;
+        let (certificate, _) = certificate::generate(Path::new(""), SystemTime::now()).ok()?;
+        let leaf = certificate.chain.first()?.clone();
         let settings = TransportSettings {
             bidi_streams_max: 1,
             receive_window_bytes: 4 << 10,
@@ -68,12 +71,13 @@ impl FuzzEndpoint {
             idle_timeout: IDLE_TIMEOUT,
         };
         let config = rotation::server_config(certificate, b"fuzz", Arc::new(settings.to_config()));
-        Some(FuzzEndpoint { engine: Engine::new(EchoAcceptor, config.ok()?, (0, 1), true) })
+        let engine = Engine::new(EchoAcceptor, config.ok()?, (0, 1), true);
+        Some(FuzzEndpoint { engine, certificate: leaf })
     }
 
-    fn certificate() -> Option<Certificate> {
-        let made = certificate::generate(Path::new(""), SystemTime::now());
-        made.ok().map(|(certificate, _)| certificate)
+    /// The certificate for clients to trust.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
     }
 
     /// Receives one datagram. Returns the datagrams that are sent in response.
@@ -158,7 +162,7 @@ impl ConnectionHandler for EchoHandler {
         loop {
             match self.connection.read(stream, 1 << 10) {
                 StreamRead::Bytes(mut bytes) => {
-                    // What finds no room is dropped: an echo in full is not the point.
+                    // Bytes beyond the send window are dropped: the payloads of the tests fit.
                     let _ = self.connection.write(stream, &mut bytes);
                 }
                 StreamRead::End => {

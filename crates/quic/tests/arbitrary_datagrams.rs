@@ -60,7 +60,7 @@ fn echo(payload: &[u8], faults: &[Fault]) -> (Vec<u8>, FuzzEndpoint) {
     let start = Instant::now();
     let mut now = start;
     let mut server = FuzzEndpoint::new().expect("an endpoint");
-    let mut client = Client::connect(now, payload);
+    let mut client = Client::connect(now, payload, server.certificate());
     let mut faults = faults.iter();
     while !client.is_done() && now < start + Duration::from_secs(60) {
         let mut sent = client.send(now);

@@ -11,15 +11,43 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 
-/// The server certificates to accept.
+use super::CertificateFingerprint;
+
+/// The server certificates that a QUIC client accepts.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::{
+///     CertificateTrust, StartFrom, Subscriber, SubscriberEvent, Topic, Transport,
+/// };
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = "quic://127.0.0.1:7443";
+/// # let node = pushonce_test_node::TestNode::start().await;
+/// # let server = node.quic();
+/// let fingerprint = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+/// # let fingerprint = node.certificate_fingerprint();
+/// let mut subscriber = Subscriber::builder([server.parse()?])
+///     .transport(Transport::Quic)
+///     .trust(CertificateTrust::Fingerprint(fingerprint.parse()?))
+///     .topic(Topic::new("chat/7")?, StartFrom::Now)
+///     .connect()?;
+/// let first = subscriber.next().await;
+/// assert!(matches!(first, Some(SubscriberEvent::Connected { .. })));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub enum CertificateTrust {
     /// Any certificate, but only from a loopback address: a node on this machine with its development
     /// certificate.
     #[default]
     Development,
-    /// The certificate with this SHA-256 hash, as returned by `GET /dev/certificate`.
-    Fingerprint([u8; 32]),
+    /// The certificate with this fingerprint.
+    Fingerprint(CertificateFingerprint),
     /// Certificates signed by these ones, in PEM.
     Roots(Vec<u8>),
 }
@@ -36,11 +64,12 @@ impl CertificateTrust {
                 "{address} is not on this machine: set the certificate to trust, by its fingerprint \
                  or by the certificate that signed it"
             )),
-            CertificateTrust::Development => {
-                Ok(Arc::new(PinnedCertificateVerifier { hash: None, provider: provider.clone() }))
-            }
-            CertificateTrust::Fingerprint(hash) => Ok(Arc::new(PinnedCertificateVerifier {
-                hash: Some(*hash),
+            CertificateTrust::Development => Ok(Arc::new(PinnedCertificateVerifier {
+                fingerprint: None,
+                provider: provider.clone(),
+            })),
+            CertificateTrust::Fingerprint(fingerprint) => Ok(Arc::new(PinnedCertificateVerifier {
+                fingerprint: Some(*fingerprint),
                 provider: provider.clone(),
             })),
             CertificateTrust::Roots(pem) => root_verifier(pem, provider),
@@ -62,11 +91,11 @@ fn root_verifier(
     Ok(verifier.build().map_err(|error| format!("invalid trusted certificates: {error}"))?)
 }
 
-/// Accepts one certificate by its hash, or any. The signature of the handshake is verified in both cases,
+/// Accepts one certificate by its fingerprint, or any. The signature of the handshake is verified in both cases,
 /// so the server has the certificate's key.
 #[derive(Debug)]
 struct PinnedCertificateVerifier {
-    hash: Option<[u8; 32]>,
+    fingerprint: Option<CertificateFingerprint>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -79,8 +108,8 @@ impl ServerCertVerifier for PinnedCertificateVerifier {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let fingerprint: [u8; 32] = Sha256::digest(end_entity).into();
-        match self.hash {
+        let fingerprint = CertificateFingerprint(Sha256::digest(end_entity).into());
+        match self.fingerprint {
             Some(expected) if expected != fingerprint => Err(rustls::Error::General(
                 "the certificate does not have the trusted fingerprint".into(),
             )),

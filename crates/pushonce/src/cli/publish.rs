@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use pushonce_client::{
-    AcknowledgementFuture, PublishFailure, PublishStream, Publisher, ServerAddress,
-};
+use pushonce_client::{AcknowledgementFuture, PublishStream, Publisher, ServerAddress};
 use pushonce_core::{Acknowledgement, ContentType, MessageKey, Publish, Topic};
 use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -162,10 +160,8 @@ async fn report_acknowledgements(
     let mut line = 0_u64;
     while let Some(acknowledgement) = acknowledgements.recv().await {
         line += 1;
-        let outcome = acknowledgement
-            .await
-            .unwrap_or_else(|_| Err(PublishFailure::Unknown("the stream ended".to_owned())));
-        print_acknowledgement(json, &outcome.with_context(|| format!("line {line}"))?)?;
+        let acknowledgement = acknowledgement.await.with_context(|| format!("line {line}"))?;
+        print_acknowledgement(json, &acknowledgement)?;
     }
     Ok(())
 }

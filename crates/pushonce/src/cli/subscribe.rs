@@ -3,7 +3,8 @@
 use anyhow::bail;
 use clap::ValueEnum;
 use pushonce_client::{
-    CertificateTrust, Scheme, ServerAddress, Subscriber, SubscriberEvent, Transport,
+    CertificateFingerprint, CertificateTrust, Scheme, ServerAddress, Subscriber, SubscriberEvent,
+    Transport,
 };
 use pushonce_core::{Delivery, Message, StartFrom, SubscribeOptions, Topic};
 use pushonce_proto::client::{self, Encoding};
@@ -51,7 +52,7 @@ pub(super) struct Args {
     server: Vec<ServerAddress>,
     /// SHA-256 of the QUIC certificate in hexadecimal, as GET /dev/certificate returns it; not needed
     /// on loopback
-    #[arg(long, value_name = "HEX", value_parser = parse_fingerprint)]
+    #[arg(long, value_name = "HEX")]
     fingerprint: Option<CertificateFingerprint>,
 }
 
@@ -61,9 +62,6 @@ enum TransportArg {
     Quic,
     Grpc,
 }
-
-#[derive(Clone, Copy)]
-struct CertificateFingerprint([u8; 32]);
 
 fn parse_start(text: &str) -> Result<StartFrom, String> {
     match text {
@@ -79,19 +77,6 @@ fn parse_start(text: &str) -> Result<StartFrom, String> {
             }),
         },
     }
-}
-
-fn parse_fingerprint(text: &str) -> Result<CertificateFingerprint, String> {
-    let digits: String = text.chars().filter(|&c| c != ':').collect();
-    let mut hash = [0; 32];
-    let invalid = || "expected 64 hexadecimal digits".to_owned();
-    if digits.len() != 64 || !digits.is_ascii() {
-        return Err(invalid());
-    }
-    for (byte, pair) in hash.iter_mut().zip(0..) {
-        *byte = u8::from_str_radix(&digits[pair * 2..pair * 2 + 2], 16).map_err(|_| invalid())?;
-    }
-    Ok(CertificateFingerprint(hash))
 }
 
 impl Args {
@@ -122,8 +107,8 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     };
     let mut builder =
         Subscriber::builder(args.servers_or_default(transport_arg)?).transport(transport);
-    if let Some(CertificateFingerprint(hash)) = args.fingerprint {
-        builder = builder.trust(CertificateTrust::Fingerprint(hash));
+    if let Some(fingerprint) = args.fingerprint {
+        builder = builder.trust(CertificateTrust::Fingerprint(fingerprint));
     }
     let Args { delivery, conflated, audience, delta, datagrams, .. } = args;
     let options = SubscribeOptions {
@@ -159,7 +144,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
                 print_line(audience_output(json, topic, count))?;
             }
             SubscriberEvent::Stale { topic, since } => {
-                tracing::warn!(%topic, "the server has lost touch with the owner; whether there is more after {since} it cannot say");
+                tracing::warn!(
+                    %topic, %since,
+                    "the server lost contact with the topic's owner: newer messages may exist"
+                );
             }
             SubscriberEvent::Live { topic, .. } => {
                 tracing::info!(%topic, "the server receives the topic again")
@@ -178,6 +166,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
             SubscriberEvent::Subscribed { topic, position, .. } => {
                 tracing::info!(%topic, %position, "subscribed");
             }
+            other => tracing::debug!(event = ?other, "ignored an unknown event"),
         }
     }
     Ok(())
@@ -260,15 +249,5 @@ mod tests {
             let frame: serde_json::Value = serde_json::from_slice(&frame).expect("JSON");
             assert_eq!(read, frame);
         }
-    }
-
-    #[test]
-    fn fingerprint_with_or_without_colons_is_parsed() {
-        let plain = "0f".repeat(32);
-        let colons = vec!["0f"; 32].join(":");
-        assert_eq!(parse_fingerprint(&plain).map(|f| f.0), Ok([0x0f; 32]));
-        assert_eq!(parse_fingerprint(&colons).map(|f| f.0), Ok([0x0f; 32]));
-        assert!(parse_fingerprint("0f").is_err());
-        assert!(parse_fingerprint(&"zz".repeat(32)).is_err());
     }
 }

@@ -8,10 +8,9 @@ use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
     ClientConfig, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig, Event, StreamId,
 };
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use rustls::RootCertStore;
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
 
 pub(crate) struct Client {
     endpoint: Endpoint,
@@ -22,19 +21,21 @@ pub(crate) struct Client {
     pub(crate) received: Vec<u8>,
 }
 
-/// Trusts any certificate.
-#[derive(Debug)]
-struct TrustAll(CryptoProvider);
-
 impl Client {
-    pub(crate) fn connect(now: Instant, payload: &[u8]) -> Client {
-        let provider = ring::default_provider();
-        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider.clone()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("ring has TLS 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TrustAll(provider)))
-            .with_no_client_auth();
+    /// Connects to a server with `certificate`.
+    pub(crate) fn connect(
+        now: Instant,
+        payload: &[u8],
+        certificate: &CertificateDer<'static>,
+    ) -> Client {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).expect("a certificate");
+        let mut tls =
+            rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .expect("ring has TLS 1.3")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
         tls.alpn_protocols = vec![b"fuzz".to_vec()];
         let config =
             ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("ring has QUIC")));
@@ -106,41 +107,5 @@ impl Client {
             self.received.extend_from_slice(&chunk.bytes);
         }
         let _ = chunks.finalize();
-    }
-}
-
-impl ServerCertVerifier for TrustAll {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not used".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

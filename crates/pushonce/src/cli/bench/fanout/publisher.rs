@@ -86,8 +86,7 @@ async fn publish_one_at_a_time(
         else {
             break;
         };
-        let outcome = await_outcome(acknowledgement).await;
-        load.record_outcome(index, outcome);
+        load.record_outcome(index, acknowledgement.await);
         // Subscribers that have not received it by then count as missing at the end.
         let _timed_out =
             tokio::time::timeout(STRAGGLER_TIMEOUT, load.tracker.wait_until_all_delivered()).await;
@@ -120,8 +119,7 @@ async fn publish_at_fixed_rate(
         }
     }
     for (index, acknowledgement) in pending {
-        let outcome = await_outcome(acknowledgement).await;
-        load.record_outcome(index, outcome);
+        load.record_outcome(index, acknowledgement.await);
     }
     load.published
 }
@@ -131,17 +129,9 @@ async fn oldest_outcome(
     pending: &mut PendingDeliveries,
 ) -> (usize, Result<Acknowledgement, PublishFailure>) {
     match pending.front_mut() {
-        Some((index, acknowledgement)) => (*index, await_outcome(acknowledgement).await),
+        Some((index, acknowledgement)) => (*index, acknowledgement.await),
         None => std::future::pending().await,
     }
-}
-
-async fn await_outcome(
-    acknowledgement: impl Future<Output = Result<Result<Acknowledgement, PublishFailure>, impl Sized>>,
-) -> Result<Acknowledgement, PublishFailure> {
-    acknowledgement
-        .await
-        .unwrap_or_else(|_| Err(PublishFailure::Unknown("the stream ended".to_owned())))
 }
 
 impl FanoutBenchLoad {

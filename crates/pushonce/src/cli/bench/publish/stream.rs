@@ -46,9 +46,7 @@ async fn oldest_outcome(
     pending: &mut PendingAcknowledgements,
 ) -> Result<Acknowledgement, PublishFailure> {
     match pending.front_mut() {
-        Some((_, acknowledgement)) => acknowledgement
-            .await
-            .unwrap_or_else(|_| Err(PublishFailure::Unknown("the stream ended".to_owned()))),
+        Some((_, acknowledgement)) => acknowledgement.await,
         None => std::future::pending().await,
     }
 }

@@ -1,0 +1,67 @@
+//! Parsing and printing of certificate fingerprints.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The SHA-256 hash of a certificate in DER, as `GET /dev/certificate` of a node returns it. In text: 64
+/// hexadecimal digits, with or without colons between the bytes.
+///
+/// # Example
+///
+/// ```
+/// use pushonce_client::CertificateFingerprint;
+///
+/// let text = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+/// let fingerprint: CertificateFingerprint = text.parse()?;
+/// assert_eq!(fingerprint.0[0], 0x0f);
+/// assert_eq!(fingerprint.to_string(), text);
+/// # Ok::<(), pushonce_client::InvalidCertificateFingerprint>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CertificateFingerprint(pub [u8; 32]);
+
+/// Text that is not a fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a certificate fingerprint has 64 hexadecimal digits")]
+pub struct InvalidCertificateFingerprint;
+
+impl FromStr for CertificateFingerprint {
+    type Err = InvalidCertificateFingerprint;
+
+    fn from_str(text: &str) -> Result<CertificateFingerprint, InvalidCertificateFingerprint> {
+        let digits = text.chars().filter(|&c| c != ':').map(|c| c.to_digit(16));
+        let digits: Vec<u32> =
+            digits.collect::<Option<_>>().ok_or(InvalidCertificateFingerprint)?;
+        if digits.len() != 64 {
+            return Err(InvalidCertificateFingerprint);
+        }
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = pair.iter().fold(0, |byte, &digit| byte << 4 | digit as u8);
+        }
+        Ok(CertificateFingerprint(hash))
+    }
+}
+
+impl fmt::Display for CertificateFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprint_with_or_without_colons_is_parsed() {
+        let plain = "0F".repeat(32);
+        let colons = vec!["0f"; 32].join(":");
+        assert_eq!(plain.parse(), Ok(CertificateFingerprint([0x0f; 32])));
+        assert_eq!(colons.parse(), Ok(CertificateFingerprint([0x0f; 32])));
+        assert_eq!(CertificateFingerprint([0x0f; 32]).to_string(), plain.to_lowercase());
+        for text in ["", "0f", &"zz".repeat(32), &"0f".repeat(33), &"\u{e9}".repeat(32)] {
+            assert!(text.parse::<CertificateFingerprint>().is_err(), "{text:?}");
+        }
+    }
+}
