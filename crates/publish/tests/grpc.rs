@@ -121,6 +121,7 @@ impl ClusterStatusProvider for FakeNode {
             node_id: ME,
             view: self.view.clone(),
             owners: self.owners.clone(),
+            round_trips: BTreeMap::new(),
             reachable: BTreeSet::from([ME]),
             control_group: ControlGroupStatus {
                 leader: Some(ME),

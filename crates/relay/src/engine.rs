@@ -11,6 +11,7 @@ mod links;
 mod publishes;
 mod recent_messages;
 mod replication_table;
+mod round_trip;
 mod routes;
 #[cfg(test)]
 mod simulation;
@@ -203,7 +204,8 @@ impl Engine {
             PeerFrame::Lost { number, gap } => self.on_gap(from, number, gap, now),
             PeerFrame::Fetch { id, topic, range } => self.on_fetch(from, id, topic, range, now),
             PeerFrame::Fetched { id, part } => self.on_fetched(from, id, part, now),
-            PeerFrame::Heartbeat { heads, stale_shards, clock, log_times } => {
+            PeerFrame::Heartbeat { heads, stale_shards, clock, log_times, timing } => {
+                self.on_heartbeat_timing(from, timing, now);
                 // A peer of a version without clocks in heartbeats sends 0.
                 if clock > Timestamp(0) {
                     self.effects.push(EngineEffect::PeerClock(from, clock));
@@ -226,7 +228,7 @@ impl Engine {
     }
 
     fn on_link_up(&mut self, node: NodeId, now: Instant) {
-        self.links.insert(node);
+        self.links.insert(node, now);
         // All known claims, not only this node's: the peer may have no link to the owner.
         let claims = self.routes.owners().claims().cloned();
         self.effects.extend(claims.map(|claim| EngineEffect::Send(node, PeerFrame::Claim(claim))));

@@ -332,6 +332,19 @@ async fn every_node_receives_the_clocks_of_its_peers() {
 }
 
 #[tokio::test]
+async fn every_node_measures_the_round_trips_to_its_peers() {
+    let cluster = RelayCluster::start(3).await;
+    for (me, node) in &cluster.nodes {
+        let mut round_trips = node.handle.round_trips();
+        let measured = round_trips.wait_for(|known| known.len() == 2);
+        let known = timeout(Duration::from_secs(10), measured).await.expect("in time");
+        for (peer, time) in &*known.expect("running") {
+            assert!(peer != me && *time < Duration::from_millis(500), "{peer}: {time:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn link_over_its_bound_is_reset_and_history_supplies_the_remainder() {
     let mut cluster = RelayCluster::start_with(2, |config| config.link_bytes_max = 400 << 10).await;
     cluster.set_owner(1).await;

@@ -8,7 +8,7 @@ use pushonce_core::{
     Position, ShardId, SubscriberCount, Term, Timestamp, VersionOffer, VersionRange,
 };
 
-use super::{FetchedPart, PeerFrame, outcome};
+use super::{FetchedPart, HeartbeatEcho, HeartbeatTiming, PeerFrame, outcome};
 use crate::InvalidField;
 use crate::field::{decode_content_type, decode_gap_reason, decode_key, decode_topic};
 use crate::pb::peer::v1 as pb;
@@ -112,6 +112,13 @@ impl TryFrom<pb::LinkFrame> for PeerFrame {
                         Ok((id, Timestamp(log_time.time_ms)))
                     })
                     .collect::<Result<_, InvalidField>>()?,
+                timing: HeartbeatTiming {
+                    sent: heartbeat.sent_us.map(Duration::from_micros),
+                    echo: heartbeat.echo.map(|echo| HeartbeatEcho {
+                        sent: Duration::from_micros(echo.sent_us),
+                        held: Duration::from_micros(echo.held_us),
+                    }),
+                },
             },
             Wire::SubscriberCounts(counts) => PeerFrame::SubscriberCounts {
                 counts: counts

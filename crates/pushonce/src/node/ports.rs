@@ -313,12 +313,14 @@ impl pushonce_publish::ClusterStatusProvider for NodeOverview {
         let view = self.view.borrow().clone();
         let owners = self.owners.borrow().clone();
         let reachable = self.reachable_nodes.borrow().clone();
+        let round_trips = self.round_trips.borrow().clone();
         let conflict = *self.conflicting_cluster.borrow();
         ClusterSnapshot {
             node_id: self.me,
             view,
             owners,
             reachable,
+            round_trips,
             conflicting_cluster: conflict,
             control_group: cluster::ControlGroupStatus {
                 leader: control.leader,

@@ -509,6 +509,7 @@ impl RelaySimulation {
             EngineEffect::OwnersChanged(_)
             | EngineEffect::PeerClock(..)
             | EngineEffect::LogTime(..)
+            | EngineEffect::RoundTrip(..)
             | EngineEffect::PeerStopping(_) => {}
         }
         None
