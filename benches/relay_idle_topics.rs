@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, ClusterId, ClusterView, FetchError, Gap, HistoryPage, HistoryRange, Message,
-    NodeId, Position, Publish, PublishError, PublishRejection, ShardId, SubscriberCount, Timestamp,
-    Topic, test_util,
+    Acknowledgement, ClusterId, ClusterView, CommitAge, FetchError, Gap, HistoryPage, HistoryRange,
+    Message, NodeId, Position, Publish, PublishError, PublishRejection, ShardId, SubscriberCount,
+    Timestamp, Topic, test_util,
 };
 use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
 use tokio::sync::watch;
@@ -67,7 +67,7 @@ impl TopicSink for LiveCounter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn deliver(&self, _: &Topic, _: Vec<Arc<Message>>) {}
+    fn deliver(&self, _: &Topic, _: Vec<Arc<Message>>, _: Option<CommitAge>) {}
 
     fn on_gap(&self, _: &Topic, _: Gap) {}
 

@@ -58,8 +58,8 @@ pub(crate) enum EngineEvent {
     Congested(NodeId, bool),
     /// A frame arrived from a peer.
     Frame(NodeId, PeerFrame),
-    /// This node's own shards committed these messages, in this order.
-    Committed(Vec<(Topic, Arc<Message>)>),
+    /// This node's own shards committed these messages, in this order; the oldest at `since`.
+    Committed { messages: Vec<(Topic, Arc<Message>)>, since: Instant },
     /// Some committed messages were dropped before they reached the engine.
     CommittedDropped,
     /// This node leads a shard.
@@ -157,7 +157,7 @@ impl Engine {
             EngineEvent::LinkDown(node) => self.on_link_down(node, now),
             EngineEvent::Congested(node, congested) => self.set_congested(node, congested),
             EngineEvent::Frame(from, frame) => self.on_frame(from, frame, now),
-            EngineEvent::Committed(messages) => self.on_committed(messages, now),
+            EngineEvent::Committed { messages, since } => self.on_committed(messages, since, now),
             EngineEvent::CommittedDropped => self.refollow_local(None, now),
             EngineEvent::Claim(claim) => self.on_local_claim(claim, now),
             EngineEvent::ClaimRevoked(shard) => self.freshness.set_leased(shard, false),
@@ -200,7 +200,9 @@ impl Engine {
             }
             PeerFrame::Withdraw { number } => self.on_withdraw(from, number, now),
             PeerFrame::Interested { number, head } => self.on_interested(from, number, head, now),
-            PeerFrame::Deliver { number, messages } => self.on_deliver(from, number, messages, now),
+            PeerFrame::Deliver { number, messages, age } => {
+                self.on_deliver(from, number, messages, age, now);
+            }
             PeerFrame::Lost { number, gap } => self.on_gap(from, number, gap, now),
             PeerFrame::Fetch { id, topic, range } => self.on_fetch(from, id, topic, range, now),
             PeerFrame::Fetched { id, part } => self.on_fetched(from, id, part, now),

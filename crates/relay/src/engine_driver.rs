@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, ClusterView, FetchError, HistoryPage, Message, NodeId, Publish, PublishError,
-    PublishRejection, ShardOwners, Topic,
+    Acknowledgement, ClusterView, FetchError, HistoryPage, NodeId, Publish, PublishError,
+    PublishRejection, ShardOwners,
 };
 use pushonce_proto::peer::PeerFrame;
 use pushonce_telemetry::LogLimiter;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{COUNT_TOPICS_PER_TICK, Engine, EngineEffect, EngineEvent};
-use crate::inbox::{LocalEvents, RelayRequest};
+use crate::inbox::{CommittedMessages, LocalEvents, RelayRequest};
 use crate::link::{self, LinkEvent, LinkEventKind, PeerLink};
 use crate::metrics;
 use crate::region_traffic::RegionTraffic;
@@ -167,7 +167,7 @@ impl EngineDriver {
         match effect {
             EngineEffect::Send(to, frame) => return self.send(to, frame),
             EngineEffect::Live(topic, head) => sink.on_live(&topic, head),
-            EngineEffect::Deliver(topic, messages) => sink.deliver(&topic, messages),
+            EngineEffect::Deliver(topic, messages, age) => sink.deliver(&topic, messages, age),
             EngineEffect::Gap(topic, gap) => sink.on_gap(&topic, gap),
             EngineEffect::Stale(topic) => sink.on_stale(&topic),
             EngineEffect::Fresh(topic) => sink.on_fresh(&topic),
@@ -379,9 +379,9 @@ impl EngineDriver {
         }
     }
 
-    pub(crate) fn on_committed(&mut self, messages: Vec<(Topic, Arc<Message>)>) {
-        if !messages.is_empty() {
-            self.handle(EngineEvent::Committed(messages));
+    pub(crate) fn on_committed(&mut self, committed: CommittedMessages) {
+        if let CommittedMessages { messages, since: Some(since), .. } = committed {
+            self.handle(EngineEvent::Committed { messages, since });
         }
     }
 

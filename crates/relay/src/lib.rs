@@ -43,6 +43,9 @@
 //! the newest log time of each shard, from which an edge computes the age of messages, and an echo of the
 //! peer's last heartbeat, from which both sides measure the round trip of the link.
 //!
+//! A delivery carries the time since its commit: what each node on the way has measured with its own clock,
+//! and half of the round trip of each link. Messages that are read from history carry none.
+//!
 //! The number of sessions on a topic travels towards the owner in the same way, as absolute counts, at most
 //! once a second and only for topics that changed. A region head sums its region, the owner sums the
 //! cluster. The sum is sent to the nodes whose sinks requested it, and to [`Handle::audience`].

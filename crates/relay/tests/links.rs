@@ -11,10 +11,10 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, Addresses, ClusterId, ClusterVersion, ClusterView, ContentType, FetchError,
-    Gap, HistoryPage, HistoryRange, Member, Message, NodeId, Position, Publish, PublishError,
-    PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp, Topic, VersionOffer,
-    VersionRange, test_util,
+    Acknowledgement, Addresses, ClusterId, ClusterVersion, ClusterView, CommitAge, ContentType,
+    FetchError, Gap, HistoryPage, HistoryRange, Member, Message, NodeId, Position, Publish,
+    PublishError, PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp, Topic,
+    VersionOffer, VersionRange, test_util,
 };
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::PeerFrame;
@@ -137,7 +137,7 @@ impl TopicSink for RecordingSink {
         let _ended = self.0.send(SinkEvent::Live(head));
     }
 
-    fn deliver(&self, _topic: &Topic, messages: Vec<Arc<Message>>) {
+    fn deliver(&self, _topic: &Topic, messages: Vec<Arc<Message>>, _age: Option<CommitAge>) {
         let positions = messages.iter().map(|message| message.position).collect();
         let _ended = self.0.send(SinkEvent::Deliver(positions));
     }

@@ -75,6 +75,9 @@ pub enum PeerFrame {
         number: u32,
         /// Consecutive messages, oldest first.
         messages: Vec<Arc<Message>>,
+        /// The time since the owner committed the oldest of them, to the microsecond; `None` for messages
+        /// that were read from history.
+        age: Option<Duration>,
     },
     /// Messages that the receiver waits for no longer exist; deliveries continue after them.
     Lost {

@@ -62,6 +62,7 @@ impl TryFrom<pb::LinkFrame> for PeerFrame {
             Wire::Deliver(deliver) => PeerFrame::Deliver {
                 number: deliver.number,
                 messages: decode_messages(deliver.messages)?,
+                age: deliver.age_us.map(Duration::from_micros),
             },
             Wire::Lost(lost) => PeerFrame::Lost {
                 number: lost.number,

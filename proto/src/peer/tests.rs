@@ -108,8 +108,13 @@ fn frame() -> impl Strategy<Value = PeerFrame> {
         any::<u32>().prop_map(|number| PeerFrame::Withdraw { number }),
         (any::<u32>(), option::of(position()))
             .prop_map(|(number, head)| PeerFrame::Interested { number, head }),
-        (any::<u32>(), vec(message(), 0..3))
-            .prop_map(|(number, messages)| PeerFrame::Deliver { number, messages }),
+        (any::<u32>(), vec(message(), 0..3), option::of(any::<u64>())).prop_map(
+            |(number, messages, age)| PeerFrame::Deliver {
+                number,
+                messages,
+                age: age.map(Duration::from_micros),
+            }
+        ),
         (any::<u32>(), gap()).prop_map(|(number, gap)| PeerFrame::Lost { number, gap }),
         (any::<u64>(), topic(), history_range()).prop_map(|(id, topic, range)| PeerFrame::Fetch {
             id,

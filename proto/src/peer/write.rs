@@ -45,9 +45,11 @@ impl From<PeerFrame> for pb::LinkFrame {
                     None => pb::interested::Answer::NotUpstream(true),
                 }),
             }),
-            PeerFrame::Deliver { number, messages } => {
-                Wire::Deliver(pb::Deliver { number, messages: encode_messages(&messages) })
-            }
+            PeerFrame::Deliver { number, messages, age } => Wire::Deliver(pb::Deliver {
+                number,
+                messages: encode_messages(&messages),
+                age_us: age.map(as_micros),
+            }),
             PeerFrame::Lost { number, gap } => Wire::Lost(pb::Lost {
                 number,
                 first: Some(gap.from.into()),

@@ -12,8 +12,8 @@ use pushonce_consensus::ConsensusSettings;
 use pushonce_control::health::ClusterProblem;
 use pushonce_control::{CommandError, ControlHandle, leave};
 use pushonce_core::{
-    Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, Gap,
-    History, HistoryPage, HistoryRange, Message, Namespace, NamespaceChange, NodeId, Position,
+    Acknowledgement, ClusterId, ClusterVersion, ClusterView, CommitAge, ConsensusTimes, FetchError,
+    Gap, History, HistoryPage, HistoryRange, Message, Namespace, NamespaceChange, NodeId, Position,
     Publish, PublishError, PublishRejection, ShardId, StartFrom, SubscribeOptions, SubscriberCount,
     Timestamp, Topic, TopicEvent,
 };
@@ -173,9 +173,9 @@ impl pushonce_relay::TopicSink for EdgeSink {
         }
     }
 
-    fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>) {
+    fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>, age: Option<CommitAge>) {
         if let Some(hub) = self.hub.get() {
-            hub.deliver(topic, &messages);
+            hub.deliver(topic, &messages, age);
         }
     }
 

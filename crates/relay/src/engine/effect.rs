@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    Acknowledgement, FailPoint, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId,
-    Position, Publish, PublishError, ShardId, ShardOwners, Timestamp, Topic,
+    Acknowledgement, CommitAge, FailPoint, FetchError, Gap, HistoryPage, HistoryRange, Message,
+    NodeId, Position, Publish, PublishError, ShardId, ShardOwners, Timestamp, Topic,
 };
 use pushonce_proto::peer::{HeartbeatTiming, PeerFrame};
 
@@ -16,8 +16,8 @@ pub(crate) enum EngineEffect {
     Send(NodeId, PeerFrame),
     /// Notify the sink that a topic is live.
     Live(Topic, Position),
-    /// Deliver messages to the sink.
-    Deliver(Topic, Vec<Arc<Message>>),
+    /// Deliver messages to the sink, with their age unless they were read from history.
+    Deliver(Topic, Vec<Arc<Message>>, Option<CommitAge>),
     /// Notify the sink of a gap.
     Gap(Topic, Gap),
     /// Notify the sink that a topic is stale.
@@ -111,13 +111,20 @@ impl TopicSender<'_> {
         });
     }
 
-    pub(crate) fn send_messages(&mut self, to: NodeId, number: u32, messages: &[Arc<Message>]) {
+    pub(crate) fn send_messages(
+        &mut self,
+        to: NodeId,
+        number: u32,
+        messages: &[Arc<Message>],
+        age: Option<CommitAge>,
+    ) {
         for chunk in chunks(messages, FRAME_BYTES_MAX) {
             let messages = chunk.to_vec();
             self.effects.push(if to == self.me {
-                EngineEffect::Deliver(self.topic.clone(), messages)
+                EngineEffect::Deliver(self.topic.clone(), messages, age)
             } else {
-                EngineEffect::Send(to, PeerFrame::Deliver { number, messages })
+                let age = age.map(|age| age.elapsed);
+                EngineEffect::Send(to, PeerFrame::Deliver { number, messages, age })
             });
         }
     }

@@ -4,7 +4,7 @@
 //! in flight when its topic was requested again carries the old number and is dropped.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pushonce_core::{NodeId, Topic};
 
@@ -51,6 +51,11 @@ impl LinkTable {
     /// Whether the send queue to `node` is heavily loaded; always `false` for the sink.
     pub(crate) fn is_congested(&self, node: NodeId) -> bool {
         self.0.get(&node).is_some_and(|link| link.congested)
+    }
+
+    /// The newest round trip of the link to `node`, once it was measured.
+    pub(crate) fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        self.0.get(&node)?.round_trip.latest
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use pushonce_core::NodeId;
+use pushonce_core::{CommitAge, NodeId};
 use pushonce_proto::peer::{HeartbeatEcho, HeartbeatTiming};
 
 use super::Engine;
@@ -21,7 +21,7 @@ pub(crate) struct RoundTripMeter {
     /// The peer's newest time, and when it arrived; `None` once it was echoed.
     to_echo: Option<(Duration, Instant)>,
     /// The newest result.
-    latest: Option<Duration>,
+    pub(super) latest: Option<Duration>,
 }
 
 impl RoundTripMeter {
@@ -57,6 +57,13 @@ impl Engine {
     pub(super) fn next_heartbeat_timing(&mut self, to: NodeId, now: Instant) -> HeartbeatTiming {
         let link = self.links.get_mut(to);
         link.map_or_else(HeartbeatTiming::default, |link| link.round_trip.next_timing(now))
+    }
+
+    /// The age of messages that have just arrived from a peer and had this age when they were sent. The way
+    /// is taken as half of the newest round trip; `None` before the first was measured.
+    pub(super) fn age_on_arrival(&self, from: NodeId, age: Duration) -> Option<CommitAge> {
+        let one_way = self.links.round_trip(from)? / 2;
+        Some(CommitAge { elapsed: age.saturating_add(one_way), is_local: false })
     }
 
     /// Handles the times in a peer's heartbeat.
