@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use pushonce_core::{
-    ContentType, FetchError, Gap, HistoryPage, HistoryRange, Message, Position, StartFrom,
-    SubscribeOptions, Timestamp, Topic, UnavailableReason,
+    CommitAge, ContentType, FetchError, Gap, HistoryPage, HistoryRange, Message, Position,
+    StartFrom, SubscribeOptions, Timestamp, Topic, UnavailableReason,
 };
 use pushonce_fanout::{
     FrameEncoder, FrameRun, FrameSink, Hub, Lane, LaneDriver, OfferOutcome, Retention, SessionKey,
@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 const SUBSCRIBERS: usize = 3;
 const TOPICS_EACH: usize = 300;
 const PAYLOAD_BYTES: usize = 128;
+
+/// As for the messages of a remote owner.
+const AGE: CommitAge = CommitAge { elapsed: Duration::from_millis(1), is_local: false };
 
 /// Has no history; collects the topics that must be marked live.
 #[derive(Default)]
@@ -164,7 +167,7 @@ impl FanoutBench {
                 key: None,
                 payload: vec![b'x'; PAYLOAD_BYTES].into(),
             };
-            self.hub.deliver(topic, &[Arc::new(message)]);
+            self.hub.deliver(topic, &[Arc::new(message)], Some(AGE));
         }
         while *self.delivered.borrow() < expected {
             tokio::task::yield_now().await;

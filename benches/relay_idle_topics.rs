@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, ClusterId, ClusterView, FetchError, Gap, HistoryPage, HistoryRange, Message,
-    NodeId, Position, Publish, PublishError, ShardId, SubscriberCount, Timestamp, Topic,
+    Acknowledgement, ClusterId, ClusterView, CommitAge, FetchError, Gap, HistoryPage, HistoryRange,
+    Message, NodeId, Position, Publish, PublishError, ShardId, SubscriberCount, Timestamp, Topic,
     UnavailableReason, test_util,
 };
 use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
@@ -64,7 +64,7 @@ impl TopicSink for LiveCounter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn deliver(&self, _: &Topic, _: Vec<Arc<Message>>) {}
+    fn deliver(&self, _: &Topic, _: Vec<Arc<Message>>, _: Option<CommitAge>) {}
 
     fn on_gap(&self, _: &Topic, _: Gap) {}
 

@@ -4,6 +4,7 @@ mod namespace;
 mod topic;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use pushonce_core::{
     Addresses, BuildInfo, ClusterId, ClusterTimes, ClusterVersion, Member, MemberState, NodeId,
@@ -71,13 +72,15 @@ pub struct ControlGroupStatus {
     pub applied: u64,
 }
 
-/// A member and its reachability.
+/// A member and the link to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
     /// The member itself.
     pub member: Member,
     /// Whether the reporting node has a link to the member, or is the member.
     pub reachable: bool,
+    /// The newest round trip of that link, to the microsecond.
+    pub round_trip: Option<Duration>,
 }
 
 /// The state of a shard: its current and its intended replicas.
@@ -208,7 +211,7 @@ impl From<pb::Problem> for ReportedProblem {
 }
 
 impl From<MemberStatus> for pb::Member {
-    fn from(MemberStatus { member, reachable }: MemberStatus) -> pb::Member {
+    fn from(MemberStatus { member, reachable, round_trip }: MemberStatus) -> pb::Member {
         pb::Member {
             id: member.id.0,
             name: member.name,
@@ -225,6 +228,8 @@ impl From<MemberStatus> for pb::Member {
             release: member.build.release,
             version_min: member.build.supported.min.0.into(),
             version_max: member.build.supported.max.0.into(),
+            round_trip_us: round_trip
+                .map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -343,6 +348,7 @@ impl TryFrom<pb::Member> for MemberStatus {
                 },
             },
             reachable: member.reachable,
+            round_trip: member.round_trip_us.map(Duration::from_micros),
         })
     }
 }
@@ -461,7 +467,11 @@ mod tests {
                 voters: vec![NodeId(1)],
                 ..ControlGroupStatus::default()
             },
-            members: vec![MemberStatus { member, reachable: true }],
+            members: vec![MemberStatus {
+                member,
+                reachable: true,
+                round_trip: Some(Duration::from_micros(417)),
+            }],
             shards: vec![
                 ShardStatus::from_claim(ShardId(3), &[NodeId(1)], Some(&claim(&[1]))),
                 ShardStatus {

@@ -46,6 +46,7 @@
 //! ```
 
 mod audience;
+mod commit_age;
 mod delivery;
 mod error;
 mod fail_point;
@@ -71,6 +72,7 @@ pub mod versioned;
 mod view;
 
 pub use audience::SubscriberCount;
+pub use commit_age::CommitAge;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};
 pub use fail_point::{FailPoint, UnknownFailPoint};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    FetchError, Gap, HistoryPage, HistoryRange, Message, Position, StartFrom, SubscribeOptions,
-    SubscriberCount, Topic, UnavailableReason,
+    CommitAge, FetchError, Gap, HistoryPage, HistoryRange, Message, Position, StartFrom,
+    SubscribeOptions, SubscriberCount, Topic, UnavailableReason,
 };
 
 use crate::registry::TopicRegistry;
@@ -70,9 +70,10 @@ impl Hub {
     }
 
     /// Delivers the next messages of a topic, in order. Messages at or before the head are dropped. A hole
-    /// is an error of the caller and is reported to subscribers as a gap. Never waits for a subscriber.
-    pub fn deliver(&self, topic: &Topic, messages: &[Arc<Message>]) {
-        self.update_topic(topic, |buffer| buffer.deliver(messages));
+    /// is an error of the caller and is reported to subscribers as a gap. Never waits for a subscriber. The
+    /// delivery lag is measured from `age`, and not at all without one.
+    pub fn deliver(&self, topic: &Topic, messages: &[Arc<Message>], age: Option<CommitAge>) {
+        self.update_topic(topic, |buffer| buffer.deliver(messages, age));
     }
 
     /// Records that the messages between the head and `gap.to` will not come. Every subscriber before

@@ -172,7 +172,7 @@ mod tests {
     fn buffer(epoch: u64, floor: u64, head: u64) -> TopicBuffer {
         let buffer = TopicBuffer::new(Topic::new("a").expect("valid"), BOUNDS);
         buffer.mark_live_at(Position::new(epoch, floor));
-        buffer.deliver(&page(epoch, floor + 1..=head).messages);
+        buffer.deliver(&page(epoch, floor + 1..=head).messages, None);
         buffer
     }
 
@@ -285,12 +285,12 @@ mod tests {
             start,
             Some(ResolvedStart { cursor: ahead, gap: None, head: Position::new(2, 13) })
         );
-        buffer.deliver(&page(2, 10..=11).messages);
+        buffer.deliver(&page(2, 10..=11).messages, None);
         assert!(
             buffer.state().pending_after(ahead, 10).is_none(),
             "the reader already has these messages"
         );
-        buffer.deliver(&page(2, 12..=12).messages);
+        buffer.deliver(&page(2, 12..=12).messages, None);
         assert_eq!(buffer.state().pending_after(ahead, 10).map(|due| due.entries.len()), Some(1));
     }
 }

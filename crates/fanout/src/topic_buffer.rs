@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pushonce_core::{Gap, GapReason, Message, Position, Topic};
+use pushonce_core::{CommitAge, Gap, GapReason, Message, Position, Topic};
 use slab::Slab;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::TopicHealth;
 use crate::audience::{ClusterAudience, SubscriberCounter};
@@ -51,6 +52,16 @@ struct RegistrationState {
     topic_index: usize,
     /// Whether the lane was notified of a change that it has not finished processing.
     is_notified: bool,
+    /// The oldest messages that no walk of the lane has begun to deliver. Readers have no walks.
+    undelivered: Option<MessageArrival>,
+}
+
+/// When a batch of messages was delivered to the hub, and committed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MessageArrival {
+    pub(crate) at: Instant,
+    /// The age on arrival, if it is known.
+    pub(crate) age: Option<CommitAge>,
 }
 
 /// The registration of a lane or a reader in a buffer; removed on drop.
@@ -119,7 +130,8 @@ impl TopicBuffer {
     }
 
     /// Appends the next messages. Returns the number of lanes that were woken.
-    pub(crate) fn deliver(&self, messages: &[Arc<Message>]) -> usize {
+    pub(crate) fn deliver(&self, messages: &[Arc<Message>], age: Option<CommitAge>) -> usize {
+        let arrival = MessageArrival { at: Instant::now(), age };
         let mut state = self.state();
         if !state.is_open {
             return 0;
@@ -132,6 +144,11 @@ impl TopicBuffer {
         }
         let catch_up_bounds = state.catch_up_bounds;
         state.ring.trim(catch_up_bounds);
+        if state.version != version_before {
+            for (_, registration) in &mut state.registrations {
+                registration.undelivered.get_or_insert(arrival);
+            }
+        }
         state.notify_since(version_before)
     }
 
@@ -187,6 +204,7 @@ impl TopicBuffer {
             dirty_topics,
             topic_index,
             is_notified: false,
+            undelivered: None,
         });
         Registration { buffer: Arc::clone(self), key }
     }
@@ -358,6 +376,15 @@ impl TopicBufferState {
 impl Registration {
     pub(crate) fn buffer(&self) -> &Arc<TopicBuffer> {
         &self.buffer
+    }
+
+    /// Begins a walk of the lane over its subscribers. Returns the version that the walk delivers at least,
+    /// and the arrival of the oldest messages that no earlier walk has delivered, if there are any.
+    pub(crate) fn begin_walk(&self) -> (u64, Option<MessageArrival>) {
+        let mut state = self.buffer.state();
+        let registration = state.registrations.get_mut(self.key);
+        let undelivered = registration.and_then(|registration| registration.undelivered.take());
+        (state.version, undelivered)
     }
 
     /// Requests the next notification after the lane has delivered everything up to `version`. Returns

@@ -270,9 +270,9 @@ fn hole_from_upstream_is_reported_as_a_gap_and_duplicates_are_dropped() {
         }
         test_hub.run_until_idle().await;
         let all = test_hub.hub.latest(&a, 6).await.expect("a page").messages;
-        test_hub.hub.deliver(&a, &all[2..]);
+        test_hub.hub.deliver(&a, &all[2..], None);
         let far = pushonce_core::Message { position: at(1, 9), ..(*all[0]).clone() };
-        test_hub.hub.deliver(&a, &[far.into()]);
+        test_hub.hub.deliver(&a, &[far.into()], None);
         test_hub.run_until_idle().await;
         let mut expected = frames(&a, 1..=6);
         expected.extend(["a gap 1:7 1:8 expired", "a 1:9"].map(str::to_owned));

@@ -2,13 +2,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::LocalBoxStream;
 use futures::{FutureExt, StreamExt};
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterView, ContentType, FetchError, HistoryPage, HistoryRange,
     Message, Position, Publish, PublishError, Timestamp, Topic, UnavailableReason,
@@ -85,53 +83,13 @@ impl LaneHarness {
             key: None,
             payload: "goal".into(),
         };
-        self.hub.deliver(topic, &[message.into()]);
+        self.hub.deliver(topic, &[message.into()], None);
     }
 
     /// Waits until the hub watches the topic, then marks it live.
     pub(crate) async fn set_live(&mut self, topic: &Topic) {
         assert_eq!(self.upstream_events.recv().await, Some(UpstreamEvent::Watch(topic.clone())));
         self.hub.mark_live_at(topic, Position::ZERO);
-    }
-}
-
-/// A recorder that stores the value of one counter.
-pub(crate) struct CounterRecorder {
-    name: &'static str,
-    transport: &'static str,
-    value: Arc<AtomicU64>,
-}
-
-impl CounterRecorder {
-    pub(crate) fn new(name: &'static str, transport: &'static str) -> CounterRecorder {
-        CounterRecorder { name, transport, value: Arc::default() }
-    }
-
-    pub(crate) fn value(&self) -> u64 {
-        self.value.load(Ordering::Relaxed)
-    }
-}
-
-impl Recorder for CounterRecorder {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let mut labels = key.labels();
-        let is_match =
-            key.name() == self.name && labels.any(|label| label.value() == self.transport);
-        if is_match { Counter::from_arc(self.value.clone()) } else { Counter::noop() }
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
     }
 }
 

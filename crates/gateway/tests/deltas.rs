@@ -189,7 +189,7 @@ async fn run_steps(steps: Vec<DeltaStep>) {
                 published.insert(head, payload.clone());
                 let (time, content_type) = (Timestamp(0), ContentType::Text);
                 let message = Message { position: head, time, content_type, key: None, payload };
-                hub.deliver(&topic, &[Arc::new(message)]);
+                hub.deliver(&topic, &[Arc::new(message)], None);
             }
             DeltaStep::AllowFrames(index, room) => {
                 viewers[index].sink.borrow_mut().frames_left = room;

@@ -157,10 +157,11 @@ fn cluster_status(
     mut progress: BTreeMap<ShardId, ShardMoveProgress>,
     problems: Vec<cluster::ReportedProblem>,
 ) -> cluster::ClusterStatus {
-    let ClusterSnapshot { node_id, view, owners, reachable, control_group, conflicting_cluster } =
-        snapshot;
+    let ClusterSnapshot { node_id, view, owners, reachable, round_trips, .. } = snapshot;
+    let ClusterSnapshot { control_group, conflicting_cluster, .. } = snapshot;
     let member_status = |member: &pushonce_core::Member| MemberStatus {
         reachable: member.id == node_id || reachable.contains(&member.id),
+        round_trip: round_trips.get(&member.id).copied(),
         member: member.clone(),
     };
     let mut shard_status = |id| ShardStatus {

@@ -22,8 +22,10 @@ const LATENCY_BUCKETS: &[f64] =
 const LATENCY: Metric = Metric::histogram(
     "pushonce_publish_grpc_seconds",
     LATENCY_BUCKETS,
-    "Time from the receipt of a unary gRPC publish to its acknowledgement or rejection.",
+    "Time from the receipt of a gRPC publish to its acknowledgement or rejection, by call: unary or stream. \
+     The replies of a stream are in order, so the time includes the wait for the replies before.",
 )
+.with_labels(&["call"])
 .with_unit(Unit::Seconds);
 
 /// One counter handle for each outcome: a lookup costs as much as the rest of the routing.
@@ -35,7 +37,8 @@ pub(crate) struct PublishMetrics {
     too_many_topics: Counter,
     unavailable: Counter,
     unknown: Counter,
-    grpc_seconds: Histogram,
+    unary_seconds: Histogram,
+    stream_seconds: Histogram,
 }
 
 impl PublishMetrics {
@@ -49,13 +52,19 @@ impl PublishMetrics {
             too_many_topics: outcome_counter("too_many_topics"),
             unavailable: outcome_counter("unavailable"),
             unknown: outcome_counter("unknown"),
-            grpc_seconds: LATENCY.register_histogram(&[]),
+            unary_seconds: LATENCY.register_histogram(&["unary"]),
+            stream_seconds: LATENCY.register_histogram(&["stream"]),
         }
     }
 
     /// A unary gRPC publish took this long.
-    pub(crate) fn record_grpc(&self, elapsed: Duration) {
-        self.grpc_seconds.record(elapsed);
+    pub(crate) fn record_unary(&self, elapsed: Duration) {
+        self.unary_seconds.record(elapsed);
+    }
+
+    /// The histogram of the publishes on gRPC streams.
+    pub(crate) fn stream_latency(&self) -> Histogram {
+        self.stream_seconds.clone()
     }
 
     pub(crate) fn record(&self, result: &Result<Acknowledgement, PublishError>) {

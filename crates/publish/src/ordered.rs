@@ -11,6 +11,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use pushonce_core::{
     Acknowledgement, ClusterView, Publish, PublishError, ShardId, ShardOwners, UnavailableReason,
 };
+use pushonce_telemetry::Histogram;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::wrappers::WatchStream;
 
@@ -37,11 +38,14 @@ pub struct OrderedPublish<S> {
     owner_updates: WatchStream<Arc<ShardOwners>>,
     view_updates: WatchStream<Option<Arc<ClusterView>>>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Records the time from the receipt of each message to its reply.
+    latency: Option<Histogram>,
     /// Buffer, empty between uses.
     outcomes: Vec<PublishOutcome>,
 }
 
 struct ReplySlot {
+    received_at: Instant,
     bytes: usize,
     /// Whether the shard recognises the message when it is sent again.
     is_idempotent: bool,
@@ -94,8 +98,15 @@ where
             owner_updates: WatchStream::from_changes(owner_updates),
             view_updates,
             timer: None,
+            latency: None,
             outcomes: Vec::new(),
         }
+    }
+
+    /// Records the time from the receipt of each message to its reply. Replies are in order, so this
+    /// includes the wait for the replies before.
+    pub(crate) fn with_latency(self, latency: Histogram) -> OrderedPublish<S> {
+        OrderedPublish { latency: Some(latency), ..self }
     }
 
     fn is_full(&self) -> bool {
@@ -125,12 +136,13 @@ where
         let stream_index = self.first_index + self.reply_slots.len() as u64;
         let bytes = message.as_ref().map_or(0, |publish| publish.payload.len());
         let is_idempotent = message.as_ref().is_ok_and(Publish::is_idempotent);
-        self.reply_slots.push_back(ReplySlot { bytes, is_idempotent, reply: None });
+        let received_at = Instant::now();
+        self.reply_slots.push_back(ReplySlot { received_at, bytes, is_idempotent, reply: None });
         self.pending_bytes += bytes;
         match message {
             Err(error) => self.set_reply((stream_index, Err(error))),
             Ok(publish) => {
-                let deadline = Instant::now() + self.router.deadline();
+                let deadline = received_at + self.router.deadline();
                 self.unrouted.push_back(UnroutedPublish { stream_index, publish, deadline });
                 self.route_pending(cx);
             }
@@ -267,7 +279,11 @@ where
     }
 
     fn pop_reply(&mut self) -> Option<Result<Acknowledgement, PublishError>> {
-        let reply = self.reply_slots.front_mut()?.reply.take()?;
+        let slot = self.reply_slots.front_mut()?;
+        let reply = slot.reply.take()?;
+        if let Some(latency) = &self.latency {
+            latency.record(slot.received_at.elapsed());
+        }
         self.reply_slots.pop_front();
         self.first_index += 1;
         Some(reply)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -113,6 +114,8 @@ pub struct ClusterSnapshot {
     pub owners: Arc<ShardOwners>,
     /// This node and the nodes that it has a link to.
     pub reachable: BTreeSet<NodeId>,
+    /// The newest round trip of each of these links that was measured.
+    pub round_trips: BTreeMap<NodeId, Duration>,
     /// The group that commits the view.
     pub control_group: ControlGroupStatus,
     /// Another cluster whose members dial this node's address as one of theirs.

@@ -87,7 +87,7 @@ impl publisher_service_server::PublisherService for PublisherService {
             Ok(publish) => self.router.publish(publish).await,
             Err(error) => Err(error),
         };
-        self.router.record_grpc_latency(received_at.elapsed());
+        self.router.metrics().record_unary(received_at.elapsed());
         result
             .map(|acknowledgement| Response::new(acknowledgement.into()))
             .map_err(|error| publish_status(&error))
@@ -108,10 +108,11 @@ impl publisher_service_server::PublisherService for PublisherService {
             closing: self.drain.wait_until_close(),
             stream_error: stream_error.clone(),
         };
-        let responses =
-            self.router.publish_ordered(requests).enumerate().map(|(count, outcome)| {
-                Ok(pb::PublishStreamResponse::from_outcome(count as u64 + 1, outcome))
-            });
+        let latency = self.router.metrics().stream_latency();
+        let outcomes = self.router.publish_ordered(requests).with_latency(latency);
+        let responses = outcomes.enumerate().map(|(count, outcome)| {
+            Ok(pb::PublishStreamResponse::from_outcome(count as u64 + 1, outcome))
+        });
         let error_item = stream::once(future::lazy(move |_| stream_error.get().cloned().map(Err)));
         let error_item = error_item.filter_map(future::ready);
         Ok(Response::new(self.drain.track(responses.chain(error_item))))

@@ -119,8 +119,8 @@ impl Router {
         self.0.metrics.record(result);
     }
 
-    pub(crate) fn record_grpc_latency(&self, elapsed: Duration) {
-        self.0.metrics.record_grpc(elapsed);
+    pub(crate) fn metrics(&self) -> &PublishMetrics {
+        &self.0.metrics
     }
 
     pub(crate) fn deadline(&self) -> Duration {

@@ -38,6 +38,7 @@ use pushonce_publish::{
     PeerPublisher, Readiness, Router, Server, SubscriptionSource, SubscriptionSourceError,
     TopicDirectory, router, server,
 };
+use pushonce_telemetry::test_util::TestRecorder;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -122,6 +123,7 @@ impl ClusterStatusProvider for FakeNode {
             node_id: ME,
             view: self.view.clone(),
             owners: self.owners.clone(),
+            round_trips: BTreeMap::new(),
             reachable: BTreeSet::from([ME]),
             control_group: ControlGroupStatus {
                 leader: Some(ME),
@@ -240,9 +242,14 @@ struct TestServer {
     addr: SocketAddr,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), server::Error>>,
+    recorder: TestRecorder,
 }
 
-async fn bind(addr: &str, ready: watch::Receiver<Readiness>) -> Result<Server, server::Error> {
+async fn bind(
+    addr: &str,
+    ready: watch::Receiver<Readiness>,
+    recorder: &TestRecorder,
+) -> Result<Server, server::Error> {
     let node = fake_node();
     let parts = router::RouterParts {
         node_id: ME,
@@ -251,7 +258,7 @@ async fn bind(addr: &str, ready: watch::Receiver<Readiness>) -> Result<Server, s
         shards: node.clone(),
         peers: node.clone(),
     };
-    let router = Router::new(router::Config::default(), parts);
+    let router = recorder.run(|| Router::new(router::Config::default(), parts));
     let addr = addr.parse().expect("an address");
     let (feed, overview, topics, operations) = (node.clone(), node.clone(), node.clone(), node);
     let heartbeat = HEARTBEAT;
@@ -285,9 +292,10 @@ impl TestServer {
 
     /// Starts a server with a given readiness.
     async fn with_readiness(ready: watch::Receiver<Readiness>) -> TestServer {
-        let server = bind("127.0.0.1:0", ready).await.expect("a free port");
+        let recorder = TestRecorder::default();
+        let server = bind("127.0.0.1:0", ready, &recorder).await.expect("a free port");
         let (addr, shutdown) = (server.addr(), CancellationToken::new());
-        TestServer { addr, task: tokio::spawn(server.run(shutdown.clone())), shutdown }
+        TestServer { addr, task: tokio::spawn(server.run(shutdown.clone())), shutdown, recorder }
     }
 
     async fn channel(&self) -> Channel {
@@ -461,6 +469,19 @@ async fn idempotency_key_in_metadata_is_rejected() {
         "{status:?}"
     );
     assert!(status.message().contains("`key`"), "{status:?}");
+}
+
+#[tokio::test]
+async fn time_of_every_publish_is_recorded_by_call() {
+    let server = TestServer::start().await;
+    let mut publisher = server.publisher().await;
+    publisher.publish(request("a", "x")).await.expect("acknowledged");
+    publisher.publish(request("$no", "x")).await.expect_err("rejected");
+    let requests = ["a", "$no", "b"].map(|topic| request(topic, "x").into());
+    let replies = publisher.publish_stream(stream::iter(requests)).await.expect("open");
+    assert_eq!(replies.into_inner().count().await, 3);
+    let count = |call| server.recorder.observations("pushonce_publish_grpc_seconds", &[call]).len();
+    assert_eq!((count("unary"), count("stream")), (2, 3));
 }
 
 #[tokio::test]
@@ -656,8 +677,8 @@ async fn drain_and_remove_return_the_reason_for_a_rejection() {
 #[tokio::test]
 async fn bind_error_names_the_port_in_use() {
     let node = TestServer::start().await;
-    let error =
-        bind(&node.addr.to_string(), watch::channel(READY).1).await.err().expect("an error");
+    let (addr, ready) = (node.addr.to_string(), watch::channel(READY).1);
+    let error = bind(&addr, ready, &node.recorder).await.err().expect("an error");
     let text = error.to_string();
     assert!(text.contains(&node.addr.to_string()) && text.contains("choose another"), "{text}");
 }

@@ -177,6 +177,7 @@ impl Node {
             view: view_receiver.clone(),
             owners: relay_handle.owners(),
             reachable_nodes: relay_handle.reachable(),
+            round_trips: relay_handle.round_trips(),
             control_status: control.status(),
             health: health_receiver,
             hosted: hosted.clone(),

@@ -11,6 +11,7 @@ mod links;
 mod publishes;
 mod recent_messages;
 mod replication_table;
+mod round_trip;
 mod routes;
 #[cfg(test)]
 mod simulation;
@@ -57,8 +58,8 @@ pub(crate) enum EngineEvent {
     Congested(NodeId, bool),
     /// A frame arrived from a peer.
     Frame(NodeId, PeerFrame),
-    /// This node's own shards committed these messages, in this order.
-    Committed(Vec<(Topic, Arc<Message>)>),
+    /// This node's own shards committed these messages, in this order; the oldest at `since`.
+    Committed { messages: Vec<(Topic, Arc<Message>)>, since: Instant },
     /// Some committed messages were dropped before they reached the engine.
     CommittedDropped,
     /// This node leads a shard.
@@ -156,7 +157,7 @@ impl Engine {
             EngineEvent::LinkDown(node) => self.on_link_down(node, now),
             EngineEvent::Congested(node, congested) => self.set_congested(node, congested),
             EngineEvent::Frame(from, frame) => self.on_frame(from, frame, now),
-            EngineEvent::Committed(messages) => self.on_committed(messages, now),
+            EngineEvent::Committed { messages, since } => self.on_committed(messages, since, now),
             EngineEvent::CommittedDropped => self.refollow_local(None, now),
             EngineEvent::Claim(claim) => self.on_local_claim(claim, now),
             EngineEvent::ClaimRevoked(shard) => self.freshness.set_leased(shard, false),
@@ -199,11 +200,14 @@ impl Engine {
             }
             PeerFrame::Withdraw { number } => self.on_withdraw(from, number, now),
             PeerFrame::Interested { number, head } => self.on_interested(from, number, head, now),
-            PeerFrame::Deliver { number, messages } => self.on_deliver(from, number, messages, now),
+            PeerFrame::Deliver { number, messages, age } => {
+                self.on_deliver(from, number, messages, age, now);
+            }
             PeerFrame::Lost { number, gap } => self.on_gap(from, number, gap, now),
             PeerFrame::Fetch { id, topic, range } => self.on_fetch(from, id, topic, range, now),
             PeerFrame::Fetched { id, part } => self.on_fetched(from, id, part, now),
-            PeerFrame::Heartbeat { heads, stale_shards, clock, log_times } => {
+            PeerFrame::Heartbeat { heads, stale_shards, clock, log_times, timing } => {
+                self.on_heartbeat_timing(from, timing, now);
                 // A peer of a version without clocks in heartbeats sends 0.
                 if clock > Timestamp(0) {
                     self.effects.push(EngineEffect::PeerClock(from, clock));
@@ -226,7 +230,7 @@ impl Engine {
     }
 
     fn on_link_up(&mut self, node: NodeId, now: Instant) {
-        self.links.insert(node);
+        self.links.insert(node, now);
         // All known claims, not only this node's: the peer may have no link to the owner.
         let claims = self.routes.owners().claims().cloned();
         self.effects.extend(claims.map(|claim| EngineEffect::Send(node, PeerFrame::Claim(claim))));

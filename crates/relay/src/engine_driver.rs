@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, ClusterView, FetchError, HistoryPage, Message, NodeId, OverloadReason,
-    Publish, PublishError, ShardOwners, Topic,
+    Acknowledgement, ClusterView, FetchError, HistoryPage, NodeId, OverloadReason, Publish,
+    PublishError, ShardOwners,
 };
 use pushonce_proto::peer::PeerFrame;
 use pushonce_telemetry::LogLimiter;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{COUNT_TOPICS_PER_TICK, Engine, EngineEffect, EngineEvent};
-use crate::inbox::{LocalEvents, RelayRequest};
+use crate::inbox::{CommittedMessages, LocalEvents, RelayRequest};
 use crate::link::{self, LinkEvent, LinkEventKind, PeerLink};
 use crate::metrics;
 use crate::region_traffic::RegionTraffic;
@@ -37,6 +38,7 @@ pub(crate) struct EngineDriver {
     owners: watch::Sender<Arc<ShardOwners>>,
     reachable: watch::Sender<BTreeSet<NodeId>>,
     stopping: watch::Sender<BTreeSet<NodeId>>,
+    round_trips: watch::Sender<BTreeMap<NodeId, Duration>>,
     links: BTreeMap<NodeId, ActiveLink>,
     link_limiters: BTreeMap<NodeId, LinkLogLimiters>,
     overflow_limiter: LogLimiter,
@@ -91,6 +93,7 @@ pub(crate) struct EngineDriverParts {
     pub(crate) owners: watch::Sender<Arc<ShardOwners>>,
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
     pub(crate) stopping: watch::Sender<BTreeSet<NodeId>>,
+    pub(crate) round_trips: watch::Sender<BTreeMap<NodeId, Duration>>,
     /// Where the readers of links send their events.
     pub(crate) link_event_sender: mpsc::Sender<LinkEvent>,
 }
@@ -98,7 +101,7 @@ pub(crate) struct EngineDriverParts {
 impl EngineDriver {
     pub(crate) fn new(parts: EngineDriverParts) -> EngineDriver {
         let EngineDriverParts { config, view, source, sink, clocks, owners, .. } = parts;
-        let EngineDriverParts { reachable, stopping, link_event_sender, .. } = parts;
+        let EngineDriverParts { reachable, stopping, round_trips, link_event_sender, .. } = parts;
         let engine = Engine::new(config.as_ref().clone(), view.clone(), Instant::now().into_std());
         EngineDriver {
             config,
@@ -110,6 +113,7 @@ impl EngineDriver {
             owners,
             reachable,
             stopping,
+            round_trips,
             links: BTreeMap::new(),
             link_limiters: BTreeMap::new(),
             overflow_limiter: LogLimiter::new(),
@@ -163,12 +167,13 @@ impl EngineDriver {
         match effect {
             EngineEffect::Send(to, frame) => return self.send(to, frame),
             EngineEffect::Live(topic, head) => sink.on_live(&topic, head),
-            EngineEffect::Deliver(topic, messages) => sink.deliver(&topic, messages),
+            EngineEffect::Deliver(topic, messages, age) => sink.deliver(&topic, messages, age),
             EngineEffect::Gap(topic, gap) => sink.on_gap(&topic, gap),
             EngineEffect::Stale(topic) => sink.on_stale(&topic),
             EngineEffect::Fresh(topic) => sink.on_fresh(&topic),
             EngineEffect::Audience(topic, sessions) => sink.on_audience(&topic, sessions),
             EngineEffect::PeerClock(node, time) => clocks.on_peer_time(node, time),
+            EngineEffect::RoundTrip(node, time) => self.record_round_trip(node, time),
             EngineEffect::PeerStopping(node) => self.on_peer_stopping(node),
             EngineEffect::LogTime(shard, time) => sink.on_log_time(shard, time),
             EngineEffect::Read { purpose, topic, range } => {
@@ -226,8 +231,19 @@ impl EngineDriver {
     fn notify_links_changed(&self) {
         let nodes = self.links.keys().copied().chain([self.config.me]).collect();
         self.reachable.send_replace(nodes);
+        // A new link to the same node is measured anew.
+        self.round_trips.send_modify(|known| known.retain(|node, _| self.links.contains_key(node)));
         self.notify_stopping_changed();
         metrics::LINKS.register_gauge(&[]).set(self.links.len() as f64);
+    }
+
+    fn record_round_trip(&self, node: NodeId, time: Duration) {
+        if let Some(link) = self.links.get(&node) {
+            link.traffic.record_round_trip(time);
+            self.round_trips.send_modify(|known| {
+                known.insert(node, time);
+            });
+        }
     }
 
     fn on_peer_stopping(&mut self, node: NodeId) {
@@ -360,9 +376,9 @@ impl EngineDriver {
         }
     }
 
-    pub(crate) fn on_committed(&mut self, messages: Vec<(Topic, Arc<Message>)>) {
-        if !messages.is_empty() {
-            self.handle(EngineEvent::Committed(messages));
+    pub(crate) fn on_committed(&mut self, committed: CommittedMessages) {
+        if let CommittedMessages { messages, since: Some(since), .. } = committed {
+            self.handle(EngineEvent::Committed { messages, since });
         }
     }
 

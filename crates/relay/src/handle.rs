@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -21,6 +22,7 @@ pub struct Handle {
     pub(crate) owners: watch::Receiver<Arc<ShardOwners>>,
     pub(crate) reachable: watch::Receiver<BTreeSet<NodeId>>,
     pub(crate) stopping: watch::Receiver<BTreeSet<NodeId>>,
+    pub(crate) round_trips: watch::Receiver<BTreeMap<NodeId, Duration>>,
     pub(crate) conflicts: watch::Receiver<BTreeMap<NodeId, VersionConflict>>,
 }
 
@@ -149,6 +151,11 @@ impl Handle {
     /// The nodes that announced that they are being stopped, until their link ends.
     pub fn stopping(&self) -> watch::Receiver<BTreeSet<NodeId>> {
         self.stopping.clone()
+    }
+
+    /// The newest round trip of each link that is up, once it was measured: two heartbeats after it came up.
+    pub fn round_trips(&self) -> watch::Receiver<BTreeMap<NodeId, Duration>> {
+        self.round_trips.clone()
     }
 
     /// The nodes to which a link is up, and this node.

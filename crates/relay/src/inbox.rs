@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 use pushonce_core::{
     Acknowledgement, FetchError, HistoryPage, HistoryRange, Message, NodeId, OwnershipClaim,
@@ -39,14 +40,22 @@ pub(crate) struct LocalEvents {
     /// By topic: `Some(after)` to watch, `None` to unwatch.
     pub(crate) watches: HashMap<Topic, Option<Option<Position>>>,
     pub(crate) requests: Vec<RelayRequest>,
-    pub(crate) committed: Vec<(Topic, Arc<Message>)>,
-    committed_bytes: usize,
+    pub(crate) committed: CommittedMessages,
     /// Committed messages were dropped since the relay last took the events.
     pub(crate) committed_dropped: bool,
     /// This node is being stopped.
     pub(crate) stopping: bool,
     /// The relay has ended.
     closed: bool,
+}
+
+/// Committed messages in order.
+#[derive(Default)]
+pub(crate) struct CommittedMessages {
+    pub(crate) messages: Vec<(Topic, Arc<Message>)>,
+    /// When the first of them was added.
+    pub(crate) since: Option<Instant>,
+    bytes: usize,
 }
 
 /// A request whose caller waits for the reply.
@@ -69,17 +78,13 @@ pub(crate) enum RelayRequest {
 
 impl LocalEvents {
     /// Takes the committed messages if there are no other events.
-    fn take_committed_if_only(&mut self) -> Option<Vec<(Topic, Arc<Message>)>> {
+    fn take_committed_if_only(&mut self) -> Option<CommittedMessages> {
         let is_only_committed = !self.committed_dropped
             && !self.stopping
             && self.claims.is_empty()
             && self.watches.is_empty()
             && self.requests.is_empty();
-        if !is_only_committed {
-            return None;
-        }
-        self.committed_bytes = 0;
-        Some(mem::take(&mut self.committed))
+        is_only_committed.then(|| mem::take(&mut self.committed))
     }
 }
 
@@ -105,13 +110,14 @@ impl Inbox {
         let bytes: usize =
             messages.iter().map(|(_, m)| m.payload.len() + MESSAGE_OVERHEAD_BYTES).sum();
         let mut events = self.lock();
-        if events.committed_bytes + bytes > self.bytes_max {
-            events.committed = Vec::new();
-            events.committed_bytes = 0;
+        let committed = &mut events.committed;
+        if committed.bytes + bytes > self.bytes_max {
+            *committed = CommittedMessages::default();
             events.committed_dropped = true;
         } else {
-            events.committed_bytes += bytes;
-            events.committed.extend(messages);
+            committed.bytes += bytes;
+            committed.since.get_or_insert_with(Instant::now);
+            committed.messages.extend(messages);
         }
     }
 
@@ -126,8 +132,8 @@ impl Inbox {
     fn try_flush(&self) -> Option<()> {
         let driver = self.driver.get()?.upgrade()?;
         let mut driver = driver.try_lock().ok()?;
-        let messages = self.lock().take_committed_if_only()?;
-        driver.on_committed(messages);
+        let committed = self.lock().take_committed_if_only()?;
+        driver.on_committed(committed);
         Some(())
     }
 

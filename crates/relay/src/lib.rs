@@ -40,7 +40,11 @@
 //! Heartbeats carry the head of each topic and, for each shard that the sender cannot guarantee to be
 //! complete, since when: an owner without a lease reports this, and so does a region head without contact to
 //! its upstream. They also carry the sender's clock, from which owners derive the time of their logs, and
-//! the newest log time of each shard, from which an edge computes the age of messages.
+//! the newest log time of each shard, from which an edge computes the age of messages, and an echo of the
+//! peer's last heartbeat, from which both sides measure the round trip of the link.
+//!
+//! A delivery carries the time since its commit: what each node on the way has measured with its own clock,
+//! and half of the round trip of each link. Messages that are read from history carry none.
 //!
 //! The number of sessions on a topic travels towards the owner in the same way, as absolute counts, at most
 //! once a second and only for topics that changed. A region head sums its region, the owner sums the

@@ -195,6 +195,7 @@ const COPY_BELOW_BYTES: usize = 16 << 10;
 #[cfg(test)]
 mod tests {
     use pushonce_core::Timestamp;
+    use pushonce_proto::peer::HeartbeatTiming;
 
     use super::*;
 
@@ -250,9 +251,13 @@ mod tests {
         let other = HandshakeError::WrongNode { me: ME, expected: NodeId(3) };
         assert_eq!(other.to_string(), "this is n2, not n3; correct the address of n3");
         assert_eq!(check_hello(OURS, ME, &hello(7, Some(3))), Err(other));
-        let clock = Timestamp(7);
-        let heartbeat =
-            PeerFrame::Heartbeat { heads: vec![], stale_shards: vec![], clock, log_times: vec![] };
+        let heartbeat = PeerFrame::Heartbeat {
+            heads: vec![],
+            stale_shards: vec![],
+            clock: Timestamp(7),
+            log_times: vec![],
+            timing: HeartbeatTiming::default(),
+        };
         assert_eq!(check_hello(OURS, ME, &heartbeat), Err(HandshakeError::MissingHello));
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId, Position,
-    Publish, PublishError, ShardId, SubscriberCount, Timestamp, Topic,
+    Acknowledgement, CommitAge, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId,
+    Position, Publish, PublishError, ShardId, SubscriberCount, Timestamp, Topic,
 };
 
 /// The shards that this node owns.
@@ -49,8 +49,9 @@ pub trait TopicSink: Send + Sync + 'static {
     /// [`Handle::watch`](crate::Handle::watch).
     fn on_live(&self, topic: &Topic, head: Position);
 
-    /// Delivers the next messages of the topic; never an empty batch.
-    fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>);
+    /// Delivers the next messages of the topic; never an empty batch. `age` is `None` for messages that were
+    /// read from history, and while the way to the owner was not measured.
+    fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>, age: Option<CommitAge>);
 
     /// The next messages of the topic are no longer available; the next delivery follows `gap.to`.
     fn on_gap(&self, topic: &Topic, gap: Gap);

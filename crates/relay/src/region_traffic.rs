@@ -1,14 +1,16 @@
-//! Metrics of the messages sent over a link, labelled with the regions of its ends.
+//! Metrics of a link, labelled with the regions of its ends.
 
-use pushonce_core::ClusterView;
-use pushonce_core::{Message, NodeId};
+use std::time::Duration;
+
+use pushonce_core::{ClusterView, Message, NodeId};
 use pushonce_proto::peer::{FetchedPart, PeerFrame};
-use pushonce_telemetry::Counter;
+use pushonce_telemetry::{Counter, Histogram};
 
 use crate::metrics;
 
-/// The traffic counters of one link. The sender counts each copy of a message once.
+/// The metric handles of one link. The sender counts each copy of a message once.
 pub(crate) struct RegionTraffic {
+    round_trip_seconds: Histogram,
     deliver: TrafficCounters,
     publish: TrafficCounters,
     fetch: TrafficCounters,
@@ -22,11 +24,18 @@ struct TrafficCounters {
 impl RegionTraffic {
     pub(crate) fn new(view: &ClusterView, me: NodeId, peer: NodeId) -> RegionTraffic {
         let counters = |kind| TrafficCounters::new(view.region_of(me), view.region_of(peer), kind);
+        let regions = &[view.region_of(me), view.region_of(peer)];
         RegionTraffic {
+            round_trip_seconds: metrics::ROUND_TRIP.register_histogram(regions),
             deliver: counters("deliver"),
             publish: counters("publish"),
             fetch: counters("fetch"),
         }
+    }
+
+    /// Records a round trip to the peer.
+    pub(crate) fn record_round_trip(&self, time: Duration) {
+        self.round_trip_seconds.record(time);
     }
 
     /// Counts a frame that is sent.

@@ -1,7 +1,8 @@
 //! [`Relay`]: a relay that is set up and not running yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pushonce_core::{ClusterView, NodeId, ShardOwners};
 use pushonce_proto::pb::peer::v1::relay_service_server::RelayServiceServer;
@@ -26,6 +27,7 @@ pub struct Relay {
     pub(crate) owners: watch::Sender<Arc<ShardOwners>>,
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
     pub(crate) stopping: watch::Sender<BTreeSet<NodeId>>,
+    pub(crate) round_trips: watch::Sender<BTreeMap<NodeId, Duration>>,
     pub(crate) link_sender: mpsc::Sender<PeerLink>,
     pub(crate) link_receiver: mpsc::Receiver<PeerLink>,
     pub(crate) conflicts: VersionConflicts,
@@ -56,6 +58,7 @@ impl Relay {
         let (owners, owners_receiver) = watch::channel(Arc::new(ShardOwners::default()));
         let (reachable, reachable_receiver) = watch::channel(BTreeSet::from([config.me]));
         let (stopping, stopping_receiver) = watch::channel(BTreeSet::new());
+        let (round_trips, round_trips_receiver) = watch::channel(BTreeMap::new());
         let (link_sender, link_receiver) = mpsc::channel(PENDING_LINKS_MAX);
         let conflicts = VersionConflicts::default();
         let handle = Handle {
@@ -63,6 +66,7 @@ impl Relay {
             owners: owners_receiver,
             reachable: reachable_receiver,
             stopping: stopping_receiver,
+            round_trips: round_trips_receiver,
             conflicts: conflicts.subscribe(),
         };
         let config = Arc::new(config);
@@ -76,6 +80,7 @@ impl Relay {
             owners,
             reachable,
             stopping,
+            round_trips,
             link_sender,
             link_receiver,
             conflicts,

@@ -156,12 +156,14 @@ impl SendQueue {
 mod tests {
     use futures::{FutureExt as _, StreamExt as _};
     use pushonce_core::{Position, Timestamp};
+    use pushonce_proto::peer::HeartbeatTiming;
 
     use super::*;
 
     fn heartbeat(number: u32) -> PeerFrame {
         let heads = vec![(number, Position::ZERO)];
-        PeerFrame::Heartbeat { heads, stale_shards: vec![], clock: Timestamp(7), log_times: vec![] }
+        let (clock, timing) = (Timestamp(7), HeartbeatTiming::default());
+        PeerFrame::Heartbeat { heads, stale_shards: vec![], clock, log_times: vec![], timing }
     }
 
     #[test]

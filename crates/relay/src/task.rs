@@ -48,7 +48,9 @@ const LINK_EVENTS_MAX: usize = 256;
 impl RelayTask {
     pub(crate) fn new(relay: Relay, sink: Arc<dyn TopicSink>) -> RelayTask {
         let Relay { config, mut view, source, clocks, inbox, owners, .. } = relay;
-        let Relay { reachable, stopping, link_sender, link_receiver, conflicts, .. } = relay;
+        let Relay {
+            reachable, stopping, round_trips, link_sender, link_receiver, conflicts, ..
+        } = relay;
         let (link_event_sender, link_events) = mpsc::channel(LINK_EVENTS_MAX);
         let current_view = view.borrow_and_update().clone();
         let parts = EngineDriverParts {
@@ -60,6 +62,7 @@ impl RelayTask {
             owners,
             reachable,
             stopping,
+            round_trips,
             link_event_sender,
         };
         let driver = Arc::new(Mutex::new(EngineDriver::new(parts)));

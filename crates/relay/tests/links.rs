@@ -11,10 +11,10 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, Addresses, ClusterId, ClusterVersion, ClusterView, ContentType, FetchError,
-    Gap, HistoryPage, HistoryRange, Member, Message, NodeId, Position, Publish, PublishError,
-    PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp, Topic, UnavailableReason,
-    VersionOffer, VersionRange, test_util,
+    Acknowledgement, Addresses, ClusterId, ClusterVersion, ClusterView, CommitAge, ContentType,
+    FetchError, Gap, HistoryPage, HistoryRange, Member, Message, NodeId, Position, Publish,
+    PublishError, PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp, Topic,
+    UnavailableReason, VersionOffer, VersionRange, test_util,
 };
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::PeerFrame;
@@ -137,7 +137,7 @@ impl TopicSink for RecordingSink {
         let _ended = self.0.send(SinkEvent::Live(head));
     }
 
-    fn deliver(&self, _topic: &Topic, messages: Vec<Arc<Message>>) {
+    fn deliver(&self, _topic: &Topic, messages: Vec<Arc<Message>>, _age: Option<CommitAge>) {
         let positions = messages.iter().map(|message| message.position).collect();
         let _ended = self.0.send(SinkEvent::Deliver(positions));
     }
@@ -327,6 +327,19 @@ async fn every_node_receives_the_clocks_of_its_peers() {
         for (peer, time) in readings {
             let ahead = time.0 - peer.0 * 1_000;
             assert!(ahead < 1_000, "{peer} showed {time:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_node_measures_the_round_trips_to_its_peers() {
+    let cluster = RelayCluster::start(3).await;
+    for (me, node) in &cluster.nodes {
+        let mut round_trips = node.handle.round_trips();
+        let measured = round_trips.wait_for(|known| known.len() == 2);
+        let known = timeout(Duration::from_secs(10), measured).await.expect("in time");
+        for (peer, time) in &*known.expect("running") {
+            assert!(peer != me && *time < Duration::from_millis(500), "{peer}: {time:?}");
         }
     }
 }

@@ -42,6 +42,8 @@
 
 mod log_limiter;
 mod metric;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 
 pub use log_limiter::LogLimiter;
 pub use metric::{Metric, MetricKind};

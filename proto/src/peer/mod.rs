@@ -73,6 +73,9 @@ pub enum PeerFrame {
         number: u32,
         /// Consecutive messages, oldest first.
         messages: Vec<Arc<Message>>,
+        /// The time since the owner committed the oldest of them, to the microsecond; `None` for messages
+        /// that were read from history.
+        age: Option<Duration>,
     },
     /// Messages that the receiver waits for no longer exist; deliveries continue after them.
     Lost {
@@ -108,6 +111,8 @@ pub enum PeerFrame {
         clock: Timestamp,
         /// The newest log time known to the sender of each shard that the receiver may get from it.
         log_times: Vec<(ShardId, Timestamp)>,
+        /// From which both sides measure the round trip of the link.
+        timing: HeartbeatTiming,
     },
     /// The changed counts of the sessions that the sender represents.
     SubscriberCounts {
@@ -122,6 +127,25 @@ pub enum PeerFrame {
     },
     /// The sender is shutting down; the leadership of a shard must not be transferred to it.
     Stopping,
+}
+
+/// The times in a heartbeat, to the microsecond. Empty from a node that does not measure round trips, and in
+/// all but the first frame of a heartbeat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeartbeatTiming {
+    /// When the sender made the heartbeat, since an origin of its choice.
+    pub sent: Option<Duration>,
+    /// The newest heartbeat of the receiver, unless it was echoed before.
+    pub echo: Option<HeartbeatEcho>,
+}
+
+/// The heartbeat that a heartbeat answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatEcho {
+    /// Its [`HeartbeatTiming::sent`].
+    pub sent: Duration,
+    /// The time from its arrival to the answer.
+    pub held: Duration,
 }
 
 /// A part of the response to a fetch. All parts together form one page.
@@ -171,7 +195,7 @@ impl PeerFrame {
                     }
                     FetchedPart::Failed(_) => 0,
                 },
-                PeerFrame::Heartbeat { heads, stale_shards, clock: _, log_times } => {
+                PeerFrame::Heartbeat { heads, stale_shards, log_times, .. } => {
                     heads.len() * 24 + stale_shards.len() * 8 + log_times.len() * 16
                 }
                 PeerFrame::SubscriberCounts { counts } => counts.len() * 16,

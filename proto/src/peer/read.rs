@@ -9,7 +9,7 @@ use pushonce_core::{
     VersionRange,
 };
 
-use super::{FetchedPart, PeerFrame, outcome};
+use super::{FetchedPart, HeartbeatEcho, HeartbeatTiming, PeerFrame, outcome};
 use crate::InvalidField;
 use crate::field::{decode_content_type, decode_gap_reason, decode_key, decode_topic};
 use crate::pb::peer::v1 as pb;
@@ -63,6 +63,7 @@ impl TryFrom<pb::LinkFrame> for PeerFrame {
             Wire::Deliver(deliver) => PeerFrame::Deliver {
                 number: deliver.number,
                 messages: decode_messages(deliver.messages)?,
+                age: deliver.age_us.map(Duration::from_micros),
             },
             Wire::Lost(lost) => PeerFrame::Lost {
                 number: lost.number,
@@ -113,6 +114,13 @@ impl TryFrom<pb::LinkFrame> for PeerFrame {
                         Ok((id, Timestamp(log_time.time_ms)))
                     })
                     .collect::<Result<_, InvalidField>>()?,
+                timing: HeartbeatTiming {
+                    sent: heartbeat.sent_us.map(Duration::from_micros),
+                    echo: heartbeat.echo.map(|echo| HeartbeatEcho {
+                        sent: Duration::from_micros(echo.sent_us),
+                        held: Duration::from_micros(echo.held_us),
+                    }),
+                },
             },
             Wire::SubscriberCounts(counts) => PeerFrame::SubscriberCounts {
                 counts: counts

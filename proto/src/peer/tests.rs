@@ -110,8 +110,13 @@ fn frame() -> impl Strategy<Value = PeerFrame> {
         any::<u32>().prop_map(|number| PeerFrame::Withdraw { number }),
         (any::<u32>(), option::of(position()))
             .prop_map(|(number, head)| PeerFrame::Interested { number, head }),
-        (any::<u32>(), vec(message(), 0..3))
-            .prop_map(|(number, messages)| PeerFrame::Deliver { number, messages }),
+        (any::<u32>(), vec(message(), 0..3), option::of(any::<u64>())).prop_map(
+            |(number, messages, age)| PeerFrame::Deliver {
+                number,
+                messages,
+                age: age.map(Duration::from_micros),
+            }
+        ),
         (any::<u32>(), gap()).prop_map(|(number, gap)| PeerFrame::Lost { number, gap }),
         (any::<u64>(), topic(), history_range()).prop_map(|(id, topic, range)| PeerFrame::Fetch {
             id,
@@ -123,9 +128,11 @@ fn frame() -> impl Strategy<Value = PeerFrame> {
             vec((any::<u32>(), position()), 0..3),
             vec((any::<u16>(), any::<u32>()), 0..3),
             any::<u64>(),
-            vec((any::<u16>(), any::<u64>()), 0..3)
+            vec((any::<u16>(), any::<u64>()), 0..3),
+            (option::of(any::<u64>()), option::of((any::<u64>(), any::<u64>())))
         )
-            .prop_map(|(heads, stale_shards, clock, log_times)| {
+            .prop_map(|(heads, stale_shards, clock, log_times, (sent, echo))| {
+                let micros = Duration::from_micros;
                 let stale_shard =
                     |(shard, ms): (u16, u32)| (ShardId(shard), Duration::from_millis(ms.into()));
                 let log_time = |(shard, ms): (u16, u64)| (ShardId(shard), Timestamp(ms));
@@ -134,6 +141,13 @@ fn frame() -> impl Strategy<Value = PeerFrame> {
                     stale_shards: stale_shards.into_iter().map(stale_shard).collect(),
                     clock: Timestamp(clock),
                     log_times: log_times.into_iter().map(log_time).collect(),
+                    timing: HeartbeatTiming {
+                        sent: sent.map(micros),
+                        echo: echo.map(|(sent, held)| HeartbeatEcho {
+                            sent: micros(sent),
+                            held: micros(held),
+                        }),
+                    },
                 }
             }),
         vec((any::<u32>(), any::<u64>(), any::<bool>()), 0..3).prop_map(|counts| {

@@ -1,6 +1,7 @@
 //! Conversion of frames from domain types to wire types. Payloads are shared, not copied.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pushonce_core::{
     FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim, SubscriberCount, VersionOffer,
@@ -44,9 +45,11 @@ impl From<PeerFrame> for pb::LinkFrame {
                     None => pb::interested::Answer::NotUpstream(true),
                 }),
             }),
-            PeerFrame::Deliver { number, messages } => {
-                Wire::Deliver(pb::Deliver { number, messages: encode_messages(&messages) })
-            }
+            PeerFrame::Deliver { number, messages, age } => Wire::Deliver(pb::Deliver {
+                number,
+                messages: encode_messages(&messages),
+                age_us: age.map(as_micros),
+            }),
             PeerFrame::Lost { number, gap } => Wire::Lost(pb::Lost {
                 number,
                 first: Some(gap.from.into()),
@@ -63,7 +66,7 @@ impl From<PeerFrame> for pb::LinkFrame {
                 }),
             }),
             PeerFrame::Fetched { id, part } => Wire::Fetched(encode_fetched(id, part)),
-            PeerFrame::Heartbeat { heads, stale_shards, clock, log_times } => {
+            PeerFrame::Heartbeat { heads, stale_shards, clock, log_times, timing } => {
                 Wire::Heartbeat(pb::Heartbeat {
                     heads: heads
                         .into_iter()
@@ -87,6 +90,11 @@ impl From<PeerFrame> for pb::LinkFrame {
                             time_ms: time.0,
                         })
                         .collect(),
+                    sent_us: timing.sent.map(as_micros),
+                    echo: timing.echo.map(|echo| pb::HeartbeatEcho {
+                        sent_us: as_micros(echo.sent),
+                        held_us: as_micros(echo.held),
+                    }),
                 })
             }
             PeerFrame::SubscriberCounts { counts } => {
@@ -170,4 +178,8 @@ fn encode_fetched(id: u64, part: FetchedPart) -> pb::Fetched {
             pb::Fetched { error, done: true, ..empty }
         }
     }
+}
+
+fn as_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -13,7 +13,7 @@ use super::Lane;
 use super::dispatcher::Dispatcher;
 use super::subscription_table::{LaneSubscription, LaneTopic, SubscriptionTable};
 use crate::metrics::FanoutMetrics;
-use crate::topic_buffer::TopicBuffer;
+use crate::topic_buffer::{MessageArrival, TopicBuffer};
 
 /// Maximum number of offers in a turn, before the driver yields to the runtime. An offer is usually a write
 /// of some 4 µs, so sockets wait at most a millisecond to be read. A higher value would make them wait
@@ -33,6 +33,8 @@ pub struct LaneDriver {
     /// topic, except for entries of removed topics, whose walk finds nothing to deliver.
     walk_queue: VecDeque<(usize, Instant)>,
     walk: Option<Walk>,
+    /// The messages whose walk ended in this turn; empty between turns.
+    delivered: Vec<MessageArrival>,
     dispatcher: Dispatcher,
 }
 
@@ -43,15 +45,17 @@ struct Walk {
     buffer: Arc<TopicBuffer>,
     version: u64,
     next_index: usize,
-    /// Time of the change that the walk delivers.
+    /// When the lane was notified of the change that the walk delivers.
     waiting_since: Instant,
+    /// The oldest messages that the walk delivers; `None` if it delivers only other changes.
+    arrival: Option<MessageArrival>,
 }
 
 impl LaneDriver {
     pub(super) fn new(lane: Lane) -> LaneDriver {
         let (newly_dirty, walk_queue) = (VecDeque::new(), VecDeque::new());
         let dispatcher = Dispatcher::new(Rc::clone(&lane.shared));
-        LaneDriver { lane, newly_dirty, walk_queue, walk: None, dispatcher }
+        LaneDriver { lane, newly_dirty, walk_queue, walk: None, delivered: Vec::new(), dispatcher }
     }
 
     /// Offers frames until `shutdown`. Sessions stay open: their owner closes them.
@@ -98,7 +102,11 @@ impl LaneDriver {
         }
         self.dispatcher.end_turn(&mut table);
         self.record_lag(now);
-        self.metrics().turn_seconds.record(now.elapsed());
+        let ended_at = Instant::now();
+        self.metrics().turn_seconds.record(ended_at - now);
+        for arrival in self.delivered.drain(..) {
+            self.lane.shared.hub.shared.registry.metrics.record_delivery(arrival, ended_at);
+        }
         self.walk.is_some() || !self.walk_queue.is_empty() || !table.ready.is_empty()
     }
 
@@ -143,8 +151,9 @@ impl LaneDriver {
             };
             let Some(lane_topic) = table.topics.get(topic_index) else { continue };
             let buffer = Arc::clone(lane_topic.registration.buffer());
-            let version = buffer.state().version();
-            self.walk = Some(Walk { topic_index, buffer, version, next_index: 0, waiting_since });
+            let (version, arrival) = lane_topic.registration.begin_walk();
+            self.walk =
+                Some(Walk { topic_index, buffer, version, next_index: 0, waiting_since, arrival });
             self.dispatcher.begin_topic(topic_index);
         }
         true
@@ -167,10 +176,9 @@ impl LaneDriver {
     }
 
     fn finish_walk(&mut self, table: &mut SubscriptionTable, walk: &Walk) {
-        let now = Instant::now();
-        self.metrics().delivery_seconds.record(now - walk.waiting_since);
+        self.delivered.extend(walk.arrival);
         if walk.must_repeat(table) {
-            self.walk_queue.push_back((walk.topic_index, now));
+            self.walk_queue.push_back((walk.topic_index, Instant::now()));
         } else {
             // If another topic has the index by now, its walk is in the queue nevertheless.
             table.set_dirty(walk.topic_index, false);

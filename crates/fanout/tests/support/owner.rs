@@ -163,7 +163,7 @@ impl TestOwner {
                 LinkEvent::Message(message) => {
                     messages.push(message);
                     if !matches!(events.peek(), Some((t, LinkEvent::Message(_))) if *t == topic) {
-                        hub.deliver(&topic, &std::mem::take(&mut messages));
+                        hub.deliver(&topic, &std::mem::take(&mut messages), None);
                     }
                 }
             }

@@ -227,7 +227,7 @@ impl FakeClusterTask {
             durability: Default::default(),
         };
         if self.watched.borrow().contains(&publish.topic) {
-            hub.deliver(&publish.topic, &[message]);
+            hub.deliver(&publish.topic, &[message], None);
         }
         Ok(acknowledgement)
     }

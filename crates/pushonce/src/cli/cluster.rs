@@ -212,6 +212,7 @@ fn status_json(status: &StatusResponse) -> Value {
     let member = |m: &Member| {
         json!({
             "id": m.id, "name": m.name, "state": m.state, "reachable": m.reachable,
+            "round_trip_us": m.round_trip_us,
             "region": m.region, "zone": m.zone, "roles": m.roles, "weight": m.weight,
             "peer": m.peer_address, "grpc": m.grpc_address, "http": m.http_address,
             "quic": m.quic_address, "release": m.release,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pushonce_consensus::GroupStatus;
 use pushonce_control::health::{self, ClusterProblem};
@@ -31,6 +31,8 @@ pub(super) struct NodeOverview {
     pub(super) owners: watch::Receiver<Arc<ShardOwners>>,
     /// The nodes that this node has a link to, and this node.
     pub(super) reachable_nodes: watch::Receiver<BTreeSet<NodeId>>,
+    /// The newest round trip of each of these links.
+    pub(super) round_trips: watch::Receiver<BTreeMap<NodeId, Duration>>,
     /// The status of the control group on this node.
     pub(super) control_status: watch::Receiver<GroupStatus>,
     /// The result of the last health check.

@@ -12,8 +12,8 @@ use pushonce_consensus::ConsensusSettings;
 use pushonce_control::health::ClusterProblem;
 use pushonce_control::{CommandError, ControlHandle, leave};
 use pushonce_core::{
-    Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, Gap,
-    History, HistoryPage, HistoryRange, Message, Namespace, NamespaceChange, NodeId, Position,
+    Acknowledgement, ClusterId, ClusterVersion, ClusterView, CommitAge, ConsensusTimes, FetchError,
+    Gap, History, HistoryPage, HistoryRange, Message, Namespace, NamespaceChange, NodeId, Position,
     Publish, PublishError, PublishRejection, ShardId, StartFrom, SubscribeAck, SubscribeOptions,
     SubscriberCount, Timestamp, Topic, TopicEvent, UnavailableReason,
 };
@@ -149,8 +149,8 @@ impl pushonce_relay::TopicSink for HubSink {
         self.hub.mark_live_at(topic, head);
     }
 
-    fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>) {
-        self.hub.deliver(topic, &messages);
+    fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>, age: Option<CommitAge>) {
+        self.hub.deliver(topic, &messages, age);
     }
 
     fn on_gap(&self, topic: &Topic, gap: Gap) {
@@ -280,12 +280,14 @@ impl pushonce_publish::ClusterStatusProvider for NodeOverview {
         let view = self.view.borrow().clone();
         let owners = self.owners.borrow().clone();
         let reachable = self.reachable_nodes.borrow().clone();
+        let round_trips = self.round_trips.borrow().clone();
         let conflict = *self.conflicting_cluster.borrow();
         ClusterSnapshot {
             node_id: self.me,
             view,
             owners,
             reachable,
+            round_trips,
             conflicting_cluster: conflict,
             control_group: cluster::ControlGroupStatus {
                 leader: control.leader,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    Acknowledgement, FailPoint, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId,
-    Position, Publish, PublishError, ShardId, ShardOwners, Timestamp, Topic,
+    Acknowledgement, CommitAge, FailPoint, FetchError, Gap, HistoryPage, HistoryRange, Message,
+    NodeId, Position, Publish, PublishError, ShardId, ShardOwners, Timestamp, Topic,
 };
-use pushonce_proto::peer::PeerFrame;
+use pushonce_proto::peer::{HeartbeatTiming, PeerFrame};
 
 /// An effect that the driver performs. Effects are performed in the order given.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub(crate) enum EngineEffect {
     Send(NodeId, PeerFrame),
     /// Notify the sink that a topic is live.
     Live(Topic, Position),
-    /// Deliver messages to the sink.
-    Deliver(Topic, Vec<Arc<Message>>),
+    /// Deliver messages to the sink, with their age unless they were read from history.
+    Deliver(Topic, Vec<Arc<Message>>, Option<CommitAge>),
     /// Notify the sink of a gap.
     Gap(Topic, Gap),
     /// Notify the sink that a topic is stale.
@@ -28,6 +28,8 @@ pub(crate) enum EngineEffect {
     Audience(Topic, u64),
     /// Record the time of a peer's clock.
     PeerClock(NodeId, Timestamp),
+    /// Record the round trip of the link to a peer.
+    RoundTrip(NodeId, Duration),
     /// Record that a peer is being stopped.
     PeerStopping(NodeId),
     /// Notify the sink of the log time of a shard.
@@ -67,12 +69,14 @@ const HEAD_BYTES_MAX: usize = 40;
 
 /// The frames of one heartbeat, at least one. A single frame with very many changed topics would be larger
 /// than a peer accepts, and the link would break at each heartbeat. `stale_shards` is in every frame, because
-/// a frame without it would confirm every shard. `log_times` is in the first only: log times do not go back.
+/// a frame without it would confirm every shard. `log_times` and `timing` are in the first only: log times do
+/// not go back, and the peer answers one frame.
 pub(crate) fn heartbeat_frames(
     mut heads: Vec<(u32, Position)>,
     stale_shards: Vec<(ShardId, Duration)>,
     clock: Timestamp,
     mut log_times: Vec<(ShardId, Timestamp)>,
+    mut timing: HeartbeatTiming,
 ) -> impl Iterator<Item = PeerFrame> {
     let mut first = true;
     std::iter::from_fn(move || {
@@ -86,6 +90,7 @@ pub(crate) fn heartbeat_frames(
             stale_shards: stale_shards.clone(),
             clock,
             log_times: std::mem::take(&mut log_times),
+            timing: std::mem::take(&mut timing),
         })
     })
 }
@@ -106,13 +111,20 @@ impl TopicSender<'_> {
         });
     }
 
-    pub(crate) fn send_messages(&mut self, to: NodeId, number: u32, messages: &[Arc<Message>]) {
+    pub(crate) fn send_messages(
+        &mut self,
+        to: NodeId,
+        number: u32,
+        messages: &[Arc<Message>],
+        age: Option<CommitAge>,
+    ) {
         for chunk in chunks(messages, FRAME_BYTES_MAX) {
             let messages = chunk.to_vec();
             self.effects.push(if to == self.me {
-                EngineEffect::Deliver(self.topic.clone(), messages)
+                EngineEffect::Deliver(self.topic.clone(), messages, age)
             } else {
-                EngineEffect::Send(to, PeerFrame::Deliver { number, messages })
+                let age = age.map(|age| age.elapsed);
+                EngineEffect::Send(to, PeerFrame::Deliver { number, messages, age })
             });
         }
     }
@@ -159,7 +171,8 @@ mod tests {
         stale_shards: &[(ShardId, Duration)],
     ) -> Vec<PeerFrame> {
         let log_times = stale_shards.iter().map(|&(shard, _)| (shard, CLOCK)).collect();
-        heartbeat_frames(heads.to_vec(), stale_shards.to_vec(), CLOCK, log_times).collect()
+        let timing = HeartbeatTiming { sent: Some(Duration::MAX), echo: None };
+        heartbeat_frames(heads.to_vec(), stale_shards.to_vec(), CLOCK, log_times, timing).collect()
     }
 
     #[test]

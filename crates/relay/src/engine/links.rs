@@ -4,15 +4,18 @@
 //! in flight when its topic was requested again carries the old number and is dropped.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use pushonce_core::{NodeId, Topic};
+
+use super::round_trip::RoundTripMeter;
 
 /// The state of every link that is up.
 #[derive(Debug, Default)]
 pub(crate) struct LinkTable(BTreeMap<NodeId, LinkState>);
 
 /// The state of one link while it is up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LinkState {
     last_interest_number: u32,
     /// The topics that this node follows over the link.
@@ -21,11 +24,19 @@ pub(crate) struct LinkState {
     pub(crate) peer_interests: HashMap<u32, Topic>,
     /// The send queue is heavily loaded; frames that can be deferred are not added.
     pub(crate) congested: bool,
+    pub(crate) round_trip: RoundTripMeter,
 }
 
 impl LinkTable {
-    pub(crate) fn insert(&mut self, node: NodeId) {
-        self.0.insert(node, LinkState::default());
+    pub(crate) fn insert(&mut self, node: NodeId, now: Instant) {
+        let link = LinkState {
+            last_interest_number: 0,
+            own_interests: HashMap::new(),
+            peer_interests: HashMap::new(),
+            congested: false,
+            round_trip: RoundTripMeter::new(now),
+        };
+        self.0.insert(node, link);
     }
 
     /// Returns whether the link was up.
@@ -40,6 +51,11 @@ impl LinkTable {
     /// Whether the send queue to `node` is heavily loaded; always `false` for the sink.
     pub(crate) fn is_congested(&self, node: NodeId) -> bool {
         self.0.get(&node).is_some_and(|link| link.congested)
+    }
+
+    /// The newest round trip of the link to `node`, once it was measured.
+    pub(crate) fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        self.0.get(&node)?.round_trip.latest
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {

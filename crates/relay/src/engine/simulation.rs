@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pushonce_core::test_util::{claim, topic};
 use pushonce_core::{
-    Acknowledgement, ClusterView, ContentType, FetchError, Gap, GapReason, HistoryPage,
+    Acknowledgement, ClusterView, CommitAge, ContentType, FetchError, Gap, GapReason, HistoryPage,
     HistoryRange, Message, NodeId, Position, Publish, PublishError, PublishRejection, ShardId,
     SubscriberCount, Timestamp, Topic, UnavailableReason,
 };
@@ -57,7 +57,12 @@ pub(super) struct RelaySimulation {
     last_epoch: u64,
     /// Copies of messages delivered between regions.
     cross_region_copies: usize,
+    /// The age of the last delivery to the sink of each node.
+    pub(super) ages: BTreeMap<NodeId, Option<CommitAge>>,
 }
+
+/// The time that a committed message waits for its relay.
+const INBOX_WAIT: Duration = Duration::from_millis(3);
 
 impl SimulatedLog {
     fn head(&self) -> Position {
@@ -133,6 +138,7 @@ impl RelaySimulation {
             outcomes: BTreeMap::new(),
             last_epoch: 0,
             cross_region_copies: 0,
+            ages: BTreeMap::new(),
             view,
         };
         simulation.link_all();
@@ -194,7 +200,8 @@ impl RelaySimulation {
         let new = SimulatedLog { epoch: self.last_epoch, ..SimulatedLog::default() };
         let message = self.logs.entry(topic.clone()).or_insert(new).commit();
         if handed_over {
-            self.handle(self.owner(topic), EngineEvent::Committed(vec![(topic.clone(), message)]));
+            let (messages, since) = (vec![(topic.clone(), message)], self.now - INBOX_WAIT);
+            self.handle(self.owner(topic), EngineEvent::Committed { messages, since });
         }
     }
 
@@ -294,6 +301,16 @@ impl RelaySimulation {
         let frame = self.wires.get_mut(&(from, to)).and_then(VecDeque::pop_front);
         self.handle(to, EngineEvent::Frame(from, frame.expect("busy")));
         true
+    }
+
+    /// Delivers the frames that are in flight now, and none that are sent meanwhile.
+    pub(super) fn deliver_frames_in_flight(&mut self) {
+        for (from, to) in self.wires.keys().copied().collect::<Vec<_>>() {
+            let frames = self.wires.get_mut(&(from, to)).map(std::mem::take).unwrap_or_default();
+            for frame in frames {
+                self.handle(to, EngineEvent::Frame(from, frame));
+            }
+        }
     }
 
     /// Drops the first delivery of the `pick`th wire, a fault that real links do not have.
@@ -457,7 +474,10 @@ impl RelaySimulation {
         match effect {
             EngineEffect::Send(to, frame) => self.send(node, to, frame),
             EngineEffect::Live(topic, head) => self.sink(node, topic).on_live(head),
-            EngineEffect::Deliver(topic, messages) => self.sink(node, topic).deliver(&messages),
+            EngineEffect::Deliver(topic, messages, age) => {
+                self.ages.insert(node, age);
+                self.sink(node, topic).deliver(&messages);
+            }
             EngineEffect::Gap(topic, gap) => {
                 let oldest = self.logs.get(&topic).and_then(|log| log.history.front());
                 let oldest = oldest.map(|message| message.position);
@@ -509,6 +529,7 @@ impl RelaySimulation {
             EngineEffect::OwnersChanged(_)
             | EngineEffect::PeerClock(..)
             | EngineEffect::LogTime(..)
+            | EngineEffect::RoundTrip(..)
             | EngineEffect::PeerStopping(_) => {}
         }
         None

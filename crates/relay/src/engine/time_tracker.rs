@@ -63,7 +63,7 @@ impl Engine {
 
     /// The heartbeat frames for a peer; none before the first reading of this node's clock.
     pub(super) fn heartbeat_for(
-        &self,
+        &mut self,
         to: NodeId,
         heads: Vec<(u32, Position)>,
         now: Instant,
@@ -76,7 +76,10 @@ impl Engine {
             .collect();
         let stale_shards = self.stale_shards(to, now);
         let clock = self.times.local_time(now);
-        let frames = clock.map(|clock| heartbeat_frames(heads, stale_shards, clock, log_times));
+        let frames = clock.map(|clock| {
+            let timing = self.next_heartbeat_timing(to, now);
+            heartbeat_frames(heads, stale_shards, clock, log_times, timing)
+        });
         frames.into_iter().flatten()
     }
 }

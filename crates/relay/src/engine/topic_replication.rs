@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pushonce_core::{
-    FailPoint, Gap, HistoryPage, Message, NodeId, Position, ShardId, SubscriberCount, UpstreamRoute,
+    CommitAge, FailPoint, Gap, HistoryPage, Message, NodeId, Position, ShardId, SubscriberCount,
+    UpstreamRoute,
 };
 
 use super::audience::TopicAudience;
@@ -182,6 +183,7 @@ impl TopicReplication {
     pub(crate) fn forward(
         &mut self,
         messages: Vec<Arc<Message>>,
+        age: Option<CommitAge>,
         out: &mut TopicSender<'_>,
     ) -> bool {
         let Some(reached) = self.reached.as_mut() else { return true };
@@ -190,7 +192,7 @@ impl TopicReplication {
             self.recent.push(message.clone());
         }
         for (&to, downstream) in &mut self.downstreams {
-            downstream.deliver(to, &accepted.messages, out);
+            downstream.deliver(to, &accepted.messages, age, out);
         }
         accepted.has_hole
     }
@@ -228,7 +230,7 @@ impl TopicReplication {
         };
         let Some(missing) = missing else { return Some(from) };
         downstream.go_live(to, from, out);
-        downstream.deliver(to, &missing, out);
+        downstream.deliver(to, &missing, None, out);
         None
     }
 
@@ -258,12 +260,12 @@ impl TopicReplication {
         }
         let batch = chunks(&replay.messages, bytes_max).next().map_or_else(Vec::new, <[_]>::to_vec);
         let accepted = accept(&mut position, batch);
-        downstream.deliver(to, &accepted.messages, out);
+        downstream.deliver(to, &accepted.messages, None, out);
         if self.reached.is_some_and(|reached| position < reached) {
             downstream.progress = DownstreamProgress::Waiting(Some(position));
         } else {
             // This node must not be behind any of its downstreams, or the next one would go backwards.
-            self.forward(accepted.messages, out);
+            self.forward(accepted.messages, None, out);
         }
         position > after
     }
@@ -326,13 +328,19 @@ impl Downstream {
         }
     }
 
-    fn deliver(&mut self, to: NodeId, messages: &[Arc<Message>], out: &mut TopicSender<'_>) {
+    fn deliver(
+        &mut self,
+        to: NodeId,
+        messages: &[Arc<Message>],
+        age: Option<CommitAge>,
+        out: &mut TopicSender<'_>,
+    ) {
         let DownstreamProgress::InSync(position) = self.progress else { return };
         let already_sent =
             messages.iter().take_while(|message| message.position <= position).count();
         if let Some(last) = messages[already_sent..].last() {
             self.progress = DownstreamProgress::InSync(last.position);
-            out.send_messages(to, self.number, &messages[already_sent..]);
+            out.send_messages(to, self.number, &messages[already_sent..], age);
         }
     }
 
@@ -420,7 +428,7 @@ mod tests {
         let mut replication = replication_reading(5, 7);
         let effects = catch_up(&mut replication, 7, &[6, 7, 8], 2 * message(1, 6).payload.len());
         assert!(
-            matches!(&effects[..], [EngineEffect::Live(..), EngineEffect::Deliver(_, part)] if part.len() == 2)
+            matches!(&effects[..], [EngineEffect::Live(..), EngineEffect::Deliver(_, part, _)] if part.len() == 2)
         );
         let expected = DownstreamProgress::Waiting(Some(Position::new(1, 7)));
         assert_eq!(replication.downstreams[&ME].progress, expected);

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pushonce_core::{
-    FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId, Position, ShardId, Topic,
-    UpstreamRoute,
+    CommitAge, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId, Position, ShardId,
+    Topic, UpstreamRoute,
 };
 use pushonce_proto::peer::PeerFrame;
 
@@ -127,20 +127,29 @@ impl Engine {
         from: NodeId,
         number: u32,
         messages: Vec<Arc<Message>>,
+        age: Option<Duration>,
         now: Instant,
     ) {
         let Some(topic) = self.links.own_interest(from, number).cloned() else { return };
-        self.forward(&topic, messages, now);
+        let age = age.and_then(|age| self.age_on_arrival(from, age));
+        self.forward(&topic, messages, age, now);
     }
 
-    /// Forwards messages of one topic from the current upstream.
-    fn forward(&mut self, topic: &Topic, messages: Vec<Arc<Message>>, now: Instant) {
+    /// Forwards messages of one topic from the current upstream. `age` is `None` if they were read from
+    /// history.
+    fn forward(
+        &mut self,
+        topic: &Topic,
+        messages: Vec<Arc<Message>>,
+        age: Option<CommitAge>,
+        now: Instant,
+    ) {
         let Some(replication) = self.replications.get_mut_no_tick(topic) else { return };
         if !matches!(replication.upstream_state, UpstreamState::Live(_)) {
             return self.repair(topic, now);
         }
         let mut out = TopicSender { me: self.config.me, topic, effects: &mut self.effects };
-        let has_hole = replication.forward(messages, &mut out);
+        let has_hole = replication.forward(messages, age, &mut out);
         self.changed_topics.insert(topic.clone());
         if has_hole {
             self.repair(topic, now);
@@ -183,7 +192,13 @@ impl Engine {
 
     /// Handles the commits of this node's own shards. A message that arrives before the topic's history was
     /// read is in the history; one of a topic that another node owns now arrives from there.
-    pub(super) fn on_committed(&mut self, messages: Vec<(Topic, Arc<Message>)>, now: Instant) {
+    pub(super) fn on_committed(
+        &mut self,
+        messages: Vec<(Topic, Arc<Message>)>,
+        since: Instant,
+        now: Instant,
+    ) {
+        let age = CommitAge { elapsed: now.saturating_duration_since(since), is_local: true };
         let mut batches: BTreeMap<Topic, Vec<Arc<Message>>> = BTreeMap::new();
         let is_local = |replication: &TopicReplication| {
             replication.upstream_state == UpstreamState::Live(UpstreamSource::Local)
@@ -194,7 +209,7 @@ impl Engine {
             }
         }
         for (topic, batch) in batches {
-            self.forward(&topic, batch, now);
+            self.forward(&topic, batch, Some(age), now);
         }
     }
 
@@ -225,7 +240,7 @@ impl Engine {
             self.apply_gap(topic, gap);
         }
         if !replay.messages.is_empty() {
-            self.forward(topic, replay.messages, now);
+            self.forward(topic, replay.messages, None, now);
         }
     }
 

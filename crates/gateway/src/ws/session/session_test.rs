@@ -2,11 +2,12 @@ use std::future::poll_fn;
 
 use pushonce_core::{StartFrom, SubscribeOptions};
 use pushonce_proto::client::{ClientCommand, ClientRequest};
+use pushonce_telemetry::test_util::TestRecorder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::testing::{self, CounterRecorder, LaneHarness};
+use crate::testing::{self, LaneHarness};
 
 const BUFFER: usize = 60;
 
@@ -48,8 +49,9 @@ async fn read_until(client: &mut TcpStream, word: &str, times: usize) {
 
 #[tokio::test]
 async fn messages_of_many_topics_are_sent_in_one_write() {
-    let writes = CounterRecorder::new("pushonce_gateway_writes_total", "websocket");
-    let mut harness = ::metrics::with_local_recorder(&writes, LaneHarness::new);
+    let recorder = TestRecorder::default();
+    let writes = || recorder.value("pushonce_gateway_writes_total", &["websocket"]);
+    let mut harness = recorder.run(LaneHarness::new);
     let topics: Vec<Topic> = (0..100).map(|n| Topic::new(&format!("t/{n}")).unwrap()).collect();
     let (mut client, stream) = connected_pair().await;
     testing::run_on_lane(async {
@@ -64,10 +66,10 @@ async fn messages_of_many_topics_are_sent_in_one_write() {
             harness.set_live(topic).await;
             read_until(&mut client, "subscribed", 1).await;
         }
-        let before = writes.value();
+        let before = writes();
         topics.iter().for_each(|topic| harness.publish(topic));
         read_until(&mut client, "goal", topics.len()).await;
-        assert_eq!(writes.value(), before + 1);
+        assert_eq!(writes(), before + 1.0);
         driver.stop();
     })
     .await;

@@ -128,12 +128,23 @@ fn member_row(member: &Member) -> [String; 8] {
         node_label(member.id),
         member.name.clone(),
         member.state.clone(),
-        if member.reachable { "up" } else { "down" }.to_owned(),
+        link_text(member),
         or_dash(&member.region),
         or_dash(&member.zone),
         member.roles.clone(),
         member.grpc_address.clone(),
     ]
+}
+
+/// The round trip of the link to a member, once it was measured: in a table of links, the slow one is looked
+/// for.
+fn link_text(member: &Member) -> String {
+    match member.round_trip_us {
+        _ if !member.reachable => "down".to_owned(),
+        None => "up".to_owned(),
+        Some(time @ ..10_000) => format!("{:.1} ms", time as f64 / 1_000.0),
+        Some(time) => format!("{} ms", time / 1_000),
+    }
 }
 
 /// The row of a shard. A plus marks learners, which follow and do not vote yet.
@@ -200,6 +211,7 @@ mod tests {
             zone: "a".to_owned(),
             roles: "core,edge".to_owned(),
             reachable: true,
+            round_trip_us: Some(id * 98_417),
             grpc_address: address.clone(),
             ..Member::default()
         };
@@ -233,6 +245,16 @@ mod tests {
         ] {
             assert!(text.lines().any(|text_line| text_line == line), "{line:?} is not in {text}");
         }
+    }
+
+    #[test]
+    fn link_is_shown_with_its_round_trip() {
+        let text = |reachable, round_trip_us| {
+            link_text(&Member { reachable, round_trip_us, ..Member::default() })
+        };
+        assert_eq!(text(true, Some(417)), "0.4 ms");
+        assert_eq!(text(true, Some(31_900)), "31 ms");
+        assert_eq!((text(true, None), text(false, Some(417))), ("up".into(), "down".into()));
     }
 
     #[test]

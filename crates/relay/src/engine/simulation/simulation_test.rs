@@ -197,6 +197,39 @@ fn message_that_was_never_handed_over_is_found_by_the_audit() {
 }
 
 #[test]
+fn age_of_a_delivery_adds_the_waits_on_each_node_and_half_of_each_round_trip() {
+    let one_way = Duration::from_millis(4);
+    let mut simulation = RelaySimulation::new(&["a", "b", "b"]);
+    let topic = topics().remove(0);
+    (1..=3).for_each(|node| simulation.watch(NodeId(node), &topic, false));
+    simulation.commit(&topic, true);
+    simulation.heal_and_settle();
+    let age = |simulation: &RelaySimulation, node| simulation.ages.get(&NodeId(node)).copied();
+    for remote in [2, 3] {
+        assert_eq!(age(&simulation, remote).flatten(), None, "history has no age");
+    }
+    let deliver_hops = |simulation: &mut RelaySimulation, hops| {
+        for _ in 0..hops {
+            simulation.advance(one_way);
+            simulation.deliver_frames_in_flight();
+        }
+    };
+    for _ in 0..3 {
+        simulation.advance(Duration::from_secs(1));
+        deliver_hops(&mut simulation, 1);
+    }
+    simulation.commit(&topic, true);
+    deliver_hops(&mut simulation, 2);
+    let ages = simulation.ages.values().map(|age| age.expect("measured"));
+    let millis = ages.clone().map(|age| age.elapsed.as_millis());
+    // Node 1 owns the topic; one of the other two is the region head, from which the last one receives it.
+    let mut sorted: Vec<_> = millis.collect();
+    sorted.sort_unstable();
+    assert_eq!(sorted, [3, 7, 11]);
+    assert_eq!(ages.map(|age| age.is_local).collect::<Vec<_>>(), [true, false, false]);
+}
+
+#[test]
 fn lost_delivery_is_detected_by_the_heartbeat() {
     let mut simulation = RelaySimulation::new(&["", ""]);
     let topic = topics().remove(0);
