@@ -62,7 +62,6 @@
 //! # }
 //! ```
 
-mod backoff;
 mod cursor;
 mod delta;
 mod event_queue;
@@ -74,7 +73,6 @@ mod session;
 mod stream;
 mod subscriber;
 
-pub use backoff::Backoff;
 pub use publisher::Publisher;
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
 pub use session::{CertificateTrust, Transport};

@@ -46,6 +46,7 @@
 //! ```
 
 mod audience;
+mod backoff;
 mod delivery;
 mod error;
 mod fail_point;
@@ -69,6 +70,7 @@ pub mod versioned;
 mod view;
 
 pub use audience::SubscriberCount;
+pub use backoff::Backoff;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};
 pub use fail_point::{FailPoint, UnknownFailPoint};
