@@ -34,7 +34,6 @@
 pub mod cli;
 pub mod config;
 pub mod demo;
-pub mod instruments;
 pub mod metrics;
 mod node;
 pub mod output;

@@ -21,6 +21,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("publish", &["core", "proto", "shard", "relay", "listener", "telemetry"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
+    ("instruments", &[]),
     ("telemetry", &[]),
 ];
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::instruments::chart::format_number;
+use pushonce_instruments::chart::format_number;
 
 /// The requirements and the unit costs.
 #[derive(clap::Args, Clone, Debug)]

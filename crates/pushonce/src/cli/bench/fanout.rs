@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::{ArrivalSchedule, LoadPacer};
 use super::progress::{self, WaitOutcome};
-use crate::instruments::MessageStamp;
-use crate::instruments::ProcessMonitor;
 use audience::DeliveryTracker;
 use publisher::PublishOutcomes;
+use pushonce_instruments::MessageStamp;
+use pushonce_instruments::ProcessMonitor;
 use report::FanoutReport;
 
 /// The subscribers, and the load.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::{ArrivalSchedule, LoadPacer};
 use super::progress;
-use crate::instruments::ProcessMonitor;
+use pushonce_instruments::ProcessMonitor;
 use report::PublishReport;
 use tally::{PublishCounts, PublishTally};
 

@@ -18,9 +18,9 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
-use crate::instruments::ProcessMonitor;
 use crate::output;
 use node::NodeProcess;
+use pushonce_instruments::ProcessMonitor;
 use report::{MethodCost, PushOnceReport};
 use site::SiteProcess;
 use viewers::{PollingViewers, StreamingViewers};

@@ -7,8 +7,8 @@ use std::time::Instant;
 use pushonce_core::Gap;
 use tokio::sync::Notify;
 
-use crate::instruments::LatencyHistogram;
-use crate::instruments::{MessageStamp, RunClock};
+use pushonce_instruments::LatencyHistogram;
+use pushonce_instruments::{MessageStamp, RunClock};
 
 /// Number of separate counters, so that subscribers that read at the same time rarely wait for each other.
 /// Each holds a histogram of 150 KiB.

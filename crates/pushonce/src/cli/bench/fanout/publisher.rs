@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::audience::DeliveryTracker;
 use crate::cli::bench::pace::{ArrivalSchedule, LoadPacer};
-use crate::instruments::MessageStamp;
+use pushonce_instruments::MessageStamp;
 
 /// When the next message is published.
 #[derive(Clone, Copy, Debug, PartialEq)]

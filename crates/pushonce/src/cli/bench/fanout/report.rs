@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::audience::FanoutDeliveryStats;
 use super::publisher::PublishOutcomes;
-use crate::instruments::ResourceUsage;
+use pushonce_instruments::ResourceUsage;
 
 /// The results.
 pub(in crate::cli::bench) struct FanoutReport {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::PublishCounts;
-use crate::instruments::ResourceUsage;
+use pushonce_instruments::ResourceUsage;
 
 /// The results.
 pub(in crate::cli::bench) struct PublishReport {

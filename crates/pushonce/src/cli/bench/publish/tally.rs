@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pushonce_client::PublishFailure;
 
-use crate::instruments::LatencyHistogram;
+use pushonce_instruments::LatencyHistogram;
 
 /// The counts of one worker, which the progress display reads.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use clap::ValueEnum as _;
 use serde_json::{Value, json};
 
 use super::UpdateMethod;
-use crate::instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
+use pushonce_instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
 
 /// The results.
 #[derive(Debug)]
