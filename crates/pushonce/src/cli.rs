@@ -64,7 +64,7 @@ enum Command {
     /// Show and change the settings of namespaces, such as history and payload limits
     Namespace(namespace::Args),
     /// Put load on a cluster and measure the result
-    Bench(bench::Args),
+    Bench(pushonce_loadgen::Args),
     /// Print the settings that a node would run with, or the first invalid one
     CheckConfig(settings::NodeArgs),
 }

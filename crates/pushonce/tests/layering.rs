@@ -22,6 +22,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("client", &["core", "proto"]),
     ("console", &[]),
     ("instruments", &[]),
+    ("loadgen", &["core", "proto", "client", "instruments"]),
     ("telemetry", &[]),
 ];
 
@@ -35,8 +36,9 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("rcgen", &["quic"]),
     ("flate2", &["websocket"]),
     ("sha1", &["websocket"]),
-    ("clap", &["benches", "pushonce"]),
+    ("clap", &["benches", "loadgen", "pushonce"]),
     ("metrics", &["telemetry"]),
+    ("indicatif", &["loadgen"]),
 ];
 
 /// Libraries that the core crate must not depend on.

@@ -1,12 +1,12 @@
 //! The report of a publish bench.
 
+use pushonce_instruments::ResourceUsage;
 use serde_json::{Value, json};
 
 use super::PublishCounts;
-use pushonce_instruments::ResourceUsage;
 
 /// The results.
-pub(in crate::cli::bench) struct PublishReport {
+pub(crate) struct PublishReport {
     /// The resource usage while messages were sent.
     pub(super) window: ResourceUsage,
     /// Number of acknowledgements until the end of the window.
@@ -21,7 +21,7 @@ impl PublishReport {
     }
 }
 
-impl crate::cli::bench::BenchReport for PublishReport {
+impl crate::BenchReport for PublishReport {
     fn text(&self) -> String {
         let total = &self.total;
         let failure_line =
@@ -61,7 +61,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cli::bench::BenchReport as _;
+    use crate::BenchReport as _;
 
     fn report() -> PublishReport {
         let window =

@@ -1,6 +1,7 @@
 //! The site process, controlled by this one.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::Context as _;
@@ -35,11 +36,12 @@ struct SiteChanged {}
 
 impl SiteProcess {
     pub(super) async fn start(
+        program: &Path,
         page: u32,
         state: u32,
         publish_to: Option<SocketAddr>,
     ) -> anyhow::Result<SiteProcess> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(program);
         command.args(["bench", "origin", "--page", &page.to_string()]);
         command.args(["--state", &state.to_string()]);
         if let Some(node) = publish_to {

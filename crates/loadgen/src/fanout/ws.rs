@@ -210,7 +210,7 @@ mod tests {
     use pushonce_core::Topic;
 
     use super::*;
-    use crate::cli::bench::fanout::SubscriberTransport;
+    use crate::fanout::SubscriberTransport;
 
     #[test]
     fn topic_is_percent_encoded_in_the_query() {

@@ -1,12 +1,11 @@
 //! A progress line on standard error: on a terminal it is overwritten, otherwise printed every second.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-
-use crate::output;
 
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,11 +80,16 @@ impl RateMeter {
 
 fn show_progress(bar: &ProgressBar, text: String) {
     if bar.is_hidden() {
-        output::notice(text);
+        print_line(&text);
     } else {
         bar.set_message(text);
         bar.tick();
     }
+}
+
+/// Prints a line on standard error. `eprintln!` would panic when it is closed; the result does not depend on it.
+pub(super) fn print_line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 #[cfg(test)]

@@ -11,16 +11,16 @@ mod site;
 mod viewers;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
+use pushonce_instruments::ProcessMonitor;
 use tokio_util::sync::CancellationToken;
 
-use crate::output;
+use crate::progress;
 use node::NodeProcess;
-use pushonce_instruments::ProcessMonitor;
 use report::{MethodCost, PushOnceReport};
 use site::SiteProcess;
 use viewers::{PollingViewers, StreamingViewers};
@@ -65,10 +65,14 @@ enum UpdateMethod {
 /// Maximum time of a run; a longer one hangs.
 const RUN_TIMEOUT: Duration = Duration::from_secs(600);
 
-pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<PushOnceReport> {
+pub(super) async fn run(
+    args: Args,
+    program: PathBuf,
+    shutdown: CancellationToken,
+) -> anyhow::Result<PushOnceReport> {
     // Dropping the future ends every process that was started.
     let report = tokio::select! {
-        measured = tokio::time::timeout(RUN_TIMEOUT, measure(&args)) => {
+        measured = tokio::time::timeout(RUN_TIMEOUT, measure(&args, &program)) => {
             measured.context("not complete within ten minutes; use fewer viewers or changes")??
         }
         () = shutdown.cancelled() => bail!("interrupted; an incomplete comparison is not printed"),
@@ -79,12 +83,12 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     Ok(report)
 }
 
-async fn measure(args: &Args) -> anyhow::Result<PushOnceReport> {
+async fn measure(args: &Args, program: &Path) -> anyhow::Result<PushOnceReport> {
     let mut rows = Vec::new();
     for &viewers in &args.viewers {
         for method in UpdateMethod::value_variants() {
-            print_progress(&format!("{viewers} viewers, {}", method.name()));
-            rows.push(measure_method(args, *method, viewers).await?);
+            progress::print_line(&format!("{viewers} viewers, {}", method.name()));
+            rows.push(measure_method(args, program, *method, viewers).await?);
         }
     }
     Ok(PushOnceReport {
@@ -99,13 +103,17 @@ async fn measure(args: &Args) -> anyhow::Result<PushOnceReport> {
 /// Measures one way with a number of viewers, in separate processes.
 async fn measure_method(
     args: &Args,
+    program: &Path,
     method: UpdateMethod,
     viewers: u32,
 ) -> anyhow::Result<MethodCost> {
-    let node =
-        if method == UpdateMethod::PushOnce { Some(NodeProcess::start().await?) } else { None };
+    let node = match method {
+        UpdateMethod::PushOnce => Some(NodeProcess::start(program).await?),
+        UpdateMethod::Reload | UpdateMethod::Poll | UpdateMethod::PushAll => None,
+    };
     let node = node.as_ref();
-    let mut site = SiteProcess::start(args.page, args.state, node.map(|node| node.http)).await?;
+    let publish_to = node.map(|node| node.http);
+    let mut site = SiteProcess::start(program, args.page, args.state, publish_to).await?;
     let mut connected_viewers =
         ConnectedViewers::connect(method, site.address, node, viewers).await?;
     let node_pid: Vec<u32> = node.map(|node| node.pid).into_iter().collect();
@@ -188,8 +196,4 @@ impl UpdateMethod {
             UpdateMethod::PushOnce => "the site publishes once",
         }
     }
-}
-
-fn print_progress(text: &str) {
-    output::notice(text);
 }

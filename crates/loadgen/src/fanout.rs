@@ -14,6 +14,7 @@ use anyhow::bail;
 use clap::ValueEnum;
 use pushonce_client::{Publisher, Scheme, ServerAddress};
 use pushonce_core::{Publish, Topic};
+use pushonce_instruments::{MessageStamp, ProcessMonitor};
 use pushonce_proto::client::Encoding;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +23,6 @@ use super::pace::{ArrivalSchedule, LoadPacer};
 use super::progress::{self, WaitOutcome};
 use audience::DeliveryTracker;
 use publisher::PublishOutcomes;
-use pushonce_instruments::MessageStamp;
-use pushonce_instruments::ProcessMonitor;
 use report::FanoutReport;
 
 /// The subscribers, and the load.

@@ -1,16 +1,15 @@
 //! A node in a separate process, on free ports, with a temporary data directory.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::viewers;
-use crate::config::{Config, PartialConfig};
-use crate::init;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -25,13 +24,11 @@ pub(super) struct NodeProcess {
 
 impl NodeProcess {
     /// Starts a node, and waits until it is ready.
-    pub(super) async fn start() -> anyhow::Result<NodeProcess> {
+    pub(super) async fn start(program: &Path) -> anyhow::Result<NodeProcess> {
         let data = tempfile::tempdir()?;
-        let flags =
-            PartialConfig { data: Some(data.path().to_owned()), ..PartialConfig::default() };
-        init(&Config::resolve(flags, PartialConfig::default(), PartialConfig::default())?).await?;
+        create_cluster(program, data.path()).await?;
         let [http, quic, grpc, peer] = free_ports()?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(program);
         command.args(["--log", "error", "serve", "--name", "bench", "--data"]).arg(data.path());
         for (flag, address) in
             [("--http", http), ("--quic", quic), ("--grpc", grpc), ("--peer", peer)]
@@ -50,6 +47,14 @@ impl NodeProcess {
         }
         Ok(NodeProcess { http, pid, _child: child, _data: data })
     }
+}
+
+async fn create_cluster(program: &Path, data: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new(program);
+    command.args(["init", "--name", "bench", "--data"]).arg(data);
+    let status = command.stdout(Stdio::null()).status().await.context("cannot start pushonce")?;
+    ensure!(status.success(), "cannot create the cluster of the node; the reason is above");
+    Ok(())
 }
 
 /// Binds all ports at the same time, so that they differ.

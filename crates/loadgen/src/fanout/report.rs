@@ -1,13 +1,13 @@
 //! The report of a fan-out bench.
 
+use pushonce_instruments::ResourceUsage;
 use serde_json::{Value, json};
 
 use super::audience::FanoutDeliveryStats;
 use super::publisher::PublishOutcomes;
-use pushonce_instruments::ResourceUsage;
 
 /// The results.
-pub(in crate::cli::bench) struct FanoutReport {
+pub(crate) struct FanoutReport {
     /// The resource usage while messages were published.
     pub(super) window: ResourceUsage,
     /// Number of deliveries in the window.
@@ -49,7 +49,7 @@ impl FanoutReport {
     }
 }
 
-impl crate::cli::bench::BenchReport for FanoutReport {
+impl crate::BenchReport for FanoutReport {
     fn text(&self) -> String {
         let session_memory = match self.are_servers_measured {
             true => {
@@ -110,7 +110,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cli::bench::BenchReport as _;
+    use crate::BenchReport as _;
 
     fn report() -> FanoutReport {
         let window =

@@ -1,14 +1,14 @@
 //! The report: the four ways side by side.
 
 use clap::ValueEnum as _;
+use pushonce_instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
 use serde_json::{Value, json};
 
 use super::UpdateMethod;
-use pushonce_instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
 
 /// The results.
 #[derive(Debug)]
-pub(in crate::cli::bench) struct PushOnceReport {
+pub(crate) struct PushOnceReport {
     pub(super) changes: u32,
     pub(super) polls: u32,
     pub(super) page: u32,
@@ -138,7 +138,7 @@ fn format_bytes(bytes: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::bench::BenchReport as _;
+    use crate::BenchReport as _;
 
     fn report() -> PushOnceReport {
         let cost = |method, viewers, requests, cpu_ms| MethodCost {

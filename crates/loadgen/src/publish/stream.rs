@@ -8,7 +8,7 @@ use pushonce_client::{AcknowledgementFuture, PublishFailure, PublishStream};
 use pushonce_core::Acknowledgement;
 
 use super::PublishBenchLoad;
-use crate::cli::bench::pace::LoadPacer;
+use crate::pace::LoadPacer;
 
 /// Publishes without an acknowledgement, oldest first, each with the time at which it was due.
 type PendingAcknowledgements = VecDeque<(Instant, AcknowledgementFuture)>;

@@ -4,7 +4,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pushonce_client::PublishFailure;
-
 use pushonce_instruments::LatencyHistogram;
 
 /// The counts of one worker, which the progress display reads.
@@ -13,7 +12,7 @@ pub(super) struct PublishTally(Mutex<PublishCounts>);
 
 /// The outcomes of publishes. Publishes that were sent and have no outcome are in flight.
 #[derive(Clone, Default)]
-pub(in crate::cli::bench) struct PublishCounts {
+pub(crate) struct PublishCounts {
     pub(super) sent: u64,
     pub(super) acknowledged: u64,
     pub(super) refused: u64,

@@ -4,7 +4,7 @@
 //! with its standard input, so that no process is left behind. It counts its own work.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,11 +27,9 @@ use tokio::io::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 
-use crate::output::{self, OutputError};
-
 /// The settings of the site.
 #[derive(clap::Args)]
-pub(in crate::cli::bench) struct Args {
+pub(crate) struct Args {
     #[arg(long)]
     page: usize,
     #[arg(long)]
@@ -61,7 +59,7 @@ struct OriginCounters {
     bytes: AtomicU64,
 }
 
-pub(in crate::cli::bench) async fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let site = Arc::new(OriginSite {
         state_bytes: args.state,
         page_bytes: args.page,
@@ -304,6 +302,8 @@ fn cpu_nanos() -> anyhow::Result<u64> {
     Ok(sum)
 }
 
-fn print_json_line(line: serde_json::Value) -> Result<(), OutputError> {
-    output::write_line(line)
+fn print_json_line(line: serde_json::Value) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
 }

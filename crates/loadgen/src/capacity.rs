@@ -5,9 +5,8 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
-
 use pushonce_instruments::chart::format_number;
+use serde_json::{Value, json};
 
 /// The requirements and the unit costs.
 #[derive(clap::Args, Clone, Debug)]
@@ -245,7 +244,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::bench::BenchReport as _;
+    use crate::BenchReport as _;
 
     #[derive(Parser)]
     struct CapacityCli {
@@ -261,7 +260,7 @@ mod tests {
 
     #[test]
     fn capacity_page_is_the_output_of_the_command() {
-        let page = include_str!("../../../../../benches/CAPACITY.md");
+        let page = include_str!("../../../benches/CAPACITY.md");
         assert!(
             page == run(args("")).text(),
             "update the page: pushonce bench capacity > benches/CAPACITY.md"

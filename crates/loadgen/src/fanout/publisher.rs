@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use pushonce_client::{AcknowledgementFuture, PublishFailure, PublishStream};
 use pushonce_core::{Acknowledgement, ContentType, Publish, Topic};
+use pushonce_instruments::MessageStamp;
 use tokio_util::sync::CancellationToken;
 
 use super::audience::DeliveryTracker;
-use crate::cli::bench::pace::{ArrivalSchedule, LoadPacer};
-use pushonce_instruments::MessageStamp;
+use crate::pace::{ArrivalSchedule, LoadPacer};
 
 /// When the next message is published.
 #[derive(Clone, Copy, Debug, PartialEq)]

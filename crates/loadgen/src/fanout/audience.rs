@@ -5,10 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use pushonce_core::Gap;
+use pushonce_instruments::{LatencyHistogram, MessageStamp, RunClock};
 use tokio::sync::Notify;
-
-use pushonce_instruments::LatencyHistogram;
-use pushonce_instruments::{MessageStamp, RunClock};
 
 /// Number of separate counters, so that subscribers that read at the same time rarely wait for each other.
 /// Each holds a histogram of 150 KiB.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::cli::bench::progress::{self, WaitOutcome};
+use crate::progress::{self, WaitOutcome};
 
 /// The topic to which the site publishes.
 pub(super) const TOPIC: &str = "bench/push-once";

@@ -12,12 +12,12 @@ use anyhow::bail;
 use bytes::Bytes;
 use pushonce_client::{PublishFailure, PublishStream, Publisher, ServerAddress};
 use pushonce_core::{Acknowledgement, ContentType, Publish, Topic};
+use pushonce_instruments::ProcessMonitor;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{ArrivalSchedule, LoadPacer};
 use super::progress;
-use pushonce_instruments::ProcessMonitor;
 use report::PublishReport;
 use tally::{PublishCounts, PublishTally};
 

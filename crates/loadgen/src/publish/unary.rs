@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::PublishBenchLoad;
-use crate::cli::bench::pace::LoadPacer;
+use crate::pace::LoadPacer;
 
 /// Starts one task per publish in flight. They share the connection and the pacer.
 pub(super) fn spawn(
