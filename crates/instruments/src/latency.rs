@@ -59,7 +59,8 @@ impl LatencyHistogram {
         QUANTILES.iter().map(|&(name, at)| (name.to_owned(), json!(self.quantile_ms(at)))).collect()
     }
 
-    fn quantile_ms(&self, quantile: f64) -> f64 {
+    /// A quantile from 0 to 1, in milliseconds; 0 when nothing was recorded.
+    pub fn quantile_ms(&self, quantile: f64) -> f64 {
         self.0.value_at_quantile(quantile) as f64 / 1_000.0
     }
 }

@@ -21,6 +21,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("publish", &["core", "proto", "shard", "relay", "listener", "telemetry"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
+    ("demo", &["core", "client", "instruments"]),
     ("instruments", &[]),
     ("loadgen", &["core", "proto", "client", "instruments"]),
     ("telemetry", &[]),
@@ -36,8 +37,9 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("rcgen", &["quic"]),
     ("flate2", &["websocket"]),
     ("sha1", &["websocket"]),
-    ("clap", &["benches", "loadgen", "pushonce"]),
+    ("clap", &["benches", "demo", "loadgen", "pushonce"]),
     ("metrics", &["telemetry"]),
+    ("hdrhistogram", &["benches", "instruments"]),
     ("indicatif", &["loadgen"]),
 ];
 

@@ -5,10 +5,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{MatchEvent, MatchState};
+use crate::script::{MatchEvent, MatchState};
 
 /// Duration of the replay of the whole tournament at speed 1.
-pub const REPLAY_DURATION: Duration = Duration::from_secs(300);
+pub(crate) const REPLAY_DURATION: Duration = Duration::from_secs(300);
 
 /// Maximum time from the start of a match to the next, in minutes. A third of the length of a match: about
 /// three run at the same time, for about eight seconds each; one after another they would take three.
@@ -22,24 +22,24 @@ const IDLE_MINUTES_MAX: u64 = 6;
 
 /// Replay speed from 0.01 to 1000: 1 takes five minutes, 2 half of that.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct Speed(f64);
+pub(crate) struct Speed(f64);
 
 /// Not a number, or out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a number from 0.01 to 1000, as in 2 for twice as fast, not {0:?}")]
-pub struct InvalidSpeed(String);
+pub(crate) struct InvalidSpeed(String);
 
 /// An event, and the time at which it is published.
 #[derive(Clone, Debug)]
-pub struct ReplayStep {
+pub(crate) struct ReplayStep {
     /// Time since the start of the replay.
-    pub after: Duration,
+    pub(crate) after: Duration,
     /// The event to publish.
-    pub event: MatchEvent,
+    pub(crate) event: MatchEvent,
 }
 
 /// Maps the events, which are ordered by time, to the time of the replay.
-pub fn schedule(events: Vec<MatchEvent>, speed: Speed) -> Vec<ReplayStep> {
+pub(crate) fn schedule(events: Vec<MatchEvent>, speed: Speed) -> Vec<ReplayStep> {
     let match_starts = compute_match_starts(&events);
     let mut timed: Vec<(u64, MatchEvent)> = events
         .into_iter()
@@ -119,7 +119,8 @@ impl fmt::Display for Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::{MatchEventKind, Tournament, build_events};
+    use crate::script::{MatchEventKind, build_events};
+    use crate::tournament::Tournament;
 
     fn steps(speed: &str) -> Vec<ReplayStep> {
         let events = build_events(&Tournament::embedded().expect("sound"));

@@ -5,31 +5,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hdrhistogram::Histogram;
-use pushonce_client::{ServerAddress, Subscriber, SubscriberEvent, Transport};
+use pushonce_client::{Subscriber, SubscriberEvent, Transport};
 use pushonce_core::{Message, StartFrom, Topic};
+use pushonce_instruments::LatencyHistogram;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::report::{new_histogram, percentiles_text, record_latency};
-use super::{LIVE, now_ms};
+use crate::nodes::{self, NodePorts};
+use crate::now_ms;
+use crate::report::percentiles_text;
+use crate::tournament::LIVE;
 
 /// Maximum time until the last message has arrived everywhere.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One viewer per node.
 #[derive(Default)]
-pub(super) struct DemoViewers {
+pub(crate) struct DemoViewers {
     stats: Vec<(Transport, Arc<Mutex<ViewerStats>>)>,
     _tasks: JoinSet<()>,
 }
 
 /// What a viewer has received.
+#[derive(Default)]
 struct ViewerStats {
     messages: u64,
     gaps: u64,
-    /// Microseconds from publish to receipt.
-    latency: Histogram<u64>,
+    /// From publish to receipt.
+    latency: LatencyHistogram,
 }
 
 #[derive(Deserialize)]
@@ -38,27 +41,18 @@ struct PublishTime {
 }
 
 impl DemoViewers {
-    /// Starts the viewers. `servers_by_transport` are the HTTP, QUIC and gRPC addresses of all nodes. The
-    /// first viewer uses the first node over WebSocket, the second the second node over QUIC, the third the
-    /// third node over gRPC.
-    pub(super) fn start(
-        servers_by_transport: &[Vec<ServerAddress>; 3],
-    ) -> anyhow::Result<DemoViewers> {
+    /// Starts the viewers of the nodes with these ports. The first viewer uses the first node over WebSocket,
+    /// the second the second node over QUIC, the third the third node over gRPC.
+    pub(crate) fn start(ports: &[NodePorts]) -> anyhow::Result<DemoViewers> {
         let mut viewers = DemoViewers::default();
         let transports = [Transport::Ws, Transport::Quic, Transport::Grpc];
-        for (index, (transport, servers)) in
-            transports.into_iter().zip(servers_by_transport).enumerate()
-        {
-            let mut servers = servers.clone();
+        for (index, transport) in transports.into_iter().enumerate() {
+            let mut servers = nodes::servers(ports, transport)?;
             servers.rotate_left(index);
             let topic = Topic::new(LIVE)?;
             let subscriber =
                 Subscriber::builder(servers).transport(transport).topic(topic, StartFrom::Start);
-            let stats = Arc::new(Mutex::new(ViewerStats {
-                messages: 0,
-                gaps: 0,
-                latency: new_histogram(),
-            }));
+            let stats = Arc::<Mutex<ViewerStats>>::default();
             viewers.stats.push((transport, stats.clone()));
             viewers._tasks.spawn(count_events(subscriber.connect()?, stats));
         }
@@ -66,7 +60,7 @@ impl DemoViewers {
     }
 
     /// Waits until each viewer has received `messages` messages.
-    pub(super) async fn wait_until_caught_up(&self, messages: u64) -> anyhow::Result<()> {
+    pub(crate) async fn wait_until_caught_up(&self, messages: u64) -> anyhow::Result<()> {
         let all_caught_up = async {
             while self.stats.iter().any(|(_, seen)| lock(seen).messages < messages) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -78,7 +72,7 @@ impl DemoViewers {
     }
 
     /// One line per viewer; `published` is the number of messages on the topic.
-    pub(super) fn text(&self, published: u64) -> String {
+    pub(crate) fn text(&self, published: u64) -> String {
         let line = |(transport, stats): &(Transport, Arc<Mutex<ViewerStats>>)| {
             let stats = lock(stats);
             let name = format!("{transport:?}").to_lowercase();
@@ -108,10 +102,7 @@ impl ViewerStats {
         self.messages += 1;
         if let Ok(PublishTime { published_ms }) = serde_json::from_slice(&message.payload) {
             let latency_secs = (now_ms() - published_ms).max(0.0) / 1000.0;
-            record_latency(
-                &mut self.latency,
-                Duration::try_from_secs_f64(latency_secs).unwrap_or_default(),
-            );
+            self.latency.record(Duration::try_from_secs_f64(latency_secs).unwrap_or_default());
         }
     }
 }

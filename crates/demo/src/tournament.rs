@@ -3,87 +3,87 @@
 use pushonce_core::{InvalidTopic, Topic};
 use serde::Deserialize;
 
-const DATA: &str = include_str!("../../data/worldcup-2026.json");
+const DATA: &str = include_str!("../data/worldcup-2026.json");
 
 /// The topic of every event of every match.
-pub const LIVE: &str = "worldcup/2026/live";
+pub(crate) const LIVE: &str = "worldcup/2026/live";
 
 /// All matches of the tournament.
 #[derive(Clone, Debug)]
-pub struct Tournament {
+pub(crate) struct Tournament {
     /// The topic [`LIVE`].
-    pub live: Topic,
+    pub(crate) live: Topic,
     /// The matches in the order of their numbers.
-    pub matches: Vec<Match>,
+    pub(crate) matches: Vec<Match>,
 }
 
 /// A match.
 #[derive(Clone, Debug)]
-pub struct Match {
+pub(crate) struct Match {
     /// Match number, 1 to 104.
-    pub number: u32,
+    pub(crate) number: u32,
     /// The topic of the match's state.
-    pub topic: Topic,
+    pub(crate) topic: Topic,
     /// `Matchday 1`, `Final`.
-    pub round: String,
+    pub(crate) round: String,
     /// `Group A`; `None` in the knock-out rounds.
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
     /// The venue.
-    pub ground: String,
+    pub(crate) ground: String,
     /// The names of the two teams.
-    pub teams: [String; 2],
+    pub(crate) teams: [String; 2],
     /// Kick-off in minutes since the Unix epoch, UTC.
-    pub kick_off: u64,
+    pub(crate) kick_off: u64,
     /// The goals in the order in which they were scored.
-    pub goals: Vec<Goal>,
+    pub(crate) goals: Vec<Goal>,
     /// The result.
-    pub score: Score,
+    pub(crate) score: Score,
 }
 
 /// A goal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Goal {
+pub(crate) struct Goal {
     /// The index of the team it counts for.
-    pub team: usize,
+    pub(crate) team: usize,
     /// The player who scored, for either team.
-    pub scorer: String,
+    pub(crate) scorer: String,
     /// Time of the goal.
-    pub match_time: MatchTime,
+    pub(crate) match_time: MatchTime,
     /// Whether it was a penalty kick in play.
-    pub penalty: bool,
+    pub(crate) penalty: bool,
     /// Whether a player of the other team scored it.
-    pub own_goal: bool,
+    pub(crate) own_goal: bool,
 }
 
 /// A time on the referee's clock: `90+4` is minute 90, added 4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MatchTime {
+pub(crate) struct MatchTime {
     /// The minute, 1 to 120.
-    pub minute: u32,
+    pub(crate) minute: u32,
     /// Minutes of stoppage time.
-    pub added: u32,
+    pub(crate) added: u32,
 }
 
 /// The scores of a match, each including the earlier ones, except the shoot-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct Score {
+pub(crate) struct Score {
     /// After 45 minutes.
     #[serde(rename = "ht")]
-    pub half_time: [u32; 2],
+    pub(crate) half_time: [u32; 2],
     /// After 90 minutes.
     #[serde(rename = "ft")]
-    pub full_time: [u32; 2],
+    pub(crate) full_time: [u32; 2],
     /// After 120 minutes, if there was extra time.
     #[serde(rename = "et")]
-    pub extra_time: Option<[u32; 2]>,
+    pub(crate) extra_time: Option<[u32; 2]>,
     /// The shoot-out only, if there was one.
     #[serde(rename = "p")]
-    pub penalties: Option<[u32; 2]>,
+    pub(crate) penalties: Option<[u32; 2]>,
 }
 
 /// Why the data is invalid.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidData {
+pub(crate) enum InvalidData {
     /// The data is not valid JSON, or has unexpected fields.
     #[error("invalid tournament data: {0}")]
     Json(#[from] serde_json::Error),
@@ -113,7 +113,7 @@ impl Tournament {
     ///
     /// # Errors
     /// [`InvalidData`] when the data is invalid.
-    pub fn embedded() -> Result<Tournament, InvalidData> {
+    pub(crate) fn embedded() -> Result<Tournament, InvalidData> {
         let file: TournamentFile = serde_json::from_str(DATA)?;
         let numbered = (1u32..).zip(file.matches);
         let mut matches: Vec<Match> =
@@ -123,9 +123,10 @@ impl Tournament {
     }
 }
 
+#[cfg(test)]
 impl Score {
     /// The score after the last goal of the play.
-    pub fn final_score(&self) -> [u32; 2] {
+    pub(crate) fn final_score(&self) -> [u32; 2] {
         self.extra_time.unwrap_or(self.full_time)
     }
 }

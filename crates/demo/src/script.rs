@@ -4,7 +4,7 @@ use bytes::Bytes;
 use pushonce_core::Topic;
 use serde::Serialize;
 
-use super::{Goal, Match, MatchTime, Tournament};
+use crate::tournament::{Goal, Match, MatchTime, Tournament};
 
 /// Interval at which the clock of a match is published, in minutes of play, so that a board moves without
 /// goals.
@@ -12,57 +12,57 @@ const CLOCK_MINUTES: u32 = 5;
 
 /// A change of one match.
 #[derive(Clone, Debug)]
-pub struct MatchEvent {
+pub(crate) struct MatchEvent {
     /// Minutes since the Unix epoch, UTC.
-    pub at_minute: u64,
+    pub(crate) at_minute: u64,
     /// The topic of the match.
-    pub topic: Topic,
+    pub(crate) topic: Topic,
     /// The topic of all events; `None` when only the clock changed.
-    pub live_topic: Option<Topic>,
+    pub(crate) live_topic: Option<Topic>,
     /// The state of the match after the change.
-    pub state: MatchState,
+    pub(crate) state: MatchState,
 }
 
 /// The published state of a match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MatchState {
+pub(crate) struct MatchState {
     /// Match number, 1 to 104.
     #[serde(rename = "match")]
-    pub number: u32,
+    pub(crate) number: u32,
     /// `Matchday 1`, `Final`.
-    pub round: String,
+    pub(crate) round: String,
     /// `Group A`; absent in the knock-out rounds.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
     /// The venue.
-    pub ground: String,
+    pub(crate) ground: String,
     /// Kick-off in seconds since the Unix epoch.
-    pub kick_off: u64,
+    pub(crate) kick_off: u64,
     /// The names of the two teams.
-    pub teams: [String; 2],
+    pub(crate) teams: [String; 2],
     /// Goals so far, without those of the shoot-out.
-    pub score: [u32; 2],
+    pub(crate) score: [u32; 2],
     /// The result of the shoot-out, once it is over.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub penalties: Option<[u32; 2]>,
+    pub(crate) penalties: Option<[u32; 2]>,
     /// Time on the referee's clock, such as `90+4`.
-    pub minute: String,
+    pub(crate) minute: String,
     /// The phase of the match.
-    pub status: MatchStatus,
+    pub(crate) status: MatchStatus,
     /// What changed.
-    pub event: MatchEventKind,
+    pub(crate) event: MatchEventKind,
     /// The goal of this event, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub goal: Option<PublishedGoal>,
+    pub(crate) goal: Option<PublishedGoal>,
     /// All goals so far; left out on the topic of all events.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub goals: Vec<PublishedGoal>,
+    pub(crate) goals: Vec<PublishedGoal>,
 }
 
 /// The phase of a match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum MatchStatus {
+pub(crate) enum MatchStatus {
     /// In play.
     Live,
     /// Half-time break.
@@ -78,7 +78,7 @@ pub enum MatchStatus {
 /// What changed in a match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum MatchEventKind {
+pub(crate) enum MatchEventKind {
     /// The match started.
     KickOff,
     /// Only the minute changed.
@@ -99,17 +99,17 @@ pub enum MatchEventKind {
 
 /// A goal as it is published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PublishedGoal {
+pub(crate) struct PublishedGoal {
     /// The index of the team it counts for.
-    pub team: usize,
+    pub(crate) team: usize,
     /// The player who scored, for either team.
-    pub scorer: String,
+    pub(crate) scorer: String,
     /// Time on the referee's clock, such as `90+4`.
-    pub minute: String,
+    pub(crate) minute: String,
     /// Whether it was a penalty kick in play.
-    pub penalty: bool,
+    pub(crate) penalty: bool,
     /// Whether a player of the other team scored it.
-    pub own_goal: bool,
+    pub(crate) own_goal: bool,
 }
 
 /// The published message: the state with its publish time.
@@ -123,7 +123,7 @@ struct PublishedState<'s> {
 
 /// All events in the order in which they happened; events of matches that were played at the same time
 /// interleave.
-pub fn build_events(tournament: &Tournament) -> Vec<MatchEvent> {
+pub(crate) fn build_events(tournament: &Tournament) -> Vec<MatchEvent> {
     let of_match = |m: &Match| events_of_match(m, &tournament.live);
     let mut events: Vec<MatchEvent> = tournament.matches.iter().flat_map(of_match).collect();
     // A stable sort: events of one match in the same minute keep their order.
@@ -137,7 +137,10 @@ impl MatchEvent {
     ///
     /// # Errors
     /// Cannot fail for the data that the binary contains.
-    pub fn messages(&self, published_ms: f64) -> Result<Vec<(Topic, Bytes)>, serde_json::Error> {
+    pub(crate) fn messages(
+        &self,
+        published_ms: f64,
+    ) -> Result<Vec<(Topic, Bytes)>, serde_json::Error> {
         let encode = |state: &MatchState| {
             serde_json::to_vec(&PublishedState { state, published_ms }).map(Bytes::from)
         };
