@@ -4,7 +4,7 @@ use bytes::Bytes;
 use pushonce_core::{ContentType, Message, Position, Timestamp};
 use serde_json::{Value, json};
 
-const DATA: &str = include_str!("../crates/pushonce/data/worldcup-2026.json");
+const DATA: &str = include_str!("../crates/demo/data/worldcup-2026.json");
 
 /// The interval at which the clock updates the board, in minutes of play.
 const CLOCK_MINUTES: u64 = 5;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use pushonce::instruments::{LatencyHistogram, MessageStamp, RunClock};
+use pushonce_instruments::{LatencyHistogram, MessageStamp, RunClock};
 
 use crate::client_pool::{BenchClient, ClientEvent, ClientPool};
 

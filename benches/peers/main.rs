@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use pushonce::instruments::MessageStamp;
+use pushonce_instruments::MessageStamp;
 
 use load::LoadPacing;
 use wire::ServerProtocol;

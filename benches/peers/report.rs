@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use pushonce::instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
+use pushonce_instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
 use serde_json::Value;
 
 /// The servers of a report in their order: the name in the script, and the display name.

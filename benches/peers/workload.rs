@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use pushonce::instruments::ProcessMonitor;
+use pushonce_instruments::ProcessMonitor;
 use serde_json::{Value, json};
 
 use crate::client_pool::{BenchClient, ClientEvent, ClientPool};

@@ -67,7 +67,6 @@
 //! # }
 //! ```
 
-mod backoff;
 mod cursor;
 mod delta;
 mod domain;
@@ -80,7 +79,6 @@ mod session;
 mod stream;
 mod subscriber;
 
-pub use backoff::Backoff;
 pub use domain::*;
 pub use publisher::Publisher;
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};

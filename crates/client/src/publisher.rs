@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{Acknowledgement, InvalidPublish, Publish, PublishError, PublishId};
+use pushonce_core::{Acknowledgement, Backoff, InvalidPublish, Publish, PublishError, PublishId};
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
@@ -68,6 +68,11 @@ impl Publisher {
     /// server after one that hangs, and for a shard to get a new owner.
     pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(5_250);
 
+    /// Delays before a message is sent again. Far shorter than those between the sessions of a subscriber: a
+    /// shard that moves is back in a second or two, and the caller waits for this message.
+    pub(crate) const RETRY_BACKOFF: Backoff =
+        Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+
     /// Creates a publisher for `servers` (`http://HOST:PORT` of their gRPC ports). Connects when needed.
     /// The first server is used until it fails, then the next one, in turn.
     pub fn new(servers: impl IntoIterator<Item = ServerAddress>) -> Publisher {
@@ -93,7 +98,7 @@ impl Publisher {
         }
         let request = pb::PublishRequest::from(publish);
         let deadline = tokio::time::Instant::now() + self.shared.deadline;
-        let mut delay_max = Duration::from_millis(20);
+        let mut backoff = Self::RETRY_BACKOFF;
         let mut unknown_outcome = None;
         loop {
             let failure = match self.try_publish(request.clone(), deadline).await {
@@ -104,14 +109,12 @@ impl Publisher {
             if matches!(failure, PublishFailure::Unknown(_)) {
                 unknown_outcome = Some(failure.clone());
             }
-            let delay = delay_max.mul_f64(rand::rng().random());
+            let delay = backoff.next_delay(rand::random());
             if !is_retryable || tokio::time::Instant::now() + delay >= deadline {
                 // A message that this server rejected may have been stored by an earlier one.
                 return Err(unknown_outcome.unwrap_or(failure));
             }
             tokio::time::sleep(delay).await;
-            // Far shorter than a subscriber's maximum: the caller waits for this message.
-            delay_max = (delay_max * 2).min(Duration::from_millis(500));
         }
     }
 

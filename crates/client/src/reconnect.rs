@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use pushonce_core::{FailPoint, GapReason};
+use pushonce_core::{Backoff, FailPoint, GapReason};
 use pushonce_proto::close::Reconnect;
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
 use crate::event_queue::{EventSender, LatestUpdate};
 use crate::resume_state::{NewestOnly, ResumeState, SessionAction};
 use crate::server_address::ServerAddress;
@@ -18,8 +17,12 @@ use crate::subscriber::SubscriberEvent;
 /// The subscriber was dropped.
 struct SubscriberDropped;
 
+/// Delays between sessions and between calls, as `proto/README.md` requires. At most five seconds: after an
+/// operator restarts a node, its clients should return soon.
+pub(crate) const RECONNECT_BACKOFF: Backoff =
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
 /// Delays and timeouts across sessions.
-#[derive(Default)]
 struct RetryState {
     /// Delay before the next session.
     backoff: Backoff,
@@ -44,7 +47,12 @@ pub(crate) async fn run(
     mut resume_state: ResumeState,
     events: EventSender,
 ) {
-    let mut retry = RetryState::default();
+    let mut retry = RetryState {
+        backoff: RECONNECT_BACKOFF,
+        has_other_servers: false,
+        stale_sessions: 0,
+        reconnect_after: Duration::ZERO,
+    };
     while let Some(server) = servers.pop_front() {
         retry.has_other_servers = !servers.is_empty();
         let end = match Session::open(&connect_options, &server).await {
@@ -71,8 +79,8 @@ pub(crate) async fn run(
         let backoff = &mut retry.backoff;
         let Ok(SessionEnd { reason, reconnect }) = end else { return };
         let retry_in = match reconnect {
-            Reconnect::Yes => Some(backoff.next_delay(&mut rand::rng())),
-            Reconnect::Later => Some(backoff.next_delay_long(&mut rand::rng())),
+            Reconnect::Yes => Some(backoff.next_delay(rand::random())),
+            Reconnect::Later => Some(backoff.next_delay_long(rand::random())),
             Reconnect::No => None,
         };
         let reconnect_after = std::mem::take(&mut retry.reconnect_after);
@@ -100,7 +108,7 @@ async fn run_session(
 ) -> Result<SessionEnd, SubscriberDropped> {
     send_event(events, SubscriberEvent::Connected { server: server.clone() }).await?;
     let mut requests = resume_state.begin_session();
-    let mut topic_backoff = Backoff::default();
+    let mut topic_backoff = RECONNECT_BACKOFF;
     let (mut request_at, mut leave_at, mut switch_at) = (None, None, None);
     let mut leave_reason = String::new();
     loop {
@@ -139,7 +147,7 @@ async fn run_session(
                     tracing::warn!(%server, "asked again after a pause: {message}");
                 }
                 request_at.get_or_insert_with(|| {
-                    Instant::now() + topic_backoff.next_delay(&mut rand::rng())
+                    Instant::now() + topic_backoff.next_delay(rand::random())
                 });
             }
             SessionAction::Leave { within, reconnect_after, reason } => {

@@ -46,6 +46,7 @@
 //! ```
 
 mod audience;
+mod backoff;
 mod commit_age;
 mod delivery;
 mod error;
@@ -72,6 +73,7 @@ pub mod versioned;
 mod view;
 
 pub use audience::SubscriberCount;
+pub use backoff::Backoff;
 pub use commit_age::CommitAge;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};

@@ -3,6 +3,7 @@
 mod bench;
 mod check_config;
 mod cluster;
+mod demo;
 mod duration;
 mod init;
 mod namespace;
@@ -24,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{InvalidConfig, PartialConfig};
-use crate::demo;
 use crate::node::join::MembershipRevoked;
 use crate::output::log::LogWriter;
 use crate::output::{self, OutputError};
@@ -47,7 +47,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run three nodes in one process that replay the World Cup 2026, with a page to watch it on
-    Demo(demo::Args),
+    Demo(pushonce_demo::Args),
     /// Create a cluster: prepare the data directory of its first node, once, offline. Takes the
     /// settings of `serve`
     Init(settings::NodeArgs),
@@ -64,7 +64,7 @@ enum Command {
     /// Show and change the settings of namespaces, such as history and payload limits
     Namespace(namespace::Args),
     /// Put load on a cluster and measure the result
-    Bench(bench::Args),
+    Bench(pushonce_loadgen::Args),
     /// Print the settings that a node would run with, or the first invalid one
     CheckConfig(settings::NodeArgs),
 }

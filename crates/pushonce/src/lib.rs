@@ -7,7 +7,8 @@
 //! (`init`, `bootstrap`), the join (`join` sends requests, `join_outcome` evaluates the responses,
 //! `membership` answers them), members at new addresses (`discovery`), two clusters at one address
 //! (`address_conflict`), the shards on this node (`replica_supervisor`), the adapters between the engines
-//! (`ports`), and readiness (`health` evaluates, `health_check` gathers the facts).
+//! (`ports`), and readiness (`health` evaluates, `health_check` gathers the facts). The subcommands `bench` and
+//! `demo` run the crates `loadgen` and `demo`, which use a cluster like any client.
 //!
 //! # Guarantees
 //!
@@ -33,8 +34,6 @@
 
 pub mod cli;
 pub mod config;
-pub mod demo;
-pub mod instruments;
 pub mod metrics;
 mod node;
 pub mod output;

@@ -21,6 +21,9 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("publish", &["core", "proto", "listener", "telemetry"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
+    ("demo", &["core", "client", "instruments"]),
+    ("instruments", &[]),
+    ("loadgen", &["core", "proto", "client", "instruments"]),
     ("telemetry", &[]),
     ("test-node", &["quic"]),
 ];
@@ -35,8 +38,10 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("rcgen", &["quic"]),
     ("flate2", &["websocket"]),
     ("sha1", &["websocket"]),
-    ("clap", &["benches", "pushonce"]),
+    ("clap", &["benches", "demo", "loadgen", "pushonce"]),
     ("metrics", &["telemetry"]),
+    ("hdrhistogram", &["benches", "instruments"]),
+    ("indicatif", &["loadgen"]),
 ];
 
 /// Libraries that the core crate must not depend on.

@@ -22,8 +22,8 @@ use tonic::{Status, Streaming};
 
 use super::window::{self, PublishWindow};
 use super::{AcknowledgementSender, QueuedPublish};
-use crate::backoff::Backoff;
 use crate::publisher::{Publisher, PublisherShared};
+use crate::reconnect::RECONNECT_BACKOFF;
 
 /// Maximum number of requests queued for the connection.
 const REQUEST_QUEUE_MAX: usize = 256;
@@ -271,9 +271,9 @@ impl PublishCall {
 /// Tries server after server until a call is open.
 async fn reopen(shared: Arc<PublisherShared>, failed_server: usize) -> PublishCall {
     shared.switch_from(failed_server).await;
-    let mut backoff = Backoff::default();
+    let mut backoff = RECONNECT_BACKOFF;
     loop {
-        let pause = backoff.next_delay(&mut rand::rng());
+        let pause = backoff.next_delay(rand::random());
         sleep(pause).await;
         if let Ok(call) = PublishCall::open(&shared).await {
             return call;

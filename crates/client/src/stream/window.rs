@@ -15,12 +15,16 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
-use pushonce_core::{Acknowledgement, ProducerId, ProducerSequence, Publish, PublishId, Topic};
+use pushonce_core::{
+    Acknowledgement, Backoff, ProducerId, ProducerSequence, Publish, PublishId, Topic,
+};
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::publisher::PublishFailure;
 use rand::Rng;
 use tokio::time::Instant;
 use tonic::Code;
+
+use crate::publisher::Publisher;
 
 /// Maximum number of unacknowledged payload bytes.
 const BYTES_MAX: usize = 16 << 20;
@@ -31,11 +35,6 @@ const TOPIC_IDLE_MAX: Duration = Duration::from_secs(150);
 
 /// Maximum number of topics to track; above it, topics without unacknowledged messages are removed.
 const TOPICS_MAX: usize = 65_536;
-
-/// Limits of the delay before a paused topic is sent again: short, because a shard that moves is back in a
-/// second or two, and the caller waits.
-const RETRY_PAUSE_INITIAL: Duration = Duration::from_millis(20);
-const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// The unacknowledged messages of a stream. `W` is the waiter of a message.
 pub(crate) struct PublishWindow<W> {
@@ -86,7 +85,7 @@ struct TopicWindow {
     paused: Option<TopicPause>,
     /// Incremented to invalidate the topic's entries in `ready`.
     generation: u64,
-    failures: u32,
+    retry_backoff: Backoff,
     last_used_at: Instant,
 }
 
@@ -248,7 +247,7 @@ impl<W> PublishWindow<W> {
             Ok(acknowledgement) => {
                 self.settle(index, Ok(acknowledgement), out);
                 if let Some(topic_window) = self.topics.get_mut(topic) {
-                    topic_window.failures = 0;
+                    topic_window.retry_backoff.reset();
                 }
             }
             Err(PublishFailure::Unknown(reason)) => {
@@ -363,11 +362,7 @@ impl<W> PublishWindow<W> {
     ) {
         let Some(topic_window) = self.topics.get_mut(topic) else { return };
         if topic_window.paused.is_none() {
-            let pause_max = RETRY_PAUSE_INITIAL
-                .saturating_mul(1 << topic_window.failures.min(8))
-                .min(RETRY_PAUSE_MAX);
-            let until = now + pause_max.mul_f64(rng.random());
-            topic_window.failures += 1;
+            let until = now + topic_window.retry_backoff.next_delay(rng.random());
             topic_window.generation += 1;
             topic_window.paused = Some(TopicPause { until, restart: None });
             self.timers.push(Reverse((until, topic.clone())));
@@ -459,7 +454,7 @@ impl TopicWindow {
             in_flight: 0,
             paused: None,
             generation: 0,
-            failures: 0,
+            retry_backoff: Publisher::RETRY_BACKOFF,
             last_used_at: now,
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use pushonce_consensus::PeerAddresses;
-use pushonce_core::{ClusterId, ClusterView, FailPoint, HostPort, NodeId};
+use pushonce_core::{Backoff, ClusterId, ClusterView, FailPoint, HostPort, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -25,9 +25,12 @@ use super::join;
 use super::join_outcome::parse_cluster_id;
 use super::join_request::cluster_id_bytes;
 
-/// Pause between two rounds while a member is missing; doubled up to [`PAUSE_MAX`] while nothing changes.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Pauses between two rounds while a member is missing and nothing changes.
+const ROUND_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
+
+/// Interval at which the links are checked while no member is missing, and pause after a round that found
+/// an address.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Timeout of a request. A member answers from memory: longer means that no member listens.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -81,20 +84,21 @@ impl Discovery {
     async fn run_rounds(&mut self) {
         let mut learned_addresses = LearnedAddresses::default();
         let mut warned_at = BTreeMap::new();
-        let mut interval = PAUSE_MIN;
+        let mut backoff = ROUND_BACKOFF;
         loop {
-            interval = match self.missing_members() {
-                Some(missing)
-                    if self
-                        .query_addresses(&missing, &mut learned_addresses, &mut warned_at)
-                        .await =>
-                {
-                    PAUSE_MIN
+            let found_new = match self.missing_members() {
+                Some(missing) => {
+                    self.query_addresses(&missing, &mut learned_addresses, &mut warned_at).await
                 }
-                Some(_) => (interval * 2).min(PAUSE_MAX),
-                None => PAUSE_MIN,
+                None => true,
             };
-            self.wait_for_next_round(Instant::now() + interval, &mut learned_addresses).await;
+            let pause = if found_new {
+                backoff.reset();
+                CHECK_INTERVAL
+            } else {
+                backoff.next_delay(rand::random())
+            };
+            self.wait_for_next_round(Instant::now() + pause, &mut learned_addresses).await;
         }
     }
 

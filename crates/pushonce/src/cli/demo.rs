@@ -1,0 +1,47 @@
+//! `pushonce demo`: runs the nodes of the demo in this process.
+
+use std::time::Duration;
+
+use pushonce_demo::{Args, NodePorts, NodeSpec};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, HumanDuration, PartialConfig};
+use crate::{Node, metrics, node, output};
+
+pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let metrics = metrics::install_recorder()?;
+    let start_node = async |spec: NodeSpec, stop: CancellationToken| {
+        let creates_cluster = spec.join.is_none();
+        let config = node_config(spec)?;
+        if creates_cluster {
+            node::init(&config).await?;
+        }
+        let node = Node::build(config, pushonce_console::demo(), metrics.clone(), &stop).await?;
+        anyhow::Ok(node.run(stop))
+    };
+    // The pages show the same, so the demo continues without a terminal.
+    let print = |text: &str| {
+        let _ = output::write(text.as_bytes());
+    };
+    pushonce_demo::run(args, start_node, print, shutdown).await
+}
+
+fn node_config(spec: NodeSpec) -> anyhow::Result<Config> {
+    let NodePorts { http, quic, grpc, peer } = spec.ports;
+    let [http, quic, grpc, peer] =
+        [http, quic, grpc, peer].map(|port| Some(([127, 0, 0, 1], port).into()));
+    let flags = PartialConfig {
+        data: Some(spec.data),
+        name: Some(spec.name),
+        http,
+        quic,
+        grpc,
+        peer,
+        join: spec.join.map(|first| vec![first]),
+        lanes: Some(1),
+        // All nodes stop together, so there is no other node for their clients.
+        shutdown_grace: Some(HumanDuration(Duration::ZERO)),
+        ..PartialConfig::default()
+    };
+    Ok(Config::resolve(flags, PartialConfig::default(), PartialConfig::default())?)
+}
