@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_consensus::{LogMark, PeerAddresses};
+use pushonce_consensus::LogMark;
 use pushonce_control::{
     CommandError, CommandRejection, ControlHandle, Incarnation, JoinCommand, JoinReply, ProcessRun,
     Profile,
@@ -12,6 +12,7 @@ use pushonce_control::{
 use pushonce_core::{
     Addresses, BuildInfo, ClusterId, ClusterVersion, HostPort, NodeId, VersionRange,
 };
+use pushonce_peer::PeerAddresses;
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_server::{self, MembershipServiceServer};
 use tokio::sync::{mpsc, watch};
