@@ -11,6 +11,7 @@ use pushonce_core::{
     AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, DiskFull, FailPoint, NodeId,
     UnsupportedVersion,
 };
+use pushonce_peer::PeerTransport;
 use pushonce_proto::pb::peer::v1::raft_service_server::RaftServiceServer;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::network::{
 use crate::recovery;
 use crate::store::{DelayedFsyncStore, FatalHook, LogMark, RedbStore, StoreWriter, WriteCounter};
 use crate::vote_hold::LeaseTimes;
-use crate::{ConsensusSettings, GroupId, InvalidSettings, PeerAddresses, RaftGroup, RaftService};
+use crate::{ConsensusSettings, GroupId, InvalidSettings, RaftGroup, RaftService};
 
 /// All groups of this node: one store, one writer, one stream to each peer. Clones share the engine.
 #[derive(Clone)]
@@ -198,16 +199,15 @@ impl ConsensusEngine {
         RedbStore::exists(dir)
     }
 
-    /// Opens the store in `dir` and locks it.
+    /// Opens the store in `dir` and locks it. The store must belong to the node of `transport`, whose agreed
+    /// version becomes that of the store.
     ///
     /// When the disk fails later, the process exits with status 74: the state on disk is then unknown, and a
     /// node that continues could break its guarantees.
     pub async fn open(
         dir: &Path,
-        cluster: ClusterId,
-        me: NodeId,
         settings: ConsensusSettings,
-        peer_addresses: PeerAddresses,
+        transport: PeerTransport,
     ) -> Result<ConsensusEngine, EngineOpenError> {
         let on_fatal = |reason: &str| {
             tracing::error!(reason, "disk failed, stopping the node");
@@ -215,16 +215,14 @@ impl ConsensusEngine {
         };
         let hooks =
             HostHooks { disk_space: Arc::new(DiskSpace::for_dir), on_fatal: Arc::new(on_fatal) };
-        ConsensusEngine::open_with_hooks(dir, cluster, me, settings, peer_addresses, hooks).await
+        ConsensusEngine::open_with_hooks(dir, settings, transport, hooks).await
     }
 
     /// Like [`ConsensusEngine::open`], with the given hooks.
     pub async fn open_with_hooks(
         dir: &Path,
-        cluster: ClusterId,
-        me: NodeId,
         settings: ConsensusSettings,
-        peer_addresses: PeerAddresses,
+        transport: PeerTransport,
         hooks: HostHooks,
     ) -> Result<ConsensusEngine, EngineOpenError> {
         for warning in settings.validate()? {
@@ -232,16 +230,14 @@ impl ConsensusEngine {
         }
         let config = Arc::new(settings.raft_config()?);
         let disk_reserve = DiskReserve::new(dir, settings.disk_reserve_bytes, hooks.disk_space);
-        let opened = open_store(dir, cluster, me, disk_reserve.clone(), hooks.on_fatal).await?;
+        let opened = open_store(dir, &transport, disk_reserve.clone(), hooks.on_fatal).await?;
         let persist_fence = opened.fence.clone().persist_when_closed(dir.to_owned());
         let engine = ConsensusEngine::from_store(
             opened,
             disk_reserve,
-            cluster,
-            me,
             Arc::new(settings),
             config,
-            peer_addresses,
+            transport,
         );
         let EngineInner { tasks, shutdown, .. } = &*engine.0;
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(persist_fence));
@@ -251,12 +247,11 @@ impl ConsensusEngine {
     fn from_store(
         opened: OpenedStore,
         disk_reserve: DiskReserve,
-        cluster: ClusterId,
-        me: NodeId,
         settings: Arc<ConsensusSettings>,
         config: Arc<Config>,
-        peer_addresses: PeerAddresses,
+        transport: PeerTransport,
     ) -> ConsensusEngine {
+        let me = transport.me();
         let OpenedStore { writer, stored_groups, log_mark, write_counter, fence } = opened;
         let lease_times = LeaseTimes::new(settings.election_max);
         let rollback_detector =
@@ -265,20 +260,14 @@ impl ConsensusEngine {
         tasks.spawn(disk_reserve.clone().run(shutdown.clone()));
         let groups = GroupRegistry::default();
         let links = RaftLinks::new(RaftLinksContext {
-            cluster,
-            me,
-            agreed_version: writer.agreed_version().clone(),
+            transport: transport.clone(),
             settings: Arc::clone(&settings),
-            peer_addresses: peer_addresses.clone(),
             rollback_detector: rollback_detector.clone(),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         });
         let service = RaftService {
-            cluster,
-            me,
-            agreed_version: writer.agreed_version().clone(),
-            peer_addresses,
+            transport,
             rollback_detector,
             groups: groups.clone(),
             tasks: tasks.clone(),
@@ -364,8 +353,8 @@ impl ConsensusEngine {
 
     /// The gRPC service to mount on the peer port.
     ///
-    /// The server must set `TCP_NODELAY`, or every response waits 40 ms for the peer's delayed
-    /// acknowledgement. It should send HTTP/2 keep-alives, or the streams of vanished peers remain open.
+    /// Serve it on [`pushonce_peer::server`]. Without `TCP_NODELAY` every response waits 40 ms for the peer's
+    /// delayed acknowledgement, and without keep-alives the streams of vanished peers remain open.
     pub fn service(&self) -> RaftServiceServer<RaftService> {
         RaftServiceServer::new(self.0.service.clone()).max_decoding_message_size(FRAME_BYTES_MAX)
     }
@@ -423,8 +412,7 @@ impl Drop for EngineInner {
 
 async fn open_store(
     dir: &Path,
-    cluster: ClusterId,
-    me: NodeId,
+    transport: &PeerTransport,
     disk_reserve: DiskReserve,
     on_fatal: FatalHook,
 ) -> Result<OpenedStore, EngineOpenError> {
@@ -432,6 +420,7 @@ async fn open_store(
         path: dir.to_owned(),
         reason: error.to_string(),
     };
+    let (cluster, me) = (transport.cluster(), transport.me());
     let open = move |dir: &Path| with_log_mark(dir, RedbStore::open(dir, cluster, me)?);
     let (mut disk, log_mark) = run_blocking(dir, open).await?;
     let stored_groups = disk.groups().map_err(io_error)?;
@@ -440,7 +429,7 @@ async fn open_store(
         true => StoreWriter::start(DelayedFsyncStore::new(disk), disk_reserve, on_fatal),
         false => StoreWriter::start(disk, disk_reserve, on_fatal),
     };
-    let writer = writer.map_err(io_error)?;
+    let writer = writer.map_err(io_error)?.with_agreed_version(transport.agreed_version());
     writer.agreed_version().raise(version);
     Ok(OpenedStore { writer, stored_groups, log_mark, write_counter, fence: Fence::load(dir) })
 }

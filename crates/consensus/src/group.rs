@@ -274,7 +274,7 @@ impl RaftGroup {
         // The first forwarded entry may be the one that dials the link.
         link.wait_until_up(self.0.settings.link_timeout()).await;
         let pending = link
-            .request(self.id(), Kind::Propose, wire::encode(link.version(), &entry), Bytes::new())
+            .request(self.id(), Kind::Propose, wire::encode(link.version(), &entry))
             .map_err(|_| ProposeError::Rejected { leader: Some(leader) })?;
         let mut status = self.status();
         let unknown = |reason: &str| Err(ProposeError::Unknown(reason.to_owned()));

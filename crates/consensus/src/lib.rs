@@ -5,7 +5,7 @@
 //! A [`ConsensusEngine`] runs any number of replicated state machines ([`StateMachine`]) and returns a
 //! [`RaftGroup`] for each. One redb file holds the logs, votes and snapshots of all groups; one thread writes
 //! it, and one fsync serves all pending writes. One gRPC stream to each peer carries the requests of all
-//! groups. This is the only crate that depends on openraft.
+//! groups; snapshots are sent on another connection. This is the only crate that depends on openraft.
 //!
 //! # Guarantees
 //!
@@ -18,9 +18,9 @@
 //!   from the other replicas and does not vote before it has it.
 //! - A full disk loses nothing that was written, and writing resumes without intervention when space is
 //!   freed. A new leader commits the entries of earlier terms although a majority has no space for publishes.
-//! - A snapshot delays entries by one piece at most. Its transfer has no deadline while it makes progress,
-//!   resumes at the last piece, and alternates with the transfers of other groups. Heartbeats and appends
-//!   overtake it.
+//! - A snapshot delays no vote, heartbeat or entry: it has a connection of its own. Its transfer has no
+//!   deadline while it makes progress, resumes at the last piece, and alternates with the transfers of other
+//!   groups.
 //! - Every queue is bounded in bytes.
 //! - The lease and the vote hold can be changed at run time ([`ConsensusEngine::set_times`]). They are
 //!   measured with a clock that includes suspension.
@@ -35,7 +35,7 @@
 //!
 //! # Non-goals
 //!
-//! The content of entries. Reads: the owner of a machine reads its own state while it leads. TLS. Retries of
+//! The content of entries. Reads: the owner of a machine reads its own state while it leads. Retries of
 //! proposals: the caller knows which are safe.
 //!
 //! The engine refuses to open a directory that is open elsewhere, belongs to another node or cluster, or
@@ -64,7 +64,7 @@
 //!
 //! use bytes::Bytes;
 //! use pushonce_consensus::{
-//!     ConsensusEngine, ConsensusSettings, GroupId, PeerAddresses, StateMachine,
+//!     ConsensusEngine, ConsensusSettings, GroupId, PeerAddresses, PeerTransport, StateMachine,
 //! };
 //! use pushonce_core::{ClusterId, NodeId};
 //!
@@ -72,7 +72,8 @@
 //!     let (dir, cluster, me) = (Path::new("data"), ClusterId(7), NodeId(1));
 //!     ConsensusEngine::create(dir, cluster, me).await?;
 //!     let (settings, peers) = (ConsensusSettings::lan(), PeerAddresses::default());
-//!     let engine = ConsensusEngine::open(dir, cluster, me, settings, peers).await?;
+//!     let transport = PeerTransport::new(cluster, me, peers, &settings.times());
+//!     let engine = ConsensusEngine::open(dir, settings, transport).await?;
 //!     let group = engine.start(GroupId(1), machine).await?;
 //!     group.initialize().await?;
 //!     let _response = group.propose_at_leader(Bytes::from_static(b"entry")).await?;
@@ -108,8 +109,9 @@ pub use engine::{ConsensusEngine, DestroyError, EngineOpenError, HostHooks, Star
 pub use group::{ENTRY_BYTES_MAX, GroupId, InitializeError, ProposeError, RaftGroup};
 pub use membership::MembershipError;
 pub use metrics::METRICS;
-pub use network::{PeerAddresses, RaftService, read_rollback_reason};
+pub use network::{RaftService, read_rollback_reason};
 pub use offline::{OfflineError, OfflineGroup, OfflineStore};
+pub use pushonce_peer::{PeerAddresses, PeerTransport};
 pub use settings::{ConsensusSettings, InvalidSettings, SettingsWarning};
 pub use state_machine::{EntryId, StateMachine, StateSnapshot};
 pub use status::{GroupStatus, SnapshotProgress};

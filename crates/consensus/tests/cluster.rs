@@ -365,11 +365,7 @@ async fn leadership_is_transferred_to_just_restarted_voter() {
 #[tokio::test]
 async fn directory_is_locked_and_bound_to_one_node_and_cluster() {
     let dir = TempDir::new().unwrap();
-    let open = async |cluster: ClusterId, me: u64| {
-        let addresses = PeerAddresses::default();
-        ConsensusEngine::open(dir.path(), cluster, NodeId(me), ConsensusSettings::lan(), addresses)
-            .await
-    };
+    let open = async |cluster: ClusterId, me: u64| open_alone(dir.path(), cluster, me).await;
     assert!(matches!(open(CLUSTER, 1).await, Err(EngineOpenError::Missing { .. })));
     ConsensusEngine::create(dir.path(), CLUSTER, NodeId(1)).await.unwrap();
     let engine = open(CLUSTER, 1).await.unwrap();
@@ -403,10 +399,7 @@ async fn non_store_file_is_reported_as_damaged_and_left_unchanged() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("raft.redb");
     std::fs::write(&path, b"this is a letter, not a database").unwrap();
-    let addresses = PeerAddresses::default();
-    let opened =
-        ConsensusEngine::open(dir.path(), CLUSTER, NodeId(1), ConsensusSettings::lan(), addresses)
-            .await;
+    let opened = open_alone(dir.path(), CLUSTER, 1).await;
     assert!(matches!(opened, Err(EngineOpenError::Damaged { .. })), "{:?}", opened.err());
     assert_eq!(std::fs::read(&path).unwrap(), b"this is a letter, not a database");
 }
@@ -418,17 +411,6 @@ async fn peer_of_another_cluster_is_rejected() {
     node.group.initialize().await.unwrap();
     node.wait_status("leads", |status| status.is_leader).await;
 
-    let dir = TempDir::new().unwrap();
-    ConsensusEngine::create(dir.path(), ClusterId(9), NodeId(2)).await.unwrap();
-    let foreign = ConsensusEngine::open(
-        dir.path(),
-        ClusterId(9),
-        NodeId(2),
-        fast_settings(),
-        addresses.clone(),
-    )
-    .await
-    .unwrap();
     let link = pushonce_proto::pb::peer::v1::raft_service_client::RaftServiceClient::connect(
         format!("http://{}", addresses.get(NodeId(1)).unwrap()),
     );
@@ -438,7 +420,6 @@ async fn peer_of_another_cluster_is_rejected() {
     request.metadata_mut().insert("pushonce-to", "n1".parse().unwrap());
     let refused = client.exchange(request).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-    foreign.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_consensus::{
-    ConsensusEngine, ConsensusSettings, EngineOpenError, PeerAddresses, StartError,
+    ConsensusEngine, ConsensusSettings, EngineOpenError, PeerAddresses, PeerTransport, StartError,
 };
 use pushonce_core::NodeId;
 use redb::{Database, ReadableTable, TableDefinition};
@@ -202,8 +202,8 @@ async fn assert_start_rejected(
     addresses: &PeerAddresses,
     settings: ConsensusSettings,
 ) {
-    let engine =
-        ConsensusEngine::open(dir, CLUSTER, NodeId(me), settings, addresses.clone()).await.unwrap();
+    let transport = PeerTransport::new(CLUSTER, NodeId(me), addresses.clone(), &settings.times());
+    let engine = ConsensusEngine::open(dir, settings, transport).await.unwrap();
     let started = engine.start(GROUP, SumMachine::default()).await;
     let error = started.map(|_| ()).unwrap_err();
     assert!(matches!(error, StartError::Damaged { .. }), "{error}");
@@ -213,21 +213,14 @@ async fn assert_start_rejected(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn truncated_store_does_not_open_and_is_left_unchanged() {
-    let (mut nodes, addresses) = start_cluster(1, &fast_settings()).await;
+    let (mut nodes, _) = start_cluster(1, &fast_settings()).await;
     publish(&nodes[0], 1..=100).await;
     let dir = nodes.pop().unwrap().kill().await;
     let path = dir.path().join("raft.redb");
     let whole = std::fs::read(&path).unwrap();
     for keep in [0, 100, 4_096, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&path, &whole[..keep]).unwrap();
-        let opened = ConsensusEngine::open(
-            dir.path(),
-            CLUSTER,
-            NodeId(1),
-            fast_settings(),
-            addresses.clone(),
-        )
-        .await;
+        let opened = open_alone(dir.path(), CLUSTER, 1).await;
         assert!(
             matches!(opened, Err(EngineOpenError::Damaged { .. } | EngineOpenError::Io { .. })),
             "cut off at {keep} of {}: {:?}",

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    ConsensusEngine, ConsensusSettings, EngineOpenError, EntryId, GroupId, GroupStatus,
-    PeerAddresses, ProposeError, StartError, StateMachine, StateSnapshot,
+    ConsensusEngine, EngineOpenError, EntryId, GroupId, GroupStatus, PeerAddresses, ProposeError,
+    StartError, StateMachine, StateSnapshot,
 };
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{ClusterVersion, NodeId, VersionRange};
-use support::{CLUSTER, GROUP, RaftTestNode, SumMachine, entry, fast_settings};
+use support::{CLUSTER, GROUP, RaftTestNode, SumMachine, entry, fast_settings, open_alone};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -136,11 +136,7 @@ async fn forwarded_entry_unreadable_by_leader_is_not_proposed() {
 #[tokio::test]
 async fn directory_keeps_cluster_version_and_is_rejected_by_older_build() {
     let dir = TempDir::new().unwrap();
-    let open = async || {
-        let addresses = PeerAddresses::default();
-        ConsensusEngine::open(dir.path(), CLUSTER, NodeId(1), ConsensusSettings::lan(), addresses)
-            .await
-    };
+    let open = async || open_alone(dir.path(), CLUSTER, 1).await;
     ConsensusEngine::create(dir.path(), CLUSTER, NodeId(1)).await.unwrap();
     let engine = open().await.unwrap();
     assert_eq!(engine.agreed_version().get(), VersionRange::SUPPORTED.min);

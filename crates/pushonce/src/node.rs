@@ -38,12 +38,13 @@ use anyhow::Context as _;
 use axum::Router as Pages;
 use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use pushonce_consensus::{ConsensusEngine, PeerAddresses};
+use pushonce_consensus::ConsensusEngine;
 use pushonce_control::ControlHandle;
 use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Backend, Gateway};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
+use pushonce_peer::{PeerAddresses, PeerTransport};
 use pushonce_relay::Relay;
 use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
@@ -128,9 +129,8 @@ impl Node {
             version = env!("CARGO_PKG_VERSION"), "node identity");
         let address_book = PeerAddresses::default();
         let settings = config.consensus.clone().with_times(startup.times.target());
-        let engine =
-            ConsensusEngine::open(data_dir.path(), cluster, me, settings, address_book.clone())
-                .await?;
+        let transport = PeerTransport::new(cluster, me, address_book.clone(), &settings.times());
+        let engine = ConsensusEngine::open(data_dir.path(), settings, transport.clone()).await?;
         engine.set_times(&startup.times);
         let (control, control_runner) = ControlHandle::open(&engine, me).await?;
 

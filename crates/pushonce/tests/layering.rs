@@ -9,10 +9,11 @@ use serde_json::Value;
 const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("proto", &["core"]),
-    ("consensus", &["core", "proto", "telemetry"]),
+    ("peer", &["core", "proto"]),
+    ("consensus", &["core", "proto", "peer", "telemetry"]),
     ("control", &["core", "consensus", "telemetry"]),
     ("shard", &["core", "consensus", "telemetry"]),
-    ("relay", &["core", "proto", "telemetry"]),
+    ("relay", &["core", "proto", "peer", "telemetry"]),
     ("fanout", &["core", "telemetry"]),
     ("listener", &["core", "telemetry"]),
     ("websocket", &[]),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_core::versioned::VersionedDecodeError;
+use pushonce_peer::PeerAddresses;
 use tokio::time::timeout;
 
 use super::*;
@@ -66,16 +67,9 @@ fn engine(disk: &FillableStore) -> ConsensusEngine {
     };
     let settings = Arc::new(ConsensusSettings::lan());
     let config = Arc::new(settings.raft_config().unwrap());
-    let peer_addresses = PeerAddresses::default();
-    ConsensusEngine::from_store(
-        opened,
-        disk_reserve,
-        ClusterId(7),
-        NodeId(1),
-        settings,
-        config,
-        peer_addresses,
-    )
+    let addresses = PeerAddresses::default();
+    let transport = PeerTransport::new(ClusterId(7), NodeId(1), addresses, &settings.times());
+    ConsensusEngine::from_store(opened, disk_reserve, settings, config, transport)
 }
 
 const WAIT_MAX: Duration = Duration::from_secs(20);

@@ -10,15 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use pushonce_core::{AgreedVersion, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use super::wire::{FRAME_BYTES_TARGET, Kind};
 use crate::GroupId;
-
-/// Maximum snapshot pieces of all groups in flight to one peer: one on the wire while the other is written
-/// to the peer's disk. Heartbeats and appends wait for these at most, and the sending groups alternate.
-const PIECES_IN_FLIGHT_MAX: usize = 2;
 
 /// A link to a peer, up or down.
 pub(crate) struct RaftLink {
@@ -31,8 +27,6 @@ pub(crate) struct RaftLink {
     /// Bytes of entries that may be in flight, in KiB.
     entry_permits: Arc<Semaphore>,
     entries_kib_max: u32,
-    /// Permits to send snapshot pieces, granted to groups in request order.
-    piece_permits: Semaphore,
     /// Whether the link is up, for waiting tasks; `state` is authoritative.
     up_watch: watch::Sender<bool>,
 }
@@ -76,8 +70,6 @@ struct RaftLinkState {
     last_id: u64,
     queue: VecDeque<pb::RaftRequest>,
     queued_bytes: usize,
-    /// Snapshot pieces, sent after everything in `queue`. Bounded by [`PIECES_IN_FLIGHT_MAX`].
-    pieces: VecDeque<pb::RaftRequest>,
     pending: HashMap<u64, ResponseSlot>,
     /// Number of responses to appends with entries.
     append_responses: u64,
@@ -106,7 +98,6 @@ impl RaftLink {
             ready: Notify::new(),
             entry_permits: Arc::new(Semaphore::new(entries_kib_max as usize)),
             entries_kib_max,
-            piece_permits: Semaphore::new(PIECES_IN_FLIGHT_MAX),
             up_watch,
         }
     }
@@ -124,9 +115,8 @@ impl RaftLink {
         group: GroupId,
         kind: Kind,
         body: Bytes,
-        data: Bytes,
     ) -> Result<PendingRequest, LinkError> {
-        self.request_with_permit(None, group, kind, body, data)
+        self.request_with_permit(None, group, kind, body)
     }
 
     /// Like [`RaftLink::request`], with the permit for its entries.
@@ -136,38 +126,25 @@ impl RaftLink {
         group: GroupId,
         kind: Kind,
         body: Bytes,
-        data: Bytes,
     ) -> Result<PendingRequest, LinkError> {
-        let size = body.len() + data.len() + 32;
+        let size = body.len() + 32;
         let mut state = self.state();
         if !state.is_up {
             return Err(LinkError::Down(self.peer));
         }
-        // Pieces have their own bound and must not displace heartbeats.
-        let is_piece = !data.is_empty();
-        if !is_piece && !state.queue.is_empty() && state.queued_bytes + size > self.bytes_max {
+        if !state.queue.is_empty() && state.queued_bytes + size > self.bytes_max {
             return Err(LinkError::Full(self.peer));
         }
         state.last_id += 1;
         let id = state.last_id;
         let (sender, response) = oneshot::channel();
         state.pending.insert(id, ResponseSlot { response: sender, has_entries: permit.is_some() });
-        let request = pb::RaftRequest { id, group: group.0, kind: kind.into(), body, data };
-        if is_piece {
-            state.pieces.push_back(request);
-        } else {
-            state.queued_bytes += size;
-            state.queue.push_back(request);
-        }
+        let request = pb::RaftRequest { id, group: group.0, kind: kind.into(), body };
+        state.queued_bytes += size;
+        state.queue.push_back(request);
         drop(state);
         self.ready.notify_one();
         Ok(PendingRequest { link: Arc::clone(self), id, response, _permit: permit })
-    }
-
-    /// Waits for the permit to send a snapshot piece; hold it until the response. Never `None` while the link
-    /// exists.
-    pub(crate) async fn acquire_piece_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.piece_permits.acquire().await.ok()
     }
 
     /// The version in which to write requests: the newer of the versions that this node and the peer know to
@@ -181,8 +158,8 @@ impl RaftLink {
         self.state().is_up
     }
 
-    /// Waits until the link is up, for requests that are sent once: openraft repeats appends and snapshots
-    /// and backs off at once from a link that is down.
+    /// Waits until the link is up, for requests that are sent once: openraft repeats appends and backs off at
+    /// once from a link that is down.
     pub(crate) async fn wait_until_up(&self, wait_max: Duration) {
         let mut up_watch = self.up_watch.subscribe();
         // The outcome does not matter here: the request fails if the link is down.
@@ -217,7 +194,6 @@ impl RaftLink {
         state.is_up = false;
         state.stream += 1;
         state.queue.clear();
-        state.pieces.clear();
         state.queued_bytes = 0;
         let pending = std::mem::take(&mut state.pending);
         drop(state);
@@ -239,7 +215,7 @@ impl RaftLink {
                 }
                 let requests = state.take_frame();
                 if !requests.is_empty() {
-                    if !state.queue.is_empty() || !state.pieces.is_empty() {
+                    if !state.queue.is_empty() {
                         self.ready.notify_one();
                     }
                     return Some(pb::ExchangeRequest {
@@ -284,17 +260,13 @@ impl RaftLinkState {
         let mut requests = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.queue.front() {
-            let size = next.body.len() + next.data.len() + 32;
+            let size = next.body.len() + 32;
             if !requests.is_empty() && bytes + size > FRAME_BYTES_TARGET {
                 break;
             }
             bytes += size;
             self.queued_bytes = self.queued_bytes.saturating_sub(size);
             requests.extend(self.queue.pop_front());
-        }
-        // One at a time, and only when the queue is empty.
-        if self.queue.is_empty() {
-            requests.extend(self.pieces.pop_front());
         }
         requests
     }

@@ -1,18 +1,18 @@
-//! The transport of consensus: one gRPC stream to each peer carries the requests of all groups.
+//! The transport of consensus: one gRPC stream to each peer carries the requests of all groups, except for
+//! snapshots, which are sent on the data channel.
 
 mod dial;
 mod fence;
-mod handshake;
 mod link;
-mod peer_addresses;
+mod log_handshake;
 mod peer_client;
 mod rollback;
 mod service;
+mod snapshot_channel;
 mod snapshot_receiver;
 pub(crate) mod wire;
 
 pub use fence::read_rollback_reason;
-pub use peer_addresses::PeerAddresses;
 pub use service::RaftService;
 
 pub(crate) use dial::{RaftLinks, RaftLinksContext};

@@ -22,6 +22,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RPCTypes};
 use pushonce_core::{FailPoint, NodeId, Term};
+use pushonce_peer::DialError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 
 use super::dial::RaftLinks;
 use super::link::{LinkError, PendingRequest, RaftLink};
+use super::snapshot_channel::SnapshotChannel;
 use super::wire::{self, Kind, SnapshotReply, SnapshotRequest, SnapshotStep};
 use crate::clock::BootTime;
 use crate::lease::FollowerAcks;
@@ -70,6 +72,7 @@ pub(crate) struct PeerClient {
     transfers: SnapshotTransfers,
     vote_hold: VoteHold,
     link: Arc<RaftLink>,
+    snapshot_channel: Arc<SnapshotChannel>,
     rpc_timeout: Duration,
     link_timeout: Duration,
     snapshot_timeout: Duration,
@@ -91,6 +94,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerClientFactory {
             transfers: self.transfers.clone(),
             vote_hold: self.vote_hold.clone(),
             link: self.links.for_peer(peer),
+            snapshot_channel: self.links.snapshot_channel(peer),
             rpc_timeout: self.settings.rpc_timeout,
             link_timeout: self.settings.link_timeout(),
             snapshot_timeout: self.settings.snapshot_timeout,
@@ -99,16 +103,9 @@ impl RaftNetworkFactory<TypeConfig> for PeerClientFactory {
 }
 
 impl PeerClient {
-    fn send<T: Serialize>(
-        &self,
-        kind: Kind,
-        message: &T,
-        data: Bytes,
-    ) -> Result<PendingRequest, PeerRpcError> {
+    fn send<T: Serialize>(&self, kind: Kind, message: &T) -> Result<PendingRequest, PeerRpcError> {
         let body = wire::encode(self.link.version(), message);
-        self.link
-            .request(self.group, kind, body, data)
-            .map_err(|error| self.to_rpc_error(kind, error))
+        self.link.request(self.group, kind, body).map_err(|error| self.to_rpc_error(kind, error))
     }
 
     async fn call<T: Serialize, A: DeserializeOwned>(
@@ -117,7 +114,7 @@ impl PeerClient {
         message: &T,
     ) -> Result<A, PeerRpcError> {
         self.wait_for_link().await;
-        let pending = self.send(kind, message, Bytes::new())?;
+        let pending = self.send(kind, message)?;
         let response = pending.response_within(self.rpc_timeout).await;
         decode_response(&response.map_err(|error| self.to_rpc_error(kind, error))?)
     }
@@ -138,11 +135,19 @@ impl PeerClient {
                 Unreachable::new(&error).into()
             }
             LinkError::Full(_) => NetworkError::new(&error).into(),
-            LinkError::TimedOut { timeout, .. } => {
-                Timeout { action: rpc_type(kind), id: self.me.0, target: self.peer.0, timeout }
-                    .into()
-            }
+            LinkError::TimedOut { timeout, .. } => self.timeout_error(rpc_type(kind), timeout),
         }
+    }
+
+    fn to_snapshot_error(&self, error: DialError) -> PeerRpcError {
+        match error {
+            DialError::TimedOut(timeout) => self.timeout_error(RPCTypes::InstallSnapshot, timeout),
+            error => Unreachable::new(&error).into(),
+        }
+    }
+
+    fn timeout_error(&self, action: RPCTypes, timeout: Duration) -> PeerRpcError {
+        Timeout { action, id: self.me.0, target: self.peer.0, timeout }.into()
     }
 
     /// Rejects a vote request while the lease of the last known leader may still run. The candidate's own
@@ -173,8 +178,7 @@ impl PeerClient {
         };
         // After the wait, because the lease is measured from here.
         let sent_at = BootTime::now();
-        let queued =
-            self.link.request_with_permit(permit, self.group, Kind::Append, body, Bytes::new());
+        let queued = self.link.request_with_permit(permit, self.group, Kind::Append, body);
         let pending = queued.map_err(|error| self.to_rpc_error(Kind::Append, error));
         async move {
             let response = match has_entries {
@@ -239,7 +243,7 @@ impl PeerClient {
         // Held until the response, so that the groups that send to this peer alternate.
         let (_permit, data) = match step {
             SnapshotStep::Piece(number) => {
-                let permit = self.link.acquire_piece_permit().await;
+                let permit = self.snapshot_channel.acquire_piece_permit().await;
                 (permit, stored.read_piece(number).await.map_err(|error| piece_read_error(&error))?)
             }
             SnapshotStep::Offer | SnapshotStep::Install => (None, Bytes::new()),
@@ -252,10 +256,10 @@ impl PeerClient {
             leader_last_log_id: self.log.last_log_id(),
             step,
         };
-        let pending = self.send(Kind::Snapshot, &request, data)?;
-        let response = pending.response_within(self.snapshot_timeout).await;
-        let response = response.map_err(|error| self.to_rpc_error(Kind::Snapshot, error))?;
-        decode_response(&response)
+        let body = wire::encode(self.link.version(), &request);
+        let channel = &self.snapshot_channel;
+        let response = channel.send_step(self.group, body, data, self.snapshot_timeout).await;
+        decode_response(&response.map_err(|error| self.to_snapshot_error(error))?)
     }
 }
 
@@ -334,7 +338,6 @@ impl NetBackoff<TypeConfig> for PeerClient {
 fn rpc_type(kind: Kind) -> RPCTypes {
     match kind {
         Kind::Vote | Kind::PreVote => RPCTypes::Vote,
-        Kind::Snapshot => RPCTypes::InstallSnapshot,
         Kind::TransferLeader => RPCTypes::TransferLeader,
         Kind::Append | Kind::Propose | Kind::Unspecified => RPCTypes::AppendEntries,
     }

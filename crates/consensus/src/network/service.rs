@@ -14,7 +14,8 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use pushonce_core::{AgreedVersion, ClusterId, FailPoint, NodeId};
+use pushonce_core::{FailPoint, NodeId};
+use pushonce_peer::{AcceptedPeer, GreetingError, PeerTransport};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_telemetry::LogLimiter;
 use serde::Serialize;
@@ -24,18 +25,13 @@ use tokio::task::unconstrained;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::handshake::{insert_offer, negotiate_version};
 use super::rollback::{LogHandshake, RollbackDetector};
 use super::snapshot_receiver;
-use super::wire::{
-    self, CLUSTER_HEADER, FROM_HEADER, KNOWN_WRITES_HEADER, Kind, LOG_HEADER, ProposalOutcome,
-    TO_HEADER, parse_metadata,
-};
+use super::wire::{self, Kind, ProposalOutcome};
 use crate::types::{LogEntry, LogId, TypeConfig, Vote};
-use crate::{GroupId, PeerAddresses, ProposeError, RaftGroup};
+use crate::{GroupId, ProposeError, RaftGroup};
 
 /// Maximum requests of one peer processed at once. When it is reached, the stream is not read and HTTP/2 flow
 /// control makes the peer wait.
@@ -51,10 +47,7 @@ pub(crate) struct GroupRegistry(Arc<RwLock<HashMap<GroupId, RaftGroup>>>);
 /// The gRPC service that answers the consensus requests of peers. Clones share its state.
 #[derive(Clone)]
 pub struct RaftService {
-    pub(crate) cluster: ClusterId,
-    pub(crate) me: NodeId,
-    pub(crate) agreed_version: AgreedVersion,
-    pub(crate) peer_addresses: PeerAddresses,
+    pub(crate) transport: PeerTransport,
     pub(crate) rollback_detector: RollbackDetector,
     pub(crate) groups: GroupRegistry,
     pub(crate) tasks: TaskTracker,
@@ -93,20 +86,8 @@ impl pb::raft_service_server::RaftService for RaftService {
         &self,
         request: Request<Streaming<pb::ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        self.check_target(&request, CLUSTER_HEADER, &self.cluster.to_string())?;
-        self.check_target(&request, TO_HEADER, &self.me.to_string())?;
-        let from = self.identify_peer(&request)?;
-        let ours = self.agreed_version.offer();
-        negotiate_version(ours, request.metadata()).map_err(|error| {
-            static LIMITER: LogLimiter = LogLimiter::new();
-            if let Some(suppressed) = LIMITER.allow(Instant::now()) {
-                tracing::warn!(peer = %from, %error, suppressed, "rejected a consensus link");
-            }
-            Status::failed_precondition(error.to_string())
-        })?;
-        let handshake = self.check_handshake(from, &request)?;
-        let (own_handshake, known_writes) =
-            (self.rollback_detector.handshake(), self.rollback_detector.known_writes(from));
+        let (peer, handshake) = self.accept(&request)?;
+        let from = peer.node;
         let (response_sender, stream) = mpsc::channel(RESPONSE_FRAMES_MAX);
         let service = self.clone();
         self.tasks.spawn(async move {
@@ -120,88 +101,57 @@ impl pb::raft_service_server::RaftService for RaftService {
             ));
             tokio::select! {
                 () = service.shutdown.cancelled() => {}
-                () = service.peer_addresses.wait_removed(from) => {
+                () = service.transport.addresses().wait_removed(from) => {
                     tracing::info!(peer = %from, "closed the consensus link of a removed peer");
                 }
                 () = service.rollback_detector.fence().closed() => {}
                 () = serving => {}
             }
         });
-        let mut response = Response::new(ReceiverStream::new(stream));
-        insert_offer(response.metadata_mut(), ours);
-        insert_metadata(response.metadata_mut(), LOG_HEADER, own_handshake);
-        if let Some(known_writes) = known_writes {
-            insert_metadata(response.metadata_mut(), KNOWN_WRITES_HEADER, known_writes);
-        }
-        Ok(response)
+        Ok(self.respond(peer, ReceiverStream::new(stream)))
     }
-}
 
-fn insert_metadata(metadata: &mut MetadataMap, key: &'static str, value: impl std::fmt::Display) {
-    // Numbers and colons are always a valid header value.
-    if let Ok(value) = value.to_string().parse() {
-        metadata.insert(key, value);
+    async fn transfer(
+        &self,
+        request: Request<pb::TransferRequest>,
+    ) -> Result<Response<pb::TransferResponse>, Status> {
+        let (peer, _) = self.accept(&request)?;
+        let pb::TransferRequest { group, body, data } = request.into_inner();
+        let group = self.group(group).map_err(Status::aborted)?;
+        let work =
+            handle_decoded(body, move |step| snapshot_receiver::on_request(group, step, data));
+        let work = self.tasks.track_future(self.shutdown.run_until_cancelled(work));
+        let stopped = || Status::unavailable("this node is shutting down");
+        let body = work.await.ok_or_else(stopped)?.map_err(Status::aborted)?;
+        Ok(self.respond(peer, pb::TransferResponse { body }))
     }
 }
 
 impl RaftService {
-    /// Rejects a removed node: it may have missed or lost votes. A node that is not known yet is accepted,
-    /// because it may have a newer view than this one.
-    fn identify_peer<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
-        let header = request.metadata().get(FROM_HEADER).and_then(|value| value.to_str().ok());
-        let from = header.and_then(|header| header.strip_prefix('n')?.parse().ok()).map(NodeId);
-        let from =
-            from.ok_or_else(|| Status::invalid_argument(format!("{FROM_HEADER} names no node")))?;
-        if self.peer_addresses.subscribe().borrow().is_removed(from) {
-            return Err(Status::failed_precondition(format!(
-                "{from} was removed from the cluster, and ids are not reused: \
-                 join as a new node, with an empty directory"
-            )));
-        }
-        Ok(from)
-    }
-
-    /// Compares both logs with what each node knows of the other's, before the peer's requests are processed.
-    /// See [`rollback`](super::rollback).
-    fn check_handshake<T>(
-        &self,
-        from: NodeId,
-        request: &Request<T>,
-    ) -> Result<LogHandshake, Status> {
-        let metadata = request.metadata();
-        let rejected = |reason: String| Status::failed_precondition(reason);
-        let result =
-            self.rollback_detector.check_own_log(parse_metadata(metadata, KNOWN_WRITES_HEADER));
-        result.map_err(|error| rejected(error.to_string()))?;
-        if let Some(reason) = self.rollback_detector.fence().reason() {
-            return Err(rejected(reason));
-        }
-        let handshake: Option<LogHandshake> = parse_metadata(metadata, LOG_HEADER);
-        let handshake = handshake
-            .ok_or_else(|| Status::invalid_argument(format!("{LOG_HEADER} is missing")))?;
-        self.rollback_detector.check_peer(from, handshake).map_err(|error| {
-            let mut status = rejected(error.to_string());
-            if let Some(known_writes) = self.rollback_detector.known_writes(from) {
-                insert_metadata(status.metadata_mut(), KNOWN_WRITES_HEADER, known_writes);
+    /// Checks the greeting and the log handshake of a caller, before its requests are processed.
+    fn accept<T>(&self, request: &Request<T>) -> Result<(AcceptedPeer, LogHandshake), Status> {
+        let peer = self.transport.accept(request).map_err(|error| {
+            if let GreetingError::Version { node, conflict } = error {
+                static LIMITER: LogLimiter = LogLimiter::new();
+                if let Some(suppressed) = LIMITER.allow(Instant::now()) {
+                    tracing::warn!(peer = %node, error = %conflict, suppressed, "rejected a consensus link");
+                }
             }
-            status
+            self.transport.reject(&error)
         })?;
-        Ok(handshake)
+        let handshake = self.rollback_detector.check_caller(peer.node, request.metadata())?;
+        Ok((peer, handshake))
     }
 
-    /// Rejects a peer that addresses another cluster or node: an address may have been reassigned.
-    fn check_target<T>(
-        &self,
-        request: &Request<T>,
-        key: &str,
-        expected: &str,
-    ) -> Result<(), Status> {
-        let actual = request.metadata().get(key).and_then(|value| value.to_str().ok());
-        if actual == Some(expected) {
-            return Ok(());
-        }
-        let actual = actual.unwrap_or("nothing");
-        Err(Status::failed_precondition(format!("{key} is {actual}, this is {expected}")))
+    fn respond<T>(&self, peer: AcceptedPeer, body: T) -> Response<T> {
+        let mut response = self.transport.respond(peer, body);
+        self.rollback_detector.insert_handshake(peer.node, response.metadata_mut());
+        response
+    }
+
+    fn group(&self, id: u32) -> Result<RaftGroup, String> {
+        let missing = || format!("group {} is not on {}", GroupId(id), self.transport.me());
+        self.groups.get(GroupId(id)).ok_or_else(missing)
     }
 
     async fn serve(
@@ -249,9 +199,9 @@ impl RaftService {
 
     fn start_request(&self, request: pb::RaftRequest) -> ResponseFuture {
         let id = request.id;
-        let work = match self.groups.get(GroupId(request.group)) {
-            Some(group) => handle_request(group, request),
-            None => reject(format!("group {} is not on {}", GroupId(request.group), self.me)),
+        let work = match self.group(request.group) {
+            Ok(group) => handle_request(group, request),
+            Err(reason) => reject(reason),
         };
         Box::pin(work.map(move |result| {
             use pb::raft_response::Result::{Body, Error};
@@ -298,10 +248,6 @@ fn handle_request(group: RaftGroup, request: pb::RaftRequest) -> ReplyFuture {
                     .await
                     .map_err(|error| error.to_string())
             })
-        }
-        Kind::Snapshot => {
-            let data = request.data;
-            handle_decoded(body, move |request| snapshot_receiver::on_request(group, request, data))
         }
         Kind::Propose => handle_decoded(body, move |entry: Bytes| propose_forwarded(group, entry)),
         Kind::Unspecified => reject("unknown kind of request".to_owned()),

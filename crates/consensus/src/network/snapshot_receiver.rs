@@ -1,6 +1,6 @@
 //! The receiving side of a snapshot transfer.
 //!
-//! Pieces arrive in order and are written to disk one by one. They outlive the stream that carried them: the
+//! Pieces arrive in order and are written to disk one by one. They outlive the connection that carried them: the
 //! same leader's next offer of the same snapshot continues at the missing piece.
 
 use std::sync::Arc;
@@ -81,7 +81,7 @@ pub(super) async fn on_request(
             let Some(complete) = incoming.take() else { return Ok(SnapshotReply::Holds(0)) };
             let snapshot = RaftSnapshot { meta: request.meta, snapshot: complete.partial.finish() };
             let (tasks, vote) = (group.0.tasks.clone(), request.vote);
-            // A task of its own: it continues when the stream breaks and holds the lock until the snapshot is
+            // A task of its own: it continues when the connection breaks and holds the lock until the snapshot is
             // installed, so that the leader's next offer finds it.
             let installing = tasks.spawn(async move {
                 let _guard = incoming;

@@ -8,7 +8,6 @@ use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tonic::metadata::MetadataMap;
 
 use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 
@@ -23,25 +22,11 @@ pub(super) const FRAME_BYTES_TARGET: usize = 1 << 20;
 /// Maximum size of a snapshot that is accepted.
 pub(super) const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 
-/// The cluster to which the request is addressed.
-pub(super) const CLUSTER_HEADER: &str = "pushonce-cluster";
-/// The node to which the request is addressed.
-pub(super) const TO_HEADER: &str = "pushonce-to";
-/// The node that sends the request.
-pub(super) const FROM_HEADER: &str = "pushonce-from";
-/// The cluster versions of the sender, in the request and in the response.
-pub(super) const VERSIONS_HEADER: &str = "pushonce-versions";
-
-/// The log handshake of the sender.
-pub(super) const LOG_HEADER: &str = "pushonce-log";
-/// The writes of the receiver that the sender knows of; absent when there are none.
-pub(super) const KNOWN_WRITES_HEADER: &str = "pushonce-heard";
-
 /// A request of a snapshot transfer.
 ///
 /// The leader offers its snapshot, sends the pieces that the follower lacks one after another, and
 /// asks it to install them. Each answer says how many pieces the follower holds, so a transfer
-/// continues there after a broken stream or a late answer.
+/// continues there after a broken connection or a late answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SnapshotRequest {
     pub(super) vote: Vote,
@@ -100,9 +85,4 @@ pub(crate) fn decode<T: DeserializeOwned>(
     body: &[u8],
 ) -> Result<(ClusterVersion, T), VersionedDecodeError> {
     versioned::decode(body)
-}
-
-/// A value of the metadata; `None` when it is absent or cannot be parsed.
-pub(super) fn parse_metadata<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {
-    metadata.get(key)?.to_str().ok()?.parse().ok()
 }

@@ -130,6 +130,11 @@ impl StoreWriter {
         Ok(StoreWriter { queue, queue_permits, piece_permit, aborted, agreed_version })
     }
 
+    /// Writes in a version that others know as well.
+    pub(crate) fn with_agreed_version(self, agreed_version: &AgreedVersion) -> StoreWriter {
+        StoreWriter { agreed_version: agreed_version.clone(), ..self }
+    }
+
     /// Reads a group and returns its writer.
     pub(crate) async fn open(&self, group: GroupId) -> io::Result<(GroupWriter, StoredGroup)> {
         let (incarnation, stored) =

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    ConsensusEngine, ConsensusSettings, DiskSpace, EntryId, GroupId, GroupStatus, HostHooks,
-    PeerAddresses, RaftGroup, StateMachine, StateSnapshot,
+    ConsensusEngine, ConsensusSettings, DiskSpace, EngineOpenError, EntryId, GroupId, GroupStatus,
+    HostHooks, PeerAddresses, PeerTransport, RaftGroup, StateMachine, StateSnapshot,
 };
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{ClusterId, NodeId};
+use pushonce_peer::Credentials;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -118,16 +120,9 @@ impl RaftTestNode {
     ) -> RaftTestNode {
         let id = NodeId(id);
         ConsensusEngine::create(dir.path(), CLUSTER, id).await.unwrap();
-        let engine = ConsensusEngine::open_with_hooks(
-            dir.path(),
-            CLUSTER,
-            id,
-            settings,
-            addresses.clone(),
-            hooks,
-        )
-        .await
-        .unwrap();
+        let transport = PeerTransport::new(CLUSTER, id, addresses.clone(), &settings.times());
+        let engine =
+            ConsensusEngine::open_with_hooks(dir.path(), settings, transport, hooks).await.unwrap();
         let (address, server, stopping) = serve(&engine).await;
         addresses.set(id, address.to_string());
         let sum = SumMachine::default();
@@ -181,6 +176,18 @@ impl RaftTestNode {
     }
 }
 
+/// Opens the store of a node that has no peers.
+#[allow(dead_code, reason = "not every test uses it")]
+pub(crate) async fn open_alone(
+    dir: &Path,
+    cluster: ClusterId,
+    me: u64,
+) -> Result<ConsensusEngine, EngineOpenError> {
+    let (settings, addresses) = (ConsensusSettings::lan(), PeerAddresses::default());
+    let transport = PeerTransport::new(cluster, NodeId(me), addresses, &settings.times());
+    ConsensusEngine::open(dir, settings, transport).await
+}
+
 async fn serve(engine: &ConsensusEngine) -> (SocketAddr, JoinHandle<()>, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -188,7 +195,7 @@ async fn serve(engine: &ConsensusEngine) -> (SocketAddr, JoinHandle<()>, Cancell
     let stopped = stopping.clone().cancelled_owned();
     let service = engine.service();
     let server = tokio::spawn(async move {
-        tonic::transport::Server::builder()
+        pushonce_peer::server(&Credentials::default())
             .add_service(service)
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    ConsensusEngine, ConsensusSettings, EntryId, GroupStatus, PeerAddresses, ProposeError,
-    RaftGroup, StateMachine, StateSnapshot,
+    ConsensusEngine, ConsensusSettings, EntryId, GroupStatus, PeerAddresses, PeerTransport,
+    ProposeError, RaftGroup, StateMachine, StateSnapshot,
 };
 use pushonce_control::reconcile::PeerWatches;
 use pushonce_control::{
@@ -91,15 +91,9 @@ impl ControlTestCluster {
     async fn start(&self, id: NodeId, listener: TcpListener, dir: TempDir) -> ControlNode {
         self.addresses.set(id, listener.local_addr().unwrap().to_string());
         ConsensusEngine::create(dir.path(), CLUSTER, id).await.unwrap();
-        let engine = ConsensusEngine::open(
-            dir.path(),
-            CLUSTER,
-            id,
-            ConsensusSettings::lan(),
-            self.addresses.clone(),
-        )
-        .await
-        .unwrap();
+        let settings = ConsensusSettings::lan();
+        let transport = PeerTransport::new(CLUSTER, id, self.addresses.clone(), &settings.times());
+        let engine = ConsensusEngine::open(dir.path(), settings, transport).await.unwrap();
         let shutdown = CancellationToken::new();
         let mut running = JoinSet::new();
         let server = tonic::transport::Server::builder()

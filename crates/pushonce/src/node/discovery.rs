@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use pushonce_consensus::PeerAddresses;
 use pushonce_core::{Backoff, ClusterId, ClusterView, FailPoint, HostPort, NodeId};
+use pushonce_peer::PeerAddresses;
 use pushonce_proto::pb::peer::v1 as pb;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_consensus::PeerAddresses;
 use pushonce_control::{CommandError, CommandRejection, ControlHandle, JoinCommand, JoinReply};
 use pushonce_core::{HostPort, NodeId};
+use pushonce_peer::PeerAddresses;
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_server::{self, MembershipServiceServer};
 use tokio::sync::{mpsc, watch};

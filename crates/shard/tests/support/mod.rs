@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pushonce_consensus::{
     ConsensusEngine, ConsensusSettings, DiskProbe, DiskSpace, HostHooks, PeerAddresses,
+    PeerTransport,
 };
 use pushonce_core::{
     ClusterId, History, Message, MessageKey, Namespace, Namespaces, NodeId, OwnershipClaim,
@@ -119,14 +120,8 @@ impl Node {
         let id = NodeId(id);
         ConsensusEngine::create(dir.path(), ClusterId(9), id).await.unwrap();
         let hooks = HostHooks { disk_space: room, on_fatal: Arc::new(|why: &str| panic!("{why}")) };
-        let engine = ConsensusEngine::open_with_hooks(
-            dir.path(),
-            ClusterId(9),
-            id,
-            times,
-            addresses.clone(),
-            hooks,
-        );
+        let transport = PeerTransport::new(ClusterId(9), id, addresses.clone(), &times.times());
+        let engine = ConsensusEngine::open_with_hooks(dir.path(), times, transport, hooks);
         let engine = engine.await.unwrap();
         let server = serve(&engine, id, addresses).await;
         let heard = Arc::new(Heard::default());

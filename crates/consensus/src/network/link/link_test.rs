@@ -11,7 +11,7 @@ fn link() -> (Arc<RaftLink>, u64) {
 }
 
 fn send_request(link: &Arc<RaftLink>, bytes: usize) -> Result<PendingRequest, LinkError> {
-    link.request(GROUP, Kind::Append, vec![0; bytes].into(), Bytes::new())
+    link.request(GROUP, Kind::Append, vec![0; bytes].into())
 }
 
 fn response(id: u64, body: &'static [u8]) -> pb::RaftResponse {
@@ -62,37 +62,12 @@ async fn request_times_out_and_is_removed_from_pending() {
 }
 
 #[tokio::test]
-async fn snapshot_pieces_are_sent_last_and_limited_in_flight() {
-    let (link, stream) = link();
-    let piece = |n: u8| link.request(GROUP, Kind::Snapshot, Bytes::new(), vec![n; 9].into());
-    let first_turn = link.acquire_piece_permit().await;
-    let _second_turn = link.acquire_piece_permit().await;
-    let mut third_turn = std::pin::pin!(link.acquire_piece_permit());
-    assert!(
-        futures::poll!(&mut third_turn).is_pending(),
-        "the number of pieces in flight is not limited"
-    );
-    let _pieces = (piece(1).unwrap(), piece(2).unwrap());
-    let _heartbeat = send_request(&link, 1).unwrap();
-    let kinds = async || {
-        let frame = link.next_frame(stream).await.unwrap();
-        frame.requests.iter().map(pb::RaftRequest::kind).collect::<Vec<_>>()
-    };
-    assert_eq!(kinds().await, [Kind::Append, Kind::Snapshot]);
-    let _heartbeat = send_request(&link, 1).unwrap();
-    assert_eq!(kinds().await, [Kind::Append, Kind::Snapshot]);
-    drop(first_turn);
-    assert!(third_turn.await.is_some());
-}
-
-#[tokio::test]
 async fn entry_bytes_in_flight_are_bounded_and_oversized_append_is_sent_alone() {
     let (link, _) = link();
     let permit = link.reserve_entry_bytes(1 << 30).await;
     let mut next = std::pin::pin!(link.reserve_entry_bytes(1));
     assert!(futures::poll!(&mut next).is_pending());
-    let sent =
-        link.request_with_permit(permit, GROUP, Kind::Append, vec![0; 9].into(), Bytes::new());
+    let sent = link.request_with_permit(permit, GROUP, Kind::Append, vec![0; 9].into());
     assert!(futures::poll!(&mut next).is_pending());
     link.on_responses(vec![response(1, b"")]);
     sent.unwrap().response_within(TIMEOUT).await.unwrap();
@@ -105,7 +80,7 @@ async fn append_does_not_time_out_while_peer_answers_others() {
     let (link, _) = link();
     let append = async || {
         let permit = link.reserve_entry_bytes(1).await;
-        link.request_with_permit(permit, GROUP, Kind::Append, Bytes::new(), Bytes::new()).unwrap()
+        link.request_with_permit(permit, GROUP, Kind::Append, Bytes::new()).unwrap()
     };
     let last = append().await.response_while_progressing(IDLE, TIMEOUT);
     let answers = async {

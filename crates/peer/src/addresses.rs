@@ -1,6 +1,6 @@
 //! The addresses of the peers, and the removed ids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pushonce_core::NodeId;
@@ -14,15 +14,17 @@ const HINTS_MAX: usize = 1_000;
 /// A removed node is not dialled, its streams are rejected, and open streams are closed.
 ///
 /// A node may have a second address, a hint: the address at which a member was found before it is in the
-/// committed addresses. Both are dialled in turn. A wrong hint costs only attempts, because every link begins
+/// committed addresses. Both are dialled in turn. A wrong hint costs only attempts, because every call begins
 /// with a check of cluster and node.
 #[derive(Clone, Debug)]
 pub struct PeerAddresses(Arc<watch::Sender<AddressTable>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AddressTable {
+pub(crate) struct AddressTable {
     addresses: BTreeMap<NodeId, String>,
     hints: BTreeMap<NodeId, String>,
+    /// The hints at which the node answered last; others answer at their committed address, or nowhere.
+    answering_hints: BTreeSet<NodeId>,
     /// An id below this one without an address is removed.
     next_id: NodeId,
 }
@@ -42,12 +44,14 @@ impl PeerAddresses {
     /// a higher one is a node that is not known yet.
     pub fn replace(&self, addresses: BTreeMap<NodeId, String>, next_id: NodeId) {
         self.0.send_if_modified(|table| {
-            let mut new = AddressTable { addresses, hints: BTreeMap::new(), next_id };
+            let mut new = AddressTable { addresses, next_id, ..AddressTable::empty() };
             let useful = |&(node, hint): &(&NodeId, &String)| {
                 !new.is_removed(*node) && new.addresses.get(node) != Some(hint)
             };
             let hints = table.hints.iter().filter(useful);
             new.hints = hints.map(|(&node, hint)| (node, hint.clone())).collect();
+            new.answering_hints.clone_from(&table.answering_hints);
+            new.answering_hints.retain(|node| new.hints.contains_key(node));
             let changed = *table != new;
             *table = new;
             changed
@@ -65,8 +69,33 @@ impl PeerAddresses {
                 return false;
             }
             table.hints.insert(node, address);
+            table.answering_hints.remove(&node);
             true
         })
+    }
+
+    /// A node answered at an address.
+    pub(crate) fn on_answered(&self, node: NodeId, address: &str) {
+        self.0.send_if_modified(|table| {
+            let is_hint = table.addresses.get(&node).is_none_or(|committed| committed != address)
+                && table.hints.get(&node).is_some_and(|hint| hint == address);
+            match is_hint {
+                true => table.answering_hints.insert(node),
+                false => table.answering_hints.remove(&node),
+            };
+            // The addresses to dial are the same as before.
+            false
+        });
+    }
+
+    /// The address at which a node answered last; else the committed address; else the hint.
+    pub(crate) fn preferred(&self, node: NodeId) -> Option<String> {
+        let table = self.0.borrow();
+        let mut candidates = table.candidates(node);
+        match table.answering_hints.contains(&node) {
+            true => candidates.pop(),
+            false => candidates.into_iter().next(),
+        }
     }
 
     /// The hints that differ from the committed addresses.
@@ -79,35 +108,47 @@ impl PeerAddresses {
         self.0.borrow().addresses.get(&node).cloned()
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<AddressTable> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<AddressTable> {
         self.0.subscribe()
     }
 
+    /// Whether a node was removed from the cluster. A node that is not known yet was not.
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        self.0.borrow().is_removed(node)
+    }
+
     /// Waits until a node is removed.
-    pub(super) async fn wait_removed(&self, node: NodeId) {
+    pub async fn wait_removed(&self, node: NodeId) {
         // An error is impossible: the sender lives as long as `self`.
         let _ = self.subscribe().wait_for(|table| table.is_removed(node)).await;
     }
 }
 
 impl AddressTable {
+    fn empty() -> AddressTable {
+        AddressTable {
+            addresses: BTreeMap::new(),
+            hints: BTreeMap::new(),
+            answering_hints: BTreeSet::new(),
+            next_id: NodeId(0),
+        }
+    }
+
     /// The addresses to dial in turn; the committed one first.
-    pub(super) fn candidates(&self, node: NodeId) -> Vec<String> {
+    pub(crate) fn candidates(&self, node: NodeId) -> Vec<String> {
         let committed = self.addresses.get(&node);
         let hint = self.hints.get(&node).filter(|&hint| Some(hint) != committed);
         committed.into_iter().chain(hint).cloned().collect()
     }
 
-    pub(super) fn is_removed(&self, node: NodeId) -> bool {
+    fn is_removed(&self, node: NodeId) -> bool {
         node < self.next_id && !self.addresses.contains_key(&node)
     }
 }
 
 impl Default for PeerAddresses {
     fn default() -> PeerAddresses {
-        let empty =
-            AddressTable { addresses: BTreeMap::new(), hints: BTreeMap::new(), next_id: NodeId(0) };
-        PeerAddresses(Arc::new(watch::Sender::new(empty)))
+        PeerAddresses(Arc::new(watch::Sender::new(AddressTable::empty())))
     }
 }
 
@@ -118,7 +159,7 @@ mod tests {
     #[test]
     fn omitted_peer_is_removed_and_unknown_peer_is_not() {
         let addresses = PeerAddresses::default();
-        let is_removed = |id| addresses.subscribe().borrow().is_removed(NodeId(id));
+        let is_removed = |id| addresses.is_removed(NodeId(id));
         assert!(!is_removed(2), "no addresses are known yet");
         addresses.replace(BTreeMap::from([(NodeId(1), "a:1".to_owned())]), NodeId(3));
         assert!(!is_removed(1) && is_removed(2) && !is_removed(3));
@@ -138,7 +179,15 @@ mod tests {
         assert_eq!(candidates(), ["old:1", "new:1"]);
         assert!(!addresses.add_hint(NodeId(1), "new:1") && !addresses.add_hint(NodeId(1), "old:1"));
         assert!(!addresses.add_hint(NodeId(2), "b:1"), "n2 is removed");
+        let preferred = || addresses.preferred(NodeId(1));
+        assert_eq!(preferred().as_deref(), Some("old:1"));
+        addresses.on_answered(NodeId(1), "new:1");
+        assert_eq!(preferred().as_deref(), Some("new:1"));
+        addresses.on_answered(NodeId(1), "old:1");
+        assert_eq!(preferred().as_deref(), Some("old:1"));
+        addresses.on_answered(NodeId(1), "new:1");
         commit("new:1");
+        assert_eq!(preferred().as_deref(), Some("new:1"));
         assert_eq!((candidates(), addresses.hints()), (vec!["new:1".to_owned()], BTreeMap::new()));
     }
 }
