@@ -66,7 +66,7 @@ fn print_report(json: bool, report: &impl BenchReport) -> Result<(), OutputError
 
 /// Parses a duration of at most one day.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let duration = super::duration::parse(text)?;
+    let duration = crate::config::duration::parse(text)?;
     if duration > DURATION_MAX {
         return Err("must be at most a day".to_owned());
     }

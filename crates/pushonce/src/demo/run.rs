@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::report::{self, DemoReport};
 use super::viewers::DemoViewers;
 use super::{LIVE, MatchEvent, ReplayStep, Speed, Tournament, build_events, schedule};
-use crate::config::{Config, HumanDuration, PartialConfig};
+use crate::config::{Config, HumanDuration, Settings};
 use crate::{Node, metrics, node};
 
 /// The speed, the repetition and the ports of the demo.
@@ -95,24 +95,24 @@ async fn start_nodes(
 }
 
 fn node_config(args: &Args, demo_dir: &DemoDir, index: u16) -> anyhow::Result<Config> {
-    let ports = node_ports(args, index)?.map(|port| ([127, 0, 0, 1], port).into());
-    let [http, quic, grpc, peer] = ports.map(Some);
+    let [http, quic, grpc, peer] =
+        node_ports(args, index)?.map(|port| ([127, 0, 0, 1], port).into());
     let first = format!("127.0.0.1:{}", self::node_ports(args, 0)?[3]);
     let name = format!("n{}", index + 1);
-    let flags = PartialConfig {
+    let settings = Settings {
         data: Some(demo_dir.0.join(&name)),
         name: Some(name),
         http,
         quic,
         grpc,
         peer,
-        join: (index > 0).then(|| vec![first]),
+        join: if index > 0 { vec![first] } else { Vec::new() },
         lanes: Some(1),
         // All nodes stop together, so there is no other node for their clients.
-        shutdown_grace: Some(HumanDuration(Duration::ZERO)),
-        ..PartialConfig::default()
+        shutdown_grace: HumanDuration(Duration::ZERO),
+        ..Settings::default()
     };
-    Ok(Config::resolve(flags, PartialConfig::default(), PartialConfig::default())?)
+    Ok(Config::resolve(settings)?)
 }
 
 fn node_ports(args: &Args, index: u16) -> anyhow::Result<[u16; 4]> {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::viewers;
-use crate::config::{Config, PartialConfig};
+use crate::config::{Config, Settings};
 use crate::init;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,9 +27,8 @@ impl NodeProcess {
     /// Starts a node, and waits until it is ready.
     pub(super) async fn start() -> anyhow::Result<NodeProcess> {
         let data = tempfile::tempdir()?;
-        let flags =
-            PartialConfig { data: Some(data.path().to_owned()), ..PartialConfig::default() };
-        init(&Config::resolve(flags, PartialConfig::default(), PartialConfig::default())?).await?;
+        let settings = Settings { data: Some(data.path().to_owned()), ..Settings::default() };
+        init(&Config::resolve(settings)?).await?;
         let [http, quic, grpc, peer] = free_ports()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--log", "error", "serve", "--name", "bench", "--data"]).arg(data.path());
