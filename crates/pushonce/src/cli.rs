@@ -4,7 +4,6 @@ mod bench;
 mod check_config;
 mod cluster;
 mod demo;
-mod duration;
 mod init;
 mod namespace;
 mod operator;
@@ -24,7 +23,7 @@ use pushonce_telemetry::LogLimiter;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{InvalidConfig, PartialConfig};
+use crate::config::{self, InvalidConfig, Layer};
 use crate::node::join::MembershipRevoked;
 use crate::output::log::LogWriter;
 use crate::output::{self, OutputError};
@@ -103,6 +102,16 @@ pub fn main() -> ExitCode {
     code
 }
 
+/// The content of `CONFIG.md`.
+pub fn config_reference() -> String {
+    config::reference(&Cli::command())
+}
+
+/// The variables that are no settings of a node.
+fn variables() -> Vec<String> {
+    config::other_variables(&Cli::command())
+}
+
 /// The exit status of a failed command; prints the error, unless the reader of the output is gone.
 fn exit_code_of(error: &anyhow::Error, json: bool) -> ExitCode {
     if matches!(error.downcast_ref(), Some(OutputError::BrokenPipe)) {
@@ -144,11 +153,8 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
     if is_serve {
         log_panics();
     }
-    // Nodes reject it. Other commands may be of another release than the one that has the variable.
-    if let Err(error @ InvalidConfig::UnknownVariable { .. }) =
-        PartialConfig::from_env(std::env::vars_os())
-    {
-        tracing::warn!("{error}");
+    if !cli.command.reads_settings() {
+        warn_of_unknown_variables();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let json = cli.json;
@@ -181,7 +187,21 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
     result
 }
 
+/// Nodes reject an unknown variable. Other commands may be of an older release than the setting.
+fn warn_of_unknown_variables() {
+    if let Err(error @ InvalidConfig::UnknownVariable { .. }) =
+        Layer::from_env(std::env::vars_os(), &variables())
+    {
+        tracing::warn!("{error}");
+    }
+}
+
 impl Command {
+    /// Whether the command reads the settings of a node.
+    fn reads_settings(&self) -> bool {
+        matches!(self, Command::Init(_) | Command::Serve(_) | Command::CheckConfig(_))
+    }
+
     /// Whether the command shuts down in steps after a signal.
     fn handles_shutdown(&self) -> bool {
         match self {

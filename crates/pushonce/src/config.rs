@@ -1,81 +1,53 @@
 //! The settings of a node: from flags, the environment and a file; plain data, validated once.
 //!
-//! [`PartialConfig`] holds the settings of one source, each of them optional; [`Config::resolve`] merges the
-//! three sources. [`HostDefaults`] holds the defaults that depend on the machine and the user.
+//! [`Settings`] defines every setting. A [`Layer`] holds what one source gives, [`Layers`] merges the three
+//! sources, and [`Config`] is the validated result. [`HostDefaults`] holds the defaults that depend on the
+//! machine and the user; `reference` writes `CONFIG.md`.
 
 mod consensus_times;
+pub(crate) mod duration;
 mod environment;
 mod host_defaults;
+mod layer;
 mod listen;
-mod on_off;
-mod partial;
-mod quantity;
+mod reference;
+mod settings;
+mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use pushonce_consensus::ConsensusSettings;
-use pushonce_core::{ConsensusTimes, HostPort, Roles, ShardCount};
+use pushonce_core::{ConsensusTimes, HostPort};
 
 pub use consensus_times::ConsensusPreset;
-use consensus_times::{preset_of, resolve_consensus, sets_shared_times};
+use consensus_times::{resolve_consensus, set_times, sets_shared_times};
+pub use duration::HumanDuration;
+pub(crate) use environment::variable;
 pub use host_defaults::HostDefaults;
-pub use on_off::OnOff;
-pub use partial::PartialConfig;
-pub use quantity::{ByteSize, HumanDuration, InvalidQuantity};
+pub use layer::{Layer, Layers};
+pub(crate) use reference::{other_variables, reference};
+pub use settings::{Settings, SharedTimes};
+
+/// The largest integer of TOML: a larger setting could not be written to a file.
+const TOML_INTEGER_MAX: u64 = i64::MAX as u64;
+
+/// More lanes than the cores of any machine that a node needs.
+const LANES_MAX: u16 = 256;
 
 /// The settings of a node, complete and validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// The settings as given. Those with a field of their own here may be absent there.
+    pub settings: Settings,
     /// The operator's name for the node, unique in the cluster.
     pub name: String,
     /// Absolute path of the data directory.
     pub data: PathBuf,
-    /// Listen address for HTTP and WebSocket.
-    pub http: SocketAddr,
-    /// Listen address for QUIC.
-    pub quic: SocketAddr,
-    /// Listen address for gRPC from publishers and operators.
-    pub grpc: SocketAddr,
-    /// Listen address for gRPC between nodes.
-    pub peer: SocketAddr,
     /// The host that other nodes and clients dial.
     pub advertise: String,
-    /// Peer addresses of other nodes. An empty data directory joins their cluster; a member asks them for the
-    /// current addresses of the others. Empty on a node that needs neither.
-    pub join: Vec<String>,
-    /// Region label; may be empty.
-    pub region: String,
-    /// Zone label within the region; may be empty.
-    pub zone: String,
-    /// The roles of the node: core, edge, or both.
-    pub roles: Roles,
-    /// Share of the shards relative to the weights of other nodes.
-    pub weight: u32,
-    /// Number of shards of a cluster that `init` creates.
-    pub shards: ShardCount,
-    /// Number of replicas per shard of a cluster that `init` creates.
-    pub replicas: u8,
     /// Number of threads that serve client sessions.
-    pub lanes: usize,
-    /// Whether each lane is pinned to its own core.
-    pub pin_lanes: bool,
-    /// Memory limit of the process in bytes; 0 for no limit, `None` for the default share of the machine's
-    /// memory.
-    pub memory_max: Option<u64>,
-    /// Maximum number of topics in the node's replicas, beyond which owners create no new ones; 0 for no limit.
-    pub topics_max: u64,
-    /// How long a stopping node keeps serving, but unready.
-    pub shutdown_delay: Duration,
-    /// Time over which a stopping node then disconnects its clients.
-    pub shutdown_grace: Duration,
-    /// Whether messages are compressed for clients that offer it.
-    pub compression: bool,
-    /// Whether an address that others can reach may be served without authentication.
-    pub insecure: bool,
-    /// Interval of the heartbeats of a client session.
-    pub session_heartbeat: Duration,
+    pub lanes: u16,
     /// The consensus times, and the free disk space to keep.
     pub consensus: ConsensusSettings,
     /// The consensus times that the settings name; `None` when they name none: then the node takes those of
@@ -88,7 +60,7 @@ pub struct Config {
 /// An invalid setting, and what to change.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum InvalidConfig {
-    /// The file is not TOML, has an unknown key, or a value of the wrong type.
+    /// The file is not TOML, has an unknown key, or a value that its setting does not accept.
     #[error("invalid configuration file: {0}")]
     File(String),
     /// An environment variable has an invalid value.
@@ -100,15 +72,17 @@ pub enum InvalidConfig {
         reason: String,
     },
     /// No setting has the name of an environment variable.
-    #[error(
-        "unknown environment variable {name}: no setting has this name; `pushonce serve --help` lists the \
-         flags, and --some-flag is PUSHONCE_SOME_FLAG"
-    )]
+    #[error("unknown environment variable {name}: no setting has this name; {}", hint(similar.as_deref()))]
     UnknownVariable {
         /// The name of the variable.
         name: String,
+        /// The variable of a setting with a similar name.
+        similar: Option<String>,
     },
-    /// A value is out of its range.
+    /// Flags with an invalid value.
+    #[error("invalid flag: {0}")]
+    Flags(String),
+    /// A value does not fit the other settings.
     #[error("{flag} {reason}")]
     InvalidValue {
         /// The flag that sets it.
@@ -130,130 +104,75 @@ pub enum InvalidConfig {
         /// The listen address.
         address: SocketAddr,
     },
+    /// One of the errors above, about a setting that no flag gives.
+    #[error("{error} (set by {origin})")]
+    FromSource {
+        /// What is invalid.
+        error: Box<InvalidConfig>,
+        /// The variable or the key of the file that gives the setting.
+        origin: String,
+    },
+}
+
+impl InvalidConfig {
+    /// The flag of the invalid setting, where one flag is to blame.
+    fn flag(&self) -> Option<&'static str> {
+        match self {
+            InvalidConfig::InvalidValue { flag, .. } | InvalidConfig::Exposed { flag, .. } => {
+                Some(flag)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Config {
     /// The default ports of the listeners: HTTP, QUIC, gRPC, peers.
     pub const DEFAULT_PORTS: [u16; 4] = [7080, 7443, 7090, 7091];
 
-    /// Maximum and default interval of the heartbeats of a session. A client that receives no frame for two
-    /// and a half times this interval treats the connection as closed.
-    pub const SESSION_HEARTBEAT_MAX: Duration = Duration::from_secs(25);
-
-    /// Merges flags over environment over file over defaults, and validates the result.
+    /// Adds the defaults that depend on other settings and on this machine, and validates the result.
     ///
     /// # Errors
-    /// [`InvalidConfig`] for the first invalid setting.
-    pub fn resolve(
-        flags: PartialConfig,
-        env: PartialConfig,
-        file: PartialConfig,
-    ) -> Result<Config, InvalidConfig> {
-        Config::resolve_with_defaults(&HostDefaults::detect(), flags, env, file)
+    /// [`InvalidConfig`] for the first setting that does not fit the others.
+    pub fn resolve(settings: Settings) -> Result<Config, InvalidConfig> {
+        Config::resolve_on(&HostDefaults::detect(), settings)
     }
 
     /// Like [`Config::resolve`], with the defaults of a given machine.
     ///
     /// # Errors
-    /// [`InvalidConfig`] for the first invalid setting.
-    pub fn resolve_with_defaults(
-        defaults: &HostDefaults,
-        flags: PartialConfig,
-        env: PartialConfig,
-        file: PartialConfig,
-    ) -> Result<Config, InvalidConfig> {
-        let merged = flags.or_else_from(env).or_else_from(file);
-        let consensus = resolve_consensus(&merged)?;
-        let times = sets_shared_times(&merged).then(|| consensus.times());
-        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let [http, quic, grpc, peer] = Self::DEFAULT_PORTS.map(loopback);
-        let peer = merged.peer.unwrap_or(peer);
-        let join = merged.join.unwrap_or_default();
-        let advertise = merged.advertise.map_or_else(|| default_advertise_host(peer), Ok)?;
+    /// [`InvalidConfig`] for the first setting that does not fit the others.
+    pub fn resolve_on(host: &HostDefaults, settings: Settings) -> Result<Config, InvalidConfig> {
+        let consensus = resolve_consensus(&settings)?;
+        let advertise =
+            settings.advertise.clone().map_or_else(|| default_advertise_host(settings.peer), Ok)?;
+        let name = settings.name.clone();
         // Not derived from --join or an address: a member that gets --join, or moves, must find its data.
-        let directory_name = merged.name.as_deref().unwrap_or("default");
-        let data = merged.data.unwrap_or_else(|| defaults.data_home.join(directory_name));
+        let directory_name = name.as_deref().unwrap_or("default");
+        let data = settings.data.clone().unwrap_or_else(|| host.data_home.join(directory_name));
         let config = Config {
-            data: defaults.absolute(&data),
-            name: merged.name.unwrap_or_else(|| default_name(&advertise, peer)),
-            http: merged.http.unwrap_or(http),
-            quic: merged.quic.unwrap_or(quic),
-            grpc: merged.grpc.unwrap_or(grpc),
-            peer,
+            name: name.unwrap_or_else(|| default_name(&advertise, settings.peer)),
+            data: host.absolute(&data),
             advertise,
-            join,
-            region: merged.region.unwrap_or_default(),
-            zone: merged.zone.unwrap_or_default(),
-            roles: merged.roles.unwrap_or_default(),
-            weight: merged.weight.unwrap_or(1),
-            shards: checked_shard_count(merged.shards.unwrap_or(ShardCount::DEFAULT.get()))?,
-            replicas: merged.replicas.unwrap_or(3),
-            lanes: merged.lanes.unwrap_or_else(available_cores),
-            pin_lanes: merged.pin_lanes.unwrap_or(false),
-            memory_max: merged.memory_max.map(|size| size.0),
-            topics_max: merged.topics_max.unwrap_or(DEFAULT_TOPICS_MAX),
-            shutdown_delay: merged.shutdown_delay.map_or(Duration::ZERO, |time| time.0),
-            shutdown_grace: merged.shutdown_grace.map_or(DEFAULT_SHUTDOWN_GRACE, |time| time.0),
-            compression: merged.compression.is_none_or(|OnOff(on)| on),
-            insecure: merged.insecure.unwrap_or(false),
-            session_heartbeat: merged
-                .session_heartbeat
-                .map_or(Self::SESSION_HEARTBEAT_MAX, |time| time.0),
+            lanes: settings.lanes.unwrap_or_else(available_cores),
+            consensus_times: sets_shared_times(&settings).then(|| consensus.times()),
             consensus,
-            consensus_times: times,
             is_development: false,
+            settings,
         };
         config.check()?;
         Ok(config)
     }
 
     fn check(&self) -> Result<(), InvalidConfig> {
-        // Checked first, since the default name is derived from an address.
         self.check_addresses()?;
-        let invalid_value = |flag, reason: &str| {
-            Err(InvalidConfig::InvalidValue { flag, reason: reason.to_owned() })
-        };
-        for (flag, label) in
-            [("--name", &self.name), ("--region", &self.region), ("--zone", &self.zone)]
-        {
-            let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            if label.len() > 63 || !label.chars().all(is_allowed) {
-                return invalid_value(flag, "must have up to 63 letters, digits, '-', '_' and '.'");
-            }
-        }
-        if self.name.is_empty() {
-            return invalid_value("--name", "must not be empty");
-        }
-        if !(1..=16).contains(&self.weight) {
-            return invalid_value("--weight", "must be 1 to 16");
-        }
-        if ![1, 3, 5].contains(&self.replicas) {
-            return invalid_value(
-                "--replicas",
-                "must be 1, 3 or 5: an even number tolerates no more failures",
-            );
-        }
-        if !(1..=256).contains(&self.lanes) {
-            return invalid_value("--lanes", "must be 1 to 256");
-        }
-        for (flag, time) in
-            [("--shutdown-delay", self.shutdown_delay), ("--shutdown-grace", self.shutdown_grace)]
-        {
-            if time > SHUTDOWN_TIME_MAX {
-                return invalid_value(flag, "must be at most 10 minutes");
-            }
-        }
-        if !(Duration::from_secs(1)..=Self::SESSION_HEARTBEAT_MAX).contains(&self.session_heartbeat)
-        {
-            return invalid_value("--session-heartbeat", "must be 1s to 25s: clients rely on 25s");
-        }
         self.check_exposure()
     }
 
     fn check_addresses(&self) -> Result<(), InvalidConfig> {
         let invalid_value =
             |flag, reason: String| Err(InvalidConfig::InvalidValue { flag, reason });
-        for address in &self.join {
+        for address in &self.settings.join {
             if let Err(error) = address.parse::<HostPort>() {
                 let expected = "must list HOST:PORT of other nodes' --peer, separated by ','";
                 return invalid_value("--join", format!("{expected}: {error}"));
@@ -276,68 +195,32 @@ impl Config {
 
     fn check_exposure(&self) -> Result<(), InvalidConfig> {
         for (flag, address) in self.listen_addresses() {
-            if !address.ip().is_loopback() && !self.insecure {
+            if !address.ip().is_loopback() && !self.settings.insecure {
                 return Err(InvalidConfig::Exposed { flag, address });
             }
         }
         Ok(())
     }
 
-    /// These settings as a source that sets all of them: a node that loads it runs with the same settings.
-    pub fn to_partial(&self) -> PartialConfig {
-        let times = &self.consensus;
-        PartialConfig {
+    /// Settings that give every value: a node that loads them runs with the same configuration.
+    pub fn complete_settings(&self) -> Settings {
+        let mut settings = Settings {
             name: Some(self.name.clone()),
             data: Some(self.data.clone()),
-            http: Some(self.http),
-            quic: Some(self.quic),
-            grpc: Some(self.grpc),
-            peer: Some(self.peer),
             advertise: Some(self.advertise.clone()),
-            join: Some(self.join.clone()),
-            region: Some(self.region.clone()),
-            zone: Some(self.zone.clone()),
-            roles: Some(self.roles),
-            weight: Some(self.weight),
-            shards: Some(self.shards.get()),
-            replicas: Some(self.replicas),
             lanes: Some(self.lanes),
-            pin_lanes: Some(self.pin_lanes),
-            compression: Some(OnOff(self.compression)),
-            insecure: Some(self.insecure),
-            session_heartbeat: Some(HumanDuration(self.session_heartbeat)),
-            // Settings without consensus times stay without: the node takes the cluster's. The preset has
-            // limits that no other setting names, so it comes first, and each of its times follows.
-            consensus: self.consensus_times.map(|_| preset_of(&self.consensus)),
-            heartbeat: self.consensus_times.map(|_| HumanDuration(times.heartbeat)),
-            election_min: self.consensus_times.map(|_| HumanDuration(times.election_min)),
-            election_max: self.consensus_times.map(|_| HumanDuration(times.election_max)),
-            rpc_timeout: self.consensus_times.map(|_| HumanDuration(times.rpc_timeout)),
-            connect_timeout: self.consensus_times.map(|_| HumanDuration(times.connect_timeout)),
-            proposal_deadline: Some(HumanDuration(times.proposal_deadline)),
-            snapshot_timeout: Some(HumanDuration(times.snapshot_timeout)),
-            topics_max: Some(self.topics_max),
-            shutdown_delay: Some(HumanDuration(self.shutdown_delay)),
-            shutdown_grace: Some(HumanDuration(self.shutdown_grace)),
-            disk_reserve: times.disk_reserve_bytes.map(ByteSize),
-            memory_max: self.memory_max.map(ByteSize),
-        }
+            ..self.settings.clone()
+        };
+        set_times(&mut settings, &self.consensus);
+        settings
     }
 
     /// The addresses that the node listens on, each with the flag that sets it.
     pub fn listen_addresses(&self) -> [(&'static str, SocketAddr); 4] {
-        [("--http", self.http), ("--quic", self.quic), ("--grpc", self.grpc), ("--peer", self.peer)]
+        let Settings { http, quic, grpc, peer, .. } = self.settings;
+        [("--http", http), ("--quic", quic), ("--grpc", grpc), ("--peer", peer)]
     }
 }
-
-/// Each topic takes at least some hundred bytes: about 1 GiB in total.
-const DEFAULT_TOPICS_MAX: u64 = 2_000_000;
-
-/// Half of the time that a container runtime usually waits before it kills a process.
-const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
-
-/// Longer than any load balancer needs to react.
-const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// The default name: nodes without a name are distinguished by the address that others dial.
 fn default_name(advertise: &str, peer: SocketAddr) -> String {
@@ -359,38 +242,41 @@ fn default_advertise_host(peer: SocketAddr) -> Result<String, InvalidConfig> {
     })
 }
 
-fn checked_shard_count(count: u16) -> Result<ShardCount, InvalidConfig> {
-    ShardCount::new(count).ok_or_else(|| InvalidConfig::InvalidValue {
-        flag: "--shards",
-        reason: format!("must be 1 to {}", ShardCount::MAX),
-    })
+/// One lane a core, at most the maximum of the setting.
+fn available_cores() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cores).unwrap_or(LANES_MAX).min(LANES_MAX)
 }
 
-fn available_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// What to do about an unknown variable.
+fn hint(similar: Option<&str>) -> String {
+    match similar {
+        Some(similar) => format!("did you mean {similar}?"),
+        None => "`pushonce serve --help` lists the flags, and --some-flag is PUSHONCE_SOME_FLAG"
+            .to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn resolve(
-        flags: PartialConfig,
-        env: PartialConfig,
-        file: PartialConfig,
-    ) -> Result<Config, InvalidConfig> {
-        Config::resolve(flags, env, file)
+    fn layer(text: &str) -> Layer {
+        Layer::from_toml(text).expect("valid")
     }
 
-    fn named(name: &str) -> PartialConfig {
-        PartialConfig { name: Some(name.to_owned()), ..PartialConfig::default() }
+    /// The configuration of a node with these settings.
+    fn resolve(text: &str) -> Result<Config, InvalidConfig> {
+        Layers { flags: layer(text), ..Layers::default() }.resolve()
+    }
+
+    fn rejected_flag(text: &str) -> Option<&'static str> {
+        resolve(text).err()?.flag()
     }
 
     #[test]
     fn default_configuration_is_one_node_on_loopback() {
-        let config =
-            resolve(PartialConfig::default(), PartialConfig::default(), PartialConfig::default());
-        let config = config.expect("the defaults are valid");
+        let config = resolve("").expect("the defaults are valid");
         assert_eq!(config.name, "127.0.0.1-7091");
         assert!(config.listen_addresses().iter().all(|(_, address)| address.ip().is_loopback()));
         assert_eq!(config.advertise, "127.0.0.1");
@@ -400,101 +286,62 @@ mod tests {
     fn data_directory_is_absolute_and_independent_of_join_and_addresses() {
         let machine =
             HostDefaults { data_home: "/var/lib/pushonce".into(), working_dir: "/work".into() };
-        let data = |flags: PartialConfig| {
-            let none = PartialConfig::default;
-            Config::resolve_with_defaults(&machine, flags, none(), none()).expect("valid").data
+        let data = |text| {
+            let layers = Layers { flags: layer(text), ..Layers::default() };
+            layers.resolve_on(&machine).expect("valid").data
         };
         let default = PathBuf::from("/var/lib/pushonce/default");
-        assert_eq!(data(PartialConfig::default()), default);
-        let joining =
-            PartialConfig { join: Some(vec!["a:1".to_owned()]), ..PartialConfig::default() };
-        assert_eq!(data(joining), default);
-        let moved = SocketAddr::from(([127, 0, 0, 9], 9));
-        assert_eq!(data(PartialConfig { peer: Some(moved), ..PartialConfig::default() }), default);
-        assert_eq!(data(named("a")), PathBuf::from("/var/lib/pushonce/a"));
-        let relative = PartialConfig { data: Some("d/a".into()), ..PartialConfig::default() };
-        assert_eq!(data(relative), PathBuf::from("/work/d/a"));
+        assert_eq!(data(""), default);
+        assert_eq!(data("join = [\"a:1\"]"), default);
+        assert_eq!(data("peer = \"127.0.0.9:9\""), default);
+        assert_eq!(data("name = \"a\""), PathBuf::from("/var/lib/pushonce/a"));
+        assert_eq!(data("data = \"d/a\""), PathBuf::from("/work/d/a"));
     }
 
     #[test]
     fn undialable_advertise_address_is_rejected() {
         for host in ["a b", "http://a", "a:7091", "", "::1", "a/b"] {
-            let flags =
-                PartialConfig { advertise: Some(host.to_owned()), ..PartialConfig::default() };
-            let result = resolve(flags, PartialConfig::default(), PartialConfig::default());
-            let flag = |error: &InvalidConfig| matches!(error, InvalidConfig::InvalidValue { flag, .. } if *flag == "--advertise");
-            assert!(result.as_ref().is_err_and(flag), "{host:?}: {result:?}");
+            let flag = rejected_flag(&format!("advertise = {host:?}"));
+            assert_eq!(flag, Some("--advertise"), "{host:?}");
         }
-        let port_zero = SocketAddr::from(([127, 0, 0, 1], 0));
-        let flags = PartialConfig { peer: Some(port_zero), ..PartialConfig::default() };
-        let result = resolve(flags, PartialConfig::default(), PartialConfig::default());
-        assert!(
-            matches!(result, Err(InvalidConfig::InvalidValue { flag: "--peer", .. })),
-            "{result:?}"
-        );
+        assert_eq!(rejected_flag("peer = \"127.0.0.1:0\""), Some("--peer"));
     }
 
     #[test]
     fn flags_override_environment_and_environment_overrides_file() {
-        let name = |flags, env, file| resolve(flags, env, file).map(|c| c.name);
-        let none = PartialConfig::default;
-        assert_eq!(name(named("flag"), named("env"), named("file")), Ok("flag".to_owned()));
-        assert_eq!(name(none(), named("env"), named("file")), Ok("env".to_owned()));
-        assert_eq!(name(none(), none(), named("file")), Ok("file".to_owned()));
+        let [flags, env, file] =
+            ["flag", "env", "file"].map(|name| layer(&format!("name = {name:?}")));
+        let none = Layer::default;
+        let name = |flags, env, file| Layers { flags, env, file }.resolve().map(|c| c.name);
+        assert_eq!(name(flags, env.clone(), file.clone()), Ok("flag".to_owned()));
+        assert_eq!(name(none(), env, file.clone()), Ok("env".to_owned()));
+        assert_eq!(name(none(), none(), file), Ok("file".to_owned()));
     }
 
     #[test]
     fn address_reachable_by_others_requires_insecure() {
-        let exposed = PartialConfig {
-            http: Some(SocketAddr::from(([0, 0, 0, 0], 7080))),
-            ..PartialConfig::default()
-        };
-        let result = resolve(exposed.clone(), PartialConfig::default(), PartialConfig::default());
+        let exposed = "http = \"0.0.0.0:7080\"";
+        let result = resolve(exposed);
         assert!(matches!(result, Err(InvalidConfig::Exposed { flag: "--http", .. })));
-        let insecure = PartialConfig { insecure: Some(true), ..exposed };
-        assert!(resolve(insecure, PartialConfig::default(), PartialConfig::default()).is_ok());
+        assert!(resolve(&format!("{exposed}\ninsecure = true")).is_ok());
     }
 
     #[test]
     fn wildcard_peer_address_requires_advertise() {
-        let wildcard = PartialConfig {
-            peer: Some(SocketAddr::from(([0, 0, 0, 0], 7091))),
-            insecure: Some(true),
-            ..PartialConfig::default()
-        };
-        let result = resolve(wildcard, PartialConfig::default(), PartialConfig::default());
-        assert!(matches!(result, Err(InvalidConfig::InvalidValue { flag: "--advertise", .. })));
+        let wildcard = "peer = \"0.0.0.0:7091\"\ninsecure = true";
+        assert_eq!(rejected_flag(wildcard), Some("--advertise"));
     }
 
     #[test]
-    fn out_of_range_value_is_rejected_with_its_flag() {
-        let cases = [
-            ("--replicas", PartialConfig { replicas: Some(2), ..PartialConfig::default() }),
-            ("--shards", PartialConfig { shards: Some(0), ..PartialConfig::default() }),
-            (
-                "--session-heartbeat",
-                PartialConfig { session_heartbeat: "30s".parse().ok(), ..PartialConfig::default() },
-            ),
-            ("--weight", PartialConfig { weight: Some(0), ..PartialConfig::default() }),
-            (
-                "--join",
-                PartialConfig {
-                    join: Some(vec!["nowhere".to_owned()]),
-                    ..PartialConfig::default()
-                },
-            ),
-            ("--name", named("a b")),
-            (
-                "--shutdown-grace",
-                PartialConfig { shutdown_grace: "11m".parse().ok(), ..PartialConfig::default() },
-            ),
-        ];
-        for (expected, partial) in cases {
-            let result = resolve(partial, PartialConfig::default(), PartialConfig::default());
-            assert!(
-                matches!(result, Err(InvalidConfig::InvalidValue { flag, .. }) if flag == expected)
-            );
-        }
+    fn error_names_the_source_that_gives_the_setting() {
+        let exposed = || layer("http = \"0.0.0.0:7080\"");
+        let message = |layers: Layers| layers.resolve().expect_err("exposed").to_string();
+        let env = message(Layers { env: exposed(), ..Layers::default() });
+        assert!(env.ends_with("(set by PUSHONCE_HTTP)"), "{env}");
+        let file = message(Layers { file: exposed(), ..Layers::default() });
+        assert!(file.ends_with("(set by http in the configuration file)"), "{file}");
+        let flag = message(Layers { flags: exposed(), ..Layers::default() });
+        assert!(!flag.contains("set by"), "{flag}");
     }
 
     #[test]
@@ -502,17 +349,13 @@ mod tests {
         let all_settings = "name = \"a\"\nhttp = \"127.0.0.1:1\"\njoin = [\"b:7091\"]\nroles = \"edge\"\n\
             consensus = \"wan\"\nelection-max = \"4500ms\"\ndisk-reserve = \"1GiB\"\n\
             memory-max = \"2000000\"\npin-lanes = true\ncompression = \"off\"";
-        for text in ["", all_settings] {
-            let file = PartialConfig::from_toml(text).expect("valid");
-            let config =
-                resolve(PartialConfig::default(), PartialConfig::default(), file).expect("valid");
-            let written =
-                toml::to_string(&config.to_partial()).expect("the settings can be serialized");
-            let read = PartialConfig::from_toml(&written).expect("the written settings are valid");
-            assert_eq!(
-                resolve(PartialConfig::default(), PartialConfig::default(), read),
-                Ok(config)
-            );
+        for text in ["", all_settings, "heartbeat = \"140ms\""] {
+            let config = resolve(text).expect("valid");
+            let written = toml::to_string(&config.complete_settings())
+                .expect("the settings can be serialized");
+            let read = resolve(&written).expect("the written settings are valid");
+            assert_eq!(read.complete_settings(), config.complete_settings());
+            assert_eq!(Config { settings: config.settings.clone(), ..read }, config);
         }
     }
 }

@@ -120,8 +120,8 @@ impl Node {
     ) -> anyhow::Result<Node> {
         tracing::info!(data = %config.data.display(), "data directory");
         let data_dir = Arc::new(DataDir::open(&config.data)?);
-        let peer_listener = bind(config.peer, "--peer").await?;
-        let pre_join = PreJoinServer::open(config.http).await?;
+        let peer_listener = bind(config.settings.peer, "--peer").await?;
+        let pre_join = PreJoinServer::open(config.settings.http).await?;
         let startup = StartupState::load_or_join(config.clone(), &data_dir, shutdown).await?;
         pre_join.close().await;
         let (cluster, me) = (startup.identity.cluster, startup.identity.node);
@@ -207,13 +207,13 @@ impl Node {
             },
         );
         let gateway_config = pushonce_gateway::Config {
-            http: config.http,
-            quic: config.quic,
-            lanes: config.lanes,
-            pin_lanes: config.pin_lanes,
-            compression: config.compression,
-            grace: config.shutdown_grace,
-            heartbeat: config.session_heartbeat,
+            http: config.settings.http,
+            quic: config.settings.quic,
+            lanes: config.lanes.into(),
+            pin_lanes: config.settings.pin_lanes,
+            compression: config.settings.compression,
+            grace: config.settings.shutdown_grace.0,
+            heartbeat: config.settings.session_heartbeat.0,
             ..Default::default()
         };
         let publisher = Arc::new(ports::ClientPublisher(router.clone()));
@@ -229,27 +229,27 @@ impl Node {
             pushonce_quic::certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
         )?;
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
-            addr: config.grpc,
+            addr: config.settings.grpc,
             router,
             subscriptions: Arc::new(ports::HubFeed { hub, admission: gateway.admission() }),
-            heartbeat_interval: config.session_heartbeat,
+            heartbeat_interval: config.settings.session_heartbeat.0,
             status: Arc::new(overview.clone()),
             topics,
             admin: Arc::new(operations),
             readiness: ready_receiver,
-            grace: config.shutdown_grace,
+            grace: config.settings.shutdown_grace.0,
         })
         .await?;
         let listeners = [
-            ("peer", config.peer),
-            ("http", config.http),
-            ("quic", config.quic),
-            ("grpc", config.grpc),
+            ("peer", config.settings.peer),
+            ("http", config.settings.http),
+            ("quic", config.settings.quic),
+            ("grpc", config.settings.grpc),
         ];
         for (listener, address) in listeners {
             tracing::info!(listener, %address, "listening");
         }
-        let node_topics = Arc::new(NodeTopics::new(config.topics_max));
+        let node_topics = Arc::new(NodeTopics::new(config.settings.topics_max));
         let health_check = HealthCheck {
             overview,
             current_view: current_view_receiver.clone(),
@@ -260,7 +260,7 @@ impl Node {
             lane_watchdog: gateway.watchdog(),
             admission: gateway.admission(),
             memory_use: gateway.memory(),
-            memory_max: config.memory_max.unwrap_or_else(memory::default_memory_max),
+            memory_max: config.settings.memory_max.unwrap_or_else(memory::default_memory_max),
             health_sender: health,
             ready_sender: ready,
             stopping,
@@ -279,7 +279,7 @@ impl Node {
         let discovery = Discovery {
             identity: startup.identity.clone(),
             own_address: startup.joining.profile.addresses.peer.clone(),
-            configured_addresses: [config.join.clone(), data_dir.peers()].concat(),
+            configured_addresses: [config.settings.join.clone(), data_dir.peers()].concat(),
             address_book: address_book.clone(),
             view: view_receiver.clone(),
             reachable: relay_handle.reachable(),
@@ -428,8 +428,8 @@ impl Node {
         client_stage.spawn(async move { Ok(gateway.run(token).await?) });
         let (publish, token) = (self.publish, client_stage.token());
         client_stage.spawn(async move { Ok(publish.run(token).await?) });
-        let (delay, grace) =
-            (self.startup.config.shutdown_delay, self.startup.config.shutdown_grace);
+        let settings = &self.startup.config.settings;
+        let (delay, grace) = (settings.shutdown_delay.0, settings.shutdown_grace.0);
         let (startup, token) = (self.startup, client_stage.token());
         let admission_log = log_when_admitted(self.view_sender.subscribe(), startup, token.clone());
         client_stage.spawn(async move {

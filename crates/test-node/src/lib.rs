@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
-use pushonce::config::{Config, PartialConfig};
+use pushonce::config::{Config, Settings};
 use pushonce::{Node, metrics};
 use pushonce_quic::certificate::load_or_generate;
 use tempfile::TempDir;
@@ -74,23 +74,23 @@ impl TestNode {
         let node = Node::build(config.clone(), Router::new(), recorder(), &shutdown).await;
         let node = node.expect("build a node").run(shutdown);
         let node = tokio::spawn(async { node.await.expect("run a node") });
-        wait_until_ready(config.http).await;
+        wait_until_ready(config.settings.http).await;
         TestNode { config, _node: AbortOnDropHandle::new(node), _data: data }
     }
 
     /// The address for WebSocket: `ws://HOST:PORT`.
     pub fn websocket(&self) -> String {
-        format!("ws://{}", self.config.http)
+        format!("ws://{}", self.config.settings.http)
     }
 
     /// The address for QUIC: `quic://HOST:PORT`.
     pub fn quic(&self) -> String {
-        format!("quic://{}", self.config.quic)
+        format!("quic://{}", self.config.settings.quic)
     }
 
     /// The address for gRPC: `http://HOST:PORT`.
     pub fn grpc(&self) -> String {
-        format!("http://{}", self.config.grpc)
+        format!("http://{}", self.config.settings.grpc)
     }
 
     /// The SHA-256 hash of its QUIC certificate, in hexadecimal, as `GET /dev/certificate` returns it.
@@ -102,20 +102,19 @@ impl TestNode {
 
 /// The settings of the only node of a cluster. Fewer shards than by default make the start faster.
 async fn node_config(data: &Path) -> Config {
-    let [http, quic, grpc, peer] = free_addresses().await.map(Some);
-    let flags = PartialConfig {
+    let [http, quic, grpc, peer] = free_addresses().await;
+    let settings = Settings {
         data: Some(data.to_owned()),
         http,
         quic,
         grpc,
         peer,
-        shards: Some(1),
-        replicas: Some(1),
+        shards: 1,
+        replicas: 1,
         lanes: Some(1),
-        ..PartialConfig::default()
+        ..Settings::default()
     };
-    Config::resolve(flags, PartialConfig::default(), PartialConfig::default())
-        .expect("valid settings")
+    Config::resolve(settings).expect("valid settings")
 }
 
 /// Binds all ports at the same time, so that they differ.

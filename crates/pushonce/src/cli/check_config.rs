@@ -8,7 +8,7 @@ use crate::output;
 /// Prints every setting in the format of the configuration file: without `--json` the output can be loaded
 /// with `--config`.
 pub(super) fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
-    let settings = settings.resolve()?.to_partial();
+    let settings = settings.resolve()?.complete_settings();
     if json {
         output::write_line(serde_json::to_string(&settings)?)?;
     } else {

@@ -71,8 +71,8 @@ enum Command {
     /// Change the consensus times of all nodes: leases follow at once, in a safe order; heartbeats and
     /// timeouts of a node follow at its next restart
     SetTimes(times::Args),
-    /// Recover with the remaining nodes after the majority of the control group is lost for good: run on
-    /// the data directory of a stopped survivor
+    /// Restart the groups whose majority is lost permanently: run on the data directory of every survivor
+    /// while all of them are stopped
     Recover(recover::Args),
 }
 

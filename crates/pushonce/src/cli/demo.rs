@@ -5,7 +5,7 @@ use std::time::Duration;
 use pushonce_demo::{Args, NodePorts, NodeSpec};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, HumanDuration, PartialConfig};
+use crate::config::{Config, HumanDuration, Settings};
 use crate::{Node, metrics, node, output};
 
 pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -29,19 +29,19 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
 fn node_config(spec: NodeSpec) -> anyhow::Result<Config> {
     let NodePorts { http, quic, grpc, peer } = spec.ports;
     let [http, quic, grpc, peer] =
-        [http, quic, grpc, peer].map(|port| Some(([127, 0, 0, 1], port).into()));
-    let flags = PartialConfig {
+        [http, quic, grpc, peer].map(|port| ([127, 0, 0, 1], port).into());
+    let settings = Settings {
         data: Some(spec.data),
         name: Some(spec.name),
         http,
         quic,
         grpc,
         peer,
-        join: spec.join.map(|first| vec![first]),
+        join: spec.join.into_iter().collect(),
         lanes: Some(1),
         // All nodes stop together, so there is no other node for their clients.
-        shutdown_grace: Some(HumanDuration(Duration::ZERO)),
-        ..PartialConfig::default()
+        shutdown_grace: HumanDuration(Duration::ZERO),
+        ..Settings::default()
     };
-    Ok(Config::resolve(flags, PartialConfig::default(), PartialConfig::default())?)
+    Ok(Config::resolve(settings)?)
 }

@@ -8,8 +8,8 @@ use pushonce_proto::pb::cluster::v1::{NamespacesRequest, SetNamespaceRequest};
 use serde_json::{Value, json};
 
 use super::cluster::table;
-use super::duration;
 use super::operator::{ServerArgs, print_output, status_error};
+use crate::config::{HumanDuration, duration};
 
 /// The subcommand, and the servers to ask.
 #[derive(clap::Args)]
@@ -24,7 +24,8 @@ pub(super) struct Args {
 enum Command {
     /// List the namespaces with settings of their own, and the default of all others
     List,
-    /// Change settings; the others stay as they are, and start as the default
+    /// Change settings of a namespace. Settings that are not given keep their value, at first that of the
+    /// default
     Set {
         #[command(flatten)]
         selector: NamespaceSelector,
@@ -35,7 +36,8 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Return to the default
+    /// Remove the settings of a namespace, which then has those of the default; with --default, restore the
+    /// built-in default
     Unset {
         #[command(flatten)]
         selector: NamespaceSelector,
@@ -47,7 +49,7 @@ enum Command {
 struct NamespaceSelector {
     /// First segment of the topic names, as `chat` of chat/7
     name: Option<String>,
-    /// Change the settings of all namespaces without settings of their own
+    /// The settings of all namespaces without settings of their own
     #[arg(long)]
     default: bool,
 }
@@ -168,13 +170,17 @@ fn row(name: Option<&str>, settings: &Namespace) -> [String; 10] {
         durability.as_str().to_owned(),
         history.count_max.to_string(),
         history.bytes_max.to_string(),
-        duration::format(history.age_max_ms),
+        time_text(history.age_max_ms),
         payload_bytes_max.to_string(),
-        duration::format(history.expire_after_ms),
+        time_text(history.expire_after_ms),
         delivery.to_string(),
         rate_max.map_or_else(|| "-".to_owned(), |max| max.to_string()),
         if *topics_max == 0 { "-".to_owned() } else { topics_max.to_string() },
     ]
+}
+
+fn time_text(millis: u64) -> String {
+    HumanDuration(Duration::from_millis(millis)).to_string()
 }
 
 fn list_json(namespaces: &Namespaces) -> Value {

@@ -22,7 +22,7 @@ pub(super) struct Args {
     /// Topic to publish to
     #[arg(value_parser = str::parse::<Topic>)]
     topic: Topic,
-    /// Payload; without it and --file every line of standard input is one message
+    /// Payload. Without it and without --file, every line of standard input is one message
     data: Option<OsString>,
     /// File whose content is the payload of one message; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with = "data")]

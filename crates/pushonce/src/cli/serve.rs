@@ -5,8 +5,8 @@ use axum::Router;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::settings::{ConfigSources, NodeArgs};
-use crate::config::Config;
+use super::settings::NodeArgs;
+use crate::config::{Config, Layers};
 use crate::node::join::StoppedBeforeJoin;
 use crate::{Node, metrics, node};
 
@@ -24,14 +24,14 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (config, _temp_dir) = if args.dev {
         let temp_dir = tempfile::Builder::new().prefix("pushonce-dev.").tempdir()?;
-        let config = development_config(args.settings.sources()?, &temp_dir)?;
+        let config = development_config(args.settings.layers()?, &temp_dir)?;
         node::init(&config).await?;
         tracing::info!(data = %config.data.display(), "development node, its data is deleted when it stops");
         (config, Some(temp_dir))
     } else {
         (args.settings.resolve()?, None)
     };
-    if config.insecure {
+    if config.settings.insecure {
         tracing::warn!("--insecure: every client that reaches a port of this node can use it");
     }
     let descriptors = pushonce_listener::raise_descriptor_limit();
@@ -52,17 +52,16 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
 
 /// The settings, with a temporary directory as data directory. A development node creates a cluster at
 /// every start, so no setting may make it part of a real one.
-fn development_config(mut sources: ConfigSources, temp_dir: &TempDir) -> anyhow::Result<Config> {
-    for (source, partial) in [("environment", &sources.env), ("configuration file", &sources.file)]
-    {
-        if partial.data.is_some() || partial.join.is_some() {
+fn development_config(layers: Layers, temp_dir: &TempDir) -> anyhow::Result<Config> {
+    for (source, layer) in [("environment", &layers.env), ("configuration file", &layers.file)] {
+        if layer.contains("data") || layer.contains("join") {
             bail!(
                 "--dev allows no data directory and no join addresses, but the {source} sets one"
             );
         }
     }
-    sources.flags.data = Some(temp_dir.path().to_owned());
-    let mut config = sources.resolve()?;
+    let mut config = layers.resolve()?;
+    config.data = temp_dir.path().to_owned();
     for (flag, address) in config.listen_addresses() {
         if !address.ip().is_loopback() {
             bail!("--dev listens on loopback addresses only, but {flag} is {address}");
@@ -78,40 +77,30 @@ fn development_config(mut sources: ConfigSources, temp_dir: &TempDir) -> anyhow:
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
-    use crate::config::PartialConfig;
+    use crate::config::Layer;
 
-    fn config(flags: PartialConfig, file: PartialConfig) -> anyhow::Result<Config> {
+    fn config(flags: &str, file: &str) -> anyhow::Result<Config> {
         let temp_dir = tempfile::tempdir()?;
-        development_config(ConfigSources { flags, env: PartialConfig::default(), file }, &temp_dir)
+        let [flags, file] = [flags, file].map(|text| Layer::from_toml(text).expect("valid"));
+        development_config(Layers { flags, file, ..Layers::default() }, &temp_dir)
     }
 
     #[test]
     fn development_node_runs_on_loopback_in_a_temporary_directory() {
-        let good = config(PartialConfig::default(), PartialConfig::default())
-            .expect("defaults are loopback");
+        let good = config("", "").expect("defaults are loopback");
         assert!(good.is_development && good.data.starts_with(std::env::temp_dir()));
     }
 
     #[test]
     fn development_node_rejects_settings_that_could_join_a_real_cluster() {
-        let exposed = PartialConfig {
-            peer: Some(SocketAddr::from(([0, 0, 0, 0], 7091))),
-            advertise: Some("127.0.0.1".to_owned()),
-            insecure: Some(true),
-            ..PartialConfig::default()
-        };
-        let advertised =
-            PartialConfig { advertise: Some("a.example".to_owned()), ..PartialConfig::default() };
+        let exposed = "peer = \"0.0.0.0:7091\"\nadvertise = \"127.0.0.1\"\ninsecure = true";
+        let advertised = "advertise = \"a.example\"";
         for flags in [exposed, advertised] {
-            assert!(config(flags.clone(), PartialConfig::default()).is_err(), "{flags:?}");
+            assert!(config(flags, "").is_err(), "{flags}");
         }
-        let data = PartialConfig { data: Some("/d".into()), ..PartialConfig::default() };
-        let join = PartialConfig { join: Some(vec!["a:1".to_owned()]), ..PartialConfig::default() };
-        for file in [data, join] {
-            assert!(config(PartialConfig::default(), file.clone()).is_err(), "{file:?}");
+        for file in ["data = \"/d\"", "join = [\"a:1\"]"] {
+            assert!(config("", file).is_err(), "{file}");
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[arg(long, default_value = "now", value_parser = parse_start)]
     from: StartFrom,
     /// Delivery mode: all messages, latest (the newest whenever the client can receive one), or rate:N (the
-    /// newest, at most N times a second) [default: as the namespace has it]
+    /// newest, at most N times a second) [default: that of the namespace]
     #[arg(long, value_name = "WORD")]
     delivery: Option<Delivery>,
     /// Also report the messages that latest and rate skip
@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// Exit after this number of messages
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Transport [default: what the address says, else ws]
+    /// Transport [default: that of the server address, else ws]
     #[arg(long)]
     transport: Option<TransportArg>,
     /// Receive deltas from one message to the next instead of whole messages (not over grpc); the
@@ -46,8 +46,8 @@ pub(super) struct Args {
     #[arg(long)]
     datagrams: bool,
     /// Address of a node, with the port of the transport: http://127.0.0.1:7080 (ws),
-    /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be repeated. Not set by PUSHONCE_SERVER
-    /// as for the other commands, because that names gRPC ports
+    /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be repeated. PUSHONCE_SERVER has no effect
+    /// here, because it names gRPC ports [default: the usual port of the transport on this machine]
     #[arg(long, env = "PUSHONCE_SUBSCRIBE_SERVER", value_delimiter = ',')]
     server: Vec<ServerAddress>,
     /// SHA-256 of the QUIC certificate in hexadecimal, as GET /dev/certificate returns it; not needed

@@ -28,7 +28,8 @@ enum Command {
         #[arg(value_parser = str::parse::<Topic>)]
         topic: Topic,
     },
-    /// Show the same of every topic that has a message, or had one and is not dropped yet
+    /// Show the owner, position, history and subscriber count of every topic that has messages, or had some
+    /// and has not expired
     List {
         /// List only topics whose names begin with this, as in chat/
         #[arg(default_value = "")]

@@ -1,73 +1,82 @@
 //! Settings from the `PUSHONCE_…` environment variables.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fmt::Display;
-use std::str::FromStr;
 
 use pushonce_core::FailPoint;
 
-use super::InvalidConfig;
+use super::layer::TextError;
+use super::{InvalidConfig, Layer};
 
 const PREFIX: &str = "PUSHONCE_";
 
-/// Variables that the command line reads.
-const READ_ELSEWHERE: [&str; 4] = ["CONFIG", "LOG", "SERVER", "SUBSCRIBE_SERVER"];
+/// The variable of a setting, which is named like its flag.
+pub(crate) fn variable(name: &str) -> String {
+    format!("{PREFIX}{}", name.replace('-', "_").to_ascii_uppercase())
+}
 
-/// The variables that no setting has read yet, by their names without the prefix. An empty variable
-/// counts as unset: compose files and unit files pass empty variables for "no value".
-pub(super) struct EnvVars(BTreeMap<String, OsString>);
-
-impl EnvVars {
-    pub(super) fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> EnvVars {
-        let without_prefix = |(name, value): (OsString, OsString)| {
-            let name = name.to_str()?.strip_prefix(PREFIX)?.to_owned();
-            (!value.is_empty()).then_some((name, value))
-        };
-        EnvVars(variables.into_iter().filter_map(without_prefix).collect())
-    }
-
-    /// Reads a setting; `None` when the variable is not set.
-    pub(super) fn take<T>(&mut self, name: &str) -> Result<Option<T>, InvalidConfig>
-    where
-        T: FromStr<Err: Display>,
-    {
-        let Some(text) = self.take_text(name)? else { return Ok(None) };
-        let invalid = |error: T::Err| InvalidConfig::Environment {
-            name: format!("{PREFIX}{name}"),
-            reason: format!("{error}, in {text:?}"),
-        };
-        text.parse().map(Some).map_err(invalid)
-    }
-
-    /// Reads a list whose values are separated by commas.
-    pub(super) fn take_list(&mut self, name: &str) -> Result<Option<Vec<String>>, InvalidConfig> {
-        let list = self.take_text(name)?;
-        Ok(list.map(|list| list.split(',').map(|value| value.trim().to_owned()).collect()))
-    }
-
-    /// Rejects the first variable that nothing has read: it is a misspelled setting.
-    pub(super) fn reject_unknown(self) -> Result<(), InvalidConfig> {
-        if FailPoint::UnknownVariableAccepted.is_active() {
-            return Ok(());
-        }
-        let is_known = |(name, value): &(String, OsString)| {
-            READ_ELSEWHERE.contains(&name.as_str()) || is_service_link(name, value)
-        };
-        match self.0.into_iter().find(|variable| !is_known(variable)) {
-            None => Ok(()),
-            Some((name, _)) => {
-                Err(InvalidConfig::UnknownVariable { name: format!("{PREFIX}{name}") })
+impl Layer {
+    /// Reads the `PUSHONCE_…` variables of an environment, except `others`, which are no settings. An empty
+    /// variable counts as not set: compose files and unit files pass empty variables for "no value".
+    ///
+    /// # Errors
+    /// [`InvalidConfig::Environment`] for a variable with an invalid value, and
+    /// [`InvalidConfig::UnknownVariable`] for one that belongs to nothing: it is a misspelled setting.
+    pub fn from_env(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        others: &[String],
+    ) -> Result<Layer, InvalidConfig> {
+        let mut layer = Layer::default();
+        let mut unknown = Ok(());
+        for (name, value) in variables {
+            let Some(suffix) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+                continue;
+            };
+            let variable = format!("{PREFIX}{suffix}");
+            if value.is_empty() || others.contains(&variable) || is_service_link(suffix, &value) {
+                continue;
+            }
+            match layer.insert_variable(variable, suffix, value) {
+                // Invalid values are reported first.
+                Err(error @ InvalidConfig::UnknownVariable { .. }) => unknown = Err(error),
+                result => result?,
             }
         }
+        if FailPoint::UnknownVariableAccepted.is_active() {
+            Ok(layer)
+        } else {
+            unknown.map(|()| layer)
+        }
     }
 
-    fn take_text(&mut self, name: &str) -> Result<Option<String>, InvalidConfig> {
-        let not_text = |value: OsString| InvalidConfig::Environment {
-            name: format!("{PREFIX}{name}"),
-            reason: format!("the value is not UTF-8: {value:?}"),
+    fn insert_variable(
+        &mut self,
+        variable: String,
+        suffix: &str,
+        value: OsString,
+    ) -> Result<(), InvalidConfig> {
+        let invalid = |name: String, reason| InvalidConfig::Environment { name, reason };
+        let Some(text) = value.to_str() else {
+            return Err(invalid(variable, format!("the value is not UTF-8: {value:?}")));
         };
-        self.0.remove(name).map(|value| value.into_string().map_err(not_text)).transpose()
+        if FailPoint::COMPILED_IN && variable == FailPoint::VARIABLE {
+            let point: Result<FailPoint, _> = text.parse();
+            return point.map(drop).map_err(|error| invalid(variable, error.to_string()));
+        }
+        let name = suffix.to_ascii_lowercase().replace('_', "-");
+        if variable != self::variable(&name) {
+            let similar = Some(self::variable(&name));
+            return Err(InvalidConfig::UnknownVariable { name: variable, similar });
+        }
+        match self.insert(&name, vec![text.into()]) {
+            Ok(()) => Ok(()),
+            Err(TextError::InvalidValue(reason)) => {
+                Err(invalid(variable, format!("{reason}, in {text:?}")))
+            }
+            Err(TextError::UnknownSetting(similar)) => Err(InvalidConfig::UnknownVariable {
+                name: variable,
+                similar: similar.map(|name| self::variable(&name)),
+            }),
+        }
     }
 }
 
@@ -89,16 +98,19 @@ mod tests {
     use std::os::unix::ffi::OsStringExt as _;
 
     use super::*;
-    use crate::config::{OnOff, PartialConfig};
+    use crate::config::Layers;
 
-    fn read(variables: &[(&str, &str)]) -> Result<PartialConfig, InvalidConfig> {
-        PartialConfig::from_env(variables.iter().map(|(name, value)| (name.into(), value.into())))
+    fn read(variables: &[(&str, &str)]) -> Result<Layer, InvalidConfig> {
+        let others = ["PUSHONCE_LOG".to_owned(), "PUSHONCE_SERVER".to_owned()];
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        Layer::from_env(variables, &others)
     }
 
     fn rejected_name(variables: &[(&str, &str)]) -> Option<String> {
         match read(variables) {
             Err(
-                InvalidConfig::Environment { name, .. } | InvalidConfig::UnknownVariable { name },
+                InvalidConfig::Environment { name, .. }
+                | InvalidConfig::UnknownVariable { name, .. },
             ) => Some(name),
             _ => None,
         }
@@ -106,23 +118,24 @@ mod tests {
 
     #[test]
     fn variables_are_named_like_their_flags() {
-        let partial = read(&[
+        let layer = read(&[
             ("PUSHONCE_GRPC", "127.0.0.1:9"),
             ("PUSHONCE_JOIN", "a:1, b:2"),
             ("PUSHONCE_COMPRESSION", "off"),
             ("HOME", "/root"),
         ]);
-        let partial = partial.expect("all are valid");
-        assert_eq!(partial.grpc, Some(SocketAddr::from(([127, 0, 0, 1], 9))));
-        assert_eq!(partial.compression, Some(OnOff(false)));
-        assert_eq!(partial.join, Some(vec!["a:1".to_owned(), "b:2".to_owned()]));
+        let layers = Layers { env: layer.expect("all are valid"), ..Layers::default() };
+        let settings = layers.resolve().expect("consistent").settings;
+        assert_eq!(settings.grpc, SocketAddr::from(([127, 0, 0, 1], 9)));
+        assert!(!settings.compression);
+        assert_eq!(settings.join, ["a:1", "b:2"]);
     }
 
     #[test]
     fn invalid_value_is_rejected_with_the_name_of_its_variable() {
         assert_eq!(rejected_name(&[("PUSHONCE_HTTP", "x")]).as_deref(), Some("PUSHONCE_HTTP"));
         let latin1 = ("PUSHONCE_NAME".into(), OsString::from_vec(vec![0xe9]));
-        let message = PartialConfig::from_env([latin1]).expect_err("not UTF-8").to_string();
+        let message = Layer::from_env([latin1], &[]).expect_err("not UTF-8").to_string();
         assert!(message.contains("PUSHONCE_NAME") && message.contains("UTF-8"), "{message}");
     }
 
@@ -130,13 +143,17 @@ mod tests {
     fn empty_variable_counts_as_not_set() {
         let empty = ["NAME", "DATA", "HTTP", "JOIN", "INSECURE", "MEMORY_MAX", "NO_SUCH_SETTING"];
         let empty = empty.map(|name| (OsString::from(format!("PUSHONCE_{name}")), OsString::new()));
-        assert_eq!(PartialConfig::from_env(empty), Ok(PartialConfig::default()));
+        assert_eq!(Layer::from_env(empty, &[]), Ok(Layer::default()));
     }
 
     #[test]
     fn unknown_variable_is_rejected() {
         let unknown = rejected_name(&[("PUSHONCE_SHARD", "64")]);
         assert_eq!(unknown.as_deref(), Some("PUSHONCE_SHARD"));
+        let lower_case = rejected_name(&[("PUSHONCE_http", "127.0.0.1:80")]);
+        assert_eq!(lower_case.as_deref(), Some("PUSHONCE_http"));
+        let message = read(&[("PUSHONCE_SHARD", "64")]).expect_err("unknown").to_string();
+        assert!(message.contains("did you mean PUSHONCE_SHARDS?"), "{message}");
         let port = rejected_name(&[("PUSHONCE_HTTP_PORT", "7080")]);
         assert_eq!(
             port.as_deref(),
@@ -145,7 +162,7 @@ mod tests {
         );
         assert_eq!(
             read(&[("PUSHONCE_LOG", "debug"), ("PUSHONCE_SERVER", "x")]),
-            Ok(PartialConfig::default())
+            Ok(Layer::default())
         );
     }
 
@@ -167,6 +184,6 @@ mod tests {
             ("PUSHONCE_PORT_7080_TCP", "tcp://10.0.0.1:7080"),
             ("PUSHONCE_PORT_7443_UDP_ADDR", "10.0.0.1"),
         ];
-        assert_eq!(read(&links), Ok(PartialConfig::default()));
+        assert_eq!(read(&links), Ok(Layer::default()));
     }
 }

@@ -38,42 +38,31 @@ fn conflicts(a: SocketAddr, b: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, PartialConfig};
+    use crate::config::{Layer, Layers};
 
-    fn rejected_flag(partial: PartialConfig) -> Option<&'static str> {
-        match Config::resolve(partial, PartialConfig::default(), PartialConfig::default()) {
+    fn rejected_flag(settings: &str) -> Option<&'static str> {
+        let flags = Layer::from_toml(settings).expect("valid");
+        match (Layers { flags, ..Layers::default() }).resolve() {
             Err(InvalidConfig::InvalidValue { flag, .. }) => Some(flag),
             _ => None,
         }
     }
 
-    fn at(address: &str) -> Option<SocketAddr> {
-        address.parse().ok()
-    }
-
     #[test]
     fn port_zero_is_rejected_for_every_listener() {
-        let zero = at("127.0.0.1:0");
-        let none = PartialConfig::default;
-        assert_eq!(rejected_flag(PartialConfig { http: zero, ..none() }), Some("--http"));
-        assert_eq!(rejected_flag(PartialConfig { quic: zero, ..none() }), Some("--quic"));
-        assert_eq!(rejected_flag(PartialConfig { grpc: zero, ..none() }), Some("--grpc"));
-        assert_eq!(rejected_flag(PartialConfig { peer: zero, ..none() }), Some("--peer"));
-        let join = Some(vec!["node-1:0".to_owned()]);
-        assert_eq!(rejected_flag(PartialConfig { join, ..none() }), Some("--join"));
+        assert_eq!(rejected_flag("http = \"127.0.0.1:0\""), Some("--http"));
+        assert_eq!(rejected_flag("quic = \"127.0.0.1:0\""), Some("--quic"));
+        assert_eq!(rejected_flag("grpc = \"127.0.0.1:0\""), Some("--grpc"));
+        assert_eq!(rejected_flag("peer = \"127.0.0.1:0\""), Some("--peer"));
+        assert_eq!(rejected_flag("join = [\"node-1:0\"]"), Some("--join"));
     }
 
     #[test]
     fn two_listeners_on_one_tcp_port_are_rejected() {
-        let same = PartialConfig { grpc: at("127.0.0.1:7091"), ..PartialConfig::default() };
-        assert_eq!(rejected_flag(same), Some("--peer"));
-        let insecure = Some(true);
-        let wildcard =
-            PartialConfig { http: at("0.0.0.0:7090"), insecure, ..PartialConfig::default() };
+        assert_eq!(rejected_flag("grpc = \"127.0.0.1:7091\""), Some("--peer"));
+        let wildcard = "http = \"0.0.0.0:7090\"\ninsecure = true";
         assert_eq!(rejected_flag(wildcard), Some("--grpc"));
-        let elsewhere = PartialConfig { http: at("127.0.0.2:7090"), ..PartialConfig::default() };
-        assert_eq!(rejected_flag(elsewhere), None);
-        let udp = PartialConfig { quic: at("127.0.0.1:7080"), ..PartialConfig::default() };
-        assert_eq!(rejected_flag(udp), None);
+        assert_eq!(rejected_flag("http = \"127.0.0.2:7090\""), None);
+        assert_eq!(rejected_flag("quic = \"127.0.0.1:7080\""), None);
     }
 }

@@ -61,7 +61,7 @@ pub enum InitError {
 /// # Errors
 /// [`InitError`], or when the directory is open in another process or cannot be written.
 pub async fn init(config: &Config) -> anyhow::Result<Initialized> {
-    if !config.join.is_empty() {
+    if !config.settings.join.is_empty() {
         return Err(InitError::JoinSettings.into());
     }
     let data = DataDir::open(&config.data)?;
@@ -83,7 +83,8 @@ pub(super) async fn prepare_first_node(
 ) -> anyhow::Result<Identity> {
     let cluster = ClusterId(u128::from_be_bytes(data.incarnation()));
     ConsensusEngine::create(data.path(), cluster, FIRST_NODE).await?;
-    let bootstrap = BootstrapConfig { shards: config.shards.get(), replicas: config.replicas };
+    let bootstrap =
+        BootstrapConfig { shards: config.settings.shards, replicas: config.settings.replicas };
     data.save_times(&ClusterTimes::new(config.consensus.times()))?;
     let identity = Identity { cluster, node: FIRST_NODE, bootstrap: Some(bootstrap) };
     data.save_identity(&identity)?;
@@ -93,18 +94,17 @@ pub(super) async fn prepare_first_node(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::PartialConfig;
+    use crate::config::Settings;
 
-    fn config(data: &std::path::Path, join: Option<Vec<String>>) -> Config {
-        let flags = PartialConfig {
+    fn config(data: &std::path::Path, join: &[&str]) -> Config {
+        let settings = Settings {
             data: Some(data.to_owned()),
-            shards: Some(64),
-            replicas: Some(1),
-            join,
-            ..PartialConfig::default()
+            shards: 64,
+            replicas: 1,
+            join: join.iter().map(ToString::to_string).collect(),
+            ..Settings::default()
         };
-        Config::resolve(flags, PartialConfig::default(), PartialConfig::default())
-            .expect("valid settings")
+        Config::resolve(settings).expect("valid settings")
     }
 
     fn init_error(error: &anyhow::Error) -> &InitError {
@@ -114,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn init_stores_its_shard_settings_and_rejects_a_second_run() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let config = config(dir.path(), None);
+        let config = config(dir.path(), &[]);
         let initialized = init(&config).await.expect("an empty directory");
         let stored =
             DataDir::open(&initialized.data).expect("opens").load_identity().expect("reads");
@@ -130,7 +130,7 @@ mod tests {
     #[tokio::test]
     async fn init_with_join_addresses_is_rejected() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let config = config(&dir.path().join("data"), Some(vec!["a:7091".to_owned()]));
+        let config = config(&dir.path().join("data"), &["a:7091"]);
         let error = init(&config).await.expect_err("the settings are those of a joining node");
         assert_eq!(init_error(&error), &InitError::JoinSettings);
         assert!(!config.data.exists());
@@ -139,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn init_of_a_directory_with_a_log_but_no_identity_is_rejected() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let config = config(dir.path(), None);
+        let config = config(dir.path(), &[]);
         init(&config).await.expect("an empty directory");
         std::fs::remove_file(dir.path().join("identity.json")).expect("the file exists");
         let error = init(&config).await.expect_err("the shards may have moved");

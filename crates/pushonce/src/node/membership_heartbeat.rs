@@ -117,7 +117,7 @@ impl MembershipHeartbeat {
 
     async fn check_still_member(&self) -> Result<(), MembershipRevoked> {
         let StartupState { config, identity, joining, .. } = &self.startup;
-        let addresses = [config.join.clone(), self.peer_addresses()].concat();
+        let addresses = [config.settings.join.clone(), self.peer_addresses()].concat();
         join::check_still_member(&addresses, identity.join_requester(), joining).await
     }
 

@@ -75,7 +75,7 @@ impl StartupState {
                 joining.log = Some(log_mark);
                 let times = data.load_times()?;
                 check_consensus_times(&config, &times)?;
-                let peer_addresses = [config.join.clone(), data.peers()].concat();
+                let peer_addresses = [config.settings.join.clone(), data.peers()].concat();
                 let confirmation =
                     join::confirm_membership(&peer_addresses, existing.join_requester(), &joining);
                 let confirmed = shutdown.run_until_cancelled(confirmation).await;
@@ -83,14 +83,14 @@ impl StartupState {
                 (existing, times)
             }
             None => {
-                if config.join.is_empty() && FailPoint::ServeCreatesCluster.is_active() {
+                if config.settings.join.is_empty() && FailPoint::ServeCreatesCluster.is_active() {
                     super::init::prepare_first_node(data, &config).await?;
                     return Box::pin(StartupState::load_or_join(config, data, shutdown)).await;
                 }
-                if config.join.is_empty() {
+                if config.settings.join.is_empty() {
                     return Err(DirectoryNotInitialized { data: data.path().to_owned() }.into());
                 }
-                let (joined, times) = join::join(&config.join, &joining, shutdown).await?;
+                let (joined, times) = join::join(&config.settings.join, &joining, shutdown).await?;
                 // The log is created before the identity, which implies that the log exists.
                 ConsensusEngine::create(data.path(), joined.cluster, joined.node).await?;
                 data.save_times(&times)?;
@@ -129,15 +129,15 @@ fn node_profile(config: &Config) -> Profile {
     Profile {
         name: config.name.clone(),
         addresses: Addresses {
-            peer: advertised_address(config.peer.port()),
-            grpc: advertised_address(config.grpc.port()),
-            http: advertised_address(config.http.port()),
-            quic: advertised_address(config.quic.port()),
+            peer: advertised_address(config.settings.peer.port()),
+            grpc: advertised_address(config.settings.grpc.port()),
+            http: advertised_address(config.settings.http.port()),
+            quic: advertised_address(config.settings.quic.port()),
         },
-        region: config.region.clone(),
-        zone: config.zone.clone(),
-        roles: config.roles,
-        weight: config.weight,
+        region: config.settings.region.clone(),
+        zone: config.settings.zone.clone(),
+        roles: config.settings.roles,
+        weight: config.settings.weight,
         build: current_build(),
     }
 }
@@ -182,14 +182,13 @@ mod tests {
     use pushonce_core::ConsensusTimes;
 
     use super::*;
-    use crate::config::{ConsensusPreset, PartialConfig};
+    use crate::config::{ConsensusPreset, Settings};
 
     #[test]
     fn node_with_consensus_times_other_than_its_cluster_does_not_start() {
         let config = |consensus| {
-            let flags = PartialConfig { consensus, ..PartialConfig::default() };
-            Config::resolve(flags, PartialConfig::default(), PartialConfig::default())
-                .expect("good")
+            let settings = Settings { consensus, ..Settings::default() };
+            Config::resolve(settings).expect("valid")
         };
         let lan_cluster = ClusterTimes::new(ConsensusTimes::LAN);
         assert!(check_consensus_times(&config(None), &lan_cluster).is_ok());

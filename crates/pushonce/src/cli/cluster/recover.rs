@@ -14,7 +14,7 @@ pub(super) struct Args {
     /// Data directory of this node, which must be stopped
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Ids or names (n2,n3) of the nodes that are lost for good; they can never come back
+    /// Ids or names (n2,n3) of the nodes that are lost permanently; they must never run again
     #[arg(long, value_name = "NODES", value_delimiter = ',', required = true)]
     lost: Vec<String>,
     /// With several survivors: files with the --json output of this command on each of them, including this

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use super::super::operator::{print_output, status_error};
-use crate::config::{ConsensusPreset, HumanDuration};
+use crate::config::{ConsensusPreset, SharedTimes};
 
 /// How long the command waits for the members to acknowledge before it returns.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,23 +19,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// lan (nodes a few milliseconds apart) or wan (up to 250 ms)
-    #[arg(value_name = "lan|wan")]
+    #[arg(value_name = "lan|wan", hide_possible_values = true)]
     preset: ConsensusPreset,
-    /// Interval of the heartbeats of an owner
-    #[arg(long, value_name = "TIME")]
-    heartbeat: Option<HumanDuration>,
-    /// Minimum time without heartbeats after which a replica starts an election
-    #[arg(long, value_name = "TIME")]
-    election_min: Option<HumanDuration>,
-    /// Maximum of that time, and duration of an owner's lease
-    #[arg(long, value_name = "TIME")]
-    election_max: Option<HumanDuration>,
-    /// Timeout of a small request to another node
-    #[arg(long, value_name = "TIME")]
-    rpc_timeout: Option<HumanDuration>,
-    /// Timeout of a connection attempt to another node
-    #[arg(long, value_name = "TIME")]
-    connect_timeout: Option<HumanDuration>,
+    #[command(flatten)]
+    times: SharedTimes,
 }
 
 /// Commits the change, and waits for a limited time until it is complete.
@@ -44,7 +31,7 @@ pub(super) async fn set_times(
     args: Args,
     json: bool,
 ) -> anyhow::Result<()> {
-    let requested = consensus_times(&args);
+    let requested = args.preset.settings_with(args.times).times();
     let request = SetTimesRequest { times: Some(requested.into()) };
     client.set_times(request).await.map_err(status_error)?;
     let deadline = tokio::time::Instant::now() + ACKNOWLEDGE_TIMEOUT;
@@ -76,24 +63,6 @@ fn outcome_text(requested: ConsensusTimes, is_applied: bool) -> String {
         "the change to {requested} is committed, and waits until every member has acknowledged it: bring \
          back or remove those that are down (`pushonce cluster status`)\n"
     )
-}
-
-fn consensus_times(args: &Args) -> ConsensusTimes {
-    let preset = match args.preset {
-        ConsensusPreset::Lan => ConsensusTimes::LAN,
-        ConsensusPreset::Wan => ConsensusTimes::WAN,
-    };
-    let millis_or_preset = |configured: &Option<HumanDuration>, preset: u32| {
-        let millis = configured.as_ref().map(|time| time.0.as_millis());
-        millis.map_or(preset, |millis| u32::try_from(millis).unwrap_or(u32::MAX))
-    };
-    ConsensusTimes {
-        heartbeat_ms: millis_or_preset(&args.heartbeat, preset.heartbeat_ms),
-        election_min_ms: millis_or_preset(&args.election_min, preset.election_min_ms),
-        election_max_ms: millis_or_preset(&args.election_max, preset.election_max_ms),
-        rpc_timeout_ms: millis_or_preset(&args.rpc_timeout, preset.rpc_timeout_ms),
-        connect_timeout_ms: millis_or_preset(&args.connect_timeout, preset.connect_timeout_ms),
-    }
 }
 
 /// The consensus times in milliseconds.
