@@ -43,16 +43,6 @@ pub trait PeerPublisher: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>>;
 }
 
-impl PeerPublisher for pushonce_relay::Handle {
-    fn publish(
-        &self,
-        owner: NodeId,
-        publish: Publish,
-    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
-        pushonce_relay::Handle::publish(self, owner, publish)
-    }
-}
-
 /// Subscriptions of back ends, to the same events that the edge delivers to its clients.
 pub trait SubscriptionSource: Send + Sync + 'static {
     /// Opens a subscription at `from`; the stream ends only with the node. Only `delivery` and

@@ -18,7 +18,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("websocket", &[]),
     ("quic", &["telemetry"]),
     ("gateway", &["core", "proto", "fanout", "listener", "quic", "telemetry", "websocket"]),
-    ("publish", &["core", "proto", "shard", "relay", "listener", "telemetry"]),
+    ("publish", &["core", "proto", "listener", "telemetry"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
     ("telemetry", &[]),

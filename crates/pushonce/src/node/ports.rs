@@ -70,7 +70,7 @@ impl pushonce_publish::PeerPublisher for RemoteOwners {
         publish: Publish,
     ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         match self.address_guard.check() {
-            Ok(()) => pushonce_publish::PeerPublisher::publish(&self.relay, owner, publish),
+            Ok(()) => self.relay.publish(owner, publish),
             Err(conflict) => future::ready(Err(conflict.into())).boxed(),
         }
     }
