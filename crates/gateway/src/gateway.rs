@@ -17,7 +17,8 @@ use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
 use crate::{
-    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, Publisher, bind, quic,
+    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, PublishRouter, bind,
+    quic,
 };
 
 /// The services behind the gateway.
@@ -26,7 +27,7 @@ pub struct Backend {
     /// The hub at which sessions subscribe. It must encode with [`Encoder`](crate::Encoder).
     pub hub: Hub,
     /// Receives the publishes of clients.
-    pub publisher: Arc<dyn Publisher>,
+    pub publisher: Arc<dyn PublishRouter>,
     /// Source of subscriber counts.
     pub audience: Arc<dyn AudienceSource>,
     /// Settings of the namespaces. A subscription keeps the settings that were valid when it began.

@@ -26,13 +26,13 @@ use tokio::sync::watch;
 pub use cors::{SameOriginOnly, allow_any_origin};
 pub(crate) use error::HttpError;
 
-use crate::{AudienceSource, Publisher, rejection};
+use crate::{AudienceSource, PublishRouter, rejection};
 
 /// The state shared by all routes.
 #[derive(Clone)]
 pub(crate) struct HttpState {
     pub(crate) hub: Hub,
-    pub(crate) publisher: Arc<dyn Publisher>,
+    pub(crate) publisher: Arc<dyn PublishRouter>,
     pub(crate) audience: Arc<dyn AudienceSource>,
     /// Contains the settings of the namespaces.
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,

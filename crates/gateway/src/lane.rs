@@ -35,7 +35,7 @@ use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
 use crate::quic::SessionAcceptor;
 use crate::registry::{self, SessionRegistry};
 use crate::session::SessionLimits;
-use crate::{Backend, Config, LaneWatchdog, Publisher, connection, pin};
+use crate::{Backend, Config, LaneWatchdog, PublishRouter, connection, pin};
 
 /// The one read buffer of a lane, shared by all its sessions: as much as the kernel returns at once for a
 /// busy client. A smaller buffer means more reads of large frames, a larger one is never filled.
@@ -63,7 +63,7 @@ pub(crate) struct LaneState {
     /// The limits of each session.
     pub(crate) limits: Rc<SessionLimits>,
     pub(crate) fanout: pushonce_fanout::Lane,
-    pub(crate) publisher: Arc<dyn Publisher>,
+    pub(crate) publisher: Arc<dyn PublishRouter>,
     /// Contains the settings of the namespaces.
     view: RefCell<watch::Receiver<Arc<ClusterView>>>,
     /// The largest payload of any namespace in the last seen view.
@@ -273,7 +273,7 @@ impl LaneState {
     pub(crate) fn new(
         config: Arc<Config>,
         fanout: pushonce_fanout::Lane,
-        publisher: Arc<dyn Publisher>,
+        publisher: Arc<dyn PublishRouter>,
         view: watch::Receiver<Arc<ClusterView>>,
         connection_permits: Arc<Semaphore>,
         memory: MemoryUse,

@@ -30,7 +30,7 @@
 //!
 //! # Non-goals
 //!
-//! Knowledge of the cluster: shards, links and Raft are behind the hub, the [`Publisher`] and the
+//! Knowledge of the cluster: shards, links and Raft are behind the hub, the [`PublishRouter`] and the
 //! [`AudienceSource`]. TLS on TCP, tokens, WebTransport and server-sent events are not supported.
 //!
 //! # Data flow
@@ -51,14 +51,14 @@
 //!
 //! use pushonce_core::ClusterView;
 //! use pushonce_fanout::{Hub, Upstream, hub};
-//! use pushonce_gateway::{AudienceSource, Backend, Encoder, Gateway, Publisher, RunError};
+//! use pushonce_gateway::{AudienceSource, Backend, Encoder, Gateway, PublishRouter, RunError};
 //! use tokio::sync::watch;
 //! use tokio_util::sync::CancellationToken;
 //!
 //! /// The backend for `Gateway::bind`.
 //! fn backend(
 //!     upstream: Arc<dyn Upstream>,
-//!     publisher: Arc<dyn Publisher>,
+//!     publisher: Arc<dyn PublishRouter>,
 //!     audience: Arc<dyn AudienceSource>,
 //!     view: watch::Receiver<Arc<ClusterView>>,
 //! ) -> Backend {
@@ -90,7 +90,7 @@ mod metrics;
 mod overflow;
 mod pin;
 mod pressure;
-mod publisher;
+mod publish_router;
 pub mod query;
 mod quic;
 mod registry;
@@ -110,5 +110,5 @@ pub use gateway::{Backend, Gateway, RunError};
 pub use http::{SameOriginOnly, allow_any_origin};
 pub use metrics::METRICS;
 pub use pressure::MemoryUse;
-pub use publisher::Publisher;
+pub use publish_router::PublishRouter;
 pub use watchdog::LaneWatchdog;

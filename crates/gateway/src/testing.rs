@@ -19,7 +19,7 @@ use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::lane::LaneState;
-use crate::{Config, Encoder, MemoryUse, Publisher};
+use crate::{Config, Encoder, MemoryUse, PublishRouter};
 
 /// Test timeout, far beyond the duration of any test. It expires only when something is lost.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -168,7 +168,7 @@ fn overloaded() -> Result<Acknowledgement, PublishError> {
     Err(UnavailableReason::NoView.into())
 }
 
-impl Publisher for FakeBackend {
+impl PublishRouter for FakeBackend {
     fn publish(&self, _: Publish) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         std::future::ready(overloaded()).boxed()
     }

@@ -12,7 +12,7 @@ use pushonce_core::{
     Position, Publish, PublishError, Timestamp, Topic, UnavailableReason,
 };
 use pushonce_fanout::{Hub, Retention, Upstream};
-use pushonce_gateway::{AudienceSource, Publisher};
+use pushonce_gateway::{AudienceSource, PublishRouter};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::with_timeout;
@@ -61,7 +61,7 @@ impl FakeCluster {
         Arc::new(self.clone())
     }
 
-    pub fn publisher(&self) -> Arc<dyn Publisher> {
+    pub fn publisher(&self) -> Arc<dyn PublishRouter> {
         Arc::new(self.clone())
     }
 
@@ -74,7 +74,7 @@ impl FakeCluster {
         let payload = Bytes::copy_from_slice(text.as_bytes());
         let (topic, content_type) = (Topic::new(topic).expect("valid"), ContentType::Text);
         let publish = Publish { topic, content_type, key: None, publish_id: None, payload };
-        Publisher::publish(self, publish).await.expect("published").position
+        PublishRouter::publish(self, publish).await.expect("published").position
     }
 
     /// Sets the maximum payload size.
@@ -134,7 +134,7 @@ impl Upstream for FakeCluster {
     }
 }
 
-impl Publisher for FakeCluster {
+impl PublishRouter for FakeCluster {
     fn publish(
         &self,
         publish: Publish,
@@ -147,7 +147,10 @@ impl Publisher for FakeCluster {
         input: LocalBoxStream<'static, Publish>,
     ) -> LocalBoxStream<'static, Result<Acknowledgement, PublishError>> {
         let cluster = self.clone();
-        input.map(move |publish| Publisher::publish(&cluster, publish)).buffered(64).boxed_local()
+        input
+            .map(move |publish| PublishRouter::publish(&cluster, publish))
+            .buffered(64)
+            .boxed_local()
     }
 }
 

@@ -226,7 +226,7 @@ impl pushonce_fanout::Upstream for RelayUpstream {
 /// Publishes the messages of client sessions.
 pub(super) struct ClientPublisher(pub(super) Router);
 
-impl pushonce_gateway::Publisher for ClientPublisher {
+impl pushonce_gateway::PublishRouter for ClientPublisher {
     fn publish(
         &self,
         publish: Publish,

@@ -5,7 +5,7 @@ use futures::stream::LocalBoxStream;
 use pushonce_core::{Acknowledgement, Publish, PublishError};
 
 /// Sends messages to the owners of their topics and returns the acknowledgements.
-pub trait Publisher: Send + Sync + 'static {
+pub trait PublishRouter: Send + Sync + 'static {
     /// Publishes one message. The future must have its own deadline: the gateway sets none.
     fn publish(
         &self,
