@@ -88,7 +88,9 @@ pub use ownership::{OwnershipClaim, ShardOwners};
 pub use placement::{Placement, Spread};
 pub use position::{Epoch, InvalidPosition, Offset, Position};
 pub use publish_id::{InvalidPublishId, ProducerId, ProducerSequence, PublishId};
-pub use resume::{FetchError, Gap, GapReason, HistoryPage, HistoryRange, StartFrom, TopicEvent};
+pub use resume::{
+    FetchError, Gap, GapReason, HistoryPage, HistoryRange, StartFrom, SubscribeAck, TopicEvent,
+};
 pub use ring::HashRing;
 pub use route::{UpstreamRoute, select_upstream};
 pub use times::{ClusterTimes, ConsensusTimes};

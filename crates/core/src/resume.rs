@@ -21,6 +21,16 @@ pub enum StartFrom {
     Start,
 }
 
+/// The reply to a subscriber, before the first message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscribeAck {
+    /// The newest position of the topic at the time of the reply; [`Position::ZERO`] when it never had a
+    /// message.
+    pub position: Position,
+    /// Whether everything that was requested follows. If not, a gap comes first.
+    pub recovered: bool,
+}
+
 /// A request for history, as it is forwarded from an edge to the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HistoryRange {

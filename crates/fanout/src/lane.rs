@@ -11,13 +11,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{FetchError, Position, StartFrom, SubscribeOptions, Topic};
+use pushonce_core::{FetchError, Position, StartFrom, SubscribeAck, SubscribeOptions, Topic};
 
 pub use driver::LaneDriver;
 pub use subscription_table::SessionKey;
 
 use crate::dirty_topics::DirtyTopics;
-use crate::{FrameSink, Hub, SubscribeAck, WireFormat};
+use crate::{FrameSink, Hub, WireFormat};
 use subscription_table::{Reservation, SubscriptionTable};
 
 /// The handle of a lane, through which sessions are opened, subscribed and closed. Cheap to clone; it stays

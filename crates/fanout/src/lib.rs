@@ -63,7 +63,7 @@ mod topic_reader;
 pub use hub::Hub;
 pub use lane::{Lane, LaneDriver, SessionKey, SubscribeError};
 pub use metrics::METRICS;
-pub use ports::{FrameEncoder, SubscribeAck, TopicHealth, Upstream, WireFormat};
+pub use ports::{FrameEncoder, TopicHealth, Upstream, WireFormat};
 pub use retention::Retention;
 pub use sink::{FrameRun, FrameSink, OfferOutcome, SinkClosed};
 pub use topic_reader::TopicReader;

@@ -78,12 +78,3 @@ pub enum TopicHealth {
 /// Identifies an encoding of frames. A message keeps one frame for each format in which it was needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WireFormat(pub u8);
-
-/// The reply to a subscriber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SubscribeAck {
-    /// The newest position of the topic at the time of the reply.
-    pub position: Position,
-    /// Whether everything that was requested follows. If not, a gap comes first.
-    pub recovered: bool,
-}

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use pushonce_core::{
-    FailPoint, FetchError, Gap, GapReason, HistoryPage, HistoryRange, Position, StartFrom, Topic,
-    UnavailableReason,
+    FailPoint, FetchError, Gap, GapReason, HistoryPage, HistoryRange, Position, StartFrom,
+    SubscribeAck, Topic, UnavailableReason,
 };
 
+use crate::Retention;
 use crate::registry::{TopicInterest, TopicRegistry};
 use crate::ring::{Ring, RingBounds, RingPlace, position_before};
 use crate::topic_buffer::{RetentionGuard, TopicBufferState};
-use crate::{Retention, SubscribeAck};
 
 /// Maximum number of fetches before the subscriber is rejected. A second one is needed when messages were
 /// lost while the first reply was in flight; a third if that happens twice.

@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use pushonce_core::{Position, SubscribeOptions, SubscriberCount, TopicEvent};
+use pushonce_core::{Position, SubscribeAck, SubscribeOptions, SubscriberCount, TopicEvent};
 use tokio::time::{Instant, sleep_until};
 
+use crate::TopicHealth;
 use crate::delivery_mode::{DeliveryMode, MinInterval};
 use crate::dirty_topics::DirtyTopics;
 use crate::registry::TopicInterest;
 use crate::start_position::PreparedSubscription;
 use crate::topic_buffer::{PendingMessages, Registration, RetentionGuard};
-use crate::{SubscribeAck, TopicHealth};
 
 /// Maximum number of messages read from the ring at once. With more, a stalled reader would keep more
 /// messages alive; with fewer, the lock of the topic would be taken more often.

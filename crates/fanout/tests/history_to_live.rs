@@ -10,9 +10,9 @@ use std::rc::Rc;
 use proptest::prelude::*;
 use pushonce_core::test_util::topic;
 use pushonce_core::{
-    Delivery, FetchError, Position, StartFrom, SubscribeOptions, Topic, TopicEvent,
+    Delivery, FetchError, Position, StartFrom, SubscribeAck, SubscribeOptions, Topic, TopicEvent,
 };
-use pushonce_fanout::{SubscribeAck, SubscribeError, TopicHealth, hub};
+use pushonce_fanout::{SubscribeError, TopicHealth, hub};
 use support::{JSON, TestHub, TestSession, at, run_local, yield_times};
 
 /// Below what a ring of this size holds while a lane has not processed a change: a subscriber that was

@@ -12,9 +12,10 @@ use std::rc::Rc;
 
 use litemap::LiteMap;
 use pushonce_core::{
-    Acknowledgement, Delivery, Publish, PublishError, StartFrom, SubscribeOptions, Topic,
+    Acknowledgement, Delivery, Publish, PublishError, StartFrom, SubscribeAck, SubscribeOptions,
+    Topic,
 };
-use pushonce_fanout::{SubscribeAck, SubscribeError};
+use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFrame, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
 

@@ -59,8 +59,8 @@ pub use cluster::TOPICS_MAX;
 pub use metrics::METRICS;
 pub use ordered::OrderedPublish;
 pub use ports::{
-    AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, LocalPublisher,
-    PeerPublisher, SubscriptionSource, SubscriptionSourceError, SubscriptionStart, TopicDirectory,
+    AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider,
+    LocalPublisher, PeerPublisher, SubscriptionSource, SubscriptionSourceError, TopicDirectory,
 };
 pub use router::Router;
 pub use server::{Readiness, Server};

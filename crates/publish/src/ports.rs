@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, Namespace,
-    NamespaceChange, NodeId, Position, Publish, PublishError, ShardId, ShardOwners, StartFrom,
+    NamespaceChange, NodeId, Publish, PublishError, ShardId, ShardOwners, StartFrom, SubscribeAck,
     SubscribeOptions, Topic, TopicEvent,
 };
 use pushonce_proto::cluster::{
@@ -58,17 +58,8 @@ pub trait SubscriptionSource: Send + Sync + 'static {
         options: SubscribeOptions,
     ) -> BoxFuture<
         'static,
-        Result<(SubscriptionStart, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
+        Result<(SubscribeAck, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
     >;
-}
-
-/// The start of a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SubscriptionStart {
-    /// The newest position of the topic at the start; [`Position::ZERO`] when it had no message.
-    pub position: Position,
-    /// Whether everything that was requested follows without a gap.
-    pub recovered: bool,
 }
 
 /// Why a subscription was rejected.

@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream, Stream};
-use pushonce_core::{Position, StartFrom, TopicEvent};
+use pushonce_core::{Position, StartFrom, SubscribeAck, TopicEvent};
 use pushonce_proto::publisher::SubscribeEvent;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-
-use crate::SubscriptionStart;
 
 /// The events of a topic, and the position that the caller has reached.
 struct EventStream {
@@ -22,7 +20,7 @@ struct EventStream {
 /// All events for the caller, in order.
 pub(crate) fn event_stream(
     from: StartFrom,
-    start: SubscriptionStart,
+    start: SubscribeAck,
     items: BoxStream<'static, TopicEvent>,
     heartbeat_interval: Duration,
 ) -> impl Stream<Item = SubscribeEvent> {
@@ -37,7 +35,7 @@ pub(crate) fn event_stream(
 }
 
 /// The position of the caller before the first event.
-fn initial_position(from: StartFrom, start: SubscriptionStart) -> Option<Position> {
+fn initial_position(from: StartFrom, start: SubscribeAck) -> Option<Position> {
     match from {
         StartFrom::Position(position) if start.recovered => Some(position),
         StartFrom::Now | StartFrom::Last(0) => Some(start.position),

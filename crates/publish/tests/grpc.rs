@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt};
 use pushonce_core::{
     Acknowledgement, ClusterVersion, ClusterView, Delivery, FetchError, Gap, GapReason, Message,
     Namespace, NamespaceChange, Namespaces, NodeId, Placement, Position, Publish, PublishError,
-    ShardId, ShardOwners, StartFrom, SubscribeOptions, Timestamp, Topic, TopicEvent,
+    ShardId, ShardOwners, StartFrom, SubscribeAck, SubscribeOptions, Timestamp, Topic, TopicEvent,
     UnavailableReason, test_util,
 };
 use pushonce_proto::client::ErrorCode;
@@ -36,7 +36,7 @@ use pushonce_proto::publisher;
 use pushonce_publish::{
     AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, LocalPublisher,
     PeerPublisher, Readiness, Router, Server, SubscriptionSource, SubscriptionSourceError,
-    SubscriptionStart, TopicDirectory, router, server,
+    TopicDirectory, router, server,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -86,7 +86,7 @@ impl SubscriptionSource for FakeNode {
         options: SubscribeOptions,
     ) -> BoxFuture<
         'static,
-        Result<(SubscriptionStart, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
+        Result<(SubscribeAck, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
     > {
         let head = Position::new(7, 3);
         let result = match from {
@@ -94,7 +94,7 @@ impl SubscriptionSource for FakeNode {
                 Err(FetchError::FuturePosition { requested: asked, head }.into())
             }
             StartFrom::Start => Err(SubscriptionSourceError::Overloaded("raise --memory-max")),
-            _ => Ok((SubscriptionStart { position: head, recovered: false }, items(options))),
+            _ => Ok((SubscribeAck { position: head, recovered: false }, items(options))),
         };
         future::ready(result).boxed()
     }

@@ -4,10 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use pushonce_core::{StartFrom, SubscribeOptions, Topic};
+use pushonce_core::{StartFrom, SubscribeAck, SubscribeOptions, Topic};
 use pushonce_fanout::{
-    FrameRun, FrameSink, Lane, OfferOutcome, SessionKey, SinkClosed, SubscribeAck, SubscribeError,
-    WireFormat,
+    FrameRun, FrameSink, Lane, OfferOutcome, SessionKey, SinkClosed, SubscribeError, WireFormat,
 };
 
 use super::TestHub;

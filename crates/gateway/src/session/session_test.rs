@@ -1,5 +1,5 @@
 use pushonce_core::test_util::{self, acknowledgement, topic};
-use pushonce_core::{Delivery, Position, SubscribeOptions};
+use pushonce_core::{Delivery, Position, SubscribeAck, SubscribeOptions};
 
 use super::*;
 

@@ -14,15 +14,13 @@ use pushonce_control::{CommandError, ControlHandle, leave};
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, Gap,
     History, HistoryPage, HistoryRange, Message, Namespace, NamespaceChange, NodeId, Position,
-    Publish, PublishError, PublishRejection, ShardId, StartFrom, SubscribeOptions, SubscriberCount,
-    Timestamp, Topic, TopicEvent, UnavailableReason,
+    Publish, PublishError, PublishRejection, ShardId, StartFrom, SubscribeAck, SubscribeOptions,
+    SubscriberCount, Timestamp, Topic, TopicEvent, UnavailableReason,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_gateway::Admission;
 use pushonce_proto::cluster::{self, ShardMoveProgress};
-use pushonce_publish::{
-    AdminError, ClusterSnapshot, Router, SubscriptionSourceError, SubscriptionStart,
-};
+use pushonce_publish::{AdminError, ClusterSnapshot, Router, SubscriptionSourceError};
 use pushonce_shard::Handle;
 use tokio::sync::watch;
 
@@ -257,19 +255,18 @@ impl pushonce_publish::SubscriptionSource for HubFeed {
         options: SubscribeOptions,
     ) -> BoxFuture<
         'static,
-        Result<(SubscriptionStart, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
+        Result<(SubscribeAck, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
     > {
         let (hub, admission) = (self.hub.clone(), self.admission.check_subscriber());
         Box::pin(async move {
             admission.map_err(SubscriptionSourceError::Overloaded)?;
             let reader = hub.open_reader(topic, from, options).await?;
-            let at = reader.ack();
-            let subscribed = SubscriptionStart { position: at.position, recovered: at.recovered };
+            let ack = reader.ack();
             let items = stream::unfold(reader, async |mut reader| {
                 let item = reader.next().await;
                 Some((item, reader))
             });
-            Ok((subscribed, Box::pin(items) as BoxStream<'static, TopicEvent>))
+            Ok((ack, Box::pin(items) as BoxStream<'static, TopicEvent>))
         })
     }
 }
