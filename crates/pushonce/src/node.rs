@@ -15,6 +15,7 @@ mod identity;
 mod init;
 pub(crate) mod join;
 mod join_outcome;
+mod join_request;
 mod membership;
 mod membership_heartbeat;
 mod memory;

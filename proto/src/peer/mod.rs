@@ -1,6 +1,6 @@
-//! The contract between nodes as domain types: the frames of a link, and the request to join a cluster.
+//! The contract between nodes as domain types: the frames of a link, and the addresses of a node.
 
-mod join;
+mod addresses;
 mod outcome;
 mod read;
 mod topics;
@@ -15,8 +15,6 @@ use pushonce_core::{
 };
 
 use crate::pb::peer::v1 as pb;
-
-pub use join::{JoinRequest, MemberIdentity};
 
 /// A frame of a link between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]

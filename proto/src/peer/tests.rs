@@ -6,8 +6,8 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
 use pushonce_core::{
-    Addresses, BuildInfo, ClusterVersion, InvalidPublish, OverloadReason, PublishRejection, Roles,
-    ShardId, Term, Timestamp, TopicLimit, UnavailableReason, VersionOffer, VersionRange,
+    ClusterVersion, InvalidPublish, OverloadReason, PublishRejection, ShardId, Term, Timestamp,
+    TopicLimit, UnavailableReason, VersionOffer, VersionRange,
 };
 
 use super::*;
@@ -192,28 +192,4 @@ fn unknown_rejection_reason_is_decoded_as_unavailable() {
         super::outcome::decode_outcome(response),
         Ok(Err(UnavailableReason::Reported("new rule".to_owned()).into()))
     );
-}
-
-#[test]
-fn join_request_and_identity_round_trip() {
-    for previous_identity in [None, Some(MemberIdentity { cluster: ClusterId(7), node: NodeId(3) })]
-    {
-        let join = JoinRequest {
-            incarnation: 0x1234,
-            previous_identity,
-            name: "a".to_owned(),
-            addresses: Addresses { peer: "h:7091".to_owned(), ..Addresses::default() },
-            region: "eu-west".to_owned(),
-            zone: String::new(),
-            roles: Roles::default(),
-            weight: 2,
-            run: 4,
-            run_token: 9,
-            starting: true,
-            build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
-        };
-        assert_eq!(JoinRequest::try_from(pb::JoinRequest::from(join.clone())), Ok(join));
-    }
-    let identity = MemberIdentity { cluster: ClusterId(7), node: NodeId(3) };
-    assert_eq!(MemberIdentity::try_from(pb::JoinResponse::from(identity)), Ok(identity));
 }

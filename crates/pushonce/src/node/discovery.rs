@@ -23,7 +23,7 @@ use tonic::Status;
 use super::identity::Identity;
 use super::join;
 use super::join_outcome::parse_cluster_id;
-use super::membership::cluster_id_bytes;
+use super::join_request::cluster_id_bytes;
 
 /// Pause between two rounds while a member is missing; doubled up to [`PAUSE_MAX`] while nothing changes.
 const PAUSE_MIN: Duration = Duration::from_millis(500);

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use pushonce_consensus::LogMark;
-use pushonce_control::{JoinCommand, Profile};
-use pushonce_core::{Addresses, ClusterId, ClusterTimes, HostPort};
-use pushonce_proto::pb::peer::v1 as pb;
+use pushonce_control::JoinCommand;
+use pushonce_core::{ClusterId, ClusterTimes, HostPort};
 use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
 use pushonce_proto::status::error_chain;
 use pushonce_telemetry::LogLimiter;
@@ -18,6 +16,7 @@ use tonic::{Code, Status};
 
 use super::identity::Identity;
 use super::join_outcome::{JoinOutcome, JoinRequester};
+use super::join_request;
 
 /// Pause between two rounds through the addresses, when none of them accepted this node.
 const ROUND_INTERVAL: Duration = Duration::from_millis(300);
@@ -191,7 +190,7 @@ async fn request_join(
 ) -> JoinOutcome {
     let response = async {
         let mut client = connect_membership(address, REQUEST_TIMEOUT).await?;
-        Ok(client.join(join_request(joining, starting)).await?.into_inner())
+        Ok(client.join(join_request::encode(joining, starting)).await?.into_inner())
     };
     asker.evaluate(response.await)
 }
@@ -213,30 +212,6 @@ pub(super) async fn connect_membership(
     let channel = endpoint.connect().await;
     let channel = channel.map_err(|error| Status::unavailable(error_chain(&error)))?;
     Ok(MembershipServiceClient::new(channel))
-}
-
-fn join_request(joining: &JoinCommand, starting: bool) -> pb::JoinRequest {
-    let Profile { name, addresses, region, zone, roles, weight, build } = joining.profile.clone();
-    let Addresses { peer, grpc, http, quic } = addresses;
-    pb::JoinRequest {
-        incarnation: joining.incarnation.0.to_be_bytes().to_vec().into(),
-        cluster_id: joining.cluster.map(super::membership::cluster_id_bytes).unwrap_or_default(),
-        node_id: joining.node.map_or(0, |node| node.0),
-        name,
-        addresses: Some(pb::Addresses { peer, grpc, http, quic }),
-        region,
-        zone,
-        roles: roles.to_string(),
-        weight,
-        run: joining.run.count,
-        run_token: joining.run.token,
-        starting,
-        times: joining.times.map(Into::into),
-        log: joining.log.map(|LogMark { log, writes }| pb::LogMark { log, writes }),
-        release: build.release,
-        version_min: build.supported.min.0.into(),
-        version_max: build.supported.max.0.into(),
-    }
 }
 
 #[cfg(test)]

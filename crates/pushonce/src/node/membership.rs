@@ -4,14 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_consensus::{LogMark, PeerAddresses};
-use pushonce_control::{
-    CommandError, CommandRejection, ControlHandle, Incarnation, JoinCommand, JoinReply, ProcessRun,
-    Profile,
-};
-use pushonce_core::{
-    Addresses, BuildInfo, ClusterId, ClusterVersion, HostPort, NodeId, VersionRange,
-};
+use pushonce_consensus::PeerAddresses;
+use pushonce_control::{CommandError, CommandRejection, ControlHandle, JoinCommand, JoinReply};
+use pushonce_core::{HostPort, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_server::{self, MembershipServiceServer};
 use tokio::sync::{mpsc, watch};
@@ -20,6 +15,7 @@ use tonic::{Request, Response, Status};
 use super::address_conflict::ForeignCallers;
 use super::identity::Identity;
 use super::join_outcome::parse_cluster_id;
+use super::join_request::{self, cluster_id_bytes};
 use super::replica_supervisor::LocalReplicas;
 use super::shard_progress;
 
@@ -99,7 +95,7 @@ impl membership_service_server::MembershipService for MembershipService {
     ) -> Result<Response<pb::JoinResponse>, Status> {
         let request = request.into_inner();
         let starting = request.starting;
-        let parsed = parse_join_request(request)?;
+        let parsed = join_request::decode(request)?;
         if let Some(refusal) = self.local_refusal(&parsed, starting) {
             return Ok(Response::new(self.join_response(Err(refusal))));
         }
@@ -171,59 +167,4 @@ fn refusal_kind(rejection: &CommandRejection) -> Kind {
         }
         _ => Kind::Settings,
     }
-}
-
-fn parse_join_request(request: pb::JoinRequest) -> Result<JoinCommand, Status> {
-    let invalid_request =
-        |problem: &str| Status::invalid_argument(format!("the join request has {problem}"));
-    let incarnation =
-        parse_id(&request.incarnation).ok_or_else(|| invalid_request("no incarnation"))?;
-    let cluster = match request.cluster_id.is_empty() {
-        true => None,
-        false => Some(
-            parse_id(&request.cluster_id)
-                .ok_or_else(|| invalid_request("an invalid cluster id"))?,
-        ),
-    };
-    let addresses = request.addresses.ok_or_else(|| invalid_request("no addresses"))?;
-    let pb::Addresses { peer, grpc, http, quic } = addresses;
-    Ok(JoinCommand {
-        incarnation: Incarnation(incarnation),
-        run: ProcessRun { count: request.run, token: request.run_token },
-        cluster: cluster.map(ClusterId),
-        node: (request.node_id != 0).then_some(NodeId(request.node_id)),
-        profile: Profile {
-            name: request.name,
-            addresses: Addresses { peer, grpc, http, quic },
-            region: request.region,
-            zone: request.zone,
-            roles: request
-                .roles
-                .parse()
-                .map_err(|error| invalid_request(&format!("invalid roles: {error}")))?,
-            weight: request.weight,
-            build: BuildInfo {
-                release: request.release,
-                supported: VersionRange {
-                    min: parse_version(request.version_min),
-                    max: parse_version(request.version_max),
-                },
-            },
-        },
-        times: request.times.map(Into::into),
-        log: request.log.map(|pb::LogMark { log, writes }| LogMark { log, writes }),
-    })
-}
-
-/// Parses a version. A number that is not a version becomes one that no build supports.
-fn parse_version(number: u32) -> ClusterVersion {
-    u16::try_from(number).map(ClusterVersion).unwrap_or_default()
-}
-
-fn parse_id(bytes: &[u8]) -> Option<u128> {
-    bytes.try_into().ok().map(u128::from_be_bytes)
-}
-
-pub(super) fn cluster_id_bytes(cluster: ClusterId) -> bytes::Bytes {
-    cluster.0.to_be_bytes().to_vec().into()
 }
