@@ -10,7 +10,7 @@ use pushonce_core::{
     OwnershipClaim, ShardId, Term, Topic, VersionRange,
 };
 
-pub use topic::{TopicInfo, TopicList};
+pub use topic::{TopicInfo, TopicList, TopicQuery};
 
 use crate::InvalidField;
 use crate::field::{decode_topic, decode_version};

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use pushonce_core::{NamespaceChange, NodeId, ShardId, Topic};
 use pushonce_proto::client::ErrorCode;
-use pushonce_proto::cluster::{self, MemberStatus, ShardMoveProgress, ShardStatus, TopicLocation};
+use pushonce_proto::cluster::{
+    self, MemberStatus, ShardMoveProgress, ShardStatus, TopicLocation, TopicQuery,
+};
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server;
@@ -14,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::{AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, TopicDirectory};
 
 /// Maximum number of topics in one reply: some hundred KiB.
-pub const TOPICS_MAX: usize = 1_000;
+pub const TOPICS_MAX: u32 = 1_000;
 
 pub(crate) struct ClusterService {
     pub status: Arc<dyn ClusterStatusProvider>,
@@ -91,11 +93,13 @@ impl cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<pb::TopicsRequest>,
     ) -> Result<Response<pb::TopicsResponse>, Status> {
-        let pb::TopicsRequest { prefix, after, count_max } = request.into_inner();
-        let after = (!after.is_empty()).then(|| parse_topic(&after)).transpose()?;
-        let count_max = usize::try_from(count_max).unwrap_or(TOPICS_MAX);
-        let count_max = if count_max == 0 { TOPICS_MAX } else { count_max.min(TOPICS_MAX) };
-        Ok(Response::new(self.topics.list(prefix, after, count_max).await.into()))
+        let mut query = TopicQuery::try_from(request.into_inner())
+            .map_err(|error| invalid(ErrorCode::BadTopic, error.to_string()))?;
+        query.count_max = match query.count_max {
+            0 => TOPICS_MAX,
+            count_max => count_max.min(TOPICS_MAX),
+        };
+        Ok(Response::new(self.topics.list(query).await.into()))
     }
 
     async fn namespaces(

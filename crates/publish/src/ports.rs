@@ -11,7 +11,7 @@ use pushonce_core::{
     SubscribeOptions, Topic, TopicEvent,
 };
 use pushonce_proto::cluster::{
-    ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList,
+    ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList, TopicQuery,
 };
 
 /// The shards of this node.
@@ -94,14 +94,9 @@ pub trait TopicDirectory: Send + Sync + 'static {
     /// [`FetchError::Unavailable`] when the topic's owner is unavailable.
     fn describe(&self, topic: Topic) -> BoxFuture<'static, Result<TopicInfo, FetchError>>;
 
-    /// Lists the topics whose names begin with `prefix`, after `after`: at most `count_max`, and at most
-    /// [`TOPICS_MAX`](crate::TOPICS_MAX). The list names the shards whose topics are unknown.
-    fn list(
-        &self,
-        prefix: String,
-        after: Option<Topic>,
-        count_max: usize,
-    ) -> BoxFuture<'static, TopicList>;
+    /// Lists one page of topics, of at most [`TOPICS_MAX`](crate::TOPICS_MAX). The list names the shards
+    /// whose topics are unknown.
+    fn list(&self, query: TopicQuery) -> BoxFuture<'static, TopicList>;
 }
 
 /// The state of the cluster that operators see.

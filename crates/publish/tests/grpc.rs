@@ -18,7 +18,7 @@ use pushonce_core::{
 };
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::cluster::{
-    ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList,
+    ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList, TopicQuery,
 };
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
@@ -160,14 +160,9 @@ impl TopicDirectory for FakeNode {
         future::ready(if topic.as_str() == LIVE { Ok(live_topic()) } else { unavailable() }).boxed()
     }
 
-    fn list(
-        &self,
-        prefix: String,
-        after: Option<Topic>,
-        count_max: usize,
-    ) -> BoxFuture<'static, TopicList> {
-        assert_eq!((prefix.as_str(), count_max), ("worldcup/", 1_000));
-        let topics = if after.is_none() { vec![live_topic()] } else { vec![] };
+    fn list(&self, query: TopicQuery) -> BoxFuture<'static, TopicList> {
+        assert_eq!((query.prefix.as_str(), query.count_max), ("worldcup/", 1_000));
+        let topics = if query.after.is_none() { vec![live_topic()] } else { vec![] };
         future::ready(TopicList { topics, unknown_shards: vec![ShardId(3)] }).boxed()
     }
 }

@@ -1,4 +1,4 @@
-//! Conversion of the state of topics to and from the wire.
+//! Conversion of the state of topics, and of the query for it, to and from the wire.
 
 use pushonce_core::{NodeId, Position, ShardId, Topic};
 
@@ -26,6 +26,17 @@ pub struct TopicInfo {
     pub audience: Option<u64>,
 }
 
+/// One page of a list of topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicQuery {
+    /// Only names with this prefix; empty for all.
+    pub prefix: String,
+    /// Only names after this one: the last name of the previous page.
+    pub after: Option<Topic>,
+    /// Maximum number of topics.
+    pub count_max: u32,
+}
+
 /// Topics that have or had a message, ordered by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicList {
@@ -33,6 +44,23 @@ pub struct TopicList {
     pub topics: Vec<TopicInfo>,
     /// Shards whose owner could not be reached: their topics are missing from the list.
     pub unknown_shards: Vec<ShardId>,
+}
+
+impl From<TopicQuery> for pb::TopicsRequest {
+    fn from(query: TopicQuery) -> pb::TopicsRequest {
+        let TopicQuery { prefix, after, count_max } = query;
+        pb::TopicsRequest { prefix, after: after.map_or_else(String::new, Into::into), count_max }
+    }
+}
+
+impl TryFrom<pb::TopicsRequest> for TopicQuery {
+    type Error = InvalidField;
+
+    fn try_from(request: pb::TopicsRequest) -> Result<TopicQuery, InvalidField> {
+        let pb::TopicsRequest { prefix, after, count_max } = request;
+        let after = (!after.is_empty()).then(|| decode_topic("after", &after)).transpose()?;
+        Ok(TopicQuery { prefix, after, count_max })
+    }
 }
 
 impl From<TopicInfo> for pb::TopicInfo {
@@ -104,6 +132,16 @@ impl TryFrom<pb::TopicsResponse> for TopicList {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn topic_query_round_trips() {
+        for after in [None, Some(Topic::new("chat/7").expect("valid"))] {
+            let query = TopicQuery { prefix: "chat/".to_owned(), after, count_max: 9 };
+            assert_eq!(TopicQuery::try_from(pb::TopicsRequest::from(query.clone())), Ok(query));
+        }
+        let invalid = pb::TopicsRequest { after: "a//b".to_owned(), ..Default::default() };
+        assert_eq!(TopicQuery::try_from(invalid).map_err(|error| error.field), Err("after"));
+    }
 
     #[test]
     fn topic_info_and_list_round_trip() {

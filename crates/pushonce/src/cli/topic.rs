@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use pushonce_core::Topic;
-use pushonce_proto::cluster::{TopicInfo, TopicList};
+use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{TopicRequest, TopicsRequest};
 use serde_json::{Value, json};
@@ -80,9 +80,10 @@ async fn list_topics(
     let mut all = TopicList::default();
     let mut remaining = limit;
     while remaining > 0 {
-        let after = all.topics.last().map_or_else(String::new, |info| info.topic.to_string());
+        let after = all.topics.last().map(|info| info.topic.clone());
         let count_max = remaining.min(PAGE_TOPICS_MAX);
-        let request = TopicsRequest { prefix: prefix.to_owned(), after, count_max };
+        let query = TopicQuery { prefix: prefix.to_owned(), after, count_max };
+        let request = TopicsRequest::from(query);
         let page = client.topics(request).await.map_err(status_error)?.into_inner();
         let page = TopicList::try_from(page)?;
         let count = u32::try_from(page.topics.len())?;

@@ -6,10 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, join_all};
-use pushonce_core::{
-    FailPoint, FetchError, NodeId, ShardId, ShardOwners, Topic, UnavailableReason,
-};
-use pushonce_proto::cluster::{TopicInfo, TopicList};
+use pushonce_core::{FailPoint, FetchError, NodeId, ShardId, ShardOwners, Topic, UnavailableReason};
+use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_client::TopicsServiceClient;
 use pushonce_proto::status::describe;
@@ -122,29 +120,32 @@ impl ClusterTopics {
         }
     }
 
-    async fn list(self, prefix: String, after: Option<Topic>, count_max: usize) -> TopicList {
+    async fn list(self, query: TopicQuery) -> TopicList {
         let owners = self.owners.borrow().clone();
         let nodes: BTreeSet<_> = owners.claims().map(|claim| claim.owner).collect();
         let requests = nodes.into_iter().map(|node| {
-            let list = self.list_node(node, &prefix, after.as_ref(), count_max);
+            let list = self.list_node(node, &query);
             list.map(move |list| Some((node, list.ok()?)))
         });
         let lists = join_all(requests).await.into_iter().flatten();
         let shards = self.owned.view.borrow().shards;
-        merge_lists(lists, &owners, shards.ids(), count_max)
+        merge_lists(lists, &owners, shards.ids(), query.count_max as usize)
     }
 
     /// Counts the messages of a namespace's topics that are on the replicas' disks, as their owners report.
     pub(super) async fn count_stored(&self, namespace: &str) -> StoredMessages {
         let mut stored = StoredMessages::default();
         // The topic with the name of the namespace sorts before all topics inside the namespace.
-        let first = self.clone().list(namespace.to_owned(), None, 1).await;
+        let query = TopicQuery { prefix: namespace.to_owned(), after: None, count_max: 1 };
+        let first = self.clone().list(query).await;
         stored.add(&first, |topic| topic.as_str() == namespace);
         let (prefix, mut after) = (format!("{namespace}/"), None);
         for _ in 0..COUNTED_PAGES_MAX {
-            let page = self.clone().list(prefix.clone(), after.take(), TOPICS_MAX).await;
+            let query =
+                TopicQuery { prefix: prefix.clone(), after: after.take(), count_max: TOPICS_MAX };
+            let page = self.clone().list(query).await;
             stored.add(&page, |_| true);
-            let is_last_page = page.topics.len() < TOPICS_MAX;
+            let is_last_page = page.topics.len() < TOPICS_MAX as usize;
             after = page.topics.into_iter().next_back().map(|info| info.topic);
             if is_last_page || after.is_none() {
                 return stored;
@@ -154,21 +155,11 @@ impl ClusterTopics {
         stored
     }
 
-    async fn list_node(
-        &self,
-        node: NodeId,
-        prefix: &str,
-        after: Option<&Topic>,
-        count_max: usize,
-    ) -> Result<TopicList, FetchError> {
+    async fn list_node(&self, node: NodeId, query: &TopicQuery) -> Result<TopicList, FetchError> {
         if node == self.owned.me {
-            return Ok(self.owned.list(prefix, after, count_max).await);
+            return Ok(self.owned.list(query).await);
         }
-        let request = pb::TopicsRequest {
-            prefix: prefix.to_owned(),
-            after: after.map_or_else(String::new, Topic::to_string),
-            count_max: u32::try_from(count_max).unwrap_or(u32::MAX),
-        };
+        let request = pb::TopicsRequest::from(query.clone());
         parse_response(node, timeout(REQUEST_TIMEOUT, self.client(node)?.topics(request)).await)
     }
 
@@ -243,13 +234,8 @@ impl pushonce_publish::TopicDirectory for ClusterTopics {
         self.clone().describe(topic).boxed()
     }
 
-    fn list(
-        &self,
-        prefix: String,
-        after: Option<Topic>,
-        count_max: usize,
-    ) -> BoxFuture<'static, TopicList> {
-        self.clone().list(prefix, after, count_max).boxed()
+    fn list(&self, query: TopicQuery) -> BoxFuture<'static, TopicList> {
+        self.clone().list(query).boxed()
     }
 }
 

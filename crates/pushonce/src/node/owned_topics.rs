@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pushonce_core::{
     ClusterView, FetchError, HistoryRange, NodeId, Position, ShardId, Topic, UnavailableReason,
 };
-use pushonce_proto::cluster::{TopicInfo, TopicList};
+use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_server::{TopicsService, TopicsServiceServer};
 use pushonce_shard::{Handle, TopicStats};
@@ -61,12 +61,8 @@ impl OwnedTopics {
 
     /// Lists the topics of the shards that this node owns, in the order of their names, and the shards
     /// that it does not own.
-    pub(super) async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&Topic>,
-        count_max: usize,
-    ) -> TopicList {
+    pub(super) async fn list(&self, query: &TopicQuery) -> TopicList {
+        let count_max = query.count_max as usize;
         let is_owned = |handle: &Handle| handle.claim().borrow().is_some();
         let shards: Vec<_> = self.hosted.all().into_iter().filter(is_owned).collect();
         let mut unknown_shards: BTreeSet<_> = self.view.borrow().shards.ids().collect();
@@ -77,7 +73,7 @@ impl OwnedTopics {
             .into_iter()
             .flat_map(|handle| {
                 let shard = handle.id();
-                let infos = handle.list_topics(prefix, after, count_max);
+                let infos = handle.list_topics(&query.prefix, query.after.as_ref(), count_max);
                 infos.into_iter().map(move |info| (shard, info))
             })
             .collect();
@@ -113,7 +109,7 @@ impl TopicsService for OwnedTopics {
         &self,
         request: Request<pb::TopicRequest>,
     ) -> Result<Response<pb::TopicResponse>, Status> {
-        let topic = parse_topic(&request.into_inner().topic)?;
+        let topic = Topic::new(&request.into_inner().topic).map_err(invalid_argument)?;
         let described = self.describe(&topic).await;
         Ok(Response::new(described.map_err(|error| Status::unavailable(error.to_string()))?.into()))
     }
@@ -122,13 +118,11 @@ impl TopicsService for OwnedTopics {
         &self,
         request: Request<pb::TopicsRequest>,
     ) -> Result<Response<pb::TopicsResponse>, Status> {
-        let pb::TopicsRequest { prefix, after, count_max } = request.into_inner();
-        let after = (!after.is_empty()).then(|| parse_topic(&after)).transpose()?;
-        let count_max = usize::try_from(count_max).unwrap_or(Handle::TOPICS_MAX);
-        Ok(Response::new(self.list(&prefix, after.as_ref(), count_max).await.into()))
+        let query = TopicQuery::try_from(request.into_inner()).map_err(invalid_argument)?;
+        Ok(Response::new(self.list(&query).await.into()))
     }
 }
 
-fn parse_topic(name: &str) -> Result<Topic, Status> {
-    Topic::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
+fn invalid_argument(error: impl std::error::Error) -> Status {
+    Status::invalid_argument(error.to_string())
 }
