@@ -35,9 +35,18 @@ pub enum CommandError {
     /// The cluster rejected the command. Retrying it does not help, unless the cluster does not exist yet.
     #[error(transparent)]
     Rejected(#[from] CommandRejection),
-    /// The command had no effect: this node reaches no leader of the control group.
-    #[error("the control group is unavailable ({0}): retry after a pause")]
-    Unavailable(String),
+    /// The command had no effect: no leader of the control group accepted it.
+    #[error("the control group is unavailable ({}): retry after a pause", match .leader {
+        Some(node) => format!("{node} leads"),
+        None => "no leader is known".to_owned(),
+    })]
+    NoLeader {
+        /// The leader, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// The command had no effect: this node is stopping.
+    #[error("this node is stopping")]
+    Stopping,
     /// The command may have been applied. Repeating it is safe.
     #[error("the outcome is unknown ({0}): repeat the command")]
     Unknown(String),
@@ -249,17 +258,14 @@ impl ControlHandle {
     ) -> Result<(), CommandError> {
         match self.group.propose(command.encode(self.agreed_version.get())).await {
             Ok(answer) => decode_reply(&answer).map(drop),
-            Err(ProposeError::Unknown(reason)) => Err(CommandError::Unknown(reason)),
-            Err(error) => Err(CommandError::Unavailable(error.to_string())),
+            Err(error) => Err(error.into()),
         }
     }
 
     async fn wait_for_first_view(&self) -> Result<Arc<ClusterView>, CommandError> {
         let mut view = self.view.clone();
         let seen = view.wait_for(Option::is_some).await.map(|seen| seen.clone());
-        seen.ok()
-            .flatten()
-            .ok_or_else(|| CommandError::Unavailable("this node is stopping".to_owned()))
+        seen.ok().flatten().ok_or(CommandError::Stopping)
     }
 
     /// Sends a command to the leader and repeats it while it has no outcome, which is safe because commands
@@ -269,15 +275,15 @@ impl ControlHandle {
         let deadline = Instant::now() + SUBMIT_TIMEOUT;
         let mut unknown = None;
         loop {
-            let reason = match self.group.propose_at_leader(entry.clone()).await {
+            let error = match self.group.propose_at_leader(entry.clone()).await {
                 Ok(answer) => return decode_reply(&answer),
-                Err(ProposeError::Unknown(reason)) => unknown.insert(reason).clone(),
-                Err(error) => error.to_string(),
+                Err(error) => CommandError::from(error),
             };
+            if matches!(error, CommandError::Unknown(_)) {
+                unknown = Some(error.clone());
+            }
             if Instant::now() >= deadline {
-                return Err(
-                    unknown.map_or(CommandError::Unavailable(reason), CommandError::Unknown)
-                );
+                return Err(unknown.unwrap_or(error));
             }
             sleep(RETRY_DELAY).await;
         }
@@ -289,7 +295,18 @@ impl CommandError {
     pub fn is_retryable(&self) -> bool {
         match self {
             CommandError::Rejected(rejection) => *rejection == CommandRejection::NotBootstrapped,
-            CommandError::Unavailable(_) | CommandError::Unknown(_) => true,
+            CommandError::NoLeader { .. } | CommandError::Stopping | CommandError::Unknown(_) => {
+                true
+            }
+        }
+    }
+}
+
+impl From<ProposeError> for CommandError {
+    fn from(error: ProposeError) -> CommandError {
+        match error {
+            ProposeError::Rejected { leader } => CommandError::NoLeader { leader },
+            ProposeError::Unknown(reason) => CommandError::Unknown(reason),
         }
     }
 }

@@ -64,18 +64,15 @@ impl Admission {
         self.0.iter().filter(|lane| lane.has(Shortage::Load)).count()
     }
 
-    /// Checks whether a subscriber that belongs to no lane, for example over gRPC, may start. It is rejected
-    /// only while every lane is overloaded: then the memory of the process or the whole machine is at its
-    /// limit.
-    ///
-    /// # Errors
-    /// The shortage and what to change, when every lane is overloaded.
-    pub fn check_subscriber(&self) -> Result<(), &'static str> {
-        if self.overloaded_lanes() < self.lane_count() {
-            return Ok(());
+    /// Whether a subscriber that belongs to no lane, for example over gRPC, may start; counts a rejection. It
+    /// is rejected only while every lane is overloaded: then the memory of the process or the whole machine
+    /// is at its limit.
+    pub fn admit_subscriber(&self) -> bool {
+        let admitted = self.overloaded_lanes() < self.lane_count();
+        if !admitted {
+            metrics::SESSIONS_REJECTED.register_counter(&["grpc"]).increment(1);
         }
-        metrics::SESSIONS_REJECTED.register_counter(&["grpc"]).increment(1);
-        Err(Shortage::Load.text())
+        admitted
     }
 
     /// Number of lanes.
@@ -149,10 +146,7 @@ mod tests {
         let (recent, now) = (RecentShortages::default(), Instant::now());
         let overloaded = [0, 1].map(|lane| {
             admission.for_lane(lane).update(Reject, &recent, now);
-            (
-                admission.overloaded_lanes() == admission.lane_count(),
-                admission.check_subscriber().is_err(),
-            )
+            (admission.overloaded_lanes() == admission.lane_count(), !admission.admit_subscriber())
         });
         assert_eq!(overloaded, [(false, false), (true, true)]);
     }

@@ -271,27 +271,17 @@ impl<T: SessionTransport> SessionDriver<T> {
         from: StartFrom,
         options: SubscribeOptions,
     ) -> Result<SubscriptionGrant, SubscribeRejection> {
-        if let Some(rejection) = rejection::check_topic(topic) {
-            return Err(rejection);
-        }
+        rejection::check_topic(topic)?;
         let fanout = &self.lane.fanout;
-        let granted = self.lane.grant_delivery(topic, options.delivery);
-        let delivery = granted.map_err(|error| rejection::from_rate_limit(&error))?;
-        let supports_datagrams = self.transport.supports_datagrams();
-        if options.use_datagrams
-            && let Some(rejection) =
-                rejection::check_datagrams(&options, delivery, supports_datagrams)
-        {
-            return Err(rejection);
-        }
+        let delivery = self.lane.grant_delivery(topic, options.delivery)?;
+        rejection::check_datagrams(&options, delivery, self.transport.supports_datagrams())?;
         let options = SubscribeOptions { delivery: Some(delivery), ..options };
-        let subscribed = fanout.subscribe(self.key, token, topic.clone(), from, options).await;
-        let subscribed = subscribed.map_err(|error| rejection::from_hub(&error))?;
+        let subscribed = fanout.subscribe(self.key, token, topic.clone(), from, options).await?;
         if let Err(StreamUnavailable) =
             self.transport.open_subscription(token, topic, delivery, options.use_datagrams).await
         {
             fanout.unsubscribe(self.key, topic);
-            return Err(rejection::stream_unavailable());
+            return Err(SubscribeRejection::StreamUnavailable);
         }
         Ok(SubscriptionGrant { subscribed, delivery })
     }

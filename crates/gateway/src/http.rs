@@ -76,8 +76,8 @@ async fn method_not_allowed() -> HttpError {
 /// Rejects system topics, which clients may not read.
 fn check_readable(topic: Topic) -> Result<Topic, HttpError> {
     match rejection::check_topic(&topic) {
-        None => Ok(topic),
-        Some((code, text)) => Err(HttpError::from_code(code, text)),
+        Ok(()) => Ok(topic),
+        Err(rejection) => Err(HttpError::from_code(rejection.code(), rejection.to_string())),
     }
 }
 

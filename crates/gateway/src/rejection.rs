@@ -1,63 +1,86 @@
-//! Error codes and texts for rejected subscriptions.
+//! Why a subscription is rejected.
 
 use pushonce_core::{Delivery, DeliveryNotAllowed, SubscribeOptions, Topic};
 use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::ErrorCode;
 
-/// An error code, and a text that says what to change.
-pub(crate) type SubscribeRejection = (ErrorCode, String);
-
-/// The rejection for an error of the hub.
-pub(crate) fn from_hub(error: &SubscribeError) -> SubscribeRejection {
-    let code = match error {
-        SubscribeError::AlreadySubscribed => ErrorCode::AlreadySubscribed,
-        SubscribeError::TooManySubscriptions { .. } => ErrorCode::TooManySubscriptions,
-        SubscribeError::Fetch(error) => ErrorCode::from(error),
-        SubscribeError::Cancelled => ErrorCode::Unavailable,
-    };
-    (code, error.to_string())
+/// Why a subscription is rejected. The text says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SubscribeRejection {
+    /// No client may use a system topic.
+    #[error("topics with a segment that begins with '$' are reserved; choose another topic")]
+    SystemTopic,
+    /// The namespace does not allow the delivery.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryNotAllowed),
+    /// The connection carries no datagrams.
+    #[error("datagrams need QUIC and a client that accepts them; remove `datagrams`")]
+    DatagramsUnsupported,
+    /// Another option contradicts datagrams.
+    #[error(transparent)]
+    Datagrams(#[from] DatagramConflict),
+    /// The hub rejects the subscription.
+    #[error(transparent)]
+    Hub(#[from] SubscribeError),
+    /// The client does not allow the stream that the subscription needs.
+    #[error(
+        "the client allows no more streams; raise its limit of incoming unidirectional streams"
+    )]
+    StreamUnavailable,
 }
 
-/// Rejects system topics, which no client may use.
-pub(crate) fn check_topic(topic: &Topic) -> Option<SubscribeRejection> {
-    let text = "topics with a segment that begins with '$' are reserved; choose another topic";
-    topic.is_system().then(|| (ErrorCode::NotAllowed, text.to_owned()))
+/// The option of a subscription that contradicts datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DatagramConflict {
+    #[error("datagrams may be lost, but `all` promises every message; use `latest`")]
+    EveryMessage,
+    #[error("lost datagrams are not reported as gaps; remove `conflated` or `datagrams`")]
+    ReportConflated,
+    #[error("a delta cannot be applied after a lost datagram; remove `delta` or `datagrams`")]
+    Deltas,
 }
 
-/// The rejection for a delivery that the namespace does not allow.
-pub(crate) fn from_rate_limit(error: &DeliveryNotAllowed) -> SubscribeRejection {
-    (ErrorCode::NotAllowed, error.to_string())
+impl SubscribeRejection {
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            SubscribeRejection::SystemTopic | SubscribeRejection::Delivery(_) => {
+                ErrorCode::NotAllowed
+            }
+            SubscribeRejection::DatagramsUnsupported => ErrorCode::NotSupported,
+            SubscribeRejection::Datagrams(_) => ErrorCode::BadRequest,
+            SubscribeRejection::StreamUnavailable => ErrorCode::Overloaded,
+            SubscribeRejection::Hub(error) => match error {
+                SubscribeError::AlreadySubscribed => ErrorCode::AlreadySubscribed,
+                SubscribeError::TooManySubscriptions { .. } => ErrorCode::TooManySubscriptions,
+                SubscribeError::Fetch(error) => ErrorCode::from(error),
+                SubscribeError::Cancelled => ErrorCode::Unavailable,
+            },
+        }
+    }
 }
 
-/// The rejection when the client did not allow a stream for the subscription.
-pub(crate) fn stream_unavailable() -> SubscribeRejection {
-    let text =
-        "the client allows no more streams; raise its limit of incoming unidirectional streams";
-    (ErrorCode::Overloaded, text.to_owned())
+/// Rejects system topics.
+pub(crate) fn check_topic(topic: &Topic) -> Result<(), SubscribeRejection> {
+    if topic.is_system() { Err(SubscribeRejection::SystemTopic) } else { Ok(()) }
 }
 
-/// Checks a request for datagrams. Rejects it if the connection does not support them, or if another option
-/// contradicts them.
+/// Rejects a request for datagrams if the connection does not carry them, or if another option contradicts
+/// them.
 pub(crate) fn check_datagrams(
     options: &SubscribeOptions,
     delivery: Delivery,
     is_supported: bool,
-) -> Option<SubscribeRejection> {
-    let bad_request = |text| Some((ErrorCode::BadRequest, String::from(text)));
+) -> Result<(), SubscribeRejection> {
+    if !options.use_datagrams {
+        return Ok(());
+    }
     if !is_supported {
-        let text = "datagrams need QUIC and a client that accepts them; remove `datagrams`";
-        return Some((ErrorCode::NotSupported, text.to_owned()));
+        return Err(SubscribeRejection::DatagramsUnsupported);
     }
-    match options {
-        _ if delivery == Delivery::All => {
-            bad_request("datagrams may be lost, but `all` promises every message; use `latest`")
-        }
-        SubscribeOptions { report_conflated: true, .. } => bad_request(
-            "lost datagrams are not reported as gaps; remove `conflated` or `datagrams`",
-        ),
-        SubscribeOptions { accept_deltas: true, .. } => bad_request(
-            "a delta cannot be applied after a lost datagram; remove `delta` or `datagrams`",
-        ),
-        _ => None,
-    }
+    Err(match options {
+        _ if delivery == Delivery::All => DatagramConflict::EveryMessage.into(),
+        SubscribeOptions { report_conflated: true, .. } => DatagramConflict::ReportConflated.into(),
+        SubscribeOptions { accept_deltas: true, .. } => DatagramConflict::Deltas.into(),
+        _ => return Ok(()),
+    })
 }

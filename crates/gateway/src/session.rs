@@ -19,7 +19,7 @@ use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFrame, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
 
-use crate::rejection::{self, SubscribeRejection};
+use crate::rejection::SubscribeRejection;
 
 /// The limits of one session.
 #[derive(Clone, Copy, Debug)]
@@ -170,8 +170,8 @@ impl Session {
         effects: &mut SessionEffects,
     ) {
         if self.pending.contains_key(&topic) {
-            let (code, text) = rejection::from_hub(&SubscribeError::AlreadySubscribed);
-            return effects.push(error_reply(id, code, text));
+            let rejection = SubscribeRejection::from(SubscribeError::AlreadySubscribed);
+            return effects.push(error_reply(id, rejection.code(), rejection));
         }
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1);
@@ -208,7 +208,7 @@ impl Session {
                     effects.push(SessionEffect::StartDelivery(topic.clone()));
                 }
             }
-            Err((code, text)) => effects.push(error_reply(id, code, text)),
+            Err(rejection) => effects.push(error_reply(id, rejection.code(), rejection)),
         }
         // Also after an error: the topic may have an earlier subscription.
         if let Some(PendingUnsubscribe(id)) = unsubscribe {

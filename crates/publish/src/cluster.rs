@@ -137,11 +137,10 @@ fn parse_topic(name: &str) -> Result<Topic, Status> {
 
 fn admin_status(error: AdminError) -> Status {
     match error {
-        AdminError::Invalid(text) => invalid(ErrorCode::BadRequest, text),
-        AdminError::FailedPrecondition(text) => {
-            ErrorReason::from(ErrorCode::BadRequest).to_status(Code::FailedPrecondition, text)
-        }
-        AdminError::Unavailable(text) => unavailable(text),
+        AdminError::Invalid(cause) => invalid(ErrorCode::BadRequest, cause.to_string()),
+        AdminError::FailedPrecondition(cause) => ErrorReason::from(ErrorCode::BadRequest)
+            .to_status(Code::FailedPrecondition, cause.to_string()),
+        AdminError::Unavailable(cause) => unavailable(cause.to_string()),
     }
 }
 

@@ -59,7 +59,7 @@ pub use cluster::TOPICS_MAX;
 pub use metrics::METRICS;
 pub use ordered::OrderedPublish;
 pub use ports::{
-    AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider,
+    AdminError, AdminErrorCause, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider,
     LocalPublisher, PeerPublisher, SubscriptionSource, SubscriptionSourceError, TopicDirectory,
 };
 pub use router::Router;

@@ -68,9 +68,12 @@ pub enum SubscriptionSourceError {
     /// The requested history is unavailable.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// The node lacks a resource; the text names it and what an operator can change.
-    #[error("this node accepts no new subscribers: {0}; try another node, or retry after a pause")]
-    Overloaded(&'static str),
+    /// The node lacks memory, or time to deliver.
+    #[error(
+        "this node accepts no new subscribers: memory or the delivery backlog is near its limit; raise \
+         --memory-max or add a node; try another node, or retry after a pause"
+    )]
+    Overloaded,
 }
 
 /// The cluster as this node knows it.
@@ -149,16 +152,19 @@ pub trait ClusterAdmin: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(), AdminError>>;
 }
 
-/// Why a change of the cluster failed. The text says what to do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a change of the cluster failed. The text of the cause says what to do.
+#[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The request is invalid in any state of the cluster.
-    #[error("{0}")]
-    Invalid(String),
+    #[error(transparent)]
+    Invalid(AdminErrorCause),
     /// The cluster is not in the required state.
-    #[error("{0}")]
-    FailedPrecondition(String),
+    #[error(transparent)]
+    FailedPrecondition(AdminErrorCause),
     /// The outcome is unknown at present; a retry is safe.
-    #[error("{0}")]
-    Unavailable(String),
+    #[error(transparent)]
+    Unavailable(AdminErrorCause),
 }
+
+/// The error of the part of the node that rejected a change, which this crate does not know.
+pub type AdminErrorCause = Box<dyn std::error::Error + Send + Sync>;

@@ -156,7 +156,7 @@ impl publisher_service_server::PublisherService for PublisherService {
 fn subscribe_status(error: SubscriptionSourceError) -> Status {
     match error {
         SubscriptionSourceError::Fetch(error) => fetch_status(&error),
-        SubscriptionSourceError::Overloaded(_) => {
+        SubscriptionSourceError::Overloaded => {
             let retry_delay = Some(OVERLOAD_RETRY_DELAY);
             let reason = ErrorReason { retry_delay, ..ErrorCode::Overloaded.into() };
             reason.to_status(Code::ResourceExhausted, error.to_string())

@@ -93,7 +93,7 @@ impl SubscriptionSource for FakeNode {
             StartFrom::Position(asked) if asked > head => {
                 Err(FetchError::FuturePosition { requested: asked, head }.into())
             }
-            StartFrom::Start => Err(SubscriptionSourceError::Overloaded("raise --memory-max")),
+            StartFrom::Start => Err(SubscriptionSourceError::Overloaded),
             _ => Ok((SubscribeAck { position: head, recovered: false }, items(options))),
         };
         future::ready(result).boxed()
@@ -181,7 +181,7 @@ fn live_topic() -> TopicInfo {
 
 impl ClusterAdmin for FakeNode {
     fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>> {
-        let rejected = AdminError::FailedPrecondition(format!("{node} is the last"));
+        let rejected = AdminError::FailedPrecondition(format!("{node} is the last").into());
         future::ready(if node == ME && !force { Err(rejected) } else { Ok(()) }).boxed()
     }
 
@@ -190,7 +190,7 @@ impl ClusterAdmin for FakeNode {
     }
 
     fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>> {
-        let rejected = AdminError::FailedPrecondition(format!("{node} holds s3"));
+        let rejected = AdminError::FailedPrecondition(format!("{node} holds s3").into());
         future::ready(if force { Ok(()) } else { Err(rejected) }).boxed()
     }
 
@@ -206,12 +206,10 @@ impl ClusterAdmin for FakeNode {
     ) -> BoxFuture<'static, Result<Namespace, AdminError>> {
         let settings = Namespace::default().with_change(change.unwrap_or_default());
         future::ready(match (settings.validate(), name.as_deref()) {
-            (Err(error), _) => Err(AdminError::Invalid(error.to_string())),
-            (_, Some("one more")) => Err(AdminError::FailedPrecondition("too many".to_owned())),
-            (_, Some("stored")) if !force => {
-                Err(AdminError::FailedPrecondition("3 topics".to_owned()))
-            }
-            (_, Some("later")) => Err(AdminError::Unavailable("no leader".to_owned())),
+            (Err(error), _) => Err(AdminError::Invalid(error.into())),
+            (_, Some("one more")) => Err(AdminError::FailedPrecondition("too many".into())),
+            (_, Some("stored")) if !force => Err(AdminError::FailedPrecondition("3 topics".into())),
+            (_, Some("later")) => Err(AdminError::Unavailable("no leader".into())),
             _ => Ok(settings),
         })
         .boxed()
@@ -221,7 +219,7 @@ impl ClusterAdmin for FakeNode {
         &self,
         times: pushonce_core::ConsensusTimes,
     ) -> BoxFuture<'static, Result<(), AdminError>> {
-        let rejected = AdminError::Invalid(format!("{times} do not fit together"));
+        let rejected = AdminError::Invalid(format!("{times} do not fit together").into());
         future::ready(if times.heartbeat_ms == 0 { Err(rejected) } else { Ok(()) }).boxed()
     }
 }

@@ -28,6 +28,7 @@ mod replica_supervisor;
 mod shard_progress;
 mod shutdown_stage;
 mod startup;
+mod stored_messages;
 mod web;
 
 use std::sync::Arc;

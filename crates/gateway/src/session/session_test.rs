@@ -102,7 +102,7 @@ fn unsubscribe_waits_for_the_reply_to_its_subscribe() {
 #[test]
 fn unsubscribe_after_a_rejected_subscribe_reaches_the_lane() {
     let rejected =
-        SessionInput::Subscribed(topic("a"), Err((ErrorCode::AlreadySubscribed, String::new())));
+        SessionInput::Subscribed(topic("a"), Err(SubscribeError::AlreadySubscribed.into()));
     let inputs = [subscribe(1, "a"), unsubscribe(2, "a"), rejected, subscribe(3, "a")];
     let effects = run_inputs(&mut session(), inputs);
     assert_eq!(effects[2], ["1 AlreadySubscribed", "2 unsubscribe a"]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, join_all};
-use pushonce_core::{FailPoint, FetchError, NodeId, ShardId, ShardOwners, Topic, UnavailableReason};
+use pushonce_core::{FetchError, NodeId, ShardId, ShardOwners, Topic, UnavailableReason};
 use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_client::TopicsServiceClient;
@@ -18,6 +18,7 @@ use tonic::Response;
 use tonic::transport::{Channel, Endpoint};
 
 use super::owned_topics::OwnedTopics;
+use super::stored_messages::StoredMessages;
 
 /// Timeout of a request to another node: longer than a busy node takes, shorter than a user's patience.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,55 +43,6 @@ pub(super) struct ClusterTopics {
 const COUNTED_PAGES_MAX: usize = 100;
 
 type AudienceResult = Result<u64, FetchError>;
-
-/// The stored messages of the topics of a namespace.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct StoredMessages {
-    topic_count: u64,
-    message_count: u64,
-    /// Shards whose owner did not answer.
-    unknown_shards: BTreeSet<ShardId>,
-    /// Whether there may be more topics: the count is limited to [`ClusterTopics::COUNTED_PAGES_MAX`].
-    is_truncated: bool,
-}
-
-impl StoredMessages {
-    fn add(&mut self, list: &TopicList, counts: impl Fn(&Topic) -> bool) {
-        self.unknown_shards.extend(&list.unknown_shards);
-        let has_counted_messages =
-            |info: &&TopicInfo| info.history_count > 0 && counts(&info.topic);
-        for info in list.topics.iter().filter(has_counted_messages) {
-            self.topic_count += 1;
-            self.message_count += info.history_count;
-        }
-    }
-
-    /// Why the namespace may not become memory-only without `--force`; `None` when it may.
-    pub(super) fn force_required(&self, namespace: &str) -> Option<String> {
-        if FailPoint::StoredMessagesUncounted.is_active() {
-            return None;
-        }
-        let StoredMessages {
-            topic_count: topics,
-            message_count: messages,
-            unknown_shards,
-            is_truncated: is_cut_off,
-        } = self;
-        if *topics == 0 && unknown_shards.is_empty() && !is_cut_off {
-            return None;
-        }
-        let at_least = if *is_cut_off { "at least " } else { "" };
-        let mut reason = format!(
-            "{namespace} would move from its replicas' disks to its owners' memory, and \
-             {at_least}{messages} stored messages of {topics} topics would be dropped"
-        );
-        if !unknown_shards.is_empty() {
-            let shards: Vec<_> = unknown_shards.iter().map(ToString::to_string).collect();
-            reason += &format!("; the owners of {} did not answer", shards.join(", "));
-        }
-        Some(reason + ": repeat with --force, or choose a new name")
-    }
-}
 
 /// The number of subscribers, and when the owner reported it.
 struct CachedAudience {
@@ -272,11 +224,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn namespace_without_stored_messages_may_become_memory_only() {
-        assert_eq!(StoredMessages::default().force_required("chat"), None);
-    }
-
-    #[test]
     fn shard_not_listed_by_its_owner_is_unknown() {
         let list = |unknown: &[u16]| TopicList {
             topics: Vec::new(),
@@ -298,23 +245,5 @@ mod tests {
             "lists of shards that the node does not claim do not count"
         );
         assert_eq!(merged(vec![]).len(), 4, "no node answered");
-    }
-
-    #[test]
-    fn change_that_drops_stored_messages_names_them_and_the_unreachable_shards() {
-        let stored =
-            StoredMessages { topic_count: 2, message_count: 40, ..StoredMessages::default() };
-        let reason = stored.force_required("chat").expect("a reason");
-        assert!(
-            reason.contains("40 stored messages of 2 topics") && reason.contains("--force"),
-            "{reason}"
-        );
-        let unknown =
-            StoredMessages { unknown_shards: [ShardId(3)].into(), ..StoredMessages::default() };
-        assert!(
-            unknown.force_required("chat").is_some_and(|reason| reason.contains("owners of s3"))
-        );
-        let many = StoredMessages { is_truncated: true, ..StoredMessages::default() };
-        assert!(many.force_required("chat").is_some_and(|reason| reason.contains("at least 0")));
     }
 }

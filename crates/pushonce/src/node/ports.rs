@@ -257,9 +257,11 @@ impl pushonce_publish::SubscriptionSource for HubFeed {
         'static,
         Result<(SubscribeAck, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
     > {
-        let (hub, admission) = (self.hub.clone(), self.admission.check_subscriber());
+        let (hub, admitted) = (self.hub.clone(), self.admission.admit_subscriber());
         Box::pin(async move {
-            admission.map_err(SubscriptionSourceError::Overloaded)?;
+            if !admitted {
+                return Err(SubscriptionSourceError::Overloaded);
+            }
             let reader = hub.open_reader(topic, from, options).await?;
             let ack = reader.ack();
             let items = stream::unfold(reader, async |mut reader| {
@@ -331,7 +333,7 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
             self.overview.with_cluster_snapshot(|seen| leave::check_drain(seen, node, force));
         let control = self.control.clone();
         Box::pin(async move {
-            allowed.map_err(|objection| AdminError::FailedPrecondition(objection.to_string()))?;
+            allowed.map_err(|rejection| AdminError::FailedPrecondition(rejection.into()))?;
             control.drain(node, force).await.map_err(operation_error)
         })
     }
@@ -346,7 +348,7 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
             self.overview.with_cluster_snapshot(|seen| leave::check_remove(seen, node, force));
         let control = self.control.clone();
         Box::pin(async move {
-            allowed.map_err(|objection| AdminError::FailedPrecondition(objection.to_string()))?;
+            allowed.map_err(|rejection| AdminError::FailedPrecondition(rejection.into()))?;
             control.remove(node).await.map_err(operation_error)
         })
     }
@@ -372,9 +374,9 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
                 outcome => return outcome.map_err(operation_error),
             };
             let stored = topics.count_stored(&rejected_namespace).await;
-            if let Some(reason) = stored.force_required(&rejected_namespace) {
-                return Err(AdminError::FailedPrecondition(reason));
-            }
+            stored
+                .check_droppable(&rejected_namespace)
+                .map_err(|error| AdminError::FailedPrecondition(error.into()))?;
             control.set_namespace(name, change, true).await.map_err(operation_error)
         })
     }
@@ -386,7 +388,7 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
         let control = self.control.clone();
         Box::pin(async move {
             let valid = ConsensusSettings::lan().with_times(times).validate();
-            valid.map_err(|error| AdminError::Invalid(error.to_string()))?;
+            valid.map_err(|error| AdminError::Invalid(error.into()))?;
             control.set_times(times).await.map_err(operation_error)
         })
     }
@@ -394,10 +396,9 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
 
 fn operation_error(error: CommandError) -> AdminError {
     use pushonce_control::CommandRejection;
-    let text = error.to_string();
-    match error {
-        CommandError::Rejected(CommandRejection::Namespace(_)) => AdminError::Invalid(text),
-        _ if error.is_retryable() => AdminError::Unavailable(text),
-        _ => AdminError::FailedPrecondition(text),
+    match &error {
+        CommandError::Rejected(CommandRejection::Namespace(_)) => AdminError::Invalid(error.into()),
+        _ if error.is_retryable() => AdminError::Unavailable(error.into()),
+        _ => AdminError::FailedPrecondition(error.into()),
     }
 }
