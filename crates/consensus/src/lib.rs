@@ -107,7 +107,7 @@ mod vote_hold;
 pub use disk_reserve::{DiskProbe, DiskSpace};
 pub use engine::{ConsensusEngine, DestroyError, EngineOpenError, HostHooks, StartError};
 pub use group::{ENTRY_BYTES_MAX, GroupId, InitializeError, ProposeError, RaftGroup};
-pub use membership::MembershipError;
+pub use membership::{MembershipError, SuccessorRejection};
 pub use metrics::METRICS;
 pub use network::{RaftService, read_rollback_reason};
 pub use offline::{OfflineError, OfflineGroup, OfflineStore};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -29,12 +30,49 @@ pub enum MembershipError {
     /// Another change is in progress; wait for it.
     #[error("another change of this group is in progress")]
     Busy,
+    /// The leadership was not transferred: the node cannot take over now.
+    #[error("{node} cannot take over: {reason}")]
+    Successor {
+        /// The node that was to lead.
+        node: NodeId,
+        /// Why it cannot.
+        reason: SuccessorRejection,
+    },
     /// The change is not possible as requested. The message names what to change.
     #[error("{0}")]
     Invalid(String),
     /// The change may have happened, in part or whole, or may still happen: check the status.
     #[error("the outcome of the change is unknown: {0}")]
     Unknown(String),
+}
+
+/// Why a node cannot take over the leadership of a group. All but [`SuccessorRejection::NotAVoter`] pass by
+/// themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SuccessorRejection {
+    /// The voters are being changed.
+    #[error("a change of voters is in progress")]
+    ChangeInProgress,
+    /// The node has no vote in the group.
+    #[error("it is not a voter of the group: make it one first")]
+    NotAVoter,
+    /// The node lacks entries.
+    #[error("it holds {matched} of {last} entries; wait until it has caught up")]
+    Behind {
+        /// The index of the last entry that it holds.
+        matched: u64,
+        /// The index of the last entry of the log.
+        last: u64,
+    },
+    /// There is no link to the node.
+    #[error("it is not reachable")]
+    Unreachable,
+    /// The node did not write an entry in time, although there is a link to it.
+    #[error("it wrote no entry within {within:?}; retry")]
+    Silent {
+        /// The time that it had.
+        within: Duration,
+    },
 }
 
 type ClientWriteResult =
@@ -79,9 +117,10 @@ impl RaftGroup {
         }
         // openraft does not check the target: with one that cannot take over, the group would have no leader
         // until the next election.
-        check_successor(&status, to).map_err(MembershipError::Invalid)?;
+        let rejection = |reason| MembershipError::Successor { node: to, reason };
+        check_successor(&status, to).map_err(rejection)?;
         if !self.0.links.for_peer(to).is_up() {
-            return Err(MembershipError::Invalid(format!("{to} is not reachable")));
+            return Err(rejection(SuccessorRejection::Unreachable));
         }
         self.probe_successor(to).await?;
         if self.leader_term() != Some(term) {
@@ -122,9 +161,9 @@ impl RaftGroup {
         };
         // An election takes about as long.
         let wait_max = self.0.settings.election_max;
-        let timed_out =
-            || MembershipError::Invalid(format!("{to} wrote no entry within {wait_max:?}; retry"));
-        timeout(wait_max, written).await.unwrap_or_else(|_| Err(timed_out()))
+        let reason = SuccessorRejection::Silent { within: wait_max };
+        let timed_out = MembershipError::Successor { node: to, reason };
+        timeout(wait_max, written).await.unwrap_or(Err(timed_out))
     }
 
     async fn wait_for_new_leader(&self, term: Term, to: NodeId) -> Result<(), MembershipError> {
@@ -193,19 +232,16 @@ impl RaftGroup {
 }
 
 /// Checks that a node can take over at once.
-fn check_successor(status: &GroupStatus, to: NodeId) -> Result<(), String> {
+fn check_successor(status: &GroupStatus, to: NodeId) -> Result<(), SuccessorRejection> {
     if status.is_joint {
-        return Err("a change of voters is in progress: wait for it".to_owned());
+        return Err(SuccessorRejection::ChangeInProgress);
     }
     if !status.voters.contains(&to) {
-        return Err(format!("{to} is not a voter of the group: make it one first"));
+        return Err(SuccessorRejection::NotAVoter);
     }
-    let matched = matched_index(&status.matched, to);
-    if matched.saturating_add(CAUGHT_UP_LAG_MAX) < status.last_log_index {
-        let last = status.last_log_index;
-        return Err(format!(
-            "{to} is not caught up: it holds {matched} of {last} entries; wait for it"
-        ));
+    let (matched, last) = (matched_index(&status.matched, to), status.last_log_index);
+    if matched.saturating_add(CAUGHT_UP_LAG_MAX) < last {
+        return Err(SuccessorRejection::Behind { matched, last });
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use pushonce_consensus::{
     ConsensusEngine, ConsensusSettings, DestroyError, EngineOpenError, EntryId, GroupId,
     GroupStatus, MembershipError, PeerAddresses, ProposeError, StartError, StateMachine,
-    StateSnapshot,
+    StateSnapshot, SuccessorRejection,
 };
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{AgreedVersion, ClusterId, NodeId, Term};
@@ -270,7 +270,7 @@ async fn leadership_is_transferred_only_to_caught_up_voter() {
     let term = nodes[0].group.leader_term().unwrap();
     assert!(matches!(
         nodes[0].group.transfer_leadership(NodeId(9)).await,
-        Err(MembershipError::Invalid(_))
+        Err(MembershipError::Successor { reason: SuccessorRejection::NotAVoter, .. })
     ));
     assert_eq!(nodes[0].group.leader_term(), Some(term), "a rejected transfer cost the lease");
 
@@ -346,7 +346,7 @@ async fn leadership_is_transferred_to_just_restarted_voter() {
         loop {
             match nodes[0].group.transfer_leadership(NodeId(2)).await {
                 // Not reached yet.
-                Err(MembershipError::Invalid(_)) => {
+                Err(MembershipError::Successor { .. }) => {
                     tokio::time::sleep(Duration::from_millis(10)).await
                 }
                 outcome => return outcome,

@@ -32,7 +32,7 @@ pub enum BindError {
     },
     /// The certificate and its key do not match, or QUIC does not support their type.
     #[error("the certificate cannot be used for QUIC: {0}; remove it to generate a new one")]
-    Certificate(String),
+    Certificate(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 fn advice(source: &io::Error, flag: &str) -> String {

@@ -48,7 +48,7 @@ pub(crate) fn bind(config: &Config, certificate: Certificate) -> Result<Port, Bi
         pushonce_quic::BindError::Address(source) => {
             BindError::Address { protocol: "QUIC", address: config.quic, flag: "--quic", source }
         }
-        pushonce_quic::BindError::Certificate(reason) => BindError::Certificate(reason),
+        pushonce_quic::BindError::Certificate(source) => BindError::Certificate(source),
     })
 }
 

@@ -33,7 +33,7 @@ pub enum BindError {
     Address(#[from] io::Error),
     /// Key and certificate do not match, or are of a kind that QUIC cannot use.
     #[error("cannot use the certificate for QUIC: {0}")]
-    Certificate(String),
+    Certificate(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A bound port.

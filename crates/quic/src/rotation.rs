@@ -82,7 +82,7 @@ pub(crate) fn server_config(
 }
 
 fn crypto_config(certificate: Certificate, alpn: &[u8]) -> Result<QuicServerConfig, BindError> {
-    let bad = |error: rustls::Error| BindError::Certificate(error.to_string());
+    let bad = |error: rustls::Error| BindError::Certificate(error.into());
     // Explicit, so that the process-wide default of another crate has no effect.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -92,5 +92,5 @@ fn crypto_config(certificate: Certificate, alpn: &[u8]) -> Result<QuicServerConf
         .with_single_cert(certificate.chain, certificate.key)
         .map_err(bad)?;
     tls.alpn_protocols = vec![alpn.to_vec()];
-    QuicServerConfig::try_from(tls).map_err(|error| BindError::Certificate(error.to_string()))
+    QuicServerConfig::try_from(tls).map_err(|error| BindError::Certificate(error.into()))
 }
