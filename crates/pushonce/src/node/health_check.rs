@@ -111,6 +111,7 @@ impl HealthCheck {
         let mut monitor = HealthMonitor::default();
         let problems = ProblemGauges::new();
         let topics_gauge = metrics::TOPICS.register_gauge(&[]);
+        let history_gauge = metrics::HISTORY_BYTES.register_gauge(&[]);
         let mut is_stopping = false;
         let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -138,6 +139,7 @@ impl HealthCheck {
                 &self.overview.problems(&shard_progress::local_progress(self.hosted.progress())),
             );
             topics_gauge.set(self.topics.topic_count() as f64);
+            history_gauge.set(self.topics.history_bytes() as f64);
         }
     }
 
