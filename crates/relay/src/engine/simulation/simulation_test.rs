@@ -208,7 +208,7 @@ fn age_of_a_delivery_adds_the_waits_on_each_node_and_half_of_each_round_trip() {
     for remote in [2, 3] {
         assert_eq!(age(&simulation, remote).flatten(), None, "history has no age");
     }
-    let mut deliver_hops = |simulation: &mut RelaySimulation, hops| {
+    let deliver_hops = |simulation: &mut RelaySimulation, hops| {
         for _ in 0..hops {
             simulation.advance(one_way);
             simulation.deliver_frames_in_flight();
