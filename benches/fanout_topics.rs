@@ -58,6 +58,10 @@ impl Upstream for EmptyUpstream {
 struct PlainEncoder;
 
 impl FrameEncoder for PlainEncoder {
+    fn wire_formats(&self) -> &'static [(WireFormat, &'static str)] {
+        &[(WireFormat(0), "websocket")]
+    }
+
     fn encode_message(&self, _: WireFormat, _: &Topic, message: &Message) -> Bytes {
         message.payload.clone()
     }

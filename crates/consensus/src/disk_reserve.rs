@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
+use crate::store::STORE_FILE;
 
 /// Interval of the measurements. A node that writes 200 MB a second writes 100 MB in it, which fits in half
 /// of the smallest useful reserve.
@@ -113,7 +114,12 @@ impl DiskReserve {
     pub(crate) fn measure(&self) {
         // An unknown value rejects nothing: the write itself fails if the disk is full.
         let Ok(disk_space) = (self.0.probe)(&self.0.dir) else { return };
-        metrics::DISK_FREE.register_gauge(&[]).set(disk_space.free as f64);
+        let DiskSpace { free, total } = disk_space;
+        metrics::DISK_FREE.register_gauge(&[]).set(free as f64);
+        metrics::DISK_USED.register_gauge(&[]).set(total.saturating_sub(free) as f64);
+        if let Ok(log) = std::fs::metadata(self.0.dir.join(STORE_FILE)) {
+            metrics::LOG_BYTES.register_gauge(&[]).set(log.len() as f64);
+        }
         let previous = self.publish_error();
         let measured = DiskMeasurement {
             free: disk_space.free,
@@ -173,6 +179,8 @@ impl DiskReserve {
 mod tests {
     use std::sync::atomic::AtomicU64;
 
+    use pushonce_telemetry::test_util::TestRecorder;
+
     use super::*;
 
     fn disk_reserve(free: &Arc<AtomicU64>, reserve: Option<u64>) -> DiskReserve {
@@ -195,6 +203,20 @@ mod tests {
         assert_eq!(at(255 << 20), (true, false));
         assert_eq!(at(127 << 20), (true, true));
         assert_eq!(at(256 << 20), (false, false));
+    }
+
+    #[test]
+    fn each_measurement_sets_the_gauges_of_the_disk_and_the_log() {
+        let (recorder, dir) = (TestRecorder::default(), tempfile::tempdir().unwrap());
+        std::fs::write(dir.path().join(STORE_FILE), [0; 70]).unwrap();
+        let probe = |_: &Path| Ok(DiskSpace { free: 3, total: 10 });
+        recorder.run(|| DiskReserve::new(dir.path(), None, Arc::new(probe)));
+        let values = [
+            "pushonce_disk_free_bytes",
+            "pushonce_disk_used_bytes",
+            "pushonce_consensus_log_bytes",
+        ];
+        assert_eq!(values.map(|name| recorder.value(name, &[])), [3.0, 7.0, 70.0]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -10,6 +11,7 @@ use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{Raft, RaftMetrics};
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{DiskFull, NodeId, ShardId, Term};
+use pushonce_telemetry::LogLimiter;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -168,7 +170,10 @@ impl RaftGroup {
     async fn propose_data(&self, data: ProposalData) -> Result<Bytes, ProposeError> {
         if data.bytes.len() > ENTRY_BYTES_MAX {
             let bytes = data.bytes.len();
-            tracing::error!(group = %self.id(), bytes, "rejected an entry that is too large");
+            static LIMITER: LogLimiter = LogLimiter::new();
+            if let Some(suppressed) = LIMITER.allow(Instant::now()) {
+                tracing::error!(group = %self.id(), bytes, suppressed, "rejected an entry that is too large");
+            }
             return Err(ProposeError::Rejected { leader: None });
         }
         // The only voter of a group would otherwise continue to commit.

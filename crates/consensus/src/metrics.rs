@@ -3,8 +3,16 @@
 use pushonce_telemetry::{Metric, Unit};
 
 /// Every metric of this crate.
-pub const METRICS: &[Metric] =
-    &[FSYNC, DISK_FREE, DAMAGED_REPLICAS, HALTED_REPLICAS, ROLLED_BACK, ROLLED_BACK_PEERS];
+pub const METRICS: &[Metric] = &[
+    FSYNC,
+    DISK_FREE,
+    DISK_USED,
+    LOG_BYTES,
+    DAMAGED_REPLICAS,
+    HALTED_REPLICAS,
+    ROLLED_BACK,
+    ROLLED_BACK_PEERS,
+];
 
 /// An fsync takes 0.1 ms on a fast disk and some 10 ms on a slow one; above 1 s leases are at risk.
 const FSYNC_BUCKETS: &[f64] =
@@ -20,6 +28,19 @@ pub(crate) const FSYNC: Metric = Metric::histogram(
 pub(crate) const DISK_FREE: Metric = Metric::gauge(
     "pushonce_disk_free_bytes",
     "Free space of the file system that holds the data directory.",
+)
+.with_unit(Unit::Bytes);
+
+pub(crate) const DISK_USED: Metric = Metric::gauge(
+    "pushonce_disk_used_bytes",
+    "Space of the same file system that is used, by any program, or reserved for the superuser.",
+)
+.with_unit(Unit::Bytes);
+
+pub(crate) const LOG_BYTES: Metric = Metric::gauge(
+    "pushonce_consensus_log_bytes",
+    "Size of the file that holds the logs of all groups of this node, including the space of deleted entries \
+     that is not reused yet.",
 )
 .with_unit(Unit::Bytes);
 

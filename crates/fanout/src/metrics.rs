@@ -40,8 +40,11 @@ const TOPICS: Metric =
 
 const SESSIONS: Metric = Metric::gauge("pushonce_fanout_sessions", "Open sessions of all lanes.");
 
-const SUBSCRIPTIONS: Metric =
-    Metric::gauge("pushonce_fanout_subscriptions", "Subscriptions of the open sessions.");
+const SUBSCRIPTIONS: Metric = Metric::gauge(
+    "pushonce_fanout_subscriptions",
+    "Open subscriptions, by transport: websocket, quic or grpc.",
+)
+.with_labels(&["transport"]);
 
 const GAPS: Metric = Metric::counter(
     "pushonce_fanout_gaps_total",
@@ -91,6 +94,11 @@ const TURN: Metric = Metric::histogram(
 )
 .with_unit(Unit::Seconds);
 
+/// The gauge of the subscriptions of one transport.
+pub(crate) fn subscription_gauge(transport: &str) -> Gauge {
+    SUBSCRIPTIONS.register_gauge(&[transport])
+}
+
 /// The metrics of one hub, as handles, so that the hot path performs no lookups.
 pub(crate) struct FanoutMetrics {
     /// Frames accepted by sinks and messages read by readers.
@@ -103,8 +111,8 @@ pub(crate) struct FanoutMetrics {
     pub(crate) topics: Gauge,
     /// Open sessions of all lanes.
     pub(crate) sessions: Gauge,
-    /// Subscriptions of all sessions.
-    pub(crate) subscriptions: Gauge,
+    /// Open readers.
+    pub(crate) readers: Gauge,
     delivery_seconds: Histogram,
     local_lag_seconds: Histogram,
     remote_lag_seconds: Histogram,
@@ -124,7 +132,7 @@ impl FanoutMetrics {
             fetches: FETCHES.register_counter(&[]),
             topics: TOPICS.register_gauge(&[]),
             sessions: SESSIONS.register_gauge(&[]),
-            subscriptions: SUBSCRIPTIONS.register_gauge(&[]),
+            readers: subscription_gauge("grpc"),
             delivery_seconds: DELIVERY.register_histogram(&[]),
             local_lag_seconds: DELIVERY_LAG.register_histogram(&["local"]),
             remote_lag_seconds: DELIVERY_LAG.register_histogram(&["remote"]),

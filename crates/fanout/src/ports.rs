@@ -32,6 +32,9 @@ pub trait Upstream: Send + Sync + 'static {
 
 /// Encodes complete frames, the same for every subscriber of the topic.
 pub trait FrameEncoder: Send + Sync + 'static {
+    /// Every wire format that sessions use, with its transport as the label of metrics.
+    fn wire_formats(&self) -> &'static [(WireFormat, &'static str)];
+
     /// Encodes a message. Called once per message and wire format.
     fn encode_message(&self, wire: WireFormat, topic: &Topic, message: &Message) -> Bytes;
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pushonce_core::{CommitAge, Gap, GapReason, Message, Position, Topic};
+use pushonce_telemetry::LogLimiter;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -244,7 +245,10 @@ impl TopicBufferState {
             return;
         }
         if !message.position.follows(head) {
-            tracing::error!(%topic, %head, next = %message.position, "delivered with a hole");
+            static LIMITER: LogLimiter = LogLimiter::new();
+            if let Some(suppressed) = LIMITER.allow(Instant::now().into_std()) {
+                tracing::error!(%topic, %head, next = %message.position, suppressed, "delivered with a hole");
+            }
             self.skip_to(position_before(message.position));
         }
         self.ring.push(Arc::clone(message));

@@ -43,6 +43,7 @@ const ONE_READER: SubscriberCount = SubscriberCount { sessions: 1, wants_audienc
 impl Drop for TopicReader {
     fn drop(&mut self) {
         self.interest.remove_subscriber(ONE_READER);
+        self.interest.registry().metrics.readers.decrement(1.0);
     }
 }
 
@@ -50,6 +51,7 @@ impl TopicReader {
     pub(crate) fn new(prepared: PreparedSubscription, options: &SubscribeOptions) -> TopicReader {
         let dirty_topics = Arc::new(DirtyTopics::default());
         prepared.interest.add_subscriber(ONE_READER);
+        prepared.interest.registry().metrics.readers.increment(1.0);
         TopicReader {
             ack: prepared.start.to_ack(),
             cursor: prepared.start.cursor,

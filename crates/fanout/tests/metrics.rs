@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::test_util::topic;
-use pushonce_core::{CommitAge, Message, StartFrom};
+use pushonce_core::{CommitAge, Message, StartFrom, SubscribeOptions};
 use pushonce_fanout::hub;
 use pushonce_telemetry::test_util::TestRecorder;
-use support::{JSON, TestHub, at, run_local};
+use support::{JSON, PROTO, TestHub, at, run_local};
 
 const DELIVERY: &str = "pushonce_fanout_delivery_seconds";
 const DELIVERY_LAG: &str = "pushonce_fanout_delivery_lag_seconds";
@@ -51,5 +51,29 @@ fn delivery_lag_is_observed_once_per_walk_from_the_commit_of_the_oldest_message(
             3,
             "a change of health is no message"
         );
+    });
+}
+
+#[test]
+fn subscriptions_are_counted_by_transport_until_they_end() {
+    run_local(async || {
+        let recorder = TestRecorder::default();
+        let test_hub = recorder.run(|| TestHub::new(hub::Config::default()));
+        let counts = || {
+            let count = |transport| recorder.value("pushonce_fanout_subscriptions", &[transport]);
+            ["websocket", "quic", "grpc"].map(count)
+        };
+        let (a, b) = (topic("a"), topic("b"));
+        let (websocket, quic) = (test_hub.new_session(JSON), test_hub.new_session(PROTO));
+        for (session, topic) in [(&websocket, &a), (&websocket, &b), (&quic, &a)] {
+            session.subscribe(&test_hub, topic, StartFrom::Now).await.expect("subscribed");
+        }
+        let options = SubscribeOptions::default();
+        let reader = test_hub.hub.open_reader(a.clone(), StartFrom::Now, options).await;
+        assert_eq!(counts(), [2.0, 1.0, 1.0]);
+        drop(reader);
+        test_hub.lane.unsubscribe(websocket.key, &a);
+        test_hub.lane.close_session(quic.key);
+        assert_eq!(counts(), [1.0, 0.0, 0.0]);
     });
 }

@@ -8,6 +8,7 @@ use pushonce_proto::delimited;
 use pushonce_websocket::frame;
 
 use crate::delta;
+use crate::metrics::TransportKind;
 
 /// JSON in WebSocket text messages.
 pub(crate) const WS_JSON: WireFormat = WireFormat(0);
@@ -20,11 +21,23 @@ pub(crate) const WS_JSON_DEFLATE: WireFormat = WireFormat(3);
 /// [`WS_PROTO`] with permessage-deflate.
 pub(crate) const WS_PROTO_DEFLATE: WireFormat = WireFormat(4);
 
+const WIRE_FORMATS: &[(WireFormat, &str)] = &[
+    (WS_JSON, TransportKind::WebSocket.as_str()),
+    (WS_PROTO, TransportKind::WebSocket.as_str()),
+    (QUIC_PROTO, TransportKind::Quic.as_str()),
+    (WS_JSON_DEFLATE, TransportKind::WebSocket.as_str()),
+    (WS_PROTO_DEFLATE, TransportKind::WebSocket.as_str()),
+];
+
 /// Encodes frames for every wire format of the gateway. The hub needs an instance.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Encoder;
 
 impl FrameEncoder for Encoder {
+    fn wire_formats(&self) -> &'static [(WireFormat, &'static str)] {
+        WIRE_FORMATS
+    }
+
     fn encode_message(&self, wire: WireFormat, topic: &Topic, message: &Message) -> Bytes {
         wrap_compressed(wire, &client::encode_message(encoding(wire), topic, message))
     }

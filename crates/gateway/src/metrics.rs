@@ -106,6 +106,16 @@ pub(crate) enum TransportKind {
     Quic,
 }
 
+impl TransportKind {
+    /// The label of metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            TransportKind::WebSocket => "websocket",
+            TransportKind::Quic => "quic",
+        }
+    }
+}
+
 /// The resource whose shortage causes new connections to be rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shortage {
@@ -176,8 +186,8 @@ pub(crate) struct TransportMetrics {
 impl GatewayMetrics {
     pub(crate) fn new() -> GatewayMetrics {
         GatewayMetrics {
-            ws: TransportMetrics::new("websocket"),
-            quic: TransportMetrics::new("quic"),
+            ws: TransportMetrics::new(TransportKind::WebSocket),
+            quic: TransportMetrics::new(TransportKind::Quic),
             rejected: Shortage::ALL
                 .map(|shortage| CONNECTIONS_REJECTED.register_counter(&[shortage.as_str()])),
             shed: SESSIONS_SHED.register_counter(&[]),
@@ -198,8 +208,8 @@ impl GatewayMetrics {
 }
 
 impl TransportMetrics {
-    fn new(transport: &'static str) -> TransportMetrics {
-        let values = &[transport];
+    fn new(transport: TransportKind) -> TransportMetrics {
+        let values = &[transport.as_str()];
         TransportMetrics {
             sessions: SESSIONS.register_gauge(values),
             accepted: SESSIONS_ACCEPTED.register_counter(values),

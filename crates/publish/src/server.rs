@@ -12,10 +12,12 @@ use pushonce_proto::pb::publisher::v1::publisher_service_server::PublisherServic
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::codegen::http;
 use tonic::server::NamedService as _;
-use tonic::transport::server::Router as Services;
+use tonic::transport::server::{Router as Services, TcpConnectInfo};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tracing::Span;
 
 use crate::cluster::ClusterService;
 use crate::decode_error::DecodeErrorService;
@@ -227,12 +229,20 @@ async fn set_health(health: &HealthReporter, Readiness { can_publish, can_subscr
 
 fn server_builder() -> tonic::transport::Server {
     tonic::transport::Server::builder()
+        .trace_fn(call_span)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
+
+/// The span of a call until its response begins; the messages of a stream have a span of their own.
+fn call_span(request: &http::Request<()>) -> Span {
+    let connection = request.extensions().get::<TcpConnectInfo>();
+    let remote = connection.and_then(TcpConnectInfo::remote_addr);
+    tracing::debug_span!("call", transport = "grpc", method = request.uri().path(), ?remote)
 }
 
 fn reflection_builder() -> tonic_reflection::server::Builder<'static> {

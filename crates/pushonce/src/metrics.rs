@@ -12,6 +12,7 @@ const METRICS: &[Metric] = &[
     CLUSTER_PROBLEMS,
     CLUSTER_VERSION,
     TOPICS,
+    HISTORY_BYTES,
     REPLICA_LAG,
     SNAPSHOT_TRANSFERS,
     HALTED_REPLICAS,
@@ -40,6 +41,12 @@ pub(crate) const CLUSTER_VERSION: Metric =
 
 pub(crate) const TOPICS: Metric =
     Metric::gauge("pushonce_topics", "Topics that the replicas of this node hold.");
+
+pub(crate) const HISTORY_BYTES: Metric = Metric::gauge(
+    "pushonce_history_bytes",
+    "Payload bytes of the messages in the histories of these topics. They are in the memory of the process.",
+)
+.with_unit(Unit::Bytes);
 
 pub(crate) const REPLICA_LAG: Metric = Metric::gauge(
     "pushonce_replica_lag_entries",

@@ -388,6 +388,7 @@ impl Node {
         };
         internal_stage.spawn(handover.run(stopping.clone(), token.clone()).map(Ok));
         let cluster_log = ClusterLog {
+            me: self.startup.identity.node,
             view: self.view_sender.subscribe(),
             control_status: self.control.status(),
             owners: self.relay_handle.owners(),

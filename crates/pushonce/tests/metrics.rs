@@ -42,6 +42,18 @@ fn names_are_unique_and_end_with_unit_and_type() {
 }
 
 #[test]
+fn operations_page_names_only_metrics_that_exist() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("OPERATIONS.md");
+    let page = fs::read_to_string(path).expect("UTF-8");
+    let is_part_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mentioned: BTreeSet<_> =
+        page.split(|c| !is_part_of_name(c)).filter(|word| word.starts_with("pushonce_")).collect();
+    let known: BTreeSet<_> = metrics::all().iter().map(|metric| metric.name).collect();
+    assert!(mentioned.len() > 20, "{mentioned:?}");
+    assert!(mentioned.is_subset(&known), "{:?}", mentioned.difference(&known));
+}
+
+#[test]
 fn metrics_are_recorded_only_through_their_definitions() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let this_file = Path::new(file!()).file_name();

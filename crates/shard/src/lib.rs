@@ -91,6 +91,7 @@ mod dropped_topics;
 mod entry;
 mod expiry;
 mod handle;
+mod history_bytes;
 mod limits;
 mod log_clock;
 mod majority_clock;

@@ -11,21 +11,23 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use pushonce_core::{FailPoint, Namespace, ShardCount, Topic, TopicLimit};
 
-/// The number of topics that the replicas of one node hold, and the node's limit.
+/// The topics that the replicas of one node hold, and the node's limit.
 #[derive(Debug)]
 pub struct NodeTopics {
     topic_count: AtomicU64,
+    history_bytes: AtomicU64,
     /// Zero for no limit.
     max: u64,
     /// The number of shards over which a namespace is spread.
     shard_count: AtomicU16,
 }
 
-/// The part of one replica in the node's topic count; returned when it is dropped.
+/// The part of one replica in the sums of the node; returned when it is dropped.
 #[derive(Debug)]
 pub(crate) struct TopicQuota {
     node: Arc<NodeTopics>,
     topic_count: AtomicU64,
+    history_bytes: AtomicU64,
 }
 
 /// The number of topics by namespace.
@@ -36,7 +38,12 @@ impl NodeTopics {
     /// A node whose owners accept no further topics while its replicas hold `max`; zero for no limit.
     pub fn new(max: u64) -> NodeTopics {
         let shards = AtomicU16::new(ShardCount::DEFAULT.get());
-        NodeTopics { topic_count: AtomicU64::new(0), max, shard_count: shards }
+        NodeTopics {
+            topic_count: AtomicU64::new(0),
+            history_bytes: AtomicU64::new(0),
+            max,
+            shard_count: shards,
+        }
     }
 
     /// Sets the number of shards over which the topics of a namespace are spread.
@@ -47,6 +54,11 @@ impl NodeTopics {
     /// The number of topics that the node's replicas hold.
     pub fn topic_count(&self) -> u64 {
         self.topic_count.load(Ordering::Relaxed)
+    }
+
+    /// The payload bytes of the histories of these topics.
+    pub fn history_bytes(&self) -> u64 {
+        self.history_bytes.load(Ordering::Relaxed)
     }
 
     fn is_full(&self) -> bool {
@@ -60,15 +72,17 @@ impl NodeTopics {
 
 impl TopicQuota {
     pub(crate) fn new(node: Arc<NodeTopics>) -> TopicQuota {
-        TopicQuota { node, topic_count: AtomicU64::new(0) }
+        TopicQuota { node, topic_count: AtomicU64::new(0), history_bytes: AtomicU64::new(0) }
     }
 
     /// Sets the number of topics that this replica holds.
     pub(crate) fn set_count(&self, count: usize) {
-        let count = count as u64;
-        let before = self.topic_count.swap(count, Ordering::Relaxed);
-        self.node.topic_count.fetch_add(count, Ordering::Relaxed);
-        self.node.topic_count.fetch_sub(before, Ordering::Relaxed);
+        replace_part(&self.node.topic_count, &self.topic_count, count as u64);
+    }
+
+    /// Sets the payload bytes of the histories on this replica.
+    pub(crate) fn set_history_bytes(&self, bytes: u64) {
+        replace_part(&self.node.history_bytes, &self.history_bytes, bytes);
     }
 
     /// Whether one more topic is within every limit, whatever its name. Costs two loads, so that a publish
@@ -109,6 +123,7 @@ impl TopicQuota {
 impl Drop for TopicQuota {
     fn drop(&mut self) {
         self.set_count(0);
+        self.set_history_bytes(0);
     }
 }
 
@@ -140,6 +155,13 @@ impl TopicCounts {
     }
 }
 
+/// Replaces the part of one replica in a sum over replicas.
+fn replace_part(sum: &AtomicU64, part: &AtomicU64, value: u64) {
+    let before = part.swap(value, Ordering::Relaxed);
+    sum.fetch_add(value, Ordering::Relaxed);
+    sum.fetch_sub(before, Ordering::Relaxed);
+}
+
 #[cfg(test)]
 mod tests {
     use pushonce_core::test_util::topic;
@@ -162,8 +184,12 @@ mod tests {
             rejection.contains("holds 10") && rejection.contains("--topics-max"),
             "{rejection}"
         );
+        one.set_history_bytes(70);
+        other.set_history_bytes(5);
+        other.set_history_bytes(8);
+        assert_eq!(node.history_bytes(), 78);
         drop(other);
-        assert_eq!(node.topic_count(), 6);
+        assert_eq!((node.topic_count(), node.history_bytes()), (6, 70));
         assert_eq!(one.check_room(&topic("chat/7"), &settings, 0), Ok(()));
     }
 

@@ -16,6 +16,7 @@ use pushonce_core::{
 };
 
 use crate::dedupe::{Dedupe, DedupeResult};
+use crate::history_bytes::HistoryBytes;
 use crate::limits::TopicCounts;
 use crate::state::topics_with_prefix;
 use crate::topic::{TopicState, TopicStats};
@@ -42,6 +43,8 @@ pub(crate) struct OwnerMemory {
     topics: BTreeMap<Topic, TopicState>,
     /// The number of `topics` by namespace.
     topic_counts: TopicCounts,
+    /// The bytes of `topics`.
+    history_bytes: HistoryBytes,
     /// The epochs of the topics that were dropped since `epoch` began.
     dropped_topic_epochs: BTreeMap<Topic, u64>,
     /// The last topic that the sweep visited.
@@ -133,11 +136,12 @@ impl OwnerMemory {
         if before != after {
             self.topics.retain(|topic, _| after.contains(topic.namespace()));
             self.topic_counts = TopicCounts::from_topics(self.topics.keys());
+            self.history_bytes = HistoryBytes::sum(self.topics.values());
             self.start_epoch(index);
         }
         for (topic, log) in &mut self.topics {
             for settings in [&old, &self.settings].into_iter().flatten() {
-                log.trim(now, settings.history(topic));
+                self.history_bytes.track(log, |log| log.trim(now, settings.history(topic)));
             }
         }
     }
@@ -160,7 +164,7 @@ impl OwnerMemory {
         let remaining = self.topics.range_mut::<str, _>(crate::state::names_after(after.as_ref()));
         for (topic, log) in remaining.take(SWEEP_TOPICS_PER_ENTRY) {
             let history = settings.history(topic);
-            log.trim(now, history);
+            self.history_bytes.track(log, |log| log.trim(now, history));
             if log.is_unused(now, history) {
                 unused.push(topic.clone());
             }
@@ -214,7 +218,7 @@ impl OwnerMemory {
             )
         };
         let log = self.topics.entry(item.topic.clone()).or_insert_with(create);
-        log.append(time, item, &history)
+        self.history_bytes.track(log, |log| log.append(time, item, &history))
     }
 
     fn history(&self, topic: &Topic) -> History {
@@ -243,6 +247,11 @@ impl OwnerMemory {
     /// The number of topics.
     pub(crate) fn len(&self) -> usize {
         self.topics.len()
+    }
+
+    /// The payload bytes of the histories of all topics.
+    pub(crate) fn history_bytes(&self) -> HistoryBytes {
+        self.history_bytes
     }
 
     /// The number of topics of a namespace.

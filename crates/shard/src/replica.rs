@@ -270,7 +270,7 @@ impl ShardShared {
         let is_new = message.is_some();
         if let Some((topic, message)) = message {
             self.commit_listener.on_placed_in_memory(self.id, topic, message);
-            self.topic_quota.set_count(state.len() + memory.len());
+            self.update_quota(&state, &memory);
         }
         drop((memory, state));
         if is_new {
@@ -282,6 +282,13 @@ impl ShardShared {
             )));
         }
         Ok(outcome.map_err(PublishError::from))
+    }
+
+    /// Updates the part of this replica in the sums of the node.
+    fn update_quota(&self, state: &ShardState, memory: &OwnerMemory) {
+        self.topic_quota.set_count(state.len() + memory.len());
+        let bytes = state.history_bytes().get() + memory.history_bytes().get();
+        self.topic_quota.set_history_bytes(bytes);
     }
 
     /// Enables the bypass unless `is_queued` finds a queued message whose topic lives in memory by the
@@ -371,7 +378,7 @@ impl StateMachine for ShardReplica {
             let mut memory = shared.memory();
             memory.apply_entry(at, state.time(), state.settings(), starts_epoch);
             shared.cache_settings(&state);
-            shared.topic_quota.set_count(state.len() + memory.len());
+            shared.update_quota(&state, &memory);
             let should_notify = shared.should_notify();
             if FailPoint::DedupeNotReplicated.is_active() && !should_notify {
                 state.clear_dedupe();
@@ -403,9 +410,10 @@ impl StateMachine for ShardReplica {
         let mut state = self.shared.write();
         *state = restored;
         // Only a replica that does not lead restores a snapshot: its memory is not used again.
-        *self.shared.memory() = OwnerMemory::default();
+        let mut memory = self.shared.memory();
+        *memory = OwnerMemory::default();
         self.shared.cache_settings(&state);
-        self.shared.topic_quota.set_count(state.len());
+        self.shared.update_quota(&state, &memory);
         Ok(())
     }
 }

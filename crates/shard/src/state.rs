@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::dedupe::{Dedupe, DedupeResult};
 use crate::dropped_topics::DroppedTopics;
+use crate::history_bytes::HistoryBytes;
 use crate::limits::TopicCounts;
 use crate::rules::ShardRules;
 use crate::topic::{TopicState, TopicStats};
@@ -51,6 +52,9 @@ pub struct ShardState {
     /// The number of `topics` by namespace, counted again when a snapshot is restored.
     #[serde(skip)]
     topic_counts: TopicCounts,
+    /// The bytes of `topics`, summed again when a snapshot is restored.
+    #[serde(skip)]
+    history_bytes: HistoryBytes,
     /// The last topic that the sweep visited; `None` before the first.
     sweep_cursor: Option<Topic>,
     dedupe: Dedupe,
@@ -85,6 +89,7 @@ impl ShardState {
             time: Timestamp(0),
             topics: BTreeMap::new(),
             topic_counts: TopicCounts::default(),
+            history_bytes: HistoryBytes::default(),
             sweep_cursor: None,
             dedupe: Dedupe::default(),
             memory_epochs: BTreeMap::new(),
@@ -180,7 +185,7 @@ impl ShardState {
             for history in [before, after] {
                 // Copy only topics that change; the others stay shared with a snapshot that is being written.
                 if log.has_expired(time, history) {
-                    Arc::make_mut(log).trim(time, history);
+                    self.history_bytes.track(Arc::make_mut(log), |log| log.trim(time, history));
                 }
             }
         }
@@ -214,6 +219,7 @@ impl ShardState {
         }
         self.topics.retain(|topic, _| !after.contains(topic.namespace()));
         self.topic_counts = TopicCounts::from_topics(self.topics.keys());
+        self.history_bytes = HistoryBytes::sum(self.topics.values().map(Arc::as_ref));
     }
 
     /// Makes `index` the epoch of topics created in the owner's memory from now on.
@@ -278,7 +284,8 @@ impl ShardState {
             Arc::new(TopicState::new(index, is_recreated))
         });
         let history = settings.history(&topic);
-        let message = Arc::make_mut(log).append(time, item, history);
+        let log = Arc::make_mut(log);
+        let message = self.history_bytes.track(log, |log| log.append(time, item, history));
         (topic, message)
     }
 
@@ -309,7 +316,7 @@ impl ShardState {
             examined += 1;
             let history = settings.history(topic);
             if log.has_expired(now, history) {
-                Arc::make_mut(log).trim(now, history);
+                self.history_bytes.track(Arc::make_mut(log), |log| log.trim(now, history));
             }
             if log.is_unused(now, history) {
                 unused.push(topic.clone());
@@ -328,6 +335,11 @@ impl ShardState {
     /// The number of topics.
     pub(crate) fn len(&self) -> usize {
         self.topics.len()
+    }
+
+    /// The payload bytes of the histories of all topics.
+    pub(crate) fn history_bytes(&self) -> HistoryBytes {
+        self.history_bytes
     }
 
     /// The number of topics of a namespace.
@@ -466,7 +478,8 @@ impl ShardState {
         };
         let dedupe = state.dedupe.rebuild_indexes().ok_or_else(inconsistent)?;
         let counts = TopicCounts::from_topics(state.topics.keys());
-        Ok(ShardState { dedupe, topic_counts: counts, ..state })
+        let history_bytes = HistoryBytes::sum(state.topics.values().map(Arc::as_ref));
+        Ok(ShardState { dedupe, topic_counts: counts, history_bytes, ..state })
     }
 }
 

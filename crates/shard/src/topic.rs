@@ -72,6 +72,11 @@ impl TopicState {
         message
     }
 
+    /// The payload bytes of the history, including messages that are hidden and not dropped yet.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Drops the oldest messages above a limit. `now` and the times of the messages are log time: an age is
     /// the log time that has passed since.
     pub(crate) fn trim(&mut self, now: Timestamp, history: &History) {

@@ -19,7 +19,7 @@ pub(crate) use record::{
     decode_record, decode_record_with_data, encode_record, encode_record_with_data,
     unsupported_version,
 };
-pub(crate) use redb_store::{RedbStore, rename_durably};
+pub(crate) use redb_store::{RedbStore, STORE_FILE, rename_durably};
 pub(crate) use writer::{FatalHook, GroupWriter, StoreWriter, WriteCompletion};
 
 use crate::GroupId;

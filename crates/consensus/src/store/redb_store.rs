@@ -31,7 +31,7 @@ const OWNER_KEY: &str = "owner";
 const VERSION_KEY: &str = "version";
 
 /// The store file of a node.
-const STORE_FILE: &str = "raft.redb";
+pub(crate) const STORE_FILE: &str = "raft.redb";
 /// The store file during creation, because a process may die between any two writes.
 const STORE_TEMP_FILE: &str = "raft.redb.new";
 

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use litemap::LiteMap;
 use pushonce_core::{Gap, Position, SubscribeOptions, SubscriberCount, Topic};
+use pushonce_telemetry::Gauge;
 use slab::Slab;
 use tokio::time::Instant;
 
 use super::SubscribeError;
 use crate::delivery_mode::{DeliveryMode, MinInterval};
 use crate::dirty_topics::DirtyTopics;
+use crate::metrics;
 use crate::registry::TopicInterest;
 use crate::start_position::PreparedSubscription;
 use crate::topic_buffer::{Registration, RetentionGuard, TopicBuffer};
@@ -44,6 +46,8 @@ pub(super) struct SubscriptionTable {
     /// most a second.
     paused: BinaryHeap<Reverse<(Instant, SessionKey, usize)>>,
     last_serial: u64,
+    /// The numbers of subscriptions of all lanes, by wire format. There are a handful.
+    subscription_gauges: Vec<(WireFormat, Gauge)>,
 }
 
 /// A subscription of a session that is being made.
@@ -173,6 +177,10 @@ impl LaneSession {
 
 impl SubscriptionTable {
     pub(super) fn new(hub: Hub) -> SubscriptionTable {
+        let wire_formats = hub.shared.encoder.wire_formats().iter();
+        let subscription_gauges = wire_formats
+            .map(|&(wire, transport)| (wire, metrics::subscription_gauge(transport)))
+            .collect();
         SubscriptionTable {
             hub,
             sessions: Slab::new(),
@@ -181,6 +189,7 @@ impl SubscriptionTable {
             ready: VecDeque::new(),
             paused: BinaryHeap::new(),
             last_serial: 0,
+            subscription_gauges,
         }
     }
 
@@ -281,9 +290,18 @@ impl SubscriptionTable {
         let subscription_index = self.topics[topic_index].subscriptions.insert(subscription);
         if let Some(session) = self.session(key) {
             session.subscriptions.insert(topic_index, subscription_index);
+            let wire = session.wire;
+            self.count_subscription(wire, 1.0);
         }
-        self.hub.shared.registry.metrics.subscriptions.increment(1.0);
         true
+    }
+
+    /// Adds `change` to the number of subscriptions with this wire format.
+    fn count_subscription(&self, wire: WireFormat, change: f64) {
+        if let Some((_, gauge)) = self.subscription_gauges.iter().find(|(known, _)| *known == wire)
+        {
+            gauge.increment(change);
+        }
     }
 
     /// The index of the topic in this lane; added with its first subscriber. Later subscribers drop their
@@ -450,7 +468,8 @@ impl SubscriptionTable {
         }
         let topic_index = topic_index?;
         let subscription_index = session.subscriptions.remove(&topic_index)?;
-        self.remove_subscription(topic_index, subscription_index)
+        let wire = session.wire;
+        self.remove_subscription(wire, topic_index, subscription_index)
     }
 
     pub(super) fn close_session(&mut self, key: SessionKey) {
@@ -459,7 +478,7 @@ impl SubscriptionTable {
         }
         let session = self.sessions.remove(key.index);
         for (topic_index, subscription_index) in session.subscriptions {
-            self.remove_subscription(topic_index, subscription_index);
+            self.remove_subscription(session.wire, topic_index, subscription_index);
         }
         self.hub.shared.registry.metrics.sessions.decrement(1.0);
     }
@@ -467,18 +486,21 @@ impl SubscriptionTable {
     /// Removes a subscription from its topic; the last one removes the topic from the lane. Returns the token of the subscription, if there is one.
     fn remove_subscription(
         &mut self,
+        wire: WireFormat,
         topic_index: usize,
         subscription_index: usize,
     ) -> Option<u32> {
         let lane_topic = self.topics.get_mut(topic_index)?;
         let token = lane_topic.subscriptions.try_remove(subscription_index).map(|removed| {
             lane_topic.interest.remove_subscriber(removed.subscriber_count());
-            self.hub.shared.registry.metrics.subscriptions.decrement(1.0);
             removed.token
         });
         if lane_topic.subscriptions.is_empty() {
             let removed = self.topics.remove(topic_index);
             self.topic_indexes.remove(&removed.registration.buffer().topic);
+        }
+        if token.is_some() {
+            self.count_subscription(wire, -1.0);
         }
         token
     }

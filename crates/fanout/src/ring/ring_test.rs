@@ -185,6 +185,10 @@ impl CountingEncoder {
 }
 
 impl FrameEncoder for CountingEncoder {
+    fn wire_formats(&self) -> &'static [(WireFormat, &'static str)] {
+        &[]
+    }
+
     fn encode_message(&self, wire: WireFormat, _: &Topic, _: &Message) -> Bytes {
         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         vec![wire.0].into()

@@ -71,6 +71,10 @@ pub(crate) fn new_hub(owner: &Arc<TestOwner>, config: hub::Config) -> Hub {
 }
 
 impl FrameEncoder for TextEncoder {
+    fn wire_formats(&self) -> &'static [(WireFormat, &'static str)] {
+        &[(JSON, "websocket"), (PROTO, "quic")]
+    }
+
     fn encode_message(&self, _: WireFormat, topic: &Topic, message: &Message) -> Bytes {
         format!("{topic} {}", message.position).into()
     }

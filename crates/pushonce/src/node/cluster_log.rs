@@ -1,4 +1,5 @@
-//! Logs what changes in the cluster: members, the leader of the control group, the owners of shards.
+//! Logs what changes in the cluster: members, the leader of the control group and this node's role in it, the
+//! owners of shards.
 //!
 //! Members change by committed commands, which are rare: each change is logged at once. An election may
 //! move the leader and all owners several times a second, so these are compared at most once in
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What is compared.
 pub(super) struct ClusterLog {
+    pub(super) me: NodeId,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     pub(super) control_status: watch::Receiver<GroupStatus>,
     pub(super) owners: watch::Receiver<Arc<ShardOwners>>,
@@ -28,10 +30,11 @@ type LoggedMembers = BTreeMap<NodeId, (String, MemberState)>;
 impl ClusterLog {
     /// Runs until `shutdown`, or until a watch has ended.
     pub(super) async fn run(self, shutdown: CancellationToken) {
-        let ClusterLog { view, control_status, owners } = self;
+        let ClusterLog { me, view, control_status, owners } = self;
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = log_members(view.clone()) => {}
+            () = log_control_role(me, control_status.clone()) => {}
             () = log_control_leader(control_status) => {}
             () = log_owners(view, owners) => {}
         }
@@ -66,6 +69,28 @@ fn log_member(member: &Member, logged: Option<MemberState>) {
             tracing::info!(node = %id, name, ?state, "member changed its state");
         }
         Some(_) => {}
+    }
+}
+
+async fn log_control_role(me: NodeId, mut status: watch::Receiver<GroupStatus>) {
+    let mut logged = "none";
+    loop {
+        let role = {
+            let status = status.borrow_and_update();
+            match () {
+                () if status.voters.contains(&me) => "voter",
+                () if status.learners.contains(&me) => "learner",
+                () => "none",
+            }
+        };
+        if role != logged {
+            tracing::info!(role, before = logged, "role of this node in the control group changed");
+            logged = role;
+            sleep(LogLimiter::INTERVAL).await;
+        }
+        if status.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use pushonce_core::ShardId;
 use pushonce_gateway::{Admission, LaneWatchdog, MemoryUse};
 use pushonce_publish::Readiness;
 use pushonce_shard::NodeTopics;
-use pushonce_telemetry::Gauge;
+use pushonce_telemetry::{Gauge, LogLimiter};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,37 @@ impl ProblemGauges {
     }
 }
 
+/// Logs changes of readiness; the list of reasons changes with every shard that moves. A node at the edge of
+/// its load may become ready and unready several times a second: after a line the next one waits for
+/// [`LogLimiter::INTERVAL`], and the newest state is always logged in the end.
+#[derive(Default)]
+struct ReadinessLog {
+    latest: Readiness,
+    logged: Readiness,
+    /// Changes since the last line.
+    changes: u64,
+    limiter: LogLimiter,
+}
+
+impl ReadinessLog {
+    fn update(&mut self, current: Readiness, issues: &[HealthIssue], now: Instant) {
+        self.changes += u64::from(std::mem::replace(&mut self.latest, current) != current);
+        if current == self.logged || self.limiter.allow(now).is_none() {
+            return;
+        }
+        self.logged = current;
+        let suppressed = std::mem::take(&mut self.changes).saturating_sub(1);
+        let texts: Vec<_> = issues.iter().map(|reason| reason.text.as_str()).collect();
+        let reasons = texts.join("; ");
+        match (current.can_publish, current.can_subscribe) {
+            (true, true) => tracing::info!(suppressed, "ready"),
+            (false, false) => tracing::warn!(%reasons, suppressed, "not ready"),
+            (false, true) => tracing::warn!(%reasons, suppressed, "not ready for publishers"),
+            (true, false) => tracing::warn!(%reasons, suppressed, "not ready for subscribers"),
+        }
+    }
+}
+
 impl HealthStatus {
     /// The status before the first check.
     pub(super) fn starting() -> HealthStatus {
@@ -111,6 +142,8 @@ impl HealthCheck {
         let mut monitor = HealthMonitor::default();
         let problems = ProblemGauges::new();
         let topics_gauge = metrics::TOPICS.register_gauge(&[]);
+        let history_gauge = metrics::HISTORY_BYTES.register_gauge(&[]);
+        let mut readiness_log = ReadinessLog::default();
         let mut is_stopping = false;
         let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -132,29 +165,16 @@ impl HealthCheck {
                 issues.extend(overload_issue(&self.admission));
                 issues
             };
-            self.log_readiness_change(&issues);
+            let current = readiness(&issues);
+            self.ready_sender
+                .send_if_modified(|known| std::mem::replace(known, current) != current);
+            readiness_log.update(current, &issues, checked_at);
             self.health_sender.send_replace(HealthStatus { issues, checked_at });
             problems.set(
                 &self.overview.problems(&shard_progress::local_progress(self.hosted.progress())),
             );
             topics_gauge.set(self.topics.topic_count() as f64);
-        }
-    }
-
-    /// Logs a change of readiness only; the list of reasons changes with every shard that moves.
-    fn log_readiness_change(&self, issues: &[HealthIssue]) {
-        let current = readiness(issues);
-        if !self.ready_sender.send_if_modified(|known| std::mem::replace(known, current) != current)
-        {
-            return;
-        }
-        let texts: Vec<_> = issues.iter().map(|reason| reason.text.as_str()).collect();
-        let reasons = texts.join("; ");
-        match (current.can_publish, current.can_subscribe) {
-            (true, true) => tracing::info!("ready"),
-            (false, false) => tracing::warn!(%reasons, "not ready"),
-            (false, true) => tracing::warn!(%reasons, "not ready for publishers"),
-            (true, false) => tracing::warn!(%reasons, "not ready for subscribers"),
+            history_gauge.set(self.topics.history_bytes() as f64);
         }
     }
 
@@ -266,4 +286,25 @@ fn overload_issue(admission: &Admission) -> Option<HealthIssue> {
             BlockedServices::default()
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_change_of_readiness_is_logged_per_interval_and_the_newest_in_the_end() {
+        let ready = Readiness { can_publish: true, can_subscribe: true };
+        let unready = Readiness::default();
+        let (mut log, start) = (ReadinessLog::default(), Instant::now());
+        let mut logged_after = |current, seconds| {
+            log.update(current, &[], start + Duration::from_secs(seconds));
+            (log.logged, log.changes)
+        };
+        assert_eq!(logged_after(ready, 0), (ready, 0));
+        assert_eq!(logged_after(unready, 1), (ready, 1));
+        assert_eq!(logged_after(ready, 2), (ready, 2));
+        assert_eq!(logged_after(unready, 9), (ready, 3));
+        assert_eq!(logged_after(unready, 11), (unready, 0));
+    }
 }

@@ -217,6 +217,7 @@ proptest! {
                 }
                 MemoryStep::ChangeOwner => (term, index) = (term + 1, index + 2),
             }
+            prop_assert_eq!(memory.history_bytes(), HistoryBytes::sum(memory.topics.values()));
             if memory.holds(Term(term), &topic("chat/7")) {
                 let page = memory.fetch_history(&topic("chat/7"), HistoryRange::After(reached), NOW).unwrap();
                 prop_assert!(page.head >= reached && page.messages.is_empty());
