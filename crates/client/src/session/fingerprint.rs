@@ -29,23 +29,16 @@ impl FromStr for CertificateFingerprint {
     type Err = InvalidCertificateFingerprint;
 
     fn from_str(text: &str) -> Result<CertificateFingerprint, InvalidCertificateFingerprint> {
-        let digits = text.chars().filter(|&c| c != ':').map(|c| c.to_digit(16));
-        let digits: Vec<u32> =
-            digits.collect::<Option<_>>().ok_or(InvalidCertificateFingerprint)?;
-        if digits.len() != 64 {
-            return Err(InvalidCertificateFingerprint);
-        }
+        let digits: String = text.chars().filter(|&c| c != ':').collect();
         let mut hash = [0; 32];
-        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = pair.iter().fold(0, |byte, &digit| byte << 4 | digit as u8);
-        }
+        hex::decode_to_slice(digits, &mut hash).map_err(|_| InvalidCertificateFingerprint)?;
         Ok(CertificateFingerprint(hash))
     }
 }
 
 impl fmt::Display for CertificateFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(self.0))
     }
 }
 
