@@ -42,7 +42,7 @@ use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Backend, Gateway};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
-use pushonce_peer::{PeerAddresses, PeerTransport};
+use pushonce_peer::{Credentials, PeerAddresses, PeerTransport};
 use pushonce_relay::Relay;
 use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
@@ -148,10 +148,8 @@ impl Node {
         let edge_sink = ports::EdgeSink::default();
         let clocks = Arc::new(NodeClocks::new(me));
         let (relay, relay_handle) = Relay::new(
-            pushonce_relay::Config {
-                agreed_version: engine.agreed_version(),
-                ..pushonce_relay::Config::new(me, cluster)
-            },
+            pushonce_relay::Config::new(me),
+            transport.clone(),
             view_receiver.clone(),
             Arc::new(shards.clone()),
             Arc::new(edge_sink.clone()),
@@ -330,7 +328,7 @@ impl Node {
     /// When a part of the node ends unexpectedly.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut peer_port_stage = ShutdownStage::new("the port between nodes");
-        let peers = pushonce_relay::server()
+        let peers = pushonce_peer::server(&Credentials::default())
             .add_service(self.engine.service())
             .add_service(self.relay.service())
             .add_service(self.owned_topics.service())

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    ClusterId, ClusterVersion, FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim,
-    Position, ShardId, SubscriberCount, Term, Timestamp, VersionOffer, VersionRange,
+    ClusterId, FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim, Position, ShardId,
+    SubscriberCount, Term, Timestamp,
 };
 
 use super::{FetchedPart, PeerFrame, outcome};
@@ -14,29 +14,11 @@ use crate::field::{decode_content_type, decode_gap_reason, decode_key, decode_to
 use crate::pb::peer::v1 as pb;
 use pb::link_frame::Frame as Wire;
 
-/// Decodes the version offer of a hello. A number out of range is a version that no node supports: the offer
-/// counts as absent.
-fn decode_version_offer(hello: &pb::Hello) -> Option<VersionOffer> {
-    let version = |number: u32| u16::try_from(number).ok().map(ClusterVersion);
-    let (min, max) = (version(hello.version_min)?, version(hello.version_max)?);
-    let offer = VersionOffer {
-        supported: VersionRange { min, max },
-        agreed: version(hello.version_agreed)?,
-    };
-    (offer.agreed != ClusterVersion::default()).then_some(offer)
-}
-
 impl TryFrom<pb::LinkFrame> for PeerFrame {
     type Error = InvalidField;
 
     fn try_from(frame: pb::LinkFrame) -> Result<PeerFrame, InvalidField> {
         Ok(match frame.frame.ok_or_else(|| InvalidField::missing("frame"))? {
-            Wire::Hello(hello) => PeerFrame::Hello {
-                cluster: decode_cluster_id("hello.cluster_id", &hello.cluster_id)?,
-                node: NodeId(hello.node_id),
-                expected_peer: decode_node(hello.expected_node),
-                versions: decode_version_offer(&hello),
-            },
             Wire::Claim(claim) => PeerFrame::Claim(claim.try_into()?),
             Wire::Publish(request) => {
                 PeerFrame::Publish { id: request.id, publish: outcome::decode_publish(request)? }
