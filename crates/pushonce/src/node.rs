@@ -170,6 +170,7 @@ impl Node {
         let stopping = CancellationToken::new();
         let overview = NodeOverview {
             me,
+            transport: transport.clone(),
             view: view_receiver.clone(),
             owners: relay_handle.owners(),
             reachable_nodes: relay_handle.reachable(),
@@ -181,6 +182,7 @@ impl Node {
         };
         let owned_topics = OwnedTopics {
             me,
+            transport: transport.clone(),
             view: view_receiver.clone(),
             hosted: hosted.clone(),
             relay: relay_handle.clone(),
@@ -266,7 +268,7 @@ impl Node {
             control: control.clone(),
             reachable: relay_handle.reachable(),
             hosted: hosted.clone(),
-            address_book: address_book.clone(),
+            transport,
             caller_addresses: caller_sender,
             foreign_callers: Arc::new(ForeignCallers::default()),
             development: config.is_development,

@@ -3,11 +3,10 @@
 //! # Overview
 //!
 //! Nodes are connected by links, one bidirectional gRPC stream for each pair, on a connection of its own that
-//! [`pushonce_peer`] makes. [`Relay`] runs the links and
-//! [`Handle`] is the interface of the node to it. The relay calls the node through three ports:
-//! [`ShardSource`] (its shards), [`TopicSink`] (its edge) and [`Clocks`]. Besides messages, links carry
-//! publishes to the owner, history requests, and ownership claims, from which every node learns who leads
-//! each shard.
+//! [`pushonce_peer`] makes. [`Relay`] runs the links and [`Handle`] is the interface of the node to it. The
+//! relay calls the node through three ports: [`ShardSource`] (its shards), [`TopicSink`] (its edge) and
+//! [`Clocks`]. Besides messages, links carry publishes to the owner, history requests, and ownership claims,
+//! from which every node learns who leads each shard.
 //!
 //! # Guarantees
 //!

@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, join_all};
 use pushonce_core::{FailPoint, FetchError, NodeId, ShardId, ShardOwners, Topic};
+use pushonce_peer::{DialError, PeerChannel};
 use pushonce_proto::cluster::{TopicInfo, TopicList};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_client::TopicsServiceClient;
-use pushonce_proto::status::describe;
 use pushonce_publish::TOPICS_MAX;
 use tokio::sync::watch;
-use tokio::time::timeout;
-use tonic::Response;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
 use super::owned_topics::OwnedTopics;
 
@@ -34,7 +32,6 @@ const CACHED_AUDIENCES_MAX: usize = 4_096;
 pub(super) struct ClusterTopics {
     owned: OwnedTopics,
     owners: watch::Receiver<Arc<ShardOwners>>,
-    channels: Arc<Mutex<HashMap<NodeId, (String, Channel)>>>,
     audience_cache: Arc<Mutex<HashMap<Topic, CachedAudience>>>,
 }
 
@@ -103,7 +100,7 @@ impl ClusterTopics {
         owned: OwnedTopics,
         owners: watch::Receiver<Arc<ShardOwners>>,
     ) -> ClusterTopics {
-        ClusterTopics { owned, owners, channels: Arc::default(), audience_cache: Arc::default() }
+        ClusterTopics { owned, owners, audience_cache: Arc::default() }
     }
 
     async fn describe(self, topic: Topic) -> Result<TopicInfo, FetchError> {
@@ -116,8 +113,8 @@ impl ClusterTopics {
             Some(owner) if owner == self.owned.me => self.owned.describe(&topic).await,
             Some(owner) => {
                 let mut client = self.client(owner)?;
-                let response = client.topic(pb::TopicRequest { topic: topic.into() });
-                parse_response(owner, timeout(REQUEST_TIMEOUT, response).await)
+                let call = client.topic(pb::TopicRequest { topic: topic.into() });
+                self.response_of(owner, call).await
             }
         }
     }
@@ -169,26 +166,38 @@ impl ClusterTopics {
             after: after.map_or_else(String::new, Topic::to_string),
             count_max: u32::try_from(count_max).unwrap_or(u32::MAX),
         };
-        parse_response(node, timeout(REQUEST_TIMEOUT, self.client(node)?.topics(request)).await)
+        let mut client = self.client(node)?;
+        self.response_of(node, client.topics(request)).await
     }
 
-    /// The client of a node. The connection is made at the first request and kept.
-    fn client(&self, node: NodeId) -> Result<TopicsServiceClient<Channel>, FetchError> {
-        let view = self.owned.view.borrow().clone();
-        let unknown = || FetchError::Unavailable(format!("{node} is not a member of the cluster"));
-        let address = &view.member(node).ok_or_else(unknown)?.addresses.peer;
-        let mut channels = lock(&self.channels);
-        channels.retain(|node, _| view.member(*node).is_some());
-        if let Some((_, channel)) = channels.get(&node).filter(|(known, _)| known == address) {
-            return Ok(TopicsServiceClient::new(channel.clone()));
-        }
-        let invalid_address =
-            |error| FetchError::Unavailable(format!("{node} has no valid address: {error}"));
-        let endpoint =
-            Endpoint::from_shared(format!("http://{address}")).map_err(invalid_address)?;
-        let channel = endpoint.connect_timeout(REQUEST_TIMEOUT).tcp_nodelay(true).connect_lazy();
-        channels.insert(node, (address.clone(), channel.clone()));
+    /// The client of a node.
+    fn client(&self, node: NodeId) -> Result<TopicsServiceClient<PeerChannel>, FetchError> {
+        let unavailable = |error: DialError| FetchError::Unavailable(error.to_string());
+        let channel = self.owned.transport.data_channel(node).map_err(unavailable)?;
         Ok(TopicsServiceClient::new(channel))
+    }
+
+    /// Awaits the response of a node and converts it.
+    async fn response_of<W, T>(
+        &self,
+        node: NodeId,
+        call: impl Future<Output = Result<Response<W>, Status>>,
+    ) -> Result<T, FetchError>
+    where
+        T: TryFrom<W, Error: std::fmt::Display>,
+    {
+        let unavailable = FetchError::Unavailable;
+        let failed = |error| match error {
+            DialError::TimedOut(timeout) => {
+                unavailable(format!("{node} did not answer within {timeout:?}"))
+            }
+            error => unavailable(error.to_string()),
+        };
+        let invalid =
+            |error: T::Error| unavailable(format!("{node} sent an invalid response: {error}"));
+        let response = self.owned.transport.check_response(node, REQUEST_TIMEOUT, call).await;
+        let (_version, response) = response.map_err(failed)?;
+        T::try_from(response.into_inner()).map_err(invalid)
     }
 
     fn request_audience(&self, topic: Topic) -> Shared<BoxFuture<'static, AudienceResult>> {
@@ -220,22 +229,6 @@ fn merge_lists(
     topics.dedup_by(|a, b| a.topic == b.topic);
     topics.truncate(count_max);
     TopicList { topics, unknown_shards: unknown_shards.into_iter().collect() }
-}
-
-/// Converts the response of a node.
-fn parse_response<W, T>(
-    node: NodeId,
-    response: Result<Result<Response<W>, tonic::Status>, tokio::time::error::Elapsed>,
-) -> Result<T, FetchError>
-where
-    T: TryFrom<W, Error: std::fmt::Display>,
-{
-    let unavailable = FetchError::Unavailable;
-    let timed_out = |_| unavailable(format!("{node} did not answer within {REQUEST_TIMEOUT:?}"));
-    let failed = |status: tonic::Status| unavailable(describe(&status));
-    let invalid =
-        |error: T::Error| unavailable(format!("{node} sent an invalid response: {error}"));
-    T::try_from(response.map_err(timed_out)?.map_err(failed)?.into_inner()).map_err(invalid)
 }
 
 impl pushonce_publish::TopicDirectory for ClusterTopics {

@@ -7,13 +7,13 @@ use futures::stream::FuturesUnordered;
 use pushonce_consensus::LogMark;
 use pushonce_control::{JoinCommand, Profile};
 use pushonce_core::{Addresses, ClusterId, ClusterTimes, HostPort};
+use pushonce_peer::Credentials;
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
-use pushonce_proto::status::error_chain;
 use pushonce_telemetry::LogLimiter;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::identity::Identity;
@@ -206,12 +206,8 @@ pub(super) async fn connect_membership(
 ) -> Result<MembershipServiceClient<Channel>, Status> {
     let address: HostPort =
         address.parse().map_err(|error| Status::new(Code::InvalidArgument, format!("{error}")))?;
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| Status::invalid_argument(format!("{address} cannot be dialled: {error}")))?
-        .connect_timeout(timeout)
-        .timeout(timeout);
-    let channel = endpoint.connect().await;
-    let channel = channel.map_err(|error| Status::unavailable(error_chain(&error)))?;
+    let channel = pushonce_peer::connect(&Credentials::default(), &address, timeout).await;
+    let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
     Ok(MembershipServiceClient::new(channel))
 }
 
@@ -243,9 +239,6 @@ fn join_request(joining: &JoinCommand, starting: bool) -> pb::JoinRequest {
 mod tests {
     use std::collections::BTreeSet;
 
-    use pushonce_core::HostPort;
-    use tonic::transport::Endpoint;
-
     use super::{CONCURRENT_REQUESTS_MAX, rotated};
 
     #[test]
@@ -260,14 +253,6 @@ mod tests {
                 "no address is asked twice"
             );
             assert_eq!((0..20).flat_map(requested).collect::<BTreeSet<_>>().len(), count);
-        }
-    }
-
-    #[test]
-    fn every_address_that_a_join_accepts_can_be_dialled() {
-        for text in ["127.0.0.1:1", "[::1]:7091", "a:65535", "n-1.eu_west.example.:7091"] {
-            let address: HostPort = text.parse().expect("a valid address");
-            assert!(Endpoint::from_shared(format!("http://{address}")).is_ok(), "{text}");
         }
     }
 }

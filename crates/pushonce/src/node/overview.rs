@@ -8,6 +8,7 @@ use pushonce_consensus::GroupStatus;
 use pushonce_control::health::{self, ClusterProblem};
 use pushonce_control::leave;
 use pushonce_core::{ClusterId, ClusterView, NodeId, ShardId, ShardOwners, Topic};
+use pushonce_peer::PeerTransport;
 use pushonce_proto::cluster::ShardMoveProgress;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ use super::shard_progress;
 pub(super) struct NodeOverview {
     /// This node.
     pub(super) me: NodeId,
+    /// Calls the other nodes.
+    pub(super) transport: PeerTransport,
     /// The newest committed view.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     /// The owners of shards, as they claim it themselves.

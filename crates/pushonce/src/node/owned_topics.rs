@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pushonce_core::{ClusterView, FetchError, HistoryRange, NodeId, Position, ShardId, Topic};
+use pushonce_peer::{AcceptedPeer, PeerTransport};
 use pushonce_proto::cluster::{TopicInfo, TopicList};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_server::{TopicsService, TopicsServiceServer};
@@ -18,6 +19,8 @@ use super::replica_supervisor::LocalReplicas;
 pub(super) struct OwnedTopics {
     /// This node.
     pub(super) me: NodeId,
+    /// Checks who asks.
+    pub(super) transport: PeerTransport,
     /// Determines the shard of a topic.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     /// The replicas on this node.
@@ -30,6 +33,10 @@ impl OwnedTopics {
     /// The gRPC service for the peer port.
     pub(super) fn service(self) -> TopicsServiceServer<OwnedTopics> {
         TopicsServiceServer::new(self)
+    }
+
+    fn accept<T>(&self, request: &Request<T>) -> Result<AcceptedPeer, Status> {
+        self.transport.accept(request).map_err(|error| self.transport.reject(&error))
     }
 
     /// The shard of a topic.
@@ -114,19 +121,23 @@ impl TopicsService for OwnedTopics {
         &self,
         request: Request<pb::TopicRequest>,
     ) -> Result<Response<pb::TopicResponse>, Status> {
+        let peer = self.accept(&request)?;
         let topic = parse_topic(&request.into_inner().topic)?;
         let described = self.describe(&topic).await;
-        Ok(Response::new(described.map_err(|error| Status::unavailable(error.to_string()))?.into()))
+        let described = described.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(self.transport.respond(peer, described.into()))
     }
 
     async fn topics(
         &self,
         request: Request<pb::TopicsRequest>,
     ) -> Result<Response<pb::TopicsResponse>, Status> {
+        let peer = self.accept(&request)?;
         let pb::TopicsRequest { prefix, after, count_max } = request.into_inner();
         let after = (!after.is_empty()).then(|| parse_topic(&after)).transpose()?;
         let count_max = usize::try_from(count_max).unwrap_or(Handle::TOPICS_MAX);
-        Ok(Response::new(self.list(&prefix, after.as_ref(), count_max).await.into()))
+        let list = self.list(&prefix, after.as_ref(), count_max).await;
+        Ok(self.transport.respond(peer, list.into()))
     }
 }
 
