@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, ClusterId, ClusterView, CommitAge, FetchError, Gap, HistoryPage, HistoryRange,
-    Message, NodeId, Position, Publish, PublishError, ShardId, SubscriberCount, Timestamp, Topic,
-    UnavailableReason, test_util,
+    Acknowledgement, ClusterId, ClusterView, CommitAge, ConsensusTimes, FetchError, Gap,
+    HistoryPage, HistoryRange, Message, NodeId, Position, Publish, PublishError, ShardId,
+    SubscriberCount, Timestamp, Topic, UnavailableReason, test_util,
 };
+use pushonce_peer::{PeerAddresses, PeerTransport};
 use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -99,8 +100,10 @@ async fn measure(topics: usize) {
     let shards = view.shards;
     let (_never_changes, view) = watch::channel(Arc::new(view));
     let live_counter = Arc::new(LiveCounter::default());
-    let config = Config::new(NODE, ClusterId(1));
-    let (relay, handle) = Relay::new(config, view, Arc::new(BenchShards), Arc::new(BenchClock));
+    let addresses = PeerAddresses::default();
+    let transport = PeerTransport::new(ClusterId(1), NODE, addresses, &ConsensusTimes::LAN);
+    let (relay, handle) =
+        Relay::new(Config::new(NODE), transport, view, Arc::new(BenchShards), Arc::new(BenchClock));
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(relay.run(live_counter.clone(), shutdown.clone()));
     for shard in shards.ids() {

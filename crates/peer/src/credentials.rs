@@ -40,3 +40,20 @@ impl Credentials {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::HostPort;
+
+    use super::*;
+
+    #[test]
+    fn every_address_that_a_join_accepts_can_be_dialled() {
+        for text in ["127.0.0.1:1", "[::1]:7091", "a:65535", "n-1.eu_west.example.:7091"] {
+            let address: HostPort = text.parse().expect("a valid address");
+            let endpoint =
+                Credentials::Plaintext.endpoint(&address.to_string(), Duration::from_secs(1));
+            assert!(endpoint.is_ok(), "{text}");
+        }
+    }
+}

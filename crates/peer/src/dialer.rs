@@ -1,12 +1,17 @@
 //! Connects to one peer again and again: all its addresses in turn, with back-off.
 
-use pushonce_core::NodeId;
+use std::time::Duration;
+
+use pushonce_core::{Backoff, NodeId};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::addresses::AddressTable;
-use crate::backoff::Backoff;
 use crate::{ChannelKind, DialError, PeerChannel, PeerTransport};
+
+/// The first delay is short, so that a restarted node is reconnected at once. The longest delay is the time
+/// that a returning node may have to wait.
+const DIAL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// Makes the connections to one peer. A connection belongs to the caller, who shares it with nobody.
 #[derive(Debug)]
@@ -25,7 +30,7 @@ pub struct Dialer {
 impl Dialer {
     pub(crate) fn new(transport: PeerTransport, peer: NodeId, kind: ChannelKind) -> Dialer {
         let addresses = transport.addresses().subscribe();
-        let (address, backoff) = (String::new(), Backoff::new());
+        let (address, backoff) = (String::new(), DIAL_BACKOFF);
         Dialer { transport, peer, kind, addresses, attempts: 0, address, backoff }
     }
 
@@ -58,7 +63,7 @@ impl Dialer {
 
     /// Waits until the next attempt is due. A changed address ends the wait.
     pub async fn wait_before_retry(&mut self) {
-        let delay = self.backoff.next_delay();
+        let delay = self.backoff.next_delay(rand::random());
         tokio::select! {
             () = sleep(delay) => {}
             // An error is impossible: the transport holds the sender.

@@ -67,7 +67,7 @@ pub enum DialError {
     /// The peer did not answer in time. The call may have arrived.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    /// The peer is not the expected node, or the versions do not overlap.
+    /// Another node answered, or the versions do not overlap.
     #[error(transparent)]
     Greeting(#[from] GreetingError),
     /// The call failed; `FAILED_PRECONDITION` when the peer rejected this node.

@@ -3,31 +3,34 @@
 //! # Overview
 //!
 //! A node has one [`PeerTransport`]. Consensus, the relay and the services of the node call their peers
-//! through it, and their gRPC services pass each call from a peer to it. The transport knows what this node is,
-//! at which addresses its peers listen ([`PeerAddresses`]) and how a connection is secured
+//! through it, and their gRPC services check each caller with it. The transport holds the identity of this
+//! node, the addresses of its peers ([`PeerAddresses`]) and the means to secure a connection
 //! ([`Credentials`]).
 //!
 //! Each peer is called over two channels ([`ChannelKind`]), which never share a connection:
 //!
 //! | channel | carries | keep-alive |
 //! |---|---|---|
-//! | consensus | votes, heartbeats and appends of all groups | `election_max`, so that a stopped leader is noticed in time |
+//! | consensus | votes, heartbeats and appends of all groups | `election_max` |
 //! | data | links, snapshots, requests for operators | 2 s |
 //!
-//! Streams of one connection share one queue in the kernel and one TCP window: on the consensus channel, bulk
-//! data would delay votes. For the same reason each link has a data connection of its own
+//! The keep-alive of the consensus channel detects a stopped leader in time for an election.
+//!
+//! Streams of one connection share one queue in the kernel and one TCP window: bulk data would delay votes on
+//! the consensus channel. For the same reason each link has a data connection of its own
 //! ([`PeerTransport::dialer`]): a snapshot delays no message either. Snapshots and requests share another
-//! one ([`PeerTransport::data_channel`]).
+//! connection ([`PeerTransport::data_channel`]).
 //!
 //! # Guarantees
 //!
 //! - Every call on a channel carries a greeting: the cluster, the node that calls, the node that is
 //!   expected, and the versions of the caller. [`PeerTransport::accept`] checks it before anything else of the
-//!   call is used, and [`PeerTransport::check_response`] checks that of the response. The node ids in it are
-//!   claims; they meet the credentials of a connection in these two functions and nowhere else.
+//!   call is used, and [`PeerTransport::check_response`] checks that of the response. The node id in a
+//!   greeting is a claim. Only these two functions read it, so they are the place where [`Credentials`] will
+//!   confirm it.
 //! - A node of another cluster, another node than the expected one, a removed node, and a node whose versions
-//!   do not overlap are rejected with a text that names what to change. A rejection carries the greeting of
-//!   the node that rejects, so that both sides know of a version conflict.
+//!   do not overlap are rejected with a text that names what to change. The rejection of a version carries the
+//!   greeting of the node that rejects, so that both sides know of the conflict.
 //! - A [`Dialer`] tries all known addresses of its peer in turn, a new address at once, with a jittered
 //!   back-off of at most one second.
 //! - A peer that stops without closing its sockets is detected by keep-alives.
@@ -76,7 +79,6 @@
 //! ```
 
 mod addresses;
-mod backoff;
 mod credentials;
 mod dialer;
 mod error;

@@ -80,8 +80,8 @@ pub fn server(credentials: &Credentials) -> Server {
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
 }
 
-/// Connects to whichever node listens at an address, without a greeting: for nodes that have no identity yet
-/// or look for members. `timeout` is that of the connection, and of each call.
+/// Connects to an address without a greeting, for a node that has no identity yet or looks for members.
+/// `timeout` is that of the connection, and of each call.
 ///
 /// # Errors
 /// [`DialError::Unreachable`] when the address is invalid or the connection fails.

@@ -44,7 +44,7 @@ use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Backend, Gateway};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
-use pushonce_peer::{PeerAddresses, PeerTransport};
+use pushonce_peer::{Credentials, PeerAddresses, PeerTransport};
 use pushonce_relay::Relay;
 use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
@@ -150,10 +150,8 @@ impl Node {
         };
         let clocks = Arc::new(NodeClocks::new(me));
         let (relay, relay_handle) = Relay::new(
-            pushonce_relay::Config {
-                agreed_version: engine.agreed_version(),
-                ..pushonce_relay::Config::new(me, cluster)
-            },
+            pushonce_relay::Config::new(me),
+            transport.clone(),
             view_receiver.clone(),
             Arc::new(shards.clone()),
             clocks.clone(),
@@ -174,6 +172,7 @@ impl Node {
         let stopping = CancellationToken::new();
         let overview = NodeOverview {
             me,
+            transport: transport.clone(),
             view: view_receiver.clone(),
             owners: relay_handle.owners(),
             reachable_nodes: relay_handle.reachable(),
@@ -186,6 +185,7 @@ impl Node {
         };
         let owned_topics = OwnedTopics {
             me,
+            transport: transport.clone(),
             view: view_receiver.clone(),
             hosted: hosted.clone(),
             relay: relay_handle.clone(),
@@ -271,7 +271,7 @@ impl Node {
             control: control.clone(),
             reachable: relay_handle.reachable(),
             hosted: hosted.clone(),
-            address_book: address_book.clone(),
+            transport,
             caller_addresses: caller_sender,
             foreign_callers: Arc::new(ForeignCallers::default()),
             development: config.is_development,
@@ -334,7 +334,7 @@ impl Node {
     /// When a part of the node ends unexpectedly.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut peer_port_stage = ShutdownStage::new("the port between nodes");
-        let peers = pushonce_relay::server()
+        let peers = pushonce_peer::server(&Credentials::default())
             .add_service(self.engine.service())
             .add_service(self.relay.service())
             .add_service(self.owned_topics.service())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushonce_core::{AgreedVersion, ClusterId, History, NodeId};
+use pushonce_core::{History, NodeId};
 use pushonce_proto::peer::MESSAGE_OVERHEAD_BYTES;
 
 use crate::send_queue::HEAVY_LOAD_DIVISOR;
@@ -12,10 +12,6 @@ use crate::send_queue::HEAVY_LOAD_DIVISOR;
 pub struct Config {
     /// The id of this node.
     pub me: NodeId,
-    /// The id of the cluster. A link to or from another cluster is rejected.
-    pub cluster: ClusterId,
-    /// The version in which this node writes. A peer that cannot read it is rejected.
-    pub agreed_version: AgreedVersion,
     /// Maximum bytes queued for one link. Over it the link is reset: the peer asks again from its position
     /// and receives the remainder from history, which is bounded.
     pub link_bytes_max: usize,
@@ -60,8 +56,6 @@ pub struct Config {
     pub moved_publish_timeout: Duration,
     /// A fetch without an answer ends as unavailable after this time.
     pub fetch_timeout: Duration,
-    /// Timeout of a connection attempt, and of the hello.
-    pub connect_timeout: Duration,
 }
 
 /// A page of the longest history fits in addition to the load at which pages are deferred.
@@ -73,11 +67,9 @@ const _: () = {
 
 impl Config {
     /// The defaults for a node in a data centre.
-    pub fn new(me: NodeId, cluster: ClusterId) -> Config {
+    pub fn new(me: NodeId) -> Config {
         Config {
             me,
-            cluster,
-            agreed_version: AgreedVersion::default(),
             link_bytes_max: LINK_BYTES_MAX,
             committed_bytes_max: 64 << 20,
             pending_max: 65_536,
@@ -95,7 +87,6 @@ impl Config {
             publish_timeout: Duration::from_secs(3),
             moved_publish_timeout: Duration::from_millis(300),
             fetch_timeout: Duration::from_secs(3),
-            connect_timeout: Duration::from_secs(2),
         }
     }
 }

@@ -188,8 +188,6 @@ impl Engine {
             return;
         }
         match frame {
-            // The link checked the hello before it came up.
-            PeerFrame::Hello { .. } => {}
             PeerFrame::Claim(claim) => self.on_claim(claim, from, now),
             PeerFrame::Publish { id, publish } => {
                 self.effects.push(EngineEffect::SubmitPublish { from, id, publish })

@@ -264,10 +264,7 @@ impl EngineDriver {
     }
 
     /// Registers a link. The caller must run the returned future, which reads the link.
-    pub(crate) fn on_link_up(
-        &mut self,
-        mut link: PeerLink,
-    ) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn on_link_up(&mut self, link: PeerLink) -> impl Future<Output = ()> + Send + use<> {
         let node = link.node;
         if self.links.contains_key(&node)
             && let Some(event) = self.reset_link(node, "replaced")
@@ -276,7 +273,6 @@ impl EngineDriver {
         }
         self.last_link_id += 1;
         let link_id = self.last_link_id;
-        let early_frames = std::mem::take(&mut link.early_frames);
         let traffic = RegionTraffic::new(&self.view, self.config.me, node);
         let (send_queue, closed) = (link.send_queue.clone(), link.closed.clone());
         self.links.insert(
@@ -294,7 +290,6 @@ impl EngineDriver {
         }
         self.notify_links_changed();
         self.handle(EngineEvent::LinkUp(node));
-        early_frames.into_iter().for_each(|frame| self.handle(EngineEvent::Frame(node, frame)));
         reader
     }
 

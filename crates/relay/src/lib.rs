@@ -2,11 +2,11 @@
 //!
 //! # Overview
 //!
-//! Nodes are connected by links, one bidirectional gRPC stream for each pair. [`Relay`] runs the links and
-//! [`Handle`] is the interface of the node to it. The relay calls the node through three ports:
-//! [`ShardSource`] (its shards), [`TopicSink`] (its edge) and [`Clocks`]. Besides messages, links carry
-//! publishes to the owner, history requests, and ownership claims, from which every node learns who leads
-//! each shard.
+//! Nodes are connected by links, one bidirectional gRPC stream for each pair, on a connection of its own that
+//! [`pushonce_peer`] makes. [`Relay`] runs the links and [`Handle`] is the interface of the node to it. The
+//! relay calls the node through three ports: [`ShardSource`] (its shards), [`TopicSink`] (its edge) and
+//! [`Clocks`]. Besides messages, links carry publishes to the owner, history requests, and ownership claims,
+//! from which every node learns who leads each shard.
 //!
 //! # Guarantees
 //!
@@ -19,8 +19,8 @@
 //! - When this node cannot guarantee that a topic is complete, the sink is notified with
 //!   [`TopicSink::on_stale`] about three seconds after the last moment at which it could, whichever part of
 //!   the path to the owner is broken, and with [`TopicSink::on_fresh`] when the condition ends.
-//! - Each side of a link sends the versions that its build supports and the version in which it writes. A
-//!   peer that cannot read them, or sends none, is rejected with the reason ([`Handle::version_conflicts`]).
+//! - A peer whose versions do not overlap with those of this node is rejected with the reason, and so is this
+//!   node by it ([`Handle::version_conflicts`]).
 //!
 //! # Non-goals
 //!
@@ -70,22 +70,24 @@
 //! ```no_run
 //! use std::sync::Arc;
 //!
-//! use pushonce_core::{ClusterId, ClusterView, NodeId};
+//! use pushonce_core::{ClusterView, NodeId};
+//! use pushonce_peer::{Credentials, PeerTransport};
 //! use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
 //! use tokio::sync::watch;
 //! use tokio_util::sync::CancellationToken;
 //!
 //! async fn run(
+//!     transport: PeerTransport,
 //!     view: watch::Receiver<Arc<ClusterView>>,
 //!     shards: Arc<dyn ShardSource>,
 //!     edge: Arc<dyn TopicSink>,
 //!     clocks: Arc<dyn Clocks>,
 //!     shutdown: CancellationToken,
 //! ) {
-//!     let config = Config::new(NodeId(1), ClusterId(7));
-//!     let (relay, _handle) = Relay::new(config, view, shards, clocks);
+//!     let config = Config::new(NodeId(1));
+//!     let (relay, _handle) = Relay::new(config, transport, view, shards, clocks);
 //!     // Serve `_router` on the peer port, and use `_handle` to publish, watch and fetch.
-//!     let _router = pushonce_relay::server().add_service(relay.service());
+//!     let _router = pushonce_peer::server(&Credentials::default()).add_service(relay.service());
 //!     relay.run(edge, shutdown).await;
 //! }
 //! ```
@@ -108,7 +110,6 @@ mod task;
 mod version_conflicts;
 
 pub use config::Config;
-pub use dial::server;
 pub use handle::Handle;
 pub use metrics::METRICS;
 pub use port::{Clocks, ShardSource, TopicSink};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{ClusterView, NodeId, ShardOwners};
+use pushonce_peer::PeerTransport;
 use pushonce_proto::pb::peer::v1::relay_service_server::RelayServiceServer;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::{Clocks, Config, Handle, ShardSource, TopicSink};
 /// A relay that is set up and not running yet. Its handles may be used before [`Relay::run`].
 pub struct Relay {
     pub(crate) config: Arc<Config>,
+    pub(crate) transport: PeerTransport,
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) source: Arc<dyn ShardSource>,
     pub(crate) clocks: Arc<dyn Clocks>,
@@ -46,10 +48,11 @@ impl Drop for InboxGuard {
 const PENDING_LINKS_MAX: usize = 64;
 
 impl Relay {
-    /// Creates a relay and its handle. `view` is the cluster as this node knows it: it contains this node
-    /// and the peer addresses of the other nodes.
+    /// Creates a relay and its handle. `view` is the cluster as this node knows it; it contains this node.
+    /// `transport` is that of this node and knows the addresses of the others.
     pub fn new(
         config: Config,
+        transport: PeerTransport,
         view: watch::Receiver<Arc<ClusterView>>,
         source: Arc<dyn ShardSource>,
         clocks: Arc<dyn Clocks>,
@@ -73,6 +76,7 @@ impl Relay {
         let inbox = InboxGuard(inbox);
         let relay = Relay {
             config,
+            transport,
             view,
             source,
             clocks,
@@ -88,12 +92,13 @@ impl Relay {
         (relay, handle)
     }
 
-    /// The gRPC service that accepts links from nodes with lower ids. Mount it on the peer port, preferably
-    /// on a [`server`](crate::server).
+    /// The gRPC service that accepts links from nodes with lower ids. Serve it on
+    /// [`pushonce_peer::server`], on the peer port.
     pub fn service(&self) -> RelayServiceServer<RelayService> {
         let config = self.config.clone();
         let (view, link_sender) = (self.view.clone(), self.link_sender.clone());
-        let service = RelayService { config, view, link_sender, conflicts: self.conflicts.clone() };
+        let (transport, conflicts) = (self.transport.clone(), self.conflicts.clone());
+        let service = RelayService { config, transport, view, link_sender, conflicts };
         RelayServiceServer::new(service).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 

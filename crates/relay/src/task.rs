@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use pushonce_core::{ClusterView, NodeId};
+use pushonce_peer::PeerTransport;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
@@ -22,6 +23,7 @@ use crate::{Config, Relay, TopicSink, dial};
 /// The state of a running relay.
 pub(crate) struct RelayTask {
     config: Arc<Config>,
+    transport: PeerTransport,
     view: watch::Receiver<Arc<ClusterView>>,
     inbox: InboxGuard,
     driver: Arc<Mutex<EngineDriver>>,
@@ -29,17 +31,12 @@ pub(crate) struct RelayTask {
     link_receiver: mpsc::Receiver<PeerLink>,
     conflicts: VersionConflicts,
     link_events: mpsc::Receiver<LinkEvent>,
-    dialers: BTreeMap<NodeId, PeerDialer>,
-    /// Link readers and diallers.
+    /// The tasks that keep a link to a peer.
+    dialers: BTreeMap<NodeId, AbortHandle>,
+    /// Link readers and dialers.
     tasks: JoinSet<()>,
     /// Pending peer publishes that were submitted to the shards.
     peer_publishes: FuturesUnordered<BoxFuture<'static, PeerPublishResult>>,
-}
-
-/// The task that keeps a link to one peer.
-struct PeerDialer {
-    address: String,
-    task: AbortHandle,
 }
 
 /// Maximum batches read from all links and not handled yet. Over it the readers wait, and so do their peers.
@@ -47,7 +44,7 @@ const LINK_EVENTS_MAX: usize = 256;
 
 impl RelayTask {
     pub(crate) fn new(relay: Relay, sink: Arc<dyn TopicSink>) -> RelayTask {
-        let Relay { config, mut view, source, clocks, inbox, owners, .. } = relay;
+        let Relay { config, transport, mut view, source, clocks, inbox, owners, .. } = relay;
         let Relay {
             reachable, stopping, round_trips, link_sender, link_receiver, conflicts, ..
         } = relay;
@@ -69,6 +66,7 @@ impl RelayTask {
         inbox.0.set_driver(&driver);
         RelayTask {
             config,
+            transport,
             view,
             inbox,
             driver,
@@ -138,36 +136,30 @@ impl RelayTask {
         self.update_dialers();
     }
 
-    /// Keeps a dialler for each member with a higher id, at its current address.
+    /// Keeps a dialer for each member with a higher id.
     fn update_dialers(&mut self) {
         let view = self.view.borrow().clone();
         let me = self.config.me;
-        let dial_address = |node| {
-            let member = view.member(node).filter(|member| member.id > me);
-            member.map(|member| member.addresses.peer.as_str()).filter(|peer| !peer.is_empty())
-        };
-        self.dialers.retain(|&node, dialer| {
-            let is_current = dial_address(node) == Some(dialer.address.as_str());
-            if !is_current {
-                dialer.task.abort();
+        self.dialers.retain(|&node, task| {
+            let is_member = view.member(node).is_some();
+            if !is_member {
+                task.abort();
             }
-            is_current
+            is_member
         });
-        for &node in view.members.keys() {
-            let Some(address) = dial_address(node) else { continue };
-            if !self.dialers.contains_key(&node) {
-                let (config, link_sender) = (self.config.clone(), self.link_sender.clone());
-                let dialing = dial::maintain_link(
-                    config,
-                    node,
-                    address.to_owned(),
-                    link_sender,
-                    self.conflicts.clone(),
-                );
-                let span = tracing::info_span!("link", peer = %node);
-                let task = self.tasks.spawn(dialing.instrument(span));
-                self.dialers.insert(node, PeerDialer { address: address.to_owned(), task });
+        for &node in view.members.keys().filter(|&&node| node > me) {
+            if self.dialers.contains_key(&node) {
+                continue;
             }
+            let dialing = dial::maintain_link(
+                self.config.clone(),
+                self.transport.clone(),
+                node,
+                self.link_sender.clone(),
+                self.conflicts.clone(),
+            );
+            let span = tracing::info_span!("link", peer = %node);
+            self.dialers.insert(node, self.tasks.spawn(dialing.instrument(span)));
         }
     }
 }

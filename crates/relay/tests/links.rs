@@ -11,13 +11,13 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Acknowledgement, Addresses, ClusterId, ClusterVersion, ClusterView, CommitAge, ContentType,
-    FetchError, Gap, HistoryPage, HistoryRange, Member, Message, NodeId, Position, Publish,
-    PublishError, PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp, Topic,
-    UnavailableReason, VersionOffer, VersionRange, test_util,
+    Acknowledgement, Addresses, ClusterId, ClusterVersion, ClusterView, CommitAge, ConsensusTimes,
+    ContentType, FetchError, Gap, HistoryPage, HistoryRange, Member, Message, NodeId, Position,
+    Publish, PublishError, PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp,
+    Topic, UnavailableReason, VersionOffer, VersionRange, test_util,
 };
+use pushonce_peer::{Credentials, PeerAddresses, PeerTransport};
 use pushonce_proto::pb::peer::v1 as pb;
-use pushonce_proto::peer::PeerFrame;
 use pushonce_relay::{Clocks, Config, Handle, Relay, ShardSource, TopicSink};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -188,10 +188,11 @@ impl RelayCluster {
     }
 
     async fn start_with(count: u64, adjust: fn(&mut Config)) -> RelayCluster {
-        let mut listeners = Vec::new();
+        let (mut listeners, addresses) = (Vec::new(), PeerAddresses::default());
         for id in (1..=count).map(NodeId) {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = listener.local_addr().expect("bound").to_string();
+            addresses.set(id, address.clone());
             listeners.push((id, listener, address));
         }
         let view = view(listeners.iter().map(|(id, _, address)| (*id, address.clone())));
@@ -203,15 +204,18 @@ impl RelayCluster {
             let handle_slot = Arc::new(Mutex::new(None));
             let shards = TestShards { me: id, log: log.clone(), handle: handle_slot.clone() };
             let (sink_sender, sink_events) = mpsc::unbounded_channel();
-            let mut config = Config::new(id, CLUSTER);
+            let mut config = Config::new(id);
             adjust(&mut config);
             let (source, sink) = (Arc::new(shards), Arc::new(RecordingSink(sink_sender)));
             let (readings, clock_readings) = mpsc::unbounded_channel();
             let clock = Arc::new(FixedClock { me: id, readings });
-            let (relay, handle) = Relay::new(config, view.clone(), source, clock);
+            let transport =
+                PeerTransport::new(CLUSTER, id, addresses.clone(), &ConsensusTimes::LAN);
+            let (relay, handle) = Relay::new(config, transport, view.clone(), source, clock);
             *handle_slot.lock().expect("no panic") = Some(handle.clone());
             let shutdown = CancellationToken::new();
-            let server = pushonce_relay::server().add_service(relay.service());
+            let server =
+                pushonce_peer::server(&Credentials::default()).add_service(relay.service());
             let incoming = TcpListenerStream::new(listener);
             let down = shutdown.clone();
             tasks.spawn(async move {
@@ -482,32 +486,31 @@ async fn unacceptable_peer_is_rejected_with_what_to_change() {
     let mut cluster = RelayCluster::start(2).await;
     let address = format!("http://{}", cluster.node(2).address);
     let offer = |version: ClusterVersion| {
-        Some(VersionOffer { supported: VersionRange::single(version), agreed: version })
+        Some(VersionOffer { supported: VersionRange::single(version), agreed: version }.to_string())
     };
-    let hello_with = |cluster, node, to, versions| PeerFrame::Hello {
-        cluster,
-        node: NodeId(node),
-        expected_peer: Some(to),
-        versions,
-    };
-    let hello =
-        |cluster, node, to| hello_with(cluster, node, to, offer(VersionRange::SUPPORTED.min));
-    let later = offer(VersionRange::SUPPORTED.max.next());
+    let (current, later) =
+        (offer(VersionRange::SUPPORTED.min), offer(VersionRange::SUPPORTED.max.next()));
     let cases = [
-        (hello(ClusterId(1), 1, NodeId(2)), "not 00000000000000000000000000000001"),
-        (hello(CLUSTER, 1, NodeId(3)), "this is n2, not n3"),
-        (hello(CLUSTER, 2, NodeId(2)), "opened by the lower node id"),
-        (hello_with(CLUSTER, 1, NodeId(2), None), "older than cluster versions"),
-        (hello_with(CLUSTER, 1, NodeId(2), later), "run a build that supports"),
-        (PeerFrame::Withdraw { number: 1 }, "begins with a hello"),
+        (ClusterId(1), "n1", "n2", &current, "not 00000000000000000000000000000001"),
+        (CLUSTER, "n1", "n3", &current, "this is n2, not n3"),
+        (CLUSTER, "n2", "n2", &current, "opened by the lower node id"),
+        (CLUSTER, "n1", "n2", &None, "older than cluster versions"),
+        (CLUSTER, "n1", "n2", &later, "run a build that supports"),
+        (CLUSTER, "nobody", "n2", &current, "sent no greeting"),
     ];
-    for (first, expected) in cases {
+    for (cluster, from, to, versions, expected) in cases {
         let mut client = pb::relay_service_client::RelayServiceClient::connect(address.clone())
             .await
             .expect("up");
-        let frames = pb::LinkFrames { frames: vec![first.into()], version: 1 };
-        let refused =
-            client.link(tokio_stream::once(frames)).await.expect_err("the peer is unacceptable");
+        let mut request = tonic::Request::new(tokio_stream::pending());
+        let metadata = request.metadata_mut();
+        metadata.insert("pushonce-cluster", cluster.to_string().parse().expect("ASCII"));
+        metadata.insert("pushonce-from", from.parse().expect("ASCII"));
+        metadata.insert("pushonce-to", to.parse().expect("ASCII"));
+        if let Some(versions) = versions {
+            metadata.insert("pushonce-versions", versions.parse().expect("ASCII"));
+        }
+        let refused = client.link(request).await.expect_err("the peer is unacceptable");
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         assert!(refused.message().contains(expected), "{}", refused.message());
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    Acknowledgement, ClusterId, FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim,
-    Position, Publish, PublishError, ShardId, SubscriberCount, Timestamp, Topic, VersionOffer,
+    Acknowledgement, FetchError, Gap, HistoryRange, Message, OwnershipClaim, Position, Publish,
+    PublishError, ShardId, SubscriberCount, Timestamp, Topic,
 };
 
 use crate::pb::peer::v1 as pb;
@@ -19,17 +19,6 @@ use crate::pb::peer::v1 as pb;
 /// A frame of a link between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerFrame {
-    /// The first frame that each side sends.
-    Hello {
-        /// The cluster of the sender.
-        cluster: ClusterId,
-        /// The node id of the sender.
-        node: NodeId,
-        /// The node that the sender expects to reach, if it knows.
-        expected_peer: Option<NodeId>,
-        /// The cluster versions that the sender supports and writes; `None` if it sent none.
-        versions: Option<VersionOffer>,
-    },
     /// The sender leads a shard.
     Claim(OwnershipClaim),
     /// A publish for a topic whose shard the receiver owns.
@@ -201,8 +190,7 @@ impl PeerFrame {
                 PeerFrame::SubscriberCounts { counts } => counts.len() * 16,
                 PeerFrame::Audience { counts } => counts.len() * 16,
                 PeerFrame::Claim(claim) => (claim.voters.len() + claim.learners.len()) * 8,
-                PeerFrame::Hello { .. }
-                | PeerFrame::Stopping
+                PeerFrame::Stopping
                 | PeerFrame::Published { .. }
                 | PeerFrame::Withdraw { .. }
                 | PeerFrame::Interested { .. }

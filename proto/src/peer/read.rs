@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    ClusterId, ClusterVersion, FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim,
-    Position, ShardId, SubscriberCount, Term, Timestamp, UnavailableReason, VersionOffer,
-    VersionRange,
+    FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim, Position, ShardId,
+    SubscriberCount, Term, Timestamp, UnavailableReason,
 };
 
 use super::{FetchedPart, HeartbeatEcho, HeartbeatTiming, PeerFrame, outcome};
@@ -15,29 +14,11 @@ use crate::field::{decode_content_type, decode_gap_reason, decode_key, decode_to
 use crate::pb::peer::v1 as pb;
 use pb::link_frame::Frame as Wire;
 
-/// Decodes the version offer of a hello. A number out of range is a version that no node supports: the offer
-/// counts as absent.
-fn decode_version_offer(hello: &pb::Hello) -> Option<VersionOffer> {
-    let version = |number: u32| u16::try_from(number).ok().map(ClusterVersion);
-    let (min, max) = (version(hello.version_min)?, version(hello.version_max)?);
-    let offer = VersionOffer {
-        supported: VersionRange { min, max },
-        agreed: version(hello.version_agreed)?,
-    };
-    (offer.agreed != ClusterVersion::default()).then_some(offer)
-}
-
 impl TryFrom<pb::LinkFrame> for PeerFrame {
     type Error = InvalidField;
 
     fn try_from(frame: pb::LinkFrame) -> Result<PeerFrame, InvalidField> {
         Ok(match frame.frame.ok_or_else(|| InvalidField::missing("frame"))? {
-            Wire::Hello(hello) => PeerFrame::Hello {
-                cluster: decode_cluster_id("hello.cluster_id", &hello.cluster_id)?,
-                node: NodeId(hello.node_id),
-                expected_peer: decode_node(hello.expected_node),
-                versions: decode_version_offer(&hello),
-            },
             Wire::Claim(claim) => PeerFrame::Claim(claim.try_into()?),
             Wire::Publish(request) => {
                 PeerFrame::Publish { id: request.id, publish: outcome::decode_publish(request)? }
@@ -176,16 +157,6 @@ impl TryFrom<pb::Message> for Message {
 /// Decodes a node id; zero means none.
 pub(super) fn decode_node(number: u64) -> Option<NodeId> {
     (number != 0).then_some(NodeId(number))
-}
-
-pub(super) fn decode_cluster_id(
-    field: &'static str,
-    bytes: &[u8],
-) -> Result<ClusterId, InvalidField> {
-    let bytes = bytes.try_into().map_err(|_| {
-        InvalidField::new(field, format!("has {} bytes; a cluster id has 16", bytes.len()))
-    })?;
-    Ok(ClusterId(u128::from_be_bytes(bytes)))
 }
 
 pub(super) fn required_position(

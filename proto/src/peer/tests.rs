@@ -6,8 +6,8 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
 use pushonce_core::{
-    ClusterVersion, InvalidPublish, OverloadReason, PublishRejection, ShardId, Term, Timestamp,
-    TopicLimit, UnavailableReason, VersionOffer, VersionRange,
+    InvalidPublish, NodeId, OverloadReason, PublishRejection, ShardId, Term, Timestamp, TopicLimit,
+    UnavailableReason,
 };
 
 use super::*;
@@ -85,23 +85,8 @@ fn history_range() -> impl Strategy<Value = HistoryRange> {
     ]
 }
 
-fn version_offer() -> impl Strategy<Value = VersionOffer> {
-    (any::<u16>(), any::<u16>(), 1..=u16::MAX).prop_map(|(min, max, agreed)| VersionOffer {
-        supported: VersionRange { min: ClusterVersion(min), max: ClusterVersion(max) },
-        agreed: ClusterVersion(agreed),
-    })
-}
-
 fn frame() -> impl Strategy<Value = PeerFrame> {
     prop_oneof![
-        (any::<u128>(), node(), option::of(node()), option::of(version_offer())).prop_map(
-            |(cluster, node, expected_peer, versions)| PeerFrame::Hello {
-                cluster: ClusterId(cluster),
-                node,
-                expected_peer,
-                versions
-            }
-        ),
         claim().prop_map(PeerFrame::Claim),
         (any::<u64>(), publish()).prop_map(|(id, publish)| PeerFrame::Publish { id, publish }),
         (any::<u64>(), outcome()).prop_map(|(id, outcome)| PeerFrame::Published { id, outcome }),
@@ -188,7 +173,6 @@ fn decode_error_names_the_field() {
         PeerFrame::try_from(pb::LinkFrame { frame: wire }).expect_err("invalid").field
     };
     assert_eq!(error_field(None), "frame");
-    assert_eq!(error_field(Some(Wire::Hello(pb::Hello::default()))), "hello.cluster_id");
     assert_eq!(error_field(Some(Wire::Interest(pb::Interest::default()))), "interest.topic");
     assert_eq!(error_field(Some(Wire::Interested(pb::Interested::default()))), "interested.answer");
     assert_eq!(error_field(Some(Wire::Lost(pb::Lost::default()))), "lost.first");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim, SubscriberCount, VersionOffer,
+    FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim, SubscriberCount,
 };
 
 use super::{FetchedPart, PeerFrame, outcome};
@@ -14,17 +14,6 @@ use pb::link_frame::Frame as Wire;
 impl From<PeerFrame> for pb::LinkFrame {
     fn from(frame: PeerFrame) -> pb::LinkFrame {
         let wire = match frame {
-            PeerFrame::Hello { cluster, node, expected_peer, versions } => {
-                let VersionOffer { supported, agreed } = versions.unwrap_or_default();
-                Wire::Hello(pb::Hello {
-                    cluster_id: cluster.0.to_be_bytes().to_vec().into(),
-                    node_id: node.0,
-                    expected_node: expected_peer.map_or(0, |node| node.0),
-                    version_min: supported.min.0.into(),
-                    version_max: supported.max.0.into(),
-                    version_agreed: agreed.0.into(),
-                })
-            }
             PeerFrame::Claim(claim) => Wire::Claim(claim.into()),
             PeerFrame::Publish { id, publish } => {
                 Wire::Publish(outcome::encode_publish(id, publish))

@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, join_all};
 use pushonce_core::{FetchError, NodeId, ShardId, ShardOwners, Topic, UnavailableReason};
+use pushonce_peer::{DialError, PeerChannel};
 use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_client::TopicsServiceClient;
-use pushonce_proto::status::describe;
 use pushonce_publish::TOPICS_MAX;
 use tokio::sync::watch;
-use tokio::time::timeout;
-use tonic::Response;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
 use super::owned_topics::OwnedTopics;
 use super::stored_messages::StoredMessages;
@@ -35,7 +33,6 @@ const CACHED_AUDIENCES_MAX: usize = 4_096;
 pub(super) struct ClusterTopics {
     owned: OwnedTopics,
     owners: watch::Receiver<Arc<ShardOwners>>,
-    channels: Arc<Mutex<HashMap<NodeId, (String, Channel)>>>,
     audience_cache: Arc<Mutex<HashMap<Topic, CachedAudience>>>,
 }
 
@@ -55,7 +52,7 @@ impl ClusterTopics {
         owned: OwnedTopics,
         owners: watch::Receiver<Arc<ShardOwners>>,
     ) -> ClusterTopics {
-        ClusterTopics { owned, owners, channels: Arc::default(), audience_cache: Arc::default() }
+        ClusterTopics { owned, owners, audience_cache: Arc::default() }
     }
 
     async fn describe(self, topic: Topic) -> Result<TopicInfo, FetchError> {
@@ -66,8 +63,8 @@ impl ClusterTopics {
             Some(owner) if owner == self.owned.me => self.owned.describe(&topic).await,
             Some(owner) => {
                 let mut client = self.client(owner)?;
-                let response = client.topic(pb::TopicRequest { topic: topic.into() });
-                parse_response(owner, timeout(REQUEST_TIMEOUT, response).await)
+                let call = client.topic(pb::TopicRequest { topic: topic.into() });
+                self.response_of(owner, call).await
             }
         }
     }
@@ -111,26 +108,37 @@ impl ClusterTopics {
         if node == self.owned.me {
             return Ok(self.owned.list(query).await);
         }
+        let mut client = self.client(node)?;
         let request = pb::TopicsRequest::from(query.clone());
-        parse_response(node, timeout(REQUEST_TIMEOUT, self.client(node)?.topics(request)).await)
+        self.response_of(node, client.topics(request)).await
     }
 
-    /// The client of a node. The connection is made at the first request and kept.
-    fn client(&self, node: NodeId) -> Result<TopicsServiceClient<Channel>, FetchError> {
-        let view = self.owned.view.borrow().clone();
-        let unknown = || request_failed(node, "it is not a member of the cluster");
-        let address = &view.member(node).ok_or_else(unknown)?.addresses.peer;
-        let mut channels = lock(&self.channels);
-        channels.retain(|node, _| view.member(*node).is_some());
-        if let Some((_, channel)) = channels.get(&node).filter(|(known, _)| known == address) {
-            return Ok(TopicsServiceClient::new(channel.clone()));
-        }
-        let invalid_address = |error| request_failed(node, format!("invalid address: {error}"));
-        let endpoint =
-            Endpoint::from_shared(format!("http://{address}")).map_err(invalid_address)?;
-        let channel = endpoint.connect_timeout(REQUEST_TIMEOUT).tcp_nodelay(true).connect_lazy();
-        channels.insert(node, (address.clone(), channel.clone()));
+    /// The client of a node.
+    fn client(&self, node: NodeId) -> Result<TopicsServiceClient<PeerChannel>, FetchError> {
+        let channel = self.owned.transport.data_channel(node);
+        let channel = channel.map_err(|error| request_failed(node, error.to_string()))?;
         Ok(TopicsServiceClient::new(channel))
+    }
+
+    /// Awaits the response of a node and converts it.
+    async fn response_of<W, T>(
+        &self,
+        node: NodeId,
+        call: impl Future<Output = Result<Response<W>, Status>>,
+    ) -> Result<T, FetchError>
+    where
+        T: TryFrom<W, Error: std::fmt::Display>,
+    {
+        let failed = |error| match error {
+            DialError::TimedOut(within) => {
+                UnavailableReason::NoReply { node: Some(node), within }.into()
+            }
+            error => request_failed(node, error.to_string()),
+        };
+        let invalid = |error: T::Error| request_failed(node, format!("invalid response: {error}"));
+        let response = self.owned.transport.check_response(node, REQUEST_TIMEOUT, call).await;
+        let (_version, response) = response.map_err(failed)?;
+        T::try_from(response.into_inner()).map_err(invalid)
     }
 
     fn request_audience(&self, topic: Topic) -> Shared<BoxFuture<'static, AudienceResult>> {
@@ -165,20 +173,6 @@ fn merge_lists(
 
 fn request_failed(node: NodeId, error: impl Into<String>) -> FetchError {
     UnavailableReason::RequestFailed { node, error: error.into() }.into()
-}
-
-/// Converts the response of a node.
-fn parse_response<W, T>(
-    node: NodeId,
-    response: Result<Result<Response<W>, tonic::Status>, tokio::time::error::Elapsed>,
-) -> Result<T, FetchError>
-where
-    T: TryFrom<W, Error: std::fmt::Display>,
-{
-    let timed_out = |_| UnavailableReason::NoReply { node: Some(node), within: REQUEST_TIMEOUT };
-    let failed = |status: tonic::Status| request_failed(node, describe(&status));
-    let invalid = |error: T::Error| request_failed(node, format!("invalid response: {error}"));
-    T::try_from(response.map_err(timed_out)?.map_err(failed)?.into_inner()).map_err(invalid)
 }
 
 impl pushonce_publish::TopicDirectory for ClusterTopics {

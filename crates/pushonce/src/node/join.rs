@@ -6,12 +6,12 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use pushonce_control::JoinCommand;
 use pushonce_core::{ClusterId, ClusterTimes, HostPort};
+use pushonce_peer::Credentials;
 use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
-use pushonce_proto::status::error_chain;
 use pushonce_telemetry::LogLimiter;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::identity::Identity;
@@ -205,21 +205,14 @@ pub(super) async fn connect_membership(
 ) -> Result<MembershipServiceClient<Channel>, Status> {
     let address: HostPort =
         address.parse().map_err(|error| Status::new(Code::InvalidArgument, format!("{error}")))?;
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| Status::invalid_argument(format!("{address} cannot be dialled: {error}")))?
-        .connect_timeout(timeout)
-        .timeout(timeout);
-    let channel = endpoint.connect().await;
-    let channel = channel.map_err(|error| Status::unavailable(error_chain(&error)))?;
+    let channel = pushonce_peer::connect(&Credentials::default(), &address, timeout).await;
+    let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
     Ok(MembershipServiceClient::new(channel))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    use pushonce_core::HostPort;
-    use tonic::transport::Endpoint;
 
     use super::{CONCURRENT_REQUESTS_MAX, rotated};
 
@@ -235,14 +228,6 @@ mod tests {
                 "no address is asked twice"
             );
             assert_eq!((0..20).flat_map(requested).collect::<BTreeSet<_>>().len(), count);
-        }
-    }
-
-    #[test]
-    fn every_address_that_a_join_accepts_can_be_dialled() {
-        for text in ["127.0.0.1:1", "[::1]:7091", "a:65535", "n-1.eu_west.example.:7091"] {
-            let address: HostPort = text.parse().expect("a valid address");
-            assert!(Endpoint::from_shared(format!("http://{address}")).is_ok(), "{text}");
         }
     }
 }

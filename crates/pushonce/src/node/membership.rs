@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pushonce_control::{CommandError, CommandRejection, ControlHandle, JoinCommand, JoinReply};
 use pushonce_core::{HostPort, NodeId};
-use pushonce_peer::PeerAddresses;
+use pushonce_peer::PeerTransport;
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_server::{self, MembershipServiceServer};
 use tokio::sync::{mpsc, watch};
@@ -27,7 +27,7 @@ pub(super) struct MembershipService {
     /// The nodes that this node has a link to, and this node.
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
     pub(super) hosted: LocalReplicas,
-    pub(super) address_book: PeerAddresses,
+    pub(super) transport: PeerTransport,
     /// Receives the addresses at which callers say they listen; they are checked before they are used.
     pub(super) caller_addresses: mpsc::Sender<HostPort>,
     pub(super) foreign_callers: Arc<ForeignCallers>,
@@ -129,7 +129,7 @@ impl membership_service_server::MembershipService for MembershipService {
         if caller_cluster == cluster {
             let to_peer_address =
                 |(node, address): (NodeId, String)| pb::PeerAddress { node_id: node.0, address };
-            peers = self.address_book.hints().into_iter().map(to_peer_address).collect();
+            peers = self.transport.addresses().hints().into_iter().map(to_peer_address).collect();
             if let Ok(caller) = peer_address.parse() {
                 // A full queue means that other addresses are being checked; the caller announces itself again.
                 let _ = self.caller_addresses.try_send(caller);
@@ -143,11 +143,12 @@ impl membership_service_server::MembershipService for MembershipService {
 
     async fn moves(
         &self,
-        _: Request<pb::MovesRequest>,
+        request: Request<pb::MovesRequest>,
     ) -> Result<Response<pb::MovesResponse>, Status> {
-        Ok(Response::new(shard_progress::to_response(shard_progress::local_progress(
-            self.hosted.progress(),
-        ))))
+        let accepted = self.transport.accept(&request);
+        let peer = accepted.map_err(|error| self.transport.reject(&error))?;
+        let progress = shard_progress::local_progress(self.hosted.progress());
+        Ok(self.transport.respond(peer, shard_progress::to_response(progress)))
     }
 }
 

@@ -10,6 +10,7 @@ use pushonce_control::leave;
 use pushonce_core::{
     ClusterId, ClusterView, NodeId, ShardId, ShardOwners, Topic, UnavailableReason,
 };
+use pushonce_peer::PeerTransport;
 use pushonce_proto::cluster::ShardMoveProgress;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -25,6 +26,8 @@ use super::shard_progress;
 pub(super) struct NodeOverview {
     /// This node.
     pub(super) me: NodeId,
+    /// Calls the other nodes.
+    pub(super) transport: PeerTransport,
     /// The newest committed view.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     /// The owners of shards, as they claim it themselves.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pushonce_core::{
     ClusterView, FetchError, HistoryRange, NodeId, Position, ShardId, Topic, UnavailableReason,
 };
+use pushonce_peer::{AcceptedPeer, PeerTransport};
 use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_server::{TopicsService, TopicsServiceServer};
@@ -20,6 +21,8 @@ use super::replica_supervisor::LocalReplicas;
 pub(super) struct OwnedTopics {
     /// This node.
     pub(super) me: NodeId,
+    /// Checks who asks.
+    pub(super) transport: PeerTransport,
     /// Determines the shard of a topic.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     /// The replicas on this node.
@@ -32,6 +35,10 @@ impl OwnedTopics {
     /// The gRPC service for the peer port.
     pub(super) fn service(self) -> TopicsServiceServer<OwnedTopics> {
         TopicsServiceServer::new(self)
+    }
+
+    fn accept<T>(&self, request: &Request<T>) -> Result<AcceptedPeer, Status> {
+        self.transport.accept(request).map_err(|error| self.transport.reject(&error))
     }
 
     /// The shard of a topic.
@@ -109,17 +116,20 @@ impl TopicsService for OwnedTopics {
         &self,
         request: Request<pb::TopicRequest>,
     ) -> Result<Response<pb::TopicResponse>, Status> {
+        let peer = self.accept(&request)?;
         let topic = Topic::new(&request.into_inner().topic).map_err(invalid_argument)?;
         let described = self.describe(&topic).await;
-        Ok(Response::new(described.map_err(|error| Status::unavailable(error.to_string()))?.into()))
+        let described = described.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(self.transport.respond(peer, described.into()))
     }
 
     async fn topics(
         &self,
         request: Request<pb::TopicsRequest>,
     ) -> Result<Response<pb::TopicsResponse>, Status> {
+        let peer = self.accept(&request)?;
         let query = TopicQuery::try_from(request.into_inner()).map_err(invalid_argument)?;
-        Ok(Response::new(self.list(&query).await.into()))
+        Ok(self.transport.respond(peer, self.list(&query).await.into()))
     }
 }
 

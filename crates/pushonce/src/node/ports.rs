@@ -300,11 +300,11 @@ impl pushonce_publish::ClusterStatusProvider for NodeOverview {
     }
 
     fn shard_progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, ShardMoveProgress>> {
-        let (view, owners) = (self.view.borrow().clone(), self.owners.borrow().clone());
+        let (transport, owners) = (self.transport.clone(), self.owners.borrow().clone());
         let reachable = self.reachable_nodes.borrow().clone();
         let local = shard_progress::local_progress(self.hosted.progress());
         Box::pin(async move {
-            shard_progress::gather_from_owners(&view, &owners, &reachable, local).await
+            shard_progress::gather_from_owners(&transport, &owners, &reachable, local).await
         })
     }
 

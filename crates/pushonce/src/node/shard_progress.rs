@@ -7,12 +7,12 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use pushonce_control::health::LAG_ENTRIES;
 use pushonce_control::reconcile;
-use pushonce_core::{ClusterView, NodeId, ShardId, ShardOwners};
+use pushonce_core::{NodeId, ShardId, ShardOwners};
+use pushonce_peer::{DialError, PeerTransport};
 use pushonce_proto::cluster::ShardMoveProgress;
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
 use tokio::time::{Instant, timeout_at};
-use tonic::transport::Endpoint;
 
 /// Timeout for all responses. An operator waits for the slowest, so nodes without a response are left out.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ pub(super) fn local_progress(
 
 /// The progress of moving shards and lagging replicas, as their owners report it, with `known` included.
 pub(super) async fn gather_from_owners(
-    view: &ClusterView,
+    transport: &PeerTransport,
     owners: &ShardOwners,
     reachable: &BTreeSet<NodeId>,
     mut known: BTreeMap<ShardId, ShardMoveProgress>,
@@ -56,8 +56,7 @@ pub(super) async fn gather_from_owners(
     let mut requests: FuturesUnordered<_> = owners
         .into_iter()
         .filter(|node| reachable.contains(node))
-        .filter_map(|node| view.member(node))
-        .map(|member| request_progress(member.addresses.peer.clone()))
+        .map(|node| request_progress(transport, node))
         .collect();
     while let Ok(Some(moves)) = timeout_at(deadline, requests.next()).await {
         // A node that cannot answer reports nothing.
@@ -86,12 +85,12 @@ pub(super) fn lagging_replicas(
 }
 
 async fn request_progress(
-    address: String,
-) -> Result<BTreeMap<ShardId, ShardMoveProgress>, anyhow::Error> {
-    let endpoint =
-        Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(GATHER_TIMEOUT);
-    let mut client = MembershipServiceClient::new(endpoint.connect().await?);
-    let response = client.moves(pb::MovesRequest {}).await?.into_inner();
+    transport: &PeerTransport,
+    node: NodeId,
+) -> Result<BTreeMap<ShardId, ShardMoveProgress>, DialError> {
+    let mut client = MembershipServiceClient::new(transport.data_channel(node)?);
+    let call = client.moves(pb::MovesRequest {});
+    let (_version, response) = transport.check_response(node, GATHER_TIMEOUT, call).await?;
     let from_wire = |moved: pb::Move| {
         let shard = ShardId(u16::try_from(moved.shard).ok()?);
         let node = (moved.node != 0).then_some(NodeId(moved.node));
@@ -107,7 +106,7 @@ async fn request_progress(
             },
         ))
     };
-    Ok(response.moves.into_iter().filter_map(from_wire).collect())
+    Ok(response.into_inner().moves.into_iter().filter_map(from_wire).collect())
 }
 
 /// The response to a node that asks this one.

@@ -117,8 +117,7 @@ impl RelaySimulation {
         let now = Instant::now();
         let engine = |&id: &NodeId| {
             // Small enough that recent messages are evicted and catching up takes several parts.
-            let config =
-                Config { ring_count_max: 3, link_bytes_max: 800, ..Config::new(id, view.cluster) };
+            let config = Config { ring_count_max: 3, link_bytes_max: 800, ..Config::new(id) };
             (id, Engine::new(config, view.clone(), now))
         };
         let mut simulation = RelaySimulation {

@@ -100,7 +100,7 @@ mod tests {
 
     fn engine(me: u64, now: Instant) -> Engine {
         let view = Arc::new(view(&["a", "a"]));
-        let mut engine = Engine::new(Config::new(NodeId(me), view.cluster), view, now);
+        let mut engine = Engine::new(Config::new(NodeId(me)), view, now);
         engine.handle(EngineEvent::LinkUp(NodeId(3 - me)), now);
         engine
     }
