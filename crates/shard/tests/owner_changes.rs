@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join_all, select_all};
-use pushonce_consensus::{ConsensusSettings, GroupStatus, PeerAddresses};
+use pushonce_consensus::{ConsensusSettings, PeerAddresses};
 use pushonce_core::{
-    Acknowledgement, HistoryRange, InvalidPublish, Message, NodeId, Position, PublishError, Term,
-    Topic, test_util,
+    Acknowledgement, HistoryRange, InvalidPublish, Message, Position, PublishError, Term, Topic,
+    test_util,
 };
 use pushonce_shard::Handle;
 use support::{Node, keyed, publish};
@@ -99,15 +99,7 @@ async fn start_three_nodes() -> (Vec<Node>, [tempfile::TempDir; 3]) {
     for (id, dir) in (1..).zip(&dirs) {
         nodes.push(Node::start(id, dir, &addresses, settings.clone()).await);
     }
-    let group = nodes[0].shard.group();
-    group.initialize().await.unwrap();
-    nodes[0].claim_after(Term(0)).await;
-    for id in [2, 3].map(NodeId) {
-        group.add_learner(id).await.unwrap();
-        let is_caught_up = |status: &GroupStatus| status.matched.contains_key(&id);
-        group.status().wait_for(is_caught_up).await.unwrap();
-    }
-    group.change_voters([1, 2, 3].map(NodeId).into()).await.unwrap();
+    support::form_group(&nodes).await;
     (nodes, dirs)
 }
 

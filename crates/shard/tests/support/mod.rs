@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pushonce_consensus::{
-    ConsensusEngine, ConsensusSettings, DiskProbe, DiskSpace, HostHooks, PeerAddresses,
+    ConsensusEngine, ConsensusSettings, DiskProbe, DiskSpace, GroupStatus, HostHooks, PeerAddresses,
 };
 use pushonce_core::{
     ClusterId, History, Message, MessageKey, Namespace, Namespaces, NodeId, OwnershipClaim,
@@ -59,6 +59,19 @@ impl Heard {
     pub(crate) fn all(&self) -> Vec<(Topic, Arc<Message>)> {
         self.0.lock().unwrap().clone()
     }
+}
+
+/// Makes the nodes the voters of the shard's group. The first one creates it and becomes the owner.
+pub(crate) async fn form_group(nodes: &[Node]) {
+    let group = nodes[0].shard.group();
+    group.initialize().await.unwrap();
+    nodes[0].claim_after(Term(0)).await;
+    for Node { id, .. } in &nodes[1..] {
+        group.add_learner(*id).await.unwrap();
+        let is_caught_up = |status: &GroupStatus| status.matched.contains_key(id);
+        group.status().wait_for(is_caught_up).await.unwrap();
+    }
+    group.change_voters(nodes.iter().map(|node| node.id).collect()).await.unwrap();
 }
 
 impl Node {
