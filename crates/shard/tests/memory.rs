@@ -80,7 +80,7 @@ async fn memory_messages_are_delivered_without_log_entries_and_lost_with_their_o
     }
     assert_eq!(nodes[first].log_end().await, before);
     let delivered: Vec<_> =
-        nodes[first].heard.all().iter().map(|(_, m)| m.position.offset).collect();
+        nodes[first].delivered.all().iter().map(|(_, m)| m.position.offset).collect();
     assert!((1..=200).map(Offset).eq(delivered));
     let page = nodes[first].shard.fetch_history(&topic(), HistoryRange::Last(3)).unwrap();
     assert_eq!((page.head, page.messages.len()), (last, 3));
