@@ -42,9 +42,9 @@ pub(crate) struct BenchLoad {
 #[derive(Default)]
 pub(crate) struct DeliveryStats {
     pub(crate) delivered: u64,
-    /// Messages that were passed over, with or without a notice of the server.
+    /// Messages that a reader never received, whether the server reported them or not.
     pub(crate) missed: u64,
-    /// Messages that the server reported as left out.
+    /// The missed messages that the server reported as skipped.
     pub(crate) skipped: u64,
     /// Duplicate or late messages.
     pub(crate) repeated: u64,
@@ -68,7 +68,7 @@ impl BenchLoad {
         }
     }
 
-    /// Adds a reader that counts from now on.
+    /// Adds a reader. Only messages published from now on count for it.
     pub(crate) fn add_reader(&mut self, topic: usize) {
         self.readers[topic] += 1;
     }

@@ -12,10 +12,10 @@ use pushonce_cluster_tests::testbed::report_skipped;
 #[tokio::test(flavor = "multi_thread")]
 async fn short_tier_faults_violate_no_invariant() {
     let dir = tempfile::tempdir().expect("create a directory").keep();
-    let promises = Guarantees::RELAXED;
+    let guarantees = Guarantees::RELAXED;
     let (options_dir, fail_point) = (dir.clone(), None);
     let options =
-        Options { seed: 7, seconds: 10, promises, dir: options_dir, keep: false, fail_point };
+        Options { seed: 7, seconds: 10, guarantees, dir: options_dir, keep: false, fail_point };
     let mut failed = Vec::new();
     for scenario in runner::scenarios().into_iter().filter(|row| SHORT_TIER.contains(&row.name)) {
         let report = runner::run(scenario, &options).await;

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use pushonce_core::{
-    Acknowledgement, ContentType, FetchError, Gap, InvalidPublish, InvalidPublishId, Message,
-    MessageKey, Position, ProducerId, ProducerSequence, Publish, PublishError, PublishId,
+    Acknowledgement, ContentType, Delivery, FetchError, Gap, InvalidPublish, InvalidPublishId,
+    Message, MessageKey, Position, ProducerId, ProducerSequence, Publish, PublishError, PublishId,
     PublishRejection, StartFrom, Timestamp, Topic, TopicEvent,
 };
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::InvalidField;
-use crate::client::ErrorCode;
+use crate::client::{ErrorCode, ServerEvent};
 use crate::error_details::ErrorReason;
 use crate::field::{
     decode_content_type, decode_durability, decode_gap_reason, decode_key, decode_position,
@@ -63,6 +63,29 @@ pub enum SubscribeEvent {
         /// Everything up to here was sent before; `None` if the server cannot guarantee that.
         position: Option<Position>,
     },
+}
+
+impl SubscribeEvent {
+    /// The same event on WebSocket and QUIC. `id` is the id of the request there, and `delivery` what the
+    /// client requested: gRPC sends neither.
+    pub fn into_server_event(self, id: u64, topic: Topic, delivery: Delivery) -> ServerEvent {
+        match self {
+            SubscribeEvent::Subscribed { position, recovered } => {
+                ServerEvent::Subscribed { id: Some(id), topic, position, recovered, delivery }
+            }
+            SubscribeEvent::Item(TopicEvent::Message(message)) => {
+                ServerEvent::Message { topic, message }
+            }
+            SubscribeEvent::Item(TopicEvent::Gap(gap)) => ServerEvent::Gap { topic, gap },
+            SubscribeEvent::Item(TopicEvent::Stale(since)) => ServerEvent::Stale { topic, since },
+            SubscribeEvent::Item(TopicEvent::Live(position)) => {
+                ServerEvent::Live { topic, position }
+            }
+            SubscribeEvent::Heartbeat { position } => ServerEvent::Heartbeat {
+                positions: position.map(|position| (topic, position)).into_iter().collect(),
+            },
+        }
+    }
 }
 
 /// Creates the status of a failed `Publish`.

@@ -26,7 +26,7 @@ fn rows(first: &str) -> Vec<Vec<&'static str>> {
 }
 
 #[test]
-fn every_close_code_is_published_as_it_is() {
+fn readme_lists_every_close_code_with_its_properties() {
     for close in close::TABLE {
         let rows = rows(&close.code.to_string());
         let [row] = &rows[..] else { panic!("{} is listed {} times", close.code, rows.len()) };
@@ -35,7 +35,7 @@ fn every_close_code_is_published_as_it_is() {
 }
 
 #[test]
-fn no_close_code_is_published_that_is_not_in_use() {
+fn readme_lists_only_close_codes_in_use() {
     let published = README.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
     for code in published.filter_map(|(first, _)| first.parse().ok()) {
         assert!(close::from_code(code).is_some(), "{code}");
@@ -43,7 +43,7 @@ fn no_close_code_is_published_that_is_not_in_use() {
 }
 
 #[test]
-fn every_error_code_is_published_as_it_is() {
+fn readme_lists_every_error_code_with_its_retry_flag() {
     for code in ErrorCode::ALL {
         // Other tables have rows such as `slow` too: in the table of errors the third cell is true or false.
         let rows = rows(code.as_str());
@@ -54,7 +54,7 @@ fn every_error_code_is_published_as_it_is() {
 }
 
 #[test]
-fn grpc_code_of_every_error_is_published_as_it_is() {
+fn readme_lists_the_grpc_code_of_every_error() {
     let sequence = ProducerSequence { producer: ProducerId(7), epoch: 0, number: 3 };
     let (requested, head) = (Position::new(1, 9), Position::new(1, 2));
     let rejections = [
@@ -93,7 +93,7 @@ fn upper_snake(name: &str) -> String {
 }
 
 #[test]
-fn every_frame_that_is_shown_can_be_read() {
+fn example_frames_of_the_readme_are_decoded() {
     let frames = |arrow| README.lines().filter_map(move |line| line.strip_prefix(arrow));
     let bytes = |frame: &str| Bytes::copy_from_slice(frame.trim().as_bytes());
     for frame in frames("→") {

@@ -63,9 +63,9 @@ async fn main() -> ExitCode {
 
 fn parse_args(mut args: impl Iterator<Item = String>) -> Result<FaultsCommand, String> {
     let dir = std::env::temp_dir().join(format!("pushonce-faults-{}", std::process::id()));
-    let promises = Guarantees::PUBLISHED;
+    let guarantees = Guarantees::PUBLISHED;
     let mut options =
-        Options { seed: 1, seconds: 20, promises, dir, keep: false, fail_point: None };
+        Options { seed: 1, seconds: 20, guarantees, dir, keep: false, fail_point: None };
     let (mut only, mut short, mut results) = (Vec::new(), false, None);
     let (mut planted, mut failovers, mut soak) = (false, None, None);
     while let Some(arg) = args.next() {
@@ -85,7 +85,7 @@ fn parse_args(mut args: impl Iterator<Item = String>) -> Result<FaultsCommand, S
             "--seconds" => options.seconds = number(value()?)?,
             "--dir" => options.dir = value()?.into(),
             "--keep" => options.keep = true,
-            "--patient" => options.promises = Guarantees::RELAXED,
+            "--patient" => options.guarantees = Guarantees::RELAXED,
             "--planted" => planted = true,
             "--failovers" => failovers = usize::try_from(number(value()?)?).ok(),
             "--soak" => soak = Some(Duration::from_secs(number(value()?)? * 60)),

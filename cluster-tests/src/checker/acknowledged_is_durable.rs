@@ -9,7 +9,7 @@ use super::{
     CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, TopicHistory,
 };
 
-pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
     let mut checked = 0;
     for (name, topic) in &history.topics {
         for (publish, position, acknowledged) in topic.acknowledged() {
@@ -18,7 +18,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                 let problem = match log.entries.get(&position) {
                     Some(payload) if *payload == publish.payload => continue,
                     Some(_) => "has another payload there",
-                    None if expired(topic, log, position, promises) => continue,
+                    None if expired(topic, log, position, guarantees) => continue,
                     None => "does not have it",
                 };
                 let NodeLog { node, transport, .. } = log;
@@ -42,7 +42,7 @@ pub(super) fn expired(
     topic: &TopicHistory<'_>,
     log: &NodeLog<'_>,
     position: Position,
-    promises: &Guarantees,
+    guarantees: &Guarantees,
 ) -> bool {
     let first = log.entries.keys().next();
     if topic.newest_in_memory >= Some(position)
@@ -51,5 +51,5 @@ pub(super) fn expired(
         return true;
     }
     let before = first.is_some_and(|first| position.epoch == first.epoch && position < *first);
-    before && log.entries.len() >= promises.history_min
+    before && log.entries.len() >= guarantees.history_min
 }

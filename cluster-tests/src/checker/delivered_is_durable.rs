@@ -3,7 +3,7 @@
 use super::acknowledged_is_durable::expired;
 use super::{CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation};
 
-pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
     let mut checked = 0;
     for (name, topic) in &history.topics {
         for (_, record, position, payload) in history.deliveries(topic) {
@@ -11,7 +11,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                 checked += 1;
                 let is_kept = match log.entries.get(&position) {
                     Some(there) => *there == payload,
-                    None => expired(topic, log, position, promises),
+                    None => expired(topic, log, position, guarantees),
                 };
                 if !is_kept {
                     let message = format!(

@@ -10,7 +10,7 @@ use super::{
     CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, TopicHistory,
 };
 
-pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
     let mut checked = 0;
     // The first time of each node is enough: every later event is checked.
     let mut deposed_since = BTreeMap::new();
@@ -28,7 +28,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                 checked += 1;
                 let kept = match log.entries.get(&position) {
                     Some(there) => *there == payload,
-                    None => expired(topic, log, position, promises),
+                    None => expired(topic, log, position, guarantees),
                 };
                 if !kept {
                     let message = format!(

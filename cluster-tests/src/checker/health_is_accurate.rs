@@ -10,9 +10,9 @@ use super::{
     CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, RecordedOutcome,
 };
 
-pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
-    let checked = check_unready_reported(history, promises)?
-        + check_ready_nodes_acknowledge(history, promises)?;
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
+    let checked = check_unready_reported(history, guarantees)?
+        + check_ready_nodes_acknowledge(history, guarantees)?;
     // A run that was aborted has no end to be ready at.
     let reading_phase = HistoryEvent::Phase { phase: RunPhase::ReadLogs };
     if !history.records.iter().any(|record| record.event == reading_phase) {
@@ -27,11 +27,11 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
 
 fn check_unready_reported(
     history: &HistoryIndex<'_>,
-    promises: &Guarantees,
+    guarantees: &Guarantees,
 ) -> Result<usize, InvariantViolation> {
     let mut checked = 0;
     for fault in &history.faults {
-        let limit = history.time_us(fault.confirmed) + unready_limit_us(promises);
+        let limit = history.time_us(fault.confirmed) + unready_limit_us(guarantees);
         let ends_us = fault.end.map_or(u64::MAX, |ends| history.time_us(ends));
         // Healed before the report was due.
         if ends_us < limit {
@@ -47,7 +47,7 @@ fn check_unready_reported(
             if !is_reported {
                 let message = format!(
                     "node {node} did not report within {:?} that it is not ready",
-                    promises.unready_within
+                    guarantees.unready_within
                 );
                 return Err(InvariantViolation::new(message, [fault.confirmed]));
             }
@@ -63,7 +63,7 @@ const PUBLISHES_MIN: usize = 5;
 /// Checks the periods in which a node reports ready, in windows of T1.
 fn check_ready_nodes_acknowledge(
     history: &HistoryIndex<'_>,
-    promises: &Guarantees,
+    guarantees: &Guarantees,
 ) -> Result<usize, InvariantViolation> {
     let (mut invoked, mut acknowledged) = (BTreeMap::new(), BTreeMap::new());
     for publish in history.topics.values().flat_map(|topic| &topic.publishes) {
@@ -82,7 +82,7 @@ fn check_ready_nodes_acknowledge(
                 .get(&node)
                 .map_or(0, |all| all.iter().filter(|at| (from..to).contains(*at)).count())
         };
-        let window = unready_limit_us(promises);
+        let window = unready_limit_us(guarantees);
         let mut start = from;
         while start + window <= to {
             if count_within(&invoked, start, start + window / 2) >= PUBLISHES_MIN {
@@ -90,7 +90,7 @@ fn check_ready_nodes_acknowledge(
                 if count_within(&acknowledged, start, start + window) == 0 {
                     let message = format!(
                         "node {node} reported ready for {:?} and acknowledged no publish",
-                        promises.unready_within
+                        guarantees.unready_within
                     );
                     return Err(InvariantViolation::new(message, [ready_record]));
                 }
@@ -153,6 +153,6 @@ fn check_ready_at_the_end(history: &HistoryIndex<'_>) -> Result<(), InvariantVio
     Ok(())
 }
 
-fn unready_limit_us(promises: &Guarantees) -> u64 {
-    promises.unready_within.as_micros() as u64
+fn unready_limit_us(guarantees: &Guarantees) -> u64 {
+    guarantees.unready_within.as_micros() as u64
 }

@@ -9,7 +9,7 @@ use super::{
     CheckEvidence, CheckResult, FaultPeriod, Guarantees, HistoryIndex, InvariantViolation,
 };
 
-pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
     let mut checked = 0;
     for (name, topic) in &history.topics {
         for (process, indices) in &topic.subscriptions {
@@ -38,7 +38,8 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                 }
             }
             for fault in &history.faults {
-                checked += check_stale_notice(history, promises, (name, process), indices, fault)?;
+                checked +=
+                    check_stale_notice(history, guarantees, (name, process), indices, fault)?;
             }
         }
     }
@@ -60,12 +61,12 @@ fn starts_from_now(history: &HistoryIndex<'_>, indices: &[usize], subscribed: us
 /// Checks that a subscription at a disconnected node received a stale notice, or ended.
 fn check_stale_notice(
     history: &HistoryIndex<'_>,
-    promises: &Guarantees,
+    guarantees: &Guarantees,
     (name, process): (&str, &str),
     indices: &[usize],
     fault: &FaultPeriod<'_>,
 ) -> Result<usize, InvariantViolation> {
-    let limit = history.time_us(fault.confirmed) + promises.unready_within.as_micros() as u64;
+    let limit = history.time_us(fault.confirmed) + guarantees.unready_within.as_micros() as u64;
     let ends_us = fault.end.map_or(u64::MAX, |ends| history.time_us(ends));
     if fault.effect.unready.is_empty() || ends_us < limit {
         return Ok(0);

@@ -12,7 +12,7 @@ use super::{
     CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, TopicHistory,
 };
 
-pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
     let mut checked = 0;
     for (name, topic) in &history.topics {
         let mut payloads = HashMap::new();
@@ -33,7 +33,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                 return Err(InvariantViolation::new(message, [first, record]));
             }
         }
-        check_logs_equal(name, topic, promises)?;
+        check_logs_equal(name, topic, guarantees)?;
     }
     Ok(CheckEvidence::from_count(checked, "no message has a position"))
 }
@@ -43,12 +43,12 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
 fn check_logs_equal(
     name: &str,
     topic: &TopicHistory<'_>,
-    promises: &Guarantees,
+    guarantees: &Guarantees,
 ) -> Result<(), InvariantViolation> {
     let Some((first, others)) = topic.logs.split_first() else { return Ok(()) };
     for other in others {
         let pages = [&first.entries, &other.entries];
-        let are_full = pages.iter().all(|page| page.len() >= promises.history_min);
+        let are_full = pages.iter().all(|page| page.len() >= guarantees.history_min);
         let first_common = pages.iter().filter_map(|page| page.keys().next()).max();
         let first_common = first_common.filter(|_| are_full).copied().unwrap_or(Position::ZERO);
         let [first_entries, other_entries] = pages.map(|page| page.range(first_common..));

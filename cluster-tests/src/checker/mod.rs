@@ -1,7 +1,7 @@
 //! Checks a history against the published invariants: one invariant per file, each a pure function of the
 //! history.
 //!
-//! The invariants are I1 to I15 and I19 to I22. A verdict is pass, fail with the first violation, or unknown:
+//! The invariants are I1 to I15 and I19 to I22. The result is evidence, the first violation, or inconclusive:
 //! the subject of the invariant did not occur, which is not a pass.
 //!
 //! A history contains what clients observe. Some invariants concern state that clients cannot see; they are
@@ -85,9 +85,9 @@ pub type CheckResult = Result<CheckEvidence, InvariantViolation>;
 /// The evidence that an invariant holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckEvidence {
-    /// The number of facts that could have violated it.
+    /// The number of facts that could have violated the invariant.
     Checked(usize),
-    /// There was no such fact, for this reason.
+    /// No recorded fact could have violated the invariant, for this reason.
     Inconclusive(&'static str),
 }
 
@@ -138,10 +138,13 @@ pub const INVARIANTS: &[Invariant] = &[
 /// Checks every invariant, in the order of [`INVARIANTS`].
 pub fn check_all(
     records: &[HistoryRecord],
-    promises: &Guarantees,
+    guarantees: &Guarantees,
 ) -> Vec<(&'static Invariant, CheckResult)> {
     let history = HistoryIndex::from_records(records);
-    INVARIANTS.iter().map(|property| (property, (property.check)(&history, promises))).collect()
+    INVARIANTS
+        .iter()
+        .map(|invariant| (invariant, (invariant.check)(&history, guarantees)))
+        .collect()
 }
 
 impl Guarantees {

@@ -10,10 +10,10 @@ use crate::history::{HistoryEvent, HistoryRecord, RunPhase};
 /// The minimum rate of acknowledged publishes, in percent of the usual rate.
 const GOODPUT_MIN_PERCENT: u64 = 80;
 
-pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
     let mut checked = check_bursts(history)?;
     for flood in history.faults.iter().filter(|fault| fault.effect.flood) {
-        checked += check_flood(history, promises, flood)?;
+        checked += check_flood(history, guarantees, flood)?;
     }
     Ok(CheckEvidence::from_count(checked, "there was no flood, and no session exceeded its limit"))
 }
@@ -48,7 +48,7 @@ fn overlaps_fault(history: &HistoryIndex<'_>, from_us: u64, to_us: u64) -> bool 
 
 fn check_flood(
     history: &HistoryIndex<'_>,
-    promises: &Guarantees,
+    guarantees: &Guarantees,
     flood: &FaultPeriod<'_>,
 ) -> Result<usize, InvariantViolation> {
     let (Some(ends), Some(usual_rate)) = (flood.end, rate_before_faults(history)) else {
@@ -62,7 +62,7 @@ fn check_flood(
         );
         return Err(InvariantViolation::new(message, [flood.confirmed, ends]));
     }
-    let limit_us = history.time_us(ends) + promises.accepted_within.as_micros() as u64;
+    let limit_us = history.time_us(ends) + guarantees.accepted_within.as_micros() as u64;
     // The load ends at some time; the rate is not counted after its last publish.
     let is_publish = |record: &&HistoryRecord| matches!(record.event, HistoryEvent::Publish { .. });
     let last = history.records.iter().rfind(is_publish).map_or(0, |record| record.time_us);

@@ -10,16 +10,16 @@ use super::{
     CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, TopicHistory,
 };
 
-pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
     let mut checked = 0;
     let load_ends = phase_start(history, RunPhase::Drain).unwrap_or(history.records.len());
     for (name, topic) in &history.topics {
         for fault in &history.faults {
             let from = if fault.effect.has_majority { Some(fault.confirmed) } else { fault.end };
             let Some(from) = from.filter(|&from| from < load_ends) else { continue };
-            checked += check_accepted_again(history, promises, name, topic, from, load_ends)?;
+            checked += check_accepted_again(history, guarantees, name, topic, from, load_ends)?;
         }
-        checked += check_caught_up(history, promises, name, topic)?;
+        checked += check_caught_up(history, guarantees, name, topic)?;
     }
     Ok(CheckEvidence::from_count(checked, "no fault took place, and no subscriber had to catch up"))
 }
@@ -27,13 +27,13 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
 /// Checks that a publish that began after `from` was acknowledged in time, if there was one.
 fn check_accepted_again(
     history: &HistoryIndex<'_>,
-    promises: &Guarantees,
+    guarantees: &Guarantees,
     name: &str,
     topic: &TopicHistory<'_>,
     from: usize,
     load_ends: usize,
 ) -> Result<usize, InvariantViolation> {
-    let limit = history.time_us(from) + promises.accepted_within.as_micros() as u64;
+    let limit = history.time_us(from) + guarantees.accepted_within.as_micros() as u64;
     let attempt = topic.publishes.iter().find(|publish| publish.invoked > from);
     let Some(attempt) = attempt.filter(|attempt| attempt.invoked < load_ends) else { return Ok(0) };
     let mut answers = topic.acknowledged().filter(|(publish, ..)| publish.invoked > from);
@@ -42,14 +42,14 @@ fn check_accepted_again(
     }
     let message = format!(
         "{name}: no publish was acknowledged within {:?} of this",
-        promises.accepted_within
+        guarantees.accepted_within
     );
     Err(InvariantViolation::new(message, [attempt.invoked, from]))
 }
 
 fn check_caught_up(
     history: &HistoryIndex<'_>,
-    promises: &Guarantees,
+    guarantees: &Guarantees,
     name: &str,
     topic: &TopicHistory<'_>,
 ) -> Result<usize, InvariantViolation> {
@@ -59,7 +59,7 @@ fn check_caught_up(
     let healed_us =
         history.faults.last().and_then(|fault| fault.end).map_or(0, |ends| history.time_us(ends));
     let limit_us =
-        history.time_us(drain).max(healed_us) + promises.caught_up_within.as_micros() as u64;
+        history.time_us(drain).max(healed_us) + guarantees.caught_up_within.as_micros() as u64;
     let mut checked = 0;
     for (process, indices) in &topic.subscriptions {
         let position_of = |index: usize| match history.event(index) {
@@ -88,7 +88,7 @@ fn check_caught_up(
             let message = format!(
                 "{name}: {process} had reached {reached_text} within {:?} of the end of load and faults; the \
                  newest position of the topic is {head}",
-                promises.caught_up_within
+                guarantees.caught_up_within
             );
             return Err(InvariantViolation::new(message, [drain, last]));
         }

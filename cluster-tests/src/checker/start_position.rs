@@ -7,7 +7,7 @@ use crate::history::{HistoryEvent, SubscribeStart};
 
 use super::{CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation};
 
-pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
     let mut checked = 0;
     for (name, topic) in &history.topics {
         for (process, indices) in &topic.subscriptions {
@@ -36,7 +36,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckR
                 // On QUIC a message may arrive before the `Subscribed` reply.
                 let Some((head, subscribed)) = head else { continue };
                 checked += 1;
-                if !is_expected_start(requested, head, from, promises) {
+                if !is_expected_start(requested, head, from, guarantees) {
                     let message = format!(
                         "{name}: {process} requested {requested:?} when the topic was at {head}, and \
                          received {from} first"
@@ -53,7 +53,7 @@ fn is_expected_start(
     requested: SubscribeStart,
     head: Position,
     first: Position,
-    promises: &Guarantees,
+    guarantees: &Guarantees,
 ) -> bool {
     if let SubscribeStart::After(_) = requested {
         // Checked by I12.
@@ -65,7 +65,7 @@ fn is_expected_start(
     }
     // A topic that keeps more than the guaranteed history may start earlier.
     let (first_offset, head_offset) = (first.offset.0, head.offset.0);
-    let forgotten = head_offset.saturating_sub(promises.history_min as u64);
+    let forgotten = head_offset.saturating_sub(guarantees.history_min as u64);
     match requested {
         SubscribeStart::Now => first_offset == head_offset + 1,
         SubscribeStart::Start if forgotten == 0 => first_offset == 1,

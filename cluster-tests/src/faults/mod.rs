@@ -59,7 +59,7 @@ pub enum FaultState {
     Active,
     /// The fault did not take place, for this reason.
     NotActive(String),
-    /// It could not be determined, for this reason.
+    /// Whether the fault took place could not be determined, for this reason.
     Indeterminate(String),
 }
 

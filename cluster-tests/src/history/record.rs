@@ -93,7 +93,7 @@ pub enum HistoryEvent {
     FaultActive { fault: SharedStr },
     /// The fault did not take place, for this reason.
     FaultNotActive { fault: SharedStr, reason: SharedStr },
-    /// It could not be confirmed that the fault took place, for this reason.
+    /// Whether the fault took place could not be determined, for this reason.
     FaultIndeterminate { fault: SharedStr, reason: SharedStr },
     /// The fault is over, and everything that it stopped runs again.
     FaultHealed { fault: SharedStr },

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use pushonce_client::Transport;
-use pushonce_core::{Delivery, StartFrom, SubscribeOptions, Topic, TopicEvent};
+use pushonce_core::{Delivery, StartFrom, SubscribeOptions, Topic};
 use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ErrorCode, ServerEvent};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
@@ -64,7 +64,7 @@ impl Session {
             }
             Session::Grpc(answers, topic) => match answers.message().await {
                 Ok(Some(response)) => match publisher::SubscribeEvent::try_from(response) {
-                    Ok(event) => Ok(to_server_event(topic, event)),
+                    Ok(event) => Ok(event.into_server_event(1, topic.clone(), Delivery::All)),
                     Err(error) => Err(error.to_string()),
                 },
                 Ok(None) => Err("the call ended".to_owned()),
@@ -120,32 +120,6 @@ async fn open_grpc(ports: Ports, topic: Topic, from: StartFrom) -> Result<Sessio
             Ok(Session::Rejected(Some(event)))
         }
         Err(status) => Err(describe_status(&status)),
-    }
-}
-
-fn to_server_event(topic: &Topic, event: publisher::SubscribeEvent) -> ServerEvent {
-    let topic = topic.clone();
-    match event {
-        publisher::SubscribeEvent::Subscribed { position, recovered } => ServerEvent::Subscribed {
-            id: Some(1),
-            topic,
-            position,
-            recovered,
-            delivery: Delivery::All,
-        },
-        publisher::SubscribeEvent::Item(TopicEvent::Message(message)) => {
-            ServerEvent::Message { topic, message }
-        }
-        publisher::SubscribeEvent::Item(TopicEvent::Gap(gap)) => ServerEvent::Gap { topic, gap },
-        publisher::SubscribeEvent::Item(TopicEvent::Stale(since)) => {
-            ServerEvent::Stale { topic, since }
-        }
-        publisher::SubscribeEvent::Item(TopicEvent::Live(position)) => {
-            ServerEvent::Live { topic, position }
-        }
-        publisher::SubscribeEvent::Heartbeat { position } => ServerEvent::Heartbeat {
-            positions: position.map(|position| (topic, position)).into_iter().collect(),
-        },
     }
 }
 

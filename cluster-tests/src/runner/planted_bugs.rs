@@ -1,4 +1,4 @@
-//! The proof, proved: with each planted bug switched on, its row must fail by its property.
+//! Tests the checker: a run with a planted bug must violate the invariant that the bug breaks.
 //!
 //! Needs a binary that was built with the feature `fail-points`; any other rejects the variable that
 //! activates one, and no node starts.
@@ -59,8 +59,8 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
 impl PlantedBug {
     /// What a report of a run with the bug says: caught by these properties, or missed.
     pub fn check(&self, report: &RunReport) -> Result<Vec<&'static str>, String> {
-        let violated = report.results.iter().filter(|(_, judgement)| judgement.is_err());
-        let violated: Vec<_> = violated.map(|(property, _)| property.id).collect();
+        let violated = report.results.iter().filter(|(_, result)| result.is_err());
+        let violated: Vec<_> = violated.map(|(invariant, _)| invariant.id).collect();
         if violated.iter().any(|id| self.violates.contains(id)) {
             Ok(violated)
         } else {
@@ -75,9 +75,9 @@ impl PlantedBug {
     /// The options of a run with the bug.
     pub fn run_options(&self, options: &Options) -> Options {
         let dir = options.dir.join(self.fail_point.name());
-        // What a bug keeps from ever being level is not waited for.
-        let promises = Guarantees { caught_up_within: secs(10), ..options.promises };
-        Options { fail_point: Some(self.fail_point), dir, promises, ..options.clone() }
+        // A bug may keep a subscriber from ever catching up: the run does not wait for it.
+        let guarantees = Guarantees { caught_up_within: secs(10), ..options.guarantees };
+        Options { fail_point: Some(self.fail_point), dir, guarantees, ..options.clone() }
     }
 }
 

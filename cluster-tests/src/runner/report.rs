@@ -50,19 +50,19 @@ impl RunReport {
         aborted: Option<String>,
         dir: PathBuf,
     ) -> RunReport {
-        let results = check_all(records, &options.promises);
+        let results = check_all(records, &options.guarantees);
         let load = LoadStats::from_records(records);
         let mut violations_text =
             aborted.iter().map(|reason| format!("{reason}\n")).collect::<String>();
-        for (property, judgement) in &results {
-            if let Err(violation) = judgement {
+        for (invariant, result) in &results {
+            if let Err(violation) = result {
                 violations_text +=
-                    &format!("{} {}: {}", property.id, property.title, violation.report(records));
+                    &format!("{} {}: {}", invariant.id, invariant.title, violation.report(records));
             }
         }
-        let first_violation = results.iter().find_map(|(property, judgement)| {
-            let violation = judgement.as_ref().err()?;
-            Some(format!("{} {}: {}", property.id, property.title, violation.message))
+        let first_violation = results.iter().find_map(|(invariant, result)| {
+            let violation = result.as_ref().err()?;
+            Some(format!("{} {}: {}", invariant.id, invariant.title, violation.message))
         });
         // A cluster that never started, for instance on a busy machine, proves nothing.
         let verdict = match (first_violation, aborted) {
@@ -91,7 +91,7 @@ impl RunReport {
         RunReport {
             scenario,
             verdict: RunVerdict::Unknown(reason),
-            results: INVARIANTS.iter().map(|property| (property, inconclusive())).collect(),
+            results: INVARIANTS.iter().map(|invariant| (invariant, inconclusive())).collect(),
             load: LoadStats::default(),
             dir: PathBuf::new(),
             repeat_command: super::repeat_command(scenario, options),
@@ -112,18 +112,18 @@ fn never_active_reason(records: &[HistoryRecord]) -> String {
 }
 
 /// Checks a recorded history again.
-pub fn recheck(records: &[HistoryRecord], promises: &Guarantees) -> (bool, String) {
+pub fn recheck(records: &[HistoryRecord], guarantees: &Guarantees) -> (bool, String) {
     let mut text = String::new();
     let mut passed = true;
-    for (property, judgement) in check_all(records, promises) {
-        let line = match judgement {
+    for (invariant, result) in check_all(records, guarantees) {
+        let line = match result {
             Ok(evidence) => format!("{evidence}\n"),
             Err(violation) => {
                 passed = false;
                 format!("FAIL {}", violation.report(records))
             }
         };
-        text += &format!("{:<4} {:<38} {line}", property.id, property.title);
+        text += &format!("{:<4} {:<38} {line}", invariant.id, invariant.title);
     }
     (passed, text)
 }
@@ -141,7 +141,7 @@ impl fmt::Display for RunReport {
         let marks: Vec<_> = self
             .results
             .iter()
-            .map(|(property, judgement)| format!("{} {}", property.id, result_mark(judgement)))
+            .map(|(invariant, result)| format!("{} {}", invariant.id, result_mark(result)))
             .collect();
         writeln!(f, "   {}", marks.join("  "))?;
         match &self.verdict {
@@ -157,8 +157,8 @@ impl fmt::Display for RunReport {
 }
 
 /// The symbol of a result in the table.
-pub(super) fn result_mark(judgement: &CheckResult) -> &'static str {
-    match judgement {
+pub(super) fn result_mark(result: &CheckResult) -> &'static str {
+    match result {
         Ok(CheckEvidence::Checked(_)) => "✓",
         Ok(CheckEvidence::Inconclusive(_)) => "?",
         Err(_) => "✗",

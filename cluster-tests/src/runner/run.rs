@@ -27,7 +27,7 @@ pub struct Options {
     /// The duration of the fault phase.
     pub seconds: u64,
     /// The guarantees to check.
-    pub promises: Guarantees,
+    pub guarantees: Guarantees,
     /// The parent of the run's directory.
     pub dir: PathBuf,
     /// Keeps the directory even if the run passes.
@@ -113,7 +113,7 @@ async fn run_scenario(
 
     load.stop_publishers().await;
     begin_phase(RunPhase::Drain);
-    wait_drained(&context, &plan, &recorder, options.promises.caught_up_within + secs(1)).await;
+    wait_drained(&context, &plan, &recorder, options.guarantees.caught_up_within + secs(1)).await;
     begin_phase(RunPhase::ReadLogs);
     read_all_logs(&context, &plan, &process_recorder).await;
     load.stop().await;

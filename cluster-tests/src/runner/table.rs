@@ -9,7 +9,7 @@ use crate::checker::INVARIANTS;
 /// The tables of all reports.
 pub fn render_table(reports: &[RunReport]) -> String {
     let mut text = String::from("| fault | verdict |");
-    INVARIANTS.iter().for_each(|property| text += &format!(" {} |", property.id));
+    INVARIANTS.iter().for_each(|invariant| text += &format!(" {} |", invariant.id));
     text += "\n|---|---|";
     INVARIANTS.iter().for_each(|_| text += "---|");
     text += "\n";

@@ -28,7 +28,7 @@ async fn builder_rejects_an_address_of_another_transport() {
         (Transport::Grpc, "http://a:1", "ws://a:1"),
     ] {
         let builder = Subscriber::builder([server(right), server(wrong)]).transport(transport);
-        let error = builder.topic(topic(), StartFrom::Now).connect().err().expect("rejected");
+        let error = builder.topic(topic(), StartFrom::Now).connect().expect_err("rejected");
         assert_eq!(error, BuildError::WrongScheme { server: server(wrong), transport });
         assert!(error.to_string().contains(wrong), "{error}");
     }

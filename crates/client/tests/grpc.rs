@@ -4,8 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod stage;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -14,17 +15,16 @@ use pushonce_client::{
 };
 use pushonce_core::{
     Acknowledgement, ContentType, FetchError, Message, Position, Publish, StartFrom, Timestamp,
-    Topic, TopicEvent, test_util,
+    TopicEvent, test_util,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::{self, PublisherServiceServer};
 use pushonce_proto::publisher;
+use stage::{next_event, topic};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
-
-const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A call of `Subscribe`: its start, and the sender of its responses.
 type SubscribeCall = (StartFrom, mpsc::Sender<Result<pb::SubscribeResponse, Status>>);
@@ -94,10 +94,6 @@ impl FakeGrpcServer {
     }
 }
 
-fn topic() -> Topic {
-    test_util::topic("game/7")
-}
-
 fn acknowledgement() -> Acknowledgement {
     Acknowledgement { time: Timestamp(5), ..test_util::acknowledgement(3, 4) }
 }
@@ -114,11 +110,6 @@ fn subscribed_response(offset: u64) -> Result<pb::SubscribeResponse, Status> {
 fn message_response(offset: u64) -> Result<pb::SubscribeResponse, Status> {
     let message = Message { time: Timestamp(1), ..test_util::message(5, offset) };
     Ok(publisher::SubscribeEvent::Item(TopicEvent::Message(Arc::new(message))).into())
-}
-
-async fn next_event(subscriber: &mut Subscriber) -> SubscriberEvent {
-    let next = tokio::time::timeout(TEST_TIMEOUT, subscriber.next()).await;
-    next.expect("an event in time").expect("not the last event")
 }
 
 #[tokio::test]

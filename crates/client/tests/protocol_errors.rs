@@ -13,19 +13,9 @@ use http::{HeaderName, HeaderValue};
 use pushonce_client::{Encoding, ErrorCode, ServerAddress, Subscriber, SubscriberEvent};
 use pushonce_core::{Delivery, Gap, GapReason, StartFrom};
 use pushonce_proto::client;
-use stage::{ScriptedWebSocketServer, at, topic};
+use stage::{ScriptedWebSocketServer, TEST_TIMEOUT, at, subscribe, topic};
 use tokio::net::TcpListener;
 use tokio_websockets::{Message, ServerBuilder};
-
-const TEST_TIMEOUT: Duration = Duration::from_secs(20);
-
-fn subscribe(servers: &[&ScriptedWebSocketServer], from: StartFrom) -> Subscriber {
-    let addresses = servers.iter().map(|server| server.address());
-    Subscriber::builder(addresses)
-        .topic(topic(), from)
-        .connect()
-        .expect("the servers fit the transport")
-}
 
 /// The first event that `select` accepts; earlier ones are dropped.
 async fn find_event<T>(

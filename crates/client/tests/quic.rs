@@ -4,24 +4,23 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod stage;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use pushonce_client::{
     CertificateFingerprint, CertificateTrust, ServerAddress, Subscriber, SubscriberEvent, Transport,
 };
 use pushonce_core::{
-    Delivery, Gap, GapReason, Message, Position, StartFrom, SubscribeOptions, Timestamp, Topic,
-    test_util,
+    Delivery, Gap, GapReason, Message, Position, StartFrom, SubscribeOptions, Timestamp, test_util,
 };
 use pushonce_proto::client::{self, ClientCommand, Encoding};
 use pushonce_proto::delimited::{self, FrameDecoder};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig};
 use rustls::pki_types::PrivateKeyDer;
-
-const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+use stage::{next_event, topic};
 
 struct ScriptedQuicServer {
     endpoint: Endpoint,
@@ -110,10 +109,6 @@ async fn send_event(stream: &mut SendStream, event: &client::ServerEvent) {
     stream.write_all(&frame).await.unwrap();
 }
 
-fn topic() -> Topic {
-    test_util::topic("game/7")
-}
-
 fn message_event(offset: u64) -> client::ServerEvent {
     message_event_at(Position::new(5, offset))
 }
@@ -131,11 +126,6 @@ fn subscribe(server: ServerAddress, trust: CertificateTrust) -> Subscriber {
         .topic(topic(), StartFrom::Start)
         .connect()
         .expect("the servers fit the transport")
-}
-
-async fn next_event(subscriber: &mut Subscriber) -> SubscriberEvent {
-    let next = tokio::time::timeout(TEST_TIMEOUT, subscriber.next()).await;
-    next.expect("an event in time").expect("not the last event")
 }
 
 #[tokio::test]
@@ -229,7 +219,9 @@ async fn next_position(subscriber: &mut Subscriber) -> Position {
 async fn newer_datagrams_are_delivered_and_older_ones_are_dropped() {
     let server = ScriptedQuicServer::open();
     let (mut subscriber, client) = subscribe_datagrams(&server).await;
-    send_event(&mut client.open_topic_stream().await, &message_event(1)).await;
+    // Held: a dropped stream ends the session.
+    let mut stream = client.open_topic_stream().await;
+    send_event(&mut stream, &message_event(1)).await;
     assert_eq!(next_position(&mut subscriber).await, Position::new(5, 1));
     for (sent, delivered) in [(4, Some(4)), (3, None), (4, None), (7, Some(7))] {
         client.send_datagram(&message_event(sent));
@@ -265,7 +257,9 @@ async fn datagram_ahead_of_its_stream_waits_for_the_stream() {
 async fn slow_caller_gets_the_newest_datagram() {
     let server = ScriptedQuicServer::open();
     let (mut subscriber, client) = subscribe_datagrams(&server).await;
-    send_event(&mut client.open_topic_stream().await, &message_event(1)).await;
+    // Held: a dropped stream ends the session.
+    let mut stream = client.open_topic_stream().await;
+    send_event(&mut stream, &message_event(1)).await;
     for offset in 2..=5_000 {
         client.send_datagram(&message_event(offset));
     }

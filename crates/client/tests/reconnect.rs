@@ -10,26 +10,11 @@ use std::time::Duration;
 
 use pushonce_client::{Subscriber, SubscriberEvent};
 use pushonce_core::{Position, StartFrom};
-use stage::{ScriptedWebSocketServer, at, topic};
-
-/// Far longer than any test takes; reached only on failure.
-const TEST_TIMEOUT: Duration = Duration::from_secs(20);
-
-fn subscribe(servers: &[&ScriptedWebSocketServer], from: StartFrom) -> Subscriber {
-    let addresses = servers.iter().map(|server| server.address());
-    Subscriber::builder(addresses)
-        .topic(topic(), from)
-        .connect()
-        .expect("the servers fit the transport")
-}
-
-async fn next_event(subscriber: &mut Subscriber) -> Option<SubscriberEvent> {
-    tokio::time::timeout(TEST_TIMEOUT, subscriber.next()).await.expect("an event in time")
-}
+use stage::{ScriptedWebSocketServer, at, next_event, subscribe, topic};
 
 async fn next_position(subscriber: &mut Subscriber) -> Position {
     loop {
-        match next_event(subscriber).await.expect("not the last event") {
+        match next_event(subscriber).await {
             SubscriberEvent::Message { message, .. } => return message.position,
             SubscriberEvent::Gap { gap, .. } => panic!("{gap}"),
             _ => {}
@@ -68,7 +53,7 @@ async fn messages_during_a_disconnect_are_not_skipped_by_a_subscriber_from_now()
     let mut client = server.accept().await;
     assert_eq!(client.requested_start().await, StartFrom::Now);
     client.send_subscribed(at(9)).await;
-    while !matches!(next_event(&mut subscriber).await, Some(SubscriberEvent::Subscribed { .. })) {}
+    while !matches!(next_event(&mut subscriber).await, SubscriberEvent::Subscribed { .. }) {}
     drop(client);
 
     let mut client = server.accept().await;
@@ -87,8 +72,7 @@ async fn unreachable_server_is_skipped() {
 
     let mut client = server.accept().await;
     client.requested_start().await;
-    let Some(SubscriberEvent::Disconnected { retry_in, .. }) = next_event(&mut subscriber).await
-    else {
+    let SubscriberEvent::Disconnected { retry_in, .. } = next_event(&mut subscriber).await else {
         panic!("expected an event for the unreachable server");
     };
     assert!(retry_in.is_some());
@@ -102,14 +86,12 @@ async fn close_code_without_reconnect_ends_the_subscriber() {
     client.requested_start().await;
     client.close(4400).await;
 
-    loop {
-        match next_event(&mut subscriber).await {
-            Some(SubscriberEvent::Disconnected { retry_in, .. }) => assert_eq!(retry_in, None),
-            Some(SubscriberEvent::Connected { .. }) => {}
-            None => return,
-            other => panic!("{other:?}"),
-        }
-    }
+    assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Connected { .. }));
+    let SubscriberEvent::Disconnected { retry_in, .. } = next_event(&mut subscriber).await else {
+        panic!("expected the end of the session");
+    };
+    assert_eq!(retry_in, None);
+    assert_eq!(subscriber.next().await, None);
 }
 
 #[tokio::test]
@@ -121,9 +103,7 @@ async fn close_code_with_later_reconnect_is_retried_after_a_delay() {
     client.close(4503).await;
 
     loop {
-        if let Some(SubscriberEvent::Disconnected { retry_in, .. }) =
-            next_event(&mut subscriber).await
-        {
+        if let SubscriberEvent::Disconnected { retry_in, .. } = next_event(&mut subscriber).await {
             assert!(retry_in.is_some_and(|pause| pause >= Duration::from_millis(100)));
             return;
         }

@@ -47,13 +47,13 @@ const _: () = assert!(ENTRY_BYTES_MAX * 2 < FRAME_BYTES_MAX);
 /// The reason why a proposal has no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Nothing happened: this node does not lead, or may not at the moment. Ask the leader.
+    /// The entry was not proposed: this node does not lead, or may not at the moment. Ask the leader.
     #[error("not proposed: {}", match leader { Some(node) => format!("{node} leads"), None => "no leader is known".to_owned() })]
     Rejected {
         /// The leader, if known.
         leader: Option<NodeId>,
     },
-    /// It may have happened, or may still. The message names why the outcome is not known.
+    /// The entry may have been committed, or may be later. The message says why the outcome is unknown.
     #[error("the outcome of the proposal is unknown: {0}")]
     Unknown(String),
 }

@@ -92,7 +92,7 @@ mod tests {
     use pushonce_core::Term;
 
     use super::*;
-    use crate::state::state_test::view_of;
+    use crate::state::state_test::view_with_labels;
 
     fn leading(voters: &[u64], learners: &[u64]) -> GroupStatus {
         let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn placement_is_proposed_again_when_the_view_version_changes() {
-        let mut view = view_of(&[("", ""); 3]);
+        let mut view = view_with_labels(&[("", ""); 3]);
         let mut cache = PlacementCache::default();
         let first = placement_task(&view, &mut cache);
         assert!(matches!(first, Some(LeaderTask::SetPlacement { .. })));
@@ -135,12 +135,12 @@ mod tests {
     fn follower_has_no_task() {
         let mut status = leading(&[1], &[]);
         status.is_leader = false;
-        assert_eq!(due_task(&view_of(&[("", ""); 2]), &status), None);
+        assert_eq!(due_task(&view_with_labels(&[("", ""); 2]), &status), None);
     }
 
     #[test]
     fn new_member_is_added_before_it_has_a_link_and_activated_when_caught_up() {
-        let mut view = view_of(&[("", ""); 2]);
+        let mut view = view_with_labels(&[("", ""); 2]);
         joining(&mut view, 2);
         let alone = BTreeSet::from([NodeId(1)]);
         let added = next_task(
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn three_active_members_vote_before_the_placement_is_proposed() {
-        let view = view_of(&[("", ""); 3]);
+        let view = view_with_labels(&[("", ""); 3]);
         let promoted = due_task(&view, &leading(&[1], &[2, 3]));
         assert!(matches!(
             promoted,
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn nothing_is_due_when_the_cluster_matches_the_desired_state() {
-        let mut view = view_of(&[("", ""); 3]);
+        let mut view = view_with_labels(&[("", ""); 3]);
         view.placement.replicas = Placement::compute(&view);
         assert_eq!(due_task(&view, &leading(&[1, 2, 3], &[])), None);
     }
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn removed_voter_leaves_before_a_living_one_while_its_link_is_up() {
         for gone in [2, 3] {
-            let mut view = view_of(&[("", ""); 3]);
+            let mut view = view_with_labels(&[("", ""); 3]);
             view.members.remove(&NodeId(gone));
             let linked = [1, 2, 3].map(NodeId).into();
             let status = leading(&[1, 2, 3], &[]);
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn removed_voter_loses_its_vote_and_removed_learner_is_dropped() {
-        let mut view = view_of(&[("", ""); 4]);
+        let mut view = view_with_labels(&[("", ""); 4]);
         view.placement.replicas = Placement::compute(&view);
         view.members.remove(&NodeId(4));
         let dropped = due_task(&view, &leading(&[1, 2, 3], &[4]));
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn placement_without_holders_is_never_proposed() {
-        let mut view = view_of(&[("", ""); 1]);
+        let mut view = view_with_labels(&[("", ""); 1]);
         joining(&mut view, 1);
         assert_eq!(placement_task(&view, &mut PlacementCache::default()), None);
     }

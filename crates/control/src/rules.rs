@@ -6,8 +6,8 @@ use pushonce_core::ClusterVersion;
 /// One set of constants.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
-    /// Maximum number of members. Every node holds the view and a link to each other node: a thousand is
-    /// more than was ever tested, and prevents nodes that join in a loop from filling every disk.
+    /// Maximum number of members. Every node holds the view and a link to each other node. A thousand is
+    /// more than any test used, and it keeps nodes that join in a loop from filling every disk.
     pub(crate) members_max: usize,
     /// Maximum number of namespaces with their own settings. Every node holds all namespaces and receives
     /// them with every change of the cluster: some 100 KiB.
@@ -18,7 +18,7 @@ const FIRST: Rules = Rules { members_max: 1_000, namespaces_max: 1_000 };
 
 impl Rules {
     /// The rules of a version. All versions share one set so far.
-    pub(crate) fn of(_version: ClusterVersion) -> &'static Rules {
+    pub(crate) fn for_version(_version: ClusterVersion) -> &'static Rules {
         &FIRST
     }
 }

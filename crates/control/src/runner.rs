@@ -104,7 +104,7 @@ impl LeaderLoop {
 
     async fn perform_task(&mut self, task: LeaderTask) {
         let description = match &task {
-            LeaderTask::Activate(node) => format!("make {node}, which is level, active"),
+            LeaderTask::Activate(node) => format!("activate {node}, which has caught up"),
             LeaderTask::ChangeGroup(step) => format!("change the control group: {step}"),
             LeaderTask::SetPlacement { version, .. } => {
                 format!("set version {version} of the placement")

@@ -157,7 +157,7 @@ impl ClusterState {
     }
 
     fn rules(&self) -> &'static Rules {
-        Rules::of(self.cluster_version)
+        Rules::for_version(self.cluster_version)
     }
 
     fn check_repeated_bootstrap(
@@ -493,8 +493,23 @@ fn check_supported_version(
 }
 
 #[cfg(test)]
+#[path = "state/arbitrary_commands_test.rs"]
+mod arbitrary_commands_test;
+#[cfg(test)]
+#[path = "state/log_mark_test.rs"]
+mod log_mark_test;
+#[cfg(test)]
+#[path = "state/namespace_test.rs"]
+mod namespace_test;
+#[cfg(test)]
+#[path = "state/recover_test.rs"]
+mod recover_test;
+#[cfg(test)]
 #[path = "state/state_test.rs"]
 pub(crate) mod state_test;
+#[cfg(test)]
+#[path = "state/times_test.rs"]
+mod times_test;
 #[cfg(test)]
 #[path = "state/version_test.rs"]
 mod version_test;

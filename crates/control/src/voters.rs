@@ -51,7 +51,7 @@ mod tests {
     use pushonce_core::MemberState;
 
     use super::*;
-    use crate::state::state_test::view_of;
+    use crate::state::state_test::view_with_labels;
 
     fn ids<C: FromIterator<NodeId>>(ids: &[u64]) -> C {
         ids.iter().copied().map(NodeId).collect()
@@ -65,32 +65,38 @@ mod tests {
     fn cluster_has_one_three_or_five_voters() {
         for (members, voters) in [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (6, 5), (20, 5)] {
             let labels = vec![("", ""); members];
-            assert_eq!(choose(&view_of(&labels), &[1], 1, &[]).len(), voters, "{members} members");
+            assert_eq!(
+                choose(&view_with_labels(&labels), &[1], 1, &[]).len(),
+                voters,
+                "{members} members"
+            );
         }
     }
 
     #[test]
     fn current_voters_keep_their_vote_and_the_leader_comes_first() {
-        let view = view_of(&[("eu", "a"), ("eu", "a"), ("eu", "a"), ("eu", "b"), ("us", "a")][..4]);
+        let view = view_with_labels(
+            &[("eu", "a"), ("eu", "a"), ("eu", "a"), ("eu", "b"), ("us", "a")][..4],
+        );
         assert_eq!(choose(&view, &[1, 2, 3], 2, &[1, 2, 3, 4]), ids::<Vec<_>>(&[2, 1, 3]));
     }
 
     #[test]
     fn unreachable_voter_keeps_its_vote_and_unreachable_candidate_waits() {
-        let view = view_of(&[("", ""); 5][..4]);
+        let view = view_with_labels(&[("", ""); 5][..4]);
         assert_eq!(choose(&view, &[1, 2, 3], 1, &[1, 4]), ids::<Vec<_>>(&[1, 2, 3]));
         assert_eq!(choose(&view, &[1], 1, &[1, 3, 4]), ids::<Vec<_>>(&[1, 3, 4]));
     }
 
     #[test]
     fn free_places_go_to_zones_then_to_regions_without_a_voter() {
-        let view = view_of(&[("eu", "a"), ("eu", "a"), ("eu", "b"), ("us", "a")]);
+        let view = view_with_labels(&[("eu", "a"), ("eu", "a"), ("eu", "b"), ("us", "a")]);
         assert_eq!(choose(&view, &[1], 1, &[1, 2, 3, 4]), ids::<Vec<_>>(&[1, 4, 3]));
     }
 
     #[test]
     fn only_active_core_members_vote() {
-        let mut view = view_of(&[("", ""); 5]);
+        let mut view = view_with_labels(&[("", ""); 5]);
         view.members.get_mut(&NodeId(2)).unwrap().state = MemberState::Joining;
         view.members.get_mut(&NodeId(3)).unwrap().roles.core = false;
         assert_eq!(choose(&view, &[1], 1, &[1, 2, 3, 4, 5]), ids::<Vec<_>>(&[1, 4, 5]));
@@ -98,7 +104,7 @@ mod tests {
 
     #[test]
     fn removed_leader_is_not_selected() {
-        let mut view = view_of(&[("", ""); 4]);
+        let mut view = view_with_labels(&[("", ""); 4]);
         view.members.remove(&NodeId(1));
         assert_eq!(choose(&view, &[1, 2, 3], 1, &[1, 2, 3, 4]), ids::<Vec<_>>(&[2, 3, 4]));
     }

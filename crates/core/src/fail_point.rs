@@ -50,7 +50,7 @@ fail_points! {
     ProducersUnbounded = "producers-unbounded",
     /// A namespace and a node may have any number of topics.
     TopicsUnbounded = "topics-unbounded",
-    /// A subscriber that resumes from 0:0 is not told that the topic had an earlier epoch.
+    /// A subscriber that resumes from 0:0 receives no gap although the topic had an earlier epoch.
     EarlierEpochHidden = "earlier-epoch-hidden",
     /// The log and the owner's memory do not share the publish ids that they remember.
     DedupeSplitByDurability = "dedupe-split-by-durability",
@@ -70,7 +70,7 @@ fail_points! {
     UnreadableEntrySkipped = "unreadable-entry-skipped",
     /// Peers exchange frames whatever versions they offer.
     HandshakeUnchecked = "handshake-unchecked",
-    /// A replica votes while the leader that it heard last may still have its lease.
+    /// A replica votes while the leader of its last append may still have its lease.
     VoteHoldSkipped = "vote-hold-skipped",
     /// A recovered group continues in the terms and indexes of its last copy.
     RecoveryReusesTerms = "recovery-reuses-terms",
@@ -106,7 +106,7 @@ fail_points! {
     // Relay.
     /// A heartbeat is one frame, however many topics it names.
     HeartbeatUnsplit = "heartbeat-unsplit",
-    /// A node at 0:0 counts as level with a topic without messages, which may have had some.
+    /// A node at 0:0 counts as up to date with a topic without messages, which may have had some.
     ZeroPositionLevel = "zero-position-level",
 
     // Gateway and listener.

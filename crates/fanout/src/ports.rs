@@ -71,10 +71,10 @@ pub trait FrameEncoder: Send + Sync + 'static {
 /// Whether this node has contact with the owner of a topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TopicHealth {
-    /// It has.
+    /// The node has contact: it receives every new message.
     #[default]
     Live,
-    /// It has not; newer messages may exist that this node does not know.
+    /// The node has no contact: newer messages may exist that it does not know.
     Stale,
 }
 

@@ -329,7 +329,7 @@ fn is_forged(from: StartFrom) -> bool {
 
 /// Whether no message can be missing between two positions. After [`Position::ZERO`] an empty epoch misses
 /// none.
-fn is_level(reached: Position, head: Position) -> bool {
+fn is_caught_up(reached: Position, head: Position) -> bool {
     reached == head || head.next().follows(reached)
 }
 
@@ -370,7 +370,7 @@ fn assert_no_missing_messages(
         if let Some((now_stale, at)) = parse_health(frame) {
             assert_ne!(is_stale, now_stale, "health was reported twice: {frames:?}");
             is_stale = now_stale;
-            let is_consistent = reached.is_none_or(|reached| is_level(reached, at));
+            let is_consistent = reached.is_none_or(|reached| is_caught_up(reached, at));
             assert!(is_consistent, "{frame} does not match the delivered frames: {frames:?}");
             continue;
         }
@@ -397,7 +397,10 @@ fn assert_no_missing_messages(
     let frames: Vec<String> = frames.into_iter().filter(|f| parse_health(f).is_none()).collect();
     if !subscription.is_unsubscribed {
         let reached = reached.unwrap_or(subscribed.position);
-        assert!(is_level(reached, head), "stopped at {reached} before the head {head}: {frames:?}");
+        assert!(
+            is_caught_up(reached, head),
+            "stopped at {reached} before the head {head}: {frames:?}"
+        );
     }
     let gaps_allowed = subscription.was_blocked
         || allowed.epoch_changed

@@ -93,7 +93,7 @@ pub(crate) struct LaneParts {
     pub(crate) backend: Backend,
     pub(crate) router: axum::Router,
     pub(crate) listener: std::net::TcpListener,
-    /// Where QUIC comes in, if it does on this lane.
+    /// The QUIC listener of the lane; `None` when QUIC is served by other lanes only.
     pub(crate) quic: Option<Listener>,
     pub(crate) connection_permits: Arc<Semaphore>,
     pub(crate) memory: MemoryUse,

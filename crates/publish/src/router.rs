@@ -102,7 +102,7 @@ impl Router {
         let span = self.span(owner, &publish);
         let sent =
             if owner == *node_id { shards.publish(publish) } else { peers.publish(owner, publish) };
-        // One more box only while somebody reads it.
+        // The second box is allocated only while a subscriber records the span.
         if span.is_disabled() { sent } else { trace_outcome(sent).instrument(span).boxed() }
     }
 

@@ -55,9 +55,9 @@ const CALLS_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The readiness of a node, as reported by its health service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// It accepts publishes: the status of `pushonce.publisher.v1.PublisherService`.
+    /// Whether the node accepts publishes: the status of `pushonce.publisher.v1.PublisherService`.
     pub can_publish: bool,
-    /// It serves subscribers. The node as a whole is serving when both are true.
+    /// Whether the node serves subscribers. The status of the node as a whole is serving when both are true.
     pub can_subscribe: bool,
 }
 

@@ -131,7 +131,7 @@ pub fn reference() -> String {
 }
 
 /// The recorder keeps each observation of a histogram until it is counted, 8 bytes and more. A scrape
-/// counts them, but a node that nobody scrapes would grow without bound.
+/// counts them, but a node that is not scraped would grow without bound.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Counts the observations of histograms at an interval. Never returns.

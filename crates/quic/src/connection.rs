@@ -35,7 +35,7 @@ pub struct Connection {
 /// Why a write failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamWriteError {
-    /// There is no room. The handler is driven when there is.
+    /// The send buffer is full. The handler is driven when it has room again.
     Blocked,
     /// The client no longer reads this stream.
     Stopped,
@@ -48,7 +48,7 @@ pub enum StreamWriteError {
 pub enum StreamRead {
     /// The next bytes, never empty.
     Bytes(Bytes),
-    /// There is nothing to read yet. The handler is driven when there is.
+    /// No bytes have arrived yet. The handler is driven when some arrive.
     Blocked,
     /// The client finished or reset the stream.
     End,

@@ -1,5 +1,5 @@
-//! Arbitrary, lost, repeated and changed datagrams: no panic, and a client whose datagrams arrive at last
-//! is served.
+//! Arbitrary, lost, repeated and changed datagrams cause no panic, and a client is served as soon as its
+//! datagrams arrive.
 
 mod client;
 
@@ -74,7 +74,11 @@ fn echo(payload: &[u8], faults: &[Fault]) -> (Vec<u8>, FuzzEndpoint) {
         answers.extend(server.advance(now));
         if is_idle && answers.is_empty() {
             let deadlines = [client.deadline(), server.next_deadline()];
-            let next = deadlines.into_iter().flatten().min().expect("somebody waits");
+            let next = deadlines
+                .into_iter()
+                .flatten()
+                .min()
+                .expect("the client or the server has a deadline");
             now = next.max(now + Duration::from_micros(1));
             client.on_deadline(now);
         }

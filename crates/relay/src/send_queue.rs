@@ -36,7 +36,7 @@ struct SendQueueState {
 /// The load of a send queue relative to its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueueLoad {
-    /// There is room for all frames.
+    /// The queue has room for all frames.
     Light,
     /// The remaining room is reserved for frames that cannot be deferred: new messages and replies.
     Heavy,

@@ -27,8 +27,8 @@ pub struct ShardOptions {
     pub me: NodeId,
     /// Limits the proposals in flight of all shards of this node; about 8 permits.
     pub permits: Arc<Semaphore>,
-    /// The newest settings that this node knows; `None` while it knows none or may have missed newer ones.
-    /// It does not own the shard then.
+    /// The newest settings that this node knows. `None` while it knows none or may have missed newer ones;
+    /// the node then does not own the shard.
     pub settings: watch::Receiver<Option<Arc<ShardSettings>>>,
     /// Receives committed messages.
     pub commit_listener: Arc<dyn CommitListener>,

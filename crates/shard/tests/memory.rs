@@ -14,9 +14,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::{join_all, select_all};
 use futures::stream::FuturesOrdered;
-use pushonce_consensus::{ConsensusSettings, GroupStatus, PeerAddresses};
+use pushonce_consensus::{ConsensusSettings, PeerAddresses};
 use pushonce_core::{
-    Durability, Gap, GapReason, HistoryRange, Namespace, Namespaces, NodeId, Offset, Position,
+    Durability, Gap, GapReason, HistoryRange, Namespace, Namespaces, Offset, Position,
     PublishError, Term, Timestamp, Topic, test_util,
 };
 use pushonce_shard::ShardSettings;
@@ -51,15 +51,7 @@ async fn start_three_nodes() -> (Vec<Node>, watch::Sender<Option<Arc<ShardSettin
         let node = Node::start_with(id, dir, &addresses, times.clone(), known.clone(), clock);
         nodes.push(node.await);
     }
-    let group = nodes[0].shard.group();
-    group.initialize().await.unwrap();
-    nodes[0].claim_after(Term(0)).await;
-    for id in [2, 3].map(NodeId) {
-        group.add_learner(id).await.unwrap();
-        let is_caught_up = |status: &GroupStatus| status.matched.contains_key(&id);
-        group.status().wait_for(is_caught_up).await.unwrap();
-    }
-    group.change_voters([1, 2, 3].map(NodeId).into()).await.unwrap();
+    support::form_group(&nodes).await;
     (nodes, settings, dirs)
 }
 
@@ -88,7 +80,7 @@ async fn memory_messages_are_delivered_without_log_entries_and_lost_with_their_o
     }
     assert_eq!(nodes[first].log_end().await, before);
     let delivered: Vec<_> =
-        nodes[first].heard.all().iter().map(|(_, m)| m.position.offset).collect();
+        nodes[first].delivered.all().iter().map(|(_, m)| m.position.offset).collect();
     assert!((1..=200).map(Offset).eq(delivered));
     let page = nodes[first].shard.fetch_history(&topic(), HistoryRange::Last(3)).unwrap();
     assert_eq!((page.head, page.messages.len()), (last, 3));

@@ -77,7 +77,7 @@ async fn concurrent_publishes_get_unique_positions_and_are_delivered_in_order() 
     }
     assert_eq!(acknowledged.values().map(Vec::len).sum::<usize>(), 1_000);
     let mut delivered = BTreeMap::<_, Vec<_>>::new();
-    for (topic, message) in node.heard.all() {
+    for (topic, message) in node.delivered.all() {
         delivered.entry(topic).or_default().push(message);
     }
     for (topic, mut positions) in acknowledged {
@@ -146,7 +146,7 @@ async fn replica_that_does_not_lead_rejects_publishes_and_delivers_nothing() {
     let page = node.shard.fetch_history(&topic(0), HistoryRange::All);
     assert!(matches!(page, Err(FetchError::Unavailable(_))));
     assert!(node.shard.claim().borrow().is_none());
-    assert!(node.heard.all().is_empty());
+    assert!(node.delivered.all().is_empty());
     node.stop().await;
 }
 
@@ -173,11 +173,12 @@ async fn stopped_shard_rejects_publishes() {
 async fn node_with_a_full_disk_rejects_publishes_serves_history_and_recovers() {
     let (dir, free) = (support::dir(), Arc::new(AtomicU64::new(u64::MAX)));
     let probed = free.clone();
-    let room =
+    let disk_probe =
         move |_: &Path| Ok(DiskSpace { free: probed.load(Ordering::SeqCst), total: u64::MAX });
     let addresses = PeerAddresses::default();
     let node =
-        Node::start_with_room(1, &dir, &addresses, ConsensusSettings::lan(), Arc::new(room)).await;
+        Node::start_with_disk(1, &dir, &addresses, ConsensusSettings::lan(), Arc::new(disk_probe))
+            .await;
     node.shard.group().initialize().await.unwrap();
     node.claim_after(Term(0)).await;
     publish_all(&node, 0..5).await;

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join_all, select_all};
-use pushonce_consensus::{ConsensusSettings, GroupStatus, PeerAddresses};
+use pushonce_consensus::{ConsensusSettings, PeerAddresses};
 use pushonce_core::{
-    Acknowledgement, HistoryRange, InvalidPublish, Message, NodeId, Position, PublishError, Term,
-    Topic, test_util,
+    Acknowledgement, HistoryRange, InvalidPublish, Message, Position, PublishError, Term, Topic,
+    test_util,
 };
 use pushonce_shard::Handle;
 use support::{Node, keyed, publish};
@@ -45,18 +45,18 @@ impl OwnerTerm<'_> {
         let claims = nodes.iter().map(|node| Box::pin(node.claim_after(after)));
         let (term, nth, _) = select_all(claims).await;
         let node = &nodes[nth];
-        let start_index = node.heard.all().len();
+        let start_index = node.delivered.all().len();
         let head = node.shard.fetch_history(&topic(), HistoryRange::All).unwrap().head;
         OwnerTerm { node, term, start_index, head }
     }
 
     /// Waits for messages. Those that are not in the page must follow it without a hole.
     async fn assert_no_missed_messages(&self) {
-        while self.node.heard.all().len() < self.start_index + 100 {
+        while self.node.delivered.all().len() < self.start_index + 100 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let mut reached = self.head;
-        for (_, message) in &self.node.heard.all()[self.start_index..] {
+        for (_, message) in &self.node.delivered.all()[self.start_index..] {
             if message.position > reached {
                 assert!(message.position.follows(reached), "{} after {reached}", message.position);
                 reached = message.position;
@@ -99,15 +99,7 @@ async fn start_three_nodes() -> (Vec<Node>, [tempfile::TempDir; 3]) {
     for (id, dir) in (1..).zip(&dirs) {
         nodes.push(Node::start(id, dir, &addresses, settings.clone()).await);
     }
-    let group = nodes[0].shard.group();
-    group.initialize().await.unwrap();
-    nodes[0].claim_after(Term(0)).await;
-    for id in [2, 3].map(NodeId) {
-        group.add_learner(id).await.unwrap();
-        let is_caught_up = |status: &GroupStatus| status.matched.contains_key(&id);
-        group.status().wait_for(is_caught_up).await.unwrap();
-    }
-    group.change_voters([1, 2, 3].map(NodeId).into()).await.unwrap();
+    support::form_group(&nodes).await;
     (nodes, dirs)
 }
 
@@ -161,8 +153,8 @@ async fn repeated_key_gets_the_first_ack_from_the_next_owner() {
     let conflict = next.publish(keyed(topic(), "k", "foul")).await;
     assert_eq!(conflict, Err(InvalidPublish::KeyReused.into()));
     assert_eq!(next.fetch_history(&topic(), HistoryRange::All).unwrap().messages.len(), 2);
-    let heard = tenure.node.heard.all();
-    assert!(heard[tenure.start_index..].is_empty(), "a repeat was delivered: {heard:?}");
+    let delivered = tenure.node.delivered.all();
+    assert!(delivered[tenure.start_index..].is_empty(), "a repeat was delivered: {delivered:?}");
     join_all(nodes.into_iter().map(Node::stop)).await;
 }
 

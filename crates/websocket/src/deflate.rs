@@ -19,7 +19,7 @@ const DEFLATE_BYTES_MIN: usize = 128;
 /// Why a message cannot be inflated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InflateError {
-    /// It is not deflate data.
+    /// The message is not deflate data.
     InvalidData,
     /// The inflated message exceeds the limit.
     TooLong,

@@ -40,7 +40,7 @@ pub enum HandshakeError {
     /// The request does not ask for an upgrade to WebSocket.
     #[error("this is a WebSocket: send HTTP/1.1 with Connection: Upgrade and Upgrade: websocket")]
     NoUpgrade,
-    /// The client speaks another version of WebSocket.
+    /// The client requests another version of WebSocket.
     #[error("only WebSocket version 13 is supported: send Sec-WebSocket-Version: 13")]
     Version,
     /// The key is missing, repeated or malformed.
@@ -49,7 +49,7 @@ pub enum HandshakeError {
     /// None of the offered subprotocols is supported.
     #[error("none of the offered subprotocols is supported; offer {}, or none", supported.join(", "))]
     Subprotocol {
-        /// Those that are.
+        /// The supported subprotocols.
         supported: Vec<&'static str>,
     },
     /// `Sec-WebSocket-Extensions` is malformed.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushonce_core::{Delivery, SubscribeOptions, Topic, TopicEvent};
+use pushonce_core::SubscribeOptions;
 use pushonce_proto::client::{ErrorCode, ServerEvent};
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::publisher::v1 as pb;
@@ -98,7 +98,7 @@ async fn run_subscription(
     loop {
         let event = match responses.message().await {
             Ok(Some(response)) => match publisher::SubscribeEvent::try_from(response) {
-                Ok(event) => Ok(to_session_event(id, &topic, delivery, event)),
+                Ok(event) => Ok(event.into_server_event(id, topic.clone(), delivery)),
                 Err(error) => Err(SessionEnd::retryable(error)),
             },
             Ok(None) => Err(SessionEnd::retryable("the server ended the call")),
@@ -137,31 +137,4 @@ fn rejection_event(id: u64, status: Status) -> Result<ServerEvent, SessionEnd> {
 
 fn session_end(status: &Status) -> SessionEnd {
     SessionEnd::retryable(describe(status))
-}
-
-fn to_session_event(
-    id: u64,
-    topic: &Topic,
-    delivery: Delivery,
-    event: publisher::SubscribeEvent,
-) -> ServerEvent {
-    let topic = topic.clone();
-    match event {
-        publisher::SubscribeEvent::Subscribed { position, recovered } => {
-            ServerEvent::Subscribed { id: Some(id), topic, position, recovered, delivery }
-        }
-        publisher::SubscribeEvent::Item(TopicEvent::Message(message)) => {
-            ServerEvent::Message { topic, message }
-        }
-        publisher::SubscribeEvent::Item(TopicEvent::Gap(gap)) => ServerEvent::Gap { topic, gap },
-        publisher::SubscribeEvent::Item(TopicEvent::Stale(since)) => {
-            ServerEvent::Stale { topic, since }
-        }
-        publisher::SubscribeEvent::Item(TopicEvent::Live(position)) => {
-            ServerEvent::Live { topic, position }
-        }
-        publisher::SubscribeEvent::Heartbeat { position } => ServerEvent::Heartbeat {
-            positions: position.map(|at| (topic, at)).into_iter().collect(),
-        },
-    }
 }

@@ -1,20 +1,24 @@
-//! Scripted servers.
+//! Scripted servers, and the subscriber of a test.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderName, HeaderValue};
-use pushonce_client::ServerAddress;
+use pushonce_client::{ServerAddress, Subscriber, SubscriberEvent};
 use pushonce_core::{
     Delivery, Message as Published, Position, StartFrom, Timestamp, Topic, test_util,
 };
 use pushonce_proto::client::{ClientCommand, Encoding, ServerEvent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_websockets::{CloseCode, Message, ServerBuilder, WebSocketStream};
+
+/// Far longer than any test takes; reached only on failure.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A WebSocket server with the protobuf protocol.
 pub(crate) struct ScriptedWebSocketServer {
@@ -83,6 +87,21 @@ impl ScriptedWebSocketSession {
         self.socket.send(Message::close(Some(code), "because")).await.unwrap();
         while self.socket.next().await.is_some() {}
     }
+}
+
+/// A subscriber of the topic at these servers.
+pub(crate) fn subscribe(servers: &[&ScriptedWebSocketServer], from: StartFrom) -> Subscriber {
+    let addresses = servers.iter().map(|server| server.address());
+    Subscriber::builder(addresses)
+        .topic(topic(), from)
+        .connect()
+        .expect("the servers fit the transport")
+}
+
+/// The next event, which is not the end of the subscriber.
+pub(crate) async fn next_event(subscriber: &mut Subscriber) -> SubscriberEvent {
+    let next = tokio::time::timeout(TEST_TIMEOUT, subscriber.next()).await;
+    next.expect("an event in time").expect("not the last event")
 }
 
 pub(crate) fn topic() -> Topic {

@@ -69,9 +69,9 @@ pub(super) type AppendMessage = (AppendEntriesRequest<TypeConfig>, Option<LogId>
 pub(crate) enum ProposalOutcome {
     /// Committed and applied, with the response of the machine.
     Applied(Bytes),
-    /// Nothing happened; the leader, if known.
+    /// The entry was not proposed; the leader, if known.
     Rejected(Option<u64>),
-    /// It may have happened.
+    /// The entry may have been committed, or may be later, for this reason.
     Unknown(String),
 }
 

@@ -1,14 +1,14 @@
 use pushonce_core::{OwnershipClaim, ShardCount, test_util};
 
 use super::*;
-use crate::state::state_test::view_of;
+use crate::state::state_test::view_with_labels;
 
 const ME: NodeId = NodeId(2);
 const SHARD: ShardId = ShardId(0);
 
 /// One shard, placed on `placement`.
 fn view(placement: &[u64]) -> ClusterView {
-    let mut view = view_of(&[("", ""); 4]);
+    let mut view = view_with_labels(&[("", ""); 4]);
     view.shards = ShardCount::new(1).unwrap();
     view.placement.replicas = vec![placement.iter().copied().map(NodeId).collect()];
     view
@@ -48,7 +48,7 @@ fn placed_shard_is_started_and_another_is_not() {
 
 #[test]
 fn first_node_starts_every_shard_while_bootstrapping() {
-    let view = view_of(&[("", ""); 1]);
+    let view = view_with_labels(&[("", ""); 1]);
     let hosting = plan(NodeId(1), &view, &ShardOwners::default(), &BTreeMap::new(), true);
     assert_eq!(hosting.start, view.shards.ids().collect::<Vec<_>>());
     assert!(is_started(&[1], &owners(&[]), true));

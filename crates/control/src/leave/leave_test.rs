@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use pushonce_core::{OwnershipClaim, ShardCount, test_util};
 
 use super::*;
-use crate::state::state_test::view_of;
+use crate::state::state_test::view_with_labels;
 
 /// A cluster of five members with one shard for each group of voters, and the reachable nodes.
 pub(crate) struct LeaveFixture {
@@ -14,7 +14,7 @@ pub(crate) struct LeaveFixture {
 
 impl LeaveFixture {
     pub(crate) fn new(groups: &[&[u64]], control: &[u64], living: &[u64]) -> LeaveFixture {
-        let mut view = view_of(&[("", ""); 5]);
+        let mut view = view_with_labels(&[("", ""); 5]);
         view.shards = ShardCount::new(groups.len() as u16).unwrap();
         let claims = view.shards.ids().zip(groups).map(|(shard, voters)| OwnershipClaim {
             voters: ids(voters),

@@ -473,15 +473,15 @@ proptest! {
         turns in prop::collection::vec((nodes(3), 1..=9u64, 1..=9u64), 1..40),
     ) {
         let mut wanted = DesiredReplicas::from(turns[0].0.as_slice());
-        for (turn, (wish, flips, becomes_level)) in turns.into_iter().enumerate() {
+        for (turn, (desired, flips, catches_up)) in turns.into_iter().enumerate() {
             if turn % 7 == 6 {
-                wanted = DesiredReplicas::from(wish.as_slice());
+                wanted = DesiredReplicas::from(desired.as_slice());
             }
-            let (flips, becomes_level) = (NodeId(flips), NodeId(becomes_level));
+            let (flips, catches_up) = (NodeId(flips), NodeId(catches_up));
             if !group.alive.remove(&flips) || !group.has_quorum() || flips == group.leader {
                 group.alive.insert(flips);
             }
-            group.caught_up.insert(becomes_level);
+            group.caught_up.insert(catches_up);
             if let Some(step) = group.plan(&wanted) {
                 group.perform(step, &wanted);
             }

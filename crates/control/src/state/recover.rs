@@ -11,7 +11,7 @@ use super::ControlState;
 pub enum RecoverError {
     /// This node has not applied the bootstrap of its cluster.
     #[error("this node has no cluster state: recover on another node")]
-    NotFounded,
+    NotBootstrapped,
     /// No member has this id.
     #[error("{0} is not a member: check --lost")]
     NotAMember(NodeId),
@@ -34,7 +34,7 @@ impl ControlState {
         lost: &BTreeSet<NodeId>,
         index: u64,
     ) -> Result<(), RecoverError> {
-        let cluster = self.0.as_mut().ok_or(RecoverError::NotFounded)?;
+        let cluster = self.0.as_mut().ok_or(RecoverError::NotBootstrapped)?;
         if lost.contains(&me) {
             return Err(RecoverError::IsLocalNode(me));
         }

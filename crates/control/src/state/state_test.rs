@@ -1,13 +1,14 @@
-use std::collections::BTreeSet;
+//! Commands that change the members and the placement: bootstrap, join, drain, remove.
 
-use proptest::prelude::*;
-use pushonce_core::{History, InvalidNamespace, ShardId, Topic};
+use pushonce_core::ShardId;
 
+use super::log_mark_test::log_mark;
+use super::namespace_test::count;
 use super::*;
 use crate::member::tests::profile;
 use crate::{InvalidProfile, ProcessRun, Profile};
 
-const CLUSTER: ClusterId = ClusterId(77);
+pub(super) const CLUSTER: ClusterId = ClusterId(77);
 
 pub(crate) fn bootstrap_command() -> BootstrapCommand {
     BootstrapCommand {
@@ -25,7 +26,7 @@ pub(crate) fn bootstrap_command() -> BootstrapCommand {
     }
 }
 
-fn join_command(incarnation: u128, name: &str) -> JoinCommand {
+pub(super) fn join_command(incarnation: u128, name: &str) -> JoinCommand {
     JoinCommand {
         incarnation: Incarnation(incarnation),
         run: ProcessRun::default(),
@@ -37,12 +38,12 @@ fn join_command(incarnation: u128, name: &str) -> JoinCommand {
     }
 }
 
-fn drain(node: NodeId) -> ControlCommand {
+pub(super) fn drain(node: NodeId) -> ControlCommand {
     ControlCommand::Drain { node, force: true }
 }
 
 /// A view whose active members n1, n2, … have these regions and zones.
-pub(crate) fn view_of(labels: &[(&str, &str)]) -> ClusterView {
+pub(crate) fn view_with_labels(labels: &[(&str, &str)]) -> ClusterView {
     let mut cluster = CommandLog::bootstrapped();
     for index in 1..labels.len() as u128 {
         let joined = cluster.join(join_command(index + 1, &format!("n{}", index + 1))).unwrap();
@@ -57,28 +58,28 @@ pub(crate) fn view_of(labels: &[(&str, &str)]) -> ClusterView {
 }
 
 /// A state and the index of its last entry.
-struct CommandLog {
-    state: ControlState,
-    index: u64,
+pub(super) struct CommandLog {
+    pub(super) state: ControlState,
+    pub(super) index: u64,
 }
 
 impl CommandLog {
-    fn bootstrapped() -> CommandLog {
+    pub(super) fn bootstrapped() -> CommandLog {
         let mut log = CommandLog { state: ControlState::default(), index: 4 };
         log.apply_ok(ControlCommand::Bootstrap(bootstrap_command()));
         log
     }
 
-    fn apply(&mut self, command: ControlCommand) -> CommandReply {
+    pub(super) fn apply(&mut self, command: ControlCommand) -> CommandReply {
         self.index += 1;
         self.state.apply(self.index, command)
     }
 
-    fn apply_ok(&mut self, command: ControlCommand) {
+    pub(super) fn apply_ok(&mut self, command: ControlCommand) {
         assert_eq!(self.apply(command), CommandReply::Done);
     }
 
-    fn apply_rejected(&mut self, command: ControlCommand) -> CommandRejection {
+    pub(super) fn apply_rejected(&mut self, command: ControlCommand) -> CommandRejection {
         let before = self.state.clone();
         match self.apply(command) {
             CommandReply::Rejected(rejection) => {
@@ -90,7 +91,7 @@ impl CommandLog {
     }
 
     /// Checks the index of the reply and sets it to 0, because it differs each time the same node joins.
-    fn join(&mut self, joining: JoinCommand) -> Result<JoinReply, CommandRejection> {
+    pub(super) fn join(&mut self, joining: JoinCommand) -> Result<JoinReply, CommandRejection> {
         match self.apply(ControlCommand::Join(joining)) {
             CommandReply::Joined(joined) => {
                 assert_eq!(joined.index, self.index, "the index of the commit");
@@ -101,7 +102,7 @@ impl CommandLog {
         }
     }
 
-    fn view(&self) -> ClusterView {
+    pub(super) fn view(&self) -> ClusterView {
         self.state.view().unwrap()
     }
 }
@@ -232,7 +233,7 @@ fn name_belongs_to_one_member() {
 #[test]
 fn full_cluster_rejects_new_nodes_and_accepts_rejoining_members() {
     let mut log = CommandLog::bootstrapped();
-    let max = Rules::of(VersionRange::SUPPORTED.max).members_max;
+    let max = Rules::for_version(VersionRange::SUPPORTED.max).members_max;
     for index in 2..=max as u128 {
         log.join(join_command(index, &format!("n{index}"))).unwrap();
     }
@@ -375,101 +376,6 @@ fn placement_is_accepted_only_if_it_follows_the_current_version() {
     );
 }
 
-/// A change of the history count limit only.
-fn count(history_count_max: u32) -> NamespaceChange {
-    NamespaceChange { history_count_max: Some(history_count_max), ..NamespaceChange::default() }
-}
-
-fn set(name: Option<&str>, change: Option<NamespaceChange>) -> ControlCommand {
-    ControlCommand::SetNamespace { name: name.map(str::to_owned), change, allow_data_loss: false }
-}
-
-#[test]
-fn namespace_uses_the_default_settings_unless_it_has_its_own() {
-    let mut log = CommandLog::bootstrapped();
-    let count_max_of = |log: &CommandLog, topic: &str| {
-        log.view().namespaces.for_topic(&Topic::new(topic).unwrap()).history.count_max
-    };
-    log.apply(set(None, Some(count(7))));
-    log.apply(set(Some("chat"), Some(count(3))));
-    assert_eq!((count_max_of(&log, "chat/7"), count_max_of(&log, "score")), (3, 7));
-    let bytes = NamespaceChange { history_bytes_max: Some(9), ..NamespaceChange::default() };
-    let history = History { count_max: 3, bytes_max: 9, ..History::default() };
-    let settings = Namespace { history, ..Namespace::default() };
-    assert_eq!(log.apply(set(Some("chat"), Some(bytes))), CommandReply::Namespace(settings));
-    log.apply(set(Some("chat"), None));
-    assert_eq!(count_max_of(&log, "chat/7"), 7);
-    log.apply(set(None, None));
-    let revision = log.index;
-    assert_eq!(log.view().namespaces, Namespaces { revision, ..Namespaces::default() });
-}
-
-#[test]
-fn namespaces_revision_is_the_index_of_their_last_change() {
-    let mut log = CommandLog::bootstrapped();
-    assert_eq!(log.view().namespaces.revision, log.index);
-    log.apply(set(Some("chat"), Some(count(3))));
-    let changed = log.index;
-    log.apply(set(Some("chat"), Some(count(3))));
-    log.join(join_command(2, "n2")).unwrap();
-    log.apply_rejected(set(Some("chat"), Some(count(u32::MAX))));
-    assert_eq!(log.view().namespaces.revision, changed, "another command changed the revision");
-    let restored = ControlState::restore(&log.state.snapshot()).unwrap();
-    assert_eq!(restored.view(), log.state.view());
-}
-
-#[test]
-fn invalid_namespace_settings_are_rejected() {
-    let mut log = CommandLog::bootstrapped();
-    let rejection = log.apply_rejected(set(Some("a/b"), Some(count(1))));
-    assert_eq!(rejection, CommandRejection::Namespace(InvalidNamespace::Name));
-    for name in [None, Some("chat")] {
-        let rejection = log.apply_rejected(set(name, Some(count(u32::MAX))));
-        let max = History::COUNT_CAP;
-        assert_eq!(rejection, CommandRejection::Namespace(InvalidNamespace::HistoryCount { max }));
-    }
-}
-
-#[test]
-fn only_a_named_namespace_can_live_in_memory() {
-    let mut log = CommandLog::bootstrapped();
-    let memory =
-        NamespaceChange { durability: Some(Durability::Memory), ..NamespaceChange::default() };
-    let rejection = log.apply_rejected(set(None, Some(memory)));
-    assert_eq!(rejection, CommandRejection::Namespace(InvalidNamespace::DefaultInMemory));
-    let into_memory = |allow_data_loss| ControlCommand::SetNamespace {
-        name: Some("chat".to_owned()),
-        change: Some(memory),
-        allow_data_loss,
-    };
-    assert_eq!(
-        log.apply_rejected(into_memory(false)),
-        CommandRejection::WouldLoseStoredMessages("chat".to_owned())
-    );
-    log.apply(into_memory(true));
-    assert!(log.view().namespaces.in_memory_names().iter().eq(["chat"]));
-    let again = log.apply(into_memory(false));
-    assert!(
-        matches!(again, CommandReply::Namespace(_)),
-        "the namespace is already in memory: {again:?}"
-    );
-    log.apply(set(Some("chat"), None));
-    assert!(log.view().namespaces.in_memory_names().is_empty());
-}
-
-#[test]
-fn number_of_namespaces_with_own_settings_is_limited() {
-    let mut log = CommandLog::bootstrapped();
-    for nth in 0..Rules::of(VersionRange::SUPPORTED.max).namespaces_max {
-        log.apply(set(Some(&nth.to_string()), Some(count(1))));
-    }
-    let rejection = log.apply_rejected(set(Some("one more"), Some(count(1))));
-    assert_eq!(rejection, CommandRejection::TooManyNamespaces { max: 1_000 });
-    assert!(matches!(log.apply(set(Some("0"), Some(count(2)))), CommandReply::Namespace(_)));
-    log.apply(set(Some("1"), None));
-    assert!(matches!(log.apply(set(Some("one more"), Some(count(1)))), CommandReply::Namespace(_)));
-}
-
 #[test]
 fn snapshot_restores_the_same_state_and_malformed_ones_are_rejected() {
     let mut log = CommandLog::bootstrapped();
@@ -502,203 +408,4 @@ fn command_encoding_is_stable() {
     assert_eq!(encoded(set), [0, 1, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(encoded(drain(NodeId(3))), [0, 1, 6, 3, 1]);
     assert_eq!(encoded(ControlCommand::Undrain(NodeId(3))), [0, 1, 7, 3]);
-}
-
-/// Commands that often conflict: few directories, few names, few ids.
-fn command() -> impl Strategy<Value = ControlCommand> {
-    let join = (2..6u128, prop::option::of(1..6u64), 1..6u64, any::<bool>()).prop_map(
-        |(incarnation, node, name, ours)| {
-            let node = node.map(NodeId);
-            let cluster = Some(if ours { CLUSTER } else { ClusterId(1) });
-            ControlCommand::Join(JoinCommand {
-                node,
-                cluster,
-                ..join_command(incarnation, &format!("n{name}"))
-            })
-        },
-    );
-    let place = (1..5u64, prop::collection::vec(1..6u64, 1..4)).prop_map(|(version, nodes)| {
-        let list: Vec<NodeId> = nodes.into_iter().map(NodeId).collect();
-        ControlCommand::SetPlacement { version, replicas: vec![list; 16] }
-    });
-    prop_oneof![
-        4 => join,
-        2 => (1..6u64).prop_map(|node| ControlCommand::Activate(NodeId(node))),
-        1 => (1..6u64).prop_map(|node| ControlCommand::Remove(NodeId(node))),
-        1 => (1..6u64).prop_map(|node| drain(NodeId(node))),
-        1 => (1..6u64).prop_map(|node| ControlCommand::Undrain(NodeId(node))),
-        2 => place,
-        1 => Just(ControlCommand::Bootstrap(bootstrap_command())),
-        1 => (prop::option::of("[ab]"), prop::option::of((0..3u32).prop_map(count)))
-            .prop_map(|(name, change)| ControlCommand::SetNamespace { name, change, allow_data_loss: true }),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn ids_names_and_directories_stay_unique_under_any_commands(
-        commands in prop::collection::vec(command(), 0..40),
-    ) {
-        let mut log = CommandLog::bootstrapped();
-        let mut assigned = BTreeMap::from([(Incarnation(1), NodeId(1))]);
-        for command in commands {
-            let before = log.state.clone();
-            let incarnation = match &command {
-                ControlCommand::Join(joining) => Some(joining.incarnation),
-                _ => None,
-            };
-            let answer = log.apply(command);
-            if let (CommandReply::Joined(joined), Some(incarnation)) = (answer, incarnation) {
-                let first = *assigned.entry(incarnation).or_insert(joined.node);
-                prop_assert_eq!(first, joined.node);
-            }
-            let ids: std::collections::BTreeSet<_> = assigned.values().collect();
-            prop_assert_eq!(ids.len(), assigned.len(), "an id was assigned twice");
-            let view = log.view();
-            let names: std::collections::BTreeSet<_> =
-                view.members.values().map(|m| &m.name).collect();
-            prop_assert_eq!(names.len(), view.members.len(), "two members have the same name");
-            prop_assert!(!view.placement_candidates().is_empty());
-            prop_assert_eq!(log.state != before, view.version == log.index);
-            prop_assert_eq!(ControlState::restore(&log.state.snapshot()), Ok(log.state.clone()));
-        }
-    }
-
-    #[test]
-    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = ControlState::restore(&bytes);
-        let _ = ControlCommand::decode(&bytes);
-        let _ = CommandReply::decode(&bytes);
-    }
-
-    #[test]
-    fn encoded_command_decodes_to_the_same_command(command in command()) {
-        let version = VersionRange::SUPPORTED.max;
-        prop_assert_eq!(ControlCommand::decode(&command.encode(version)), Ok((version, command)));
-    }
-}
-
-fn log_mark(log: u64, writes: u64) -> Option<LogMark> {
-    Some(LogMark { log, writes })
-}
-
-/// Joins the second node of a cluster and announces its log.
-fn join_with_log(log: &mut CommandLog) -> JoinCommand {
-    let joined = log.join(join_command(2, "n2")).unwrap();
-    let again =
-        JoinCommand { node: Some(joined.node), log: log_mark(9, 50), ..join_command(2, "n2") };
-    assert_eq!(log.join(again.clone()), Ok(joined));
-    again
-}
-
-#[test]
-fn node_that_was_in_use_is_rejected_without_its_log() {
-    let mut log = CommandLog::bootstrapped();
-    let n2 = join_with_log(&mut log);
-    let lost = CommandRejection::LogLost { node: NodeId(2) };
-    let cases = [
-        JoinCommand { node: None, log: None, ..n2.clone() },
-        JoinCommand { log: None, ..n2.clone() },
-        JoinCommand { log: log_mark(10, 99), ..n2.clone() },
-    ];
-    for joining in cases {
-        assert_eq!(log.apply_rejected(ControlCommand::Join(joining)), lost);
-    }
-    let older = JoinCommand { log: log_mark(9, 49), ..n2.clone() };
-    let rolled_back = CommandRejection::LogRolledBack { node: NodeId(2), writes: 49, known: 50 };
-    assert_eq!(log.apply_rejected(ControlCommand::Join(older)), rolled_back);
-    assert!(log.join(JoinCommand { log: log_mark(9, 51), ..n2 }).is_ok());
-}
-
-#[test]
-fn active_member_without_a_reported_log_is_rejected() {
-    let mut log = CommandLog::bootstrapped();
-    let joined = log.join(join_command(2, "n2")).unwrap();
-    assert_eq!(
-        log.join(join_command(2, "n2")),
-        Ok(joined),
-        "a joining member without a log has no vote"
-    );
-    log.apply_ok(ControlCommand::Activate(joined.node));
-    let rejection = log.apply_rejected(ControlCommand::Join(join_command(2, "n2")));
-    assert_eq!(rejection, CommandRejection::LogLost { node: joined.node });
-}
-
-#[test]
-fn node_with_other_times_is_rejected_and_a_new_one_receives_the_times() {
-    let mut log = CommandLog::bootstrapped();
-    let slow = JoinCommand { times: Some(ConsensusTimes::WAN), ..join_command(2, "n2") };
-    let rejection = CommandRejection::TimesMismatch {
-        node_times: ConsensusTimes::WAN,
-        cluster: ConsensusTimes::LAN,
-    };
-    assert_eq!(log.apply_rejected(ControlCommand::Join(slow)), rejection);
-    let joined = log.join(join_command(2, "n2")).unwrap();
-    assert_eq!(joined.times.current, ConsensusTimes::LAN);
-}
-
-#[test]
-fn times_change_completes_when_every_member_acknowledged_or_was_removed() {
-    let mut log = CommandLog::bootstrapped();
-    for n in 2..=3 {
-        let joined = log.join(join_command(n, &format!("n{n}"))).unwrap();
-        log.apply_ok(ControlCommand::Activate(joined.node));
-    }
-    log.apply_ok(ControlCommand::SetTimes(ConsensusTimes::WAN));
-    let step = log.view().times;
-    assert_eq!((step.current, step.next), (ConsensusTimes::LAN, Some(ConsensusTimes::WAN)));
-    let other = ConsensusTimes { heartbeat_ms: 100, ..ConsensusTimes::LAN };
-    let missing = vec![NodeId(1), NodeId(2), NodeId(3)];
-    let busy = CommandRejection::TimesChanging { to: ConsensusTimes::WAN, missing };
-    assert_eq!(log.apply_rejected(ControlCommand::SetTimes(other)), busy);
-
-    log.apply_ok(ControlCommand::AckTimes { node: NodeId(1), version: step.version });
-    log.apply_ok(ControlCommand::AckTimes { node: NodeId(2), version: step.version });
-    let newcomer = log.join(join_command(4, "n4")).unwrap();
-    assert_eq!(
-        newcomer.times, step,
-        "the new node received the step, so its acknowledgement is not needed"
-    );
-    assert_eq!(log.view().times, step);
-    log.apply_ok(ControlCommand::Remove(NodeId(3)));
-    let after = log.view().times;
-    assert_eq!((after.current, after.next), (ConsensusTimes::WAN, None));
-}
-
-#[test]
-fn recovered_cluster_has_only_the_survivors_and_reuses_no_id() {
-    let mut log = CommandLog::bootstrapped();
-    for n in 2..=3 {
-        let joined = log.join(join_command(n, &format!("n{n}"))).unwrap();
-        log.apply_ok(ControlCommand::Activate(joined.node));
-    }
-    let (me, lost) = (NodeId(2), [NodeId(1), NodeId(3)].into());
-    assert_eq!(log.state.recover(me, &lost, 1 << 40), Ok(()));
-    let view = log.view();
-    assert_eq!(view.members.keys().collect::<Vec<_>>(), [&me]);
-    assert_eq!(view.version, 1 << 40);
-    // The lost members may have assigned this id without this node's knowledge.
-    assert!(view.was_removed(NodeId(4)));
-    log.index = 1 << 40;
-    let back = log.apply_rejected(ControlCommand::Join(join_command(3, "n3")));
-    assert_eq!(back, CommandRejection::Removed(NodeId(3)));
-    assert!(log.join(join_command(9, "new")).unwrap().node > NodeId(1000));
-    assert_eq!(ControlState::restore(&log.state.snapshot()), Ok(log.state));
-}
-
-#[test]
-fn invalid_recovery_changes_nothing() {
-    use super::RecoverError::{IsLocalNode, NotAMember, NotFounded, NotShardHolder};
-    let lost = |id| BTreeSet::from([NodeId(id)]);
-    assert_eq!(ControlState::default().recover(NodeId(1), &lost(2), 99), Err(NotFounded));
-    let mut log = CommandLog::bootstrapped();
-    let joined = log.join(join_command(2, "n2")).unwrap();
-    let before = log.state.clone();
-    let mut recover_error = |me, id| log.state.recover(NodeId(me), &lost(id), 99);
-    assert_eq!(recover_error(1, 1), Err(IsLocalNode(NodeId(1))));
-    assert_eq!(recover_error(1, 7), Err(NotAMember(NodeId(7))));
-    assert_eq!(recover_error(2, 1), Err(NotShardHolder(joined.node)));
-    assert_eq!(log.state, before);
 }

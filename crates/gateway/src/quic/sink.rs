@@ -21,11 +21,13 @@ use super::subscription::QuicSubscription;
 /// Queued replies beyond which no more requests are read.
 const QUEUED_REPLIES_MAX: usize = 32;
 
+/// The sink of one QUIC session: its control stream and the streams of its subscriptions.
 pub(super) struct QuicSink {
     connection: Rc<Connection>,
     control: StreamWriter,
     subscriptions: HashMap<u32, QuicSubscription>,
-    /// Subscriptions that wait for room, by token. The hub must be notified when there is room.
+    /// Tokens of the subscriptions that wait for room in the send buffer. The hub must be notified when there
+    /// is room.
     blocked: BTreeSet<u32>,
     /// Topics whose stream the client stopped.
     stopped_topics: Vec<Topic>,
@@ -69,8 +71,8 @@ impl QuicSink {
         }
     }
 
-    /// Sends a heartbeat on the stream of a subscription if nothing waits there; a queued heartbeat would be
-    /// outdated.
+    /// Sends a heartbeat on the stream of a subscription, unless frames are queued there: a queued heartbeat
+    /// would be outdated when it is sent.
     pub(super) fn push_heartbeat(&mut self, token: u32, frame: Bytes) {
         let Some(QuicSubscription { writer, .. }) = self.subscriptions.get_mut(&token) else {
             return;
@@ -160,6 +162,7 @@ impl QuicSink {
         !self.control.queue.is_empty() || !self.blocked.is_empty()
     }
 
+    /// Whether bytes were written since the previous call.
     pub(super) fn take_progressed(&mut self) -> bool {
         let writers = self.subscriptions.values_mut().map(|subscription| &mut subscription.writer);
         let mut progressed = false;
@@ -193,13 +196,13 @@ impl QuicSink {
             return Ok(OfferOutcome { accepted: frames.len(), is_blocked: false });
         };
         match subscription.push(&self.connection, &self.bytes_out, frames) {
-            Ok(taken) => {
-                let is_complete = taken == frames.len();
+            Ok(accepted) => {
+                let is_complete = accepted == frames.len();
                 let is_blocked = is_complete && !subscription.writer.queue.is_empty();
                 if is_blocked || !is_complete {
                     self.blocked.insert(token);
                 }
-                Ok(OfferOutcome { accepted: taken, is_blocked })
+                Ok(OfferOutcome { accepted, is_blocked })
             }
             Err(StreamWriteError::Stopped) => {
                 self.on_stream_stopped(token);
@@ -241,14 +244,14 @@ pub(super) enum FinishProgress {
 
 impl pushonce_fanout::FrameSink for QuicSink {
     fn offer(&mut self, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
-        let mut taken = 0;
+        let mut accepted = 0;
         for run in runs.iter().filter(|run| !run.frames.is_empty()) {
             let offered = self.write_run(run)?;
-            taken += offered.accepted;
+            accepted += offered.accepted;
             if offered.is_blocked || offered.accepted < run.frames.len() {
-                return Ok(OfferOutcome { accepted: taken, is_blocked: offered.is_blocked });
+                return Ok(OfferOutcome { accepted, is_blocked: offered.is_blocked });
             }
         }
-        Ok(OfferOutcome { accepted: taken, is_blocked: false })
+        Ok(OfferOutcome { accepted, is_blocked: false })
     }
 }

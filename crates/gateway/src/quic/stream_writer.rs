@@ -8,8 +8,10 @@ use pushonce_telemetry::Counter;
 
 pub(super) struct StreamWriter {
     pub(super) id: StreamId,
-    /// Frames that wait for room. A subscription queues at most one frame or the remainder of one.
+    /// Frames that wait for room in the send buffer. A subscription queues at most one frame or the remainder
+    /// of one.
     pub(super) queue: VecDeque<Bytes>,
+    /// Whether bytes were written since the flag was last cleared.
     pub(super) progressed: bool,
 }
 
@@ -49,27 +51,26 @@ impl StreamWriter {
         bytes_out: &Counter,
         frames: &[Bytes],
     ) -> Result<usize, StreamWriteError> {
-        for (taken, frame) in frames.iter().enumerate() {
+        for (accepted, frame) in frames.iter().enumerate() {
             let mut unwritten = frame.clone();
-            let result = match self.flush(connection, bytes_out) {
-                Ok(()) => self.write(connection, bytes_out, &mut unwritten),
-                full => full,
-            };
-            match result {
+            let flushed = self.flush(connection, bytes_out);
+            let written = flushed.and_then(|()| self.write(connection, bytes_out, &mut unwritten));
+            match written {
                 Ok(()) => {}
                 Err(StreamWriteError::Blocked) if unwritten.len() == frame.len() => {
-                    return Ok(taken);
+                    return Ok(accepted);
                 }
                 Err(StreamWriteError::Blocked) => {
                     self.queue.push_back(unwritten);
-                    return Ok(taken + 1);
+                    return Ok(accepted + 1);
                 }
-                Err(full) => return Err(full),
+                Err(error) => return Err(error),
             }
         }
         Ok(frames.len())
     }
 
+    /// Writes as much of `frame` as fits, and leaves the remainder in it.
     fn write(
         &mut self,
         connection: &Connection,
@@ -83,7 +84,8 @@ impl StreamWriter {
         result
     }
 
-    /// A stream that ends within a frame reports it; the client need not wait for the rest.
+    /// Ends the stream: after the last frame, or with a reset when the remainder of a frame is queued, so that
+    /// the client does not wait for it.
     pub(super) fn finish(self, connection: &Connection) {
         match self.queue.is_empty() {
             // An error means that the stream has already ended.

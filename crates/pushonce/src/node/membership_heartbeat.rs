@@ -40,7 +40,7 @@ pub(super) struct MembershipHeartbeat {
 enum HeartbeatEvent {
     /// The view has another profile of this node than that of this process.
     ProfileChanged,
-    /// There is no link to any other node.
+    /// The node has no link to any other node.
     Isolated,
 }
 

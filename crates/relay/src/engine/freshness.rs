@@ -27,11 +27,11 @@ pub(crate) struct Freshness {
 /// The level that follows from the age of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FreshnessLevel {
-    /// Recent enough that stale topics become fresh again.
+    /// The age is so low that stale topics become fresh again.
     Fresh,
-    /// Topics keep their state.
+    /// The age is between the two others: topics keep their state.
     Hysteresis,
-    /// So old that topics become stale.
+    /// The age is so high that fresh topics become stale.
     Stale,
 }
 

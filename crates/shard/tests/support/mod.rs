@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pushonce_consensus::{
-    ConsensusEngine, ConsensusSettings, DiskProbe, DiskSpace, HostHooks, PeerAddresses,
-    PeerTransport,
+    ConsensusEngine, ConsensusSettings, DiskProbe, DiskSpace, GroupStatus, HostHooks,
+    PeerAddresses, PeerTransport,
 };
 use pushonce_core::{
     ClusterId, History, Message, MessageKey, Namespace, Namespaces, NodeId, OwnershipClaim,
@@ -27,23 +27,23 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const SHARD: ShardId = ShardId(0);
 
 /// The settings of the cluster, as the nodes of a test receive them.
-pub(crate) type Known = watch::Receiver<Option<Arc<ShardSettings>>>;
+pub(crate) type SettingsReceiver = watch::Receiver<Option<Arc<ShardSettings>>>;
 
 /// A listener that records every delivered message, in order.
 #[derive(Default)]
-pub(crate) struct Heard(Mutex<Vec<(Topic, Arc<Message>)>>);
+pub(crate) struct RecordingListener(Mutex<Vec<(Topic, Arc<Message>)>>);
 
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) engine: ConsensusEngine,
     pub(crate) shard: Handle,
-    pub(crate) heard: Arc<Heard>,
+    pub(crate) delivered: Arc<RecordingListener>,
     pub(crate) shutdown: CancellationToken,
     running: JoinHandle<()>,
     server: JoinHandle<()>,
 }
 
-impl CommitListener for Heard {
+impl CommitListener for RecordingListener {
     fn on_committed(&self, shard: ShardId, messages: Vec<(Topic, Arc<Message>)>) {
         assert_eq!(shard, SHARD);
         self.0.lock().unwrap().extend(messages);
@@ -56,10 +56,23 @@ impl CommitListener for Heard {
     fn flush_placed(&self) {}
 }
 
-impl Heard {
+impl RecordingListener {
     pub(crate) fn all(&self) -> Vec<(Topic, Arc<Message>)> {
         self.0.lock().unwrap().clone()
     }
+}
+
+/// Makes the nodes the voters of the shard's group. The first one creates it and becomes the owner.
+pub(crate) async fn form_group(nodes: &[Node]) {
+    let group = nodes[0].shard.group();
+    group.initialize().await.unwrap();
+    nodes[0].claim_after(Term(0)).await;
+    for Node { id, .. } in &nodes[1..] {
+        group.add_learner(*id).await.unwrap();
+        let is_caught_up = |status: &GroupStatus| status.matched.contains_key(id);
+        group.status().wait_for(is_caught_up).await.unwrap();
+    }
+    group.change_voters(nodes.iter().map(|node| node.id).collect()).await.unwrap();
 }
 
 impl Node {
@@ -80,7 +93,7 @@ impl Node {
         dir: &TempDir,
         addresses: &PeerAddresses,
         times: ConsensusSettings,
-        known: Known,
+        known: SettingsReceiver,
         clock: Arc<dyn ClusterClock>,
     ) -> Node {
         Node::start_with_probe(
@@ -95,49 +108,50 @@ impl Node {
         .await
     }
 
-    /// As [`Node::start`], on a disk whose free space `room` reports.
-    pub(crate) async fn start_with_room(
+    /// As [`Node::start`], on a disk whose free space `disk_probe` reports.
+    pub(crate) async fn start_with_disk(
         id: u64,
         dir: &TempDir,
         addresses: &PeerAddresses,
         times: ConsensusSettings,
-        room: DiskProbe,
+        disk_probe: DiskProbe,
     ) -> Node {
         let known = watch::channel(settings(unlimited_history())).1;
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
-        Node::start_with_probe(room, id, dir, addresses, times, known, clock).await
+        Node::start_with_probe(disk_probe, id, dir, addresses, times, known, clock).await
     }
 
     async fn start_with_probe(
-        room: DiskProbe,
+        disk_probe: DiskProbe,
         id: u64,
         dir: &TempDir,
         addresses: &PeerAddresses,
         times: ConsensusSettings,
-        known: Known,
+        known: SettingsReceiver,
         clock: Arc<dyn ClusterClock>,
     ) -> Node {
         let id = NodeId(id);
         ConsensusEngine::create(dir.path(), ClusterId(9), id).await.unwrap();
-        let hooks = HostHooks { disk_space: room, on_fatal: Arc::new(|why: &str| panic!("{why}")) };
+        let hooks =
+            HostHooks { disk_space: disk_probe, on_fatal: Arc::new(|why: &str| panic!("{why}")) };
         let transport = PeerTransport::new(ClusterId(9), id, addresses.clone(), &times.times());
         let engine = ConsensusEngine::open_with_hooks(dir.path(), times, transport, hooks);
         let engine = engine.await.unwrap();
         let server = serve(&engine, id, addresses).await;
-        let heard = Arc::new(Heard::default());
+        let delivered = Arc::new(RecordingListener::default());
         let shard = ShardOptions {
             id: SHARD,
             me: id,
             permits: Arc::new(Semaphore::new(8)),
             settings: known,
-            commit_listener: heard.clone(),
+            commit_listener: delivered.clone(),
             clock,
             topics: Arc::new(NodeTopics::new(0)),
         };
         let (shard, runner) = shard.open(&engine).await.unwrap();
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(runner.run(shutdown.clone()));
-        Node { id, engine, shard, heard, shutdown, running, server }
+        Node { id, engine, shard, delivered, shutdown, running, server }
     }
 
     /// Waits until this node claims the shard in a later term than `term`, and returns that term.

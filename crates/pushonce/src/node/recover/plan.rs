@@ -50,7 +50,7 @@ pub(crate) enum ShardRecovery {
     Empty,
     /// Another survivor recreates it: run the command there too.
     RecoveredElsewhere {
-        /// That survivor.
+        /// The survivor that recreates the shard.
         node: NodeId,
     },
 }
