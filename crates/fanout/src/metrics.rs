@@ -1,10 +1,12 @@
 //! The metrics of the fan-out. No label names a topic: there may be a million.
 
-use pushonce_core::{CommitAge, GapReason};
+use std::time::Duration;
+
+use pushonce_core::GapReason;
 use pushonce_telemetry::{Counter, Gauge, Histogram, Metric, Unit};
 use tokio::time::Instant;
 
-use crate::topic_buffer::MessageArrival;
+use crate::topic_buffer::{ArrivalAge, MessageArrival};
 
 /// Every metric of this crate.
 pub const METRICS: &[Metric] = &[
@@ -148,10 +150,12 @@ impl FanoutMetrics {
     pub(crate) fn record_delivery(&self, arrival: MessageArrival, now: Instant) {
         let since_arrival = now - arrival.at;
         self.delivery_seconds.record(since_arrival);
-        if let Some(CommitAge { elapsed, is_local }) = arrival.age {
-            let lag = if is_local { &self.local_lag_seconds } else { &self.remote_lag_seconds };
-            lag.record(elapsed.saturating_add(since_arrival));
-        }
+        let (lag_seconds, micros) = match arrival.age {
+            ArrivalAge::Unknown => return,
+            ArrivalAge::Local(micros) => (&self.local_lag_seconds, micros),
+            ArrivalAge::Remote(micros) => (&self.remote_lag_seconds, micros),
+        };
+        lag_seconds.record(Duration::from_micros(micros.into()) + since_arrival);
     }
 
     /// Counts a gap that was delivered to a subscriber.
