@@ -22,12 +22,9 @@ impl TestCertificate {
             load_or_generate(dir, SystemTime::now()).map_err(|error| error.to_string())?;
         let pem = fs::read_to_string(dir.join(FILE_NAME))
             .map_err(|error| format!("{FILE_NAME}: {error}"))?;
-        let hex = certificate.fingerprint().sha256;
         let mut sha256 = [0; 32];
-        for (i, byte) in sha256.iter_mut().enumerate() {
-            let digits = hex.get(2 * i..2 * i + 2).ok_or("a fingerprint is 64 digits")?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|error| error.to_string())?;
-        }
+        hex::decode_to_slice(certificate.fingerprint().sha256, &mut sha256)
+            .map_err(|error| error.to_string())?;
         Ok(TestCertificate { pem, sha256 })
     }
 

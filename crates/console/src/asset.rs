@@ -1,4 +1,6 @@
 //! A static file that is embedded in the binary.
+//!
+//! The crates `rust-embed` and `axum-embed` do this for folders; their users still set the security headers.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -2,6 +2,9 @@
 
 use pushonce_core::{InvalidTopic, Topic};
 use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 const DATA: &str = include_str!("../data/worldcup-2026.json");
 
@@ -189,9 +192,8 @@ struct GoalEntry {
 impl MatchEntry {
     fn into_match(self, place: u32) -> Result<Match, InvalidData> {
         let number = self.num.unwrap_or(place);
-        let kick_off = parse_kick_off(&self.date, &self.time).ok_or_else(|| {
-            InvalidData::KickOff { number, text: format!("{} {}", self.date, self.time) }
-        })?;
+        let text = format!("{} {}", self.date, self.time);
+        let kick_off = parse_kick_off(&text).ok_or(InvalidData::KickOff { number, text })?;
         let minutes = if self.score.extra_time.is_some() { 120 } else { 90 };
         let goals_by_team = [self.goals1, self.goals2].into_iter().enumerate();
         let mut goals: Vec<Goal> = goals_by_team
@@ -225,24 +227,15 @@ impl GoalEntry {
     }
 }
 
-/// Parses `2026-06-11`, `13:00 UTC-6` to minutes since the Unix epoch.
-fn parse_kick_off(date: &str, time: &str) -> Option<u64> {
-    let mut parts = date.splitn(3, '-').map(str::parse::<u64>);
-    let (year, month, day) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
-    let (clock, zone) = time.split_once(" UTC")?;
-    let (hour, minute) = clock.split_once(':')?;
-    let local = day_number(year, month, day)? * 1_440
-        + hour.parse::<u64>().ok()? * 60
-        + minute.parse::<u64>().ok()?;
-    local.checked_add_signed(-60 * zone.parse::<i64>().ok()?)
-}
+/// `2026-06-11 13:00 UTC-6`.
+const KICK_OFF: &[BorrowedFormatItem<'_>] = format_description!(
+    "[year]-[month]-[day] [hour]:[minute] UTC[offset_hour padding:none sign:mandatory]"
+);
 
-/// Days since the Unix epoch (H. Hinnant, "chrono-compatible low-level date algorithms").
-fn day_number(year: u64, month: u64, day: u64) -> Option<u64> {
-    let year = if month <= 2 { year.checked_sub(1)? } else { year };
-    let month_from_march = (month + 9) % 12;
-    let day_of_year = (153 * month_from_march + 2) / 5 + day.checked_sub(1)?;
-    (365 * year + year / 4 - year / 100 + year / 400 + day_of_year).checked_sub(719_468)
+/// Parses a kick-off to minutes since the Unix epoch.
+fn parse_kick_off(text: &str) -> Option<u64> {
+    let kick_off = OffsetDateTime::parse(text, KICK_OFF).ok()?;
+    u64::try_from(kick_off.unix_timestamp() / 60).ok()
 }
 
 #[cfg(test)]
@@ -276,9 +269,9 @@ mod tests {
 
     #[test]
     fn kick_off_is_parsed_in_its_time_zone() {
-        assert_eq!(parse_kick_off("1970-01-01", "00:00 UTC+0"), Some(0));
-        assert_eq!(parse_kick_off("2026-06-11", "13:00 UTC-6"), Some(1_781_204_400 / 60));
-        assert_eq!(parse_kick_off("2026-06-11", "13:00"), None);
-        assert_eq!(parse_kick_off("June", "13:00 UTC-6"), None);
+        assert_eq!(parse_kick_off("1970-01-01 00:00 UTC+0"), Some(0));
+        assert_eq!(parse_kick_off("2026-06-11 13:00 UTC-6"), Some(1_781_204_400 / 60));
+        assert_eq!(parse_kick_off("2026-06-11 13:00"), None);
+        assert_eq!(parse_kick_off("June 13:00 UTC-6"), None);
     }
 }

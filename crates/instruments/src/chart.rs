@@ -2,6 +2,9 @@
 //!
 //! Bars are horizontal, because names are long; in one group or several. The title and the values are
 //! available to screen readers, and the chart is legible on light and dark backgrounds.
+//!
+//! The crate `plotters` draws such bars in 55 lines instead of 150. Its SVG has no title and description for
+//! screen readers, and no classes, so no colours for dark pages.
 
 use std::fmt::Write as _;
 

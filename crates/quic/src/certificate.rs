@@ -4,7 +4,6 @@
 //! certificate by its hash (`serverCertificateHashes`) only if it is of this kind and valid for at most
 //! fourteen days.
 
-use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -110,10 +109,7 @@ impl Certificate {
     pub fn fingerprint(&self) -> Fingerprint {
         let hash = self.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
         Fingerprint {
-            sha256: hash.iter().fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            }),
+            sha256: hex::encode(&hash),
             sha256_base64: STANDARD.encode(&hash),
             expires_ms: unix_secs(self.file.expires).saturating_mul(1000),
         }

@@ -1,4 +1,7 @@
 //! A parser of unmasked, unfragmented WebSocket frames, as the server sends them. Pure.
+//!
+//! Frames are borrowed from one read buffer for all connections of a thread: `tokio-websockets` keeps a buffer for
+//! each connection.
 
 /// A frame in its read buffer.
 #[derive(Debug, PartialEq, Eq)]

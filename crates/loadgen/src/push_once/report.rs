@@ -1,6 +1,8 @@
 //! The report: the four ways side by side.
 
 use clap::ValueEnum as _;
+use comfy_table::{Table, presets};
+use indicatif::HumanCount;
 use pushonce_instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
 use serde_json::{Value, json};
 
@@ -32,10 +34,11 @@ pub(super) struct MethodCost {
 
 impl super::super::BenchReport for PushOnceReport {
     fn text(&self) -> String {
-        let mut rows = vec![
-            ["viewers", "way", "requests", "bytes", "site's CPU", "node's CPU"].map(str::to_owned),
-        ];
-        rows.extend(self.rows.iter().map(|cost| {
+        // Markdown, which is readable as text too.
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN);
+        table.set_header(["viewers", "way", "requests", "bytes", "site's CPU", "node's CPU"]);
+        table.add_rows(self.rows.iter().map(|cost| {
             let node = match cost.method {
                 UpdateMethod::PushOnce => format!("{} ms", format_number(cost.node_cpu_ms)),
                 _ => "–".to_owned(),
@@ -54,7 +57,7 @@ impl super::super::BenchReport for PushOnceReport {
              changes, {} polls between two.\n\n",
             self.page, self.state, self.changes, self.polls
         );
-        head + &markdown_table(&rows)
+        format!("{head}{table}\n")
     }
 
     fn json(&self) -> Value {
@@ -99,32 +102,9 @@ impl PushOnceReport {
     }
 }
 
-/// Formats the rows as a Markdown table, which is readable as text too.
-fn markdown_table(rows: &[[String; 6]]) -> String {
-    let widths: [usize; 6] =
-        std::array::from_fn(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0));
-    let mut text = String::new();
-    for (row_index, row) in rows.iter().enumerate() {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!(" {cell:<width$} |"));
-        text += &format!("|{}\n", cells.collect::<String>());
-        if row_index == 0 {
-            let lines = widths.map(|width| format!("{}|", "-".repeat(width + 2)));
-            text += &format!("|{}\n", lines.concat());
-        }
-    }
-    text
-}
-
 /// Formats a whole number with commas between thousands.
 fn format_integer(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let comma = |at: usize| at > 0 && (digits.len() - at).is_multiple_of(3);
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        text.extend(comma(at).then_some(','));
-        text.push(digit);
-    }
-    text
+    HumanCount(number.round() as u64).to_string()
 }
 
 fn format_bytes(bytes: f64) -> String {

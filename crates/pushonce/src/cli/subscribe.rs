@@ -84,13 +84,8 @@ fn parse_start(text: &str) -> Result<StartFrom, String> {
 fn parse_fingerprint(text: &str) -> Result<CertificateFingerprint, String> {
     let digits: String = text.chars().filter(|&c| c != ':').collect();
     let mut hash = [0; 32];
-    let invalid = || "expected 64 hexadecimal digits".to_owned();
-    if digits.len() != 64 || !digits.is_ascii() {
-        return Err(invalid());
-    }
-    for (byte, pair) in hash.iter_mut().zip(0..) {
-        *byte = u8::from_str_radix(&digits[pair * 2..pair * 2 + 2], 16).map_err(|_| invalid())?;
-    }
+    hex::decode_to_slice(digits, &mut hash)
+        .map_err(|_| "expected 64 hexadecimal digits".to_owned())?;
     Ok(CertificateFingerprint(hash))
 }
 

@@ -4,6 +4,9 @@
 //! cannot be written, is dropped and counted in `pushonce_log_lines_dropped_total`. A caller waits only
 //! for lines of level `ERROR`, which often precede the end of the process, and at most `ERROR_WAIT_MAX`
 //! for all of them while the output is stuck.
+//!
+//! The non-blocking writer of `tracing-appender` bounds the number of lines and not their size, and no caller
+//! waits for its error lines.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use comfy_table::{Table, presets};
 use pushonce_core::ConsensusTimes;
 use pushonce_proto::pb::cluster::v1::{
     ClusterTimes, ExplainResponse, Member, Problem, Shard, StatusResponse,
@@ -152,21 +153,14 @@ fn shard_row(shard: &Shard) -> [String; 5] {
     ]
 }
 
-/// A table whose columns are as wide as their widest cell.
+/// A table without borders, whose columns are as wide as their widest cell.
 pub(in crate::cli) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
-    let header = header.map(str::to_owned);
-    let width = |column: usize| {
-        let cells = rows.iter().chain([&header]).map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in std::iter::once(&header).chain(&rows) {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text += format!("  {}", cells.collect::<Vec<_>>().join("  ")).trim_end();
-        text.push('\n');
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((2, 0));
     }
-    text
+    table.trim_fmt() + "\n"
 }
 
 pub(super) fn explain_text(explanation: &ExplainResponse) -> String {
