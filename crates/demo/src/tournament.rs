@@ -193,8 +193,7 @@ impl MatchEntry {
     fn into_match(self, place: u32) -> Result<Match, InvalidData> {
         let number = self.num.unwrap_or(place);
         let text = format!("{} {}", self.date, self.time);
-        let kick_off =
-            parse_kick_off(&text).ok_or_else(|| InvalidData::KickOff { number, text })?;
+        let kick_off = parse_kick_off(&text).ok_or(InvalidData::KickOff { number, text })?;
         let minutes = if self.score.extra_time.is_some() { 120 } else { 90 };
         let goals_by_team = [self.goals1, self.goals2].into_iter().enumerate();
         let mut goals: Vec<Goal> = goals_by_team
