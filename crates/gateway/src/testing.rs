@@ -9,7 +9,8 @@ use futures::stream::LocalBoxStream;
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterView, ContentType, FetchError, HistoryPage, HistoryRange,
-    Message, Position, Publish, PublishError, Timestamp, Topic, UnavailableReason,
+    Message, OverloadReason, Position, Publish, PublishError, PublishRejection, Timestamp, Topic,
+    UnavailableReason,
 };
 use pushonce_fanout::{Hub, LaneDriver, Retention, Upstream, hub};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -123,7 +124,7 @@ impl Upstream for FakeBackend {
 }
 
 fn overloaded() -> Result<Acknowledgement, PublishError> {
-    Err(UnavailableReason::NoView.into())
+    Err(PublishRejection::Overloaded(OverloadReason::PublishesToPeers).into())
 }
 
 impl PublishRouter for FakeBackend {

@@ -16,7 +16,7 @@ use super::rollback::{LogHandshake, RollbackDetector};
 /// The log handshake of the sender.
 const LOG_KEY: &str = "pushonce-log";
 /// The writes of the receiver that the sender knows of; absent when there are none.
-const KNOWN_WRITES_KEY: &str = "pushonce-heard";
+const KNOWN_WRITES_KEY: &str = "pushonce-known-writes";
 
 /// A response whose greeting and log handshake were checked.
 pub(super) struct CheckedResponse<T> {

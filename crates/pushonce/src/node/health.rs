@@ -56,7 +56,7 @@ pub(super) struct GroupSummary {
     /// Index of the last applied entry.
     pub(super) applied: u64,
     /// Number of entries that the leader has and this replica has not applied; `None` before the leader was
-    /// heard.
+    /// received.
     pub(super) lag: Option<u64>,
 }
 
