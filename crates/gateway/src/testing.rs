@@ -10,7 +10,6 @@ use futures::{FutureExt, StreamExt};
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterView, ContentType, FetchError, HistoryPage, HistoryRange,
     Message, OverloadReason, Position, Publish, PublishError, PublishRejection, Timestamp, Topic,
-    UnavailableReason,
 };
 use pushonce_fanout::{Hub, LaneDriver, Retention, Upstream, hub};
 use tokio::sync::{Semaphore, mpsc, watch};
