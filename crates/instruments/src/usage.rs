@@ -1,7 +1,7 @@
 //! CPU time and memory of processes on this machine, as Linux reports them.
 //!
-//! Three fields of two files are parsed by hand: the crate `procfs` builds on Linux only, and `sysinfo` brings a
-//! table of all processes for what is ten lines here.
+//! Three fields of two files are parsed by hand: the crate `procfs` builds on Linux only, and `sysinfo` brings
+//! a table of all processes, where ten lines are enough.
 
 use std::time::{Duration, Instant};
 

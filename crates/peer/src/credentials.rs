@@ -1,4 +1,4 @@
-//! How the nodes secure their connections and prove who they are.
+//! How nodes secure their connections and authenticate each other.
 
 use std::time::Duration;
 

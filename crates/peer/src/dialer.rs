@@ -13,7 +13,7 @@ use crate::{ChannelKind, DialError, PeerChannel, PeerTransport};
 /// that a returning node may have to wait.
 const DIAL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
-/// Makes the connections to one peer. A connection belongs to the caller, who shares it with nobody.
+/// Makes the connections to one peer. The caller does not share a connection.
 #[derive(Debug)]
 pub struct Dialer {
     transport: PeerTransport,

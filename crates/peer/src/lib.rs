@@ -1,4 +1,4 @@
-//! Connects the nodes of a cluster to each other: dials peers and checks who calls.
+//! Connects the nodes of a cluster to each other: dials peers, and checks the greeting of each caller.
 //!
 //! # Overview
 //!

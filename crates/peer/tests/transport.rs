@@ -159,7 +159,7 @@ async fn dialer_tries_every_address_and_the_data_channel_follows_it() {
 
     assert_eq!(dialer.address(), node.address);
     let before = caller.data_channel(NodeId(2)).expect("an address is known");
-    call(&caller, 2, before).await.expect_err("nobody listens at the committed address");
+    call(&caller, 2, before).await.expect_err("no node listens at the committed address");
     dialer.on_answered();
     let after = caller.data_channel(NodeId(2)).expect("an address is known");
     call(&caller, 2, after).await.expect("accepted");

@@ -107,7 +107,7 @@ pub enum InvalidConfig {
     /// One of the errors above, about a setting that no flag gives.
     #[error("{error} (set by {origin})")]
     FromSource {
-        /// What is invalid.
+        /// The error without its source.
         error: Box<InvalidConfig>,
         /// The variable or the key of the file that gives the setting.
         origin: String,

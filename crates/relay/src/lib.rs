@@ -6,7 +6,7 @@
 //! [`pushonce_peer`] makes. [`Relay`] runs the links and [`Handle`] is the interface of the node to it. The
 //! relay calls the node through three ports: [`ShardSource`] (its shards), [`TopicSink`] (its edge) and
 //! [`Clocks`]. Besides messages, links carry publishes to the owner, history requests, and ownership claims,
-//! from which every node learns who leads each shard.
+//! from which every node learns the owner of each shard.
 //!
 //! # Guarantees
 //!

@@ -53,7 +53,7 @@ impl Serialize for HumanDuration {
 /// Parses a duration above zero.
 ///
 /// # Errors
-/// What is accepted.
+/// When the text is not a duration above zero; the error names the accepted forms.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let HumanDuration(duration) = text.parse()?;
     if duration.is_zero() { Err("must be above 0".to_owned()) } else { Ok(duration) }

@@ -1,4 +1,4 @@
-//! Parsers of single values. An error says what is accepted; the caller adds the name of the setting.
+//! Parsers of single values. An error names the accepted values; the caller adds the name of the setting.
 
 use std::convert::Infallible;
 use std::fmt::Display;

@@ -21,7 +21,7 @@ use super::replica_supervisor::LocalReplicas;
 pub(super) struct OwnedTopics {
     /// This node.
     pub(super) me: NodeId,
-    /// Checks who asks.
+    /// Checks the greeting of the caller.
     pub(super) transport: PeerTransport,
     /// Determines the shard of a topic.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
