@@ -353,7 +353,7 @@ impl ConsensusEngine {
 
     /// The gRPC service to mount on the peer port.
     ///
-    /// Serve it on [`pushonce_peer::server`]. Without `TCP_NODELAY` every response waits 40 ms for the peer's
+    /// Serve it on [`PeerTransport::server`]. Without `TCP_NODELAY` every response waits 40 ms for the peer's
     /// delayed acknowledgement, and without keep-alives the streams of vanished peers remain open.
     pub fn service(&self) -> RaftServiceServer<RaftService> {
         RaftServiceServer::new(self.0.service.clone()).max_decoding_message_size(FRAME_BYTES_MAX)

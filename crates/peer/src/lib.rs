@@ -44,14 +44,14 @@
 //! # Data flow
 //!
 //! Caller: [`Dialer::connect`] or [`PeerTransport::data_channel`] → [`PeerChannel`], which adds the greeting to
-//! each call → [`PeerTransport::check_response`]. Called node: [`server`] → service →
+//! each call → [`PeerTransport::check_response`]. Called node: [`PeerTransport::server`] → service →
 //! [`PeerTransport::accept`] → [`PeerTransport::respond`] or [`PeerTransport::reject`].
 //!
 //! # Caller contract
 //!
 //! - Create one transport for each node and share it: clones share the addresses and the agreed version.
 //! - Call [`PeerTransport::accept`] first in each service of the peer port, except where a node joins.
-//! - Serve on [`server`], which sets `TCP_NODELAY` and keep-alives.
+//! - Serve on [`PeerTransport::server`], which sets `TCP_NODELAY` and keep-alives.
 //! - After [`Dialer::connect`], call [`Dialer::on_answered`] when the peer has answered, and
 //!   [`Dialer::wait_before_retry`] before the next attempt.
 //!
@@ -90,4 +90,4 @@ pub use credentials::Credentials;
 pub use dialer::Dialer;
 pub use error::{DialError, GreetingError};
 pub use greeting::PeerChannel;
-pub use transport::{AcceptedPeer, ChannelKind, PeerTransport, connect, server};
+pub use transport::{AcceptedPeer, ChannelKind, PeerTransport, connect};

@@ -69,17 +69,6 @@ pub struct AcceptedPeer {
     pub version: ClusterVersion,
 }
 
-/// A server with the transport settings that the peer port needs.
-pub fn server(credentials: &Credentials) -> Server {
-    credentials
-        .server()
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-}
-
 /// Connects to an address without a greeting, for a node that has no identity yet or looks for members.
 /// `timeout` is that of the connection, and of each call.
 ///
@@ -140,6 +129,17 @@ impl PeerTransport {
     /// The addresses of the peers.
     pub fn addresses(&self) -> &PeerAddresses {
         &self.0.addresses
+    }
+
+    /// The server of the peer port, with the credentials of this node. It sets `TCP_NODELAY` and keep-alives.
+    pub fn server(&self) -> Server {
+        let server = self.0.credentials.server();
+        server
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE))
     }
 
     /// A dialer whose connections are not shared.

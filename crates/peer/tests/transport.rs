@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pushonce_core::{ClusterId, ClusterVersion, ConsensusTimes, NodeId, VersionRange};
 use pushonce_peer::{
-    ChannelKind, Credentials, DialError, GreetingError, PeerAddresses, PeerChannel, PeerTransport,
+    ChannelKind, DialError, GreetingError, PeerAddresses, PeerChannel, PeerTransport,
 };
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_client::TopicsServiceClient;
@@ -61,11 +61,12 @@ impl ServingNode {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let callers = Arc::default();
-        let service =
-            RecordingService { transport: transport(id, addresses), callers: Arc::clone(&callers) };
+        let transport = transport(id, addresses);
+        let mut server = transport.server();
+        let service = RecordingService { transport, callers: Arc::clone(&callers) };
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { drop(stopped.await) };
-        let serving = pushonce_peer::server(&Credentials::default())
+        let serving = server
             .add_service(TopicsServiceServer::new(service))
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped);
         let task = tokio::spawn(async move { serving.await.expect("the server runs") });

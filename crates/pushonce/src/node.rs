@@ -44,7 +44,7 @@ use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Backend, Gateway};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
-use pushonce_peer::{Credentials, PeerAddresses, PeerTransport};
+use pushonce_peer::{PeerAddresses, PeerTransport};
 use pushonce_relay::Relay;
 use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
@@ -83,7 +83,7 @@ pub struct Node {
     engine: ConsensusEngine,
     control: ControlHandle,
     control_runner: pushonce_control::ControlRunner,
-    address_book: PeerAddresses,
+    transport: PeerTransport,
     relay: Relay,
     topic_sink: ports::HubSink,
     relay_handle: pushonce_relay::Handle,
@@ -127,9 +127,9 @@ impl Node {
         let (cluster, me) = (startup.identity.cluster, startup.identity.node);
         tracing::info!(node = %me, %cluster, name = config.name,
             version = env!("CARGO_PKG_VERSION"), "node identity");
-        let address_book = PeerAddresses::default();
+        let peer_addresses = PeerAddresses::default();
         let settings = config.consensus.clone().with_times(startup.times.target());
-        let transport = PeerTransport::new(cluster, me, address_book.clone(), &settings.times());
+        let transport = PeerTransport::new(cluster, me, peer_addresses.clone(), &settings.times());
         let engine = ConsensusEngine::open(data_dir.path(), settings, transport.clone()).await?;
         engine.set_times(&startup.times);
         let (control, control_runner) = ControlHandle::open(&engine, me).await?;
@@ -271,7 +271,7 @@ impl Node {
             control: control.clone(),
             reachable: relay_handle.reachable(),
             hosted: hosted.clone(),
-            transport,
+            transport: transport.clone(),
             caller_addresses: caller_sender,
             foreign_callers: Arc::new(ForeignCallers::default()),
             development: config.is_development,
@@ -280,7 +280,7 @@ impl Node {
             identity: startup.identity.clone(),
             own_address: startup.joining.profile.addresses.peer.clone(),
             configured_addresses: [config.settings.join.clone(), data_dir.peers()].concat(),
-            address_book: address_book.clone(),
+            peer_addresses: peer_addresses.clone(),
             view: view_receiver.clone(),
             reachable: relay_handle.reachable(),
             caller_addresses: caller_receiver,
@@ -304,7 +304,7 @@ impl Node {
             engine,
             control,
             control_runner,
-            address_book,
+            transport,
             relay,
             topic_sink,
             relay_handle,
@@ -334,7 +334,9 @@ impl Node {
     /// When a part of the node ends unexpectedly.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut peer_port_stage = ShutdownStage::new("the port between nodes");
-        let peers = pushonce_peer::server(&Credentials::default())
+        let peers = self
+            .transport
+            .server()
             .add_service(self.engine.service())
             .add_service(self.relay.service())
             .add_service(self.owned_topics.service())
@@ -354,7 +356,7 @@ impl Node {
         let distributing_views = distribute_views(
             views,
             self.view_sender.clone(),
-            self.address_book,
+            self.transport.addresses().clone(),
             engine,
             token.clone(),
         );
@@ -499,12 +501,12 @@ async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpLi
     })
 }
 
-/// Passes each new view to the engines, and the addresses of the members to the book that consensus dials
-/// by. The cluster version is on disk before anything is written in it.
+/// Passes each new view to the engines, and the addresses of the members to the connection layer. The cluster
+/// version is on disk before anything is written in it.
 async fn distribute_views(
     mut views: Receiver<Option<Arc<ClusterView>>>,
     view: Sender<Arc<ClusterView>>,
-    address_book: PeerAddresses,
+    peer_addresses: PeerAddresses,
     engine: ConsensusEngine,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -518,7 +520,7 @@ async fn distribute_views(
                 tracing::info!(%version, "the cluster version is raised");
             }
             metrics::CLUSTER_VERSION.register_gauge(&[]).set(f64::from(version.0));
-            address_book
+            peer_addresses
                 .replace(newest_view.members.values().map(address).collect(), newest_view.next_id);
             view.send_replace(newest_view);
         }

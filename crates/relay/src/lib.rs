@@ -71,7 +71,7 @@
 //! use std::sync::Arc;
 //!
 //! use pushonce_core::{ClusterView, NodeId};
-//! use pushonce_peer::{Credentials, PeerTransport};
+//! use pushonce_peer::PeerTransport;
 //! use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
 //! use tokio::sync::watch;
 //! use tokio_util::sync::CancellationToken;
@@ -85,9 +85,10 @@
 //!     shutdown: CancellationToken,
 //! ) {
 //!     let config = Config::new(NodeId(1));
+//!     let mut server = transport.server();
 //!     let (relay, _handle) = Relay::new(config, transport, view, shards, clocks);
 //!     // Serve `_router` on the peer port, and use `_handle` to publish, watch and fetch.
-//!     let _router = pushonce_peer::server(&Credentials::default()).add_service(relay.service());
+//!     let _router = server.add_service(relay.service());
 //!     relay.run(edge, shutdown).await;
 //! }
 //! ```

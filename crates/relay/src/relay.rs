@@ -93,7 +93,7 @@ impl Relay {
     }
 
     /// The gRPC service that accepts links from nodes with lower ids. Serve it on
-    /// [`pushonce_peer::server`], on the peer port.
+    /// [`PeerTransport::server`], on the peer port.
     pub fn service(&self) -> RelayServiceServer<RelayService> {
         let config = self.config.clone();
         let (view, link_sender) = (self.view.clone(), self.link_sender.clone());

@@ -16,7 +16,7 @@ use pushonce_core::{
     Publish, PublishError, PublishRejection, ShardCount, ShardId, SubscriberCount, Timestamp,
     Topic, UnavailableReason, VersionOffer, VersionRange, test_util,
 };
-use pushonce_peer::{Credentials, PeerAddresses, PeerTransport};
+use pushonce_peer::{PeerAddresses, PeerTransport};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_relay::{Clocks, Config, Handle, Relay, ShardSource, TopicSink};
 use tokio::net::TcpListener;
@@ -211,11 +211,11 @@ impl RelayCluster {
             let clock = Arc::new(FixedClock { me: id, readings });
             let transport =
                 PeerTransport::new(CLUSTER, id, addresses.clone(), &ConsensusTimes::LAN);
+            let mut server = transport.server();
             let (relay, handle) = Relay::new(config, transport, view.clone(), source, clock);
             *handle_slot.lock().expect("no panic") = Some(handle.clone());
             let shutdown = CancellationToken::new();
-            let server =
-                pushonce_peer::server(&Credentials::default()).add_service(relay.service());
+            let server = server.add_service(relay.service());
             let incoming = TcpListenerStream::new(listener);
             let down = shutdown.clone();
             tasks.spawn(async move {

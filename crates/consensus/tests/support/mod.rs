@@ -13,12 +13,12 @@ use pushonce_consensus::{
 };
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{ClusterId, NodeId};
-use pushonce_peer::Credentials;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc0ffee);
@@ -121,9 +121,10 @@ impl RaftTestNode {
         let id = NodeId(id);
         ConsensusEngine::create(dir.path(), CLUSTER, id).await.unwrap();
         let transport = PeerTransport::new(CLUSTER, id, addresses.clone(), &settings.times());
+        let peer_server = transport.server();
         let engine =
             ConsensusEngine::open_with_hooks(dir.path(), settings, transport, hooks).await.unwrap();
-        let (address, server, stopping) = serve(&engine).await;
+        let (address, server, stopping) = serve(peer_server, &engine).await;
         addresses.set(id, address.to_string());
         let sum = SumMachine::default();
         let group = engine.start(GROUP, sum.clone()).await.unwrap();
@@ -188,14 +189,17 @@ pub(crate) async fn open_alone(
     ConsensusEngine::open(dir, settings, transport).await
 }
 
-async fn serve(engine: &ConsensusEngine) -> (SocketAddr, JoinHandle<()>, CancellationToken) {
+async fn serve(
+    mut server: Server,
+    engine: &ConsensusEngine,
+) -> (SocketAddr, JoinHandle<()>, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stopping = CancellationToken::new();
     let stopped = stopping.clone().cancelled_owned();
     let service = engine.service();
     let server = tokio::spawn(async move {
-        pushonce_peer::server(&Credentials::default())
+        server
             .add_service(service)
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),

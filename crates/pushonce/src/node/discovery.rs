@@ -51,7 +51,7 @@ pub(super) struct Discovery {
     pub(super) own_address: String,
     /// The addresses of `--join` and of the peers file.
     pub(super) configured_addresses: Vec<String>,
-    pub(super) address_book: PeerAddresses,
+    pub(super) peer_addresses: PeerAddresses,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     /// The nodes that this node has a link to, and this node.
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
@@ -151,7 +151,7 @@ impl Discovery {
             match outcome {
                 IdentifyOutcome::Member { node, peer_addresses } => {
                     if node != self.identity.node
-                        && self.address_book.add_hint(node, address.clone())
+                        && self.peer_addresses.add_hint(node, address.clone())
                     {
                         tracing::info!(peer = %node, address, "found a member at a new address");
                         found_new = true;
