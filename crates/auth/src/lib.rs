@@ -49,6 +49,8 @@ mod jwks;
 mod key;
 mod metrics;
 mod pattern;
+#[cfg(test)]
+mod testing;
 mod token;
 
 pub use algorithm::{Algorithm, UnsupportedAlgorithm};
