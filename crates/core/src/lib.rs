@@ -61,6 +61,7 @@ mod placement;
 mod position;
 mod publish_id;
 mod resume;
+mod revocation;
 mod ring;
 mod route;
 #[cfg(any(test, feature = "test-util"))]
@@ -84,8 +85,8 @@ pub use message::{
     Acknowledgement, ContentType, InvalidPublish, Message, MessageKey, Publish, Timestamp,
 };
 pub use namespace::{
-    DeliveryNotAllowed, Durability, History, InvalidNamespace, Namespace, NamespaceChange,
-    Namespaces,
+    DeliveryNotAllowed, Durability, History, InvalidNamespace, Namespace, NamespaceAccess,
+    NamespaceChange, Namespaces,
 };
 pub use overload::{DiskFull, OverloadReason, TopicLimit};
 pub use ownership::{OwnershipClaim, ShardOwners};
@@ -95,6 +96,7 @@ pub use publish_id::{InvalidPublishId, ProducerId, ProducerSequence, PublishId};
 pub use resume::{
     FetchError, Gap, GapReason, HistoryPage, HistoryRange, StartFrom, SubscribeAck, TopicEvent,
 };
+pub use revocation::{InvalidRevocation, Revocations, RevokedTokens, TokenFacts};
 pub use ring::HashRing;
 pub use route::{UpstreamRoute, select_upstream};
 pub use times::{ClusterTimes, ConsensusTimes};

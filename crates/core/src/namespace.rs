@@ -1,7 +1,7 @@
 //! The cluster-wide settings of namespaces, with one default for all namespaces without their own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,24 @@ pub struct Namespace {
     /// ([`Namespace::topics_per_shard`]): no publish is rejected below the limit, and somewhat more topics
     /// may be accepted above it.
     pub topics_max: u32,
+    /// Who may read and publish, and how often.
+    pub access: NamespaceAccess,
+}
+
+/// Who may read and publish in a namespace. What a token denies stays denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceAccess {
+    /// Whether everyone may read the topics of the namespace, also without a token.
+    pub anonymous_read: bool,
+    /// Whether clients (WebSocket, QUIC, HTTP) may publish. Without it, messages are accepted over gRPC
+    /// only.
+    pub client_publish: bool,
+    /// Maximum number of messages a second that one caller may publish to the namespace at each node, if
+    /// there is a limit.
+    pub publish_rate_max: Option<NonZeroU32>,
+    /// How long caches may serve an answer to a read over HTTP without asking again, in seconds; at most
+    /// [`NamespaceAccess::CACHE_MAX_AGE_S_CAP`]. 0: they ask every time.
+    pub cache_max_age_s: u32,
 }
 
 /// A change of some settings; `None` keeps the present value.
@@ -75,6 +93,14 @@ pub struct NamespaceChange {
     pub rate_max: Option<u16>,
     /// See [`Namespace::topics_max`].
     pub topics_max: Option<u32>,
+    /// See [`NamespaceAccess::anonymous_read`].
+    pub anonymous_read: Option<bool>,
+    /// See [`NamespaceAccess::client_publish`].
+    pub client_publish: Option<bool>,
+    /// See [`NamespaceAccess::publish_rate_max`]; 0 removes the limit.
+    pub publish_rate_max: Option<u32>,
+    /// See [`NamespaceAccess::cache_max_age_s`].
+    pub cache_max_age_s: Option<u32>,
 }
 
 /// The settings of all namespaces.
@@ -129,6 +155,12 @@ pub enum InvalidNamespace {
         /// Limit in bytes.
         max: u32,
     },
+    /// The age in caches is above [`NamespaceAccess::CACHE_MAX_AGE_S_CAP`].
+    #[error("caches can keep an answer for at most {max} seconds")]
+    CacheMaxAge {
+        /// Limit in seconds.
+        max: u32,
+    },
 }
 
 /// A subscription requests every message of a namespace with a rate limit.
@@ -163,6 +195,19 @@ impl History {
     }
 }
 
+impl NamespaceAccess {
+    /// Maximum of [`NamespaceAccess::cache_max_age_s`], a day: a cache cannot be told to forget.
+    pub const CACHE_MAX_AGE_S_CAP: u32 = 24 * 3_600;
+
+    fn validate(&self) -> Result<(), InvalidNamespace> {
+        let max = Self::CACHE_MAX_AGE_S_CAP;
+        if self.cache_max_age_s > max {
+            return Err(InvalidNamespace::CacheMaxAge { max });
+        }
+        Ok(())
+    }
+}
+
 impl Namespace {
     /// Validates the settings.
     ///
@@ -173,13 +218,21 @@ impl Namespace {
         if !(1..=max).contains(&self.payload_bytes_max) {
             return Err(InvalidNamespace::Payload { max });
         }
+        self.access.validate()?;
         self.history.validate()
     }
 
     /// These settings with a change applied.
     pub fn with_change(&self, change: NamespaceChange) -> Namespace {
-        let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
-            self;
+        let Namespace {
+            durability,
+            history,
+            payload_bytes_max,
+            delivery,
+            rate_max,
+            topics_max,
+            access,
+        } = self;
         Namespace {
             durability: change.durability.unwrap_or(*durability),
             history: History {
@@ -192,6 +245,14 @@ impl Namespace {
             delivery: change.delivery.unwrap_or(*delivery),
             rate_max: change.rate_max.map_or(*rate_max, NonZeroU16::new),
             topics_max: change.topics_max.unwrap_or(*topics_max),
+            access: NamespaceAccess {
+                anonymous_read: change.anonymous_read.unwrap_or(access.anonymous_read),
+                client_publish: change.client_publish.unwrap_or(access.client_publish),
+                publish_rate_max: change
+                    .publish_rate_max
+                    .map_or(access.publish_rate_max, NonZeroU32::new),
+                cache_max_age_s: change.cache_max_age_s.unwrap_or(access.cache_max_age_s),
+            },
         }
     }
 
@@ -313,6 +374,19 @@ impl Default for Namespace {
             delivery: Delivery::All,
             rate_max: None,
             topics_max: Namespace::TOPICS_DEFAULT,
+            access: NamespaceAccess::default(),
+        }
+    }
+}
+
+impl Default for NamespaceAccess {
+    /// Nobody reads without a token, and a token that grants it may publish through every interface.
+    fn default() -> NamespaceAccess {
+        NamespaceAccess {
+            anonymous_read: false,
+            client_publish: true,
+            publish_rate_max: None,
+            cache_max_age_s: 0,
         }
     }
 }
@@ -358,6 +432,7 @@ mod tests {
             (NamespaceChange { expire_after_ms: Some(u64::MAX), ..none }, "366 days"),
             (NamespaceChange { payload_bytes_max: Some(0), ..none }, "1 to 1048576"),
             (NamespaceChange { payload_bytes_max: Some(2 << 20), ..none }, "1 to 1048576"),
+            (NamespaceChange { cache_max_age_s: Some(86_401), ..none }, "86400 seconds"),
         ] {
             assert!(
                 validation_error(change).is_some_and(|error| error.contains(hint)),
@@ -383,6 +458,27 @@ mod tests {
         );
         let unlimited = NamespaceChange { rate_max: Some(0), ..NamespaceChange::default() };
         assert_eq!(bounded.with_change(unlimited), open);
+    }
+
+    #[test]
+    fn access_changes_one_field_at_a_time() {
+        let closed = Namespace::default();
+        assert!(!closed.access.anonymous_read && closed.access.client_publish);
+        let change = NamespaceChange { anonymous_read: Some(true), ..NamespaceChange::default() };
+        let open = closed.with_change(change);
+        assert_eq!(open.access, NamespaceAccess { anonymous_read: true, ..closed.access });
+        let change = NamespaceChange {
+            client_publish: Some(false),
+            publish_rate_max: Some(10),
+            cache_max_age_s: Some(60),
+            ..NamespaceChange::default()
+        };
+        let limited = open.with_change(change);
+        assert!(limited.access.anonymous_read && !limited.access.client_publish);
+        assert_eq!(limited.access.publish_rate_max, NonZeroU32::new(10));
+        assert_eq!(limited.access.cache_max_age_s, 60);
+        let change = NamespaceChange { publish_rate_max: Some(0), ..NamespaceChange::default() };
+        assert_eq!(limited.with_change(change).access.publish_rate_max, None);
     }
 
     #[test]

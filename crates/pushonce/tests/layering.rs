@@ -8,6 +8,7 @@ use serde_json::Value;
 /// The crates of the workspace that each crate may depend on.
 const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
+    ("auth", &["core", "telemetry"]),
     ("proto", &["core"]),
     ("peer", &["core", "proto"]),
     ("consensus", &["core", "proto", "peer", "telemetry"]),

@@ -2,7 +2,9 @@
 
 use std::num::NonZeroU16;
 
-use pushonce_core::{Delivery, Durability, History, Namespace, NamespaceChange, Namespaces};
+use pushonce_core::{
+    Delivery, Durability, History, Namespace, NamespaceAccess, NamespaceChange, Namespaces,
+};
 
 use crate::InvalidField;
 use crate::pb::cluster::v1 as pb;
@@ -16,8 +18,15 @@ impl From<&Namespaces> for pb::NamespacesResponse {
 
 impl From<&Namespace> for pb::NamespaceSettings {
     fn from(settings: &Namespace) -> Self {
-        let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
-            settings;
+        let Namespace {
+            durability,
+            history,
+            payload_bytes_max,
+            delivery,
+            rate_max,
+            topics_max,
+            access: _,
+        } = settings;
         let History { count_max, bytes_max, age_max_ms, expire_after_ms } = *history;
         pb::NamespaceSettings {
             durability: durability.as_str().to_owned(),
@@ -82,6 +91,7 @@ impl TryFrom<pb::NamespaceSettings> for Namespace {
             delivery: decode_delivery(&settings.delivery)?,
             rate_max: NonZeroU16::new(decode_rate(settings.rate_max)?),
             topics_max: settings.topics_max,
+            access: NamespaceAccess::default(),
         })
     }
 }
@@ -100,6 +110,7 @@ impl TryFrom<pb::NamespaceChange> for NamespaceChange {
             delivery: change.delivery.as_deref().map(decode_delivery).transpose()?,
             rate_max: change.rate_max.map(decode_rate).transpose()?,
             topics_max: change.topics_max,
+            ..NamespaceChange::default()
         })
     }
 }

@@ -132,6 +132,7 @@ impl From<NamespaceSettingArgs> for NamespaceChange {
             delivery: change.delivery,
             rate_max: change.rate_max,
             topics_max: change.topics_max,
+            ..NamespaceChange::default()
         }
     }
 }
@@ -163,8 +164,15 @@ fn settings_table<'a>(rows: impl IntoIterator<Item = (Option<&'a str>, &'a Names
 }
 
 fn row(name: Option<&str>, settings: &Namespace) -> [String; 10] {
-    let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
-        settings;
+    let Namespace {
+        durability,
+        history,
+        payload_bytes_max,
+        delivery,
+        rate_max,
+        topics_max,
+        access: _,
+    } = settings;
     [
         name.unwrap_or("(default)").to_owned(),
         durability.as_str().to_owned(),
@@ -188,8 +196,15 @@ fn list_json(namespaces: &Namespaces) -> Value {
 }
 
 fn row_json(name: Option<&str>, settings: &Namespace) -> Value {
-    let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
-        settings;
+    let Namespace {
+        durability,
+        history,
+        payload_bytes_max,
+        delivery,
+        rate_max,
+        topics_max,
+        access: _,
+    } = settings;
     json!({
         "namespace": name,
         "durability": durability.as_str(),

@@ -1,0 +1,114 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::testing::{
+    RSA_PRIVATE, RSA_PUBLIC, SHORT_RSA_PUBLIC, Stage, authenticate, claims, sign,
+};
+
+const ISSUER: &str = "[[issuer]]\nissuer = \"a\"\naudience = \"pushonce\"\n";
+
+/// A stage with the key files that the tests name.
+fn stage() -> Stage {
+    let stage = Stage::new();
+    stage.write("rsa.pem", RSA_PUBLIC);
+    stage.write("private.pem", RSA_PRIVATE);
+    stage.write("short.pem", SHORT_RSA_PUBLIC);
+    stage.write("secret", "0123456789abcdef0123456789abcdef\n");
+    stage.write("short", "0123456789abcdef");
+    stage
+}
+
+fn error(stage: &Stage, content: &str) -> String {
+    stage.write_issuers(content);
+    stage.load().expect_err("the file is refused").to_string()
+}
+
+#[test]
+fn missing_or_malformed_file_is_refused_and_never_means_that_everything_is_allowed() {
+    let stage = stage();
+    let missing = stage.load().unwrap_err().to_string();
+    assert!(missing.contains("issuers.toml: cannot read the file"), "{missing}");
+    assert!(error(&stage, "").contains("names no issuer"));
+    assert!(error(&stage, "issuer = []").contains("names no issuer"));
+    assert!(error(&stage, "\n\nx").contains("line 3"));
+    let unknown = error(&stage, &format!("{ISSUER}audiense = \"secret\"\njwks = \"x\""));
+    assert!(unknown.contains("line 4") && unknown.contains("audiense"), "{unknown}");
+    assert!(!unknown.contains("secret"), "{unknown}");
+}
+
+#[test]
+fn each_mistake_is_refused_with_issuer_key_and_remedy() {
+    let stage = stage();
+    let key = |text: &str| format!("{ISSUER}[[issuer.key]]\n{text}");
+    let two = |text: &str| key(&format!("{text}[[issuer.key]]\n{text}"));
+    let rsa = "algorithm = \"RS256\"\nfile = \"rsa.pem\"\n";
+    for (content, hint) in [
+        (ISSUER.to_owned(), "set exactly one of `jwks`, `jwks-file` and [[issuer.key]]"),
+        (format!("{ISSUER}jwks = \"https://x\"\njwks-file = \"f\""), "set exactly one of"),
+        (ISSUER.replace("\"a\"", "\"\"") + "jwks = \"https://x\"", "`issuer` must not be empty"),
+        (format!("{0}jwks = \"https://x\"\n{0}jwks = \"https://x\"", ISSUER), "another table"),
+        (format!("{ISSUER}jwks = \"http://issuer.example/keys\""), "must use https"),
+        (format!("{ISSUER}jwks = \"https://u:p@issuer.example/keys\""), "user name"),
+        (format!("{ISSUER}jwks = \"keys\""), "not a URL"),
+        (format!("{ISSUER}jwks = \"https://x\"\nalgorithms = [\"none\"]"), "\"none\""),
+        (format!("{ISSUER}jwks = \"https://x\"\nalgorithms = [\"HS256\"]"), "HS256"),
+        (format!("{ISSUER}jwks-file = \"absent\""), "absent"),
+        (format!("{ISSUER}jwks-file = \"rsa.pem\""), "array `keys`"),
+        (key("algorithm = \"RS256\"\n"), "set exactly one of `file`"),
+        (key("algorithm = \"none\"\nfile = \"rsa.pem\"\n"), "\"none\""),
+        (key("algorithm = \"RS256\"\nfile = \"absent.pem\"\n"), "absent.pem"),
+        (key("algorithm = \"ES256\"\nfile = \"rsa.pem\"\n"), "key is for RS256"),
+        (key("algorithm = \"RS256\"\nfile = \"private.pem\"\n"), "private key"),
+        (key("algorithm = \"RS256\"\nfile = \"short.pem\"\n"), "1024 bits"),
+        (key("algorithm = \"HS256\"\nfile = \"rsa.pem\"\n"), "no public key"),
+        (key("algorithm = \"RS256\"\nsecret-file = \"secret\"\n"), "for HS256"),
+        (key("algorithm = \"HS256\"\nsecret-file = \"short\"\n"), "16 bytes"),
+        (key("algorithm = \"HS256\"\nsecret-env = \"ABSENT\"\n"), "ABSENT is not set"),
+        (two(rsa), "there is another key"),
+        (two(&format!("id = \"k\"\n{rsa}")), "key \"k\": there is another key"),
+        (
+            key(rsa).replace("audience", "algorithms = [\"EdDSA\"]\naudience"),
+            "RS256 is not one of `algorithms`",
+        ),
+    ] {
+        let error = error(&stage, &content);
+        assert!(error.contains(hint) && error.contains("issuers.toml"), "{content}\n{error}");
+        assert!(!error.contains("0123456789abcdef"), "{error}");
+    }
+}
+
+#[test]
+fn secret_comes_from_a_file_without_its_line_break_or_from_a_variable() {
+    let stage = stage();
+    let secret = "0123456789abcdef0123456789abcdef";
+    let pair = crate::testing::KeyPair {
+        signing: crate::SigningKey::from_secret(secret.as_bytes()).unwrap(),
+        file: String::new(),
+    };
+    let token = sign(&pair, None, &claims(json!({})));
+    for source in ["secret-file = \"secret\"", "secret-env = \"TOKEN_SECRET\""] {
+        stage.write_issuers(&format!("{ISSUER}[[issuer.key]]\nalgorithm = \"HS256\"\n{source}\n"));
+        let variable = |name: &str| (name == "TOKEN_SECRET").then(|| secret.to_owned());
+        let authenticator = stage.load_with(variable).unwrap();
+        assert!(authenticate(&authenticator, &token).is_ok(), "{source}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_issuers_files_never_panic(
+        lines in prop::collection::vec(
+            prop_oneof![
+                Just("[[issuer]]".to_owned()),
+                Just("[[issuer.key]]".to_owned()),
+                "(issuer|audience|jwks|jwks-file|algorithms|typ|id|algorithm|file|secret-file) = (\"[a-z:/.]{0,12}\"|[0-9]{1,3}|\\[\\])",
+                "\\PC{0,20}",
+            ],
+            0..12,
+        ),
+    ) {
+        let stage = Stage::new();
+        stage.write_issuers(&lines.join("\n"));
+        let _ = stage.load();
+    }
+}

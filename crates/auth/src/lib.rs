@@ -1,0 +1,66 @@
+//! Who calls, and what they may do: tokens, grants, and the one function that decides.
+//!
+//! # Overview
+//!
+//! An [`Authenticator`] turns a token into a [`Caller`] with [`Grants`]. [`authorize`] decides whether a
+//! caller may do an [`Action`] in the namespaces as they are now. Every way into a node asks it.
+//!
+//! # Guarantees
+//!
+//! - A decision depends on the caller, the action and the settings of the namespaces only.
+//! - A deny wins over every grant. What no pattern grants is refused.
+//! - Without a configured issuer every caller is unrestricted; with one, a caller without a token may read
+//!   namespaces with `anonymous_read` and nothing else.
+//!
+//! # Non-goals
+//!
+//! Sessions, tickets, quotas, and where in a request the token travels.
+//!
+//! # Data flow
+//!
+//! token → [`Authenticator::authenticate`] → [`Caller`] → [`authorize`] for each request of the caller.
+//!
+//! # Caller contract
+//!
+//! - Ask [`authorize`] for every request, also for one that continues an earlier one, such as a page of
+//!   history: the token and the namespaces may have changed.
+//! - Check [`Caller::is_expired`] and the revocations of the cluster for as long as a session lives.
+//!
+//! ```
+//! use pushonce_auth::{Action, Authenticator, authorize};
+//! use pushonce_core::{Namespaces, Topic};
+//!
+//! let topic = Topic::new("chat/7")?;
+//! let caller = Authenticator::open().without_token();
+//! assert!(authorize(&caller, Action::Subscribe(&topic), &Namespaces::default()).is_ok());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod algorithm;
+mod authenticator;
+mod authorize;
+mod caller;
+mod error;
+mod grants;
+mod issuers;
+mod jwks;
+mod key;
+mod metrics;
+mod pattern;
+#[cfg(test)]
+mod testing;
+mod token;
+
+pub use algorithm::{Algorithm, UnsupportedAlgorithm};
+pub use authenticator::Authenticator;
+pub use authorize::{Action, Denied, Permission, PublishDoor, authorize, decide};
+pub use caller::{Caller, CallerKey, VerifiedToken};
+pub use error::AuthenticationError;
+pub use grants::{AdminAccess, Grants, PatternSet};
+pub use issuers::IssuersError;
+pub use key::{InvalidKey, NewKey, SigningError, SigningKey};
+pub use metrics::METRICS;
+pub use pattern::{InvalidPattern, TopicPattern};
+pub use token::{NewToken, read_unverified};
