@@ -51,6 +51,8 @@ mod jwks;
 mod key;
 mod metrics;
 mod pattern;
+#[cfg(test)]
+mod testing;
 mod tickets;
 mod token;
 

@@ -127,9 +127,8 @@ impl Stage {
         variable: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Result<Authenticator, IssuersError> {
         let now = self.now.clone();
-        let clock = move || {
-            SystemTime::UNIX_EPOCH + Duration::from_secs(now.load(Ordering::Relaxed))
-        };
+        let clock =
+            move || SystemTime::UNIX_EPOCH + Duration::from_secs(now.load(Ordering::Relaxed));
         Authenticator::load_with(&self.path("issuers.toml"), Box::new(clock), Box::new(variable))
     }
 

@@ -5,6 +5,8 @@ mod mint;
 
 pub(crate) use claims::Claims;
 pub use mint::NewToken;
+#[cfg(test)]
+pub(crate) use mint::sign_json;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

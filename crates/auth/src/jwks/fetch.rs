@@ -88,7 +88,9 @@ pub(super) enum NoTls {
 impl JwksUrl {
     pub(crate) fn parse(url: &str) -> Result<JwksUrl, InvalidJwksUrl> {
         let uri: Uri = url.parse().map_err(|_| InvalidJwksUrl::Malformed)?;
-        let authority = uri.authority().ok_or(InvalidJwksUrl::Malformed)?;
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+            return Err(InvalidJwksUrl::Malformed);
+        };
         if authority.as_str().contains('@') {
             return Err(InvalidJwksUrl::Credentials);
         }
@@ -96,10 +98,10 @@ impl JwksUrl {
         if host.is_empty() {
             return Err(InvalidJwksUrl::Malformed);
         }
-        let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+        let is_tls = *scheme == Scheme::HTTPS;
         let is_this_machine =
             host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        if !is_tls && !(uri.scheme() == Some(&Scheme::HTTP) && is_this_machine) {
+        if !is_tls && !(*scheme == Scheme::HTTP && is_this_machine) {
             return Err(InvalidJwksUrl::NotHttps);
         }
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
