@@ -42,10 +42,18 @@ pub const TOO_BIG: CloseCode = entry(1009, "too_big", Reconnect::No);
 pub const INTERNAL: CloseCode = entry(1011, "internal", Reconnect::Later);
 /// The data is not a frame of the protocol, or the query that opened the session is invalid.
 pub const BAD_FRAME: CloseCode = entry(4400, "bad_frame", Reconnect::No);
+/// The token of the session is not valid.
+pub const NOT_AUTHENTICATED: CloseCode = entry(4401, "not_authenticated", Reconnect::No);
+/// The token of the session expired and was not renewed in time.
+pub const TOKEN_EXPIRED: CloseCode = entry(4402, "token_expired", Reconnect::Yes);
+/// The token of the session, or its subject, was revoked.
+pub const REVOKED: CloseCode = entry(4403, "revoked", Reconnect::No);
 /// The client did not read for too long, and the queue of responses to it is full.
 pub const SLOW: CloseCode = entry(4408, "slow", Reconnect::Later);
 /// The client sent nothing, not even a pong, for too long.
 pub const IDLE: CloseCode = entry(4409, "idle", Reconnect::Yes);
+/// The session reached the maximum age of sessions.
+pub const SESSION_AGE: CloseCode = entry(4410, "session_age", Reconnect::Yes);
 /// The session or its address exceeded a limit.
 pub const OVER_LIMIT: CloseCode = entry(4429, "over_limit", Reconnect::Later);
 /// The node is overloaded; the `goaway` frame before the close says when to reconnect.
@@ -63,8 +71,12 @@ pub const TABLE: &[CloseCode] = &[
     TOO_BIG,
     INTERNAL,
     BAD_FRAME,
+    NOT_AUTHENTICATED,
+    TOKEN_EXPIRED,
+    REVOKED,
     SLOW,
     IDLE,
+    SESSION_AGE,
     OVER_LIMIT,
     DRAINING,
     OVERLOADED,

@@ -1,6 +1,7 @@
 //! The gRPC contract of operators as domain types: the state of the cluster, its shards and its topics.
 
 mod namespace;
+mod revocation;
 mod topic;
 
 use std::collections::BTreeSet;

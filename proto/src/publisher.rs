@@ -118,6 +118,7 @@ fn status_code(error: &PublishError) -> Code {
         PublishError::Rejected(PublishRejection::Invalid(_)) => Code::InvalidArgument,
         PublishError::Rejected(PublishRejection::OutOfSequence { .. }) => Code::Aborted,
         PublishError::Rejected(PublishRejection::Overloaded(_)) => Code::ResourceExhausted,
+        PublishError::Rejected(PublishRejection::NotAllowed(_)) => Code::PermissionDenied,
         PublishError::Rejected(PublishRejection::TooManyTopics(_)) => Code::FailedPrecondition,
         PublishError::Rejected(
             PublishRejection::NotOwner { .. } | PublishRejection::Unavailable(_),

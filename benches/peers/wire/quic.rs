@@ -1,7 +1,9 @@
 //! Pushonce over QUIC: length-delimited protobuf on streams, and single protobuf messages in datagrams.
 
 use bytes::Bytes;
-use pushonce_core::{ContentType, Delivery, Publish, StartFrom, SubscribeOptions, Topic};
+use pushonce_core::{
+    AccessToken, ContentType, Delivery, Publish, StartFrom, SubscribeOptions, Topic,
+};
 use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ServerEvent};
 use pushonce_proto::delimited;
 
@@ -11,7 +13,7 @@ use super::{ConnectionSpec, DecodeResult, Role, ServerMessage, split_front};
 /// publish.
 pub(super) fn opening_bytes(spec: ConnectionSpec<'_>, datagrams: bool) -> Vec<u8> {
     let command = match spec.role {
-        Role::Publisher => ClientCommand::Authenticate { token: String::new() },
+        Role::Publisher => ClientCommand::Authenticate { token: AccessToken::new("") },
         Role::Subscriber => {
             let delivery = datagrams.then_some(Delivery::Latest);
             let options = SubscribeOptions {

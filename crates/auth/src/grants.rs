@@ -61,6 +61,14 @@ impl PatternSet {
         matches!(self.find(topic), PatternMatch::Allowed(_))
     }
 
+    /// The part of the set that is in `topics`, of which none may have a `*` in its name.
+    pub(crate) fn restricted_to(&self, topics: &[Topic]) -> PatternSet {
+        let contained = topics.iter().filter(|topic| self.contains(topic));
+        // A name without `*` is a pattern that matches itself only.
+        let allow = contained.filter_map(|topic| topic.as_str().parse().ok()).collect();
+        PatternSet { allow, deny: Vec::new() }
+    }
+
     /// The pattern that decides about `topic`.
     pub(crate) fn find(&self, topic: &Topic) -> PatternMatch<'_> {
         self.first(|pattern| pattern.matches(topic), |pattern| pattern.matches(topic))

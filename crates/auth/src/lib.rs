@@ -38,7 +38,9 @@
 
 #![forbid(unsafe_code)]
 
+mod access_control;
 mod algorithm;
+pub mod audit;
 mod authenticator;
 mod authorize;
 mod caller;
@@ -51,8 +53,10 @@ mod metrics;
 mod pattern;
 #[cfg(test)]
 mod testing;
+mod tickets;
 mod token;
 
+pub use access_control::{AccessControl, AccessError, Clock, RefusalKind};
 pub use algorithm::{Algorithm, UnsupportedAlgorithm};
 pub use authenticator::Authenticator;
 pub use authorize::{Action, Denied, Permission, PublishDoor, authorize, decide};
@@ -63,4 +67,5 @@ pub use issuers::IssuersError;
 pub use key::{InvalidKey, NewKey, SigningError, SigningKey};
 pub use metrics::METRICS;
 pub use pattern::{InvalidPattern, TopicPattern};
+pub use tickets::{InvalidTicket, NoPeers, TICKET_TOPICS_MAX, Ticket, TicketPeers, Tickets};
 pub use token::{NewToken, read_unverified};

@@ -3,7 +3,8 @@
 use pushonce_telemetry::Metric;
 
 /// Every metric of this crate.
-pub const METRICS: &[Metric] = &[TOKENS_REJECTED, JWKS_REFRESHES, ISSUERS_RELOADS];
+pub const METRICS: &[Metric] =
+    &[TOKENS_REJECTED, JWKS_REFRESHES, ISSUERS_RELOADS, REFUSED, TICKETS];
 
 pub(crate) const TOKENS_REJECTED: Metric = Metric::counter(
     "pushonce_auth_tokens_rejected_total",
@@ -22,5 +23,19 @@ pub(crate) const JWKS_REFRESHES: Metric = Metric::counter(
 pub(crate) const ISSUERS_RELOADS: Metric = Metric::counter(
     "pushonce_auth_issuers_reloads_total",
     "Changes of the issuers file or its key files, by result: ok, or error (the old ones stay).",
+)
+.with_labels(&["result"]);
+
+pub(crate) const REFUSED: Metric = Metric::counter(
+    "pushonce_auth_refused_total",
+    "Requests that were refused for lack of a grant or of a valid token, by action. Requests with a token that \
+     could not be verified are in pushonce_auth_tokens_rejected_total.",
+)
+.with_labels(&["action"]);
+
+pub(crate) const TICKETS: Metric = Metric::counter(
+    "pushonce_auth_tickets_total",
+    "One-use tickets of this node, by result: issued, redeemed, unknown (used, expired or invented) or \
+     rejected (too many waited).",
 )
 .with_labels(&["result"]);

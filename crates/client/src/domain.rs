@@ -2,6 +2,16 @@
 
 /// # Example
 ///
+/// ```
+/// use pushonce_client::AccessToken;
+///
+/// let token = AccessToken::new("header.claims.signature");
+/// assert!(!format!("{token:?}").contains("claims"));
+/// ```
+#[doc(inline)]
+pub use pushonce_core::AccessToken;
+/// # Example
+///
 /// An application that stores the position of the last message it processed continues after it when it
 /// starts again, with any node.
 ///

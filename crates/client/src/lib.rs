@@ -35,6 +35,7 @@
 //!
 //! # Caller contract
 //!
+//! - A node with issuers needs a token: give a [`TokenProvider`]. It is asked again before the token expires.
 //! - A subscriber is read continuously or dropped.
 //! - QUIC addresses other than loopback require a [`CertificateTrust`].
 //!
@@ -78,6 +79,7 @@ mod server_address;
 mod session;
 mod stream;
 mod subscriber;
+mod token;
 
 pub use domain::*;
 pub use publisher::Publisher;
@@ -87,3 +89,4 @@ pub use session::{
 };
 pub use stream::{AcknowledgementFuture, PublishStream};
 pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};
+pub use token::{TokenError, TokenProvider};

@@ -16,8 +16,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::server_address::{Scheme, ServerAddress};
-use crate::session::grpc_connect;
+use crate::session::{add_token, grpc_connect};
 use crate::stream::{PublishCall, PublishStream};
+use crate::token::TokenProvider;
 
 /// Publishes to the first of its servers that is available. Cheap to clone; clones share the connection.
 ///
@@ -47,6 +48,7 @@ pub struct Publisher {
 #[derive(Debug)]
 pub(crate) struct PublisherShared {
     servers: Vec<ServerAddress>,
+    pub(crate) token: Option<TokenProvider>,
     pub(crate) deadline: Duration,
     connection: Mutex<CurrentConnection>,
 }
@@ -76,9 +78,23 @@ impl Publisher {
     /// Creates a publisher for `servers` (`http://HOST:PORT` of their gRPC ports). Connects when needed.
     /// The first server is used until it fails, then the next one, in turn.
     pub fn new(servers: impl IntoIterator<Item = ServerAddress>) -> Publisher {
-        let servers = servers.into_iter().collect();
-        let shared =
-            PublisherShared { servers, deadline: Self::DEADLINE, connection: Mutex::default() };
+        Publisher::with_optional_token(servers, None)
+    }
+
+    /// As [`Publisher::new`], with the source of the access token. It is asked for each publish and stream.
+    pub fn with_token(
+        servers: impl IntoIterator<Item = ServerAddress>,
+        token: TokenProvider,
+    ) -> Publisher {
+        Publisher::with_optional_token(servers, Some(token))
+    }
+
+    fn with_optional_token(
+        servers: impl IntoIterator<Item = ServerAddress>,
+        token: Option<TokenProvider>,
+    ) -> Publisher {
+        let (servers, deadline) = (servers.into_iter().collect(), Self::DEADLINE);
+        let shared = PublisherShared { servers, token, deadline, connection: Mutex::default() };
         Publisher { shared: Arc::new(shared) }
     }
 
@@ -105,7 +121,14 @@ impl Publisher {
                 Ok(acknowledgement) => return Ok(acknowledgement),
                 Err(failure) => failure,
             };
-            let is_retryable = !matches!(failure, PublishFailure::Rejected { retry: false, .. });
+            let is_retryable = match &failure {
+                // The next attempt has a new token.
+                PublishFailure::Rejected { reason: ErrorCode::TokenExpired, .. } => {
+                    self.shared.token.is_some()
+                }
+                PublishFailure::Rejected { retry, .. } => *retry,
+                PublishFailure::Unknown(_) => true,
+            };
             if matches!(failure, PublishFailure::Unknown(_)) {
                 unknown_outcome = Some(failure.clone());
             }
@@ -129,6 +152,7 @@ impl Publisher {
         let timeout = timeout.min(Self::ATTEMPT_TIMEOUT);
         let mut request = Request::new(request);
         request.set_timeout(timeout);
+        self.shared.add_token(&mut request).await?;
         let call = async { PublisherServiceClient::new(channel).publish(request).await };
         let response = match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => response.into_inner(),
@@ -173,6 +197,19 @@ impl Publisher {
 }
 
 impl PublisherShared {
+    /// Adds the present token to a call, if there is one.
+    pub(crate) async fn add_token<T>(
+        &self,
+        request: &mut Request<T>,
+    ) -> Result<(), PublishFailure> {
+        add_token(self.token.as_ref(), request).await.map_err(|error| PublishFailure::Rejected {
+            code: Code::Unauthenticated,
+            reason: ErrorCode::Unavailable,
+            message: format!("there is no token: {error}"),
+            retry: true,
+        })
+    }
+
     /// The connection in use, or a new one to the next reachable server.
     pub(crate) async fn channel(&self) -> Result<(usize, Channel), PublishFailure> {
         let mut connection = self.connection.lock().await;

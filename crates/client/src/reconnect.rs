@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use pushonce_core::{Backoff, FailPoint, GapReason};
+use pushonce_proto::client::{ErrorCode, ServerEvent};
 use pushonce_proto::close::Reconnect;
 use rand::Rng;
 use tokio::time::Instant;
@@ -11,8 +12,9 @@ use tokio::time::Instant;
 use crate::event_queue::{EventSender, LatestUpdate};
 use crate::resume_state::{NewestOnly, ResumeState, SessionAction};
 use crate::server_address::ServerAddress;
-use crate::session::{ConnectOptions, Session, SessionEnd};
+use crate::session::{AUTHENTICATE_ID, ConnectOptions, Session, SessionEnd};
 use crate::subscriber::SubscriberEvent;
+use crate::token::{self, TokenProvider};
 
 /// The subscriber was dropped.
 struct SubscriberDropped;
@@ -70,7 +72,9 @@ pub(crate) async fn run(
                 servers.push_back(server.clone());
                 match opened {
                     Ok(session) => {
-                        run_session(session, &mut resume_state, &server, &mut retry, &events).await
+                        let token = connect_options.token.as_ref();
+                        let state = &mut resume_state;
+                        run_session(session, token, state, &server, &mut retry, &events).await
                     }
                     Err(end) => Ok(end),
                 }
@@ -101,6 +105,7 @@ pub(crate) async fn run(
 /// Runs one session to its end.
 async fn run_session(
     mut session: Session,
+    token: Option<&TokenProvider>,
     resume_state: &mut ResumeState,
     server: &ServerAddress,
     retry: &mut RetryState,
@@ -110,7 +115,7 @@ async fn run_session(
     let mut requests = resume_state.begin_session();
     let mut topic_backoff = RECONNECT_BACKOFF;
     let (mut request_at, mut leave_at, mut switch_at) = (None, None, None);
-    let mut leave_reason = String::new();
+    let (mut renew_at, mut leave_reason) = (None, String::new());
     loop {
         for request in requests.drain(..) {
             if let Err(end) = session.subscribe(request).await {
@@ -124,6 +129,15 @@ async fn run_session(
                 requests = resume_state.take_requests();
                 continue;
             }
+            () = wait_until(renew_at) => {
+                renew_at = None;
+                if let Some(provider) = token
+                    && let Err(end) = session.authenticate(provider).await
+                {
+                    return Ok(end);
+                }
+                continue;
+            }
             () = wait_until(switch_at) => {
                 retry.stale_sessions = (retry.stale_sessions + 1).min(STALE_DOUBLINGS_MAX);
                 return Ok(SessionEnd::retryable("the server lost contact with the owner of a topic"));
@@ -134,6 +148,18 @@ async fn run_session(
             Ok(event) => event,
             Err(end) => return Ok(end),
         };
+        match &event {
+            ServerEvent::Authenticated { expires, .. } => {
+                renew_at = Some(Instant::now() + token::renewal_delay(*expires));
+            }
+            // A server without issuers serves everyone.
+            ServerEvent::Error {
+                id: Some(AUTHENTICATE_ID), code: ErrorCode::NotSupported, ..
+            } => {
+                continue;
+            }
+            _ => {}
+        }
         match resume_state.on_event(event) {
             SessionAction::Ignore => {}
             SessionAction::Deliver(event) => {

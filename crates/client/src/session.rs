@@ -14,9 +14,10 @@ use pushonce_proto::close::{self, Reconnect};
 
 use crate::resume_state::SubscriptionRequest;
 use crate::server_address::{Scheme, ServerAddress};
+use crate::token::TokenProvider;
 
 pub use fingerprint::{CertificateFingerprint, InvalidCertificateFingerprint};
-pub(crate) use grpc::connect as grpc_connect;
+pub(crate) use grpc::{add_token, connect as grpc_connect};
 pub use trust::CertificateTrust;
 
 /// The transport of a subscription.
@@ -99,6 +100,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) transport: Transport,
     pub(crate) trust: CertificateTrust,
     pub(crate) encoding: Encoding,
+    pub(crate) token: Option<TokenProvider>,
 }
 
 /// The end of a session, and whether to reconnect.
@@ -114,6 +116,9 @@ pub(crate) enum Session {
     Quic(quic::Session),
     Grpc(grpc::Session),
 }
+
+/// The id of every request that authenticates a session: above those of subscriptions, and exact in JSON.
+pub(crate) const AUTHENTICATE_ID: u64 = (1 << 53) - 1;
 
 /// Timeout for opening a session, after which another node is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -135,12 +140,40 @@ impl Session {
                 Transport::Quic => {
                     Session::Quic(quic::Session::open(server, &options.trust).await?)
                 }
-                Transport::Grpc => Session::Grpc(grpc::Session::open(server).await?),
+                Transport::Grpc => {
+                    Session::Grpc(grpc::Session::open(server, options.token.clone()).await?)
+                }
             })
+        };
+        let opening = async {
+            let mut session = opening.await?;
+            if let Some(provider) = &options.token {
+                session.authenticate(provider).await?;
+            }
+            Ok(session)
         };
         tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| {
             Err(SessionEnd::retryable(format!("no reply within {CONNECT_TIMEOUT:?}")))
         })
+    }
+
+    /// Sends the present token, which the server verifies before the requests that follow. The reply arrives
+    /// as an event. A gRPC session sends it with each call instead.
+    pub(crate) async fn authenticate(
+        &mut self,
+        provider: &TokenProvider,
+    ) -> Result<(), SessionEnd> {
+        if matches!(self, Session::Grpc(_)) {
+            return Ok(());
+        }
+        let token = provider.token().await.map_err(SessionEnd::retryable)?;
+        let command = ClientCommand::Authenticate { token };
+        let request = ClientRequest { id: Some(AUTHENTICATE_ID), command };
+        match self {
+            Session::Ws(session) => session.send(&request).await,
+            Session::Quic(session) => session.send(&request).await,
+            Session::Grpc(_) => Ok(()),
+        }
     }
 
     /// Requests a subscription. The reply arrives as an event.
@@ -202,6 +235,6 @@ impl From<SubscriptionRequest> for ClientRequest {
 impl Default for ConnectOptions {
     fn default() -> ConnectOptions {
         let (transport, trust) = (Transport::default(), CertificateTrust::default());
-        ConnectOptions { transport, trust, encoding: Encoding::Proto }
+        ConnectOptions { transport, trust, encoding: Encoding::Proto, token: None }
     }
 }

@@ -12,6 +12,7 @@ use crate::reconnect;
 use crate::resume_state::ResumeState;
 use crate::server_address::ServerAddress;
 use crate::session::{CertificateTrust, ConnectOptions, Transport};
+use crate::token::TokenProvider;
 
 /// An event of a subscriber, in the order of delivery.
 ///
@@ -251,6 +252,12 @@ impl SubscriberBuilder {
     /// Sets which server certificates are accepted over QUIC.
     pub fn trust(mut self, trust: CertificateTrust) -> SubscriberBuilder {
         self.connect_options.trust = trust;
+        self
+    }
+
+    /// Sets where the access token comes from. It is asked for each session, and before its token expires.
+    pub fn token(mut self, provider: TokenProvider) -> SubscriberBuilder {
+        self.connect_options.token = Some(provider);
         self
     }
 

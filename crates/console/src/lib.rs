@@ -24,12 +24,14 @@
 //! Do not mount another `/` in the same router. Serve `/cluster` and `/ws` on the same host.
 //!
 //! ```
-//! let router: axum::Router = pushonce_console::demo();
+//! let router = pushonce_console::demo()
+//!     .into_iter()
+//!     .fold(axum::Router::<()>::new(), |router, (path, page)| router.route(path, page));
 //! ```
 
 mod asset;
 
-use axum::Router;
+use axum::routing::MethodRouter;
 
 use asset::Asset;
 
@@ -41,15 +43,15 @@ const DEMO_ASSETS: [Asset; 5] = [
     Asset::js("/demo/board.js", include_str!("../demo/board.js")),
 ];
 
-/// The routes of the demo: `/` and the files that it loads. The host must also serve `/ws` and `/cluster`.
-pub fn demo() -> Router {
-    DEMO_ASSETS
-        .into_iter()
-        .fold(Router::new(), |router, asset| router.route(asset.path, asset.route()))
+/// The pages of the demo with their paths: `/` and the files that it loads. The host must also serve `/ws` and
+/// `/cluster`.
+pub fn demo() -> Vec<(&'static str, MethodRouter)> {
+    DEMO_ASSETS.into_iter().map(|asset| (asset.path, asset.route())).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::body::Body;
     use http::{Request, Response, StatusCode, header};
     use http_body_util::BodyExt;
@@ -63,7 +65,10 @@ mod tests {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
         let request = request.body(Body::empty()).expect("a request");
-        demo().oneshot(request).await.expect("infallible")
+        let pages = demo().into_iter();
+        let router =
+            pages.fold(Router::<()>::new(), |router, (path, page)| router.route(path, page));
+        router.oneshot(request).await.expect("infallible")
     }
 
     fn header<'r>(response: &'r Response<Body>, name: &str) -> &'r str {

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
-    ClusterId, ClusterTimes, ClusterVersion, ConsensusTimes, InvalidNamespace, Namespace,
-    NamespaceChange, Namespaces, NodeId, ShardCount, Spread, UnsupportedVersion, VersionRange,
+    ClusterId, ClusterTimes, ClusterVersion, ConsensusTimes, InvalidNamespace, InvalidRevocation,
+    Namespace, NamespaceChange, Namespaces, NodeId, RevokedTokens, ShardCount, Spread, Timestamp,
+    UnsupportedVersion, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,15 @@ pub enum ControlCommand {
         node: NodeId,
         /// See [`ClusterTimes::version`].
         version: u64,
+    },
+    /// No longer accepts tokens, before they expire.
+    Revoke {
+        /// The tokens.
+        tokens: RevokedTokens,
+        /// The time of the revocation by the clock of the node that received it.
+        at: Timestamp,
+        /// Until when the revocation is kept: the last of the tokens must have expired by then.
+        kept_until: Timestamp,
     },
     /// Raises the cluster version to `to`, one above the current, if every member supports it.
     Finalize {
@@ -299,6 +309,9 @@ pub enum CommandRejection {
         /// The maximum number.
         max: u32,
     },
+    /// The tokens cannot be revoked.
+    #[error(transparent)]
+    Revocation(InvalidRevocation),
     /// The build of the node does not support the cluster version.
     #[error("{0}")]
     Unsupported(UnsupportedVersion),

@@ -8,6 +8,7 @@ use pushonce_consensus::{
 };
 use pushonce_core::{
     AgreedVersion, ClusterVersion, ClusterView, ConsensusTimes, Namespace, NamespaceChange, NodeId,
+    RevokedTokens, Timestamp,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -231,6 +232,22 @@ impl ControlHandle {
             CommandReply::Namespace(settings) => Ok(settings),
             _ => Err(CommandError::Unknown("the leader answered something else".to_owned())),
         }
+    }
+
+    /// Revokes tokens, at the time `at`, and keeps the revocation until `kept_until`. Every node refuses the
+    /// tokens as soon as it has the view. Idempotent.
+    ///
+    /// Can be called on any node, as [`ControlHandle::join`].
+    ///
+    /// # Errors
+    /// Rejected for a name of invalid length, and when the maximum number of revocations is kept.
+    pub async fn revoke(
+        &self,
+        tokens: RevokedTokens,
+        at: Timestamp,
+        kept_until: Timestamp,
+    ) -> Result<(), CommandError> {
+        self.submit(ControlCommand::Revoke { tokens, at, kept_until }).await.map(drop)
     }
 
     /// Changes the consensus times of all nodes. Returns when the first step is committed; the change

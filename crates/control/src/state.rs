@@ -3,13 +3,14 @@
 mod recover;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, FailPoint,
     InvalidNamespace, Member, MemberState, Namespace, NamespaceChange, Namespaces, NodeId,
-    Placement, ShardCount, Spread, VersionRange,
+    Placement, Revocations, RevokedTokens, ShardCount, Spread, Timestamp, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,8 @@ struct ClusterState {
     removed: BTreeMap<Incarnation, NodeId>,
     placement: Placement,
     namespaces: Namespaces,
+    /// Shared with the views.
+    revocations: Arc<Revocations>,
     times: AgreedTimes,
     /// The version in which nodes encode shared data. Never decreases.
     cluster_version: ClusterVersion,
@@ -151,6 +154,7 @@ impl ClusterState {
                 replicas: shards.ids().map(|_| vec![FIRST_NODE]).collect(),
             },
             namespaces,
+            revocations: Arc::default(),
             times: AgreedTimes::new(times),
             cluster_version,
         }
@@ -186,6 +190,9 @@ impl ClusterState {
             ControlCommand::Remove(node) => self.remove(node),
             ControlCommand::SetNamespace { name, change, allow_data_loss } => {
                 self.set_namespace(name, change, allow_data_loss).map(CommandReply::Namespace)
+            }
+            ControlCommand::Revoke { tokens, at, kept_until } => {
+                self.revoke(tokens, at, kept_until)
             }
             ControlCommand::Drain { node, force } => self.drain(node, force),
             ControlCommand::Undrain(node) => self.undrain(node),
@@ -411,6 +418,20 @@ impl ClusterState {
         Ok(settings)
     }
 
+    /// Revokes tokens. Revocations whose tokens have all expired make room for it.
+    fn revoke(
+        &mut self,
+        tokens: RevokedTokens,
+        at: Timestamp,
+        kept_until: Timestamp,
+    ) -> Result<CommandReply, CommandRejection> {
+        let mut revocations = Revocations::clone(&self.revocations);
+        revocations.expire(at);
+        revocations.revoke(tokens, kept_until).map_err(CommandRejection::Revocation)?;
+        self.revocations = Arc::new(revocations);
+        Ok(CommandReply::Done)
+    }
+
     /// Drains a member. The node that received the command has checked reachability; of two nodes that
     /// check at the same time, neither sees the drain of the other, so the number of remaining members is
     /// checked here again.
@@ -474,6 +495,7 @@ impl ClusterState {
             next_id: NodeId(self.next_id),
             placement: self.placement.clone(),
             namespaces: self.namespaces.clone(),
+            revocations: self.revocations.clone(),
             times: self.times.agreed(),
             cluster_version: self.cluster_version,
         }

@@ -45,6 +45,9 @@ pub enum PublishRejection {
     /// A limit was reached; the same publish may succeed later.
     #[error("too busy: {0}; retry after a pause")]
     Overloaded(#[from] OverloadReason),
+    /// The caller may not publish to the topic.
+    #[error("{0}")]
+    NotAllowed(String),
     /// The message would create a topic beyond the limit of its namespace or of its owner.
     #[error("too many topics: {0}")]
     TooManyTopics(#[from] TopicLimit),
@@ -88,7 +91,9 @@ impl PublishError {
         match self {
             PublishError::Rejected(rejection) => !matches!(
                 rejection,
-                PublishRejection::Invalid(_) | PublishRejection::TooManyTopics(_)
+                PublishRejection::Invalid(_)
+                    | PublishRejection::NotAllowed(_)
+                    | PublishRejection::TooManyTopics(_)
             ),
             PublishError::Unknown { idempotent, .. } => *idempotent,
         }

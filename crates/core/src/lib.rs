@@ -45,6 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod access_token;
 mod audience;
 mod backoff;
 mod commit_age;
@@ -73,6 +74,7 @@ mod version;
 pub mod versioned;
 mod view;
 
+pub use access_token::AccessToken;
 pub use audience::SubscriberCount;
 pub use backoff::Backoff;
 pub use commit_age::CommitAge;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterId, ClusterTimes, ClusterVersion, HashRing, Namespaces, NodeId, Placement, ShardCount,
-    ShardId, Spread, Topic, VersionRange,
+    ClusterId, ClusterTimes, ClusterVersion, HashRing, Namespaces, NodeId, Placement, Revocations,
+    ShardCount, ShardId, Spread, Topic, VersionRange,
 };
 
 /// A version of the cluster's state. Nodes that hold the same version hold the same view.
@@ -32,6 +33,8 @@ pub struct ClusterView {
     pub placement: Placement,
     /// The settings of the namespaces.
     pub namespaces: Namespaces,
+    /// The tokens that are no longer accepted. Shared, because there may be thousands.
+    pub revocations: Arc<Revocations>,
     /// The consensus times.
     pub times: ClusterTimes,
     /// The version in which nodes encode shared data.
@@ -118,6 +121,7 @@ impl ClusterView {
             next_id: NodeId(0),
             placement: Placement::default(),
             namespaces: Namespaces::default(),
+            revocations: Arc::default(),
             times: ClusterTimes::default(),
             cluster_version: ClusterVersion::default(),
         }

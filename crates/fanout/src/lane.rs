@@ -145,6 +145,11 @@ impl Lane {
         self.table().positions(session)
     }
 
+    /// The topics of all subscriptions of a session, established or not.
+    pub fn topics(&self, session: SessionKey) -> Vec<Topic> {
+        self.table().topics(session)
+    }
+
     /// The longest time from a change of a topic to the end of its walk over the subscribers, since the
     /// last call.
     pub fn take_lag_max(&self) -> Duration {

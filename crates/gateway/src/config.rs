@@ -35,6 +35,9 @@ pub struct Config {
     /// 4 µs. It pays off if a message has ten subscribers or bandwidth is expensive, and not if each topic
     /// has a single subscriber.
     pub compression: bool,
+    /// Maximum age of a session, which is then closed with
+    /// [`SESSION_AGE`](pushonce_proto::close::SESSION_AGE); `None` for no limit.
+    pub session_age_max: Option<Duration>,
     /// Time to drain sessions at shutdown. Sessions get their `goaway` spread over four fifths of it, so that
     /// they reconnect to other servers at an even rate; the last fifth is for sessions that close slowly.
     /// Zero sends all of them at once.
@@ -66,6 +69,7 @@ impl Default for Config {
             connections_max: 200_000,
             // On a typical node a message has many subscribers, and browsers offer compression.
             compression: true,
+            session_age_max: None,
             grace: Duration::from_secs(5),
         }
     }

@@ -15,11 +15,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pushonce_auth::audit;
 use pushonce_proto::client::ErrorCode;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
 
+use crate::http::authenticate::ClientAddress;
 use crate::http::{HttpError, cors};
 use crate::lane::LaneState;
 use crate::overflow::OverflowPermit;
@@ -98,20 +100,24 @@ pub(crate) async fn serve(
     router: Router,
     permit: ConnectionPermit,
 ) {
+    let address = ClientAddress(stream.peer_addr().ok().map(|address| address.ip()));
     let upgrade_slot = Rc::new(Cell::new(None));
     let service_upgrade_slot = upgrade_slot.clone();
     let service_lane = lane.clone();
     let permit = Rc::new(permit);
     let service_permit = permit.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         service_permit.on_request();
         let response = match request.uri().path() {
             _ if request.method() == Method::OPTIONS => ready_response(cors::preflight()),
             "/ws" if service_permit.is_regular() => {
-                upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane)
+                upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane, address)
             }
             "/ws" => full_response(),
-            _ => router.clone().oneshot(request.map(Body::new)).boxed_local(),
+            _ => {
+                request.extensions_mut().insert(address);
+                router.clone().oneshot(request.map(Body::new)).boxed_local()
+            }
         };
         response.map_ok(cors::add_headers)
     });
@@ -165,24 +171,38 @@ fn ready_response(response: Response<Body>) -> HttpResponseFuture {
 /// Handles a request for a session: the response is the upgrade, or the rejection of the handshake.
 fn upgrade_to_websocket(
     request: &Request<Incoming>,
-    slot: &Cell<Option<ws::UpgradeRequest>>,
-    lane: &LaneState,
+    slot: &Rc<Cell<Option<ws::UpgradeRequest>>>,
+    lane: &Rc<LaneState>,
+    ClientAddress(address): ClientAddress,
 ) -> HttpResponseFuture {
-    let response = match ws::UpgradeRequest::from_request(request, lane.config.compression) {
-        Ok(upgrade_request) => {
-            let response = upgrade_request.response();
-            slot.set(Some(upgrade_request));
-            response
-        }
-        Err(rejection) => {
-            lane.metrics
-                .for_transport(crate::metrics::TransportKind::WebSocket)
-                .refused
-                .increment(1);
-            *rejection
-        }
+    let upgrade = match ws::UpgradeRequest::from_request(request, lane.config.compression) {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return ready_response(reject_handshake(lane, *rejection)),
     };
-    ready_response(response)
+    let accept = |slot: &Cell<_>, upgrade: ws::UpgradeRequest| {
+        let response = upgrade.response();
+        slot.set(Some(upgrade));
+        response
+    };
+    if !upgrade.has_credential() {
+        return ready_response(accept(slot, upgrade));
+    }
+    let (slot, lane) = (slot.clone(), lane.clone());
+    async move {
+        Ok(match upgrade.authenticate(&lane.access).await {
+            Ok(upgrade) => accept(&slot, upgrade),
+            Err(error) => {
+                audit::record_refusal(&lane.access.without_token(), address, &error);
+                reject_handshake(&lane, HttpError::from(error).into_http_response())
+            }
+        })
+    }
+    .boxed_local()
+}
+
+fn reject_handshake(lane: &LaneState, response: Response<Body>) -> Response<Body> {
+    lane.metrics.for_transport(crate::metrics::TransportKind::WebSocket).refused.increment(1);
+    response
 }
 
 /// The response to a request for a session on a full node.

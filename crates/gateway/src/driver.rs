@@ -2,21 +2,25 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use futures::channel::mpsc::{self, UnboundedSender};
 use futures::future::LocalBoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use pushonce_auth::{AccessError, Action, Caller, audit};
 use pushonce_core::{
-    Acknowledgement, Delivery, Position, Publish, PublishError, StartFrom, SubscribeOptions, Topic,
+    AccessToken, Acknowledgement, Delivery, Position, Publish, PublishError, StartFrom,
+    SubscribeOptions, Topic,
 };
 use pushonce_fanout::{FrameSink, SessionKey, WireFormat};
 use pushonce_proto::client::{ClientRequest, InvalidFrame, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
 use tokio::time::Instant;
 
+use crate::access_watch::AccessCheck;
 use crate::encoder;
 use crate::lane::LaneState;
 use crate::liveness::{Activity, KeepaliveAction, Liveness};
@@ -71,6 +75,9 @@ pub(crate) trait SessionTransport: 'static {
     /// Ends the session after all queued frames were sent.
     fn close(&self, close: &'static CloseCode, reason: &str);
 
+    /// The address of the client, if the connection still has one.
+    fn remote_address(&self) -> Option<SocketAddr>;
+
     /// Returns the activity since the previous call.
     fn take_activity(&self) -> Activity;
 }
@@ -113,7 +120,9 @@ impl<T: SessionTransport> SessionDriver<T> {
             slot: Cell::new(None),
             lane,
         });
-        driver.slot.set(Some(driver.lane.sessions.insert(driver.clone())));
+        let slot = driver.lane.sessions.insert(driver.clone());
+        driver.lane.watch_age(slot.index());
+        driver.slot.set(Some(slot));
         if driver.lane.draining.is_cancelled() {
             // The session was accepted while the lane was already draining.
             driver.clone().drain(0);
@@ -125,6 +134,7 @@ impl<T: SessionTransport> SessionDriver<T> {
     pub(crate) fn stop(&self) {
         self.publish_sender.take();
         if let Some(slot) = self.slot.take() {
+            self.lane.access_watch.remove(slot.index());
             self.lane.sessions.remove(slot);
             self.lane.fanout.close_session(self.key);
             tracing::debug!("session closed");
@@ -146,6 +156,18 @@ impl<T: SessionTransport> SessionDriver<T> {
         self.handle_input(SessionInput::Request(request));
     }
 
+    /// Makes the caller of the request that opened the session its caller.
+    pub(crate) fn set_caller(self: &Rc<Self>, caller: Caller) {
+        self.handle_input(SessionInput::Caller(caller));
+    }
+
+    /// Closes a session whose credential is not valid.
+    pub(crate) fn refuse(self: &Rc<Self>, error: &AccessError) {
+        self.record_refusal(error);
+        self.reply(&ServerEvent::error(None, rejection::access_code(error), error));
+        self.close(&close::NOT_AUTHENTICATED, error.to_string());
+    }
+
     /// Closes the session from the server side.
     pub(crate) fn close(self: &Rc<Self>, close: &'static CloseCode, reason: impl Into<String>) {
         self.handle_input(SessionInput::Close(close, reason.into()));
@@ -157,7 +179,7 @@ impl<T: SessionTransport> SessionDriver<T> {
     }
 
     fn handle_input(self: &Rc<Self>, input: SessionInput) {
-        let effects = self.session.borrow_mut().on_input(input);
+        let effects = self.session.borrow_mut().on_input(input, &*self.lane);
         for effect in effects {
             self.perform(effect);
         }
@@ -167,7 +189,8 @@ impl<T: SessionTransport> SessionDriver<T> {
     fn on_publish_results(self: &Rc<Self>, results: Vec<Result<Acknowledgement, PublishError>>) {
         let mut replies = Vec::new();
         for result in results {
-            let effects = self.session.borrow_mut().on_input(SessionInput::Published(result));
+            let effects =
+                self.session.borrow_mut().on_input(SessionInput::Published(result), &*self.lane);
             for effect in effects {
                 match effect {
                     SessionEffect::Reply(event) => replies.extend_from_slice(&self.encode(&event)),
@@ -198,12 +221,63 @@ impl<T: SessionTransport> SessionDriver<T> {
             }
             SessionEffect::Publish(publish) => self.publish(publish),
             SessionEffect::PublishesDone => drop(self.publish_sender.take()),
+            SessionEffect::Authenticate(token) => self.authenticate(token),
+            SessionEffect::CallerChanged(caller) => self.on_caller_changed(&caller),
+            SessionEffect::Refused(error) => self.record_refusal(&error),
             SessionEffect::Close(close, reason) => {
                 metrics::count_closed(close);
                 tracing::debug!(code = close.reason, reason, "closing session");
                 self.transport.close(close, &reason);
             }
         }
+    }
+
+    /// Verifies a token. Mostly the keys are known, and the result is there at once.
+    fn authenticate(self: &Rc<Self>, token: AccessToken) {
+        let access = self.lane.access.clone();
+        let mut verification = Box::pin(async move { access.authenticate(&token).await });
+        if let Some(result) = (&mut verification).now_or_never() {
+            return self.handle_input(SessionInput::Authenticated(result));
+        }
+        let driver = self.clone();
+        self.lane.spawn(async move {
+            let result = verification.await;
+            driver.handle_input(SessionInput::Authenticated(result));
+        });
+    }
+
+    /// Watches the new token, and ends the subscriptions that it does not grant.
+    fn on_caller_changed(&self, caller: &Caller) {
+        if let (Some(slot), Some(until)) = (self.slot.take(), self.lane.access.valid_until(caller))
+        {
+            self.lane.access_watch.set_token(slot.index(), until);
+            self.slot.set(Some(slot));
+        }
+        for topic in self.lane.fanout.topics(self.key) {
+            let Err(error) = self.lane.access.authorize(caller, Action::Subscribe(&topic)) else {
+                continue;
+            };
+            self.record_refusal(&error);
+            if let Some(token) = self.lane.fanout.unsubscribe(self.key, &topic) {
+                self.transport.close_subscription(token);
+            }
+            self.reply(&ServerEvent::error(None, rejection::access_code(&error), &error));
+            self.reply(&session::unsubscribe_reply(None, topic, true));
+        }
+    }
+
+    fn record_refusal(&self, error: &AccessError) {
+        let address = self.transport.remote_address().map(|address| address.ip());
+        let session = self.session.borrow();
+        let without_token;
+        let caller = match session.caller() {
+            Some(caller) => caller,
+            None => {
+                without_token = self.lane.access.without_token();
+                &without_token
+            }
+        };
+        audit::record_refusal(caller, address, error);
     }
 
     fn reply(&self, event: &ServerEvent) {
@@ -329,6 +403,23 @@ impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
     fn drain(self: Rc<Self>, reconnect_within_ms: u32) {
         self.send_goaway(reconnect_within_ms, 0, "the server is shutting down");
         self.close(&close::GOING_AWAY, "the server is shutting down");
+    }
+
+    fn check_access(self: Rc<Self>, check: AccessCheck) {
+        if check == AccessCheck::Age {
+            let reason = "the session reached the maximum age of sessions";
+            self.send_goaway(0, 0, reason);
+            return self.close(&close::SESSION_AGE, reason);
+        }
+        let Some(caller) = self.session.borrow().caller().cloned() else { return };
+        let Err(error) = self.lane.access.check_valid(&caller) else { return };
+        let close = match error {
+            AccessError::Expired => &close::TOKEN_EXPIRED,
+            _ => &close::REVOKED,
+        };
+        self.record_refusal(&error);
+        self.reply(&ServerEvent::error(None, rejection::access_code(&error), &error));
+        self.close(close, error.to_string());
     }
 }
 

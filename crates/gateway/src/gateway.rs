@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use pushonce_auth::AccessControl;
 use pushonce_core::ClusterView;
 use pushonce_fanout::Hub;
 use pushonce_quic::{Certificate, CertificateRotator, Port};
@@ -17,8 +18,8 @@ use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
 use crate::{
-    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, PublishRouter, bind,
-    quic,
+    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, Pages, PublishRouter,
+    bind, quic,
 };
 
 /// The services behind the gateway.
@@ -30,6 +31,8 @@ pub struct Backend {
     pub publisher: Arc<dyn PublishRouter>,
     /// Source of subscriber counts.
     pub audience: Arc<dyn AudienceSource>,
+    /// Authenticates callers and decides what they may do.
+    pub access: AccessControl,
     /// Settings of the namespaces. A subscription keeps the settings that were valid when it began.
     pub view: watch::Receiver<Arc<ClusterView>>,
 }
@@ -39,6 +42,7 @@ pub struct Gateway {
     config: Arc<Config>,
     backend: Backend,
     router: Router,
+    paths: Vec<&'static str>,
     listeners: Vec<TcpListener>,
     http_addr: SocketAddr,
     quic: Port,
@@ -61,8 +65,8 @@ pub enum RunError {
 impl Gateway {
     /// Binds the ports. Clients that connect before [`Gateway::run`] wait in the backlog.
     ///
-    /// `extra` holds the other routes of the node, such as `/metrics`. It must not define a route under
-    /// `/topics`, `/ws` or `/dev`. The metrics recorder of the process must be installed before
+    /// `extra` holds the other pages of the node, such as `/metrics`, each with the rule who may read it. It
+    /// must not define a path under `/topics`, `/tickets`, `/ws` or `/dev`. The metrics recorder of the process must be installed before
     /// [`Gateway::run`].
     ///
     /// # Errors
@@ -71,7 +75,7 @@ impl Gateway {
     pub fn bind(
         config: Config,
         backend: Backend,
-        extra: Router,
+        extra: Pages,
         certificate: Certificate,
     ) -> Result<Gateway, BindError> {
         let listeners = bind::http(config.http, config.lanes.max(1))?;
@@ -84,11 +88,13 @@ impl Gateway {
             hub: backend.hub.clone(),
             publisher: backend.publisher.clone(),
             audience: backend.audience.clone(),
+            access: backend.access.clone(),
             view: backend.view.clone(),
             fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
             publish_seconds: metrics::PUBLISH.register_histogram(&["http"]),
         };
+        let paths = http::paths().chain(extra.paths()).collect();
         let router = http::router(routes, extra);
         let config = Arc::new(config);
         let watchdog = LaneWatchdog::new(listeners.len());
@@ -98,6 +104,7 @@ impl Gateway {
             config,
             backend,
             router,
+            paths,
             listeners,
             http_addr,
             quic,
@@ -110,6 +117,11 @@ impl Gateway {
     /// The address of HTTP and WebSocket, with the actual port.
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
+    }
+
+    /// Every path that the gateway serves over HTTP.
+    pub fn paths(&self) -> &[&'static str] {
+        &self.paths
     }
 
     /// The address of QUIC, with the actual port.

@@ -1,21 +1,26 @@
 //! The HTTP routes, with the topic in the URL path. Module `ws` implements `/ws`.
 
 mod audience;
+pub(crate) mod authenticate;
+mod cache;
 pub(crate) mod cors;
 mod error;
 mod headers;
 mod publish;
 mod snapshot;
+mod tickets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use http::StatusCode;
+use pushonce_auth::AccessControl;
 use pushonce_core::{ClusterView, Topic};
 use pushonce_fanout::Hub;
 use pushonce_proto::client::ErrorCode;
@@ -23,10 +28,11 @@ use pushonce_quic::certificate::Fingerprint;
 use pushonce_telemetry::Histogram;
 use tokio::sync::watch;
 
+pub use authenticate::Authenticated;
 pub use cors::{SameOriginOnly, allow_any_origin};
-pub(crate) use error::HttpError;
+pub use error::HttpError;
 
-use crate::{AudienceSource, PublishRouter, rejection};
+use crate::{AudienceSource, Pages, PublishRouter, rejection};
 
 /// The state shared by all routes.
 #[derive(Clone)]
@@ -34,6 +40,7 @@ pub(crate) struct HttpState {
     pub(crate) hub: Hub,
     pub(crate) publisher: Arc<dyn PublishRouter>,
     pub(crate) audience: Arc<dyn AudienceSource>,
+    pub(crate) access: AccessControl,
     /// Contains the settings of the namespaces.
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
@@ -43,17 +50,32 @@ pub(crate) struct HttpState {
     pub(crate) publish_seconds: Histogram,
 }
 
+type RouteBuilder = fn() -> MethodRouter<HttpState>;
+
+/// The routes of the gateway. Their handlers check what the caller may do.
+const ROUTES: [(&str, RouteBuilder); 3] = [
+    ("/topics/{*topic}", || get(snapshot::get).post(publish::post).fallback(method_not_allowed)),
+    ("/tickets", || post(tickets::post).fallback(method_not_allowed)),
+    ("/dev/certificate", || get(certificate)),
+];
+
+/// The paths of the gateway's own routes, and of the sessions, which the connection serves.
+pub(crate) fn paths() -> impl Iterator<Item = &'static str> {
+    ROUTES.iter().map(|(path, _)| *path).chain(["/ws"])
+}
+
 /// Builds the router from the topic routes and `extra`. The connection handles `OPTIONS` and the CORS
 /// headers, because it also sends responses that do not pass through this router.
-pub(crate) fn router(http: HttpState, extra: Router) -> Router {
-    let topic_routes = get(snapshot::get).post(publish::post);
-    Router::new()
-        .route("/topics/{*topic}", topic_routes.fallback(method_not_allowed))
-        .route("/dev/certificate", get(certificate))
+pub(crate) fn router(http: HttpState, extra: Pages) -> Router {
+    let access = http.access.clone();
+    ROUTES
+        .iter()
+        .fold(Router::new(), |router, (path, route)| router.route(path, route()))
         .with_state(http)
         .fallback(not_found)
-        .merge(extra)
+        .merge(extra.into_rules(&access))
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(access, authenticate::authenticate))
 }
 
 async fn certificate(State(http): State<HttpState>) -> Response {

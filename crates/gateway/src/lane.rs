@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{ClusterView, Delivery, DeliveryNotAllowed, Publish, Topic};
+use pushonce_auth::{AccessControl, AccessError, Action, Caller};
+use pushonce_core::{ClusterView, Delivery, DeliveryNotAllowed, Publish, Timestamp, Topic};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener};
 use pushonce_proto::client::Encoding;
 use pushonce_proto::close;
@@ -27,6 +28,7 @@ use tracing::{Instrument as _, Span};
 
 #[cfg(target_os = "linux")]
 use crate::STUCK_INTERVALS;
+use crate::access_watch::AccessWatch;
 use crate::admission::{LaneAdmission, RecentShortages};
 use crate::connection::ConnectionPermit;
 use crate::metrics::{GatewayMetrics, Shortage, TransportKind};
@@ -34,7 +36,7 @@ use crate::overflow::Overflow;
 use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
 use crate::quic::SessionAcceptor;
 use crate::registry::{self, SessionRegistry};
-use crate::session::SessionLimits;
+use crate::session::{AccessGate, SessionLimits};
 use crate::{Backend, Config, LaneWatchdog, PublishRouter, connection, pin};
 
 /// The one read buffer of a lane, shared by all its sessions: as much as the kernel returns at once for a
@@ -64,6 +66,10 @@ pub(crate) struct LaneState {
     pub(crate) limits: Rc<SessionLimits>,
     pub(crate) fanout: pushonce_fanout::Lane,
     pub(crate) publisher: Arc<dyn PublishRouter>,
+    pub(crate) access: AccessControl,
+    pub(crate) access_watch: AccessWatch,
+    /// The caller of sessions without a token.
+    without_token: Caller,
     /// Contains the settings of the namespaces.
     view: RefCell<watch::Receiver<Arc<ClusterView>>>,
     /// The largest payload of any namespace in the last seen view.
@@ -134,13 +140,14 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         watchdog,
         admission,
     } = parts;
-    let Backend { hub, publisher, view, .. } = backend;
+    let Backend { hub, publisher, view, access, .. } = backend;
     let (fanout, driver) = hub.new_lane();
     let draining = shutdown.child_token();
     let lane = Rc::new(LaneState::new(
         config,
         fanout,
         publisher,
+        access,
         view,
         connection_permits,
         memory,
@@ -274,6 +281,7 @@ impl LaneState {
         config: Arc<Config>,
         fanout: pushonce_fanout::Lane,
         publisher: Arc<dyn PublishRouter>,
+        access: AccessControl,
         view: watch::Receiver<Arc<ClusterView>>,
         connection_permits: Arc<Semaphore>,
         memory: MemoryUse,
@@ -290,6 +298,9 @@ impl LaneState {
             limits: Rc::new(limits),
             fanout,
             publisher,
+            access_watch: AccessWatch::new(access.view()),
+            without_token: access.without_token(),
+            access,
             payload_bytes_max: Cell::new(payload_bytes_max),
             view: RefCell::new(view),
             sessions: SessionRegistry::default(),
@@ -377,11 +388,26 @@ impl LaneState {
             });
         }
         self.detect_shortages();
+        self.check_access();
         admission.update(pressure, &self.recent_shortages, std::time::Instant::now());
         match pressure {
             Pressure::Normal | Pressure::Throttle | Pressure::Reject => self.sessions.tick(),
             Pressure::Shed => self.metrics.shed.increment(self.sessions.shed() as u64),
         }
+    }
+
+    /// Ends the sessions whose token or time is over.
+    fn check_access(&self) {
+        for (session, check) in self.access_watch.tick(self.access.now()) {
+            if let Some(session) = self.sessions.get(session) {
+                session.check_access(check);
+            }
+        }
+    }
+
+    /// Ends a new session at the maximum age, if there is one.
+    pub(crate) fn watch_age(&self, session: usize) {
+        self.access_watch.set_age(session, self.access.now(), self.config.session_age_max);
     }
 
     /// Detects a full node before the next client connects: load balancers send clients to nodes that report
@@ -435,5 +461,19 @@ impl LaneState {
             self.reject(Shortage::Connections);
         }
         permit
+    }
+}
+
+impl AccessGate for LaneState {
+    fn is_open(&self) -> bool {
+        self.without_token.is_unrestricted()
+    }
+
+    fn authorize(&self, caller: Option<&Caller>, action: Action<'_>) -> Result<(), AccessError> {
+        self.access.authorize(caller.unwrap_or(&self.without_token), action)
+    }
+
+    fn expires_at(&self, caller: &Caller) -> Timestamp {
+        caller.expires_at().unwrap_or_default()
     }
 }

@@ -17,6 +17,8 @@
 //!   subscribers that accept it. No session keeps state for either.
 //! - Datagrams, on request, arrive in any order or not at all, except the newest message, which always
 //!   arrives.
+//! - Every request is checked with the grants of now: subscriptions, history, snapshots, audience, publishes
+//!   and pages. A delivery is not checked; a session ends when its token does.
 //! - Every request of a session is answered, and its publishes to one topic keep their order.
 //! - Bad input is answered with an error or closes the session with a code of [`pushonce_proto::close`]. It
 //!   neither ends a lane nor blocks it: a session is read one buffer at a time.
@@ -31,7 +33,7 @@
 //! # Non-goals
 //!
 //! Knowledge of the cluster: shards, links and Raft are behind the hub, the [`PublishRouter`] and the
-//! [`AudienceSource`]. TLS on TCP, tokens, WebTransport and server-sent events are not supported.
+//! [`AudienceSource`]; tokens and grants behind [`AccessControl`](pushonce_auth::AccessControl). TLS on TCP, WebTransport and server-sent events are not supported.
 //!
 //! # Data flow
 //!
@@ -41,14 +43,15 @@
 //!
 //! # Caller contract
 //!
-//! - Do not define a route under `/topics`, `/ws` or `/dev` in the router passed to [`Gateway::bind`]: axum
-//!   panics at start when a route is defined twice.
+//! - Do not define a path under `/topics`, `/tickets`, `/ws` or `/dev` in the [`Pages`] passed to
+//!   [`Gateway::bind`]: axum panics at start when a route is defined twice.
 //! - Install the metrics recorder before [`Gateway::run`].
 //! - Wait for [`Gateway::run`] to return before the process ends, so that sessions are drained.
 //!
 //! ```no_run
 //! use std::sync::Arc;
 //!
+//! use pushonce_auth::AccessControl;
 //! use pushonce_core::ClusterView;
 //! use pushonce_fanout::{Hub, Upstream, hub};
 //! use pushonce_gateway::{AudienceSource, Backend, Encoder, Gateway, PublishRouter, RunError};
@@ -60,10 +63,11 @@
 //!     upstream: Arc<dyn Upstream>,
 //!     publisher: Arc<dyn PublishRouter>,
 //!     audience: Arc<dyn AudienceSource>,
+//!     access: AccessControl,
 //!     view: watch::Receiver<Arc<ClusterView>>,
 //! ) -> Backend {
 //!     let hub = Hub::new(hub::Config::default(), upstream, Arc::new(Encoder));
-//!     Backend { hub, publisher, audience, view }
+//!     Backend { hub, publisher, audience, access, view }
 //! }
 //!
 //! /// Serves clients until `shutdown` is cancelled.
@@ -73,11 +77,13 @@
 //! }
 //! ```
 
+mod access_watch;
 mod admission;
 mod audience;
 mod bind;
 mod config;
 mod connection;
+mod deadlines;
 mod delta;
 mod driver;
 mod encoder;
@@ -88,6 +94,7 @@ mod linger;
 mod liveness;
 mod metrics;
 mod overflow;
+mod pages;
 mod pin;
 mod pressure;
 mod publish_router;
@@ -107,8 +114,9 @@ pub use bind::BindError;
 pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
 pub use gateway::{Backend, Gateway, RunError};
-pub use http::{SameOriginOnly, allow_any_origin};
+pub use http::{Authenticated, HttpError, SameOriginOnly, allow_any_origin};
 pub use metrics::METRICS;
+pub use pages::{PageAccess, Pages};
 pub use pressure::MemoryUse;
 pub use publish_router::PublishRouter;
 pub use watchdog::LaneWatchdog;

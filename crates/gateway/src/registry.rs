@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use crate::access_watch::AccessCheck;
+
 /// Number of ticks per heartbeat interval. Each session has its heartbeat at one of them: ten thousand
 /// sessions are forty per tick, ten ticks a second, instead of all at once. Clients that connected together
 /// get different ticks.
@@ -50,10 +52,20 @@ pub(crate) trait RegisteredSession {
     /// Closes the session because the node shuts down. The client reconnects to another server within
     /// `reconnect_within_ms`.
     fn drain(self: Rc<Self>, reconnect_within_ms: u32);
+
+    /// Closes the session if its token is expired or revoked, or if it has reached the maximum age.
+    fn check_access(self: Rc<Self>, check: AccessCheck);
 }
 
 /// The slot of one session.
 pub(crate) struct SessionSlot(usize);
+
+impl SessionSlot {
+    /// The index of the slot, which a later session may get again.
+    pub(crate) fn index(&self) -> usize {
+        self.0
+    }
+}
 
 /// The sessions of one lane.
 #[derive(Default)]
@@ -69,6 +81,11 @@ impl SessionRegistry {
 
     pub(crate) fn remove(&self, SessionSlot(index): SessionSlot) {
         self.sessions.borrow_mut().try_remove(index);
+    }
+
+    /// The session in a slot.
+    pub(crate) fn get(&self, index: usize) -> Option<Rc<dyn RegisteredSession>> {
+        self.sessions.borrow().get(index).cloned()
     }
 
     /// The interval between calls of [`SessionRegistry::tick`] at which each session has one heartbeat per
@@ -159,6 +176,8 @@ mod tests {
             self.drained.set(self.drained.get() + 1);
             self.reconnect_within_ms.set(reconnect_within_ms);
         }
+
+        fn check_access(self: Rc<Self>, _: AccessCheck) {}
     }
 
     fn insert_sessions(registry: &SessionRegistry, count: usize) -> Vec<Rc<CountingSession>> {

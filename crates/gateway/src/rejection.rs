@@ -1,5 +1,6 @@
 //! Why a subscription is rejected.
 
+use pushonce_auth::{AccessError, RefusalKind};
 use pushonce_core::{Delivery, DeliveryNotAllowed, SubscribeOptions, Topic};
 use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::ErrorCode;
@@ -56,6 +57,16 @@ impl SubscribeRejection {
                 SubscribeError::Cancelled => ErrorCode::Unavailable,
             },
         }
+    }
+}
+
+/// The error code for a request that access control refuses.
+pub(crate) fn access_code(error: &AccessError) -> ErrorCode {
+    match error.kind() {
+        RefusalKind::TokenRequired | RefusalKind::InvalidToken => ErrorCode::NotAuthenticated,
+        RefusalKind::Expired => ErrorCode::TokenExpired,
+        RefusalKind::NotAllowed => ErrorCode::NotAllowed,
+        RefusalKind::Unavailable => ErrorCode::Unavailable,
     }
 }
 

@@ -6,20 +6,24 @@
 //! that all publishes of one read travel together; the publisher keeps their order and returns the results
 //! in it.
 
+mod authentication;
+
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::rc::Rc;
 
 use litemap::LiteMap;
+use pushonce_auth::{AccessError, Action, Caller, PublishDoor};
 use pushonce_core::{
-    Acknowledgement, Delivery, Publish, PublishError, StartFrom, SubscribeAck, SubscribeOptions,
-    Topic,
+    AccessToken, Acknowledgement, Delivery, Publish, PublishError, StartFrom, SubscribeAck,
+    SubscribeOptions, Timestamp, Topic,
 };
 use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFrame, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
 
-use crate::rejection::SubscribeRejection;
+use crate::rejection::{self, SubscribeRejection};
+use authentication::{SessionAccess, TooManyWaiting};
 
 /// The limits of one session.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +42,24 @@ pub(crate) enum SessionInput {
     Subscribed(Topic, Result<SubscriptionGrant, SubscribeRejection>),
     /// The result of the oldest pending [`SessionEffect::Publish`].
     Published(Result<Acknowledgement, PublishError>),
+    /// The request that opened the session was made by this caller.
+    Caller(Caller),
+    /// The result of [`SessionEffect::Authenticate`].
+    Authenticated(Result<Caller, AccessError>),
     /// Close the session.
     Close(&'static CloseCode, String),
+}
+
+/// Decides what a session may do, by the grants and the settings of now.
+pub(crate) trait AccessGate {
+    /// Whether no issuer is configured, so that tokens are not verified.
+    fn is_open(&self) -> bool;
+
+    /// Decides about a request. `caller` is `None` for a session without a token.
+    fn authorize(&self, caller: Option<&Caller>, action: Action<'_>) -> Result<(), AccessError>;
+
+    /// When a caller's token expires, in milliseconds since the Unix epoch.
+    fn expires_at(&self, caller: &Caller) -> Timestamp;
 }
 
 /// An accepted subscription and its delivery.
@@ -72,6 +92,12 @@ pub(crate) enum SessionEffect {
     Publish(Publish),
     /// No publish is pending any more.
     PublishesDone,
+    /// Verify the token. The result is returned as [`SessionInput::Authenticated`].
+    Authenticate(AccessToken),
+    /// The session has a new caller: its token must be watched, and its subscriptions checked again.
+    CallerChanged(Caller),
+    /// A request was refused, for the audit log. The reply is an effect of its own.
+    Refused(AccessError),
     /// Close the session with this code and reason.
     Close(&'static CloseCode, String),
 }
@@ -84,6 +110,8 @@ pub(crate) struct Session {
     next_token: u32,
     /// Pending publishes. `None` while there are none: few sessions publish.
     unacknowledged: Option<Box<UnacknowledgedPublishes>>,
+    /// `None` for a session without a token.
+    access: Option<Box<SessionAccess>>,
     is_closed: bool,
 }
 
@@ -117,21 +145,35 @@ impl Session {
             pending: LiteMap::new(),
             next_token: 0,
             unacknowledged: None,
+            access: None,
             is_closed: false,
         }
     }
 
+    /// The caller, if the session has a verified token.
+    pub(crate) fn caller(&self) -> Option<&Caller> {
+        self.access.as_ref()?.caller.as_ref()
+    }
+
     /// Handles one input. After [`SessionEffect::Close`] it returns no further effects.
-    pub(crate) fn on_input(&mut self, input: SessionInput) -> SessionEffects {
+    pub(crate) fn on_input(
+        &mut self,
+        input: SessionInput,
+        gate: &dyn AccessGate,
+    ) -> SessionEffects {
         let mut effects = Vec::new();
         if self.is_closed {
             return effects;
         }
         match input {
-            SessionInput::Request(Ok(ClientRequest { id, command })) => {
-                self.on_command(id, command, &mut effects)
+            SessionInput::Request(request) => self.on_request(request, gate, &mut effects),
+            SessionInput::Caller(caller) => {
+                self.access.get_or_insert_default().caller = Some(caller.clone());
+                effects.push(SessionEffect::CallerChanged(caller));
             }
-            SessionInput::Request(Err(invalid)) => self.on_invalid_frame(invalid, &mut effects),
+            SessionInput::Authenticated(result) => {
+                self.on_authenticated(result, gate, &mut effects)
+            }
             SessionInput::Subscribed(topic, result) => {
                 self.on_subscribed(topic, result, &mut effects)
             }
@@ -141,23 +183,114 @@ impl Session {
         effects
     }
 
+    fn on_request(
+        &mut self,
+        request: Result<ClientRequest, InvalidFrame>,
+        gate: &dyn AccessGate,
+        effects: &mut SessionEffects,
+    ) {
+        if let Some(access) = self.access.as_mut().filter(|access| access.is_pending()) {
+            let id = request.as_ref().map_or_else(|invalid| invalid.id, |request| request.id);
+            if let Err(TooManyWaiting) = access.hold(request) {
+                let text = "too many requests while the token is verified; wait for the reply";
+                effects.push(error_reply(id, ErrorCode::Overloaded, text));
+            }
+            return;
+        }
+        match request {
+            Ok(ClientRequest { id, command }) => self.on_command(id, command, gate, effects),
+            Err(invalid) => self.on_invalid_frame(invalid, effects),
+        }
+    }
+
     fn on_command(
         &mut self,
         id: Option<u64>,
         command: ClientCommand,
+        gate: &dyn AccessGate,
         effects: &mut SessionEffects,
     ) {
         match command {
             ClientCommand::Subscribe { topic, from, options } => {
-                self.on_subscribe(id, topic, from, options, effects);
+                let allowed = self.authorize_subscribe(&topic, from, &options, gate);
+                match allowed {
+                    Ok(()) => self.on_subscribe(id, topic, from, options, effects),
+                    Err(error) => push_denied(id, error, effects),
+                }
             }
             ClientCommand::Unsubscribe { topic } => self.on_unsubscribe(id, topic, effects),
-            ClientCommand::Publish(publish) => self.on_publish(id, publish, effects),
-            ClientCommand::Authenticate { .. } => effects.push(error_reply(
+            ClientCommand::Publish(publish) => {
+                let action = Action::Publish(&publish.topic, PublishDoor::Client);
+                match gate.authorize(self.caller(), action) {
+                    Ok(()) => self.on_publish(id, publish, effects),
+                    Err(error) => push_denied(id, error, effects),
+                }
+            }
+            ClientCommand::Authenticate { .. } if gate.is_open() => effects.push(error_reply(
                 id,
                 ErrorCode::NotSupported,
-                "this server does not support tokens; do not send authenticate",
+                "this server does not verify tokens; do not send authenticate",
             )),
+            ClientCommand::Authenticate { token } => {
+                self.access.get_or_insert_default().begin(id);
+                effects.push(SessionEffect::Authenticate(token));
+            }
+        }
+    }
+
+    /// Checks everything that a subscription delivers: also history is read with the grants of now.
+    fn authorize_subscribe(
+        &self,
+        topic: &Topic,
+        from: StartFrom,
+        options: &SubscribeOptions,
+        gate: &dyn AccessGate,
+    ) -> Result<(), AccessError> {
+        let caller = self.caller();
+        gate.authorize(caller, Action::Subscribe(topic))?;
+        if !matches!(from, StartFrom::Now | StartFrom::Last(0)) {
+            gate.authorize(caller, Action::ReadHistory(topic))?;
+        }
+        if options.report_audience {
+            gate.authorize(caller, Action::ReadAudience(topic))?;
+        }
+        Ok(())
+    }
+
+    /// A token that is not valid ends the session: otherwise a client could try any number of them.
+    fn on_authenticated(
+        &mut self,
+        result: Result<Caller, AccessError>,
+        gate: &dyn AccessGate,
+        effects: &mut SessionEffects,
+    ) {
+        let Some(access) = &mut self.access else { return };
+        let Some((id, mut waiting)) = access.end() else { return };
+        match result {
+            Ok(caller) if access.accepts(&caller) => {
+                let expires = gate.expires_at(&caller);
+                access.caller = Some(caller.clone());
+                effects.push(SessionEffect::CallerChanged(caller));
+                effects.push(SessionEffect::Reply(ServerEvent::Authenticated { id, expires }));
+            }
+            Ok(_) => {
+                let text = "a session keeps its subject; open another session for this token";
+                effects.push(error_reply(id, ErrorCode::NotAllowed, text));
+            }
+            Err(error) => {
+                let (code, reason) = (rejection::access_code(&error), error.to_string());
+                push_denied(id, error, effects);
+                if !code.is_retryable() {
+                    return self.close(&close::NOT_AUTHENTICATED, reason, effects);
+                }
+            }
+        }
+        // The next authentication lets the rest wait again.
+        while let Some(request) = waiting.pop_front() {
+            self.on_request(request, gate, effects);
+            if self.is_closed {
+                return;
+            }
         }
     }
 
@@ -273,6 +406,12 @@ impl Session {
     }
 }
 
+/// Refuses a request that the caller may not make.
+fn push_denied(id: Option<u64>, error: AccessError, effects: &mut SessionEffects) {
+    effects.push(error_reply(id, rejection::access_code(&error), &error));
+    effects.push(SessionEffect::Refused(error));
+}
+
 /// The reply to an unsubscribe request.
 pub(crate) fn unsubscribe_reply(
     id: Option<u64>,
@@ -292,6 +431,9 @@ fn error_reply(id: Option<u64>, code: ErrorCode, message: impl Display) -> Sessi
     SessionEffect::Reply(ServerEvent::error(id, code, message))
 }
 
+#[cfg(test)]
+#[path = "session/access_test.rs"]
+mod access_test;
 #[cfg(test)]
 #[path = "session/session_test.rs"]
 mod session_test;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::LocalBoxStream;
 use futures::{FutureExt, StreamExt};
+use pushonce_auth::AccessControl;
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterView, ContentType, FetchError, HistoryPage, HistoryRange,
     Message, OverloadReason, Position, Publish, PublishError, PublishRejection, Timestamp, Topic,
@@ -59,6 +60,7 @@ impl LaneHarness {
             config,
             fanout,
             backend,
+            AccessControl::open(view.clone()),
             view,
             connection_permits,
             MemoryUse::default(),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_core::test_util::topic;
-use pushonce_core::{Delivery, Durability, NamespaceChange, Position, StartFrom, SubscribeOptions};
+use pushonce_core::{
+    AccessToken, Delivery, Durability, NamespaceChange, Position, StartFrom, SubscribeOptions,
+};
 use pushonce_proto::client::{ClientCommand, ErrorCode, ServerEvent};
 use pushonce_proto::close;
 
@@ -263,7 +265,7 @@ async fn unsubscribe_without_a_subscription_is_rejected(via: ClientTransport) {
     let mut client = GatewayClient::connect(&server, via).await;
     client.send(1, unsubscribe("a")).await;
     assert_eq!(client.error_code().await, (Some(1), ErrorCode::NotSubscribed));
-    client.send(2, ClientCommand::Authenticate { token: "t".to_owned() }).await;
+    client.send(2, ClientCommand::Authenticate { token: AccessToken::new("t") }).await;
     assert_eq!(client.error_code().await, (Some(2), ErrorCode::NotSupported));
 }
 

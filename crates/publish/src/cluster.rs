@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pushonce_core::{NamespaceChange, NodeId, ShardId, Topic};
+use pushonce_auth::audit::{self, Requester};
+use pushonce_auth::{AccessControl, Action};
+use pushonce_core::{
+    ConsensusTimes, NamespaceChange, NodeId, RevokedTokens, ShardId, Timestamp, Topic,
+};
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::cluster::{
     self, MemberStatus, ShardMoveProgress, ShardStatus, TopicLocation, TopicQuery,
@@ -13,12 +17,17 @@ use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server;
 use tonic::{Code, Request, Response, Status};
 
+use crate::authenticate;
 use crate::{AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, TopicDirectory};
 
 /// Maximum number of topics in one reply: some hundred KiB.
 pub const TOPICS_MAX: u32 = 1_000;
 
+/// How long a revocation is kept when the request does not say: a day, longer than most tokens are valid.
+const REVOCATION_KEEP_MS: u64 = 24 * 3_600_000;
+
 pub(crate) struct ClusterService {
+    pub access: AccessControl,
     pub status: Arc<dyn ClusterStatusProvider>,
     pub topics: Arc<dyn TopicDirectory>,
     pub admin: Arc<dyn ClusterAdmin>,
@@ -28,8 +37,9 @@ pub(crate) struct ClusterService {
 impl cluster_service_server::ClusterService for ClusterService {
     async fn status(
         &self,
-        _: Request<pb::StatusRequest>,
+        request: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
+        self.authorize(&request, Action::ReadCluster)?;
         let progress = self.status.shard_progress().await;
         let problems = self.status.problems(&progress);
         Ok(Response::new(cluster_status(self.status.snapshot(), progress, problems).into()))
@@ -39,8 +49,10 @@ impl cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<pb::DrainRequest>,
     ) -> Result<Response<pb::DrainResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
         let pb::DrainRequest { node, force } = request.into_inner();
-        self.admin.drain(NodeId(node), force).await.map_err(admin_status)?;
+        let change = format!("drain node {node}, force {force}");
+        change_cluster(&by, &change, self.admin.drain(NodeId(node), force)).await?;
         Ok(Response::new(pb::DrainResponse {}))
     }
 
@@ -48,8 +60,9 @@ impl cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<pb::UndrainRequest>,
     ) -> Result<Response<pb::UndrainResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
         let node = NodeId(request.into_inner().node);
-        self.admin.undrain(node).await.map_err(admin_status)?;
+        change_cluster(&by, &format!("undrain {node}"), self.admin.undrain(node)).await?;
         Ok(Response::new(pb::UndrainResponse {}))
     }
 
@@ -57,16 +70,20 @@ impl cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<pb::RemoveRequest>,
     ) -> Result<Response<pb::RemoveResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
         let pb::RemoveRequest { node, force } = request.into_inner();
-        self.admin.remove(NodeId(node), force).await.map_err(admin_status)?;
+        let change = format!("remove node {node}, force {force}");
+        change_cluster(&by, &change, self.admin.remove(NodeId(node), force)).await?;
         Ok(Response::new(pb::RemoveResponse {}))
     }
 
     async fn finalize(
         &self,
-        _: Request<pb::FinalizeRequest>,
+        request: Request<pb::FinalizeRequest>,
     ) -> Result<Response<pb::FinalizeResponse>, Status> {
-        let version = self.admin.finalize_upgrade().await.map_err(admin_status)?;
+        let by = self.authorize(&request, Action::ChangeCluster)?;
+        let raised = self.admin.finalize_upgrade();
+        let version = change_cluster(&by, "raise the cluster version", raised).await?;
         Ok(Response::new(pb::FinalizeResponse { cluster_version: version.0.into() }))
     }
 
@@ -74,6 +91,7 @@ impl cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainResponse>, Status> {
+        self.authorize(&request, Action::ReadCluster)?;
         let topic = parse_topic(&request.into_inner().topic)?;
         let explained = explain(topic, &self.status.snapshot());
         let no_view = || unavailable("this node has no view of its cluster yet");
@@ -84,7 +102,8 @@ impl cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<pb::TopicRequest>,
     ) -> Result<Response<pb::TopicResponse>, Status> {
-        let topic = parse_topic(&request.into_inner().topic)?;
+        let topic = parse_topic(&request.get_ref().topic)?;
+        self.authorize(&request, Action::DescribeTopic(&topic))?;
         let info = self.topics.describe(topic).await;
         Ok(Response::new(info.map_err(|error| unavailable(error.to_string()))?.into()))
     }
@@ -93,6 +112,8 @@ impl cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<pb::TopicsRequest>,
     ) -> Result<Response<pb::TopicsResponse>, Status> {
+        let prefix = Some(request.get_ref().prefix.as_str()).filter(|prefix| !prefix.is_empty());
+        self.authorize(&request, Action::ListTopics(prefix))?;
         let mut query = TopicQuery::try_from(request.into_inner())
             .map_err(|error| invalid(ErrorCode::BadTopic, error.to_string()))?;
         query.count_max = match query.count_max {
@@ -104,8 +125,9 @@ impl cluster_service_server::ClusterService for ClusterService {
 
     async fn namespaces(
         &self,
-        _: Request<pb::NamespacesRequest>,
+        request: Request<pb::NamespacesRequest>,
     ) -> Result<Response<pb::NamespacesResponse>, Status> {
+        self.authorize(&request, Action::ReadCluster)?;
         Ok(Response::new((&self.status.snapshot().view.namespaces).into()))
     }
 
@@ -113,10 +135,13 @@ impl cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<pb::SetNamespaceRequest>,
     ) -> Result<Response<pb::SetNamespaceResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
         let pb::SetNamespaceRequest { name, change, force } = request.into_inner();
         let change = change.map(NamespaceChange::try_from).transpose();
         let change = change.map_err(|error| invalid(ErrorCode::BadRequest, error.to_string()))?;
-        let settings = self.admin.set_namespace(name, change, force).await.map_err(admin_status)?;
+        let text = format!("set namespace {name:?}: {change:?}, force {force}");
+        let set = self.admin.set_namespace(name, change, force);
+        let settings = change_cluster(&by, &text, set).await?;
         Ok(Response::new(pb::SetNamespaceResponse { settings: Some((&settings).into()) }))
     }
 
@@ -124,11 +149,63 @@ impl cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<pb::SetTimesRequest>,
     ) -> Result<Response<pb::SetTimesResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
         let times = request.into_inner().times;
         let times = times.ok_or_else(|| invalid(ErrorCode::BadRequest, "times is missing"))?;
-        self.admin.set_consensus_times(times.into()).await.map_err(admin_status)?;
+        let times = ConsensusTimes::from(times);
+        let change = format!("set the consensus times {times}");
+        change_cluster(&by, &change, self.admin.set_consensus_times(times)).await?;
         Ok(Response::new(pb::SetTimesResponse {}))
     }
+
+    async fn revoke(
+        &self,
+        request: Request<pb::RevokeRequest>,
+    ) -> Result<Response<pb::RevokeResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
+        let pb::RevokeRequest { tokens, keep_ms } = request.into_inner();
+        let tokens = RevokedTokens::try_from(tokens.unwrap_or_default())
+            .map_err(|error| invalid(ErrorCode::BadRequest, error.to_string()))?;
+        let now = self.access.now();
+        let keep_ms = if keep_ms == 0 { REVOCATION_KEEP_MS } else { keep_ms };
+        let kept_until = Timestamp(now.0.saturating_add(keep_ms));
+        let change = format!("revoke {tokens:?} until {} ms", kept_until.0);
+        change_cluster(&by, &change, self.admin.revoke(tokens, now, kept_until)).await?;
+        Ok(Response::new(pb::RevokeResponse {}))
+    }
+
+    async fn revocations(
+        &self,
+        request: Request<pb::RevocationsRequest>,
+    ) -> Result<Response<pb::RevocationsResponse>, Status> {
+        self.authorize(&request, Action::ReadCluster)?;
+        Ok(Response::new((&*self.status.snapshot().view.revocations).into()))
+    }
+}
+
+impl ClusterService {
+    /// Decides about a request. Returns who made it.
+    fn authorize<T>(
+        &self,
+        request: &Request<T>,
+        action: Action<'_>,
+    ) -> Result<Arc<Requester>, Status> {
+        let requester = authenticate::requester(request.extensions())?;
+        authenticate::authorize(&self.access, &requester, action)?;
+        Ok(requester)
+    }
+}
+
+/// Makes a change of the cluster, and records it in the audit log.
+async fn change_cluster<T>(
+    by: &Requester,
+    change: &str,
+    made: impl Future<Output = Result<T, AdminError>>,
+) -> Result<T, Status> {
+    let outcome = made.await;
+    let result = outcome.as_ref().map(drop).map_err(|error| error as &dyn std::fmt::Display);
+    audit::record_change(by, change, result);
+    outcome.map_err(admin_status)
 }
 
 fn parse_topic(name: &str) -> Result<Topic, Status> {

@@ -13,6 +13,8 @@
 //!   topic is unknown.
 //! - A rejection for lack of an owner is not final: the message waits for an owner, and follows it, until
 //!   [`router::Config::deadline`].
+//! - Every call is checked with the grants of now. A stream ends when the token of its caller expires or is
+//!   revoked; every change of the cluster is in the audit log.
 //! - An unknown outcome is never retried here. It reports whether the caller, which knows how long the
 //!   message matters, may retry.
 //! - The messages of one [`Router::publish_ordered`] stream to one topic are stored in the order of the
@@ -43,6 +45,7 @@
 //!
 //! [`Publish::validate`]: pushonce_core::Publish::validate
 
+mod authenticate;
 mod cluster;
 mod decode_error;
 mod metrics;

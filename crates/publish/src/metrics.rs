@@ -10,8 +10,8 @@ pub const METRICS: &[Metric] = &[PUBLISHES, LATENCY];
 
 const PUBLISHES: Metric = Metric::counter(
     "pushonce_publishes_total",
-    "Publishes received from clients of this node, by outcome: acknowledged, invalid, out_of_sequence, \
-     overloaded, too_many_topics, unavailable or unknown.",
+    "Publishes received from clients of this node, by outcome: acknowledged, invalid, not_allowed, \
+     out_of_sequence, overloaded, too_many_topics, unavailable or unknown.",
 )
 .with_labels(&["outcome"]);
 
@@ -32,6 +32,7 @@ const LATENCY: Metric = Metric::histogram(
 pub(crate) struct PublishMetrics {
     acknowledged: Counter,
     invalid: Counter,
+    not_allowed: Counter,
     out_of_sequence: Counter,
     overloaded: Counter,
     too_many_topics: Counter,
@@ -47,6 +48,7 @@ impl PublishMetrics {
         PublishMetrics {
             acknowledged: outcome_counter("acknowledged"),
             invalid: outcome_counter("invalid"),
+            not_allowed: outcome_counter("not_allowed"),
             out_of_sequence: outcome_counter("out_of_sequence"),
             overloaded: outcome_counter("overloaded"),
             too_many_topics: outcome_counter("too_many_topics"),
@@ -73,6 +75,7 @@ impl PublishMetrics {
             Err(PublishError::Unknown { .. }) => &self.unknown,
             Err(PublishError::Rejected(rejection)) => match rejection {
                 PublishRejection::Invalid(_) => &self.invalid,
+                PublishRejection::NotAllowed(_) => &self.not_allowed,
                 PublishRejection::OutOfSequence { .. } => &self.out_of_sequence,
                 PublishRejection::Overloaded(_) => &self.overloaded,
                 PublishRejection::TooManyTopics(_) => &self.too_many_topics,

@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, Namespace,
-    NamespaceChange, NodeId, Publish, PublishError, ShardId, ShardOwners, StartFrom, SubscribeAck,
-    SubscribeOptions, Topic, TopicEvent,
+    NamespaceChange, NodeId, Publish, PublishError, RevokedTokens, ShardId, ShardOwners, StartFrom,
+    SubscribeAck, SubscribeOptions, Timestamp, Topic, TopicEvent,
 };
 use pushonce_proto::cluster::{
     ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList, TopicQuery,
@@ -147,6 +147,14 @@ pub trait ClusterAdmin: Send + Sync + 'static {
         change: Option<NamespaceChange>,
         force: bool,
     ) -> BoxFuture<'static, Result<Namespace, AdminError>>;
+
+    /// Revokes tokens at the time `at`, and keeps the revocation until `kept_until`.
+    fn revoke(
+        &self,
+        tokens: RevokedTokens,
+        at: Timestamp,
+        kept_until: Timestamp,
+    ) -> BoxFuture<'static, Result<(), AdminError>>;
 
     /// Changes the consensus times of all nodes.
     fn set_consensus_times(

@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
+use pushonce_auth::audit::Requester;
+use pushonce_auth::{AccessControl, Action, Caller, PublishDoor};
 use pushonce_core::{
     InvalidDelivery, InvalidPublish, Publish, PublishError, StartFrom, SubscribeOptions, Topic,
 };
@@ -22,12 +24,15 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::{KeyRef, MetadataMap, MetadataValue};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::{Router, SubscriptionSource, SubscriptionSourceError, decode_error, subscription};
+use crate::{
+    Router, SubscriptionSource, SubscriptionSourceError, authenticate, decode_error, subscription,
+};
 
 /// How long a caller waits before it subscribes again at an overloaded node: as `Retry-After` over HTTP.
 const OVERLOAD_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 pub(crate) struct PublisherService {
+    pub access: AccessControl,
     pub router: Router,
     pub subscriptions: Arc<dyn SubscriptionSource>,
     pub heartbeat_interval: Duration,
@@ -77,12 +82,17 @@ impl publisher_service_server::PublisherService for PublisherService {
         &self,
         request: Request<pb::PublishRequest>,
     ) -> Result<Response<pb::PublishResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let requester = authenticate::requester(&extensions)?;
         if let Some(name) = find_idempotency_header(&metadata) {
             return Err(idempotency_header_status(&name));
         }
         let received_at = Instant::now();
         let publish = Publish::try_from(request).map_err(PublishError::from);
+        if let Ok(publish) = &publish {
+            let action = Action::Publish(&publish.topic, PublishDoor::Backend);
+            authenticate::authorize(&self.access, &requester, action)?;
+        }
         let result = match publish {
             Ok(publish) => self.router.publish(publish).await,
             Err(error) => Err(error),
@@ -102,10 +112,17 @@ impl publisher_service_server::PublisherService for PublisherService {
         if let Some(name) = find_idempotency_header(request.metadata()) {
             return Err(idempotency_header_status(&name));
         }
+        let requester = authenticate::requester(request.extensions())?;
+        if requester.caller.is_anonymous() {
+            // No namespace accepts publishes without a token.
+            return Err(authenticate::token_required());
+        }
         let stream_error = Arc::new(OnceLock::new());
         let requests = PublishRequests {
             requests: request.into_inner(),
-            closing: self.drain.wait_until_close(),
+            closing: self.stream_end(requester.caller.clone()),
+            access: self.access.clone(),
+            requester,
             stream_error: stream_error.clone(),
         };
         let latency = self.router.metrics().stream_latency();
@@ -124,6 +141,7 @@ impl publisher_service_server::PublisherService for PublisherService {
         &self,
         request: Request<pb::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let requester = authenticate::requester(request.extensions())?;
         let request = request.into_inner();
         let invalid = |code: ErrorCode, error: &dyn std::error::Error| {
             ErrorReason::from(code).to_status(Code::InvalidArgument, error.to_string())
@@ -136,6 +154,10 @@ impl publisher_service_server::PublisherService for PublisherService {
         let from = request.start_from.unwrap_or_default();
         let from = StartFrom::try_from(from);
         let from = from.map_err(|error| invalid(ErrorCode::BadPosition, &error))?;
+        authenticate::authorize(&self.access, &requester, Action::Subscribe(&topic))?;
+        if !matches!(from, StartFrom::Now | StartFrom::Last(0)) {
+            authenticate::authorize(&self.access, &requester, Action::ReadHistory(&topic))?;
+        }
         let delivery = Some(request.delivery).filter(|text| !text.is_empty());
         let delivery = delivery.map(|text| text.parse()).transpose();
         let delivery =
@@ -149,8 +171,23 @@ impl publisher_service_server::PublisherService for PublisherService {
         let (start, items) = subscribed.map_err(subscribe_status)?;
         let events = subscription::event_stream(from, start, items, self.heartbeat_interval);
         let events = events.map(|event| Ok(event.into()));
-        let events = events.take_until(self.drain.wait_until_close());
-        Ok(Response::new(self.drain.track(events.chain(stream::iter([Err(shutting_down())])))))
+        let mut stream_end = self.stream_end(requester.caller.clone()).shared();
+        let events = events.take_until(stream_end.clone());
+        let last = stream::once(async move { Err((&mut stream_end).await) });
+        Ok(Response::new(self.drain.track(events.chain(last))))
+    }
+}
+
+impl PublisherService {
+    /// Waits until a stream of a caller must end, and returns the status with which it does.
+    fn stream_end(&self, caller: Caller) -> BoxFuture<'static, Status> {
+        let (access, closing) = (self.access.clone(), self.drain.wait_until_close());
+        Box::pin(async move {
+            tokio::select! {
+                () = closing => shutting_down(),
+                error = access.wait_until_invalid(&caller) => authenticate::refused_status(&error),
+            }
+        })
     }
 }
 
@@ -191,8 +228,18 @@ fn shutting_down() -> Status {
 /// The messages of a stream. The error that ends it is kept, and sent after the last acknowledgement.
 struct PublishRequests {
     requests: Streaming<pb::PublishStreamRequest>,
-    closing: BoxFuture<'static, ()>,
+    closing: BoxFuture<'static, Status>,
+    access: AccessControl,
+    requester: Arc<Requester>,
     stream_error: Arc<OnceLock<Status>>,
+}
+
+impl PublishRequests {
+    fn authorize(&self, publish: Publish) -> Result<Publish, PublishError> {
+        let action = Action::Publish(&publish.topic, PublishDoor::Backend);
+        authenticate::authorize_publish(&self.access, &self.requester, action)?;
+        Ok(publish)
+    }
 }
 
 impl Stream for PublishRequests {
@@ -200,12 +247,12 @@ impl Stream for PublishRequests {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let status = match self.closing.poll_unpin(cx) {
-            Poll::Ready(()) => shutting_down(),
+            Poll::Ready(status) => status,
             Poll::Pending => match ready!(self.requests.poll_next_unpin(cx)) {
                 None => return Poll::Ready(None),
                 Some(Ok(request)) => {
                     let publish = Publish::try_from(request).map_err(PublishError::from);
-                    return Poll::Ready(Some(publish));
+                    return Poll::Ready(Some(publish.and_then(|publish| self.authorize(publish))));
                 }
                 Some(Err(status)) if decode_error::is_decode_error(&status) => {
                     decode_error::decode_error_status(&status)

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pushonce_auth::AccessControl;
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
 use pushonce_proto::pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server::ClusterServiceServer;
@@ -19,6 +20,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::Span;
 
+use crate::authenticate::AuthenticateService;
+use crate::authenticate::WithoutToken::{self, Allowed, Refused};
 use crate::cluster::ClusterService;
 use crate::decode_error::DecodeErrorService;
 use crate::publisher::{PublisherService, StreamDrain};
@@ -65,6 +68,8 @@ pub struct Readiness {
 pub struct ServerParts {
     /// The address to listen at.
     pub addr: SocketAddr,
+    /// Authenticates callers and decides what they may do.
+    pub access: AccessControl,
     /// Routes publishes.
     pub router: Router,
     /// Serves subscriptions.
@@ -132,6 +137,7 @@ impl Server {
     pub async fn bind(parts: ServerParts) -> Result<Server, Error> {
         let ServerParts {
             addr,
+            access,
             router,
             subscriptions,
             heartbeat_interval,
@@ -148,16 +154,26 @@ impl Server {
         let (health, health_service) = tonic_health::server::health_reporter();
         let streams = TaskTracker::new();
         let drain = StreamDrain { closing: draining.clone(), grace, streams: streams.clone() };
-        let publisher = PublisherService { router, subscriptions, heartbeat_interval, drain };
+        let publisher = PublisherService {
+            access: access.clone(),
+            router,
+            subscriptions,
+            heartbeat_interval,
+            drain,
+        };
         let publisher =
             PublisherServiceServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let cluster = ClusterServiceServer::new(ClusterService { status, topics, admin });
+        let cluster = ClusterService { access: access.clone(), status, topics, admin };
+        let cluster = ClusterServiceServer::new(cluster);
+        let (v1, v1alpha) =
+            (reflection_builder().build_v1()?, reflection_builder().build_v1alpha()?);
+        // Health is open: it says only whether the node serves.
         let services = server_builder()
-            .add_service(DecodeErrorService(publisher))
-            .add_service(cluster)
+            .add_service(authenticated(DecodeErrorService(publisher), &access, Allowed))
+            .add_service(authenticated(cluster, &access, Allowed))
             .add_service(health_service)
-            .add_service(reflection_builder().build_v1()?)
-            .add_service(reflection_builder().build_v1alpha()?);
+            .add_service(authenticated(v1, &access, Refused))
+            .add_service(authenticated(v1alpha, &access, Refused));
         let listener = InfallibleListener::new("grpc", listener);
         Ok(Server { addr, listener, services, health, readiness, draining, grace, streams })
     }
@@ -201,6 +217,14 @@ impl Server {
             }
         }
     }
+}
+
+fn authenticated<S>(
+    service: S,
+    access: &AccessControl,
+    without_token: WithoutToken,
+) -> AuthenticateService<S> {
+    AuthenticateService { service, access: access.clone(), without_token }
 }
 
 /// Keeps the health service up to date with the readiness. Never returns.

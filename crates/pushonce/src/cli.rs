@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod access_token;
 mod bench;
 mod check_config;
 mod cluster;

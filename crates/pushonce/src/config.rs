@@ -7,12 +7,13 @@
 mod consensus_times;
 pub(crate) mod duration;
 mod environment;
+mod exposure;
 mod host_defaults;
 mod layer;
 mod listen;
 mod reference;
 mod settings;
-mod values;
+pub(crate) mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use consensus_times::ConsensusPreset;
 use consensus_times::{resolve_consensus, set_times, sets_shared_times};
 pub use duration::HumanDuration;
 pub(crate) use environment::variable;
+pub use exposure::ExposedListener;
 pub use host_defaults::HostDefaults;
 pub use layer::{Layer, Layers};
 pub(crate) use reference::{other_variables, reference};
@@ -95,15 +97,10 @@ pub enum InvalidConfig {
     Consensus(String),
     /// A listener that others can reach, without `--insecure`.
     #[error(
-        "{flag} {address} can be reached by others and there is no authentication yet; \
-         bind to loopback, or add --insecure if only trusted hosts can reach the network"
+        "{} {} can be reached by other hosts, and {}: {}; or bind to loopback, or add --insecure if \
+         only trusted hosts can reach the network", .0.flag, .0.address, .0.risk, .0.remedy
     )]
-    Exposed {
-        /// The flag that sets it.
-        flag: &'static str,
-        /// The listen address.
-        address: SocketAddr,
-    },
+    Exposed(ExposedListener),
     /// One of the errors above, about a setting that no flag gives.
     #[error("{error} (set by {origin})")]
     FromSource {
@@ -118,9 +115,8 @@ impl InvalidConfig {
     /// The flag of the invalid setting, where one flag is to blame.
     fn flag(&self) -> Option<&'static str> {
         match self {
-            InvalidConfig::InvalidValue { flag, .. } | InvalidConfig::Exposed { flag, .. } => {
-                Some(flag)
-            }
+            InvalidConfig::InvalidValue { flag, .. } => Some(flag),
+            InvalidConfig::Exposed(listener) => Some(listener.flag),
             _ => None,
         }
     }
@@ -185,7 +181,9 @@ impl Config {
             }
         }
         let [http, quic, grpc, peer] = self.listen_addresses();
-        listen::check_ports(&[http, grpc, peer], quic)
+        let monitoring = self.settings.monitoring.map(|address| ("--monitoring", address));
+        let tcp: Vec<_> = [http, grpc, peer].into_iter().chain(monitoring).collect();
+        listen::check_ports(&tcp, quic)
     }
 
     /// The address at which others dial the listener on `port`.
@@ -194,12 +192,16 @@ impl Config {
     }
 
     fn check_exposure(&self) -> Result<(), InvalidConfig> {
-        for (flag, address) in self.listen_addresses() {
-            if !address.ip().is_loopback() && !self.settings.insecure {
-                return Err(InvalidConfig::Exposed { flag, address });
-            }
+        match self.exposed_listeners().into_iter().next() {
+            Some(listener) if !self.settings.insecure => Err(InvalidConfig::Exposed(listener)),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The listeners that other hosts can reach although they lack encryption or authentication: with
+    /// `--insecure` only.
+    pub fn exposed_listeners(&self) -> Vec<ExposedListener> {
+        exposure::exposed_listeners(&self.settings, &self.listen_addresses())
     }
 
     /// Settings that give every value: a node that loads them runs with the same configuration.
@@ -322,7 +324,7 @@ mod tests {
     fn address_reachable_by_others_requires_insecure() {
         let exposed = "http = \"0.0.0.0:7080\"";
         let result = resolve(exposed);
-        assert!(matches!(result, Err(InvalidConfig::Exposed { flag: "--http", .. })));
+        assert!(matches!(result, Err(InvalidConfig::Exposed(found)) if found.flag == "--http"));
         assert!(resolve(&format!("{exposed}\ninsecure = true")).is_ok());
     }
 

@@ -19,6 +19,7 @@ mod join_request;
 mod membership;
 mod membership_heartbeat;
 mod memory;
+mod monitoring;
 mod overview;
 mod owned_topics;
 mod ports;
@@ -29,20 +30,21 @@ mod shard_progress;
 mod shutdown_stage;
 mod startup;
 mod stored_messages;
+mod tickets;
 mod web;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use axum::Router as Pages;
 use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
+use pushonce_auth::{AccessControl, Authenticator};
 use pushonce_consensus::ConsensusEngine;
 use pushonce_control::ControlHandle;
 use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
-use pushonce_gateway::{Backend, Gateway};
+use pushonce_gateway::{Backend, Gateway, Pages};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
 use pushonce_peer::{PeerAddresses, PeerTransport};
 use pushonce_relay::Relay;
@@ -97,6 +99,9 @@ pub struct Node {
     owned_topics: OwnedTopics,
     health_check: HealthCheck,
     peer_listener: TcpListener,
+    access: AccessControl,
+    authenticator: Authenticator,
+    monitoring: Option<(TcpListener, axum::Router)>,
     gateway: Gateway,
     publish: pushonce_publish::Server,
     metrics: PrometheusHandle,
@@ -119,6 +124,8 @@ impl Node {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Node> {
         tracing::info!(data = %config.data.display(), "data directory");
+        // First: without its keys a node must not begin to serve, not even without tokens.
+        let authenticator = load_issuers(config.settings.issuers.as_deref())?;
         let data_dir = Arc::new(DataDir::open(&config.data)?);
         let peer_listener = bind(config.settings.peer, "--peer").await?;
         let pre_join = PreJoinServer::open(config.settings.http).await?;
@@ -214,22 +221,41 @@ impl Node {
             compression: config.settings.compression,
             grace: config.settings.shutdown_grace.0,
             heartbeat: config.settings.session_heartbeat.0,
+            session_age_max: config.settings.session_age_max.map(|age| age.0),
             ..Default::default()
         };
+        let access = AccessControl::new(
+            authenticator.clone(),
+            view_receiver.clone(),
+            config.settings.token_grace.0,
+            tickets::tickets(me, transport.clone(), authenticator.without_token()),
+        );
         let publisher = Arc::new(ports::ClientPublisher(router.clone()));
+        let node_pages = web::node_pages(overview.clone(), metrics.clone(), access.clone());
+        let monitoring = match config.settings.monitoring {
+            // Without tokens, as this listener serves nothing else.
+            Some(address) => {
+                let pages = web::monitoring_pages(overview.clone(), metrics.clone());
+                let everyone = AccessControl::open(view_receiver.clone());
+                Some((bind(address, "--monitoring").await?, pages.into_router(&everyone)))
+            }
+            None => None,
+        };
         let gateway = Gateway::bind(
             gateway_config,
             Backend {
                 hub: hub.clone(),
                 publisher,
                 audience: topics.clone(),
+                access: access.clone(),
                 view: view_receiver.clone(),
             },
-            web::health_router(overview.clone(), metrics.clone()).merge(pages),
+            node_pages.merge(pages),
             pushonce_quic::certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
         )?;
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
             addr: config.settings.grpc,
+            access: access.clone(),
             router,
             subscriptions: Arc::new(ports::HubFeed { hub, admission: gateway.admission() }),
             heartbeat_interval: config.settings.session_heartbeat.0,
@@ -246,7 +272,8 @@ impl Node {
             ("quic", config.settings.quic),
             ("grpc", config.settings.grpc),
         ];
-        for (listener, address) in listeners {
+        let monitoring_address = config.settings.monitoring.map(|address| ("monitoring", address));
+        for (listener, address) in listeners.into_iter().chain(monitoring_address) {
             tracing::info!(listener, %address, "listening");
         }
         let node_topics = Arc::new(NodeTopics::new(config.settings.topics_max));
@@ -318,10 +345,18 @@ impl Node {
             owned_topics,
             health_check,
             peer_listener,
+            access,
+            authenticator,
+            monitoring,
             gateway,
             publish,
             metrics,
         })
+    }
+
+    /// Every path of the HTTP port.
+    pub fn http_paths(&self) -> &[&'static str] {
+        self.gateway.paths()
     }
 
     /// Serves until `shutdown` is cancelled, then stops in stages. It becomes unready at once, and other nodes
@@ -334,12 +369,15 @@ impl Node {
     /// When a part of the node ends unexpectedly.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut peer_port_stage = ShutdownStage::new("the port between nodes");
+        let own_tickets =
+            tickets::OwnTickets { transport: self.transport.clone(), access: self.access };
         let peers = self
             .transport
             .server()
             .add_service(self.engine.service())
             .add_service(self.relay.service())
             .add_service(self.owned_topics.service())
+            .add_service(own_tickets.service())
             .add_service(self.membership.clone().service());
         let listener = InfallibleListener::new("peer", self.peer_listener);
         let peer_connections =
@@ -425,6 +463,13 @@ impl Node {
         };
         internal_stage.spawn(heartbeat.run(token));
 
+        // Until the end: monitoring sees the shutdown.
+        if let Some((listener, pages)) = self.monitoring {
+            let stop = internal_stage.token();
+            internal_stage.spawn(monitoring::run(listener, pages, stop).map(Ok));
+        }
+        internal_stage.spawn(run_until(internal_stage.token(), self.authenticator.run()));
+
         let mut client_stage = ShutdownStage::new("clients and publishers");
         // Open before the node is admitted, so that probes get a reason for its unreadiness.
         let (gateway, token) = (self.gateway, client_stage.token());
@@ -490,6 +535,15 @@ async fn log_when_admitted(
         _ = view.wait_for(|view| view.member(me).is_some()) => {
             tracing::info!(node = %me, name = %config.name, "admitted to the cluster, serving");
         }
+    }
+}
+
+/// Loads the issuers of `--issuers`, or none.
+fn load_issuers(file: Option<&std::path::Path>) -> anyhow::Result<Authenticator> {
+    match file {
+        Some(file) => Authenticator::load(file)
+            .with_context(|| format!("cannot load the issuers of {}", file.display())),
+        None => Ok(Authenticator::open()),
     }
 }
 

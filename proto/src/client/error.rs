@@ -23,6 +23,10 @@ pub enum ErrorCode {
     NotSupported,
     /// The client is not allowed to use the topic or the command.
     NotAllowed,
+    /// The request needs a token, or the token is not valid.
+    NotAuthenticated,
+    /// The token has expired.
+    TokenExpired,
     /// The session is already subscribed to the topic.
     AlreadySubscribed,
     /// The session is not subscribed to the topic.
@@ -60,7 +64,7 @@ pub struct InvalidFrame {
 
 impl ErrorCode {
     /// Every error code.
-    pub const ALL: [ErrorCode; 17] = [
+    pub const ALL: [ErrorCode; 19] = [
         ErrorCode::BadFrame,
         ErrorCode::UnknownField,
         ErrorCode::BadTopic,
@@ -69,6 +73,8 @@ impl ErrorCode {
         ErrorCode::TooLarge,
         ErrorCode::NotSupported,
         ErrorCode::NotAllowed,
+        ErrorCode::NotAuthenticated,
+        ErrorCode::TokenExpired,
         ErrorCode::AlreadySubscribed,
         ErrorCode::NotSubscribed,
         ErrorCode::TooManySubscriptions,
@@ -91,6 +97,8 @@ impl ErrorCode {
             ErrorCode::TooLarge => "too_large",
             ErrorCode::NotSupported => "not_supported",
             ErrorCode::NotAllowed => "not_allowed",
+            ErrorCode::NotAuthenticated => "not_authenticated",
+            ErrorCode::TokenExpired => "token_expired",
             ErrorCode::AlreadySubscribed => "already_subscribed",
             ErrorCode::NotSubscribed => "not_subscribed",
             ErrorCode::TooManySubscriptions => "too_many_subscriptions",
@@ -145,6 +153,7 @@ impl From<&PublishError> for ErrorCode {
             PublishError::Rejected(PublishRejection::Invalid(invalid)) => ErrorCode::from(invalid),
             PublishError::Rejected(PublishRejection::OutOfSequence { .. }) => ErrorCode::BadRequest,
             PublishError::Rejected(PublishRejection::Overloaded(_)) => ErrorCode::Overloaded,
+            PublishError::Rejected(PublishRejection::NotAllowed(_)) => ErrorCode::NotAllowed,
             PublishError::Rejected(PublishRejection::TooManyTopics(_)) => ErrorCode::TooManyTopics,
             PublishError::Rejected(
                 PublishRejection::NotOwner { .. } | PublishRejection::Unavailable(_),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    Delivery, Durability, Gap, Message, Position, Publish, StartFrom, SubscribeOptions, Timestamp,
-    Topic,
+    AccessToken, Delivery, Durability, Gap, Message, Position, Publish, StartFrom,
+    SubscribeOptions, Timestamp, Topic,
 };
 
 pub use delta::MessageDelta;
@@ -57,7 +57,7 @@ pub enum ClientCommand {
     /// Replace the token of the session.
     Authenticate {
         /// The encoded token from its issuer.
-        token: String,
+        token: AccessToken,
     },
 }
 

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use pushonce_core::{
-    ContentType, Delivery, Gap, Message, MessageKey, Position, Publish, StartFrom,
+    AccessToken, ContentType, Delivery, Gap, Message, MessageKey, Position, Publish, StartFrom,
     SubscribeOptions, Timestamp, Topic,
 };
 
@@ -48,7 +48,7 @@ fn decode_command(request: WireRequest) -> Result<ClientCommand, InvalidFrame> {
         }
         WireRequest::Publish(publish) => ClientCommand::Publish(decode_publish(publish)?),
         WireRequest::Authenticate(authenticate) => {
-            ClientCommand::Authenticate { token: authenticate.token }
+            ClientCommand::Authenticate { token: AccessToken::new(authenticate.token) }
         }
     })
 }
@@ -130,7 +130,7 @@ pub(super) fn encode_request(request: &ClientRequest) -> Bytes {
             key: publish.key.as_ref().map_or_else(String::new, |key| key.as_str().to_owned()),
         }),
         ClientCommand::Authenticate { token } => {
-            WireRequest::Authenticate(pb::Authenticate { token: token.clone() })
+            WireRequest::Authenticate(pb::Authenticate { token: token.secret().to_owned() })
         }
     };
     let frame = pb::ClientFrame { id: request.id.unwrap_or(0), request: Some(wire) };

@@ -58,7 +58,8 @@ fn request() -> impl Strategy<Value = ClientRequest> {
         // A client request has a key but no publish id.
         publish()
             .prop_map(|publish| ClientCommand::Publish(Publish { publish_id: None, ..publish })),
-        any::<String>().prop_map(|token| ClientCommand::Authenticate { token }),
+        any::<String>()
+            .prop_map(|text| ClientCommand::Authenticate { token: AccessToken::new(text) }),
     ];
     (id(), command).prop_map(|(id, command)| ClientRequest { id, command })
 }

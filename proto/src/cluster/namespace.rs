@@ -1,6 +1,6 @@
 //! Conversion of the settings of namespaces to and from the wire.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use pushonce_core::{
     Delivery, Durability, History, Namespace, NamespaceAccess, NamespaceChange, Namespaces,
@@ -25,7 +25,7 @@ impl From<&Namespace> for pb::NamespaceSettings {
             delivery,
             rate_max,
             topics_max,
-            access: _,
+            access,
         } = settings;
         let History { count_max, bytes_max, age_max_ms, expire_after_ms } = *history;
         pb::NamespaceSettings {
@@ -38,6 +38,10 @@ impl From<&Namespace> for pb::NamespaceSettings {
             delivery: delivery.to_string(),
             rate_max: rate_max.map_or(0, |max| max.get().into()),
             topics_max: *topics_max,
+            anonymous_read: access.anonymous_read,
+            client_publish: access.client_publish,
+            publish_rate_max: access.publish_rate_max.map_or(0, NonZeroU32::get),
+            cache_max_age_s: access.cache_max_age_s,
         }
     }
 }
@@ -54,6 +58,10 @@ impl From<NamespaceChange> for pb::NamespaceChange {
             delivery: change.delivery.map(|delivery| delivery.to_string()),
             rate_max: change.rate_max.map(u32::from),
             topics_max: change.topics_max,
+            anonymous_read: change.anonymous_read,
+            client_publish: change.client_publish,
+            publish_rate_max: change.publish_rate_max,
+            cache_max_age_s: change.cache_max_age_s,
         }
     }
 }
@@ -91,7 +99,12 @@ impl TryFrom<pb::NamespaceSettings> for Namespace {
             delivery: decode_delivery(&settings.delivery)?,
             rate_max: NonZeroU16::new(decode_rate(settings.rate_max)?),
             topics_max: settings.topics_max,
-            access: NamespaceAccess::default(),
+            access: NamespaceAccess {
+                anonymous_read: settings.anonymous_read,
+                client_publish: settings.client_publish,
+                publish_rate_max: NonZeroU32::new(settings.publish_rate_max),
+                cache_max_age_s: settings.cache_max_age_s,
+            },
         })
     }
 }
@@ -110,7 +123,10 @@ impl TryFrom<pb::NamespaceChange> for NamespaceChange {
             delivery: change.delivery.as_deref().map(decode_delivery).transpose()?,
             rate_max: change.rate_max.map(decode_rate).transpose()?,
             topics_max: change.topics_max,
-            ..NamespaceChange::default()
+            anonymous_read: change.anonymous_read,
+            client_publish: change.client_publish,
+            publish_rate_max: change.publish_rate_max,
+            cache_max_age_s: change.cache_max_age_s,
         })
     }
 }
@@ -146,6 +162,10 @@ mod tests {
             delivery: Some(Delivery::Latest),
             rate_max: Some(10),
             topics_max: Some(7),
+            anonymous_read: Some(true),
+            client_publish: Some(false),
+            publish_rate_max: Some(5),
+            cache_max_age_s: Some(60),
             ..NamespaceChange::default()
         };
         let own = namespaces.default.with_change(change);

@@ -153,6 +153,8 @@ fn rejection_reason(rejection: &PublishRejection) -> Reason {
         PublishRejection::OutOfSequence { .. } => Reason::OutOfSequence,
         PublishRejection::Overloaded(_) => Reason::Overloaded,
         PublishRejection::TooManyTopics(_) => Reason::TooManyTopics,
+        // Not expected: the caller's own node has checked it.
+        PublishRejection::NotAllowed(_) => Reason::Invalid,
         PublishRejection::Unavailable(_) => Reason::Unavailable,
         PublishRejection::Invalid(invalid) => match invalid {
             // Not expected: the topic was decoded on this link, so it is valid.

@@ -12,11 +12,12 @@ use pushonce_proto::status::{describe, error_chain};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use super::{CONNECT_TIMEOUT, SessionEnd};
 use crate::resume_state::SubscriptionRequest;
 use crate::server_address::{Scheme, ServerAddress};
+use crate::token::{self, TokenError, TokenProvider};
 
 /// Maximum number of queued events, as for QUIC.
 const EVENTS_MAX: usize = 256;
@@ -29,6 +30,7 @@ pub(crate) struct Session {
     events: mpsc::Receiver<Result<ServerEvent, SessionEnd>>,
     send: mpsc::Sender<Result<ServerEvent, SessionEnd>>,
     calls: JoinSet<()>,
+    token: Option<TokenProvider>,
 }
 
 /// Opens a connection that detects within seconds that its peer is gone.
@@ -47,16 +49,20 @@ pub(crate) async fn connect(server: &ServerAddress) -> Result<Channel, String> {
 }
 
 impl Session {
-    pub(super) async fn open(server: &ServerAddress) -> Result<Session, SessionEnd> {
+    pub(super) async fn open(
+        server: &ServerAddress,
+        token: Option<TokenProvider>,
+    ) -> Result<Session, SessionEnd> {
         let channel = connect(server).await.map_err(SessionEnd::retryable)?;
         let client =
             PublisherServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let (send, events) = mpsc::channel(EVENTS_MAX);
-        Ok(Session { client, events, send, calls: JoinSet::new() })
+        Ok(Session { client, events, send, calls: JoinSet::new(), token })
     }
 
     pub(super) fn subscribe(&mut self, request: SubscriptionRequest) {
-        self.calls.spawn(run_subscription(self.client.clone(), request, self.send.clone()));
+        let (client, token) = (self.client.clone(), self.token.clone());
+        self.calls.spawn(run_subscription(client, token, request, self.send.clone()));
     }
 
     pub(super) async fn next(&mut self) -> Result<ServerEvent, SessionEnd> {
@@ -67,6 +73,7 @@ impl Session {
 
 async fn run_subscription(
     mut client: PublisherServiceClient<Channel>,
+    token: Option<TokenProvider>,
     SubscriptionRequest { id, topic, from, options }: SubscriptionRequest,
     events: mpsc::Sender<Result<ServerEvent, SessionEnd>>,
 ) {
@@ -89,6 +96,10 @@ async fn run_subscription(
         delivery: delivery.map_or_else(String::new, |delivery| delivery.to_string()),
         conflated,
     };
+    let mut request = Request::new(request);
+    if let Err(error) = add_token(token.as_ref(), &mut request).await {
+        return drop(events.send(Err(SessionEnd::retryable(error))).await);
+    }
     let delivery = delivery.unwrap_or_default();
     let mut responses = match client.subscribe(request).await {
         Ok(response) => response.into_inner(),
@@ -121,12 +132,23 @@ async fn run_subscription(
     }
 }
 
+/// Adds the present token to a call, if there is one.
+pub(crate) async fn add_token<T>(
+    provider: Option<&TokenProvider>,
+    request: &mut Request<T>,
+) -> Result<(), TokenError> {
+    match provider {
+        Some(provider) => token::add_to_metadata(&provider.token().await?, request.metadata_mut()),
+        None => Ok(()),
+    }
+}
+
 /// A rejection of the request is an event; any other status ends the session.
 fn rejection_event(id: u64, status: Status) -> Result<ServerEvent, SessionEnd> {
     let reason = ErrorReason::from_status(&status).map(|reason| reason.code);
     let code = match reason {
-        // Another node may have capacity.
-        Some(ErrorCode::Overloaded) => return Err(session_end(&status)),
+        // Another node may have capacity. The provider of tokens may have a newer one.
+        Some(ErrorCode::Overloaded | ErrorCode::TokenExpired) => return Err(session_end(&status)),
         Some(code) => code,
         // Not from the node but from the connection: then the next call fails as well.
         None if status.code() == Code::Unavailable => ErrorCode::Unavailable,

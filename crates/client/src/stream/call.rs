@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::window::{self, PublishWindow};
 use super::{AcknowledgementSender, QueuedPublish};
@@ -76,7 +76,9 @@ impl PublishCall {
         let (server, channel) = shared.channel().await?;
         let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE_MAX);
         let mut client = PublisherServiceClient::new(channel);
-        let call = client.publish_stream(ReceiverStream::new(request_queue));
+        let mut request = Request::new(ReceiverStream::new(request_queue));
+        shared.add_token(&mut request).await?;
+        let call = client.publish_stream(request);
         let reason = match timeout(OPEN_TIMEOUT, call).await {
             Ok(Ok(response)) => {
                 let (responses, last_response_at) = (response.into_inner(), Instant::now());
@@ -87,6 +89,10 @@ impl PublishCall {
                     response_count: 0,
                     last_response_at,
                 });
+            }
+            // Every server would reject the token.
+            Ok(Err(status)) if status.code() == Code::Unauthenticated => {
+                return Err(PublishFailure::from(&status));
             }
             Ok(Err(status)) => describe(&status),
             Err(_) => "the call was not opened in time".to_owned(),

@@ -441,6 +441,17 @@ impl SubscriptionTable {
         any_blocked
     }
 
+    /// The topics of all subscriptions and reservations of a session.
+    pub(super) fn topics(&mut self, key: SessionKey) -> Vec<Topic> {
+        let Some(session) = self.session(key) else { return Vec::new() };
+        let indexes: Vec<_> = session.subscriptions.iter().map(|(topic, _)| *topic).collect();
+        let reserved = session.reservations.iter().map(|reserved| reserved.topic.clone());
+        let mut topics: Vec<_> = reserved.collect();
+        let subscribed = indexes.into_iter().filter_map(|index| self.topics.get(index));
+        topics.extend(subscribed.map(|topic| topic.registration.buffer().topic.clone()));
+        topics
+    }
+
     pub(super) fn positions(&mut self, key: SessionKey) -> Vec<(u32, Topic, Position)> {
         let Some(session) = self.session(key) else { return Vec::new() };
         let indexes: Vec<_> = session.subscriptions.iter().map(|(l, e)| (*l, *e)).collect();

@@ -71,6 +71,10 @@ impl SessionTransport for RejectingTransport {
 
     fn close(&self, _: &'static CloseCode, _: &str) {}
 
+    fn remote_address(&self) -> Option<SocketAddr> {
+        None
+    }
+
     fn take_activity(&self) -> Activity {
         Activity::default()
     }

@@ -24,7 +24,7 @@ pub(crate) fn preflight() -> Response {
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-    let allowed = "content-type, idempotency-key, if-none-match";
+    let allowed = "authorization, content-type, idempotency-key, if-none-match";
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
     response
@@ -48,7 +48,8 @@ pub(crate) fn add_headers(mut response: Response) -> Response {
     }
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    let exposed = HeaderValue::from_static("etag, pushonce-position, retry-after");
+    let exposed =
+        HeaderValue::from_static("etag, pushonce-position, retry-after, www-authenticate");
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     response
 }

@@ -3,24 +3,28 @@
 use axum::Json;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::RETRY_AFTER;
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
+use pushonce_auth::{AccessError, RefusalKind};
 use pushonce_core::{FetchError, InvalidPublish, PublishError};
 use pushonce_proto::client::ErrorCode;
 use serde_json::json;
 
 use crate::query::InvalidQuery;
+use crate::rejection;
 
 /// The `Retry-After` of a 503 in seconds: longer than the election of a new owner takes.
 const RETRY_AFTER_SECS: u32 = 2;
 
 /// An error response.
 #[derive(Debug)]
-pub(crate) struct HttpError {
+pub struct HttpError {
     status: StatusCode,
     code: &'static str,
     message: String,
     retry: bool,
+    /// The value of `WWW-Authenticate` (RFC 6750, 3).
+    challenge: Option<&'static str>,
 }
 
 impl HttpError {
@@ -30,21 +34,33 @@ impl HttpError {
         code: &'static str,
         message: impl Into<String>,
     ) -> HttpError {
-        HttpError { status, code, message: message.into(), retry: false }
+        HttpError { status, code, message: message.into(), retry: false, challenge: None }
+    }
+
+    /// Creates the error for a request that needs a token and has none.
+    pub(crate) fn token_required(message: impl Into<String>) -> HttpError {
+        let code = ErrorCode::NotAuthenticated.as_str();
+        let challenge = Some("Bearer");
+        HttpError { challenge, ..HttpError::new(StatusCode::UNAUTHORIZED, code, message) }
     }
 
     /// Creates the error for a code of the client protocol.
     pub(crate) fn from_code(code: ErrorCode, message: String) -> HttpError {
-        HttpError { status: status(code), code: code.as_str(), message, retry: code.is_retryable() }
+        let (status, retry) = (status(code), code.is_retryable());
+        HttpError { retry, ..HttpError::new(status, code.as_str(), message) }
     }
 
     /// Builds the response.
     pub(crate) fn into_http_response(self) -> Response<Body> {
-        let HttpError { status, code, message, retry } = self;
+        let HttpError { status, code, message, retry, challenge } = self;
         let body = json!({"error": {"code": code, "message": message, "retry": retry}});
         let mut response = (status, Json(body)).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));
+        }
+        if let Some(challenge) = challenge {
+            let challenge = HeaderValue::from_static(challenge);
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response
     }
@@ -54,6 +70,7 @@ fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::NotAllowed => StatusCode::FORBIDDEN,
+        ErrorCode::NotAuthenticated | ErrorCode::TokenExpired => StatusCode::UNAUTHORIZED,
         // As in draft-ietf-httpapi-idempotency-key-header. There 409 means that the first request is still in
         // progress; this server waits for it instead.
         ErrorCode::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
@@ -69,6 +86,21 @@ fn status(code: ErrorCode) -> StatusCode {
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         self.into_http_response()
+    }
+}
+
+impl From<AccessError> for HttpError {
+    fn from(error: AccessError) -> HttpError {
+        let challenge = match error.kind() {
+            RefusalKind::TokenRequired => Some("Bearer"),
+            RefusalKind::InvalidToken | RefusalKind::Expired => {
+                Some("Bearer error=\"invalid_token\"")
+            }
+            RefusalKind::NotAllowed => Some("Bearer error=\"insufficient_scope\""),
+            RefusalKind::Unavailable => None,
+        };
+        let code = rejection::access_code(&error);
+        HttpError { challenge, ..HttpError::from_code(code, error.to_string()) }
     }
 }
 

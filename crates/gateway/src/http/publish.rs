@@ -9,22 +9,25 @@ use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
+use pushonce_auth::{Action, PublishDoor};
 use pushonce_core::{InvalidPublish, Publish};
 use pushonce_proto::client::ErrorCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{HttpError, HttpState, headers, parse_topic};
+use super::{Authenticated, HttpError, HttpState, headers, parse_topic};
 use crate::query;
 
 pub(super) async fn post(
     State(http): State<HttpState>,
+    caller: Authenticated,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, HttpError> {
     let topic = parse_topic(path)?;
+    caller.authorize(&http.access, Action::Publish(&topic, PublishDoor::Client))?;
     query::expect_none(query.as_deref())?;
     headers::check_supported(&headers)?;
     let key = headers::idempotency_key(&headers)?;

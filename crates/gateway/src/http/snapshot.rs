@@ -1,17 +1,22 @@
 //! `GET /topics/{topic}`: the newest message as published; with `?last=N`, the last N messages as JSON; with
 //! `?audience`, the number of subscribers.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use pushonce_auth::Action;
 use pushonce_core::{HistoryPage, Message, Topic};
 use pushonce_proto::client::{self, Encoding, ErrorCode};
 
-use super::{HttpError, HttpState, audience, check_readable, cors, parse_topic};
+use super::{
+    Authenticated, HttpError, HttpState, audience, cache, check_readable, cors, parse_topic,
+};
 use crate::query;
 
 const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
@@ -19,10 +24,8 @@ const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
 /// The largest `?last=N` that is always accepted: the default length of a history.
 const LAST_MAX: u32 = 1_000;
 
-/// Caches must revalidate: the next message makes the response outdated. The ETag makes that cheap.
-const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
-
 /// The parsed query.
+#[derive(Clone, Copy)]
 enum SnapshotParams {
     Newest,
     Last(u32),
@@ -31,35 +34,28 @@ enum SnapshotParams {
 
 pub(super) async fn get(
     State(http): State<HttpState>,
+    caller: Authenticated,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Response {
-    match fetch(&http, path, query.as_deref().unwrap_or_default()).await {
-        Ok(SnapshotResult::Newest(message)) => newest_response(&message, &headers),
-        Ok(SnapshotResult::Last(topic, page)) => last_response(&topic, &page),
-        Ok(SnapshotResult::Audience(response)) => response,
-        Err(fault) => fault.into_http_response(),
-    }
-}
-
-enum SnapshotResult {
-    Newest(std::sync::Arc<Message>),
-    Last(Topic, HistoryPage),
-    Audience(Response),
-}
-
-async fn fetch(
-    http: &HttpState,
-    path: Result<Path<String>, PathRejection>,
-    query: &str,
-) -> Result<SnapshotResult, HttpError> {
+) -> Result<Response, HttpError> {
     let topic = check_readable(parse_topic(path)?)?;
-    match parse_params(query, last_max(http, &topic))? {
-        SnapshotParams::Audience => Ok(SnapshotResult::Audience(audience::get(http, topic).await?)),
-        SnapshotParams::Last(count) => fetch_messages(http, topic, Some(count)).await,
-        SnapshotParams::Newest => fetch_messages(http, topic, None).await,
-    }
+    let params = parse_params(query.as_deref().unwrap_or_default(), last_max(&http, &topic))?;
+    let action = match params {
+        SnapshotParams::Newest => Action::ReadSnapshot(&topic),
+        SnapshotParams::Last(_) => Action::ReadHistory(&topic),
+        SnapshotParams::Audience => Action::ReadAudience(&topic),
+    };
+    caller.authorize(&http.access, action)?;
+    let mut response = match params {
+        SnapshotParams::Newest => newest_response(&*newest(&http, &topic).await?, &headers),
+        SnapshotParams::Last(count) => {
+            last_response(&topic, &http.hub.latest(&topic, count).await?)
+        }
+        SnapshotParams::Audience => audience::get(&http, topic.clone()).await?,
+    };
+    cache::set_rules(&mut response, &http, &topic);
+    Ok(response)
 }
 
 /// The largest `?last=N` of a topic: its history holds no more. `History::BYTES_CAP` bounds the total payload
@@ -86,21 +82,11 @@ fn parse_params(query: &str, last_max: u32) -> Result<SnapshotParams, HttpError>
     }
 }
 
-async fn fetch_messages(
-    http: &HttpState,
-    topic: Topic,
-    last: Option<u32>,
-) -> Result<SnapshotResult, HttpError> {
-    match last {
-        Some(n) => Ok(SnapshotResult::Last(topic.clone(), http.hub.latest(&topic, n).await?)),
-        None => {
-            let mut page = http.hub.latest(&topic, 1).await?;
-            page.messages.pop().map(SnapshotResult::Newest).ok_or_else(|| {
-                let text = format!("topic {topic} has no message yet; publish one with POST");
-                HttpError::new(StatusCode::NOT_FOUND, "no_message", text)
-            })
-        }
-    }
+async fn newest(http: &HttpState, topic: &Topic) -> Result<Arc<Message>, HttpError> {
+    http.hub.latest(topic, 1).await?.messages.pop().ok_or_else(|| {
+        let text = format!("topic {topic} has no message yet; publish one with POST");
+        HttpError::new(StatusCode::NOT_FOUND, "no_message", text)
+    })
 }
 
 fn bad_request(text: String) -> HttpError {
@@ -126,7 +112,6 @@ fn newest_response(message: &Message, request_headers: &HeaderMap) -> Response {
             headers.insert(name, value);
         }
     }
-    headers.insert(CACHE_CONTROL, NO_CACHE);
     response
 }
 
@@ -158,7 +143,6 @@ fn json_response(body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, NO_CACHE);
     response
 }
 

@@ -2,6 +2,7 @@
 //! each event of its connection.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -347,6 +348,10 @@ impl SessionTransport for QuicTransport {
     fn close(&self, close: &'static CloseCode, reason: &str) {
         self.close_reason.replace(Some((close, reason.to_owned())));
         self.sink.borrow_mut().start_closing();
+    }
+
+    fn remote_address(&self) -> Option<SocketAddr> {
+        Some(self.connection.remote_address())
     }
 
     fn take_activity(&self) -> Activity {

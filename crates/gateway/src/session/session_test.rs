@@ -5,6 +5,23 @@ use super::*;
 
 const LIMITS: SessionLimits = SessionLimits { publishes_max: 3, publish_bytes_max: 100 };
 
+/// A node without issuers.
+struct OpenGate;
+
+impl AccessGate for OpenGate {
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    fn authorize(&self, _: Option<&Caller>, _: Action<'_>) -> Result<(), AccessError> {
+        Ok(())
+    }
+
+    fn expires_at(&self, _: &Caller) -> Timestamp {
+        Timestamp(0)
+    }
+}
+
 fn session() -> Session {
     Session::new(Rc::new(LIMITS))
 }
@@ -70,7 +87,7 @@ fn run_inputs(
     session: &mut Session,
     inputs: impl IntoIterator<Item = SessionInput>,
 ) -> Vec<Vec<String>> {
-    inputs.into_iter().map(|input| summarize(session.on_input(input))).collect()
+    inputs.into_iter().map(|input| summarize(session.on_input(input, &OpenGate))).collect()
 }
 
 #[test]

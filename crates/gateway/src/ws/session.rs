@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -13,7 +13,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use pushonce_core::{Delivery, Position, Topic};
 use pushonce_fanout::WireFormat;
-use pushonce_proto::client::{Encoding, ServerEvent};
+use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
 use pushonce_websocket::{
     DecoderLimits, IncomingMessage, MessageDecoder, ProtocolViolation, frame,
@@ -46,6 +46,16 @@ pub(crate) fn run(
     opening: UpgradeRequest,
 ) -> impl Future<Output = ()> + use<> {
     let mut session = Session::new(lane, stream, opening.encoding(), opening.has_deflate());
+    if let Some(caller) = opening.caller {
+        session.driver.set_caller(caller);
+    }
+    if let Some(token) = opening.token {
+        let command = ClientCommand::Authenticate { token };
+        session.driver.on_request(Ok(ClientRequest { id: None, command }));
+    }
+    if let Some(error) = opening.refused_ticket {
+        session.driver.refuse(&error);
+    }
     match opening.subscribe {
         Ok(None) => {}
         Ok(Some(subscribe)) => session.driver.on_request(Ok(subscribe)),
@@ -331,6 +341,10 @@ impl SessionTransport for WebSocketTransport {
 
     fn close(&self, close: &'static CloseCode, reason: &str) {
         self.sink.borrow_mut().push_last(frame::close(close.code, reason));
+    }
+
+    fn remote_address(&self) -> Option<SocketAddr> {
+        self.sink.borrow().remote_address()
     }
 
     fn take_activity(&self) -> Activity {

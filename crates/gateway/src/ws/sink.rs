@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
@@ -196,6 +197,11 @@ impl WebSocketSink {
 
     pub(super) fn is_congested(&self) -> bool {
         self.queue.len() > QUEUED_REPLIES_MAX
+    }
+
+    /// The address of the client, while the connection lasts.
+    pub(super) fn remote_address(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -1,18 +1,33 @@
 //! `GET /ws`: the handshake, and the subscription that the request asks for.
 
 use axum::body::Body;
-use http::{Request, Response};
-use pushonce_core::{InvalidDelivery, StartFrom, SubscribeOptions, Topic};
+use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::{HeaderMap, Request, Response};
+use pushonce_auth::{AccessControl, AccessError, Caller};
+use pushonce_core::{AccessToken, InvalidDelivery, StartFrom, SubscribeOptions, Topic};
 use pushonce_proto::client::{self, ClientCommand, Encoding, ErrorCode, InvalidFrame};
 use pushonce_websocket::{Handshake, HandshakeError, HandshakeOptions};
 
 use crate::http::HttpError;
+use crate::http::authenticate::{Credential, is_token_parameter};
 use crate::query;
+
+/// The prefix of a subprotocol that carries a token: browsers can send no header with a WebSocket. The server
+/// never selects it, so that the token is in no response.
+const TOKEN_SUBPROTOCOL: &str = "pushonce.token.";
 
 /// A valid request.
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
     handshake: Handshake,
+    /// From the header or the query.
+    credential: Credential,
+    /// The caller, once the credential was verified.
+    pub(super) caller: Option<Caller>,
+    /// Why the ticket of the query was refused. As an invalid query, it is rejected in the session.
+    pub(super) refused_ticket: Option<AccessError>,
+    /// From a subprotocol: the session verifies it before its first request.
+    pub(super) token: Option<AccessToken>,
     /// `?topic=…&from=…`: subscribes at once. `from` is `now` (default), `start`, `last:N`, or a
     /// position. An invalid query is rejected in the session: a browser hides the response of a failed
     /// handshake from its page, and the page would reconnect forever.
@@ -34,11 +49,55 @@ impl UpgradeRequest {
         let handshake = Handshake::from_request(request, options);
         let handshake = handshake.map_err(|error| Box::new(error_response(&error)))?;
         let query = request.uri().query().unwrap_or_default();
+        let token = token_subprotocol(request.headers());
+        // A token in the query is refused as any other unknown parameter, in the session.
+        let has_query_token = query.split('&').any(is_token_parameter);
+        let known_query = if has_query_token { None } else { request.uri().query() };
+        let credential = Credential::from_request(request.headers(), known_query)
+            .and_then(|credential| match (&credential, &token) {
+                (Credential::None, _) | (_, None) => Ok(credential),
+                _ => Err(HttpError::from_code(
+                    ErrorCode::BadRequest,
+                    "send one token: in the header, as a subprotocol, or as a ticket".to_owned(),
+                )),
+            })
+            .map_err(|error| Box::new(error.into_http_response()))?;
         let subscribe = query::pairs(query)
             .map_err(|error| (ErrorCode::BadRequest, error.to_string()))
             .and_then(|pairs| parse_subscription(&pairs))
             .map_err(|(code, text)| InvalidFrame::new(code, text));
-        Ok(UpgradeRequest { handshake, subscribe })
+        Ok(UpgradeRequest {
+            handshake,
+            credential,
+            caller: None,
+            refused_ticket: None,
+            token,
+            subscribe,
+        })
+    }
+
+    /// Whether [`UpgradeRequest::authenticate`] has something to verify.
+    pub(crate) fn has_credential(&self) -> bool {
+        !matches!(self.credential, Credential::None)
+    }
+
+    /// Verifies the credential.
+    ///
+    /// # Errors
+    /// [`AccessError`] for a token in the header: its client reads the response, which a browser, the client of
+    /// a ticket, does not.
+    pub(crate) async fn authenticate(
+        mut self,
+        access: &AccessControl,
+    ) -> Result<UpgradeRequest, AccessError> {
+        let credential = std::mem::replace(&mut self.credential, Credential::None);
+        let is_ticket = matches!(credential, Credential::Ticket(_));
+        match credential.authenticate(access).await {
+            Ok(caller) => self.caller = caller.token().is_some().then_some(caller),
+            Err(error) if is_ticket => self.refused_ticket = Some(error),
+            Err(error) => return Err(error),
+        }
+        Ok(self)
     }
 
     pub(crate) fn response(&self) -> Response<Body> {
@@ -66,17 +125,31 @@ fn error_response(error: &HandshakeError) -> Response<Body> {
     response
 }
 
+/// The token of `Sec-WebSocket-Protocol: pushonce.token.TOKEN, pushonce.v1.json`.
+fn token_subprotocol(headers: &HeaderMap) -> Option<AccessToken> {
+    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let names = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
+    let token = names.filter_map(|name| name.trim().strip_prefix(TOKEN_SUBPROTOCOL)).next()?;
+    Some(AccessToken::new(token))
+}
+
 type QueryRejection = (ErrorCode, String);
 
 fn parse_subscription(
     pairs: &[(String, String)],
 ) -> Result<Option<client::ClientRequest>, QueryRejection> {
-    let (mut topic, mut from, mut delivery) = (None, None, None);
+    let (mut topic, mut from, mut delivery, mut ticket) = (None, None, None, None);
     for (name, value) in pairs {
         let slot = match name.as_str() {
             "topic" => &mut topic,
             "from" => &mut from,
             "delivery" => &mut delivery,
+            "ticket" => &mut ticket,
+            _ if is_token_parameter(name) => {
+                let text = "a token in the query ends up in logs; send it as the subprotocol \
+                            pushonce.token.TOKEN, in the first frame, or get a ticket with POST /tickets";
+                return Err((ErrorCode::BadRequest, text.to_owned()));
+            }
             _ => {
                 let text = format!("unknown parameter {name:?}; use topic, from and delivery");
                 return Err((ErrorCode::UnknownField, text));

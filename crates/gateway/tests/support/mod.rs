@@ -11,11 +11,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::Router;
 use axum::routing::get;
+use pushonce_auth::AccessControl;
 use pushonce_core::{ClusterId, ClusterView, NamespaceChange};
 use pushonce_fanout::{Hub, hub};
-use pushonce_gateway::{Admission, Backend, Config, Encoder, Gateway, MemoryUse, RunError};
+use pushonce_gateway::{
+    Admission, Backend, Config, Encoder, Gateway, MemoryUse, PageAccess, Pages, RunError,
+};
 use pushonce_quic::certificate;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -46,6 +48,14 @@ impl TestGateway {
     }
 
     pub async fn with_config(change: impl FnOnce(&mut Config)) -> TestGateway {
+        TestGateway::with_access(change, AccessControl::open).await
+    }
+
+    /// A gateway with other access control than that of a node without issuers.
+    pub async fn with_access(
+        change: impl FnOnce(&mut Config),
+        access: impl FnOnce(watch::Receiver<Arc<ClusterView>>) -> AccessControl,
+    ) -> TestGateway {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config { http: loopback, quic: loopback, lanes: 2, ..Config::default() };
         change(&mut config);
@@ -54,11 +64,13 @@ impl TestGateway {
         let (cluster, cluster_task) = FakeCluster::new();
         let hub = Hub::new(hub::Config::default(), cluster.upstream(), Arc::new(Encoder));
         tokio::spawn(cluster_task.run(hub.clone()));
-        let extra = Router::new().route("/health/live", get(|| async { "ok" }));
+        let health = get(|| async { "ok" });
+        let extra = Pages::new().page("/health/live", PageAccess::Everyone, health);
         let certificate = certificate.expect("a certificate");
         let (view_sender, view) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
         let (publisher, audience) = (cluster.publisher(), cluster.audience_source());
-        let backend = Backend { hub, publisher, audience, view };
+        let access = access(view.clone());
+        let backend = Backend { hub, publisher, audience, access, view };
         let gateway = Gateway::bind(config, backend, extra, certificate);
         let gateway = gateway.expect("free ports");
         let (memory, admission) = (gateway.memory(), gateway.admission());
@@ -115,6 +127,11 @@ impl TestGateway {
             let view = Arc::make_mut(view);
             view.namespaces.default = view.namespaces.default.with_change(change);
         });
+    }
+
+    /// Changes the view of the cluster.
+    pub fn change_view(&self, change: impl FnOnce(&mut ClusterView)) {
+        self.view_sender.send_modify(|view| change(Arc::make_mut(view)));
     }
 
     /// Requests the shutdown of the gateway, for which [`TestGateway::wait_until_stopped`] waits.

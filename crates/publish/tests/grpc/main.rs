@@ -14,10 +14,11 @@ use bytes::Bytes;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
+use pushonce_auth::AccessControl;
 use pushonce_core::{
     Acknowledgement, ClusterVersion, ClusterView, Delivery, FetchError, Gap, GapReason, Message,
-    Namespace, NamespaceChange, NodeId, Placement, Position, Publish, PublishError, ShardId,
-    ShardOwners, StartFrom, SubscribeAck, SubscribeOptions, Timestamp, Topic, TopicEvent,
+    Namespace, NamespaceChange, NodeId, Placement, Position, Publish, PublishError, RevokedTokens,
+    ShardId, ShardOwners, StartFrom, SubscribeAck, SubscribeOptions, Timestamp, Topic, TopicEvent,
     UnavailableReason, test_util,
 };
 use pushonce_proto::cluster::{
@@ -208,6 +209,17 @@ impl ClusterAdmin for FakeNode {
         .boxed()
     }
 
+    fn revoke(
+        &self,
+        tokens: RevokedTokens,
+        _: Timestamp,
+        _: Timestamp,
+    ) -> BoxFuture<'static, Result<(), AdminError>> {
+        let rejected = Err(AdminError::FailedPrecondition("too many".into()));
+        let is_full = tokens == RevokedTokens::WithId("one more".to_owned());
+        future::ready(if is_full { rejected } else { Ok(()) }).boxed()
+    }
+
     fn set_consensus_times(
         &self,
         times: pushonce_core::ConsensusTimes,
@@ -249,6 +261,7 @@ async fn bind(
         shards: node.clone(),
         peers: node.clone(),
     };
+    let access = AccessControl::open(watch::channel(node.view.clone()).1);
     let router = recorder.run(|| Router::new(router::Config::default(), parts));
     let addr = addr.parse().expect("an address");
     let (feed, overview, topics, operations) = (node.clone(), node.clone(), node.clone(), node);
@@ -256,6 +269,7 @@ async fn bind(
     let grace = GRACE;
     let parts = server::ServerParts {
         addr,
+        access,
         router,
         subscriptions: feed,
         heartbeat_interval: heartbeat,

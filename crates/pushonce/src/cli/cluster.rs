@@ -7,15 +7,13 @@ mod times;
 use std::time::Duration;
 
 use clap::Subcommand;
-use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{
     DrainRequest, ExplainRequest, ExplainResponse, FinalizeRequest, Member, Problem, RemoveRequest,
     Shard, StatusRequest, StatusResponse, UndrainRequest,
 };
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
-use super::operator::{ServerArgs, print_output, status_error};
+use super::operator::{OperatorClient, ServerArgs, print_output, status_error};
 use crate::output::{self, OutputError};
 pub(super) use text::table;
 use text::{explain_text, groups_of_node, node_label, status_text};
@@ -150,10 +148,7 @@ fn check_health(status: &StatusResponse) -> Result<(), Unhealthy> {
 
 /// Drains a running node, and waits until it holds no replicas. If the command is stopped meanwhile, the
 /// node continues to drain, and repeating the command waits again.
-async fn drain_until_empty(
-    client: &mut ClusterServiceClient<Channel>,
-    id: u64,
-) -> anyhow::Result<()> {
+async fn drain_until_empty(client: &mut OperatorClient, id: u64) -> anyhow::Result<()> {
     let mut is_draining = false;
     let mut last_held = String::new();
     loop {
@@ -176,10 +171,7 @@ async fn drain_until_empty(
 }
 
 /// Resolves an id such as `n3`, or the name of a member, to an id.
-async fn resolve_member(
-    client: &mut ClusterServiceClient<Channel>,
-    name: &str,
-) -> anyhow::Result<u64> {
+async fn resolve_member(client: &mut OperatorClient, name: &str) -> anyhow::Result<u64> {
     let status = client.status(StatusRequest {}).await.map_err(status_error)?.into_inner();
     member_id(&status.members, name)
 }

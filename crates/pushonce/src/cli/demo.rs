@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pushonce_demo::{Args, NodePorts, NodeSpec};
+use pushonce_gateway::{PageAccess, Pages};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, HumanDuration, Settings};
@@ -16,7 +17,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
         if creates_cluster {
             node::init(&config).await?;
         }
-        let node = Node::build(config, pushonce_console::demo(), metrics.clone(), &stop).await?;
+        let node = Node::build(config, demo_pages(), metrics.clone(), &stop).await?;
         anyhow::Ok(node.run(stop))
     };
     // The pages show the same, so the demo continues without a terminal.
@@ -24,6 +25,12 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
         let _ = output::write(text.as_bytes());
     };
     pushonce_demo::run(args, start_node, print, shutdown).await
+}
+
+/// The files of the scoreboard, which contain no data.
+fn demo_pages() -> Pages {
+    let files = pushonce_console::demo().into_iter();
+    files.fold(Pages::new(), |pages, (path, file)| pages.page(path, PageAccess::Everyone, file))
 }
 
 fn node_config(spec: NodeSpec) -> anyhow::Result<Config> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::cluster::table;
 use super::operator::{ServerArgs, print_output, status_error};
-use crate::config::{HumanDuration, duration};
+use crate::config::{HumanDuration, duration, values};
 
 /// The subcommand, and the servers to ask.
 #[derive(clap::Args)]
@@ -86,6 +86,20 @@ struct NamespaceSettingArgs {
     /// Time for which a topic without history and publishes is kept, as in 7d
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     expire_after: Option<Duration>,
+    /// Whether everyone may read the topics, also without a token: on or off
+    #[arg(long, value_name = "on|off", value_parser = values::switch)]
+    anonymous_read: Option<bool>,
+    /// Whether clients may publish over WebSocket, QUIC and HTTP, if their token grants it: on, or off (only back
+    /// ends over gRPC)
+    #[arg(long, value_name = "on|off", value_parser = values::switch)]
+    client_publish: Option<bool>,
+    /// Maximum number of messages per second that one caller may publish at each node; 0: no limit
+    #[arg(long, value_name = "N")]
+    publish_rate: Option<u32>,
+    /// Time for which caches may keep what is read over HTTP without a token, as in 10s, at most 1d; 0s: they
+    /// ask every time
+    #[arg(long, value_name = "AGE", value_parser = duration::parse)]
+    cache_max_age: Option<Duration>,
 }
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
@@ -121,6 +135,7 @@ fn parse_durability(word: &str) -> Result<Durability, String> {
 
 impl From<NamespaceSettingArgs> for NamespaceChange {
     fn from(change: NamespaceSettingArgs) -> NamespaceChange {
+        let seconds = |age: Duration| u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
         let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         NamespaceChange {
             durability: change.durability,
@@ -132,7 +147,10 @@ impl From<NamespaceSettingArgs> for NamespaceChange {
             delivery: change.delivery,
             rate_max: change.rate_max,
             topics_max: change.topics_max,
-            ..NamespaceChange::default()
+            anonymous_read: change.anonymous_read,
+            client_publish: change.client_publish,
+            publish_rate_max: change.publish_rate,
+            cache_max_age_s: change.cache_max_age.map(seconds),
         }
     }
 }
@@ -159,11 +177,15 @@ fn settings_table<'a>(rows: impl IntoIterator<Item = (Option<&'a str>, &'a Names
         "delivery",
         "rate max",
         "topics max",
+        "anonymous read",
+        "client publish",
+        "publish rate",
+        "cache age",
     ];
     table(header, rows.into_iter().map(|(name, settings)| row(name, settings)).collect())
 }
 
-fn row(name: Option<&str>, settings: &Namespace) -> [String; 10] {
+fn row(name: Option<&str>, settings: &Namespace) -> [String; 14] {
     let Namespace {
         durability,
         history,
@@ -171,7 +193,7 @@ fn row(name: Option<&str>, settings: &Namespace) -> [String; 10] {
         delivery,
         rate_max,
         topics_max,
-        access: _,
+        access,
     } = settings;
     [
         name.unwrap_or("(default)").to_owned(),
@@ -184,7 +206,15 @@ fn row(name: Option<&str>, settings: &Namespace) -> [String; 10] {
         delivery.to_string(),
         rate_max.map_or_else(|| "-".to_owned(), |max| max.to_string()),
         if *topics_max == 0 { "-".to_owned() } else { topics_max.to_string() },
+        switch_text(access.anonymous_read),
+        switch_text(access.client_publish),
+        access.publish_rate_max.map_or_else(|| "-".to_owned(), |max| max.to_string()),
+        time_text(u64::from(access.cache_max_age_s) * 1_000),
     ]
+}
+
+fn switch_text(is_on: bool) -> String {
+    if is_on { "on" } else { "off" }.to_owned()
 }
 
 fn time_text(millis: u64) -> String {
@@ -203,7 +233,7 @@ fn row_json(name: Option<&str>, settings: &Namespace) -> Value {
         delivery,
         rate_max,
         topics_max,
-        access: _,
+        access,
     } = settings;
     json!({
         "namespace": name,
@@ -216,6 +246,10 @@ fn row_json(name: Option<&str>, settings: &Namespace) -> Value {
         "delivery": delivery.to_string(),
         "rate_max": rate_max,
         "topics_max": topics_max,
+        "anonymous_read": access.anonymous_read,
+        "client_publish": access.client_publish,
+        "publish_rate_max": access.publish_rate_max,
+        "cache_max_age_s": access.cache_max_age_s,
     })
 }
 

@@ -4,16 +4,20 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pushonce_client::{InvalidServerAddress, Scheme, ServerAddress};
+use pushonce_client::{AccessToken, InvalidServerAddress, Scheme, ServerAddress};
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1::ExplainRequest;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::status::{describe, error_chain};
 use serde_json::Value;
 use tokio::time::timeout;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
+use super::access_token::TokenArgs;
 use crate::output::{self, OutputError};
 
 /// Timeout for connecting to one server and for its first answer.
@@ -35,6 +39,29 @@ pub(super) struct ServerArgs {
         value_parser = parse_grpc_server
     )]
     server: Vec<ServerAddress>,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
+/// A client of the operators' service, which sends the token with each call.
+pub(super) type OperatorClient =
+    ClusterServiceClient<InterceptedService<Channel, BearerInterceptor>>;
+
+/// Adds a token to the calls of an operator.
+#[derive(Clone)]
+pub(super) struct BearerInterceptor(Option<AccessToken>);
+
+impl Interceptor for BearerInterceptor {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let invalid = |_| Status::invalid_argument("the token has invalid characters");
+            let value = format!("Bearer {}", token.secret());
+            let mut value = MetadataValue::try_from(value).map_err(invalid)?;
+            value.set_sensitive(true);
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
 }
 
 fn parse_grpc_server(text: &str) -> Result<ServerAddress, String> {
@@ -48,10 +75,15 @@ fn parse_grpc_server(text: &str) -> Result<ServerAddress, String> {
 
 impl ServerArgs {
     /// Connects to the first server that answers.
-    pub(super) async fn connect(&self) -> anyhow::Result<ClusterServiceClient<Channel>> {
+    pub(super) async fn connect(&self) -> anyhow::Result<OperatorClient> {
+        let token = match self.token.provider() {
+            Some(provider) => Some(provider.token().await.map_err(anyhow::Error::from_boxed)?),
+            None => None,
+        };
+        let token = BearerInterceptor(token);
         let mut last_error = None;
         for server in &self.server {
-            match connect_and_probe(server).await {
+            match connect_and_probe(server, token.clone()).await {
                 Ok(client) => return Ok(client),
                 Err(error) => {
                     last_error = Some(error.context(format!(
@@ -68,11 +100,12 @@ impl ServerArgs {
 /// connections as well.
 async fn connect_and_probe(
     server: &ServerAddress,
-) -> anyhow::Result<ClusterServiceClient<Channel>> {
+    token: BearerInterceptor,
+) -> anyhow::Result<OperatorClient> {
     let endpoint = Endpoint::from_shared(server.to_string())?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(COMMAND_TIMEOUT);
     let channel = endpoint.connect().await.map_err(|error| anyhow::anyhow!(error_chain(&error)))?;
-    let mut client = ClusterServiceClient::new(channel);
+    let mut client = ClusterServiceClient::with_interceptor(channel, token);
     let probe = ExplainRequest { topic: "pushonce".to_owned() };
     let response = timeout(CONNECT_TIMEOUT, client.explain(probe)).await;
     match response.with_context(|| format!("it does not answer within {CONNECT_TIMEOUT:?}"))? {

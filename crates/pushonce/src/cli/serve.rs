@@ -1,12 +1,12 @@
 //! `pushonce serve`: runs a node.
 
 use anyhow::{Context as _, bail};
-use axum::Router;
+use pushonce_gateway::Pages;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::NodeArgs;
-use crate::config::{Config, Layers};
+use crate::config::{Config, ExposedListener, Layers};
 use crate::node::join::StoppedBeforeJoin;
 use crate::{Node, metrics, node};
 
@@ -31,13 +31,14 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     } else {
         (args.settings.resolve()?, None)
     };
-    if config.settings.insecure {
-        tracing::warn!("--insecure: every client that reaches a port of this node can use it");
+    for listener in config.exposed_listeners() {
+        let ExposedListener { flag, address, risk, remedy } = listener;
+        tracing::warn!(%address, "--insecure opens {flag} to other hosts, and {risk}: {remedy}");
     }
     let descriptors = pushonce_listener::raise_descriptor_limit();
     tracing::debug!(descriptors, "limit of open files");
     let metrics = metrics::install_recorder()?;
-    let node = match Node::build(config, Router::new(), metrics, &shutdown).await {
+    let node = match Node::build(config, Pages::new(), metrics, &shutdown).await {
         // The node was stopped while it waited for its cluster.
         Err(error) if error.is::<StoppedBeforeJoin>() => {
             tracing::info!(%error, "stopped");

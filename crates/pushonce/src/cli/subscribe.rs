@@ -10,6 +10,7 @@ use pushonce_core::{Delivery, Message, StartFrom, SubscribeOptions, Topic};
 use pushonce_proto::client::{self, Encoding};
 use tokio_util::sync::CancellationToken;
 
+use super::access_token::TokenArgs;
 use crate::output::{self, OutputError};
 
 /// What to subscribe to, from which position, and how.
@@ -54,6 +55,8 @@ pub(super) struct Args {
     /// on loopback
     #[arg(long, value_name = "HEX")]
     fingerprint: Option<CertificateFingerprint>,
+    #[command(flatten)]
+    token: TokenArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -109,6 +112,9 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
         Subscriber::builder(args.servers_or_default(transport_arg)?).transport(transport);
     if let Some(fingerprint) = args.fingerprint {
         builder = builder.trust(CertificateTrust::Fingerprint(fingerprint));
+    }
+    if let Some(token) = args.token.provider() {
+        builder = builder.token(token);
     }
     let Args { delivery, conflated, audience, delta, datagrams, .. } = args;
     let options = SubscribeOptions {

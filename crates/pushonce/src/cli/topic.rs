@@ -3,13 +3,11 @@
 use clap::Subcommand;
 use pushonce_core::Topic;
 use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
-use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{TopicRequest, TopicsRequest};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use super::cluster::table;
-use super::operator::{ServerArgs, print_output, status_error};
+use super::operator::{OperatorClient, ServerArgs, print_output, status_error};
 
 /// The subcommand, and the servers to ask.
 #[derive(clap::Args)]
@@ -74,7 +72,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
 
 /// Requests page after page until the end or the limit is reached.
 async fn list_topics(
-    client: &mut ClusterServiceClient<Channel>,
+    client: &mut OperatorClient,
     prefix: &str,
     limit: u32,
 ) -> anyhow::Result<TopicList> {

@@ -6,6 +6,7 @@ use clap::{Arg, Command};
 
 use super::layer::settings_command;
 use super::variable;
+use crate::cli::access_token::TOKEN_VARIABLE;
 
 /// The types of the values by their name in the help text: how a value is written, and its unit.
 const TYPES: [(&str, &str, &str); 11] = [
@@ -59,7 +60,7 @@ pub(crate) fn reference(cli: &Command) -> String {
 
 /// The variables that the commands of `cli` read, settings of a node excepted.
 pub(crate) fn other_variables(cli: &Command) -> Vec<String> {
-    collect_variables(cli).into_keys().collect()
+    collect_variables(cli).into_keys().chain([TOKEN_VARIABLE.to_owned()]).collect()
 }
 
 fn settings_tables() -> String {
@@ -108,7 +109,9 @@ fn other_variables_table(cli: &Command) -> String {
         row(&[format!("`{name}`"), list(flags), list(commands), default, help])
     });
     format!(
-        "\n## Other variables\n\nNo keys of the file. The flag overrides the variable.\n\n\
+        "\n## Other variables\n\nNo keys of the file. The flag overrides the variable. `{TOKEN_VARIABLE}` has no flag, \
+         since other processes can read a command line: it is the access token of the commands with \
+         `--token-file`.\n\n\
          | variable | flag | commands | default | meaning |\n|---|---|---|---|---|\n{}",
         rows.collect::<String>()
     )

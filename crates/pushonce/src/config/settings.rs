@@ -70,11 +70,20 @@ pub struct Settings {
     #[arg(long, help_heading = "Addresses", value_name = "ADDRS", value_delimiter = ',')]
     #[arg(value_parser = list_item)]
     pub join: Vec<String>,
+    /// Address of a listener for monitoring, which serves metrics and health without tokens, and nothing else.
+    /// It may be any address: bind it to a network of your own [default: none]
+    #[arg(long, help_heading = "Addresses", value_name = "ADDR", value_parser = listen_address)]
+    pub monitoring: Option<SocketAddr>,
     /// Allow addresses that others can reach, although there is no authentication
     #[arg(long, help_heading = "Addresses", value_name = "on|off", value_parser = switch)]
     #[arg(num_args = 0..=1, default_missing_value = "on", default_value = "off")]
     #[arg(action = clap::ArgAction::Set)]
     pub insecure: bool,
+
+    /// TOML file with the issuers whose tokens are accepted, and their keys; read again when it or a key file
+    /// changes. Without it every caller may do everything
+    #[arg(long, help_heading = "Access", value_name = "FILE")]
+    pub issuers: Option<PathBuf>,
 
     /// Number of shards of the cluster that `pushonce init` creates, permanent, 1 to 4096
     #[arg(long, help_heading = "New cluster", value_name = "N")]
@@ -107,6 +116,17 @@ pub struct Settings {
     #[arg(long, help_heading = "Client sessions", value_name = "TIME", default_value = "25s")]
     #[arg(value_parser = between(HumanDuration::from_secs(1), HumanDuration::from_secs(25)))]
     pub session_heartbeat: HumanDuration,
+
+    // Longer than the clocks of hosts with NTP differ; the maximum is one heartbeat of a session.
+    /// Time after the expiry of a token for which its session continues, so that the client can renew it, at
+    /// most 25s
+    #[arg(long, help_heading = "Client sessions", value_name = "TIME", default_value = "10s")]
+    #[arg(value_parser = between(HumanDuration::from_secs(0), HumanDuration::from_secs(25)))]
+    pub token_grace: HumanDuration,
+    /// Maximum age of a client session, after which the client has to connect again, 1m to 30d [default: none]
+    #[arg(long, help_heading = "Client sessions", value_name = "TIME")]
+    #[arg(value_parser = between(HumanDuration::from_secs(60), HumanDuration::from_secs(30 * 86_400)))]
+    pub session_age_max: Option<HumanDuration>,
 
     /// Memory limit of this process. Near it, `latest` subscriptions receive messages less often, then new
     /// sessions are rejected; at it, sessions are closed. 0: no limit [default: four fifths of the machine's or

@@ -47,7 +47,7 @@ pub(super) fn replicas(text: &str) -> Result<u8, &'static str> {
 }
 
 /// A switch: `on` or `off`, or a boolean of TOML.
-pub(super) fn switch(text: &str) -> Result<bool, &'static str> {
+pub(crate) fn switch(text: &str) -> Result<bool, &'static str> {
     match text {
         "on" | "true" => Ok(true),
         "off" | "false" => Ok(false),

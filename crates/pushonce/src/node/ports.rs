@@ -13,9 +13,10 @@ use pushonce_control::health::ClusterProblem;
 use pushonce_control::{CommandError, ControlHandle, leave};
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterVersion, ClusterView, CommitAge, ConsensusTimes, FetchError,
-    Gap, History, HistoryPage, HistoryRange, Message, Namespace, NamespaceChange, NodeId, Position,
-    Publish, PublishError, PublishRejection, ShardId, StartFrom, SubscribeAck, SubscribeOptions,
-    SubscriberCount, Timestamp, Topic, TopicEvent, UnavailableReason,
+    Gap, History, HistoryPage, HistoryRange, InvalidRevocation, Message, Namespace,
+    NamespaceChange, NodeId, Position, Publish, PublishError, PublishRejection, RevokedTokens,
+    ShardId, StartFrom, SubscribeAck, SubscribeOptions, SubscriberCount, Timestamp, Topic,
+    TopicEvent, UnavailableReason,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_gateway::Admission;
@@ -383,6 +384,18 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
         })
     }
 
+    fn revoke(
+        &self,
+        tokens: RevokedTokens,
+        at: Timestamp,
+        kept_until: Timestamp,
+    ) -> BoxFuture<'static, Result<(), AdminError>> {
+        let control = self.control.clone();
+        Box::pin(
+            async move { control.revoke(tokens, at, kept_until).await.map_err(operation_error) },
+        )
+    }
+
     fn set_consensus_times(
         &self,
         times: ConsensusTimes,
@@ -399,7 +412,10 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
 fn operation_error(error: CommandError) -> AdminError {
     use pushonce_control::CommandRejection;
     match &error {
-        CommandError::Rejected(CommandRejection::Namespace(_)) => AdminError::Invalid(error.into()),
+        CommandError::Rejected(
+            CommandRejection::Namespace(_)
+            | CommandRejection::Revocation(InvalidRevocation::Name { .. }),
+        ) => AdminError::Invalid(error.into()),
         _ if error.is_retryable() => AdminError::Unavailable(error.into()),
         _ => AdminError::FailedPrecondition(error.into()),
     }

@@ -11,8 +11,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
+use pushonce_auth::{AccessControl, Action};
 use pushonce_core::Topic;
+use pushonce_gateway::PageAccess::{Everyone, Requires};
 use pushonce_gateway::query::{self, InvalidQuery};
+use pushonce_gateway::{Authenticated, HttpError, Pages};
 use pushonce_publish::Readiness;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -33,26 +36,38 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 /// Maximum time for which a body is read.
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The routes `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
-pub(super) fn health_router(overview: NodeOverview, metrics: PrometheusHandle) -> Router {
-    let internal = Router::new()
-        .route("/cluster", get(cluster))
-        .with_state(overview.clone())
-        .route("/metrics", get(move || prometheus(metrics)))
-        .layer(map_response(async |mut response: Response| {
-            response.extensions_mut().insert(pushonce_gateway::SameOriginOnly);
-            response
-        }));
-    Router::new()
-        .route("/health/live", get(live))
-        .route(
-            "/health/ready",
-            get(async |state| ready(state, |now| now.can_publish && now.can_subscribe)),
-        )
-        .route("/health/publish", get(async |state| ready(state, |now| now.can_publish)))
-        .route("/health/viewers", get(async |state| ready(state, |now| now.can_subscribe)))
-        .with_state(overview)
-        .merge(internal)
+/// The pages `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
+pub(super) fn node_pages(
+    overview: NodeOverview,
+    metrics: PrometheusHandle,
+    access: AccessControl,
+) -> Pages {
+    let metrics_page = get(move || prometheus(metrics));
+    health_pages(overview.clone(), access)
+        .page("/cluster", Requires(Action::ReadCluster), get(cluster).with_state(overview))
+        .page("/metrics", Requires(Action::ReadMetrics), metrics_page)
+}
+
+/// The pages of the listener for monitoring: health and metrics, for everyone who reaches it.
+pub(super) fn monitoring_pages(overview: NodeOverview, metrics: PrometheusHandle) -> Pages {
+    let everyone = AccessControl::open(overview.view.clone());
+    health_pages(overview, everyone).page("/metrics", Everyone, get(move || prometheus(metrics)))
+}
+
+/// The health pages. They say only whether the node is ready, and why not to those who may see the cluster.
+fn health_pages(overview: NodeOverview, access: AccessControl) -> Pages {
+    let page = |is_ready: fn(Readiness) -> bool| {
+        let (overview, access) = (overview.clone(), access.clone());
+        get(async move |caller: Result<Authenticated, HttpError>| {
+            let shows_issues = caller.is_ok_and(|caller| caller.may(&access, Action::ReadCluster));
+            ready(&overview, is_ready, shows_issues)
+        })
+    };
+    Pages::new()
+        .page("/health/live", Everyone, get(live))
+        .page("/health/ready", Everyone, page(|now| now.can_publish && now.can_subscribe))
+        .page("/health/publish", Everyone, page(|now| now.can_publish))
+        .page("/health/viewers", Everyone, page(|now| now.can_subscribe))
 }
 
 /// The pages of a node that waits to join its cluster: it is alive, and serves no clients. Each response
@@ -106,21 +121,28 @@ async fn live() -> Json<Value> {
     Json(json!({"live": true}))
 }
 
-fn ready(State(overview): State<NodeOverview>, is_ready: fn(Readiness) -> bool) -> Response {
+fn ready(overview: &NodeOverview, is_ready: fn(Readiness) -> bool, shows_issues: bool) -> Response {
     let issues = overview.issues();
-    readiness_response(is_ready(health_check::readiness(&issues)), &issues)
+    let is_ready = is_ready(health_check::readiness(&issues));
+    if shows_issues {
+        return readiness_response(is_ready, &issues);
+    }
+    (readiness_status(is_ready), Json(json!({"ready": is_ready}))).into_response()
+}
+
+fn readiness_status(is_ready: bool) -> StatusCode {
+    if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 /// The response of a readiness page. Issues that block nothing are warnings.
 fn readiness_response(ready: bool, issues: &[HealthIssue]) -> Response {
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let issue_texts = |is_blocking| {
         let selected = issues.iter().filter(move |reason| reason.blocks.any() == is_blocking);
         selected.map(|reason| reason.text.as_str()).collect::<Vec<_>>()
     };
     let body =
         json!({"ready": ready, "because": issue_texts(true), "warnings": issue_texts(false)});
-    (status, Json(body)).into_response()
+    (readiness_status(ready), Json(body)).into_response()
 }
 
 async fn cluster(State(overview): State<NodeOverview>, RawQuery(query): RawQuery) -> Response {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    Delivery, Durability, Gap, Message, MessageKey, Position, Publish, StartFrom, SubscribeOptions,
-    Timestamp, Topic,
+    AccessToken, Delivery, Durability, Gap, Message, MessageKey, Position, Publish, StartFrom,
+    SubscribeOptions, Timestamp, Topic,
 };
 use serde_json::value::RawValue;
 
@@ -116,7 +116,8 @@ fn parse_publish(body: &mut JsonFields<'_>) -> Result<ClientCommand, InvalidFram
 }
 
 fn parse_authenticate(body: &mut JsonFields<'_>) -> Result<ClientCommand, InvalidFrame> {
-    Ok(ClientCommand::Authenticate { token: body.take_required("token", "a string")? })
+    let token: String = body.take_required("token", "a string")?;
+    Ok(ClientCommand::Authenticate { token: AccessToken::new(token) })
 }
 
 fn parse_from(value: &RawValue) -> Result<StartFrom, InvalidFrame> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushonce_core::test_util::{self, topic};
 use pushonce_core::{
-    ContentType, Delivery, Durability, Gap, GapReason, Message, MessageKey, Position, Publish,
-    StartFrom, SubscribeOptions, Timestamp,
+    AccessToken, ContentType, Delivery, Durability, Gap, GapReason, Message, MessageKey, Position,
+    Publish, StartFrom, SubscribeOptions, Timestamp,
 };
 
 use super::*;
@@ -109,7 +109,7 @@ fn unsubscribe_and_authenticate_are_decoded() {
     let unsubscribe = decode(r#"{"id":3,"unsubscribe":{"topic":"a"}}"#).expect("valid");
     assert_eq!(unsubscribe.command, ClientCommand::Unsubscribe { topic: topic("a") });
     let authenticate = decode(r#"{"id":4,"authenticate":{"token":"t"}}"#).expect("valid");
-    assert_eq!(authenticate.command, ClientCommand::Authenticate { token: "t".to_owned() });
+    assert_eq!(authenticate.command, ClientCommand::Authenticate { token: AccessToken::new("t") });
 }
 
 #[test]

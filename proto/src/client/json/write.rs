@@ -176,6 +176,7 @@ pub(in crate::client) fn encode_request(request: &ClientRequest) -> Bytes {
             object.finish()
         }
         ClientCommand::Authenticate { token } => {
+            let token = token.secret();
             let mut object =
                 JsonFrameWriter::new(request.id, "authenticate", FRAME_BYTES_HINT + token.len());
             object.string("token", token);

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use pushonce_core::ConsensusTimes;
-use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{self as pb, SetTimesRequest, StatusRequest};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
-use super::super::operator::{print_output, status_error};
+use super::super::operator::{OperatorClient, print_output, status_error};
 use crate::config::{ConsensusPreset, SharedTimes};
 
 /// How long the command waits for the members to acknowledge before it returns.
@@ -27,7 +25,7 @@ pub(super) struct Args {
 
 /// Commits the change, and waits for a limited time until it is complete.
 pub(super) async fn set_times(
-    client: &mut ClusterServiceClient<Channel>,
+    client: &mut OperatorClient,
     args: Args,
     json: bool,
 ) -> anyhow::Result<()> {

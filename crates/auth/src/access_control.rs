@@ -1,0 +1,243 @@
+//! The access decisions of one node: its authenticator, its tickets, and the newest state of the cluster.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pushonce_core::{AccessToken, ClusterView, NodeId, Timestamp};
+use tokio::sync::watch;
+
+use crate::metrics::REFUSED;
+use crate::tickets::{InvalidTicket, NoPeers, Ticket, Tickets};
+use crate::{Action, AuthenticationError, Authenticator, Caller, Denied, authorize};
+
+/// Authenticates callers and decides what they may do, by the newest state of the cluster. Clones share it.
+#[derive(Clone)]
+pub struct AccessControl(Arc<AccessInner>);
+
+struct AccessInner {
+    authenticator: Authenticator,
+    /// Contains the namespaces and the revocations.
+    view: watch::Receiver<Arc<ClusterView>>,
+    token_grace: Duration,
+    tickets: Tickets,
+    clock: Clock,
+}
+
+/// The present time. It is passed in, so that tests can set it.
+pub type Clock = fn() -> Timestamp;
+
+/// Why a request is refused. Each text says what to change; none contains a token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessError {
+    /// The token is not valid, or cannot be verified now.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationError),
+    /// The ticket is not valid, or cannot be redeemed now.
+    #[error(transparent)]
+    Ticket(#[from] InvalidTicket),
+    /// The token expired, and the grace is over.
+    #[error("the token has expired; send a new one")]
+    Expired,
+    /// The token, its subject or its time of issue was revoked.
+    #[error("the token was revoked; ask its issuer for a new one")]
+    Revoked,
+    /// The token does not grant the request.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+}
+
+/// What a refused caller has to do, for the error codes of the interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// It sends a token.
+    TokenRequired,
+    /// It sends another token: this one is not valid.
+    InvalidToken,
+    /// It sends a newer token.
+    Expired,
+    /// It needs more grants.
+    NotAllowed,
+    /// It repeats the request later.
+    Unavailable,
+}
+
+impl AccessControl {
+    /// The default time after its expiry for which a token is still accepted: longer than the clocks of
+    /// hosts with NTP differ, and than a renewal takes.
+    pub const TOKEN_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+    /// The longest such time. A session ends within it after the expiry of its token.
+    pub const TOKEN_GRACE_MAX: Duration = Duration::from_secs(25);
+
+    /// The access control of a node. `peers` redeems the tickets of other nodes.
+    pub fn new(
+        authenticator: Authenticator,
+        view: watch::Receiver<Arc<ClusterView>>,
+        token_grace: Duration,
+        tickets: Tickets,
+    ) -> AccessControl {
+        AccessControl::with_clock(authenticator, view, token_grace, tickets, system_time)
+    }
+
+    /// As [`AccessControl::new`], with another clock.
+    pub fn with_clock(
+        authenticator: Authenticator,
+        view: watch::Receiver<Arc<ClusterView>>,
+        token_grace: Duration,
+        tickets: Tickets,
+        clock: Clock,
+    ) -> AccessControl {
+        let token_grace = token_grace.min(Self::TOKEN_GRACE_MAX);
+        AccessControl(Arc::new(AccessInner { authenticator, view, token_grace, tickets, clock }))
+    }
+
+    /// The access control of a node without issuers: every caller may do everything.
+    pub fn open(view: watch::Receiver<Arc<ClusterView>>) -> AccessControl {
+        let tickets = Tickets::new(NodeId(0), Arc::new(NoPeers));
+        AccessControl::new(Authenticator::open(), view, Self::TOKEN_GRACE_DEFAULT, tickets)
+    }
+
+    /// Whether no issuer is configured, so that tokens are neither needed nor verified.
+    pub fn is_open(&self) -> bool {
+        self.without_token().is_unrestricted()
+    }
+
+    /// The caller of a request without a token.
+    pub fn without_token(&self) -> Caller {
+        self.0.authenticator.without_token()
+    }
+
+    /// Verifies a token. Its caller is neither expired nor revoked now.
+    ///
+    /// # Errors
+    /// [`AccessError`] when the token is not valid, or its issuer's keys cannot be fetched.
+    pub async fn authenticate(&self, token: &AccessToken) -> Result<Caller, AccessError> {
+        let caller = self.0.authenticator.authenticate(token.secret()).await?;
+        self.check_valid(&caller)?;
+        Ok(caller)
+    }
+
+    /// Decides whether `caller` may do `action` now: its token is still valid, and grants it.
+    ///
+    /// # Errors
+    /// [`AccessError`] with the reason.
+    pub fn authorize(&self, caller: &Caller, action: Action<'_>) -> Result<(), AccessError> {
+        let decision = self
+            .check_valid(caller)
+            .and_then(|()| Ok(authorize(caller, action, &self.0.view.borrow().namespaces)?));
+        if decision.is_err() {
+            REFUSED.register_counter(&[action.name()]).increment(1);
+        }
+        decision
+    }
+
+    /// Whether the token of a caller is neither expired nor revoked.
+    ///
+    /// # Errors
+    /// [`AccessError::Expired`] or [`AccessError::Revoked`].
+    pub fn check_valid(&self, caller: &Caller) -> Result<(), AccessError> {
+        let Some(facts) = caller.token_facts() else { return Ok(()) };
+        let now = self.now();
+        if self.valid_until(caller).is_some_and(|until| now >= until) {
+            return Err(AccessError::Expired);
+        }
+        if self.0.view.borrow().revocations.is_revoked(&facts) {
+            return Err(AccessError::Revoked);
+        }
+        Ok(())
+    }
+
+    /// When the token of a caller is no longer accepted: its expiry and the grace. `None` without a token.
+    pub fn valid_until(&self, caller: &Caller) -> Option<Timestamp> {
+        let grace_ms = u64::try_from(self.0.token_grace.as_millis()).unwrap_or(u64::MAX);
+        caller.expires_at().map(|expiry| Timestamp(expiry.0.saturating_add(grace_ms)))
+    }
+
+    /// Waits until the token of a caller is expired or revoked. Without a token it never returns. For streams
+    /// that outlive their request; sessions have one timer for all.
+    pub async fn wait_until_invalid(&self, caller: &Caller) -> AccessError {
+        let mut view = self.0.view.clone();
+        loop {
+            view.mark_unchanged();
+            if let Err(error) = self.check_valid(caller) {
+                return error;
+            }
+            let Some(until) = self.valid_until(caller) else {
+                return std::future::pending().await;
+            };
+            let remaining = Duration::from_millis(until.0.saturating_sub(self.now().0));
+            tokio::select! {
+                () = tokio::time::sleep(remaining) => {}
+                // Without a sender the node is about to stop, and the expiry remains.
+                () = next_change(&mut view) => {}
+            }
+        }
+    }
+
+    /// The version of the revocations that this node knows. When it changes, live sessions are checked again.
+    pub fn view(&self) -> watch::Receiver<Arc<ClusterView>> {
+        self.0.view.clone()
+    }
+
+    /// The present time by the clock of this access control.
+    pub fn now(&self) -> Timestamp {
+        (self.0.clock)()
+    }
+
+    /// The tickets of this node.
+    pub fn tickets(&self) -> &Tickets {
+        &self.0.tickets
+    }
+
+    /// Redeems a ticket of any node of the cluster. Its caller is neither expired nor revoked now.
+    ///
+    /// # Errors
+    /// [`AccessError::Ticket`] when the ticket is malformed, used, older than 30 seconds, or its node cannot be
+    /// reached.
+    pub async fn redeem(&self, ticket: &Ticket) -> Result<Caller, AccessError> {
+        let caller = self.0.tickets.redeem(ticket, self.now()).await?;
+        self.check_valid(&caller)?;
+        Ok(caller)
+    }
+}
+
+impl AccessError {
+    /// What the caller has to do.
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            AccessError::Authentication(AuthenticationError::KeysUnavailable) => {
+                RefusalKind::Unavailable
+            }
+            AccessError::Authentication(AuthenticationError::Expired) => RefusalKind::Expired,
+            AccessError::Ticket(InvalidTicket::Unavailable { .. }) => RefusalKind::Unavailable,
+            AccessError::Authentication(_) | AccessError::Ticket(_) | AccessError::Revoked => {
+                RefusalKind::InvalidToken
+            }
+            AccessError::Expired => RefusalKind::Expired,
+            AccessError::Denied(denied) if denied.is_token_required() => RefusalKind::TokenRequired,
+            AccessError::Denied(_) => RefusalKind::NotAllowed,
+        }
+    }
+}
+
+impl fmt::Debug for AccessControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessControl").field("is_open", &self.is_open()).finish_non_exhaustive()
+    }
+}
+
+async fn next_change(view: &mut watch::Receiver<Arc<ClusterView>>) {
+    if view.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// The time of the system.
+fn system_time() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+#[path = "access_control/access_control_test.rs"]
+mod access_control_test;

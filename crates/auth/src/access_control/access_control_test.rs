@@ -1,0 +1,83 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pushonce_core::test_util::topic;
+use pushonce_core::{ClusterId, RevokedTokens};
+
+use super::*;
+use crate::{Grants, PatternSet, VerifiedToken};
+
+/// The time of the tests of this file, which change it: one test each.
+static NOW: AtomicU64 = AtomicU64::new(0);
+
+fn token(subject: &str) -> Caller {
+    let subscribe = PatternSet { allow: vec!["chat/**".parse().unwrap()], deny: Vec::new() };
+    Caller::with_token(VerifiedToken {
+        issuer: "issuer".into(),
+        subject: Some(subject.into()),
+        token_id: None,
+        issued_at: Some(Timestamp(1_000)),
+        expires_at: Timestamp(100_000),
+        grants: Grants { subscribe, ..Grants::default() },
+    })
+}
+
+fn access(grace: Duration, clock: Clock) -> (AccessControl, watch::Sender<Arc<ClusterView>>) {
+    let (sender, view) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
+    let tickets = Tickets::new(NodeId(1), Arc::new(NoPeers));
+    (AccessControl::with_clock(Authenticator::open(), view, grace, tickets, clock), sender)
+}
+
+#[test]
+fn token_is_accepted_until_its_expiry_and_the_grace() {
+    let (access, _sender) =
+        access(Duration::from_secs(10), || Timestamp(NOW.load(Ordering::Relaxed)));
+    let (caller, topic) = (token("alice"), topic("chat/7"));
+    assert_eq!(access.valid_until(&caller), Some(Timestamp(110_000)));
+    NOW.store(109_999, Ordering::Relaxed);
+    assert_eq!(access.authorize(&caller, Action::Subscribe(&topic)), Ok(()));
+    NOW.store(110_000, Ordering::Relaxed);
+    assert_eq!(access.authorize(&caller, Action::Subscribe(&topic)), Err(AccessError::Expired));
+    assert_eq!(access.valid_until(&Caller::anonymous()), None);
+}
+
+#[test]
+fn grace_is_at_most_a_heartbeat() {
+    let (access, _sender) = access(Duration::from_secs(3_600), || Timestamp(0));
+    assert_eq!(access.valid_until(&token("alice")), Some(Timestamp(125_000)));
+}
+
+#[tokio::test]
+async fn revocation_ends_the_wait_of_the_revoked_subject_only() {
+    let (access, sender) = access(Duration::ZERO, || Timestamp(0));
+    let (alice, bob) = (token("alice"), token("bob"));
+    let mut wait_of_bob = Box::pin(access.wait_until_invalid(&bob));
+    sender.send_modify(|view| {
+        let revoked = RevokedTokens::OfSubject { subject: "alice".to_owned(), issued_before: None };
+        let revocations = Arc::make_mut(&mut Arc::make_mut(view).revocations);
+        revocations.revoke(revoked, Timestamp(200_000)).unwrap();
+    });
+    assert_eq!(access.wait_until_invalid(&alice).await, AccessError::Revoked);
+    assert_eq!(access.check_valid(&bob), Ok(()));
+    assert!(futures::poll!(&mut wait_of_bob).is_pending());
+    sender.send_modify(|view| {
+        let everyone = RevokedTokens::IssuedBefore(Timestamp(1_001));
+        let revocations = Arc::make_mut(&mut Arc::make_mut(view).revocations);
+        revocations.revoke(everyone, Timestamp(200_000)).unwrap();
+    });
+    assert_eq!(wait_of_bob.await, AccessError::Revoked);
+}
+
+#[test]
+fn refused_callers_are_told_what_to_do() {
+    let denied = |caller: &Caller| {
+        authorize(caller, Action::ReadCluster, &Default::default()).map_err(AccessError::from)
+    };
+    let kind = |result: Result<(), AccessError>| result.unwrap_err().kind();
+    assert_eq!(kind(denied(&Caller::anonymous())), RefusalKind::TokenRequired);
+    assert_eq!(kind(denied(&token("alice"))), RefusalKind::NotAllowed);
+    assert_eq!(kind(Err(AccessError::Expired)), RefusalKind::Expired);
+    assert_eq!(kind(Err(AccessError::Revoked)), RefusalKind::InvalidToken);
+    assert_eq!(kind(Err(AuthenticationError::KeysUnavailable.into())), RefusalKind::Unavailable);
+    assert_eq!(kind(Err(AuthenticationError::Expired.into())), RefusalKind::Expired);
+    assert_eq!(kind(Err(InvalidTicket::Unknown.into())), RefusalKind::InvalidToken);
+}

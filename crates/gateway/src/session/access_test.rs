@@ -1,0 +1,166 @@
+//! Authentication and grants of a session.
+
+use pushonce_auth::{Denied, Grants, PatternSet, VerifiedToken};
+use pushonce_core::test_util::{self, topic};
+
+use super::*;
+
+const LIMITS: SessionLimits = SessionLimits { publishes_max: 3, publish_bytes_max: 100 };
+
+/// A node with issuers: the topic `public` is for everyone, all others for callers with a token.
+struct ClosedGate;
+
+impl AccessGate for ClosedGate {
+    fn is_open(&self) -> bool {
+        false
+    }
+
+    fn authorize(&self, caller: Option<&Caller>, action: Action<'_>) -> Result<(), AccessError> {
+        let namespaces = pushonce_core::Namespaces::default();
+        match (caller, action) {
+            (None, Action::Subscribe(topic)) if topic.as_str() == "public" => Ok(()),
+            (None, action) => Err(Denied::TokenRequired { action: action.to_string() }.into()),
+            (Some(caller), action) => Ok(pushonce_auth::authorize(caller, action, &namespaces)?),
+        }
+    }
+
+    fn expires_at(&self, caller: &Caller) -> Timestamp {
+        caller.expires_at().unwrap_or_default()
+    }
+}
+
+fn caller(subject: &str, patterns: &[&str]) -> Caller {
+    let allow: Vec<_> = patterns.iter().map(|text| text.parse().unwrap()).collect();
+    let set = PatternSet { allow, deny: Vec::new() };
+    Caller::with_token(VerifiedToken {
+        issuer: "issuer".into(),
+        subject: Some(subject.into()),
+        token_id: None,
+        issued_at: None,
+        expires_at: Timestamp(7),
+        grants: Grants { subscribe: set.clone(), publish: set, admin: None },
+    })
+}
+
+fn request(id: u64, command: ClientCommand) -> SessionInput {
+    SessionInput::Request(Ok(ClientRequest { id: Some(id), command }))
+}
+
+fn authenticate(id: u64) -> SessionInput {
+    request(id, ClientCommand::Authenticate { token: AccessToken::new("secret") })
+}
+
+fn subscribe(id: u64, name: &str) -> SessionInput {
+    let options = SubscribeOptions::default();
+    request(id, ClientCommand::Subscribe { topic: topic(name), from: StartFrom::Now, options })
+}
+
+fn publish(id: u64, name: &str, payload: Vec<u8>) -> SessionInput {
+    request(id, ClientCommand::Publish(test_util::publish(name, payload)))
+}
+
+fn authenticated(caller: Caller) -> SessionInput {
+    SessionInput::Authenticated(Ok(caller))
+}
+
+fn run(session: &mut Session, inputs: impl IntoIterator<Item = SessionInput>) -> Vec<String> {
+    let effects = inputs.into_iter().flat_map(|input| session.on_input(input, &ClosedGate));
+    effects.map(summarize).collect()
+}
+
+fn summarize(effect: SessionEffect) -> String {
+    let id = |id: Option<u64>| id.map_or("-".to_owned(), |id| id.to_string());
+    match effect {
+        SessionEffect::Reply(ServerEvent::Error { id: request, code, .. }) => {
+            format!("{} {code}", id(request))
+        }
+        SessionEffect::Reply(ServerEvent::Authenticated { id: request, expires }) => {
+            format!("{} authenticated until {}", id(request), expires.0)
+        }
+        SessionEffect::Subscribe { topic, .. } => format!("subscribe {topic}"),
+        SessionEffect::Publish(publish) => format!("publish {}", publish.topic),
+        SessionEffect::Authenticate(_) => "verify".to_owned(),
+        SessionEffect::CallerChanged(caller) => format!("caller {:?}", caller.subject()),
+        SessionEffect::Refused(_) => "audit".to_owned(),
+        SessionEffect::Close(close, _) => format!("close {}", close.code),
+        other => format!("{other:?}"),
+    }
+}
+
+fn session() -> Session {
+    Session::new(Rc::new(LIMITS))
+}
+
+#[test]
+fn session_without_a_token_reads_public_topics_only() {
+    let inputs = [subscribe(1, "public"), subscribe(2, "chat"), publish(3, "public", vec![])];
+    let expected =
+        ["subscribe public", "2 not_authenticated", "audit", "3 not_authenticated", "audit"];
+    assert_eq!(run(&mut session(), inputs), expected);
+}
+
+#[test]
+fn requests_wait_for_the_verification_and_follow_in_order() {
+    let mut session = session();
+    let inputs = [authenticate(1), subscribe(2, "chat"), publish(3, "chat", vec![])];
+    assert_eq!(run(&mut session, inputs), ["verify"]);
+    assert_eq!(
+        run(&mut session, [authenticated(caller("alice", &["chat"]))]),
+        ["caller Some(\"alice\")", "1 authenticated until 7", "subscribe chat", "publish chat"]
+    );
+}
+
+#[test]
+fn invalid_token_ends_the_session_and_drops_what_waited() {
+    let mut session = session();
+    run(&mut session, [authenticate(1), subscribe(2, "public")]);
+    let result = SessionInput::Authenticated(Err(AccessError::Revoked));
+    assert_eq!(run(&mut session, [result]), ["1 not_authenticated", "audit", "close 4401"]);
+    assert!(run(&mut session, [subscribe(3, "public")]).is_empty());
+}
+
+#[test]
+fn renewal_replaces_the_grants_and_keeps_the_subject() {
+    let mut session = session();
+    run(&mut session, [authenticate(1), authenticated(caller("alice", &["a"]))]);
+    run(&mut session, [authenticate(2), authenticated(caller("alice", &["b"]))]);
+    assert_eq!(
+        run(&mut session, [subscribe(3, "a"), subscribe(4, "b")]),
+        ["3 not_allowed", "audit", "subscribe b"]
+    );
+    run(&mut session, [authenticate(5)]);
+    assert_eq!(
+        run(&mut session, [authenticated(caller("bob", &["a"])), subscribe(6, "a")]),
+        ["5 not_allowed", "6 not_allowed", "audit"]
+    );
+    assert_eq!(session.caller().and_then(Caller::subject), Some("alice"));
+}
+
+#[test]
+fn second_authentication_lets_the_requests_behind_it_wait_again() {
+    let mut session = session();
+    run(&mut session, [authenticate(1), subscribe(2, "a"), authenticate(3), subscribe(4, "b")]);
+    let first = run(&mut session, [authenticated(caller("alice", &["a"]))]);
+    assert_eq!(first[2..], ["subscribe a", "verify"]);
+    let second = run(&mut session, [authenticated(caller("alice", &["b"]))]);
+    assert_eq!(second[2..], ["subscribe b"]);
+}
+
+#[test]
+fn little_is_held_for_a_client_whose_token_is_not_verified_yet() {
+    let mut session = session();
+    let large = publish(2, "a", vec![0; 9 << 10]);
+    assert_eq!(run(&mut session, [authenticate(1), large]), ["verify", "2 overloaded"]);
+    let many = (10..100).map(|id| subscribe(id, "a"));
+    let rejected = run(&mut session, many);
+    assert_eq!((rejected.len(), rejected[0].as_str()), (26, "74 overloaded"));
+}
+
+#[test]
+fn caller_of_the_opening_request_needs_no_frame() {
+    let opened_by = SessionInput::Caller(caller("alice", &["a"]));
+    assert_eq!(
+        run(&mut session(), [opened_by, subscribe(1, "a")]),
+        ["caller Some(\"alice\")", "subscribe a"]
+    );
+}
