@@ -47,6 +47,7 @@
 
 mod audience;
 mod backoff;
+mod caller_key;
 mod commit_age;
 mod delivery;
 mod error;
@@ -60,6 +61,7 @@ mod ownership;
 mod placement;
 mod position;
 mod publish_id;
+mod rate_limit;
 mod resume;
 mod ring;
 mod route;
@@ -74,6 +76,7 @@ mod view;
 
 pub use audience::SubscriberCount;
 pub use backoff::Backoff;
+pub use caller_key::{CallerKey, ClientAddress};
 pub use commit_age::CommitAge;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};
@@ -92,6 +95,7 @@ pub use ownership::{OwnershipClaim, ShardOwners};
 pub use placement::{Placement, Spread};
 pub use position::{Epoch, InvalidPosition, Offset, Position};
 pub use publish_id::{InvalidPublishId, ProducerId, ProducerSequence, PublishId};
+pub use rate_limit::{Gcra, RateLimit};
 pub use resume::{
     FetchError, Gap, GapReason, HistoryPage, HistoryRange, StartFrom, SubscribeAck, TopicEvent,
 };
