@@ -48,6 +48,7 @@
 mod access_token;
 mod audience;
 mod backoff;
+mod caller_key;
 mod commit_age;
 mod delivery;
 mod error;
@@ -61,6 +62,7 @@ mod ownership;
 mod placement;
 mod position;
 mod publish_id;
+mod rate_limit;
 mod resume;
 mod revocation;
 mod ring;
@@ -77,6 +79,7 @@ mod view;
 pub use access_token::AccessToken;
 pub use audience::SubscriberCount;
 pub use backoff::Backoff;
+pub use caller_key::{CallerKey, ClientAddress};
 pub use commit_age::CommitAge;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};
@@ -95,6 +98,7 @@ pub use ownership::{OwnershipClaim, ShardOwners};
 pub use placement::{Placement, Spread};
 pub use position::{Epoch, InvalidPosition, Offset, Position};
 pub use publish_id::{InvalidPublishId, ProducerId, ProducerSequence, PublishId};
+pub use rate_limit::{Gcra, RateLimit};
 pub use resume::{
     FetchError, Gap, GapReason, HistoryPage, HistoryRange, StartFrom, SubscribeAck, TopicEvent,
 };

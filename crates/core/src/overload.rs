@@ -30,9 +30,21 @@ pub enum OverloadReason {
     /// The owner's disk has no room.
     #[error(transparent)]
     DiskFull(#[from] DiskFull),
-    /// The shard remembers its maximum number of producers.
+    /// The owner's memory has no room.
     #[error(
-        "the topic's shard tracks its maximum number of producers and accepts new ones after others have \
+        "the owner of the topic uses {}.{} % of its memory and accepts no {}; retry later, raise its \
+         --memory-max, or add nodes",
+        .permille / 10, .permille % 10, if *.refuses_all { "publishes" } else { "new topics" }
+    )]
+    Memory {
+        /// The used share of the limit, in thousandths.
+        permille: u32,
+        /// Whether publishes to existing topics are refused as well.
+        refuses_all: bool,
+    },
+    /// The topic or its namespace has its share of the producers that the shard remembers.
+    #[error(
+        "the topic's shard tracks its maximum number of producers of this topic and accepts new ones after others have \
          been idle for five minutes; use fewer streams, or publish with a key or a nonce"
     )]
     Producers,

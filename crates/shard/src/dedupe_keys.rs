@@ -1,6 +1,10 @@
 //! The keys and nonces of recent messages, kept for the deduplication window.
+//!
+//! A full table evicts from the topic that has the most keys, in the namespace that has the most
+//! ([`TableShares`]): a publisher that fills the table forgets its own keys, never those of another topic
+//! with fewer.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use pushonce_core::{Acknowledgement, MessageKey, PublishId, Topic};
 use serde::{Deserialize, Serialize};
@@ -9,6 +13,7 @@ use crate::EntryItem;
 use crate::dedupe::{ItemRejection, MessageFingerprint};
 use crate::log_clock::LogTime;
 use crate::rules::ShardRules;
+use crate::shares::TableShares;
 
 /// Maximum number of keys a shard remembers. For a cluster of 16 shards that is 3,500 keyed publishes a
 /// second over the whole window; at 50,000 a second it still covers the last 20 seconds, longer than any
@@ -23,6 +28,9 @@ pub(crate) const KEY_BYTES_MAX: usize = 16 << 20;
 /// the time.
 pub(crate) const KEY_OVERHEAD_BYTES: usize = 160;
 
+/// Bytes that the first key of a topic takes in addition: the topic's queue and its share.
+pub(crate) const KEYED_TOPIC_OVERHEAD_BYTES: usize = 256;
+
 /// The name by which a message is recognised in its topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum DedupeKey {
@@ -32,18 +40,21 @@ pub(crate) enum DedupeKey {
     Nonce(u128),
 }
 
-/// The keys of a shard. The oldest are evicted first.
+/// The keys of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DedupeKeyTable {
-    /// The records, oldest first.
-    records: VecDeque<KeyRecord>,
-    /// The number of the first record.
-    first_number: u64,
+    /// The records by number, oldest first.
+    records: BTreeMap<u64, KeyRecord>,
+    /// The number of the next record.
+    next_number: u64,
     /// The numbers of all records.
     #[serde(skip)]
     number_by_key: HashMap<TopicKey, u64>,
+    /// The numbers of the records of each topic, oldest first.
     #[serde(skip)]
-    bytes: usize,
+    numbers_by_topic: HashMap<Topic, VecDeque<u64>>,
+    #[serde(skip)]
+    shares: TableShares,
     #[serde(skip)]
     rules: &'static ShardRules,
 }
@@ -79,7 +90,7 @@ impl DedupeKeyTable {
     /// Applies `rules` from now on. Records above the new limits are evicted by the next insertion.
     pub(crate) fn set_rules(&mut self, rules: &'static ShardRules) {
         self.rules = rules;
-        self.bytes = self.records.iter().map(|record| record.topic_key.bytes(rules)).sum();
+        self.index_shares();
     }
 
     /// The outcome of a message with this key, or `None` if the key is new.
@@ -91,7 +102,7 @@ impl DedupeKeyTable {
     ) -> Option<Result<Acknowledgement, ItemRejection>> {
         let topic_key = TopicKey { topic: topic.clone(), key: key.clone() };
         let number = self.number_by_key.get(&topic_key)?;
-        let record = self.records.get(number.checked_sub(self.first_number)? as usize)?;
+        let record = self.records.get(number)?;
         let is_same = record.fingerprint == fingerprint;
         Some(if is_same { Ok(record.ack) } else { Err(ItemRejection::KeyReused) })
     }
@@ -106,45 +117,73 @@ impl DedupeKeyTable {
         now: LogTime,
     ) {
         let topic_key = TopicKey { topic, key };
-        self.number_by_key.insert(topic_key.clone(), self.first_number + self.records.len() as u64);
-        self.bytes += topic_key.bytes(self.rules);
-        self.records.push_back(KeyRecord { topic_key, fingerprint, ack, recorded_at: now });
-        while self.records.len() > self.rules.keys_max || self.bytes > self.rules.key_bytes_max {
-            self.pop_oldest();
+        let number = self.next_number;
+        self.next_number += 1;
+        self.number_by_key.insert(topic_key.clone(), number);
+        self.add_to_topic(number, &topic_key);
+        self.records.insert(number, KeyRecord { topic_key, fingerprint, ack, recorded_at: now });
+        while self.records.len() > self.rules.keys_max
+            || self.shares.bytes() > self.rules.key_bytes_max
+        {
+            let largest = self.shares.largest_topic().and_then(|t| self.numbers_by_topic.get(t));
+            let Some(&oldest) = largest.and_then(VecDeque::front) else { break };
+            self.remove(oldest);
         }
     }
 
     /// Forgets records older than the window.
     pub(crate) fn expire(&mut self, now: LogTime) {
-        while self.records.front().is_some_and(|oldest| {
-            oldest.recorded_at.is_outside_window(now, self.rules.dedupe_window_ms)
-        }) {
-            self.pop_oldest();
+        while let Some((&number, oldest)) = self.records.first_key_value()
+            && oldest.recorded_at.is_outside_window(now, self.rules.dedupe_window_ms)
+        {
+            self.remove(number);
         }
     }
 
-    fn pop_oldest(&mut self) {
-        if let Some(oldest) = self.records.pop_front() {
-            self.first_number += 1;
-            self.bytes -= oldest.topic_key.bytes(self.rules);
-            self.number_by_key.remove(&oldest.topic_key);
+    /// Removes a record, which is the oldest of its topic.
+    fn remove(&mut self, number: u64) {
+        let Some(KeyRecord { topic_key, .. }) = self.records.remove(&number) else { return };
+        self.number_by_key.remove(&topic_key);
+        let mut bytes = topic_key.bytes(self.rules);
+        if let Some(numbers) = self.numbers_by_topic.get_mut(&topic_key.topic) {
+            numbers.pop_front();
+            if numbers.is_empty() {
+                self.numbers_by_topic.remove(&topic_key.topic);
+                bytes += self.rules.keyed_topic_overhead_bytes;
+            }
         }
+        self.shares.remove(&topic_key.topic, bytes);
     }
 
-    /// Rebuilds the fields that are not serialized. Returns `None` if a key occurs twice.
-    pub(crate) fn rebuild_indexes(self) -> Option<DedupeKeyTable> {
-        let DedupeKeyTable { records, first_number, rules, .. } = self;
-        first_number.checked_add(u64::MAX / 2)?;
-        let number_by_key: HashMap<_, _> =
-            records.iter().map(|record| record.topic_key.clone()).zip(first_number..).collect();
-        let bytes = records.iter().map(|record| record.topic_key.bytes(rules)).sum();
-        (number_by_key.len() == records.len()).then_some(DedupeKeyTable {
-            records,
-            first_number,
-            number_by_key,
-            bytes,
-            rules,
-        })
+    fn add_to_topic(&mut self, number: u64, topic_key: &TopicKey) {
+        let numbers = self.numbers_by_topic.entry(topic_key.topic.clone()).or_default();
+        let is_first = numbers.is_empty();
+        numbers.push_back(number);
+        let overhead = if is_first { self.rules.keyed_topic_overhead_bytes } else { 0 };
+        self.shares.add(&topic_key.topic, topic_key.bytes(self.rules) + overhead);
+    }
+
+    /// Rebuilds the shares from the records.
+    fn index_shares(&mut self) {
+        (self.numbers_by_topic, self.shares) = Default::default();
+        let records = std::mem::take(&mut self.records);
+        for (&number, record) in &records {
+            self.add_to_topic(number, &record.topic_key);
+        }
+        self.records = records;
+    }
+
+    /// Rebuilds the fields that are not serialized. Returns `None` if a key occurs twice, or if a record
+    /// has a number that is still to be assigned.
+    pub(crate) fn rebuild_indexes(mut self) -> Option<DedupeKeyTable> {
+        self.next_number.checked_add(u64::MAX / 2)?;
+        if self.records.last_key_value().is_some_and(|(&number, _)| number >= self.next_number) {
+            return None;
+        }
+        let keys = self.records.iter().map(|(&number, record)| (record.topic_key.clone(), number));
+        self.number_by_key = keys.collect();
+        self.index_shares();
+        (self.number_by_key.len() == self.records.len()).then_some(self)
     }
 }
 
@@ -224,7 +263,7 @@ mod tests {
         assert_eq!(keys.lookup(&topic("a"), &key("k"), goal), Some(Ok(ack(1))));
         keys.expire(log_time(DEDUPE_WINDOW_MS + 1_000));
         assert_eq!(keys.lookup(&topic("a"), &key("k"), goal), None);
-        assert_eq!(keys, DedupeKeyTable { first_number: 1, ..DedupeKeyTable::default() });
+        assert_eq!(keys, DedupeKeyTable { next_number: 1, ..DedupeKeyTable::default() });
     }
 
     #[test]
@@ -246,7 +285,38 @@ mod tests {
         for nth in 0..count as u128 {
             keys.insert(long.clone(), DedupeKey::Nonce(nth), goal, ack(1), log_time(0));
         }
-        assert!(keys.bytes <= KEY_BYTES_MAX && keys.records.len() > count - 20);
+        assert!(keys.shares.bytes() <= KEY_BYTES_MAX && keys.records.len() > count - 20);
         assert_eq!(keys.records.len(), keys.number_by_key.len());
+    }
+
+    #[test]
+    fn flood_of_keys_evicts_only_its_own() {
+        for strangers in [1, 50] {
+            for (honest_name, stranger) in [("score/7", "chat"), ("chat/honest", "chat")] {
+                let mut keys = DedupeKeyTable::default();
+                let (honest, goal) = (topic(honest_name), fingerprint(b"goal"));
+                keys.insert(honest.clone(), key("first"), goal, ack(1), log_time(0));
+                for nth in 0..2 * KEYS_MAX as u128 {
+                    let flooded = topic(&format!("{stranger}/{}", nth % strangers));
+                    keys.insert(flooded, DedupeKey::Nonce(nth), goal, ack(2), log_time(0));
+                }
+                let known = keys.lookup(&honest, &key("first"), goal);
+                assert_eq!(known, Some(Ok(ack(1))), "{honest_name}, {strangers} topics");
+                assert_eq!(keys.clone().rebuild_indexes(), Some(keys));
+            }
+        }
+    }
+
+    #[test]
+    fn inconsistent_keys_are_not_restored() {
+        let mut keys = DedupeKeyTable::default();
+        let goal = fingerprint(b"goal");
+        keys.insert(topic("a"), key("k"), goal, ack(1), log_time(0));
+        assert_eq!(keys.clone().rebuild_indexes(), Some(keys.clone()));
+        let twice = keys.records[&0].clone();
+        let mut broken = DedupeKeyTable { next_number: 2, ..keys.clone() };
+        broken.records.insert(1, twice);
+        assert_eq!(broken.rebuild_indexes(), None);
+        assert_eq!(DedupeKeyTable { next_number: 0, ..keys }.rebuild_indexes(), None);
     }
 }

@@ -105,6 +105,7 @@ mod recover;
 mod replica;
 mod rules;
 mod settings;
+mod shares;
 mod state;
 mod topic;
 

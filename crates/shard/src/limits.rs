@@ -1,4 +1,7 @@
-//! Limits on the number of topics: of a namespace in a shard, and on a node.
+//! Limits on the number of topics, of a namespace in a shard and on a node, and on the memory of a node.
+//!
+//! Near the memory limit of its node an owner first refuses new topics and then publishes: the one who sends pays,
+//! before any subscriber loses its session.
 //!
 //! The owner checks a publish before it queues it, and rejects it if its topic would exceed a limit. Queued
 //! publishes are not counted, so a limit can be exceeded by as many topics as wait in the queue of a shard
@@ -7,9 +10,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use pushonce_core::{FailPoint, Namespace, ShardCount, Topic, TopicLimit};
+use pushonce_core::{FailPoint, Namespace, OverloadReason, ShardCount, Topic, TopicLimit};
+use pushonce_telemetry::Counter;
+
+use crate::metrics;
 
 /// The topics that the replicas of one node hold, and the node's limit.
 #[derive(Debug)]
@@ -18,9 +24,22 @@ pub struct NodeTopics {
     history_bytes: AtomicU64,
     /// Zero for no limit.
     max: u64,
+    /// The used share of the process's memory limit, in thousandths.
+    memory_permille: AtomicU32,
     /// The number of shards over which a namespace is spread.
     shard_count: AtomicU16,
 }
+
+/// Memory of a topic beside the payloads of its history, in bytes.
+const TOPIC_BYTES: u64 = 512;
+
+/// The used share of the memory limit, in thousandths, from which an owner accepts no new topics. Each takes memory
+/// until it expires.
+const NEW_TOPICS_MEMORY_PERMILLE: u32 = 900;
+
+/// The same from which an owner accepts no publishes. A publish to a full history replaces an older message and takes
+/// no memory, so this is later; it is below the limit at which sessions are closed.
+const PUBLISHES_MEMORY_PERMILLE: u32 = 975;
 
 /// The part of one replica in the sums of the node; returned when it is dropped.
 #[derive(Debug)]
@@ -28,6 +47,8 @@ pub(crate) struct TopicQuota {
     node: Arc<NodeTopics>,
     topic_count: AtomicU64,
     history_bytes: AtomicU64,
+    refused_topics: Counter,
+    refused_publishes: Counter,
 }
 
 /// The number of topics by namespace.
@@ -42,8 +63,19 @@ impl NodeTopics {
             topic_count: AtomicU64::new(0),
             history_bytes: AtomicU64::new(0),
             max,
+            memory_permille: AtomicU32::new(0),
             shard_count: shards,
         }
+    }
+
+    /// Sets the used share of the process's memory limit, in thousandths.
+    pub fn set_memory_use(&self, permille: u32) {
+        self.memory_permille.store(permille, Ordering::Relaxed);
+    }
+
+    /// Estimated memory of the topics and histories of the node's replicas, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.history_bytes().saturating_add(self.topic_count().saturating_mul(TOPIC_BYTES))
     }
 
     /// Sets the number of shards over which the topics of a namespace are spread.
@@ -72,7 +104,13 @@ impl NodeTopics {
 
 impl TopicQuota {
     pub(crate) fn new(node: Arc<NodeTopics>) -> TopicQuota {
-        TopicQuota { node, topic_count: AtomicU64::new(0), history_bytes: AtomicU64::new(0) }
+        TopicQuota {
+            node,
+            topic_count: AtomicU64::new(0),
+            history_bytes: AtomicU64::new(0),
+            refused_topics: metrics::MEMORY_REJECTIONS.register_counter(&["new_topic"]),
+            refused_publishes: metrics::MEMORY_REJECTIONS.register_counter(&["publish"]),
+        }
     }
 
     /// Sets the number of topics that this replica holds.
@@ -91,9 +129,30 @@ impl TopicQuota {
         if FailPoint::TopicsUnbounded.is_active() {
             return true;
         }
+        if self.node.memory_permille.load(Ordering::Relaxed) >= NEW_TOPICS_MEMORY_PERMILLE {
+            return false;
+        }
         let count = self.topic_count.load(Ordering::Relaxed);
         let per_shard_max = settings.topics_per_shard(self.node.shard_count());
         !self.node.is_full() && per_shard_max.is_none_or(|part| count < part as u64)
+    }
+
+    /// Checks that the node has memory for a publish, to a topic that exists or to a new one.
+    ///
+    /// # Errors
+    /// [`OverloadReason::Memory`].
+    pub(crate) fn check_memory(&self, is_new_topic: bool) -> Result<(), OverloadReason> {
+        let permille = self.node.memory_permille.load(Ordering::Relaxed);
+        let max = match is_new_topic {
+            true => NEW_TOPICS_MEMORY_PERMILLE,
+            false => PUBLISHES_MEMORY_PERMILLE,
+        };
+        if permille < max {
+            return Ok(());
+        }
+        let refuses_all = permille >= PUBLISHES_MEMORY_PERMILLE;
+        (if refuses_all { &self.refused_publishes } else { &self.refused_topics }).increment(1);
+        Err(OverloadReason::Memory { permille, refuses_all })
     }
 
     /// Checks that one more topic is within the limits when the shard holds `count` of its namespace.
@@ -191,6 +250,24 @@ mod tests {
         drop(other);
         assert_eq!((node.topic_count(), node.history_bytes()), (6, 70));
         assert_eq!(one.check_room(&topic("chat/7"), &settings, 0), Ok(()));
+    }
+
+    #[test]
+    fn node_short_of_memory_refuses_new_topics_and_then_publishes() {
+        let node = Arc::new(NodeTopics::new(0));
+        let quota = TopicQuota::new(node.clone());
+        let mut refused = |permille| {
+            node.set_memory_use(permille);
+            let has_room = quota.has_room(&Namespace::default());
+            let is_refused = |is_new| quota.check_memory(is_new).is_err();
+            assert!(!has_room || !is_refused(true), "the quick check allows a refused topic");
+            (is_refused(true), is_refused(false))
+        };
+        let levels = [0, 899, 900, 974, 975, u32::MAX].map(&mut refused);
+        let (none, topics, all) = ((false, false), (true, false), (true, true));
+        assert_eq!(levels, [none, none, topics, topics, all, all]);
+        let text = quota.check_memory(false).expect_err("full").to_string();
+        assert!(text.contains("--memory-max"), "{text}");
     }
 
     #[test]

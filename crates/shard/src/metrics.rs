@@ -4,7 +4,8 @@ use pushonce_core::{Acknowledgement, PublishError};
 use pushonce_telemetry::{Counter, Histogram, Metric};
 
 /// Every metric of this crate.
-pub const METRICS: &[Metric] = &[PROPOSAL_MESSAGES, ENTRIES, PUBLISHES, QUEUE_REJECTIONS];
+pub const METRICS: &[Metric] =
+    &[PROPOSAL_MESSAGES, ENTRIES, PUBLISHES, QUEUE_REJECTIONS, MEMORY_REJECTIONS];
 
 /// Up to the bound of an entry, 4,096 messages.
 const PROPOSAL_BUCKETS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
@@ -29,6 +30,12 @@ const QUEUE_REJECTIONS: Metric = Metric::counter(
     "Publishes rejected because the queue of a shard was full, by the bound that was reached: count or bytes.",
 )
 .with_labels(&["bound"]);
+
+pub(crate) const MEMORY_REJECTIONS: Metric = Metric::counter(
+    "pushonce_shard_memory_rejections_total",
+    "Publishes rejected because the owner is near its memory limit, by what it refuses: new_topic or publish.",
+)
+.with_labels(&["refused"]);
 
 /// The handles of one shard, taken once.
 pub(crate) struct ShardMetrics {

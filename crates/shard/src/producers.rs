@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::dedupe::{ItemRejection, MessageFingerprint};
 use crate::log_clock::LogTime;
 use crate::rules::ShardRules;
+use crate::shares::TableShares;
 
 /// Maximum number of records of one producer: twice [`ProducerSequence::IN_FLIGHT_MAX`].
 pub(crate) const RECORDS_PER_PRODUCER_MAX: usize = 16_384;
@@ -18,9 +19,10 @@ pub(crate) const RECORDS_PER_PRODUCER_MAX: usize = 16_384;
 /// unknown outcome; nothing is placed twice.
 pub(crate) const RECORDS_MAX: usize = 8 * RECORDS_PER_PRODUCER_MAX;
 
-/// Maximum memory of the topics of tracked producers: some 100,000 producers of one topic each. Above it a
-/// new producer, or a new topic of a producer, is rejected until others have been idle for the window.
-/// Evicting a known one would place its repeats twice, or break its sequence.
+/// Maximum memory of the topics of tracked producers: some 100,000 producers of one topic each. A new
+/// producer, or a new topic of a producer, is rejected while its topic or its namespace has its share
+/// ([`TableShares::has_room`]) until others have been idle for the window: one topic can have some 40,000
+/// producers. Evicting a known one would place its repeats twice, or break its sequence.
 pub(crate) const TRACKED_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes a topic of a producer takes beside its name: its progress, its first records, its entry in the
@@ -47,7 +49,7 @@ pub(crate) struct ProducerTable {
     by_record_count: BTreeSet<(usize, ProducerId)>,
     /// The memory that the topics of all producers take.
     #[serde(skip)]
-    bytes: usize,
+    shares: TableShares,
     #[serde(skip)]
     rules: &'static ShardRules,
 }
@@ -98,8 +100,7 @@ impl ProducerTable {
     /// Applies `rules` from now on. Records above the new limits are evicted by the next message.
     pub(crate) fn set_rules(&mut self, rules: &'static ShardRules) {
         self.rules = rules;
-        self.bytes =
-            self.idle_queue.iter().map(|candidate| tracked_bytes(&candidate.topic, rules)).sum();
+        self.shares = shares_of(&self.idle_queue, rules);
     }
 
     /// The outcome of a message with this sequence, or `None` if it is the next.
@@ -194,7 +195,7 @@ impl ProducerTable {
                 topic: topic.clone(),
                 last_used: now,
             });
-            self.bytes += tracked_bytes(topic, self.rules);
+            self.shares.add(topic, tracked_bytes(topic, self.rules));
             SequenceProgress { epoch: 0, last_number: 0, last_used: now, records: VecDeque::new() }
         })
     }
@@ -203,7 +204,8 @@ impl ProducerTable {
         if FailPoint::ProducersUnbounded.is_active() {
             return false;
         }
-        self.bytes + tracked_bytes(topic, self.rules) > self.rules.tracked_bytes_max
+        let bytes = tracked_bytes(topic, self.rules);
+        !self.shares.has_room(topic, bytes, self.rules.tracked_bytes_max)
     }
 
     /// Records the next message of a producer after it was placed.
@@ -274,7 +276,7 @@ impl ProducerTable {
             return;
         }
         state.topics.remove(&topic);
-        self.bytes -= tracked_bytes(&topic, self.rules);
+        self.shares.remove(&topic, tracked_bytes(&topic, self.rules));
         if state.topics.is_empty() {
             let count = state.record_order.len();
             self.record_count -= count;
@@ -303,16 +305,24 @@ impl ProducerTable {
         let by_record_count =
             producers.iter().map(|(&producer, known)| (known.record_order.len(), producer));
         let by_record_count = by_record_count.filter(|(turns, _)| *turns > 0).collect();
-        let bytes = idle_queue.iter().map(|candidate| tracked_bytes(&candidate.topic, rules)).sum();
+        let shares = shares_of(&idle_queue, rules);
         is_consistent.then_some(ProducerTable {
             producers,
             idle_queue,
             record_count,
             by_record_count,
-            bytes,
+            shares,
             rules,
         })
     }
+}
+
+fn shares_of(queue: &VecDeque<IdleCandidate>, rules: &ShardRules) -> TableShares {
+    let mut shares = TableShares::default();
+    for IdleCandidate { topic, .. } in queue {
+        shares.add(topic, tracked_bytes(topic, rules));
+    }
+    shares
 }
 
 fn tracked_bytes(topic: &Topic, rules: &ShardRules) -> usize {

@@ -184,8 +184,8 @@ impl ShardShared {
         is_opened && settings.revision() >= known.revision()
     }
 
-    /// Checks that a publish to the topic keeps the limits of its namespace and of this node. A publish to
-    /// an existing topic always does.
+    /// Checks that a publish to the topic keeps the limits of its namespace and of this node. A publish to an existing
+    /// topic does, unless the node is short of memory.
     pub(crate) fn check_topic_limits(&self, topic: &Topic) -> Result<(), PublishRejection> {
         let Some(known) = self.settings() else {
             return Err(PublishRejection::NotOwner { owner: None });
@@ -196,7 +196,9 @@ impl ShardShared {
         }
         let state = self.read();
         let memory = self.memory();
-        if state.contains_topic(topic) || memory.contains_topic(topic) {
+        let is_new = !state.contains_topic(topic) && !memory.contains_topic(topic);
+        self.topic_quota.check_memory(is_new)?;
+        if !is_new {
             return Ok(());
         }
         let name = topic.namespace();

@@ -21,6 +21,8 @@ pub(crate) struct ShardRules {
     pub(crate) key_bytes_max: usize,
     /// Bytes a key takes beside its text.
     pub(crate) key_overhead_bytes: usize,
+    /// Bytes that the first key of a topic takes in addition.
+    pub(crate) keyed_topic_overhead_bytes: usize,
     /// Maximum number of records of one producer.
     pub(crate) records_per_producer_max: usize,
     /// Maximum number of records of all producers of a shard.
@@ -45,6 +47,7 @@ const FIRST: ShardRules = ShardRules {
     keys_max: dedupe_keys::KEYS_MAX,
     key_bytes_max: dedupe_keys::KEY_BYTES_MAX,
     key_overhead_bytes: dedupe_keys::KEY_OVERHEAD_BYTES,
+    keyed_topic_overhead_bytes: dedupe_keys::KEYED_TOPIC_OVERHEAD_BYTES,
     records_per_producer_max: producers::RECORDS_PER_PRODUCER_MAX,
     records_max: producers::RECORDS_MAX,
     tracked_bytes_max: producers::TRACKED_BYTES_MAX,
