@@ -399,7 +399,9 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
 fn operation_error(error: CommandError) -> AdminError {
     use pushonce_control::CommandRejection;
     match &error {
-        CommandError::Rejected(CommandRejection::Namespace(_)) => AdminError::Invalid(error.into()),
+        CommandError::Rejected(
+            CommandRejection::Namespace(_) | CommandRejection::NamespaceDiffersInCase { .. },
+        ) => AdminError::Invalid(error.into()),
         _ if error.is_retryable() => AdminError::Unavailable(error.into()),
         _ => AdminError::FailedPrecondition(error.into()),
     }
