@@ -257,6 +257,29 @@ pub enum CommandRejection {
         /// The member that has it.
         holder: NodeId,
     },
+    /// The name looks like the id of another node.
+    #[error(
+        "the name {name:?} looks like the id of {other}, and this node is {node}: choose another --name"
+    )]
+    NameLooksLikeId {
+        /// The name.
+        name: String,
+        /// The node that wants it.
+        node: NodeId,
+        /// The id that it looks like.
+        other: NodeId,
+    },
+    /// Another namespace has this name except for the case of letters.
+    #[error(
+        "namespace {name:?} differs from {other:?} in the case of letters only: choose another name, or \
+         unset {other:?} first"
+    )]
+    NamespaceDiffersInCase {
+        /// The name.
+        name: String,
+        /// The name of the existing namespace.
+        other: String,
+    },
     /// The cluster has its maximum number of members.
     #[error("the cluster has its maximum of {max} members: remove those that are permanently lost")]
     TooManyMembers {

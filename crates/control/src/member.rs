@@ -1,6 +1,6 @@
 //! The profile of a node, and the identity of its data directory.
 
-use pushonce_core::{Addresses, BuildInfo, HostPort, Member, MemberState, NodeId, Roles};
+use pushonce_core::{Addresses, BuildInfo, HostPort, Member, MemberState, NodeId, Roles, unicode};
 use serde::{Deserialize, Serialize};
 
 /// A data directory: 128 random bits, drawn when it was created and kept in it. A node that restarts with
@@ -44,15 +44,18 @@ pub struct Profile {
 /// Why a profile is invalid. The text states what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum InvalidProfile {
-    /// The name is empty, too long, or has control characters.
-    #[error("the name must have 1 to {max} bytes and no control characters: choose another --name")]
+    /// The name is empty, too long, or has control or invisible characters.
+    #[error(
+        "the name must have 1 to {max} bytes and no control or invisible characters: choose another --name"
+    )]
     Name {
         /// The maximum, in bytes.
         max: u32,
     },
-    /// A region, zone or release is too long or has control characters.
+    /// A region, zone or release is too long or has control or invisible characters.
     #[error(
-        "the {field} may have at most {max} bytes and no control characters: choose another --{field}"
+        "the {field} may have at most {max} bytes and no control or invisible characters: choose another \
+         --{field}"
     )]
     Label {
         /// `region`, `zone` or `release`.
@@ -138,7 +141,7 @@ impl Profile {
 }
 
 fn is_valid_label(text: &str, bytes_max: u32) -> bool {
-    text.len() <= bytes_max as usize && !text.contains(char::is_control)
+    text.len() <= bytes_max as usize && !text.contains(unicode::is_unfit_for_names)
 }
 
 #[cfg(test)]
@@ -174,6 +177,7 @@ pub(crate) mod tests {
         };
         assert!(rejection(|p| p.name.clear()).contains("--name"));
         assert!(rejection(|p| p.name = "x".repeat(65)).contains("--name"));
+        assert!(rejection(|p| p.name = "a\u{202e}".to_owned()).contains("--name"));
         assert!(rejection(|p| p.zone = "a\n".to_owned()).contains("--zone"));
         assert!(rejection(|p| p.addresses.peer.clear()).contains("peer address"));
         assert!(rejection(|p| p.addresses.quic = "q".repeat(256)).contains("quic address"));

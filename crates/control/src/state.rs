@@ -124,12 +124,23 @@ impl ControlState {
             return cluster.check_repeated_bootstrap(&command);
         }
         command.profile.validate().map_err(CommandRejection::Profile)?;
+        check_unlike_other_ids(&command.profile.name, FIRST_NODE)?;
         if command.replicas == 0 {
             return Err(CommandRejection::NoReplicas);
         }
         check_supported_version(&command.profile, command.cluster_version)?;
         self.0 = Some(ClusterState::new(command));
         Ok(CommandReply::Done)
+    }
+}
+
+/// Checks that the name of a node does not look like the id of another one.
+fn check_unlike_other_ids(name: &str, node: NodeId) -> Result<(), CommandRejection> {
+    match NodeId::resembled_by(name).filter(|&id| id != node) {
+        Some(other) => {
+            Err(CommandRejection::NameLooksLikeId { name: name.to_owned(), node, other })
+        }
+        None => Ok(()),
     }
 }
 
@@ -214,12 +225,12 @@ impl ClusterState {
         self.check_run(known, run)?;
         self.check_log(known, claimed_id.and(log))?;
         self.check_times(times)?;
-        self.check_name(&profile.name, known)?;
+        let node = known.unwrap_or(NodeId(self.next_id));
+        self.check_name(&profile.name, node)?;
         let max = self.rules().members_max;
         if known.is_none() && self.members.len() >= max {
             return Err(CommandRejection::TooManyMembers { max: max as u32 });
         }
-        let node = known.unwrap_or(NodeId(self.next_id));
         let state = match known.and_then(|node| self.members.get(&node)) {
             Some(registered) => registered.member.state,
             None => MemberState::Joining,
@@ -306,11 +317,14 @@ impl ClusterState {
         Err(CommandRejection::StaleDirectory { node, run: run.count, known: known.count })
     }
 
-    fn check_name(&self, name: &str, except: Option<NodeId>) -> Result<(), CommandRejection> {
-        let is_taken = |m: &&Member| m.name == name && Some(m.id) != except;
+    /// Checks that the name of a node cannot be mistaken for another node: neither for its id, nor for its
+    /// name, which must differ in more than the case of ASCII letters.
+    fn check_name(&self, name: &str, node: NodeId) -> Result<(), CommandRejection> {
+        check_unlike_other_ids(name, node)?;
+        let is_taken = |m: &&Member| m.name.eq_ignore_ascii_case(name) && m.id != node;
         match self.members.values().map(|known| &known.member).find(is_taken) {
             Some(holder) => {
-                Err(CommandRejection::NameTaken { name: name.to_owned(), holder: holder.id })
+                Err(CommandRejection::NameTaken { name: holder.name.clone(), holder: holder.id })
             }
             None => Ok(()),
         }
@@ -410,6 +424,11 @@ impl ClusterState {
         settings.validate().map_err(CommandRejection::Namespace)?;
         if before.moves_to_memory(&settings) && !allow_data_loss {
             return Err(CommandRejection::WouldLoseStoredMessages(name));
+        }
+        let differs_in_case =
+            |other: &&String| **other != name && other.eq_ignore_ascii_case(&name);
+        if let Some(other) = named.keys().find(differs_in_case) {
+            return Err(CommandRejection::NamespaceDiffersInCase { other: other.clone(), name });
         }
         if !named.contains_key(&name) && named.len() >= max {
             return Err(CommandRejection::TooManyNamespaces { max: max as u32 });

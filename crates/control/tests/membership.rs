@@ -89,8 +89,11 @@ async fn rejected_join_returns_the_reason_and_a_moved_node_is_known_at_its_new_a
     let second = cluster.join(&first, "n2").await;
     second.view(settled(2)).await;
 
-    let taken = second.control.join(join_command("other", profile("n1", "there:7091"))).await;
-    assert!(matches!(taken, Err(CommandError::Rejected(CommandRejection::NameTaken { .. }))));
+    let name_of_another = second.control.join(join_command("other", profile("n1", "there:7091")));
+    assert!(matches!(
+        name_of_another.await,
+        Err(CommandError::Rejected(CommandRejection::NameLooksLikeId { .. }))
+    ));
 
     let moved = profile("n2", "there:7091");
     let announcement =

@@ -59,6 +59,16 @@ impl fmt::Display for NodeId {
     }
 }
 
+impl NodeId {
+    /// The id that a name would be mistaken for: `n3` and `N3` look like ids.
+    pub fn resembled_by(name: &str) -> Option<NodeId> {
+        let digits = name.strip_prefix(['n', 'N'])?;
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        // A number beyond every id is mistaken for none that exists; it still looks like one.
+        is_number.then(|| NodeId(digits.parse().unwrap_or(u64::MAX)))
+    }
+}
+
 impl FromStr for NodeId {
     type Err = std::num::ParseIntError;
 

@@ -72,6 +72,7 @@ pub mod test_util;
 mod times;
 mod topic;
 mod unavailable;
+pub mod unicode;
 mod version;
 pub mod versioned;
 mod view;

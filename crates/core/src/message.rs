@@ -26,7 +26,7 @@ pub enum ContentType {
     /// `application/octet-stream`: base64 in JSON frames.
     #[default]
     Binary,
-    /// Anything else, at most [`ContentType::BYTES_MAX`] visible ASCII characters; base64 in JSON frames.
+    /// Any other media type, at most [`ContentType::BYTES_MAX`] visible ASCII characters; base64 in JSON frames.
     Other(Arc<str>),
 }
 
@@ -101,8 +101,11 @@ pub enum InvalidPublish {
     /// The content type is text and the payload is not UTF-8.
     #[error("the content type is text/plain but the payload is not UTF-8")]
     NotUtf8,
-    /// The content type is empty, too long, or has characters that are not allowed in a header.
-    #[error("a content type is 1 to {max} visible ASCII characters", max = ContentType::BYTES_MAX)]
+    /// The content type is no media type, too long, or has characters that are not allowed in a header.
+    #[error(
+        "a content type is a media type such as image/png, of at most {max} visible ASCII characters",
+        max = ContentType::BYTES_MAX
+    )]
     ContentType,
     /// The key is empty or too long.
     #[error("a key is 1 to {max} bytes of UTF-8", max = MessageKey::BYTES_MAX)]
@@ -175,6 +178,13 @@ fn check_json(payload: &[u8]) -> Result<(), InvalidPublish> {
         .map_err(|error| InvalidPublish::NotJson(error.to_string()))
 }
 
+/// Whether the text is `type/subtype`, each a token (RFC 9110, 5.6.2).
+fn is_media_type(text: &str) -> bool {
+    let is_token_byte = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
+    text.split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
+}
+
 impl ContentType {
     /// The longest content type, in bytes.
     pub const BYTES_MAX: usize = 127;
@@ -184,7 +194,7 @@ impl ContentType {
     /// verbatim.
     ///
     /// # Errors
-    /// [`InvalidPublish::ContentType`] when it is empty, too long, or not visible ASCII.
+    /// [`InvalidPublish::ContentType`] when it is no media type, too long, or not visible ASCII.
     pub fn parse(text: &str) -> Result<ContentType, InvalidPublish> {
         let is_visible = |c: char| c.is_ascii_graphic() || c == ' ';
         if text.is_empty() || text.len() > Self::BYTES_MAX || !text.chars().all(is_visible) {
@@ -193,6 +203,9 @@ impl ContentType {
         let lower = text.to_ascii_lowercase();
         let mut parts = lower.split(';').map(str::trim);
         let essence = parts.next().unwrap_or_default();
+        if !is_media_type(essence) {
+            return Err(InvalidPublish::ContentType);
+        }
         let parameters: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
         let is_utf8 = |part: &&str| matches!(*part, "charset=utf-8" | "charset=\"utf-8\"");
         let has_other_charset = |part: &&str| part.starts_with("charset=") && !is_utf8(part);
@@ -301,8 +314,28 @@ mod tests {
         assert_eq!(parse("text/plain;charset=UTF-8"), Ok(ContentType::Text));
         assert_eq!(parse("text/plain; charset=\"utf-8\";"), Ok(ContentType::Text));
         assert_eq!(parse("image/png"), Ok(ContentType::Other("image/png".into())));
-        assert_eq!(parse("a\nb"), Err(InvalidPublish::ContentType));
-        assert_eq!(parse(""), Err(InvalidPublish::ContentType));
+    }
+
+    #[test]
+    fn content_type_that_could_break_out_of_a_header_is_rejected() {
+        let long = format!("a/{}", "b".repeat(ContentType::BYTES_MAX));
+        for text in [
+            "",
+            "a",
+            "/",
+            "a/",
+            "/b",
+            "a/b/c",
+            "a b/c",
+            "a/b\r\nset-cookie: a=1",
+            "text/plain\r\n\r\n<script>",
+            "text/plain; a=\"b\nc\"",
+            "a/b\0",
+            "a/\u{e9}",
+            &long,
+        ] {
+            assert_eq!(ContentType::parse(text), Err(InvalidPublish::ContentType), "{text:?}");
+        }
     }
 
     #[test]

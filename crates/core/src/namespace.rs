@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Delivery, Publish, ShardCount, Topic};
+use crate::{Delivery, NodeId, Publish, ShardCount, Topic};
 
 /// Where a message is stored when its publish is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,9 +122,15 @@ pub enum InvalidNamespace {
     /// The name cannot be the first segment of a topic that accepts publishes.
     #[error(
         "a namespace is the first segment of its topics' names: use a name that is \
-         not empty, in Unicode form C, without '/', leading '$' and control characters"
+         not empty, in Unicode form C, without '/', leading '$', control and invisible characters"
     )]
     Name,
+    /// The name looks like the id of a node.
+    #[error("the name {name:?} looks like the id of a node; choose another name")]
+    LooksLikeNodeId {
+        /// The name.
+        name: String,
+    },
     /// The number of messages is above [`History::COUNT_CAP`].
     #[error("the history can have at most {max} messages")]
     HistoryCount {
@@ -323,8 +329,12 @@ impl Namespaces {
     /// Checks that topics of a namespace of this name can exist.
     ///
     /// # Errors
-    /// [`InvalidNamespace::Name`] when they cannot.
+    /// [`InvalidNamespace::Name`] when they cannot, [`InvalidNamespace::LooksLikeNodeId`] for names such as
+    /// `n3`.
     pub fn validate_name(name: &str) -> Result<(), InvalidNamespace> {
+        if NodeId::resembled_by(name).is_some() {
+            return Err(InvalidNamespace::LooksLikeNodeId { name: name.to_owned() });
+        }
         match Topic::new(name) {
             Ok(topic) if topic.namespace() == name && !topic.is_system() => Ok(()),
             _ => Err(InvalidNamespace::Name),
@@ -494,8 +504,15 @@ mod tests {
         for name in ["chat", "köln", "a b"] {
             assert_eq!(Namespaces::validate_name(name), Ok(()), "{name}");
         }
-        for name in ["", "$sys", "a/b", "a/", "\n"] {
+        for name in ["", "$sys", "a/b", "a/", "\n", "chat\u{200b}", "\u{202e}chat", " chat"] {
             assert_eq!(Namespaces::validate_name(name), Err(InvalidNamespace::Name), "{name}");
+        }
+        for name in ["n1", "N7", "n007", "n99999999999999999999"] {
+            let error = InvalidNamespace::LooksLikeNodeId { name: name.to_owned() };
+            assert_eq!(Namespaces::validate_name(name), Err(error));
+        }
+        for name in ["n", "n1a", "news", "node-1", "1"] {
+            assert_eq!(Namespaces::validate_name(name), Ok(()), "{name}");
         }
     }
 }

@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{ShardCount, ShardId};
+use crate::{ShardCount, ShardId, unicode};
 
 /// A valid topic name, such as `multiball/gb-usa/score`: 1 to 16 segments separated by `/`, at most 255
-/// bytes, UTF-8 in NFC, no empty segment, no control character. Cheap to clone.
+/// bytes, UTF-8 in NFC, no empty segment, no segment `.` or `..` or that begins or ends with a space, no control
+/// or invisible character ([`unicode::is_unfit_for_names`]). Cheap to clone.
+///
+/// Names that differ in case, or in characters that merely look alike, are different topics.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Topic(Arc<str>);
@@ -46,6 +49,28 @@ pub enum InvalidTopic {
     ControlCharacter {
         /// Code point.
         code: u32,
+    },
+    /// The name has a character that is invisible, reorders text, or has no public meaning.
+    #[error(
+        "the topic has the character U+{code:04X}, which is invisible, reorders text or has no public \
+         meaning; remove it"
+    )]
+    UnfitCharacter {
+        /// Code point.
+        code: u32,
+    },
+    /// A segment begins or ends with a space, which no screen shows.
+    #[error("segment {index} of the topic begins or ends with a space; remove it")]
+    SpaceAtEdge {
+        /// Index of the segment, from 1.
+        index: usize,
+    },
+    /// A segment is `.` or `..`, which browsers and proxies resolve in a URL path: the request would reach
+    /// another topic, or another page of the node.
+    #[error("segment {index} of the topic is '.' or '..', which URLs resolve; rename it")]
+    DotSegment {
+        /// Index of the segment, from 1.
+        index: usize,
     },
     /// The name is not in NFC: the same text would have a second spelling in bytes, and that would be
     /// another topic.
@@ -106,11 +131,22 @@ fn validate(name: &str) -> Result<(), InvalidTopic> {
     if name.len() > Topic::BYTES_MAX {
         return Err(InvalidTopic::TooLong { len: name.len() });
     }
-    if let Some(control) = name.chars().find(|c| c.is_control()) {
-        return Err(InvalidTopic::ControlCharacter { code: u32::from(control) });
+    if let Some(unfit) = name.chars().find(|&c| unicode::is_unfit_for_names(c)) {
+        let code = u32::from(unfit);
+        return Err(match unfit.is_control() {
+            true => InvalidTopic::ControlCharacter { code },
+            false => InvalidTopic::UnfitCharacter { code },
+        });
     }
     if let Some(index) = name.split('/').position(str::is_empty) {
         return Err(InvalidTopic::EmptySegment { index: index + 1 });
+    }
+    let has_space_at_edge = |segment: &str| segment.starts_with(' ') || segment.ends_with(' ');
+    if let Some(index) = name.split('/').position(has_space_at_edge) {
+        return Err(InvalidTopic::SpaceAtEdge { index: index + 1 });
+    }
+    if let Some(index) = name.split('/').position(|segment| matches!(segment, "." | "..")) {
+        return Err(InvalidTopic::DotSegment { index: index + 1 });
     }
     let count = name.split('/').count();
     if count > Topic::SEGMENTS_MAX {
@@ -177,9 +213,14 @@ mod tests {
 
     #[test]
     fn valid_name_is_accepted_unchanged() {
-        for name in
-            ["a", "multiball/gb-usa/score", "worldcup/2026/match/57", "köln/straße", "$sys/x"]
-        {
+        for name in [
+            "a",
+            "multiball/gb-usa/score",
+            "worldcup/2026/match/57",
+            "köln/straße",
+            "a b/⚽",
+            "$sys/x",
+        ] {
             assert_eq!(Topic::new(name).map(|t| t.to_string()), Ok(name.to_owned()));
         }
     }
@@ -197,6 +238,37 @@ mod tests {
             Err(InvalidTopic::TooManySegments { count: 17 })
         );
         assert_eq!(Topic::new("e\u{301}"), Err(InvalidTopic::NotNormalized));
+        assert_eq!(Topic::new("a/b "), Err(InvalidTopic::SpaceAtEdge { index: 2 }));
+        assert_eq!(Topic::new("a/../b"), Err(InvalidTopic::DotSegment { index: 2 }));
+        assert_eq!(Topic::new("."), Err(InvalidTopic::DotSegment { index: 1 }));
+        assert_eq!(Topic::new(" a/b"), Err(InvalidTopic::SpaceAtEdge { index: 1 }));
+    }
+
+    #[test]
+    fn name_that_a_reader_cannot_tell_from_another_is_rejected() {
+        for (name, code) in [
+            ("chat\u{200b}/7", 0x200b),
+            ("chat/\u{202e}7", 0x202e),
+            ("chat\u{2028}7", 0x2028),
+            ("chat\u{a0}7", 0xa0),
+            ("\u{feff}chat", 0xfeff),
+            ("chat/\u{e0041}", 0xe0041),
+            ("\u{e000}", 0xe000),
+        ] {
+            assert_eq!(Topic::new(name), Err(InvalidTopic::UnfitCharacter { code }), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn similar_names_are_different_topics() {
+        // Latin and Cyrillic letters look alike in the last pair.
+        for (one, other) in
+            [("a_b/c", "a/b_c"), ("a%2Fb", "a/b"), ("Chat", "chat"), ("a", "\u{430}")]
+        {
+            let [one, other] = [one, other].map(|name| Topic::new(name).expect("valid"));
+            assert_ne!(one, other);
+            assert_ne!(one.hash64(), other.hash64());
+        }
     }
 
     #[test]

@@ -61,6 +61,18 @@ fn invalid_namespace_settings_are_rejected() {
 }
 
 #[test]
+fn two_namespaces_cannot_differ_in_case_only() {
+    let mut log = CommandLog::bootstrapped();
+    log.apply(set(Some("chat"), Some(count(1))));
+    let rejection = log.apply_rejected(set(Some("Chat"), Some(count(1))));
+    let (name, other) = ("Chat".to_owned(), "chat".to_owned());
+    assert_eq!(rejection, CommandRejection::NamespaceDiffersInCase { name, other });
+    log.apply(set(Some("chat"), Some(count(2))));
+    log.apply(set(Some("chat"), None));
+    log.apply(set(Some("Chat"), Some(count(1))));
+}
+
+#[test]
 fn only_a_named_namespace_can_live_in_memory() {
     let mut log = CommandLog::bootstrapped();
     let memory =

@@ -219,15 +219,30 @@ fn node_id_with_another_directory_is_rejected() {
 #[test]
 fn name_belongs_to_one_member() {
     let mut log = CommandLog::bootstrapped();
-    let rejection = log.apply_rejected(ControlCommand::Join(join_command(2, "n1")));
-    assert_eq!(rejection, CommandRejection::NameTaken { name: "n1".to_owned(), holder: NodeId(1) });
-    assert!(rejection.to_string().contains("choose another --name"));
-    log.join(join_command(2, "n2")).unwrap();
-    let renamed = join_command(2, "n1");
+    log.join(join_command(2, "eu")).unwrap();
+    for name in ["eu", "EU"] {
+        let rejection = log.apply_rejected(ControlCommand::Join(join_command(3, name)));
+        let holder = NodeId(2);
+        assert_eq!(rejection, CommandRejection::NameTaken { name: "eu".to_owned(), holder });
+        assert!(rejection.to_string().contains("choose another --name"));
+    }
+    log.join(join_command(3, "us")).unwrap();
     assert!(matches!(
-        log.apply_rejected(ControlCommand::Join(renamed)),
+        log.apply_rejected(ControlCommand::Join(join_command(3, "eu"))),
         CommandRejection::NameTaken { .. }
     ));
+}
+
+#[test]
+fn name_cannot_be_mistaken_for_another_node() {
+    let mut log = CommandLog::bootstrapped();
+    for name in ["n7", "N7", "n007"] {
+        let rejection = log.apply_rejected(ControlCommand::Join(join_command(2, name)));
+        let (name, node, other) = (name.to_owned(), NodeId(2), NodeId(7));
+        assert_eq!(rejection, CommandRejection::NameLooksLikeId { name, node, other });
+    }
+    log.join(join_command(2, "n2")).unwrap();
+    log.join(join_command(3, "node-7")).unwrap();
 }
 
 #[test]

@@ -414,6 +414,7 @@ fn operation_error(error: CommandError) -> AdminError {
     match &error {
         CommandError::Rejected(
             CommandRejection::Namespace(_)
+            | CommandRejection::NamespaceDiffersInCase { .. }
             | CommandRejection::Revocation(InvalidRevocation::Name { .. }),
         ) => AdminError::Invalid(error.into()),
         _ if error.is_retryable() => AdminError::Unavailable(error.into()),
