@@ -69,6 +69,7 @@ mod ring;
 mod route;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
+mod ticket_keys;
 mod times;
 mod topic;
 mod unavailable;
@@ -106,6 +107,7 @@ pub use resume::{
 pub use revocation::{InvalidRevocation, Revocations, RevokedTokens, TokenFacts};
 pub use ring::HashRing;
 pub use route::{UpstreamRoute, select_upstream};
+pub use ticket_keys::{TicketKey, TicketKeys};
 pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
 pub use unavailable::UnavailableReason;

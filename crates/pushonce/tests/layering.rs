@@ -27,6 +27,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("instruments", &[]),
     ("loadgen", &["core", "proto", "client", "instruments"]),
     ("telemetry", &[]),
+    ("tls", &["core", "listener", "telemetry"]),
     ("test-node", &["quic"]),
 ];
 
@@ -37,7 +38,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("quinn", &["client"]),
     ("quinn-proto", &["quic", "benches"]),
     ("quinn-udp", &["quic"]),
-    ("rcgen", &["quic"]),
+    ("rcgen", &["quic", "tls"]),
     ("flate2", &["websocket"]),
     ("sha1", &["websocket"]),
     ("clap", &["benches", "demo", "loadgen", "pushonce"]),
