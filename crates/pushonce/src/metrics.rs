@@ -95,6 +95,7 @@ pub(crate) const OPEN_DESCRIPTORS: Metric = Metric::gauge(
 pub fn all() -> Vec<Metric> {
     let crates = [
         METRICS,
+        pushonce_auth::METRICS,
         pushonce_consensus::METRICS,
         pushonce_fanout::METRICS,
         pushonce_gateway::METRICS,

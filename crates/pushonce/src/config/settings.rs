@@ -76,6 +76,11 @@ pub struct Settings {
     #[arg(action = clap::ArgAction::Set)]
     pub insecure: bool,
 
+    /// TOML file with the issuers whose tokens are accepted, and their keys; read again when it or a key file
+    /// changes. Without it every caller may do everything
+    #[arg(long, help_heading = "Access", value_name = "FILE")]
+    pub issuers: Option<PathBuf>,
+
     /// Number of shards of the cluster that `pushonce init` creates, permanent, 1 to 4096
     #[arg(long, help_heading = "New cluster", value_name = "N")]
     #[arg(default_value_t = ShardCount::DEFAULT.get())]
