@@ -12,7 +12,7 @@ pub enum Algorithm {
     Es256,
     /// RSASSA-PKCS1-v1_5 with SHA-256; keys of 2048 to 8192 bits.
     Rs256,
-    /// HMAC with SHA-256; secrets of at least 32 bytes. Whoever verifies with it can also sign.
+    /// HMAC with SHA-256; secrets of at least 32 bytes. A node that verifies with it could also sign.
     Hs256,
 }
 

@@ -36,7 +36,7 @@ pub struct VerifiedToken {
     pub grants: Grants,
 }
 
-/// To whom quotas are charged.
+/// The account that quotas are charged to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CallerKey {
     /// The subject of a token. The issuer belongs to it: two issuers may name the same subject.
@@ -133,7 +133,7 @@ impl Caller {
         })
     }
 
-    /// To whom the quotas of this caller, who calls from `address`, are charged.
+    /// The account that the quotas of this caller are charged to. `address` is where the caller connects from.
     pub fn key(&self, address: IpAddr) -> CallerKey {
         match self.token() {
             Some(VerifiedToken { issuer, subject: Some(subject), .. }) => {

@@ -88,7 +88,7 @@ impl JwksSource {
 
     async fn refresh_once(&self) {
         let _guard = self.single_flight.lock().await;
-        // Whoever waited for the lock sees the result of the fetch that it waited for.
+        // A caller that waited for the lock uses the result of the fetch that held it.
         if !self.with_cache(|cache| cache.begin_attempt(Instant::now())) {
             return;
         }

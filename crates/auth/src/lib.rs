@@ -2,29 +2,42 @@
 //!
 //! # Overview
 //!
-//! An [`Authenticator`] turns a token into a [`Caller`] with [`Grants`]. [`authorize`] decides whether a
-//! caller may do an [`Action`] in the namespaces as they are now. Every way into a node asks it.
+//! An [`Authenticator`] turns a token, a signed JWT, into a [`Caller`] with [`Grants`]. [`authorize`] decides
+//! whether a caller may do an [`Action`] in the namespaces as they are now. Every way into a node asks it.
+//! The issuers and their keys come from a file; keys are files or published by the issuer (JWKS).
 //!
 //! # Guarantees
 //!
 //! - A decision depends on the caller, the action and the settings of the namespaces only.
 //! - A deny wins over every grant. What no pattern grants is refused.
 //! - Without a configured issuer every caller is unrestricted; with one, a caller without a token may read
-//!   namespaces with `anonymous_read` and nothing else.
+//!   namespaces with `anonymous_read` and nothing else. A missing or malformed file is an error, never "no
+//!   issuer".
+//! - A key verifies tokens of its own issuer only, with its own algorithm only. Nothing in a token selects an
+//!   algorithm or an address.
+//! - A token is accepted as a whole or not at all: one malformed grant or repeated claim refuses it.
+//! - A change of the files takes effect within 30 seconds. If the new files are not usable, the old keys stay.
+//! - A key set is fetched at most every 30 seconds for each issuer, and used for at most 24 hours after the
+//!   last success.
+//! - Keys and tokens appear in no `Debug` output, log line or error.
 //!
 //! # Non-goals
 //!
-//! Sessions, tickets, quotas, and where in a request the token travels.
+//! Sessions, tickets, quotas, revocation, and where in a request the token travels. Encrypted tokens.
 //!
 //! # Data flow
 //!
-//! token → [`Authenticator::authenticate`] → [`Caller`] → [`authorize`] for each request of the caller.
+//! token → `UnverifiedToken` → key of its issuer → signature → type, claims, times → grants → [`Caller`] →
+//! [`authorize`] for each request of the caller. [`Authenticator::run`] replaces the keys.
 //!
 //! # Caller contract
 //!
 //! - Ask [`authorize`] for every request, also for one that continues an earlier one, such as a page of
 //!   history: the token and the namespaces may have changed.
-//! - Check [`Caller::is_expired`] and the revocations of the cluster for as long as a session lives.
+//! - Check [`Caller::is_expired`] and the revocations of the cluster ([`Caller::token_facts`]) for as long as
+//!   a session lives.
+//! - Run [`Authenticator::run`], and call [`Authenticator::reload`] on SIGHUP.
+//! - Never decide by [`read_unverified`].
 //!
 //! ```
 //! use pushonce_auth::{Action, Authenticator, authorize};

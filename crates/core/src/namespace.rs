@@ -196,7 +196,7 @@ impl History {
 }
 
 impl NamespaceAccess {
-    /// Maximum of [`NamespaceAccess::cache_max_age_s`], a day: a cache cannot be told to forget.
+    /// Maximum of [`NamespaceAccess::cache_max_age_s`], a day: no request removes an answer from a cache.
     pub const CACHE_MAX_AGE_S_CAP: u32 = 24 * 3_600;
 
     fn validate(&self) -> Result<(), InvalidNamespace> {

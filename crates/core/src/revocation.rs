@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
-/// The tokens that the cluster no longer accepts. A token does not say so itself, so every node compares
-/// each token with this list when it authenticates a caller, and each session when the list changes.
+/// The tokens that the cluster no longer accepts. Every node compares each token with this list when it
+/// authenticates a caller, and the token of each session when the list changes.
 ///
 /// An entry is kept until the last token that it concerns has expired; the caller says until when.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ mod publish;
 mod serve;
 mod settings;
 mod subscribe;
+mod token;
 mod topic;
 
 use std::io::IsTerminal as _;
@@ -63,6 +64,8 @@ enum Command {
     Topic(topic::Args),
     /// Show and change the settings of namespaces, such as history and payload limits
     Namespace(namespace::Args),
+    /// Make keys and tokens, and show what a token allows; needs no node
+    Token(token::Args),
     /// Put load on a cluster and measure the result
     Bench(pushonce_loadgen::Args),
     /// Print the settings that a node would run with, or the first invalid one
@@ -177,6 +180,7 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
             Command::Cluster(args) => cluster::run(args, json).await,
             Command::Topic(args) => topic::run(args, json).await,
             Command::Namespace(args) => namespace::run(args, json).await,
+            Command::Token(args) => token::run(args, json).await,
             Command::Bench(args) => bench::run(args, json, shutdown).await,
             Command::CheckConfig(args) => check_config::run(args, json),
         }
@@ -215,6 +219,7 @@ impl Command {
             | Command::Cluster(_)
             | Command::Topic(_)
             | Command::Namespace(_)
+            | Command::Token(_)
             | Command::CheckConfig(_) => false,
         }
     }

@@ -46,7 +46,7 @@ enum IssuerReason {
     Jwks(#[from] crate::jwks::InvalidJwksUrl),
     #[error("{0}")]
     Algorithm(#[from] crate::UnsupportedAlgorithm),
-    #[error("HS256 keys cannot be fetched: everyone who can read them can sign; use `secret-file`")]
+    #[error("HS256 keys cannot be fetched, since a published secret is none; use `secret-file`")]
     FetchedSecret,
     #[error("cannot read the key set {}: {error}", path.display())]
     Unreadable { path: PathBuf, error: io::Error },

@@ -28,7 +28,7 @@ pub(super) enum Lookup {
 }
 
 impl KeyCache {
-    /// Between two fetches, whoever asks: tokens with invented key ids must not turn the node into a load
+    /// Minimum time between two fetches: tokens with invented key ids must not turn the node into a load
     /// generator against the issuer.
     pub(super) const ATTEMPT_INTERVAL: Duration = Duration::from_secs(30);
     /// Age at which keys are fetched again without being asked for, so that a withdrawn key is forgotten.

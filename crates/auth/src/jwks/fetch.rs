@@ -35,9 +35,7 @@ pub(crate) struct JwksUrl {
 pub(crate) enum InvalidJwksUrl {
     #[error("`jwks` is not a URL: expected https://HOST/PATH")]
     Malformed,
-    #[error(
-        "`jwks` must use https: whoever changes the answer on its way decides which tokens are accepted"
-    )]
+    #[error("`jwks` must use https: else anyone on the way could replace the keys")]
     NotHttps,
     #[error("`jwks` must not have a user name or a password")]
     Credentials,

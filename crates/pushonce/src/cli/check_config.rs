@@ -1,6 +1,8 @@
-//! `pushonce check-config`: prints the settings that a node would run with.
+//! `pushonce check-config`: prints the settings that a node would run with, and reads the files that they
+//! name.
 
 use anyhow::Context as _;
+use pushonce_auth::Authenticator;
 
 use super::settings::NodeArgs;
 use crate::output;
@@ -9,6 +11,9 @@ use crate::output;
 /// with `--config`.
 pub(super) fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
     let settings = settings.resolve()?.complete_settings();
+    if let Some(issuers) = &settings.issuers {
+        Authenticator::load(issuers).context("invalid --issuers")?;
+    }
     if json {
         output::write_line(serde_json::to_string(&settings)?)?;
     } else {
