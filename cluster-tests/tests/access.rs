@@ -59,7 +59,8 @@ async fn tickets_are_redeemed_at_other_nodes_and_revocations_reach_all_of_them()
     std::fs::write(&admin_file, admin).expect("writable");
     let grpc = format!("http://{}", cluster.ports(0).grpc);
     let file = admin_file.to_str().expect("UTF-8");
-    let arguments = ["token", "revoke", "--subject", "alice", "--server", &grpc, "--token-file", file];
+    let arguments =
+        ["token", "revoke", "--subject", "alice", "--server", &grpc, "--token-file", file];
     pushonce(arguments, "").await.expect_success();
     let revoked_at = Instant::now();
     // The session of the ticket ends with its token.

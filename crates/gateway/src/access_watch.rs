@@ -184,8 +184,10 @@ mod tests {
     fn tokens_that_expire_together_end_over_two_seconds() {
         let (access_watch, _sender) = watch_of(0);
         (0..10_000).for_each(|session| access_watch.set_token(session, Timestamp(1)));
-        let counts: Vec<_> =
-            (0..200).map(|_| access_watch.tick(Timestamp(1)).len()).take_while(|&n| n > 0).collect();
+        let counts: Vec<_> = (0..200)
+            .map(|_| access_watch.tick(Timestamp(1)).len())
+            .take_while(|&n| n > 0)
+            .collect();
         assert_eq!(counts.iter().sum::<usize>(), 10_000);
         assert!(counts.iter().all(|&count| count <= 10_000 / TICKS_PER_SWEEP));
     }
