@@ -9,11 +9,12 @@ use tokio::sync::watch;
 
 use crate::deadlines::{Deadlines, DueReason};
 
-/// Minimum number of sessions that one tick compares with changed revocations.
+/// Minimum number of sessions that one tick ends or compares with changed revocations.
 const CHECKS_PER_TICK_MIN: usize = 256;
 
-/// In how many ticks all sessions are compared. Ticks are at most 98 ms apart: about two seconds, so that a
-/// revocation ends sessions within five, the time in which it reaches every node included.
+/// In how many ticks all sessions can be checked. Ticks are at most 98 ms apart: about two seconds, so that a
+/// revocation ends sessions within five, the time in which it reaches every node included. Sessions whose
+/// tokens expire at the same moment end over the same time, so that they do not all reconnect at once.
 const TICKS_PER_SWEEP: usize = 20;
 
 /// The deadlines of the sessions of a lane, and the revocations with which they were compared.
@@ -21,14 +22,18 @@ pub(crate) struct AccessWatch {
     deadlines: RefCell<Deadlines>,
     view: RefCell<watch::Receiver<Arc<ClusterView>>>,
     revocations: RefCell<Arc<Revocations>>,
-    /// The last session that was compared, while a sweep is in progress.
-    sweep: Cell<Option<SweepPosition>>,
+    sweep: Cell<Sweep>,
 }
 
-#[derive(Clone, Copy)]
-struct SweepPosition {
-    after: Option<usize>,
-    per_tick: usize,
+/// The comparison of all sessions with changed revocations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sweep {
+    /// All sessions were compared.
+    #[default]
+    Done,
+    /// The sessions up to this one were compared. `changed`: the revocations have changed since the sweep began,
+    /// so another one follows. Without it, frequent changes would never let a sweep reach the last session.
+    Running { after: Option<usize>, changed: bool },
 }
 
 /// A session to end or to check.
@@ -47,7 +52,7 @@ impl AccessWatch {
             deadlines: RefCell::default(),
             view: RefCell::new(view),
             revocations: RefCell::new(revocations),
-            sweep: Cell::new(None),
+            sweep: Cell::default(),
         }
     }
 
@@ -74,22 +79,33 @@ impl AccessWatch {
     /// revocations, the next part of all sessions with a token.
     pub(crate) fn tick(&self, now: Timestamp) -> Vec<(usize, AccessCheck)> {
         let mut deadlines = self.deadlines.borrow_mut();
+        let per_tick = (deadlines.len() / TICKS_PER_SWEEP).max(CHECKS_PER_TICK_MIN);
         let mut due = Vec::new();
-        while let Some((session, reason)) = deadlines.pop_due(now) {
+        while due.len() < per_tick
+            && let Some((session, reason)) = deadlines.pop_due(now)
+        {
             let check = match reason {
                 DueReason::Token => AccessCheck::Token,
                 DueReason::Age => AccessCheck::Age,
             };
             due.push((session, check));
         }
-        if self.revocations_changed() {
-            let per_tick = (deadlines.len() / TICKS_PER_SWEEP).max(CHECKS_PER_TICK_MIN);
-            self.sweep.set(Some(SweepPosition { after: None, per_tick }));
-        }
-        if let Some(SweepPosition { after, per_tick }) = self.sweep.get() {
+        let is_changed = self.revocations_changed();
+        let sweep = match self.sweep.get() {
+            Sweep::Done if is_changed => Sweep::Running { after: None, changed: false },
+            Sweep::Done => Sweep::Done,
+            Sweep::Running { after, changed } => {
+                Sweep::Running { after, changed: changed || is_changed }
+            }
+        };
+        self.sweep.set(sweep);
+        if let Sweep::Running { after, changed } = sweep {
             let sessions = deadlines.with_token_after(after, per_tick);
-            let last = sessions.last().copied();
-            self.sweep.set(last.map(|last| SweepPosition { after: Some(last), per_tick }));
+            self.sweep.set(match sessions.last() {
+                Some(&last) => Sweep::Running { after: Some(last), changed },
+                None if changed => Sweep::Running { after: None, changed: false },
+                None => Sweep::Done,
+            });
             due.extend(sessions.into_iter().map(|session| (session, AccessCheck::Token)));
         }
         due
@@ -104,5 +120,75 @@ impl AccessWatch {
         let is_changed = *self.revocations.borrow() != newest;
         self.revocations.replace(newest);
         is_changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::{ClusterId, RevokedTokens};
+
+    use super::*;
+
+    const LATER: Timestamp = Timestamp(u64::MAX);
+
+    fn watch_of(sessions: usize) -> (AccessWatch, watch::Sender<Arc<ClusterView>>) {
+        let (sender, view) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
+        let access_watch = AccessWatch::new(view);
+        (0..sessions).for_each(|session| access_watch.set_token(session, LATER));
+        (access_watch, sender)
+    }
+
+    fn revoke(sender: &watch::Sender<Arc<ClusterView>>, id: &str) {
+        sender.send_modify(|view| {
+            let revocations = Arc::make_mut(&mut Arc::make_mut(view).revocations);
+            revocations.revoke(RevokedTokens::WithId(id.to_owned()), LATER).unwrap();
+        });
+    }
+
+    fn checked(access_watch: &AccessWatch) -> Vec<usize> {
+        access_watch.tick(Timestamp(0)).into_iter().map(|(session, _)| session).collect()
+    }
+
+    #[test]
+    fn change_of_the_revocations_checks_every_session_with_a_token_once() {
+        let (access_watch, sender) = watch_of(10_000);
+        assert!(checked(&access_watch).is_empty());
+        revoke(&sender, "t1");
+        let first = checked(&access_watch);
+        assert_eq!(first.len(), 10_000 / TICKS_PER_SWEEP);
+        let rest = (0..2 * TICKS_PER_SWEEP).flat_map(|_| checked(&access_watch));
+        let all: Vec<_> = first.into_iter().chain(rest).collect();
+        assert_eq!(all, (0..10_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn another_change_of_the_cluster_checks_no_session() {
+        let (access_watch, sender) = watch_of(10);
+        sender.send_modify(|view| Arc::make_mut(view).version += 1);
+        assert!(checked(&access_watch).is_empty());
+    }
+
+    #[test]
+    fn changes_at_every_tick_still_reach_the_last_session() {
+        let (access_watch, sender) = watch_of(10_000);
+        let checked: Vec<_> = (0..50)
+            .flat_map(|change| {
+                revoke(&sender, &change.to_string());
+                checked(&access_watch)
+            })
+            .collect();
+        assert!(checked.contains(&9_999));
+    }
+
+    #[test]
+    fn tokens_that_expire_together_end_over_two_seconds() {
+        let (access_watch, _sender) = watch_of(0);
+        (0..10_000).for_each(|session| access_watch.set_token(session, Timestamp(1)));
+        let counts: Vec<_> = (0..200)
+            .map(|_| access_watch.tick(Timestamp(1)).len())
+            .take_while(|&n| n > 0)
+            .collect();
+        assert_eq!(counts.iter().sum::<usize>(), 10_000);
+        assert!(counts.iter().all(|&count| count <= 10_000 / TICKS_PER_SWEEP));
     }
 }

@@ -9,6 +9,7 @@ mod init;
 mod namespace;
 mod operator;
 mod publish;
+mod revocation;
 mod serve;
 mod settings;
 mod subscribe;
@@ -64,7 +65,7 @@ enum Command {
     Topic(topic::Args),
     /// Show and change the settings of namespaces, such as history and payload limits
     Namespace(namespace::Args),
-    /// Make keys and tokens, and show what a token allows; needs no node
+    /// Make keys and tokens, show what a token allows, and revoke tokens
     Token(token::Args),
     /// Put load on a cluster and measure the result
     Bench(pushonce_loadgen::Args),

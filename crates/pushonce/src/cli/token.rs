@@ -1,4 +1,5 @@
-//! `pushonce token`: makes keys and tokens, and shows what a token allows. Works without a node.
+//! `pushonce token`: makes keys and tokens, shows what a token allows, and revokes tokens. Only the revocations
+//! need a node.
 
 mod input;
 mod inspect;
@@ -6,6 +7,8 @@ mod key;
 mod mint;
 
 use clap::Subcommand;
+
+use super::revocation;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -23,6 +26,10 @@ enum Command {
     Verify(inspect::VerifyArgs),
     /// Show what the token on standard input allows, and which grant decides
     Explain(inspect::ExplainArgs),
+    /// No longer accept tokens, at every node: those of an id, of a subject, or issued before a time
+    Revoke(revocation::RevokeArgs),
+    /// List the tokens that are no longer accepted
+    Revocations(revocation::ListArgs),
 }
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
@@ -31,5 +38,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
         Command::Mint(args) => mint::run(args, json),
         Command::Verify(args) => inspect::verify(args, json).await,
         Command::Explain(args) => inspect::explain(args, json).await,
+        Command::Revoke(args) => revocation::revoke(args, json).await,
+        Command::Revocations(args) => revocation::list(args, json).await,
     }
 }

@@ -74,7 +74,7 @@ pub struct Settings {
     /// It may be any address: bind it to a network of your own [default: none]
     #[arg(long, help_heading = "Addresses", value_name = "ADDR", value_parser = listen_address)]
     pub monitoring: Option<SocketAddr>,
-    /// Allow addresses that others can reach, although there is no authentication
+    /// Allow addresses that others can reach although the node has no certificate or no issuers
     #[arg(long, help_heading = "Addresses", value_name = "on|off", value_parser = switch)]
     #[arg(num_args = 0..=1, default_missing_value = "on", default_value = "off")]
     #[arg(action = clap::ArgAction::Set)]

@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use pushonce_auth::Authenticator;
 
+use crate::cli::access_token::TOKEN_VARIABLE;
 use crate::output;
-
-/// The variable with a token.
-const TOKEN_VARIABLE: &str = "PUSHONCE_TOKEN";
 
 /// The source of the token.
 #[derive(clap::Args)]
