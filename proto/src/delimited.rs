@@ -75,6 +75,11 @@ impl FrameDecoder {
         !self.buffer.is_empty()
     }
 
+    /// Bytes of memory that received bytes take.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// The length of the next frame, and the length of its prefix, in bytes.
     fn next_length(&self) -> Result<Option<(usize, usize)>, FrameTooLong> {
         let mut len = 0u64;

@@ -115,6 +115,19 @@ impl MessageDecoder {
         }
     }
 
+    /// Bytes of the payload of the current frame that were not received yet; 0 between frames.
+    pub fn remaining_payload_bytes(&self) -> usize {
+        match &self.state {
+            DecoderState::Payload(frame) => frame.remaining,
+            _ => 0,
+        }
+    }
+
+    /// Whether a message was begun that is not complete. Between its fragments it is not either.
+    pub fn is_within_message(&self) -> bool {
+        self.message.is_some()
+    }
+
     fn decode_next(
         &mut self,
         input: &mut &[u8],
