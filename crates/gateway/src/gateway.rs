@@ -13,12 +13,13 @@ use pushonce_quic::{Certificate, CertificateRotator, Port};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::http::front::HttpFront;
 use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
 use crate::{
-    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, PublishRouter, bind,
-    quic,
+    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, PagePolicy,
+    PublishRouter, bind, quic,
 };
 
 /// The services behind the gateway.
@@ -38,7 +39,7 @@ pub struct Backend {
 pub struct Gateway {
     config: Arc<Config>,
     backend: Backend,
-    router: Router,
+    http: HttpFront,
     listeners: Vec<TcpListener>,
     http_addr: SocketAddr,
     quic: Port,
@@ -90,6 +91,9 @@ impl Gateway {
             publish_seconds: metrics::PUBLISH.register_histogram(&["http"]),
         };
         let router = http::router(routes, extra);
+        let advertise = config.advertise.as_deref();
+        let page_policy = PagePolicy::new(config.origins.clone(), http_addr, advertise);
+        let http = HttpFront::new(router, page_policy);
         let config = Arc::new(config);
         let watchdog = LaneWatchdog::new(listeners.len());
         let admission = Admission::new(listeners.len());
@@ -97,7 +101,7 @@ impl Gateway {
         Ok(Gateway {
             config,
             backend,
-            router,
+            http,
             listeners,
             http_addr,
             quic,
@@ -161,7 +165,7 @@ impl Gateway {
             let parts = LaneParts {
                 config: self.config.clone(),
                 backend: self.backend.clone(),
-                router: self.router.clone(),
+                http: self.http.clone(),
                 listener,
                 quic: quic_listeners.next(),
                 connection_permits: connection_permits.clone(),

@@ -1,10 +1,16 @@
 //! The HTTP routes, with the topic in the URL path. Module `ws` implements `/ws`.
 
 mod audience;
+mod authority;
 pub(crate) mod cors;
 mod error;
+pub(crate) mod framing;
+pub(crate) mod front;
 mod headers;
+mod origin;
+mod page_policy;
 mod publish;
+mod request_check;
 mod snapshot;
 
 use std::sync::Arc;
@@ -23,8 +29,10 @@ use pushonce_quic::certificate::Fingerprint;
 use pushonce_telemetry::Histogram;
 use tokio::sync::watch;
 
-pub use cors::{SameOriginOnly, allow_any_origin};
+pub use cors::{SameOriginOnly, apply_page_policy};
 pub(crate) use error::HttpError;
+pub use origin::{AllowedOrigins, InvalidOrigin, Origin};
+pub use page_policy::PagePolicy;
 
 use crate::{AudienceSource, PublishRouter, rejection};
 

@@ -221,7 +221,7 @@ async fn full_server_answers_one_probe_per_connection() {
     let server =
         TestGateway::with_config(|config| (config.connections_max, config.lanes) = (1, 1)).await;
     let session = RawConnection::session(server.http, b"").await;
-    let probe = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
+    let probe = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for _ in 0..40 {
         let response = RawConnection::connect(server.http, probe).await.read_to_end().await;
         assert!(response.starts_with("HTTP/1.1 ") && !response.contains("503"), "{response}");

@@ -147,7 +147,7 @@ async fn wait_until_ready(http: SocketAddr) {
 async fn is_ready(http: SocketAddr) -> bool {
     let request = async {
         let mut stream = TcpStream::connect(http).await?;
-        stream.write_all(b"GET /health/ready HTTP/1.1\r\nHost: node\r\n\r\n").await?;
+        stream.write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
         let mut status_line = [0; 13];
         stream.read_exact(&mut status_line).await?;
         std::io::Result::Ok(&status_line == b"HTTP/1.1 200 ")
