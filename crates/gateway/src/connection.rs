@@ -118,6 +118,8 @@ pub(crate) async fn serve(
             "/ws" if service_permit.is_regular() => {
                 upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane)
             }
+            #[cfg(feature = "echo")]
+            ws::ECHO_PATH => upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane),
             "/ws" => full_response(),
             _ => http.router.clone().oneshot(request.map(Body::new)).boxed_local(),
         };

@@ -17,6 +17,9 @@ pub(crate) struct UpgradeRequest {
     /// position. An invalid query is rejected in the session: a browser hides the response of a failed
     /// handshake from its page, and the page would reconnect forever.
     pub(super) subscribe: Result<Option<client::ClientRequest>, InvalidFrame>,
+    /// The session returns every message instead of interpreting it.
+    #[cfg(feature = "echo")]
+    pub(super) is_echo: bool,
 }
 
 impl UpgradeRequest {
@@ -38,7 +41,12 @@ impl UpgradeRequest {
             .map_err(|error| (ErrorCode::BadRequest, error.to_string()))
             .and_then(|pairs| parse_subscription(&pairs))
             .map_err(|(code, text)| InvalidFrame::new(code, text));
-        Ok(UpgradeRequest { handshake, subscribe })
+        Ok(UpgradeRequest {
+            handshake,
+            subscribe,
+            #[cfg(feature = "echo")]
+            is_echo: request.uri().path() == super::echo::PATH,
+        })
     }
 
     pub(crate) fn response(&self) -> Response<Body> {
