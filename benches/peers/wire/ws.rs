@@ -40,7 +40,7 @@ pub(super) fn nchan_opening_bytes(spec: ConnectionSpec<'_>) -> Vec<u8> {
 
 fn handshake(path: &str, headers: &str) -> Vec<u8> {
     format!(
-        "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{headers}\r\n"
     )
     .into()

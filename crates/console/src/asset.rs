@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode, header};
 
 /// Allows only this host: no inline script, no other origin, no embedding in a frame.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
-                      connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'";
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 #[derive(Clone, Copy)]
 pub(crate) struct Asset {

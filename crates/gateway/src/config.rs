@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::AllowedOrigins;
+
 /// The settings of a [`Gateway`](crate::Gateway).
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -11,6 +13,10 @@ pub struct Config {
     /// Address of QUIC. Port 0 selects a free port. A delivery costs a quarter less on one specific address
     /// than on all addresses (`0.0.0.0`): packets without an explicit source address can be sent together.
     pub quic: SocketAddr,
+    /// The origins of pages that may use the node besides its own pages.
+    pub origins: AllowedOrigins,
+    /// The host under which others know the node: accepted as `Host` by a listener on a loopback address.
+    pub advertise: Option<String>,
     /// Number of threads that serve sessions, each with its own listener; 0 counts as 1.
     pub lanes: usize,
     /// Whether each lane is pinned to its own core, if there are enough cores and the system allows it.
@@ -58,6 +64,8 @@ impl Default for Config {
         Config {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 7080)),
             quic: SocketAddr::from((Ipv4Addr::LOCALHOST, 7443)),
+            origins: AllowedOrigins::default(),
+            advertise: None,
             lanes: std::thread::available_parallelism().map_or(1, usize::from),
             pin_lanes: false,
             // Below the 30 s after which many proxies and home routers drop an idle connection.

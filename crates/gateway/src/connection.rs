@@ -1,11 +1,10 @@
 //! One TCP connection: HTTP/1 until it ends or is upgraded to a WebSocket.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use axum::Router;
 use axum::body::Body;
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt, TryFutureExt};
@@ -22,6 +21,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
 
 use crate::http::authenticate::ClientAddress;
+use crate::http::framing::{RequestFraming, ScannedStream};
+use crate::http::front::HttpFront;
 use crate::http::{HttpError, cors};
 use crate::lane::LaneState;
 use crate::overflow::OverflowPermit;
@@ -38,7 +39,6 @@ const RETRY_AFTER_SECS: u32 = 10;
 
 const FULL_RESPONSE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\n\
-    Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: retry-after\r\n\
     X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n";
 
 /// The permit of one connection, released when it is dropped.
@@ -97,7 +97,7 @@ pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
 pub(crate) async fn serve(
     lane: Rc<LaneState>,
     stream: TcpStream,
-    router: Router,
+    http: HttpFront,
     permit: ConnectionPermit,
 ) {
     let address = ClientAddress(stream.peer_addr().ok().map(|address| address.ip()));
@@ -106,20 +106,33 @@ pub(crate) async fn serve(
     let service_lane = lane.clone();
     let permit = Rc::new(permit);
     let service_permit = permit.clone();
+    let framing = Rc::new(RefCell::new(RequestFraming::new()));
+    let stream = ScannedStream::new(stream, framing.clone());
+    let request_count = Cell::new(0);
     let service = service_fn(move |mut request: Request<Incoming>| {
         service_permit.on_request();
+        request_count.set(request_count.get() + 1);
+        let access = match http.admit(&request, request_count.get(), &framing, false) {
+            Ok(access) => access,
+            Err(rejection) => return ready_response(rejection),
+        };
         let response = match request.uri().path() {
             _ if request.method() == Method::OPTIONS => ready_response(cors::preflight()),
             "/ws" if service_permit.is_regular() => {
                 upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane, address)
             }
+            #[cfg(feature = "echo")]
+            ws::ECHO_PATH => {
+                upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane, address)
+            }
             "/ws" => full_response(),
             _ => {
                 request.extensions_mut().insert(address);
-                router.clone().oneshot(request.map(Body::new)).boxed_local()
+                http.router.clone().oneshot(request.map(Body::new)).boxed_local()
             }
         };
-        response.map_ok(cors::add_headers)
+        let http = http.clone();
+        response.map_ok(move |response| http.finish(response, &access)).boxed_local()
     });
     let config = &lane.config;
     let mut connection = http1::Builder::new()
@@ -132,7 +145,7 @@ pub(crate) async fn serve(
     tokio::select! {
         // Eviction is checked first: a request that was begun is never followed by this 503.
         biased;
-        () = permit.evicted() => return reject(&lane, connection.into_parts().io.into_inner()),
+        () = permit.evicted() => return reject(&lane, connection.into_parts().io.into_inner().into_inner()),
         _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {}
         () = lane.draining.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
@@ -140,7 +153,7 @@ pub(crate) async fn serve(
         }
     }
     let parts = connection.into_parts();
-    let stream = parts.io.into_inner();
+    let stream = parts.io.into_inner().into_inner();
     match upgrade_slot.take() {
         // The session gets its own task: this one is several times as large, and most sessions are idle.
         Some(upgrade_request) => {

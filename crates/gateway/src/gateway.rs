@@ -4,7 +4,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use axum::Router;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pushonce_auth::AccessControl;
@@ -14,12 +13,13 @@ use pushonce_quic::{Certificate, CertificateRotator, Port};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::http::front::HttpFront;
 use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
 use crate::{
-    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, Pages, PublishRouter,
-    bind, quic,
+    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, PagePolicy, Pages,
+    PublishRouter, bind, quic,
 };
 
 /// The services behind the gateway.
@@ -41,7 +41,7 @@ pub struct Backend {
 pub struct Gateway {
     config: Arc<Config>,
     backend: Backend,
-    router: Router,
+    http: HttpFront,
     paths: Vec<&'static str>,
     listeners: Vec<TcpListener>,
     http_addr: SocketAddr,
@@ -96,6 +96,9 @@ impl Gateway {
         };
         let paths = http::paths().chain(extra.paths()).collect();
         let router = http::router(routes, extra);
+        let advertise = config.advertise.as_deref();
+        let page_policy = PagePolicy::new(config.origins.clone(), http_addr, advertise);
+        let http = HttpFront::new(router, page_policy);
         let config = Arc::new(config);
         let watchdog = LaneWatchdog::new(listeners.len());
         let admission = Admission::new(listeners.len());
@@ -103,7 +106,7 @@ impl Gateway {
         Ok(Gateway {
             config,
             backend,
-            router,
+            http,
             paths,
             listeners,
             http_addr,
@@ -173,7 +176,7 @@ impl Gateway {
             let parts = LaneParts {
                 config: self.config.clone(),
                 backend: self.backend.clone(),
-                router: self.router.clone(),
+                http: self.http.clone(),
                 listener,
                 quic: quic_listeners.next(),
                 connection_permits: connection_permits.clone(),

@@ -2,11 +2,17 @@
 
 mod audience;
 pub(crate) mod authenticate;
+mod authority;
 mod cache;
 pub(crate) mod cors;
 mod error;
+pub(crate) mod framing;
+pub(crate) mod front;
 mod headers;
+mod origin;
+mod page_policy;
 mod publish;
+mod request_check;
 mod snapshot;
 mod tickets;
 
@@ -29,8 +35,10 @@ use pushonce_telemetry::Histogram;
 use tokio::sync::watch;
 
 pub use authenticate::Authenticated;
-pub use cors::{SameOriginOnly, allow_any_origin};
+pub use cors::{SameOriginOnly, apply_page_policy};
 pub use error::HttpError;
+pub use origin::{AllowedOrigins, InvalidOrigin, Origin};
+pub use page_policy::PagePolicy;
 
 use crate::{AudienceSource, Pages, PublishRouter, rejection};
 

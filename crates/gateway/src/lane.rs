@@ -31,6 +31,7 @@ use crate::STUCK_INTERVALS;
 use crate::access_watch::AccessWatch;
 use crate::admission::{LaneAdmission, RecentShortages};
 use crate::connection::ConnectionPermit;
+use crate::http::front::HttpFront;
 use crate::metrics::{GatewayMetrics, Shortage, TransportKind};
 use crate::overflow::Overflow;
 use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
@@ -97,7 +98,7 @@ pub(crate) struct LaneState {
 pub(crate) struct LaneParts {
     pub(crate) config: Arc<Config>,
     pub(crate) backend: Backend,
-    pub(crate) router: axum::Router,
+    pub(crate) http: HttpFront,
     pub(crate) listener: std::net::TcpListener,
     /// The QUIC listener of the lane; `None` when QUIC is served by other lanes only.
     pub(crate) quic: Option<Listener>,
@@ -132,7 +133,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     let LaneParts {
         config,
         backend,
-        router,
+        http,
         listener,
         quic,
         connection_permits,
@@ -164,7 +165,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     });
     let record_tick = || watchdog.record_tick(index);
     tokio::select! {
-        () = accept_tcp(&lane, listener, router) => {}
+        () = accept_tcp(&lane, listener, http) => {}
         () = run_ticks(&lane, &admission, record_tick) => {}
         () = join_quic(&mut quic), if quic.is_some() => {}
         () = draining.cancelled() => {}
@@ -230,22 +231,22 @@ async fn drain_sessions(lane: &LaneState) {
     }
 }
 
-async fn accept_tcp(lane: &Rc<LaneState>, listener: InfallibleListener, router: axum::Router) {
+async fn accept_tcp(lane: &Rc<LaneState>, listener: InfallibleListener, http: HttpFront) {
     for accepted in 1.. {
         if accepted % ACCEPTS_PER_TURN == 0 {
             tokio::task::yield_now().await;
         }
-        serve_connection(lane, listener.accept().await, &router);
+        serve_connection(lane, listener.accept().await, &http);
     }
 }
 
-fn serve_connection(lane: &Rc<LaneState>, stream: TcpStream, router: &axum::Router) {
+fn serve_connection(lane: &Rc<LaneState>, stream: TcpStream, http: &HttpFront) {
     let Some(permit) = lane.admit(&stream) else { return connection::reject(lane, stream) };
     // Frames are written whole; waiting for more data would only delay them. A failure means that the
     // connection is gone, which the next read detects.
     let _ = stream.set_nodelay(true);
     set_stuck_timeout(&stream, lane.config.heartbeat);
-    let task = connection::serve(lane.clone(), stream, router.clone(), permit);
+    let task = connection::serve(lane.clone(), stream, http.clone(), permit);
     lane.connections.spawn_local(task);
 }
 

@@ -28,6 +28,9 @@
 //! - A slow client of `latest` or `rate` receives fewer messages and never one that is seconds old, as far as
 //!   its own buffers allow.
 //! - An error response reaches a client that is still sending.
+//! - A page of another origin can neither read nor publish nor open a session, unless its origin is listed in
+//!   [`Config::origins`]. No cookie is ever read. A browser never runs a payload as a page of the node.
+//! - A request that two HTTP parsers could read differently is rejected.
 //! - A flood of connections does not prevent health checks and metrics requests from being answered.
 //!
 //! # Non-goals
@@ -114,7 +117,10 @@ pub use bind::BindError;
 pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
 pub use gateway::{Backend, Gateway, RunError};
-pub use http::{Authenticated, HttpError, SameOriginOnly, allow_any_origin};
+pub use http::{
+    AllowedOrigins, Authenticated, HttpError, InvalidOrigin, Origin, PagePolicy, SameOriginOnly,
+    apply_page_policy,
+};
 pub use metrics::METRICS;
 pub use pages::{PageAccess, Pages};
 pub use pressure::MemoryUse;

@@ -12,6 +12,7 @@ pub const METRICS: &[Metric] = &[
     SESSIONS_CLOSED,
     SESSIONS_SHED,
     CONNECTIONS_REJECTED,
+    REQUESTS_REJECTED,
     RECEIVED_FRAMES,
     SENT_BYTES,
     WRITES,
@@ -52,6 +53,13 @@ const CONNECTIONS_REJECTED: Metric = Metric::counter(
     "pushonce_gateway_connections_rejected_total",
     "Client connections that were rejected, by what the node is short of: connections, descriptors or \
      load (memory or the backlog of a lane).",
+)
+.with_labels(&["reason"]);
+
+pub(crate) const REQUESTS_REJECTED: Metric = Metric::counter(
+    "pushonce_gateway_requests_rejected_total",
+    "HTTP requests, handshakes included, that were rejected before they were routed, by reason: origin (a page \
+     whose origin is not in --origins), host (an unknown name of a node on a loopback address) or malformed.",
 )
 .with_labels(&["reason"]);
 

@@ -2,63 +2,13 @@
 
 mod support;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use http::{Method, Request, StatusCode};
 use pushonce_core::NamespaceChange;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use support::http::{get, post, send_request};
 use support::raw::RawConnection;
 use support::{TestGateway, with_timeout};
-
-struct TestResponse {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl TestResponse {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).expect("JSON")
-    }
-
-    fn header(&self, name: &str) -> &str {
-        self.headers[name].to_str().expect("text")
-    }
-
-    /// Returns the status and the code of an error response, which must have a message.
-    fn error_status_and_code(&self) -> (u16, String) {
-        let error = self.json()["error"].clone();
-        assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{error}");
-        assert!(error["retry"].is_boolean(), "{error}");
-        (self.status.as_u16(), error["code"].as_str().expect("a code").to_owned())
-    }
-}
-
-async fn send_request(
-    server: &TestGateway,
-    request: http::request::Builder,
-    body: impl Into<Bytes>,
-) -> TestResponse {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-    let mut request = request.body(Full::new(body.into())).expect("a request");
-    let path = request.uri().clone();
-    *request.uri_mut() = format!("http://{}{path}", server.http).parse().expect("a URL");
-    let (parts, body) =
-        with_timeout(client.request(request)).await.expect("a response").into_parts();
-    let body = with_timeout(body.collect()).await.expect("a body").to_bytes();
-    TestResponse { status: parts.status, headers: parts.headers, body }
-}
-
-async fn get(server: &TestGateway, path: &str) -> TestResponse {
-    send_request(server, Request::get(path), "").await
-}
-
-async fn post(server: &TestGateway, path: &str, body: &'static str) -> TestResponse {
-    send_request(server, Request::post(path), body).await
-}
 
 #[tokio::test]
 async fn posted_message_is_read_back_unchanged() {
@@ -85,80 +35,6 @@ async fn posted_message_is_read_back_unchanged() {
     assert_eq!(newest.header("etag"), "\"7:1\"");
     assert_eq!(newest.header("pushonce-position"), "7:1");
     assert_eq!(newest.header("cache-control"), "no-cache");
-    assert_eq!(newest.header("access-control-allow-origin"), "*");
-    assert_eq!(newest.header("x-content-type-options"), "nosniff");
-    assert!(newest.header("content-security-policy").contains("sandbox"));
-}
-
-#[tokio::test]
-async fn browsers_may_publish_and_read_errors_from_any_page() {
-    let server = TestGateway::start().await;
-    for path in ["/topics/a/b", "/dev/certificate", "/ws", "/health/live", "/nothing"] {
-        let preflight = Request::builder().method(Method::OPTIONS).uri(path);
-        let preflight = preflight
-            .header("origin", "https://example.org")
-            .header("access-control-request-method", "POST")
-            .header("access-control-request-headers", "content-type,idempotency-key");
-        let response = send_request(&server, preflight, "").await;
-        assert_eq!(response.status, StatusCode::NO_CONTENT);
-        assert_eq!(response.header("access-control-allow-origin"), "*");
-        assert!(response.header("access-control-allow-methods").contains("POST"));
-        let headers = response.header("access-control-allow-headers");
-        assert!(headers.contains("content-type") && headers.contains("idempotency-key"));
-    }
-    let put = Request::builder().method(Method::PUT).uri("/topics/a");
-    let old = Request::get("/ws").header("connection", "upgrade").header("upgrade", "websocket");
-    let no_key = Request::get("/ws").header("connection", "upgrade").header("upgrade", "websocket");
-    for (response, status) in [
-        (get(&server, "/topics/a").await, 404),
-        (get(&server, "/topics/a//b").await, 400),
-        (get(&server, "/nothing").await, 404),
-        (post(&server, "/topics/$sys/a", "x").await, 403),
-        (send_request(&server, put, "").await, 405),
-        (post(&server, "/health/live", "x").await, 405),
-        (get(&server, "/ws").await, 426),
-        (send_request(&server, old.header("sec-websocket-version", "8"), "").await, 426),
-        (send_request(&server, no_key.header("sec-websocket-version", "13"), "").await, 400),
-        (post(&server, "/ws", "x").await, 405),
-    ] {
-        assert_eq!(response.status, status);
-        assert_readable_by_any_page(&response);
-    }
-    assert_readable_by_any_page(&get(&server, "/health/live").await);
-}
-
-/// Checks that a page of any origin can read the response, and that a browser does not run it as a page.
-fn assert_readable_by_any_page(response: &TestResponse) {
-    for (name, value) in
-        [("access-control-allow-origin", "*"), ("x-content-type-options", "nosniff")]
-    {
-        let header = response.headers.get(name).map(|value| value.as_bytes());
-        assert_eq!(header, Some(value.as_bytes()), "{name}, {}", response.status);
-    }
-}
-
-/// The only permit is in use, so every other connection gets one response.
-#[tokio::test]
-async fn browsers_can_read_the_503_of_a_full_server() {
-    let server =
-        TestGateway::with_config(|config| (config.connections_max, config.lanes) = (1, 1)).await;
-    let session = RawConnection::session(server.http, b"").await;
-    for path in ["/ws", "/health/live"] {
-        let response = get(&server, path).await;
-        assert_readable_by_any_page(&response);
-    }
-    assert_eq!(get(&server, "/ws").await.error_status_and_code(), (503, "overloaded".to_owned()));
-    // A connection without a permit gets 503 before its request is read.
-    let mut silent = Vec::new();
-    for _ in 0..17 {
-        silent.push(RawConnection::connect(server.http, b"").await);
-    }
-    let response = silent[0].read_to_end().await.to_lowercase();
-    assert!(response.starts_with("http/1.1 503"), "{response}");
-    for header in ["access-control-allow-origin: *", "x-content-type-options: nosniff"] {
-        assert!(response.contains(header), "{response}");
-    }
-    drop((silent, session));
 }
 
 #[tokio::test]
@@ -221,7 +97,6 @@ async fn audience_query_returns_the_subscriber_count_for_any_topic_name() {
         assert_eq!(response.status, StatusCode::OK, "{path}");
         assert_eq!(response.json(), json!({"topic": topic, "audience": audience}));
         assert_eq!(response.header("cache-control"), "max-age=1");
-        assert_eq!(response.header("access-control-allow-origin"), "*");
     }
     let away = get(&server, "/topics/away?audience").await;
     assert_eq!(away.error_status_and_code(), (503, "unavailable".to_owned()));

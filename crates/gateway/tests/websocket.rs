@@ -32,6 +32,20 @@ async fn only_the_last_of_several_pings_is_answered() {
 }
 
 #[tokio::test]
+async fn ping_between_fragments_is_answered_before_the_message() {
+    let server = TestGateway::start().await;
+    let mut raw = RawConnection::session(server.http, b"").await;
+    let fragments = [
+        client_frame(0x01, br#"{"id":1,"unsubscribe":"#),
+        client_frame(0x89, b"first"),
+        client_frame(0x80, br#"{"topic":"a"}}"#),
+    ];
+    raw.send(&fragments.concat()).await;
+    assert_eq!(raw.read_frame_after_heartbeats().await, (0x8a, b"first".to_vec()));
+    raw.read_text_containing("not_subscribed").await;
+}
+
+#[tokio::test]
 async fn close_frame_is_echoed_and_the_connection_ends() {
     let server = TestGateway::start().await;
     let mut raw = RawConnection::session(server.http, b"").await;
@@ -221,7 +235,7 @@ async fn full_server_answers_one_probe_per_connection() {
     let server =
         TestGateway::with_config(|config| (config.connections_max, config.lanes) = (1, 1)).await;
     let session = RawConnection::session(server.http, b"").await;
-    let probe = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
+    let probe = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for _ in 0..40 {
         let response = RawConnection::connect(server.http, probe).await.read_to_end().await;
         assert!(response.starts_with("HTTP/1.1 ") && !response.contains("503"), "{response}");

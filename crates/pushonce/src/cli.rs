@@ -16,6 +16,7 @@ mod subscribe;
 mod token;
 mod topic;
 
+use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -24,10 +25,14 @@ use clap::builder::Resettable;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pushonce_telemetry::LogLimiter;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::{self, Writer};
 
 use crate::config::{self, InvalidConfig, Layer};
 use crate::node::join::MembershipRevoked;
+use crate::output::escape::EscapingWriter;
 use crate::output::log::LogWriter;
 use crate::output::{self, OutputError};
 
@@ -298,24 +303,74 @@ fn init_logging(filter: EnvFilter, json: bool, writer: LogWriter) -> anyhow::Res
     if json {
         log.json().init()
     } else {
-        log.with_target(false).init()
+        let fields = format::debug_fn(write_field).delimited(" ");
+        log.with_target(false).fmt_fields(fields).init()
     }
     Ok(())
 }
 
+/// Writes a field of a log line. Fields hold text of clients and peers, which must neither begin a line of its
+/// own nor act on the terminal. A message is text of this program, of several lines after a panic. (The JSON
+/// format escapes line breaks by itself.)
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let is_message = field.name() == "message";
+    if !is_message {
+        write!(writer, "{}=", field.name())?;
+    }
+    write!(EscapingWriter { inner: writer, keeps_layout: is_message }, "{value:?}")
+}
+
 /// Prints the error of a failed command to standard error.
 fn print_error(message: &str, json: bool) {
-    let line = if json {
-        serde_json::json!({ "error": message }).to_string()
+    if json {
+        output::notice_json(serde_json::json!({ "error": message }));
     } else {
-        format!("pushonce: {message}")
-    };
-    output::notice(line);
+        output::notice(format!("pushonce: {message}"));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// Collects the log lines of a test.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn log_field_cannot_begin_a_line_or_act_on_the_terminal() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .fmt_fields(format::debug_fn(write_field).delimited(" "))
+            .with_writer(move || writer.clone())
+            .finish();
+        let hostile = "\u{1b}[2J\r\nERROR all data is lost\u{202e}";
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(peer = %hostile, origin = ?hostile, text = hostile, count = 3, "event {hostile}");
+        });
+        let text = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("UTF-8");
+        assert!(!text.contains(['\u{1b}', '\r', '\u{202e}']), "{text:?}");
+        assert!(text.ends_with(" count=3\n"), "{text:?}");
+        assert!(text.contains(" peer=\\u{1b}[2J\\r\\nERROR all"), "{text:?}");
+        // The line break of the message, which is text of this program, and of the line.
+        assert_eq!(text.matches('\n').count(), 2, "{text:?}");
+    }
 
     #[test]
     fn log_directives_override_the_defaults_for_the_same_target() {

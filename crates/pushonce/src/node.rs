@@ -44,7 +44,7 @@ use pushonce_consensus::ConsensusEngine;
 use pushonce_control::ControlHandle;
 use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
-use pushonce_gateway::{Backend, Gateway, Pages};
+use pushonce_gateway::{AllowedOrigins, Backend, Gateway, PagePolicy, Pages};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
 use pushonce_peer::{PeerAddresses, PeerTransport};
 use pushonce_relay::Relay;
@@ -128,7 +128,13 @@ impl Node {
         let authenticator = load_issuers(config.settings.issuers.as_deref())?;
         let data_dir = Arc::new(DataDir::open(&config.data)?);
         let peer_listener = bind(config.settings.peer, "--peer").await?;
-        let pre_join = PreJoinServer::open(config.settings.http).await?;
+        let origins = AllowedOrigins::parse(config.settings.origins.iter().map(String::as_str))?;
+        if origins == AllowedOrigins::Any {
+            tracing::warn!("--origins '*': every website that a user visits can use this node");
+        }
+        let page_policy =
+            PagePolicy::new(origins.clone(), config.settings.http, Some(&config.advertise));
+        let pre_join = PreJoinServer::open(config.settings.http, page_policy).await?;
         let startup = StartupState::load_or_join(config.clone(), &data_dir, shutdown).await?;
         pre_join.close().await;
         let (cluster, me) = (startup.identity.cluster, startup.identity.node);
@@ -216,6 +222,8 @@ impl Node {
         let gateway_config = pushonce_gateway::Config {
             http: config.settings.http,
             quic: config.settings.quic,
+            origins,
+            advertise: Some(config.advertise.clone()),
             lanes: config.lanes.into(),
             pin_lanes: config.settings.pin_lanes,
             compression: config.settings.compression,

@@ -39,10 +39,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce::config::{Config, Settings};
-use pushonce::{Node, metrics};
+use pushonce::{Node, Pages, metrics};
 use pushonce_quic::certificate::load_or_generate;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -71,7 +70,7 @@ impl TestNode {
         let config = node_config(data.path()).await;
         pushonce::init(&config).await.expect("create a cluster in an empty directory");
         let shutdown = CancellationToken::new();
-        let node = Node::build(config.clone(), Router::new(), recorder(), &shutdown).await;
+        let node = Node::build(config.clone(), Pages::new(), recorder(), &shutdown).await;
         let node = node.expect("build a node").run(shutdown);
         let node = tokio::spawn(async { node.await.expect("run a node") });
         wait_until_ready(config.settings.http).await;
@@ -147,7 +146,7 @@ async fn wait_until_ready(http: SocketAddr) {
 async fn is_ready(http: SocketAddr) -> bool {
     let request = async {
         let mut stream = TcpStream::connect(http).await?;
-        stream.write_all(b"GET /health/ready HTTP/1.1\r\nHost: node\r\n\r\n").await?;
+        stream.write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
         let mut status_line = [0; 13];
         stream.read_exact(&mut status_line).await?;
         std::io::Result::Ok(&status_line == b"HTTP/1.1 200 ")

@@ -1,8 +1,8 @@
 //! Turns the bytes of one client into messages (RFC 6455, 5).
 //!
 //! Strict: a client frame must be masked, reserved bits must be zero except the mark of a compressed
-//! message where permessage-deflate was negotiated, control frames must be whole and at most 125 bytes,
-//! text must be UTF-8, and a close code must be one that a client may send.
+//! message where permessage-deflate was negotiated, a length must have its shortest form, control frames must
+//! be whole and at most 125 bytes, text must be UTF-8, and a close code must be one that a client may send.
 
 use bytes::Bytes;
 
@@ -178,6 +178,7 @@ impl MessageDecoder {
     /// Handles a complete header.
     fn on_header(&mut self, bytes: &[u8; HEADER_BYTES_MAX]) -> Result<(), ProtocolViolation> {
         let header = FrameHeader::parse(bytes, self.deflate)?;
+        header.check_minimal_len(bytes)?;
         let at = header_len(bytes) - 4;
         let mask = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
         let remaining = if header.opcode.is_control() {

@@ -28,12 +28,17 @@ pub(crate) enum InflateError {
 // One of each per thread, for all its connections, reset between messages. A new compressor would
 // allocate and clear hundreds of KiB for each message, a new decompressor tens.
 thread_local! {
-    static COMPRESS: RefCell<Compress> = RefCell::new(Compress::new_with_window_bits(
-        Compression::default(),
-        false,
-        WINDOW_BITS,
-    ));
+    static COMPRESS: RefCell<Compress> = RefCell::new(new_compressor());
     static DECOMPRESS: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+}
+
+fn new_compressor() -> Compress {
+    Compress::new_with_window_bits(Compression::default(), false, WINDOW_BITS)
+}
+
+/// The largest result for a message of this length: that of `deflateBound` of zlib, and a sync flush.
+fn deflated_len_max(len: usize) -> usize {
+    len + len.div_ceil(8) + len.div_ceil(64) + 16
 }
 
 /// Compresses a message. `None` when the result would not be smaller.
@@ -41,16 +46,20 @@ pub(crate) fn deflate(message: &[u8]) -> Option<Vec<u8>> {
     if message.len() < DEFLATE_BYTES_MIN {
         return None;
     }
-    // No more capacity: a result that needs it is not smaller.
-    let mut out = Vec::with_capacity(message.len());
+    // Room for the result of any message. A compressor that stops for lack of room keeps the rest of its output,
+    // and zlib-rs 0.6.8 does not drop all of that in `reset`: some incompressible messages later it panics.
+    let mut out = Vec::with_capacity(deflated_len_max(message.len()));
     COMPRESS.with_borrow_mut(|compress| {
         compress.reset();
-        compress.compress_vec(message, &mut out, FlushCompress::Sync).ok()?;
-        // A result that fills all of the capacity may be incomplete.
-        let is_complete = compress.total_in() == message.len() as u64 && out.len() < out.capacity();
-        let len = out.strip_suffix(&SYNC_FLUSH_TAIL).filter(|_| is_complete)?.len();
+        let result = compress.compress_vec(message, &mut out, FlushCompress::Sync);
+        let has_read_all = compress.total_in() == message.len() as u64;
+        if result.is_err() || !has_read_all || out.len() == out.capacity() {
+            *compress = new_compressor();
+            return None;
+        }
+        let len = out.strip_suffix(&SYNC_FLUSH_TAIL).map(<[u8]>::len)?;
         out.truncate(len);
-        Some(out)
+        (len < message.len()).then_some(out)
     })
 }
 
@@ -135,6 +144,18 @@ mod tests {
         assert_eq!(deflate(&[b'x'; DEFLATE_BYTES_MIN - 1]), None);
         assert!(deflate(&[b'x'; DEFLATE_BYTES_MIN]).is_some());
         assert_eq!(deflate(&random(1_000)), None);
+    }
+
+    /// Found by the conformance suite: the compressor panicked after some such messages.
+    #[test]
+    fn compressor_survives_any_number_of_incompressible_messages() {
+        let incompressible = random(100_000);
+        for len in (DEFLATE_BYTES_MIN..40_000).step_by(97).chain([65_536, 100_000]) {
+            assert_eq!(deflate(&incompressible[..len]), None, "{len}");
+        }
+        let message = [&incompressible[..300], &[0; 300]].concat();
+        let deflated = deflate(&message).expect("smaller");
+        assert_eq!(inflate(&deflated, MAX), Ok(message));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    ALLOW, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use sha1::{Digest, Sha1};
@@ -52,6 +52,9 @@ pub enum HandshakeError {
         /// The supported subprotocols.
         supported: Vec<&'static str>,
     },
+    /// The request has a body, which a server could take for the first frames.
+    #[error("a WebSocket handshake has no body: omit Content-Length and Transfer-Encoding")]
+    Body,
     /// `Sec-WebSocket-Extensions` is malformed.
     #[error(
         "Sec-WebSocket-Extensions is malformed (RFC 6455, 9.1); offer permessage-deflate, or \
@@ -83,6 +86,10 @@ impl Handshake {
         }
         if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
             return Err(HandshakeError::Version);
+        }
+        let has_length = headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0");
+        if has_length || headers.contains_key(TRANSFER_ENCODING) {
+            return Err(HandshakeError::Body);
         }
         let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
         let (Some(key), None) = (keys.next(), keys.next()) else {
@@ -139,6 +146,7 @@ impl HandshakeError {
             HandshakeError::Method => StatusCode::METHOD_NOT_ALLOWED,
             HandshakeError::NoUpgrade | HandshakeError::Version => StatusCode::UPGRADE_REQUIRED,
             HandshakeError::Key
+            | HandshakeError::Body
             | HandshakeError::Subprotocol { .. }
             | HandshakeError::Extensions => StatusCode::BAD_REQUEST,
         }
@@ -242,6 +250,10 @@ mod tests {
         assert_eq!(version.status(), StatusCode::UPGRADE_REQUIRED);
         assert_eq!(handshake_of(&[("sec-websocket-key", "dGVu")]), Err(HandshakeError::Key));
         assert_eq!(handshake_of(&[("connection", "close")]), Err(HandshakeError::NoUpgrade));
+        for body in [("content-length", "5"), ("transfer-encoding", "chunked")] {
+            assert_eq!(handshake_of(&[body]), Err(HandshakeError::Body));
+        }
+        assert!(handshake_of(&[("content-length", "0")]).is_ok());
         let mut post = request(&[]);
         *post.method_mut() = Method::POST;
         assert_eq!(Handshake::from_request(&post, OPTIONS), Err(HandshakeError::Method));

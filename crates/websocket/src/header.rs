@@ -66,6 +66,23 @@ impl FrameHeader {
         Ok(FrameHeader { fin: first & 0x80 != 0, is_deflated, opcode, len })
     }
 
+    /// Checks that the length has its shortest encoding (RFC 6455, 5.2): a second one would give a message two
+    /// forms. Only for a complete header.
+    pub(crate) fn check_minimal_len(
+        &self,
+        header: &[u8; HEADER_BYTES_MAX],
+    ) -> Result<(), ProtocolViolation> {
+        let is_minimal = match header_len(header) {
+            HEADER_BYTES_MAX => self.len > u64::from(u16::MAX),
+            8 => self.len > CONTROL_BYTES_MAX as u64,
+            _ => true,
+        };
+        if is_minimal {
+            return Ok(());
+        }
+        Err(ProtocolViolation::protocol_error("a length is not in its shortest form"))
+    }
+
     /// The payload length of a control frame, which must be whole and short.
     pub(crate) fn control_len(&self) -> Result<usize, ProtocolViolation> {
         if !self.fin {

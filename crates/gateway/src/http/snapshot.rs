@@ -8,15 +8,13 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pushonce_auth::Action;
 use pushonce_core::{HistoryPage, Message, Topic};
 use pushonce_proto::client::{self, Encoding, ErrorCode};
 
-use super::{
-    Authenticated, HttpError, HttpState, audience, cache, check_readable, cors, parse_topic,
-};
+use super::{Authenticated, HttpError, HttpState, audience, cache, check_readable, parse_topic};
 use crate::query;
 
 const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
@@ -103,7 +101,11 @@ fn newest_response(message: &Message, request_headers: &HeaderMap) -> Response {
         if let Ok(content_type) = HeaderValue::from_str(message.content_type.as_str()) {
             response.headers_mut().insert(CONTENT_TYPE, content_type);
         }
-        cors::sandbox(&mut response);
+        if !is_passive(message.content_type.as_str()) {
+            response
+                .headers_mut()
+                .insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+        }
         response
     };
     let headers = response.headers_mut();
@@ -113,6 +115,23 @@ fn newest_response(message: &Message, request_headers: &HeaderMap) -> Response {
         }
     }
     response
+}
+
+/// Whether a browser that is pointed at the payload shows it as data. It offers anything else, such as HTML and
+/// SVG, to the user as a file. (Scripts would not run either way: the policy of every response forbids them.)
+fn is_passive(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(
+        essence.as_str(),
+        "application/json"
+            | "text/plain"
+            | "image/png"
+            | "image/jpeg"
+            | "image/gif"
+            | "image/webp"
+            | "image/avif"
+    ) || essence.starts_with("audio/")
+        || essence.starts_with("video/")
 }
 
 /// Whether `If-None-Match` contains the ETag (RFC 9110, 13.1.2: weak comparison).
@@ -149,6 +168,18 @@ fn json_response(body: Bytes) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_data_without_markup_is_shown_in_the_browser() {
+        for shown in ["application/json", "text/plain; charset=utf-8", "Image/PNG", "video/mp4"] {
+            assert!(is_passive(shown), "{shown}");
+        }
+        for file in
+            ["text/html", "image/svg+xml", "text/xml", "application/pdf", "text/html;text/plain"]
+        {
+            assert!(!is_passive(file), "{file}");
+        }
+    }
 
     #[test]
     fn if_none_match_accepts_lists_weak_tags_and_star() {

@@ -56,6 +56,10 @@ pub(crate) fn run(
     if let Some(error) = opening.refused_ticket {
         session.driver.refuse(&error);
     }
+    #[cfg(feature = "echo")]
+    {
+        session.is_echo = opening.is_echo;
+    }
     match opening.subscribe {
         Ok(None) => {}
         Ok(Some(subscribe)) => session.driver.on_request(Ok(subscribe)),
@@ -86,6 +90,8 @@ struct Session {
     peer: PeerState,
     /// The end of the closing handshake, once the session is closing.
     close_timer: Option<Pin<Box<Sleep>>>,
+    #[cfg(feature = "echo")]
+    is_echo: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +117,15 @@ impl Session {
             WebSocketTransport { sink, encoding, deflate, has_received: Cell::new(true) };
         let driver = SessionDriver::start(lane, transport);
         let decoder = MessageDecoder::new(limits, deflate);
-        Session { driver, stream, decoder, peer: PeerState::Open, close_timer: None }
+        Session {
+            driver,
+            stream,
+            decoder,
+            peer: PeerState::Open,
+            close_timer: None,
+            #[cfg(feature = "echo")]
+            is_echo: false,
+        }
     }
 
     /// Ready when the session is over except for the closing handshake.
@@ -174,18 +188,34 @@ impl Session {
         while self.peer == PeerState::Open && self.driver.transport().sink.borrow().is_open() {
             match self.decoder.decode(&mut bytes) {
                 Ok(Some(IncomingMessage::Ping(payload))) => ping = Some(payload),
-                Ok(Some(message)) => self.on_message(message),
+                Ok(Some(message)) => {
+                    // A ping between the fragments of a message is answered before the message.
+                    if matches!(message, IncomingMessage::Text(_) | IncomingMessage::Binary(_)) {
+                        self.answer_ping(ping.take());
+                    }
+                    self.on_message(message);
+                }
                 Ok(None) => break,
                 Err(violation) => self.on_violation(violation),
             }
         }
         // RFC 6455, 5.5.3: of several pings only the last need be answered.
+        self.answer_ping(ping);
+    }
+
+    fn answer_ping(&self, ping: Option<Bytes>) {
         if let Some(payload) = ping {
             self.driver.transport().sink.borrow_mut().push(frame::pong(&payload));
         }
     }
 
     fn on_message(&mut self, message: IncomingMessage) {
+        #[cfg(feature = "echo")]
+        if self.is_echo
+            && let Some(echo) = super::echo::frame(&message, self.driver.transport().deflate)
+        {
+            return self.driver.transport().reply(echo);
+        }
         let encoding = self.driver.transport().encoding;
         match (message, encoding) {
             (IncomingMessage::Text(payload), Encoding::Json)

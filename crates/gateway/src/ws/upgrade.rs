@@ -32,6 +32,9 @@ pub(crate) struct UpgradeRequest {
     /// position. An invalid query is rejected in the session: a browser hides the response of a failed
     /// handshake from its page, and the page would reconnect forever.
     pub(super) subscribe: Result<Option<client::ClientRequest>, InvalidFrame>,
+    /// The session returns every message instead of interpreting it.
+    #[cfg(feature = "echo")]
+    pub(super) is_echo: bool,
 }
 
 impl UpgradeRequest {
@@ -73,6 +76,8 @@ impl UpgradeRequest {
             refused_ticket: None,
             token,
             subscribe,
+            #[cfg(feature = "echo")]
+            is_echo: request.uri().path() == super::echo::PATH,
         })
     }
 

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod http;
 pub mod issuer;
 pub mod lossy;
 pub mod raw;

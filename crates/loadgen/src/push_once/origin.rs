@@ -118,7 +118,7 @@ async fn serve_commands(site: &OriginSite, publish_to: Option<SocketAddr>) -> an
 /// Publishes with `POST /topics/…`, as any site can.
 async fn publish(node: &mut CountingStream, state: &[u8]) -> anyhow::Result<()> {
     let head = format!(
-        "POST /topics/{} HTTP/1.1\r\nHost: node\r\nContent-Type: application/json\r\n\
+        "POST /topics/{} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n",
         super::viewers::TOPIC,
         state.len()

@@ -125,7 +125,7 @@ pub(super) async fn connect_to_node(
     viewers: u32,
 ) -> anyhow::Result<StreamingViewers> {
     let request = format!(
-        "GET /ws?topic={TOPIC} HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET /ws?topic={TOPIC} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     );
     StreamingViewers::connect(node, request, b"\"subscribed\"", viewers).await
@@ -135,7 +135,7 @@ pub(super) async fn connect_to_node(
 pub(super) async fn is_ready(node: SocketAddr) -> bool {
     let request = async {
         let mut stream = TcpStream::connect(node).await.ok()?;
-        stream.write_all(b"GET /health/ready HTTP/1.1\r\nHost: node\r\n\r\n").await.ok()?;
+        stream.write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n").await.ok()?;
         let mut response = [0; 64];
         let count = stream.read(&mut response).await.ok()?;
         response[..count].starts_with(b"HTTP/1.1 200 ").then_some(())

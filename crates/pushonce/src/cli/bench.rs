@@ -9,8 +9,8 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     let program = std::env::current_exe()?;
     if let Some(report) = pushonce_loadgen::run(args, program, shutdown).await? {
         match json {
-            true => output::write_line(report.json())?,
-            false => output::write(report.text().as_bytes())?,
+            true => output::write_json(report.json())?,
+            false => output::write_text(&report.text())?,
         }
     }
     Ok(())

@@ -15,10 +15,10 @@ pub(super) fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
         Authenticator::load(issuers).context("invalid --issuers")?;
     }
     if json {
-        output::write_line(serde_json::to_string(&settings)?)?;
+        output::write_json(serde_json::to_string(&settings)?)?;
     } else {
         let text = toml::to_string(&settings).context("cannot serialize the settings as TOML")?;
-        output::write(text.as_bytes())?;
+        output::write_text(&text)?;
     }
     Ok(())
 }

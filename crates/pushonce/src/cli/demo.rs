@@ -22,7 +22,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     };
     // The pages show the same, so the demo continues without a terminal.
     let print = |text: &str| {
-        let _ = output::write(text.as_bytes());
+        let _ = output::write_text(text);
     };
     pushonce_demo::run(args, start_node, print, shutdown).await
 }

@@ -134,5 +134,5 @@ pub(super) fn print_output(
     to_json: impl Fn() -> Value,
     to_text: impl Fn() -> String,
 ) -> Result<(), OutputError> {
-    if json { output::write_line(to_json()) } else { output::write(to_text().as_bytes()) }
+    if json { output::write_json(to_json()) } else { output::write_text(&to_text()) }
 }

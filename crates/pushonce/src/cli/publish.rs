@@ -180,7 +180,7 @@ fn print_acknowledgement(json: bool, acknowledgement: &Acknowledgement) -> Resul
             "time": acknowledgement.time.0,
             "durability": acknowledgement.durability.as_str(),
         });
-        output::write_line(acknowledged)
+        output::write_json(acknowledged)
     } else {
         output::write_line(acknowledgement.position)
     }

@@ -11,7 +11,7 @@ use pushonce_proto::client::{self, Encoding};
 use tokio_util::sync::CancellationToken;
 
 use super::access_token::TokenArgs;
-use crate::output::{self, OutputError};
+use crate::output::{self, OutputError, escape};
 
 /// What to subscribe to, from which position, and how.
 #[derive(clap::Args)]
@@ -144,10 +144,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
         match event {
             SubscriberEvent::Message { topic, message } => {
                 remaining -= 1;
-                print_line(message_output(json, &topic, &message))?;
+                print_message(json, &topic, &message)?;
             }
             SubscriberEvent::Audience { topic, count } => {
-                print_line(audience_output(json, topic, count))?;
+                print_audience(json, topic, count)?;
             }
             SubscriberEvent::Stale { topic, since } => {
                 tracing::warn!(
@@ -178,42 +178,32 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     Ok(())
 }
 
-/// The output of a message: the frame that a JSON client gets, or a line with the position and the payload.
-fn message_output(json: bool, topic: &Topic, message: &Message) -> Vec<u8> {
+/// Prints the frame that a JSON client gets, or a line with the position and the payload.
+fn print_message(json: bool, topic: &Topic, message: &Message) -> Result<(), OutputError> {
     if json {
-        return single_line_json(&client::encode_message(Encoding::Json, topic, message));
+        return output::write_json(message_json(topic, message));
     }
-    let mut line = format!("{topic}\t{}\t", message.position).into_bytes();
-    for &byte in message.payload.iter() {
-        match byte {
-            b'\n' => line.extend_from_slice(b"\\n"),
-            b'\r' => line.extend_from_slice(b"\\r"),
-            byte => line.push(byte),
-        }
-    }
-    line
+    output::write_line(message_text(topic, message))
 }
 
-/// Replaces the line breaks of a JSON payload, which the frame contains as published. Outside of strings
-/// they are white space, and strings contain none.
-fn single_line_json(frame: &[u8]) -> Vec<u8> {
-    let is_break = |byte| matches!(byte, b'\n' | b'\r');
-    frame.iter().map(|&byte| if is_break(byte) { b' ' } else { byte }).collect()
+fn message_text(topic: &Topic, message: &Message) -> String {
+    format!("{topic}\t{}\t{}", message.position, escape::escape_bytes(&message.payload))
 }
 
-/// The output of a subscriber count; it has no position.
-fn audience_output(json: bool, topic: Topic, count: u64) -> Vec<u8> {
+/// The frame on one line. The line breaks of a JSON payload, which the frame contains as published, are white
+/// space outside of strings, and strings contain none.
+fn message_json(topic: &Topic, message: &Message) -> String {
+    let frame = client::encode_message(Encoding::Json, topic, message);
+    String::from_utf8_lossy(&frame).replace(['\n', '\r'], " ")
+}
+
+/// Prints a subscriber count; it has no position.
+fn print_audience(json: bool, topic: Topic, count: u64) -> Result<(), OutputError> {
     if json {
-        return Encoding::Json
-            .encode_event(&client::ServerEvent::Audience { topic, count })
-            .to_vec();
+        let event = client::ServerEvent::Audience { topic, count };
+        return output::write_json(String::from_utf8_lossy(&Encoding::Json.encode_event(&event)));
     }
-    format!("{topic}\taudience\t{count}").into_bytes()
-}
-
-fn print_line(mut line: Vec<u8>) -> Result<(), OutputError> {
-    line.push(b'\n');
-    output::write(&line)
+    output::write_line(format!("{topic}\taudience\t{count}"))
 }
 
 #[cfg(test)]
@@ -245,11 +235,11 @@ mod tests {
         };
         let json = message(ContentType::Json, "{\n  \"a\": \"x\\ny\"\r\n}");
         let text = message(ContentType::Text, "one\ntwo");
-        assert_eq!(message_output(false, &topic, &text), b"a\t1:1\tone\\ntwo");
+        assert_eq!(message_text(&topic, &text), "a\t1:1\tone\\ntwo");
         for message in [json, text] {
-            let line = message_output(true, &topic, &message);
-            assert!(!line.contains(&b'\n') && !line.contains(&b'\r'));
-            let read: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+            let line = message_json(&topic, &message);
+            assert!(!line.contains(['\n', '\r']));
+            let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
             let encoding = Encoding::Json;
             let frame = client::encode_message(encoding, &topic, &message);
             let frame: serde_json::Value = serde_json::from_slice(&frame).expect("JSON");

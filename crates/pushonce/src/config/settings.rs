@@ -14,7 +14,9 @@ use serde::{Serialize, Serializer};
 use super::consensus_times::ConsensusPreset;
 use super::duration::HumanDuration;
 use super::layer::Layer;
-use super::values::{between, bytes, label, list_item, listen_address, name, replicas, switch};
+use super::values::{
+    between, bytes, label, list_item, listen_address, name, origin, replicas, switch,
+};
 use super::{Config, LANES_MAX, TOML_INTEGER_MAX};
 
 /// The settings of a node as given: an optional setting without a value has a default that [`Config`] holds.
@@ -74,6 +76,12 @@ pub struct Settings {
     /// It may be any address: bind it to a network of your own [default: none]
     #[arg(long, help_heading = "Addresses", value_name = "ADDR", value_parser = listen_address)]
     pub monitoring: Option<SocketAddr>,
+    /// Origins of pages that may read, publish and subscribe besides the node's own pages, as in
+    /// https://www.example.com; `*` for every page. On a loopback address, their hosts are accepted as names of
+    /// this node, too
+    #[arg(long, help_heading = "Addresses", value_name = "ORIGINS", value_delimiter = ',')]
+    #[arg(value_parser = origin)]
+    pub origins: Vec<String>,
     /// Allow addresses that others can reach although the node has no certificate or no issuers
     #[arg(long, help_heading = "Addresses", value_name = "on|off", value_parser = switch)]
     #[arg(num_args = 0..=1, default_missing_value = "on", default_value = "off")]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use bytesize::ByteSize;
+use pushonce_gateway::Origin;
 
 use super::TOML_INTEGER_MAX;
 
@@ -34,6 +35,14 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
 /// A value of a list, without the spaces around it.
 pub(super) fn list_item(text: &str) -> Result<String, Infallible> {
     Ok(text.trim().to_owned())
+}
+
+/// The origin of pages, or `*` for all.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "*" => Ok("*".to_owned()),
+        text => text.parse::<Origin>().map(|it| it.to_string()).map_err(|it| it.to_string()),
+    }
 }
 
 /// A number of replicas.
@@ -106,6 +115,15 @@ mod tests {
         let parse = between(1, 16);
         assert_eq!((parse("16"), parse("17")), (Ok(16), Err("must be 1 to 16".to_owned())));
         assert!(parse("-1").is_err() && parse("x").is_err());
+    }
+
+    #[test]
+    fn origin_is_normalized_and_a_url_is_rejected() {
+        assert_eq!(origin(" HTTPS://Example.com:443 "), Ok("https://example.com".to_owned()));
+        assert_eq!(origin("*"), Ok("*".to_owned()));
+        for text in ["example.com", "https://example.com/page", "null", "https://*"] {
+            assert!(origin(text).is_err_and(|error| error.contains("SCHEME://HOST")), "{text}");
+        }
     }
 
     #[test]

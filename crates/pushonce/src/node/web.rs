@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{RawQuery, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn, map_response};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -15,7 +15,7 @@ use pushonce_auth::{AccessControl, Action};
 use pushonce_core::Topic;
 use pushonce_gateway::PageAccess::{Everyone, Requires};
 use pushonce_gateway::query::{self, InvalidQuery};
-use pushonce_gateway::{Authenticated, HttpError, Pages};
+use pushonce_gateway::{Authenticated, HttpError, PagePolicy, Pages};
 use pushonce_publish::Readiness;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -72,7 +72,7 @@ fn health_pages(overview: NodeOverview, access: AccessControl) -> Pages {
 
 /// The pages of a node that waits to join its cluster: it is alive, and serves no clients. Each response
 /// closes its connection: the next request is for the gateway, once it has the port.
-pub(super) fn pre_join_router() -> Router {
+pub(super) fn pre_join_router(page_policy: PagePolicy) -> Router {
     let not_ready =
         || async { readiness_response(false, &[HealthIssue::blocking_all(WAITING_TO_JOIN)]) };
     Router::new()
@@ -81,7 +81,7 @@ pub(super) fn pre_join_router() -> Router {
         .route("/health/publish", get(not_ready))
         .route("/health/viewers", get(not_ready))
         .fallback(not_joined_response)
-        .layer(from_fn(pushonce_gateway::allow_any_origin))
+        .layer(from_fn_with_state(page_policy, pushonce_gateway::apply_page_policy))
         .layer(from_fn(read_body_first))
         .layer(map_response(close_connection))
 }

@@ -8,6 +8,8 @@ use pushonce_proto::pb::cluster::v1::{
     ClusterTimes, ExplainResponse, Member, Problem, Shard, StatusResponse,
 };
 
+use crate::output::escape::escape;
+
 pub(super) fn node_label(id: u64) -> String {
     if id == 0 { "-".to_owned() } else { format!("n{id}") }
 }
@@ -71,8 +73,9 @@ fn conflict_banner(status: &StatusResponse) -> String {
 
 /// The lines of the problems, which come first; empty for a healthy cluster.
 fn problem_lines(status: &StatusResponse) -> String {
-    let line =
-        |problem: &Problem| format!("{}: {}\n", problem.severity.to_uppercase(), problem.text);
+    let line = |problem: &Problem| {
+        format!("{}: {}\n", problem.severity.to_uppercase(), escape(&problem.text))
+    };
     let lines: String = status.problems.iter().map(line).collect();
     if lines.is_empty() { lines } else { lines + "\n" }
 }
@@ -164,10 +167,12 @@ fn shard_row(shard: &Shard) -> [String; 5] {
     ]
 }
 
-/// A table without borders, whose columns are as wide as their widest cell.
+/// A table without borders, whose columns are as wide as their widest cell. A cell holds text of a server, and
+/// stays in its line.
 pub(in crate::cli) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header).add_rows(rows);
+    table.load_style(presets::NOTHING).set_header(header);
+    table.add_rows(rows.into_iter().map(|row| row.map(|cell| escape(&cell))));
     for column in table.column_iter_mut() {
         column.set_padding((2, 0));
     }
@@ -192,6 +197,12 @@ mod tests {
     fn column_is_as_wide_as_its_widest_cell() {
         let rows = vec![["n1".to_owned(), "eu".to_owned()], ["n12".to_owned(), String::new()]];
         assert_eq!(table(["id", "region"], rows), "  id   region\n  n1   eu\n  n12\n");
+    }
+
+    #[test]
+    fn cell_cannot_leave_its_line_or_act_on_the_terminal() {
+        let rows = vec![["a\u{1b}[2J\nb".to_owned()]];
+        assert_eq!(table(["x"], rows), "  x\n  a\\u{1b}[2J\\nb\n");
     }
 
     #[test]
