@@ -57,3 +57,45 @@ fn lack(flag: &str, settings: &Settings) -> Option<(&'static str, &'static str)>
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, InvalidConfig, Layer, Layers};
+
+    fn resolve(settings: &str) -> Result<Config, InvalidConfig> {
+        let flags = Layer::from_toml(settings).expect("valid");
+        Layers { flags, ..Layers::default() }.resolve()
+    }
+
+    #[test]
+    fn refusal_names_the_missing_settings_of_each_listener() {
+        let issuers = "\nissuers = \"issuers.toml\"";
+        for (settings, expected) in [
+            ("http = \"0.0.0.0:7080\"".to_owned(), "--https"),
+            (format!("http = \"0.0.0.0:7080\"{issuers}"), "--https"),
+            ("quic = \"0.0.0.0:7443\"".to_owned(), "--issuers, --tls-cert and --tls-key"),
+            ("grpc = \"[::]:7090\"".to_owned(), "--issuers, --tls-cert and --tls-key"),
+            (format!("grpc = \"0.0.0.0:7090\"{issuers}"), "set --tls-cert and --tls-key"),
+            ("peer = \"10.0.0.1:7091\"".to_owned(), "--peer-ca"),
+        ] {
+            let message = resolve(&settings).expect_err("exposed").to_string();
+            assert!(message.contains(expected) && message.contains("--insecure"), "{message}");
+        }
+    }
+
+    #[test]
+    fn insecure_node_lists_what_it_opens() {
+        let settings = "http = \"0.0.0.0:7080\"\ngrpc = \"0.0.0.0:7090\"\ninsecure = true";
+        let config = resolve(settings).expect("allowed");
+        let flags: Vec<_> = config.exposed_listeners().iter().map(|it| it.flag).collect();
+        assert_eq!(flags, ["--http", "--grpc"]);
+        assert!(resolve("").expect("loopback").exposed_listeners().is_empty());
+    }
+
+    #[test]
+    fn monitoring_may_listen_anywhere_but_not_at_the_port_of_another_listener() {
+        assert!(resolve("monitoring = \"0.0.0.0:9100\"").is_ok());
+        assert!(resolve("monitoring = \"127.0.0.1:7080\"").is_err());
+    }
+}

@@ -8,6 +8,7 @@
 mod node;
 mod paths;
 mod token;
+mod validity;
 
 use std::collections::BTreeSet;
 
@@ -109,5 +110,11 @@ async fn every_path_admits_exactly_the_callers_with_its_grant() {
     let existing = node.http_paths().into_iter().chain(paths::rpcs()).chain(paths::commands());
     let missing: Vec<_> = existing.filter(|path| !rows.contains(path.as_str())).collect();
     assert!(missing.is_empty(), "paths without a row in the table: {missing:?}");
+
+    // In the same node: its start takes longer than these.
+    validity::health_details_are_for_operators(&node).await;
+    validity::sdk_publishes_with_a_token(&node).await;
+    validity::revocation_ends_open_streams(&node).await;
+    validity::sdk_renews_the_token_of_a_session(&node).await;
     node.stop().await;
 }

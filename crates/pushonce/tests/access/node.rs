@@ -25,6 +25,7 @@ use crate::token;
 pub struct TestNode {
     pub http: SocketAddr,
     pub quic: SocketAddr,
+    pub grpc: SocketAddr,
     pub monitoring: SocketAddr,
     pub channel: Channel,
     paths: Vec<String>,
@@ -78,6 +79,7 @@ impl TestNode {
         let node = TestNode {
             http,
             quic,
+            grpc,
             monitoring,
             channel,
             paths,
