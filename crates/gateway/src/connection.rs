@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use axum::Router;
@@ -15,6 +16,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pushonce_core::CallerKey;
+use pushonce_listener::AddressPermit;
 use pushonce_proto::client::ErrorCode;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -34,15 +37,24 @@ const HEADERS_MAX: usize = 64;
 /// The `Retry-After` of a full server, in seconds.
 const RETRY_AFTER_SECS: u32 = 10;
 
-const FULL_RESPONSE: &[u8] =
+/// The response to a connection for which the node has no room.
+pub(crate) const FULL_RESPONSE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\n\
     Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: retry-after\r\n\
     X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n";
 
+/// The response to a connection of an address with too many of them.
+pub(crate) const TOO_MANY_RESPONSE: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 10\r\nContent-Type: application/json\r\n\
+    Content-Length: 106\r\n\
+    Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: retry-after\r\n\
+    X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n\
+    {\"error\":{\"code\":\"overloaded\",\"message\":\"your address has too many connections; close some\",\"retry\":true}}";
+
 /// The permit of one connection, released when it is dropped.
 pub(crate) enum ConnectionPermit {
     /// Permits a session, or any number of requests.
-    Regular { _permit: OwnedSemaphorePermit },
+    Regular { _permit: OwnedSemaphorePermit, _address: Option<AddressPermit> },
     /// Permits one response, because the node is full.
     Overflow(OverflowPermit),
 }
@@ -73,10 +85,10 @@ impl ConnectionPermit {
     }
 }
 
-/// Sends 503 on a connection for which there is no permit, without reading its request.
-pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
+/// Sends `response` on a connection for which there is no permit, without reading its request.
+pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream, response: &[u8]) {
     // An empty socket buffer has room for the response; anything else is not worth waiting for.
-    let _ = stream.try_write(FULL_RESPONSE);
+    let _ = stream.try_write(response);
     if !lane.has_descriptor_for_client(&stream) {
         // No descriptor is left to keep the connection open. A request that has already arrived is read, so
         // that closing the connection does not reset it.
@@ -91,6 +103,12 @@ pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
     });
 }
 
+/// The caller of a connection. One that is closed already has no address, and its requests no reader.
+pub(crate) fn caller_of(stream: &TcpStream) -> CallerKey {
+    let address = stream.peer_addr().map(|address| address.ip());
+    address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()).into()
+}
+
 /// Serves one connection until it ends.
 pub(crate) async fn serve(
     lane: Rc<LaneState>,
@@ -103,8 +121,10 @@ pub(crate) async fn serve(
     let service_lane = lane.clone();
     let permit = Rc::new(permit);
     let service_permit = permit.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let caller = caller_of(&stream);
+    let service = service_fn(move |mut request: Request<Incoming>| {
         service_permit.on_request();
+        request.extensions_mut().insert(caller);
         let response = match request.uri().path() {
             _ if request.method() == Method::OPTIONS => ready_response(cors::preflight()),
             "/ws" if service_permit.is_regular() => {
@@ -126,7 +146,9 @@ pub(crate) async fn serve(
     tokio::select! {
         // Eviction is checked first: a request that was begun is never followed by this 503.
         biased;
-        () = permit.evicted() => return reject(&lane, connection.into_parts().io.into_inner()),
+        () = permit.evicted() => {
+            return reject(&lane, connection.into_parts().io.into_inner(), FULL_RESPONSE);
+        }
         _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {}
         () = lane.draining.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();

@@ -10,15 +10,15 @@ use futures::stream::FuturesUnordered;
 use pushonce_core::ClusterView;
 use pushonce_fanout::Hub;
 use pushonce_quic::{Certificate, CertificateRotator, Port};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
 use crate::{
-    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, PublishRouter, bind,
-    quic,
+    Admission, AudienceSource, BindError, ClientLimits, Config, LaneWatchdog, MemoryUse,
+    PublishRouter, bind, quic,
 };
 
 /// The services behind the gateway.
@@ -45,6 +45,7 @@ pub struct Gateway {
     watchdog: LaneWatchdog,
     admission: Admission,
     memory: MemoryUse,
+    limits: ClientLimits,
 }
 
 /// Why the gateway ended before its shutdown was requested.
@@ -80,6 +81,7 @@ impl Gateway {
             _ => config.http,
         };
         let quic = quic::bind(&config, certificate)?;
+        let limits = ClientLimits::new(&config);
         let routes = HttpState {
             hub: backend.hub.clone(),
             publisher: backend.publisher.clone(),
@@ -87,6 +89,7 @@ impl Gateway {
             view: backend.view.clone(),
             fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
+            limits: limits.clone(),
             publish_seconds: metrics::PUBLISH.register_histogram(&["http"]),
         };
         let router = http::router(routes, extra);
@@ -104,6 +107,7 @@ impl Gateway {
             watchdog,
             admission,
             memory,
+            limits,
         })
     }
 
@@ -125,6 +129,11 @@ impl Gateway {
     /// Returns the admission state of the lanes. It is updated while the gateway runs.
     pub fn admission(&self) -> Admission {
         self.admission.clone()
+    }
+
+    /// Returns the limits of clients, which the gRPC port shares.
+    pub fn limits(&self) -> ClientLimits {
+        self.limits.clone()
     }
 
     /// Returns the handle through which the node reports the memory use of the process. As it approaches the
@@ -152,8 +161,6 @@ impl Gateway {
     }
 
     fn start(self, stop: &CancellationToken) -> io::Result<(LaneResults, CertificateRotator)> {
-        let connection_permits =
-            Arc::new(Semaphore::new(self.config.connections_max.min(Semaphore::MAX_PERMITS)));
         let (quic_listeners, rotator) = self.quic.into_listeners();
         let mut quic_listeners = quic_listeners.into_iter();
         let lane_results = FuturesUnordered::new();
@@ -164,8 +171,8 @@ impl Gateway {
                 router: self.router.clone(),
                 listener,
                 quic: quic_listeners.next(),
-                connection_permits: connection_permits.clone(),
                 memory: self.memory.clone(),
+                client_limits: self.limits.clone(),
                 watchdog: self.watchdog.clone(),
                 admission: self.admission.for_lane(index),
             };

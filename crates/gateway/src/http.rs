@@ -26,7 +26,7 @@ use tokio::sync::watch;
 pub use cors::{SameOriginOnly, allow_any_origin};
 pub(crate) use error::HttpError;
 
-use crate::{AudienceSource, PublishRouter, rejection};
+use crate::{AudienceSource, ClientLimits, PublishRouter, rejection};
 
 /// The state shared by all routes.
 #[derive(Clone)]
@@ -39,6 +39,8 @@ pub(crate) struct HttpState {
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
     /// Maximum time for a client to send a request body.
     pub(crate) body_timeout: Duration,
+    /// The limits that the lanes share.
+    pub(crate) limits: ClientLimits,
     /// Of publishes over HTTP.
     pub(crate) publish_seconds: Histogram,
 }

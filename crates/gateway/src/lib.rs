@@ -27,6 +27,9 @@
 //!   its own buffers allow.
 //! - An error response reaches a client that is still sending.
 //! - A flood of connections does not prevent health checks and metrics requests from being answered.
+//! - What is only half received stays within one budget over all doors and must be complete in time; the sender
+//!   that holds the most pays ([`ClientLimits`]). Requests that cost more than a tenth of a lane wait: a session
+//!   that inflates or subscribes without end does not delay the others.
 //!
 //! # Non-goals
 //!
@@ -84,10 +87,12 @@ mod encoder;
 mod gateway;
 mod http;
 mod lane;
+mod limits;
 mod linger;
 mod liveness;
 mod metrics;
 mod overflow;
+mod partial;
 mod pin;
 mod pressure;
 mod publish_router;
@@ -99,6 +104,7 @@ mod session;
 #[cfg(test)]
 mod testing;
 mod watchdog;
+mod work;
 mod ws;
 
 pub use admission::Admission;
@@ -108,6 +114,7 @@ pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
 pub use gateway::{Backend, Gateway, RunError};
 pub use http::{SameOriginOnly, allow_any_origin};
+pub use limits::ClientLimits;
 pub use metrics::METRICS;
 pub use pressure::MemoryUse;
 pub use publish_router::PublishRouter;

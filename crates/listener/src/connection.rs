@@ -11,6 +11,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use crate::AddressPermit;
+
 /// Length of the HTTP/2 client preface (RFC 9113, 3.4). Keep-alive pings begin after it, so a connection that
 /// never sends it would stay open forever.
 const PREFACE_BYTES: usize = 24;
@@ -24,7 +26,16 @@ pub struct GrpcConnection {
     stream: TcpStream,
     /// `None` once the preface was read.
     preface: Option<PrefaceDeadline>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _permits: ConnectionPermits,
+}
+
+/// The permits of a connection, released with it.
+#[derive(Debug)]
+pub(crate) struct ConnectionPermits {
+    /// Of the listener, if the number of its connections is limited.
+    pub(crate) _listener: Option<OwnedSemaphorePermit>,
+    /// Of the client's address, if addresses are limited.
+    pub(crate) _address: Option<AddressPermit>,
 }
 
 #[derive(Debug)]
@@ -34,10 +45,10 @@ struct PrefaceDeadline {
 }
 
 impl GrpcConnection {
-    pub(crate) fn new(stream: TcpStream, permit: Option<OwnedSemaphorePermit>) -> GrpcConnection {
+    pub(crate) fn new(stream: TcpStream, permits: ConnectionPermits) -> GrpcConnection {
         let deadline = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
         let preface = Some(PrefaceDeadline { remaining_bytes: PREFACE_BYTES, deadline });
-        GrpcConnection { stream, preface, _permit: permit }
+        GrpcConnection { stream, preface, _permits: permits }
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

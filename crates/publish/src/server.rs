@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
+use pushonce_listener::{
+    AddressLimits, ConnectionPurpose, DescriptorBudget, InfallibleListener, ReceiveBudget, incoming,
+};
 use pushonce_proto::pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server::ClusterServiceServer;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::PublisherServiceServer;
@@ -21,6 +23,7 @@ use tracing::Span;
 
 use crate::cluster::ClusterService;
 use crate::decode_error::DecodeErrorService;
+use crate::partial_messages::PartialMessageService;
 use crate::publisher::{PublisherService, StreamDrain};
 use crate::{ClusterAdmin, ClusterStatusProvider, Router, SubscriptionSource, TopicDirectory};
 
@@ -28,6 +31,10 @@ use crate::{ClusterAdmin, ClusterStatusProvider, Router, SubscriptionSource, Top
 /// not be read to be rejected.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 2 << 20;
 const _: () = assert!(MESSAGE_BYTES_MAX >= 2 * pushonce_core::Publish::PAYLOAD_BYTES_CAP);
+
+/// Maximum bytes of a message of operators, of the health service and of reflection. The largest names a topic
+/// or a symbol.
+const SMALL_MESSAGE_BYTES_MAX: usize = 16 << 10;
 
 /// Maximum number of concurrent calls on one connection. A publisher that waits for each of many unary
 /// publishes needs some hundreds; beyond that a stream is better.
@@ -40,8 +47,19 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Unread bytes in flight of a connection, so that one unread stream leaves room for others.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Fits a name or a token many times.
+/// Fits a name or a token many times. It also bounds the CONTINUATION frames of a request.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// Bytes of one HTTP/2 frame, the minimum that the protocol allows (RFC 9113, 4.2).
+const FRAME_BYTES_MAX: u32 = 16 << 10;
+
+/// Calls that a client began and reset before this server started them; with one more the connection is closed
+/// (rapid reset, CVE-2023-44487). Every client resets a call now and then, and none resets 20 within a
+/// millisecond.
+const PENDING_RESETS_MAX: usize = 20;
+
+/// Calls that this server reset because of errors of the client; with one more the connection is closed.
+const ERROR_RESETS_MAX: usize = 128;
 
 /// A quiet connection is pinged after this time, and closed without a reply within [`KEEPALIVE_TIMEOUT`]:
 /// middle boxes drop quiet connections after a minute or more.
@@ -79,6 +97,10 @@ pub struct ServerParts {
     pub admin: Arc<dyn ClusterAdmin>,
     /// The readiness that the health service reports.
     pub readiness: watch::Receiver<Readiness>,
+    /// The limits of each client address.
+    pub address_limits: AddressLimits,
+    /// The budget of messages that are only half received.
+    pub receive_budget: ReceiveBudget,
     /// Period over which the streams are ended one by one on shutdown, so that their clients do not all
     /// reconnect to other nodes at once. New calls are rejected meanwhile.
     pub grace: Duration,
@@ -92,6 +114,7 @@ pub struct Server {
     services: Services,
     health: HealthReporter,
     readiness: watch::Receiver<Readiness>,
+    address_limits: AddressLimits,
     draining: CancellationToken,
     grace: Duration,
     streams: TaskTracker,
@@ -139,6 +162,8 @@ impl Server {
             topics,
             admin,
             readiness,
+            address_limits,
+            receive_budget,
             grace,
         } = parts;
         let listener =
@@ -151,15 +176,42 @@ impl Server {
         let publisher = PublisherService { router, subscriptions, heartbeat_interval, drain };
         let publisher =
             PublisherServiceServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let cluster = ClusterServiceServer::new(ClusterService { status, topics, admin });
+        let cluster = ClusterServiceServer::new(ClusterService { status, topics, admin })
+            .max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
+        let health_service = health_service.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
+        let reflection = reflection_builder().build_v1()?;
+        let reflection = reflection.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
+        let reflection_alpha = reflection_builder().build_v1alpha()?;
+        let reflection_alpha = reflection_alpha.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
+        let publisher = PartialMessageService {
+            service: DecodeErrorService(publisher),
+            budget: receive_budget.clone(),
+        };
+        let cluster = PartialMessageService { service: cluster, budget: receive_budget.clone() };
+        let health_service =
+            PartialMessageService { service: health_service, budget: receive_budget.clone() };
+        let reflection =
+            PartialMessageService { service: reflection, budget: receive_budget.clone() };
+        let reflection_alpha =
+            PartialMessageService { service: reflection_alpha, budget: receive_budget };
         let services = server_builder()
-            .add_service(DecodeErrorService(publisher))
+            .add_service(publisher)
             .add_service(cluster)
             .add_service(health_service)
-            .add_service(reflection_builder().build_v1()?)
-            .add_service(reflection_builder().build_v1alpha()?);
+            .add_service(reflection)
+            .add_service(reflection_alpha);
         let listener = InfallibleListener::new("grpc", listener);
-        Ok(Server { addr, listener, services, health, readiness, draining, grace, streams })
+        Ok(Server {
+            addr,
+            listener,
+            services,
+            health,
+            readiness,
+            address_limits,
+            draining,
+            grace,
+            streams,
+        })
     }
 
     /// The address it listens at, with the assigned port if port 0 was requested.
@@ -173,9 +225,23 @@ impl Server {
     /// # Errors
     /// [`Error::Serve`] when connections can no longer be accepted.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Server { addr, listener, services, health, readiness, draining, grace, streams } = self;
-        let incoming =
-            incoming(listener, DescriptorBudget::for_process(), ConnectionPurpose::Publisher);
+        let Server {
+            addr,
+            listener,
+            services,
+            health,
+            readiness,
+            address_limits,
+            draining,
+            grace,
+            streams,
+        } = self;
+        let incoming = incoming(
+            listener,
+            DescriptorBudget::for_process(),
+            ConnectionPurpose::Publisher,
+            Some(address_limits),
+        );
         let stop_serving = CancellationToken::new();
         let stopped = stop_serving.clone().cancelled_owned();
         let serve = services.serve_with_incoming_shutdown(incoming, stopped);
@@ -233,7 +299,10 @@ fn server_builder() -> tonic::transport::Server {
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }

@@ -6,9 +6,11 @@ use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use pushonce_core::{FetchError, InvalidPublish, PublishError};
+use pushonce_listener::ReceiveBudgetExceeded;
 use pushonce_proto::client::ErrorCode;
 use serde_json::json;
 
+use crate::limits::PublishRateExceeded;
 use crate::query::InvalidQuery;
 
 /// The `Retry-After` of a 503 in seconds: longer than the election of a new owner takes.
@@ -21,6 +23,8 @@ pub(crate) struct HttpError {
     code: &'static str,
     message: String,
     retry: bool,
+    /// The `Retry-After` in seconds; `None` for that of the status.
+    retry_after_secs: Option<u32>,
 }
 
 impl HttpError {
@@ -30,21 +34,25 @@ impl HttpError {
         code: &'static str,
         message: impl Into<String>,
     ) -> HttpError {
-        HttpError { status, code, message: message.into(), retry: false }
+        HttpError { status, code, message: message.into(), retry: false, retry_after_secs: None }
     }
 
     /// Creates the error for a code of the client protocol.
     pub(crate) fn from_code(code: ErrorCode, message: String) -> HttpError {
-        HttpError { status: status(code), code: code.as_str(), message, retry: code.is_retryable() }
+        let retry = code.is_retryable();
+        let retry_after_secs = None;
+        HttpError { status: status(code), code: code.as_str(), message, retry, retry_after_secs }
     }
 
     /// Builds the response.
     pub(crate) fn into_http_response(self) -> Response<Body> {
-        let HttpError { status, code, message, retry } = self;
+        let HttpError { status, code, message, retry, retry_after_secs } = self;
         let body = json!({"error": {"code": code, "message": message, "retry": retry}});
         let mut response = (status, Json(body)).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));
+        let is_unavailable = status == StatusCode::SERVICE_UNAVAILABLE;
+        let default = is_unavailable.then_some(RETRY_AFTER_SECS);
+        if let Some(seconds) = retry_after_secs.or(default) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -79,6 +87,23 @@ impl From<PublishError> for HttpError {
     }
 }
 
+impl From<PublishRateExceeded> for HttpError {
+    fn from(exceeded: PublishRateExceeded) -> HttpError {
+        let seconds = exceeded.retry_after.as_secs().saturating_add(1);
+        HttpError {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_after_secs: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
+            ..HttpError::from_code(ErrorCode::Overloaded, exceeded.to_string())
+        }
+    }
+}
+
+impl From<ReceiveBudgetExceeded> for HttpError {
+    fn from(exceeded: ReceiveBudgetExceeded) -> HttpError {
+        HttpError::from_code(ErrorCode::Overloaded, exceeded.to_string())
+    }
+}
+
 impl From<InvalidPublish> for HttpError {
     fn from(error: InvalidPublish) -> HttpError {
         HttpError::from_code(ErrorCode::from(&error), error.to_string())
@@ -100,6 +125,16 @@ impl From<FetchError> for HttpError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exceeded_rate_is_429_with_the_time_to_wait() {
+        let retry_after = std::time::Duration::from_millis(2_300);
+        let error = HttpError::from(PublishRateExceeded { retry_after });
+        assert!(error.retry && error.message.contains("2.3s"), "{}", error.message);
+        let response = error.into_http_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[RETRY_AFTER], "3");
+    }
 
     fn status_code_and_retry(error: PublishError) -> (u16, &'static str, bool) {
         let HttpError { status, code, retry, .. } = HttpError::from(error);

@@ -1,11 +1,14 @@
 //! `GET /topics/{topic}`: the newest message as published; with `?last=N`, the last N messages as JSON; with
 //! `?audience`, the number of subscribers.
 
+use std::convert::Infallible;
+
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pushonce_core::{HistoryPage, Message, Topic};
@@ -18,6 +21,9 @@ const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
 
 /// The largest `?last=N` that is always accepted: the default length of a history.
 const LAST_MAX: u32 = 1_000;
+
+/// Payload bytes of an answer that is encoded at once, with a `Content-Length`.
+const BUFFERED_BYTES_MAX: usize = 64 << 10;
 
 /// Caches must revalidate: the next message makes the response outdated. The ETag makes that cheap.
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
@@ -37,7 +43,7 @@ pub(super) async fn get(
 ) -> Response {
     match fetch(&http, path, query.as_deref().unwrap_or_default()).await {
         Ok(SnapshotResult::Newest(message)) => newest_response(&message, &headers),
-        Ok(SnapshotResult::Last(topic, page)) => last_response(&topic, &page),
+        Ok(SnapshotResult::Last(topic, page)) => last_response(topic, page),
         Ok(SnapshotResult::Audience(response)) => response,
         Err(fault) => fault.into_http_response(),
     }
@@ -141,21 +147,24 @@ fn etag_matches(request_headers: &HeaderMap, etag: &str) -> bool {
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-/// Builds a JSON array of message frames, oldest first, each in the format that subscribers receive.
-fn last_response(topic: &Topic, page: &HistoryPage) -> Response {
-    let mut body = BytesMut::from(&b"["[..]);
-    for (index, message) in page.messages.iter().enumerate() {
-        if index > 0 {
-            body.put_u8(b',');
-        }
-        body.put(client::encode_message(Encoding::Json, topic, message));
-    }
-    body.put_u8(b']');
-    json_response(body.freeze())
-}
-
-fn json_response(body: Bytes) -> Response {
-    let mut response = Response::new(Body::from(body));
+/// Builds a JSON array of message frames, oldest first, each in the format that subscribers receive. The frames of a
+/// large answer are encoded when the client reads them: an answer that nobody reads holds only the messages, which
+/// the history holds as well.
+fn last_response(topic: Topic, page: HistoryPage) -> Response {
+    let payload_bytes: usize = page.messages.iter().map(|message| message.payload.len()).sum();
+    let frames = page.messages.into_iter().enumerate().map(move |(index, message)| {
+        let mut frame = BytesMut::from(if index > 0 { &b","[..] } else { &b""[..] });
+        frame.put(client::encode_message(Encoding::Json, &topic, &message));
+        frame.freeze()
+    });
+    let [begin, end] = [&b"["[..], b"]"].map(|text| std::iter::once(Bytes::from_static(text)));
+    let chunks = begin.chain(frames).chain(end);
+    let body = if payload_bytes <= BUFFERED_BYTES_MAX {
+        Body::from(chunks.collect::<Vec<_>>().concat())
+    } else {
+        Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>)))
+    };
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, NO_CACHE);
