@@ -35,6 +35,14 @@ pub struct Config {
     pub publishes_max: usize,
     /// Maximum number of connections over all transports. Further ones get 503, or are refused on QUIC.
     pub connections_max: usize,
+    /// Maximum number of connections of one client address (IPv6: of one network of 64 bits) over HTTP, WebSocket,
+    /// QUIC and gRPC, and with it the limit of the rate of new ones; 0 for neither. 127.0.0.1 and `::1` are not limited.
+    pub address_connections_max: usize,
+    /// Maximum number of publishes a second of one caller over HTTP, WebSocket and QUIC, twice as many at once; 0
+    /// for no limit. Callers on 127.0.0.1 and `::1` are not limited.
+    pub publish_rate_max: u32,
+    /// Maximum bytes of all requests and messages that are only half received.
+    pub receive_bytes_max: usize,
     /// Whether the WebSocket extension permessage-deflate (RFC 7692) is accepted. A message is then
     /// compressed once for all its subscribers on this node, and no session keeps state for it. Compression
     /// costs 10 to 20 µs for some hundred bytes and about 15 µs per KiB of a large message; a delivery costs
@@ -75,6 +83,11 @@ impl Default for Config {
             header_bytes_max: 16 << 10,
             publishes_max: 64,
             connections_max: 200_000,
+            // The viewers behind one address translator of a stadium or of a mobile provider.
+            address_connections_max: 10_000,
+            publish_rate_max: 1_000,
+            // Sixty of the largest messages at once.
+            receive_bytes_max: 64 << 20,
             // On a typical node a message has many subscribers, and browsers offer compression.
             compression: true,
             session_age_max: None,

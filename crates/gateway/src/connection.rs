@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use axum::body::Body;
@@ -15,12 +16,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pushonce_auth::audit;
+use pushonce_core::CallerKey;
+use pushonce_listener::AddressPermit;
 use pushonce_proto::client::ErrorCode;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
 
-use crate::http::authenticate::ClientAddress;
+use crate::http::authenticate::RemoteIp;
 use crate::http::framing::{RequestFraming, ScannedStream};
 use crate::http::front::HttpFront;
 use crate::http::{HttpError, cors};
@@ -37,14 +40,23 @@ const HEADERS_MAX: usize = 64;
 /// The `Retry-After` of a full server, in seconds.
 const RETRY_AFTER_SECS: u32 = 10;
 
-const FULL_RESPONSE: &[u8] =
+/// The response to a connection for which the node has no room.
+pub(crate) const FULL_RESPONSE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\n\
     X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n";
+
+/// The response to a connection of an address with too many of them.
+pub(crate) const TOO_MANY_RESPONSE: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 10\r\nContent-Type: application/json\r\n\
+    Content-Length: 106\r\n\
+    Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: retry-after\r\n\
+    X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n\
+    {\"error\":{\"code\":\"overloaded\",\"message\":\"your address has too many connections; close some\",\"retry\":true}}";
 
 /// The permit of one connection, released when it is dropped.
 pub(crate) enum ConnectionPermit {
     /// Permits a session, or any number of requests.
-    Regular { _permit: OwnedSemaphorePermit },
+    Regular { _permit: OwnedSemaphorePermit, _address: Option<AddressPermit> },
     /// Permits one response, because the node is full.
     Overflow(OverflowPermit),
 }
@@ -75,10 +87,10 @@ impl ConnectionPermit {
     }
 }
 
-/// Sends 503 on a connection for which there is no permit, without reading its request.
-pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
+/// Sends `response` on a connection for which there is no permit, without reading its request.
+pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream, response: &[u8]) {
     // An empty socket buffer has room for the response; anything else is not worth waiting for.
-    let _ = stream.try_write(FULL_RESPONSE);
+    let _ = stream.try_write(response);
     if !lane.has_descriptor_for_client(&stream) {
         // No descriptor is left to keep the connection open. A request that has already arrived is read, so
         // that closing the connection does not reset it.
@@ -93,6 +105,12 @@ pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
     });
 }
 
+/// The caller of a connection. One that is closed already has no address, and its requests no reader.
+pub(crate) fn caller_of(stream: &TcpStream) -> CallerKey {
+    let address = stream.peer_addr().map(|address| address.ip());
+    address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()).into()
+}
+
 /// Serves one connection until it ends.
 pub(crate) async fn serve(
     lane: Rc<LaneState>,
@@ -100,12 +118,13 @@ pub(crate) async fn serve(
     http: HttpFront,
     permit: ConnectionPermit,
 ) {
-    let address = ClientAddress(stream.peer_addr().ok().map(|address| address.ip()));
+    let address = RemoteIp(stream.peer_addr().ok().map(|address| address.ip()));
     let upgrade_slot = Rc::new(Cell::new(None));
     let service_upgrade_slot = upgrade_slot.clone();
     let service_lane = lane.clone();
     let permit = Rc::new(permit);
     let service_permit = permit.clone();
+    let caller = caller_of(&stream);
     let framing = Rc::new(RefCell::new(RequestFraming::new()));
     let stream = ScannedStream::new(stream, framing.clone());
     let request_count = Cell::new(0);
@@ -116,6 +135,7 @@ pub(crate) async fn serve(
             Ok(access) => access,
             Err(rejection) => return ready_response(rejection),
         };
+        request.extensions_mut().insert(caller);
         let response = match request.uri().path() {
             _ if request.method() == Method::OPTIONS => ready_response(cors::preflight()),
             "/ws" if service_permit.is_regular() => {
@@ -145,7 +165,10 @@ pub(crate) async fn serve(
     tokio::select! {
         // Eviction is checked first: a request that was begun is never followed by this 503.
         biased;
-        () = permit.evicted() => return reject(&lane, connection.into_parts().io.into_inner().into_inner()),
+        () = permit.evicted() => {
+            let stream = connection.into_parts().io.into_inner().into_inner();
+            return reject(&lane, stream, FULL_RESPONSE);
+        }
         _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {}
         () = lane.draining.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
@@ -186,7 +209,7 @@ fn upgrade_to_websocket(
     request: &Request<Incoming>,
     slot: &Rc<Cell<Option<ws::UpgradeRequest>>>,
     lane: &Rc<LaneState>,
-    ClientAddress(address): ClientAddress,
+    RemoteIp(address): RemoteIp,
 ) -> HttpResponseFuture {
     let upgrade = match ws::UpgradeRequest::from_request(request, lane.config.compression) {
         Ok(upgrade) => upgrade,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::mpsc::{self, UnboundedSender};
@@ -12,11 +13,12 @@ use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use pushonce_auth::{AccessError, Action, Caller, audit};
 use pushonce_core::{
-    AccessToken, Acknowledgement, Delivery, Position, Publish, PublishError, StartFrom,
+    AccessToken, Acknowledgement, CallerKey, Delivery, Position, Publish, PublishError, StartFrom,
     SubscribeOptions, Topic,
 };
 use pushonce_fanout::{FrameSink, SessionKey, WireFormat};
-use pushonce_proto::client::{ClientRequest, InvalidFrame, ServerEvent};
+use pushonce_listener::Holding;
+use pushonce_proto::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFrame, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
 use tokio::time::Instant;
 
@@ -28,6 +30,7 @@ use crate::metrics::{self, TransportKind};
 use crate::registry::{RegisteredSession, SessionSlot};
 use crate::rejection::{self, SubscribeRejection};
 use crate::session::{self, Session, SessionEffect, SessionInput, SubscriptionGrant};
+use crate::work::{self, WorkMeter};
 
 /// The transport of one session. Every method except [`SessionTransport::open_subscription`] returns at once.
 pub(crate) trait SessionTransport: 'static {
@@ -96,7 +99,9 @@ pub(crate) struct SessionDriver<T: SessionTransport> {
     lane: Rc<LaneState>,
     transport: T,
     key: SessionKey,
+    caller: CallerKey,
     session: RefCell<Session>,
+    work: Cell<WorkMeter>,
     /// The queue of publishes, while any are pending. The limits of the session bound its length.
     publish_sender: RefCell<Option<UnboundedSender<Publish>>>,
     liveness: Cell<Liveness>,
@@ -105,7 +110,11 @@ pub(crate) struct SessionDriver<T: SessionTransport> {
 
 impl<T: SessionTransport> SessionDriver<T> {
     /// Registers a session with the lane. The caller must call [`SessionDriver::stop`] at the end.
-    pub(crate) fn start(lane: Rc<LaneState>, transport: T) -> Rc<SessionDriver<T>> {
+    pub(crate) fn start(
+        lane: Rc<LaneState>,
+        transport: T,
+        caller: CallerKey,
+    ) -> Rc<SessionDriver<T>> {
         let key = lane.fanout.open_session(transport.wire(), transport.sink());
         let metrics = lane.metrics.for_transport(T::KIND);
         metrics.accepted.increment(1);
@@ -114,6 +123,8 @@ impl<T: SessionTransport> SessionDriver<T> {
         let driver = Rc::new(SessionDriver {
             key,
             transport,
+            caller,
+            work: Cell::default(),
             session: RefCell::new(Session::new(lane.limits.clone())),
             publish_sender: RefCell::default(),
             liveness: Cell::default(),
@@ -150,10 +161,36 @@ impl<T: SessionTransport> SessionDriver<T> {
         &self.lane
     }
 
-    /// Handles a received frame, valid or not.
-    pub(crate) fn on_request(self: &Rc<Self>, request: Result<ClientRequest, InvalidFrame>) {
+    /// Begins a message of which a part was received.
+    pub(crate) fn begin_partial_message(&self) -> Holding {
+        self.lane.client_limits.receive_budget.begin(self.caller)
+    }
+
+    /// Charges the session for work of its lane. Returns how long it must not be read, if it must not.
+    pub(crate) fn charge_work(&self, micros: u32) -> Option<Duration> {
+        let mut work = self.work.get();
+        let pause = work.charge(micros, std::time::Instant::now(), self.lane.started_at);
+        self.work.set(work);
+        let is_paused = !pause.is_zero();
+        if is_paused {
+            self.lane.metrics.reads_paused.increment(1);
+        }
+        is_paused.then_some(pause)
+    }
+
+    /// Handles a received frame, valid or not. Returns its cost in microseconds of the lane.
+    pub(crate) fn on_request(self: &Rc<Self>, request: Result<ClientRequest, InvalidFrame>) -> u32 {
         self.lane.metrics.for_transport(T::KIND).frames_in.increment(1);
+        let command = request.as_ref().map(|request| &request.command);
+        let micros = work::request_micros(matches!(command, Ok(ClientCommand::Subscribe { .. })));
+        if let Ok(ClientRequest { id, command: ClientCommand::Publish(_) }) = &request
+            && let Err(exceeded) = self.lane.client_limits.check_publish(self.caller)
+        {
+            self.reply(&ServerEvent::error(*id, ErrorCode::Overloaded, exceeded.to_string()));
+            return micros;
+        }
         self.handle_input(SessionInput::Request(request));
+        micros
     }
 
     /// Makes the caller of the request that opened the session its caller.

@@ -10,7 +10,7 @@ use pushonce_auth::AccessControl;
 use pushonce_core::ClusterView;
 use pushonce_fanout::Hub;
 use pushonce_quic::{Certificate, CertificateRotator, Port};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::front::HttpFront;
@@ -18,8 +18,8 @@ use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
 use crate::{
-    Admission, AudienceSource, BindError, Config, LaneWatchdog, MemoryUse, PagePolicy, Pages,
-    PublishRouter, bind, quic,
+    Admission, AudienceSource, BindError, ClientLimits, Config, LaneWatchdog, MemoryUse,
+    PagePolicy, Pages, PublishRouter, bind, quic,
 };
 
 /// The services behind the gateway.
@@ -49,6 +49,7 @@ pub struct Gateway {
     watchdog: LaneWatchdog,
     admission: Admission,
     memory: MemoryUse,
+    limits: ClientLimits,
 }
 
 /// Why the gateway ended before its shutdown was requested.
@@ -84,6 +85,7 @@ impl Gateway {
             _ => config.http,
         };
         let quic = quic::bind(&config, certificate)?;
+        let limits = ClientLimits::new(&config);
         let routes = HttpState {
             hub: backend.hub.clone(),
             publisher: backend.publisher.clone(),
@@ -92,6 +94,7 @@ impl Gateway {
             view: backend.view.clone(),
             fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
+            limits: limits.clone(),
             publish_seconds: metrics::PUBLISH.register_histogram(&["http"]),
         };
         let paths = http::paths().chain(extra.paths()).collect();
@@ -114,6 +117,7 @@ impl Gateway {
             watchdog,
             admission,
             memory,
+            limits,
         })
     }
 
@@ -142,6 +146,11 @@ impl Gateway {
         self.admission.clone()
     }
 
+    /// Returns the limits of clients, which the gRPC port shares.
+    pub fn limits(&self) -> ClientLimits {
+        self.limits.clone()
+    }
+
     /// Returns the handle through which the node reports the memory use of the process. As it approaches the
     /// limit, the gateway lowers the rate of `latest` subscriptions, then rejects new sessions, then closes
     /// existing ones.
@@ -167,8 +176,6 @@ impl Gateway {
     }
 
     fn start(self, stop: &CancellationToken) -> io::Result<(LaneResults, CertificateRotator)> {
-        let connection_permits =
-            Arc::new(Semaphore::new(self.config.connections_max.min(Semaphore::MAX_PERMITS)));
         let (quic_listeners, rotator) = self.quic.into_listeners();
         let mut quic_listeners = quic_listeners.into_iter();
         let lane_results = FuturesUnordered::new();
@@ -179,8 +186,8 @@ impl Gateway {
                 http: self.http.clone(),
                 listener,
                 quic: quic_listeners.next(),
-                connection_permits: connection_permits.clone(),
                 memory: self.memory.clone(),
+                client_limits: self.limits.clone(),
                 watchdog: self.watchdog.clone(),
                 admission: self.admission.for_lane(index),
             };

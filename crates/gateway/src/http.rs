@@ -40,7 +40,7 @@ pub use error::HttpError;
 pub use origin::{AllowedOrigins, InvalidOrigin, Origin};
 pub use page_policy::PagePolicy;
 
-use crate::{AudienceSource, Pages, PublishRouter, rejection};
+use crate::{AudienceSource, ClientLimits, Pages, PublishRouter, rejection};
 
 /// The state shared by all routes.
 #[derive(Clone)]
@@ -54,6 +54,8 @@ pub(crate) struct HttpState {
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
     /// Maximum time for a client to send a request body.
     pub(crate) body_timeout: Duration,
+    /// The limits that the lanes share.
+    pub(crate) limits: ClientLimits,
     /// Of publishes over HTTP.
     pub(crate) publish_seconds: Histogram,
 }

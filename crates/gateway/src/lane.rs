@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +10,9 @@ use std::time::Duration;
 
 use pushonce_auth::{AccessControl, AccessError, Action, Caller};
 use pushonce_core::{ClusterView, Delivery, DeliveryNotAllowed, Publish, Timestamp, Topic};
-use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener};
+use pushonce_listener::{
+    AddressPermit, AddressRefusal, ConnectionPurpose, DescriptorBudget, InfallibleListener,
+};
 use pushonce_proto::client::Encoding;
 use pushonce_proto::close;
 use pushonce_quic::{Endpoint, Listener};
@@ -38,7 +41,7 @@ use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
 use crate::quic::SessionAcceptor;
 use crate::registry::{self, SessionRegistry};
 use crate::session::{AccessGate, SessionLimits};
-use crate::{Backend, Config, LaneWatchdog, PublishRouter, connection, pin};
+use crate::{Backend, ClientLimits, Config, LaneWatchdog, PublishRouter, connection, pin};
 
 /// The one read buffer of a lane, shared by all its sessions: as much as the kernel returns at once for a
 /// busy client. A smaller buffer means more reads of large frames, a larger one is never filled.
@@ -79,8 +82,6 @@ pub(crate) struct LaneState {
     /// The read buffer. A task fills and reads it within one poll.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) metrics: GatewayMetrics,
-    /// Permits for connections, shared by all lanes.
-    pub(crate) connection_permits: Arc<Semaphore>,
     /// The file descriptors that connections may use.
     descriptors: DescriptorBudget,
     overflow: Rc<Overflow>,
@@ -89,9 +90,19 @@ pub(crate) struct LaneState {
     pressure_limiter: LogLimiter,
     recent_shortages: RecentShortages,
     memory: MemoryUse,
+    /// The limits that all lanes share.
+    pub(crate) client_limits: ClientLimits,
+    /// The start of the times of [`WorkMeter`](crate::work::WorkMeter).
+    pub(crate) started_at: std::time::Instant,
     /// Cancelled when the lane stops accepting connections.
     pub(crate) draining: CancellationToken,
     connections: TaskTracker,
+}
+
+/// The permits of one QUIC connection, released with it.
+pub(crate) struct QuicPermit {
+    _address: AddressPermit,
+    _connection: OwnedSemaphorePermit,
 }
 
 /// The parts from which a lane is built.
@@ -102,8 +113,8 @@ pub(crate) struct LaneParts {
     pub(crate) listener: std::net::TcpListener,
     /// The QUIC listener of the lane; `None` when QUIC is served by other lanes only.
     pub(crate) quic: Option<Listener>,
-    pub(crate) connection_permits: Arc<Semaphore>,
     pub(crate) memory: MemoryUse,
+    pub(crate) client_limits: ClientLimits,
     pub(crate) watchdog: LaneWatchdog,
     pub(crate) admission: LaneAdmission,
 }
@@ -136,8 +147,8 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         http,
         listener,
         quic,
-        connection_permits,
         memory,
+        client_limits,
         watchdog,
         admission,
     } = parts;
@@ -150,8 +161,8 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         publisher,
         access,
         view,
-        connection_permits,
         memory,
+        client_limits,
         draining.clone(),
     ));
     let listener = InfallibleListener::new("http", TcpListener::from_std(listener)?);
@@ -241,7 +252,10 @@ async fn accept_tcp(lane: &Rc<LaneState>, listener: InfallibleListener, http: Ht
 }
 
 fn serve_connection(lane: &Rc<LaneState>, stream: TcpStream, http: &HttpFront) {
-    let Some(permit) = lane.admit(&stream) else { return connection::reject(lane, stream) };
+    let permit = match lane.admit(&stream) {
+        Ok(permit) => permit,
+        Err(response) => return connection::reject(lane, stream, response),
+    };
     // Frames are written whole; waiting for more data would only delay them. A failure means that the
     // connection is gone, which the next read detects.
     let _ = stream.set_nodelay(true);
@@ -284,8 +298,8 @@ impl LaneState {
         publisher: Arc<dyn PublishRouter>,
         access: AccessControl,
         view: watch::Receiver<Arc<ClusterView>>,
-        connection_permits: Arc<Semaphore>,
         memory: MemoryUse,
+        client_limits: ClientLimits,
         draining: CancellationToken,
     ) -> LaneState {
         let limits = SessionLimits {
@@ -307,7 +321,6 @@ impl LaneState {
             sessions: SessionRegistry::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             metrics: GatewayMetrics::new(),
-            connection_permits,
             descriptors: DescriptorBudget::for_process(),
             overflow: Rc::default(),
             linger_permits: Arc::new(Semaphore::new(LINGERING_MAX)),
@@ -315,6 +328,8 @@ impl LaneState {
             pressure_limiter: LogLimiter::new(),
             recent_shortages: RecentShortages::default(),
             memory,
+            client_limits,
+            started_at: std::time::Instant::now(),
             draining,
             connections: TaskTracker::new(),
         }
@@ -369,7 +384,9 @@ impl LaneState {
     /// Updates the pressure level from the load, and runs the tick of the sessions that are due.
     fn update_pressure(&self, load: &mut LoadTracker, admission: &LaneAdmission) {
         let backlog = pressure::permille(self.fanout.take_lag_max(), pressure::BACKLOG_MAX);
-        let pressure = load.update(backlog.max(self.memory.permille()));
+        let sessions = self.client_limits.open_connections(self.config.connections_max);
+        let memory = self.memory.permille_for_sessions(sessions);
+        let pressure = load.update(backlog.max(memory));
         if self.pressure.replace(pressure) != pressure {
             if let Some(suppressed) = self.pressure_limiter.allow(std::time::Instant::now()) {
                 let memory_permille = self.memory.permille();
@@ -415,7 +432,7 @@ impl LaneState {
     /// readiness.
     fn detect_shortages(&self) {
         let now = std::time::Instant::now();
-        if self.connection_permits.available_permits() == 0 {
+        if self.client_limits.connections.available_permits() == 0 {
             self.recent_shortages.record(Shortage::Connections, now);
         }
         if !self.descriptors.has_room(ConnectionPurpose::Client) {
@@ -434,16 +451,33 @@ impl LaneState {
         self.connections.token()
     }
 
-    /// Returns the permit of a new TCP connection, or `None` if there is no room.
-    fn admit(&self, stream: &impl AsRawFd) -> Option<ConnectionPermit> {
+    /// Returns the permit of a new TCP connection, or the response to send instead.
+    fn admit(&self, stream: &TcpStream) -> Result<ConnectionPermit, &'static [u8]> {
+        // A connection without an address is closed already.
+        let address = stream.peer_addr().map(|address| address.ip());
+        let address = address.map(|ip| self.admit_address(ip)).ok().transpose();
+        let Ok(address_permit) = address else { return Err(connection::TOO_MANY_RESPONSE) };
         if !self.has_descriptor_for_client(stream) {
             self.reject(Shortage::Descriptors);
         } else if let Some(permit) = self.acquire_permit() {
-            return Some(ConnectionPermit::Regular { _permit: permit });
+            return Ok(ConnectionPermit::Regular { _permit: permit, _address: address_permit });
         }
         let has_probe_descriptor = self.descriptors.admits(ConnectionPurpose::Probe, stream);
         let permit = if has_probe_descriptor { self.overflow.admit() } else { None };
-        permit.map(ConnectionPermit::Overflow)
+        permit.map(ConnectionPermit::Overflow).ok_or(connection::FULL_RESPONSE)
+    }
+
+    fn admit_address(&self, address: IpAddr) -> Result<AddressPermit, AddressRefusal> {
+        let admitted = self.client_limits.addresses.admit(address, std::time::Instant::now());
+        admitted.inspect_err(|&refusal| self.metrics.count_rejected_address(refusal))
+    }
+
+    /// Returns the permit of a new QUIC connection.
+    pub(crate) fn admit_quic(&self, address: IpAddr) -> Option<QuicPermit> {
+        // The address may be forged: it pays for the connection, and its rate is not used up.
+        let counted = self.client_limits.addresses.count(address);
+        let counted = counted.inspect_err(|&refusal| self.metrics.count_rejected_address(refusal));
+        Some(QuicPermit { _address: counted.ok()?, _connection: self.acquire_permit()? })
     }
 
     /// Whether the descriptor of a connection is within the budget of clients.
@@ -452,12 +486,12 @@ impl LaneState {
     }
 
     /// Returns the permit of a new session, or `None` under pressure or when all permits are in use.
-    pub(crate) fn acquire_permit(&self) -> Option<OwnedSemaphorePermit> {
+    fn acquire_permit(&self) -> Option<OwnedSemaphorePermit> {
         if self.pressure.get() >= Pressure::Reject {
             self.reject(Shortage::Load);
             return None;
         }
-        let permit = self.connection_permits.clone().try_acquire_owned().ok();
+        let permit = self.client_limits.connections.clone().try_acquire_owned().ok();
         if permit.is_none() {
             self.reject(Shortage::Connections);
         }

@@ -32,6 +32,9 @@
 //!   [`Config::origins`]. No cookie is ever read. A browser never runs a payload as a page of the node.
 //! - A request that two HTTP parsers could read differently is rejected.
 //! - A flood of connections does not prevent health checks and metrics requests from being answered.
+//! - What is only half received stays within one budget over all doors and must be complete in time; the sender
+//!   that holds the most pays ([`ClientLimits`]). Requests that cost more than a tenth of a lane wait: a session
+//!   that inflates or subscribes without end does not delay the others.
 //!
 //! # Non-goals
 //!
@@ -93,11 +96,13 @@ mod encoder;
 mod gateway;
 mod http;
 mod lane;
+mod limits;
 mod linger;
 mod liveness;
 mod metrics;
 mod overflow;
 mod pages;
+mod partial;
 mod pin;
 mod pressure;
 mod publish_router;
@@ -109,6 +114,7 @@ mod session;
 #[cfg(test)]
 mod testing;
 mod watchdog;
+mod work;
 mod ws;
 
 pub use admission::Admission;
@@ -121,6 +127,7 @@ pub use http::{
     AllowedOrigins, Authenticated, HttpError, InvalidOrigin, Origin, PagePolicy, SameOriginOnly,
     apply_page_policy,
 };
+pub use limits::ClientLimits;
 pub use metrics::METRICS;
 pub use pages::{PageAccess, Pages};
 pub use pressure::MemoryUse;

@@ -1,5 +1,6 @@
 //! The metrics of the gateway. No label names a topic or a client.
 
+use pushonce_listener::AddressRefusal;
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::close::CloseCode;
 use pushonce_telemetry::{Counter, Gauge, Histogram, Metric, Unit};
@@ -13,6 +14,8 @@ pub const METRICS: &[Metric] = &[
     SESSIONS_SHED,
     CONNECTIONS_REJECTED,
     REQUESTS_REJECTED,
+    PUBLISHES_REJECTED,
+    READS_PAUSED,
     RECEIVED_FRAMES,
     SENT_BYTES,
     WRITES,
@@ -52,7 +55,8 @@ const SESSIONS_SHED: Metric = Metric::counter(
 const CONNECTIONS_REJECTED: Metric = Metric::counter(
     "pushonce_gateway_connections_rejected_total",
     "Client connections that were rejected, by what the node is short of: connections, descriptors or \
-     load (memory or the backlog of a lane).",
+     load (memory or the backlog of a lane); or because of their address: address (it has its maximum of \
+     connections) or address_rate (it opens them too fast).",
 )
 .with_labels(&["reason"]);
 
@@ -62,6 +66,16 @@ pub(crate) const REQUESTS_REJECTED: Metric = Metric::counter(
      whose origin is not in --origins), host (an unknown name of a node on a loopback address) or malformed.",
 )
 .with_labels(&["reason"]);
+
+pub(crate) const PUBLISHES_REJECTED: Metric = Metric::counter(
+    "pushonce_gateway_publishes_rejected_total",
+    "Publishes over HTTP, WebSocket and QUIC that were rejected because their caller exceeded its rate.",
+);
+
+const READS_PAUSED: Metric = Metric::counter(
+    "pushonce_gateway_reads_paused_total",
+    "Times that a session was not read for a while because its requests cost more than its share of the lane.",
+);
 
 const RECEIVED_FRAMES: Metric = Metric::counter(
     "pushonce_gateway_received_frames_total",
@@ -168,6 +182,10 @@ pub(crate) struct GatewayMetrics {
     quic: TransportMetrics,
     /// Rejected new connections, by [`Shortage`].
     rejected: [Counter; 3],
+    /// New connections that were rejected because of their address.
+    rejected_addresses: [Counter; 2],
+    /// Sessions that were not read for a while.
+    pub(crate) reads_paused: Counter,
     /// Sessions that were closed because of overload.
     pub(crate) shed: Counter,
 }
@@ -198,6 +216,9 @@ impl GatewayMetrics {
             quic: TransportMetrics::new(TransportKind::Quic),
             rejected: Shortage::ALL
                 .map(|shortage| CONNECTIONS_REJECTED.register_counter(&[shortage.as_str()])),
+            rejected_addresses: ["address", "address_rate"]
+                .map(|reason| CONNECTIONS_REJECTED.register_counter(&[reason])),
+            reads_paused: READS_PAUSED.register_counter(&[]),
             shed: SESSIONS_SHED.register_counter(&[]),
         }
     }
@@ -205,6 +226,15 @@ impl GatewayMetrics {
     /// Counts a rejected connection.
     pub(crate) fn count_rejected(&self, shortage: Shortage) {
         self.rejected[shortage as usize].increment(1);
+    }
+
+    /// Counts a connection that was rejected because of its address.
+    pub(crate) fn count_rejected_address(&self, refusal: AddressRefusal) {
+        let [too_many, too_fast] = &self.rejected_addresses;
+        match refusal {
+            AddressRefusal::TooMany { .. } => too_many.increment(1),
+            AddressRefusal::TooFast => too_fast.increment(1),
+        }
     }
 
     pub(crate) fn for_transport(&self, kind: TransportKind) -> &TransportMetrics {

@@ -9,19 +9,23 @@ use futures::stream::LocalBoxStream;
 use futures::{FutureExt, StreamExt};
 use pushonce_auth::AccessControl;
 use pushonce_core::{
-    Acknowledgement, ClusterId, ClusterView, ContentType, FetchError, HistoryPage, HistoryRange,
-    Message, OverloadReason, Position, Publish, PublishError, PublishRejection, Timestamp, Topic,
+    Acknowledgement, CallerKey, ClientAddress, ClusterId, ClusterView, ContentType, FetchError,
+    HistoryPage, HistoryRange, Message, OverloadReason, Position, Publish, PublishError,
+    PublishRejection, Timestamp, Topic,
 };
 use pushonce_fanout::{Hub, LaneDriver, Retention, Upstream, hub};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::lane::LaneState;
-use crate::{Config, Encoder, MemoryUse, PublishRouter};
+use crate::{ClientLimits, Config, Encoder, MemoryUse, PublishRouter};
 
 /// Test timeout, far beyond the duration of any test. It expires only when something is lost.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A caller without limits.
+pub(crate) const THIS_HOST: CallerKey = CallerKey::Address(ClientAddress::LOCALHOST);
 
 pub(crate) struct LaneHarness {
     pub(crate) lane: Rc<LaneState>,
@@ -51,9 +55,9 @@ impl LaneHarness {
         let (sender, upstream_events) = mpsc::unbounded_channel();
         let backend = Arc::new(FakeBackend(sender));
         let hub = Hub::new(hub::Config::default(), backend.clone(), Arc::new(Encoder));
-        let (connection_permits, draining) =
-            (Arc::new(Semaphore::new(0)), CancellationToken::new());
-        let config = Arc::new(Config::default());
+        let draining = CancellationToken::new();
+        let config = Arc::new(Config { connections_max: 0, ..Config::default() });
+        let limits = ClientLimits::new(&config);
         let (fanout, fanout_driver) = hub.new_lane();
         let view = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1)))).1;
         let lane = Rc::new(LaneState::new(
@@ -62,8 +66,8 @@ impl LaneHarness {
             backend,
             AccessControl::open(view.clone()),
             view,
-            connection_permits,
             MemoryUse::default(),
+            limits,
             draining,
         ));
         LaneHarness { lane, fanout_driver: Some(fanout_driver), hub, upstream_events }

@@ -11,6 +11,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
+use crate::AddressPermit;
+
 /// Length of the HTTP/2 client preface (RFC 9113, 3.4). Keep-alive pings begin after it, so a connection that
 /// never sends it would stay open forever.
 const PREFACE_BYTES: usize = 24;
@@ -24,7 +26,16 @@ pub struct GrpcConnection<S = TcpStream> {
     stream: S,
     /// `None` once the preface was read.
     preface: Option<PrefaceDeadline>,
-    permit: Option<OwnedSemaphorePermit>,
+    permits: ConnectionPermits,
+}
+
+/// The permits of a connection, released with it.
+#[derive(Debug)]
+pub(crate) struct ConnectionPermits {
+    /// Of the listener, if the number of its connections is limited.
+    pub(crate) _listener: Option<OwnedSemaphorePermit>,
+    /// Of the client's address, if addresses are limited.
+    pub(crate) _address: Option<AddressPermit>,
 }
 
 #[derive(Debug)]
@@ -34,10 +45,10 @@ struct PrefaceDeadline {
 }
 
 impl<S> GrpcConnection<S> {
-    pub(crate) fn new(stream: S, permit: Option<OwnedSemaphorePermit>) -> GrpcConnection<S> {
+    pub(crate) fn new(stream: S, permits: ConnectionPermits) -> GrpcConnection<S> {
         let deadline = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
         let preface = Some(PrefaceDeadline { remaining_bytes: PREFACE_BYTES, deadline });
-        GrpcConnection { stream, preface, permit }
+        GrpcConnection { stream, preface, permits }
     }
 
     /// Replaces the stream by the result of `handshake` on it. The deadline of the preface begins again: the
@@ -50,7 +61,7 @@ impl<S> GrpcConnection<S> {
         handshake: impl AsyncFnOnce(S) -> Result<T, E>,
     ) -> Result<GrpcConnection<T>, E> {
         let stream = handshake(self.stream).await?;
-        Ok(GrpcConnection::new(stream, self.permit))
+        Ok(GrpcConnection::new(stream, self.permits))
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

@@ -1,4 +1,4 @@
-//! TCP listeners that survive a shortage of file descriptors.
+//! TCP listeners that survive a shortage of file descriptors, and the limits that all doors of a node share.
 //!
 //! # Overview
 //!
@@ -6,6 +6,10 @@
 //! port between nodes. (The health pages of a node that waits to join do not.) [`DescriptorBudget`]
 //! determines the share of the process's descriptors that each kind of connection may use.
 //! [`raise_descriptor_limit`] raises the soft limit to the hard limit.
+//!
+//! The limits of what a client may cost a node before and while it is served are here as well, because all
+//! doors share them: [`AddressLimits`] of connections, [`ReceiveBudget`] of half-received messages,
+//! [`KeyedRates`] of requests and [`FailedAttempts`] of authentications.
 //!
 //! # Guarantees
 //!
@@ -15,10 +19,14 @@
 //! - Client connections cannot use the last quarter of the descriptors (8,192 at most), gRPC connections not
 //!   the last eighth (4,096 at most). The rest is for peers, health checks, metrics, outgoing connections and files.
 //! - A connection of an [`incoming`] stream that does not send the HTTP/2 preface in time is closed.
+//! - No client address has more connections than [`AddressLimits`] allows. The tables of addresses and callers are
+//!   bounded, and a client with many addresses cannot make a limit ineffective.
+//! - All half-received messages together stay within [`ReceiveBudget`]; the caller that holds the most loses its
+//!   largest one.
 //!
 //! # Non-goals
 //!
-//! TLS, HTTP, and limits by client address.
+//! TLS and HTTP.
 //!
 //! # Data flow
 //!
@@ -41,21 +49,31 @@
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:4001").await?;
 //! let listener = InfallibleListener::new("publish", listener);
 //! // Pass the stream to `serve_with_incoming` of a tonic server.
-//! let _connections = incoming(listener, budget, ConnectionPurpose::Publisher);
+//! let _connections = incoming(listener, budget, ConnectionPurpose::Publisher, None);
 //! # Ok(())
 //! # }
 //! ```
 
+mod address_limits;
 mod budget;
 mod connection;
+mod failed_attempts;
 mod incoming;
+mod keyed_rates;
 mod limit;
 mod listener;
 mod metrics;
+mod receive_budget;
 
+pub use address_limits::{AddressLimits, AddressPermit, AddressRefusal};
 pub use budget::{ConnectionPurpose, DescriptorBudget};
 pub use connection::GrpcConnection;
+pub use failed_attempts::FailedAttempts;
 pub use incoming::incoming;
+pub use keyed_rates::KeyedRates;
 pub use limit::raise_descriptor_limit;
 pub use listener::InfallibleListener;
 pub use metrics::METRICS;
+pub use receive_budget::{
+    Holding, MESSAGE_TIMEOUT, ReceiveBudget, ReceiveBudgetExceeded, UNCOUNTED_BYTES,
+};

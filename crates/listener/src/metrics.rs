@@ -1,9 +1,10 @@
 //! Metrics of TCP ports.
 
-use pushonce_telemetry::Metric;
+use pushonce_telemetry::{Metric, Unit};
 
 /// Every metric of this crate.
-pub const METRICS: &[Metric] = &[ACCEPT_ERRORS, REJECTED_CONNECTIONS];
+pub const METRICS: &[Metric] =
+    &[ACCEPT_ERRORS, REJECTED_CONNECTIONS, PARTIAL_BYTES, PARTIAL_EVICTED];
 
 pub(crate) const ACCEPT_ERRORS: Metric = Metric::counter(
     "pushonce_listener_accept_errors_total",
@@ -13,6 +14,20 @@ pub(crate) const ACCEPT_ERRORS: Metric = Metric::counter(
 
 pub(crate) const REJECTED_CONNECTIONS: Metric = Metric::counter(
     "pushonce_listener_connections_rejected_total",
-    "Connections that were closed at once because the descriptors for them are in use, by listener.",
+    "gRPC and peer connections that were closed at once, by listener and reason: descriptors (those for them are \
+     in use) or address (the client address has its maximum of connections, or opens them too fast).",
 )
-.with_labels(&["listener"]);
+.with_labels(&["listener", "reason"]);
+
+pub(crate) const PARTIAL_BYTES: Metric = Metric::gauge(
+    "pushonce_listener_partial_message_bytes",
+    "Bytes of requests and messages that are only half received, over all doors. Messages below 8 KiB are not \
+     counted.",
+)
+.with_unit(Unit::Bytes);
+
+pub(crate) const PARTIAL_EVICTED: Metric = Metric::counter(
+    "pushonce_listener_partial_messages_evicted_total",
+    "Requests and messages that ended half received, because all of them together exceeded the receive budget \
+     and their sender held the most.",
+);

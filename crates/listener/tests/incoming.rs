@@ -21,7 +21,7 @@ async fn connection_over_the_descriptor_budget_is_closed() {
     let (listener, address) = bind().await;
     // The standard streams use the first three descriptors; another test may free the fourth.
     let budget = DescriptorBudget::new(3);
-    let mut connections = Box::pin(incoming(listener, budget, ConnectionPurpose::Publisher));
+    let mut connections = Box::pin(incoming(listener, budget, ConnectionPurpose::Publisher, None));
     let mut client = TcpStream::connect(address).await.expect("the backlog accepts it");
     let closed = async {
         tokio::select! {
@@ -37,7 +37,7 @@ async fn peer_connections_are_limited_and_closing_one_admits_the_next() {
     let (listener, address) = bind().await;
     let budget = DescriptorBudget::new(200);
     let max = budget.connections_max(ConnectionPurpose::Peer).expect("bounded");
-    let mut connections = Box::pin(incoming(listener, budget, ConnectionPurpose::Peer));
+    let mut connections = Box::pin(incoming(listener, budget, ConnectionPurpose::Peer, None));
     let mut held = Vec::new();
     for _ in 0..max {
         let client = TcpStream::connect(address).await.expect("the backlog accepts it");
@@ -61,7 +61,7 @@ async fn peer_connections_are_limited_and_closing_one_admits_the_next() {
 async fn connection_without_a_preface_times_out_and_one_with_it_does_not() {
     let (listener, address) = bind().await;
     let budget = DescriptorBudget::new(1 << 20);
-    let mut connections = Box::pin(incoming(listener, budget, ConnectionPurpose::Publisher));
+    let mut connections = Box::pin(incoming(listener, budget, ConnectionPurpose::Publisher, None));
     for (sent, stays_open) in [(&b"PRI * "[..], false), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true)]
     {
         let mut client = TcpStream::connect(address).await.expect("the backlog accepts it");

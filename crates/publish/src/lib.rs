@@ -22,6 +22,9 @@
 //!   rejected and never stored after the later one. For messages with producer sequences the shard itself
 //!   keeps the order, over any number of streams.
 //!
+//! - A message that is half received is charged to the budget of the node and must be complete in time. HTTP/2 limits
+//!   are set explicitly: no client can make the server work without end for calls that it resets.
+//!
 //! # Non-goals
 //!
 //! Ordering, storage, subscribers and Raft.
@@ -50,6 +53,7 @@ mod cluster;
 mod decode_error;
 mod metrics;
 mod ordered;
+mod partial_messages;
 mod ports;
 mod publisher;
 mod route;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_auth::AccessControl;
-use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
+use pushonce_listener::{
+    AddressLimits, ConnectionPurpose, DescriptorBudget, InfallibleListener, ReceiveBudget, incoming,
+};
 use pushonce_proto::pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server::ClusterServiceServer;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::PublisherServiceServer;
@@ -24,6 +26,7 @@ use crate::authenticate::AuthenticateService;
 use crate::authenticate::WithoutToken::{self, Allowed, Refused};
 use crate::cluster::ClusterService;
 use crate::decode_error::DecodeErrorService;
+use crate::partial_messages::PartialMessageService;
 use crate::publisher::{PublisherService, StreamDrain};
 use crate::{ClusterAdmin, ClusterStatusProvider, Router, SubscriptionSource, TopicDirectory};
 
@@ -31,6 +34,10 @@ use crate::{ClusterAdmin, ClusterStatusProvider, Router, SubscriptionSource, Top
 /// not be read to be rejected.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 2 << 20;
 const _: () = assert!(MESSAGE_BYTES_MAX >= 2 * pushonce_core::Publish::PAYLOAD_BYTES_CAP);
+
+/// Maximum bytes of a message of operators, of the health service and of reflection. The largest names a topic
+/// or a symbol.
+const SMALL_MESSAGE_BYTES_MAX: usize = 16 << 10;
 
 /// Maximum number of concurrent calls on one connection. A publisher that waits for each of many unary
 /// publishes needs some hundreds; beyond that a stream is better.
@@ -43,8 +50,19 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Unread bytes in flight of a connection, so that one unread stream leaves room for others.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Fits a name or a token many times.
+/// Fits a name or a token many times. It also bounds the CONTINUATION frames of a request.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// Bytes of one HTTP/2 frame, the minimum that the protocol allows (RFC 9113, 4.2).
+const FRAME_BYTES_MAX: u32 = 16 << 10;
+
+/// Calls that a client began and reset before this server started them; with one more the connection is closed
+/// (rapid reset, CVE-2023-44487). Every client resets a call now and then, and none resets 20 within a
+/// millisecond.
+const PENDING_RESETS_MAX: usize = 20;
+
+/// Calls that this server reset because of errors of the client; with one more the connection is closed.
+const ERROR_RESETS_MAX: usize = 128;
 
 /// A quiet connection is pinged after this time, and closed without a reply within [`KEEPALIVE_TIMEOUT`]:
 /// middle boxes drop quiet connections after a minute or more.
@@ -84,6 +102,10 @@ pub struct ServerParts {
     pub admin: Arc<dyn ClusterAdmin>,
     /// The readiness that the health service reports.
     pub readiness: watch::Receiver<Readiness>,
+    /// The limits of each client address.
+    pub address_limits: AddressLimits,
+    /// The budget of messages that are only half received.
+    pub receive_budget: ReceiveBudget,
     /// Period over which the streams are ended one by one on shutdown, so that their clients do not all
     /// reconnect to other nodes at once. New calls are rejected meanwhile.
     pub grace: Duration,
@@ -97,6 +119,7 @@ pub struct Server {
     services: Services,
     health: HealthReporter,
     readiness: watch::Receiver<Readiness>,
+    address_limits: AddressLimits,
     draining: CancellationToken,
     grace: Duration,
     streams: TaskTracker,
@@ -145,6 +168,8 @@ impl Server {
             topics,
             admin,
             readiness,
+            address_limits,
+            receive_budget,
             grace,
         } = parts;
         let listener =
@@ -164,18 +189,35 @@ impl Server {
         let publisher =
             PublisherServiceServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let cluster = ClusterService { access: access.clone(), status, topics, admin };
-        let cluster = ClusterServiceServer::new(cluster);
-        let (v1, v1alpha) =
-            (reflection_builder().build_v1()?, reflection_builder().build_v1alpha()?);
+        let cluster =
+            ClusterServiceServer::new(cluster).max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
+        let health_service = health_service.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
+        let v1 = reflection_builder().build_v1()?;
+        let v1 = v1.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
+        let v1alpha = reflection_builder().build_v1alpha()?;
+        let v1alpha = v1alpha.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
         // Health is open: it says only whether the node serves.
         let services = server_builder()
-            .add_service(authenticated(DecodeErrorService(publisher), &access, Allowed))
-            .add_service(authenticated(cluster, &access, Allowed))
-            .add_service(health_service)
-            .add_service(authenticated(v1, &access, Refused))
-            .add_service(authenticated(v1alpha, &access, Refused));
+            .add_service(partial(
+                authenticated(DecodeErrorService(publisher), &access, Allowed),
+                &receive_budget,
+            ))
+            .add_service(partial(authenticated(cluster, &access, Allowed), &receive_budget))
+            .add_service(partial(health_service, &receive_budget))
+            .add_service(partial(authenticated(v1, &access, Refused), &receive_budget))
+            .add_service(partial(authenticated(v1alpha, &access, Refused), &receive_budget));
         let listener = InfallibleListener::new("grpc", listener);
-        Ok(Server { addr, listener, services, health, readiness, draining, grace, streams })
+        Ok(Server {
+            addr,
+            listener,
+            services,
+            health,
+            readiness,
+            address_limits,
+            draining,
+            grace,
+            streams,
+        })
     }
 
     /// The address it listens at, with the assigned port if port 0 was requested.
@@ -189,9 +231,23 @@ impl Server {
     /// # Errors
     /// [`Error::Serve`] when connections can no longer be accepted.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Server { addr, listener, services, health, readiness, draining, grace, streams } = self;
-        let incoming =
-            incoming(listener, DescriptorBudget::for_process(), ConnectionPurpose::Publisher);
+        let Server {
+            addr,
+            listener,
+            services,
+            health,
+            readiness,
+            address_limits,
+            draining,
+            grace,
+            streams,
+        } = self;
+        let incoming = incoming(
+            listener,
+            DescriptorBudget::for_process(),
+            ConnectionPurpose::Publisher,
+            Some(address_limits),
+        );
         let stop_serving = CancellationToken::new();
         let stopped = stop_serving.clone().cancelled_owned();
         let serve = services.serve_with_incoming_shutdown(incoming, stopped);
@@ -227,6 +283,10 @@ fn authenticated<S>(
     AuthenticateService { service, access: access.clone(), without_token }
 }
 
+fn partial<S>(service: S, budget: &ReceiveBudget) -> PartialMessageService<S> {
+    PartialMessageService { service, budget: budget.clone() }
+}
+
 /// Keeps the health service up to date with the readiness. Never returns.
 async fn update_health(health: &HealthReporter, mut readiness: watch::Receiver<Readiness>) {
     loop {
@@ -257,7 +317,10 @@ fn server_builder() -> tonic::transport::Server {
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }

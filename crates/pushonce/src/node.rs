@@ -230,6 +230,8 @@ impl Node {
             grace: config.settings.shutdown_grace.0,
             heartbeat: config.settings.session_heartbeat.0,
             session_age_max: config.settings.session_age_max.map(|age| age.0),
+            address_connections_max: config.settings.address_connections_max,
+            publish_rate_max: config.settings.publish_rate_max,
             ..Default::default()
         };
         let access = AccessControl::new(
@@ -261,6 +263,7 @@ impl Node {
             node_pages.merge(pages),
             pushonce_quic::certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
         )?;
+        let client_limits = gateway.limits();
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
             addr: config.settings.grpc,
             access: access.clone(),
@@ -271,6 +274,8 @@ impl Node {
             topics,
             admin: Arc::new(operations),
             readiness: ready_receiver,
+            address_limits: client_limits.addresses,
+            receive_budget: client_limits.receive_budget,
             grace: config.settings.shutdown_grace.0,
         })
         .await?;
@@ -389,7 +394,7 @@ impl Node {
             .add_service(self.membership.clone().service());
         let listener = InfallibleListener::new("peer", self.peer_listener);
         let peer_connections =
-            incoming(listener, DescriptorBudget::for_process(), ConnectionPurpose::Peer);
+            incoming(listener, DescriptorBudget::for_process(), ConnectionPurpose::Peer, None);
         let serving = peers.serve_with_incoming_shutdown(
             peer_connections,
             peer_port_stage.token().cancelled_owned(),

@@ -110,7 +110,7 @@ impl<A: Acceptor> Engine<A> {
             }
             return;
         }
-        let permit = if is_full { None } else { self.acceptor.admit() };
+        let permit = if is_full { None } else { self.acceptor.admit(incoming.remote_address()) };
         let Some(permit) = permit else {
             let transmit = self.protocol.refuse(incoming, buffer);
             return self.send_refusal(Some(transmit));

@@ -126,7 +126,7 @@ impl Acceptor for EchoAcceptor {
         true
     }
 
-    fn admit(&self) -> Option<()> {
+    fn admit(&self, _: std::net::SocketAddr) -> Option<()> {
         Some(())
     }
 

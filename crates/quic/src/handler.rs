@@ -1,5 +1,6 @@
 //! What the caller of an endpoint implements.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -18,8 +19,8 @@ pub trait Acceptor {
     /// Whether new connections are accepted at all. If not, they are refused without a retry.
     fn is_accepting(&self) -> bool;
 
-    /// Admits one connection, before its handshake. `None` refuses it.
-    fn admit(&self) -> Option<Self::Permit>;
+    /// Admits one connection of `client`, before its handshake. `None` refuses it. The address may be forged.
+    fn admit(&self, client: SocketAddr) -> Option<Self::Permit>;
 
     /// Makes the handler of an admitted connection, whose handshake starts now.
     fn open(&self, connection: Rc<Connection>, permit: Self::Permit) -> Self::Handler;

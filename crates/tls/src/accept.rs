@@ -183,6 +183,7 @@ mod tests {
             InfallibleListener::new("grpc", listener),
             DescriptorBudget::new(1 << 20),
             ConnectionPurpose::Publisher,
+            None,
         );
         let recorder = TestRecorder::default();
         let mut handshakes =

@@ -52,7 +52,7 @@
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:7090").await?;
 //! let listener = InfallibleListener::new("grpc", listener);
 //! let budget = DescriptorBudget::for_process();
-//! let connections = incoming(listener, budget, ConnectionPurpose::Publisher);
+//! let connections = incoming(listener, budget, ConnectionPurpose::Publisher, None);
 //! // Pass the stream to `serve_with_incoming` of a tonic server.
 //! let _connections = accept(connections, Arc::new(config), "grpc");
 //! # Ok(())

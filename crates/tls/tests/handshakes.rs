@@ -44,7 +44,7 @@ async fn bind() -> (InfallibleListener, SocketAddr) {
 
 fn accept_on(listener: InfallibleListener, config: ServerConfig) -> Connections {
     let budget = DescriptorBudget::new(1 << 20);
-    let connections = incoming(listener, budget, ConnectionPurpose::Publisher);
+    let connections = incoming(listener, budget, ConnectionPurpose::Publisher, None);
     Box::pin(accept(connections, Arc::new(config), "grpc"))
 }
 

@@ -90,7 +90,11 @@ async fn stream_is_not_opened_for_a_subscription_that_the_hub_rejects() {
     let test = async {
         let mut harness = LaneHarness::new();
         let (sender, mut calls) = mpsc::unbounded_channel();
-        let driver = SessionDriver::start(harness.lane.clone(), RejectingTransport(sender));
+        let driver = SessionDriver::start(
+            harness.lane.clone(),
+            RejectingTransport(sender),
+            testing::THIS_HOST,
+        );
         let topic = Topic::new("a").unwrap();
         driver.on_request(subscribe(&topic, StartFrom::Position(Position::new(7, 9))));
         harness.set_live(&topic).await;
@@ -108,7 +112,11 @@ async fn subscription_without_a_stream_is_rejected_and_unsubscribed_from_the_hub
     let test = async {
         let mut harness = LaneHarness::new();
         let (sender, mut calls) = mpsc::unbounded_channel();
-        let driver = SessionDriver::start(harness.lane.clone(), RejectingTransport(sender));
+        let driver = SessionDriver::start(
+            harness.lane.clone(),
+            RejectingTransport(sender),
+            testing::THIS_HOST,
+        );
         let topic = Topic::new("a").unwrap();
         driver.on_request(subscribe(&topic, StartFrom::Now));
         harness.set_live(&topic).await;
@@ -131,7 +139,11 @@ async fn replies_to_publishes_sent_together_are_batched_even_after_the_client_di
     let test = async {
         let harness = LaneHarness::new();
         let (sender, mut calls) = mpsc::unbounded_channel();
-        let driver = SessionDriver::start(harness.lane.clone(), RejectingTransport(sender));
+        let driver = SessionDriver::start(
+            harness.lane.clone(),
+            RejectingTransport(sender),
+            testing::THIS_HOST,
+        );
         driver.on_request(publish());
         driver.on_request(publish());
         driver.stop();

@@ -34,7 +34,7 @@ pub(crate) enum Credential {
 
 /// The address of a connection, as an extension of its requests.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ClientAddress(pub(crate) Option<IpAddr>);
+pub(crate) struct RemoteIp(pub(crate) Option<IpAddr>);
 
 /// The caller of a request, as an extractor. Requests with a token that is not valid are rejected with 401.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ pub(crate) async fn authenticate(
         }
         remove_ticket(request.uri_mut());
     }
-    let address = request.extensions().get::<ClientAddress>().and_then(|address| address.0);
+    let address = request.extensions().get::<RemoteIp>().and_then(|address| address.0);
     let authentication = credential.authenticate(&access).await;
     if let Err(error) = &authentication {
         audit::record_refusal(&access.without_token(), address, error);

@@ -7,9 +7,11 @@ use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use pushonce_auth::{AccessError, RefusalKind};
 use pushonce_core::{FetchError, InvalidPublish, PublishError};
+use pushonce_listener::ReceiveBudgetExceeded;
 use pushonce_proto::client::ErrorCode;
 use serde_json::json;
 
+use crate::limits::PublishRateExceeded;
 use crate::query::InvalidQuery;
 use crate::rejection;
 
@@ -25,6 +27,8 @@ pub struct HttpError {
     retry: bool,
     /// The value of `WWW-Authenticate` (RFC 6750, 3).
     challenge: Option<&'static str>,
+    /// The `Retry-After` in seconds; `None` for that of the status.
+    retry_after_secs: Option<u32>,
 }
 
 impl HttpError {
@@ -34,7 +38,14 @@ impl HttpError {
         code: &'static str,
         message: impl Into<String>,
     ) -> HttpError {
-        HttpError { status, code, message: message.into(), retry: false, challenge: None }
+        HttpError {
+            status,
+            code,
+            message: message.into(),
+            retry: false,
+            challenge: None,
+            retry_after_secs: None,
+        }
     }
 
     /// Creates the error for a request that needs a token and has none.
@@ -52,11 +63,13 @@ impl HttpError {
 
     /// Builds the response.
     pub(crate) fn into_http_response(self) -> Response<Body> {
-        let HttpError { status, code, message, retry, challenge } = self;
+        let HttpError { status, code, message, retry, challenge, retry_after_secs } = self;
         let body = json!({"error": {"code": code, "message": message, "retry": retry}});
         let mut response = (status, Json(body)).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));
+        let is_unavailable = status == StatusCode::SERVICE_UNAVAILABLE;
+        let default = is_unavailable.then_some(RETRY_AFTER_SECS);
+        if let Some(seconds) = retry_after_secs.or(default) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(challenge) = challenge {
             let challenge = HeaderValue::from_static(challenge);
@@ -111,6 +124,23 @@ impl From<PublishError> for HttpError {
     }
 }
 
+impl From<PublishRateExceeded> for HttpError {
+    fn from(exceeded: PublishRateExceeded) -> HttpError {
+        let seconds = exceeded.retry_after.as_secs().saturating_add(1);
+        HttpError {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_after_secs: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
+            ..HttpError::from_code(ErrorCode::Overloaded, exceeded.to_string())
+        }
+    }
+}
+
+impl From<ReceiveBudgetExceeded> for HttpError {
+    fn from(exceeded: ReceiveBudgetExceeded) -> HttpError {
+        HttpError::from_code(ErrorCode::Overloaded, exceeded.to_string())
+    }
+}
+
 impl From<InvalidPublish> for HttpError {
     fn from(error: InvalidPublish) -> HttpError {
         HttpError::from_code(ErrorCode::from(&error), error.to_string())
@@ -132,6 +162,16 @@ impl From<FetchError> for HttpError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exceeded_rate_is_429_with_the_time_to_wait() {
+        let retry_after = std::time::Duration::from_millis(2_300);
+        let error = HttpError::from(PublishRateExceeded { retry_after });
+        assert!(error.retry && error.message.contains("2.3s"), "{}", error.message);
+        let response = error.into_http_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[RETRY_AFTER], "3");
+    }
 
     fn status_code_and_retry(error: PublishError) -> (u16, &'static str, bool) {
         let HttpError { status, code, retry, .. } = HttpError::from(error);

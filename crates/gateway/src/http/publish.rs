@@ -1,16 +1,21 @@
 //! `POST /topics/{topic}`: publishes the body as a message.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use bytes::Bytes;
+use axum::{BoxError, Extension, Json};
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
+use http_body_util::{LengthLimitError, Limited};
 use pushonce_auth::{Action, PublishDoor};
-use pushonce_core::{InvalidPublish, Publish};
+use pushonce_core::{CallerKey, InvalidPublish, Publish};
+use pushonce_listener::{Holding, ReceiveBudgetExceeded};
 use pushonce_proto::client::ErrorCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -23,6 +28,7 @@ pub(super) async fn post(
     caller: Authenticated,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
+    Extension(payer): Extension<CallerKey>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, HttpError> {
@@ -31,7 +37,9 @@ pub(super) async fn post(
     query::expect_none(query.as_deref())?;
     headers::check_supported(&headers)?;
     let key = headers::idempotency_key(&headers)?;
-    let payload = read_body(&headers, body, http.body_timeout).await?;
+    http.limits.check_publish(payer)?;
+    let holding = http.limits.receive_budget.begin(payer);
+    let payload = read_body(&headers, body, http.body_timeout, holding).await?;
     let content_type = headers::content_type(&headers, &payload)?;
     let publish = Publish { topic, content_type, key, publish_id: None, payload };
     let received_at = Instant::now();
@@ -45,17 +53,22 @@ pub(super) async fn post(
     })))
 }
 
-/// Reads the body, limited in time and to the largest payload that a namespace can allow.
-async fn read_body(headers: &HeaderMap, body: Body, timeout: Duration) -> Result<Bytes, HttpError> {
+/// Reads the body, limited in time, to the largest payload that a namespace can allow, and to the budget of
+/// requests that are half received.
+async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    timeout: Duration,
+    holding: Holding,
+) -> Result<Bytes, HttpError> {
     let max = Publish::PAYLOAD_BYTES_CAP;
     let header_text = headers.get(CONTENT_LENGTH).and_then(|line| line.to_str().ok());
     let content_length = header_text.and_then(|text| text.parse().ok());
     if let Some(len) = content_length.filter(|&len: &usize| len > max) {
         return Err(InvalidPublish::PayloadTooLarge { len, max }.into());
     }
-    match tokio::time::timeout(timeout, to_bytes(body, max)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(body_error(error)),
+    match tokio::time::timeout(timeout, collect(Limited::new(body, max), holding)).await {
+        Ok(result) => result,
         Err(_) => Err(HttpError::new(
             StatusCode::REQUEST_TIMEOUT,
             "timeout",
@@ -64,10 +77,23 @@ async fn read_body(headers: &HeaderMap, body: Body, timeout: Duration) -> Result
     }
 }
 
-fn body_error(error: axum::Error) -> HttpError {
-    let too_long = std::error::Error::source(&error)
-        .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
-    if too_long {
+async fn collect(mut body: Limited<Body>, mut holding: Holding) -> Result<Bytes, HttpError> {
+    let mut bytes = BytesMut::new();
+    loop {
+        let frame = poll_fn(|cx| match holding.poll_evicted(cx.waker()) {
+            true => Poll::Ready(Err(ReceiveBudgetExceeded)),
+            false => Pin::new(&mut body).poll_frame(cx).map(Ok),
+        });
+        let Some(frame) = frame.await? else { return Ok(bytes.freeze()) };
+        if let Ok(data) = frame.map_err(body_error)?.into_data() {
+            bytes.extend_from_slice(&data);
+            holding.set(bytes.capacity())?;
+        }
+    }
+}
+
+fn body_error(error: BoxError) -> HttpError {
+    if error.is::<LengthLimitError>() {
         let text = format!("the body exceeds the maximum of {} bytes", Publish::PAYLOAD_BYTES_CAP);
         return HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge.as_str(), text);
     }

@@ -1,6 +1,7 @@
 //! `GET /topics/{topic}`: the newest message as published; with `?last=N`, the last N messages as JSON; with
 //! `?audience`, the number of subscribers.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -8,6 +9,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pushonce_auth::Action;
@@ -21,6 +23,9 @@ const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
 
 /// The largest `?last=N` that is always accepted: the default length of a history.
 const LAST_MAX: u32 = 1_000;
+
+/// Payload bytes of an answer that is encoded at once, with a `Content-Length`.
+const BUFFERED_BYTES_MAX: usize = 64 << 10;
 
 /// The parsed query.
 #[derive(Clone, Copy)]
@@ -48,7 +53,7 @@ pub(super) async fn get(
     let mut response = match params {
         SnapshotParams::Newest => newest_response(&*newest(&http, &topic).await?, &headers),
         SnapshotParams::Last(count) => {
-            last_response(&topic, &http.hub.latest(&topic, count).await?)
+            last_response(topic.clone(), http.hub.latest(&topic, count).await?)
         }
         SnapshotParams::Audience => audience::get(&http, topic.clone()).await?,
     };
@@ -145,21 +150,24 @@ fn etag_matches(request_headers: &HeaderMap, etag: &str) -> bool {
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-/// Builds a JSON array of message frames, oldest first, each in the format that subscribers receive.
-fn last_response(topic: &Topic, page: &HistoryPage) -> Response {
-    let mut body = BytesMut::from(&b"["[..]);
-    for (index, message) in page.messages.iter().enumerate() {
-        if index > 0 {
-            body.put_u8(b',');
-        }
-        body.put(client::encode_message(Encoding::Json, topic, message));
-    }
-    body.put_u8(b']');
-    json_response(body.freeze())
-}
-
-fn json_response(body: Bytes) -> Response {
-    let mut response = Response::new(Body::from(body));
+/// Builds a JSON array of message frames, oldest first, each in the format that subscribers receive. The frames of a
+/// large answer are encoded when the client reads them: an answer that nobody reads holds only the messages, which
+/// the history holds as well.
+fn last_response(topic: Topic, page: HistoryPage) -> Response {
+    let payload_bytes: usize = page.messages.iter().map(|message| message.payload.len()).sum();
+    let frames = page.messages.into_iter().enumerate().map(move |(index, message)| {
+        let mut frame = BytesMut::from(if index > 0 { &b","[..] } else { &b""[..] });
+        frame.put(client::encode_message(Encoding::Json, &topic, &message));
+        frame.freeze()
+    });
+    let [begin, end] = [&b"["[..], b"]"].map(|text| std::iter::once(Bytes::from_static(text)));
+    let chunks = begin.chain(frames).chain(end);
+    let body = if payload_bytes <= BUFFERED_BYTES_MAX {
+        Body::from(chunks.collect::<Vec<_>>().concat())
+    } else {
+        Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>)))
+    };
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

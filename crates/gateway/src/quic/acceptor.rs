@@ -1,12 +1,12 @@
 //! Admits QUIC connections to a lane.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use pushonce_quic::{Acceptor, Connection};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::session::Session;
-use crate::lane::LaneState;
+use crate::lane::{LaneState, QuicPermit};
 use crate::metrics::TransportKind;
 
 /// Makes each admitted connection a session of the lane.
@@ -21,18 +21,18 @@ impl SessionAcceptor {
 }
 
 impl Acceptor for SessionAcceptor {
-    type Permit = OwnedSemaphorePermit;
+    type Permit = QuicPermit;
     type Handler = Session;
 
     fn is_accepting(&self) -> bool {
         !self.lane.draining.is_cancelled()
     }
 
-    fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        self.lane.acquire_permit()
+    fn admit(&self, client: SocketAddr) -> Option<QuicPermit> {
+        self.lane.admit_quic(client.ip())
     }
 
-    fn open(&self, connection: Rc<Connection>, permit: OwnedSemaphorePermit) -> Session {
+    fn open(&self, connection: Rc<Connection>, permit: QuicPermit) -> Session {
         Session::new(self.lane.clone(), connection, permit)
     }
 

@@ -11,21 +11,21 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use pushonce_core::{Delivery, Position, Topic};
 use pushonce_fanout::WireFormat;
+use pushonce_listener::{Holding, MESSAGE_TIMEOUT};
 use pushonce_proto::client::{self, ClientCommand, ClientRequest, Encoding};
 use pushonce_proto::close::{self, CloseCode};
 use pushonce_proto::delimited;
 use pushonce_quic::{Connection, ConnectionEvent, ConnectionHandler, StreamId, StreamRead};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Span;
 
 use super::sink::{FinishProgress, QuicSink};
 use super::subscription::QuicSubscription;
 use crate::driver::{self, SessionDriver, SessionTransport, StreamUnavailable};
-use crate::encoder;
-use crate::lane::LaneState;
+use crate::lane::{LaneState, QuicPermit};
 use crate::liveness::Activity;
 use crate::metrics::TransportKind;
+use crate::{encoder, partial, work};
 
 /// Maximum time for the acknowledgement of the last replies.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ pub(crate) struct Session {
     /// The deadline of the current phase, if it has one.
     deadline: Option<Instant>,
     /// The connection permit, held until the session is closed.
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<QuicPermit>,
     /// Names the session in log lines; disabled unless `debug` is on.
     span: Span,
     /// A draining lane waits until the client knows that the connection is closed.
@@ -66,6 +66,12 @@ struct OpenSession {
     driver: Rc<SessionDriver<QuicTransport>>,
     control: StreamId,
     decoder: delimited::FrameDecoder,
+    /// The decoder may hold complete frames, because the turn of the session was over.
+    has_unread: bool,
+    /// The frame that is only half received, if there is one, and when it must be complete.
+    partial: Option<(Holding, Instant)>,
+    /// Until then the session is not read.
+    paused_until: Option<Instant>,
     /// The client finished its side of the control stream.
     is_peer_finished: bool,
 }
@@ -85,7 +91,7 @@ impl Session {
     pub(super) fn new(
         lane: Rc<LaneState>,
         connection: Rc<Connection>,
-        permit: OwnedSemaphorePermit,
+        permit: QuicPermit,
     ) -> Session {
         let deadline = Some(Instant::now() + lane.config.handshake_timeout);
         let phase = SessionPhase::Handshaking { connected: false };
@@ -136,7 +142,10 @@ impl Session {
 
 impl ConnectionHandler for Session {
     fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        match &self.phase {
+            SessionPhase::Open(session) => session.deadline(),
+            _ => self.deadline,
+        }
     }
 
     fn is_handshaking(&self) -> bool {
@@ -193,7 +202,7 @@ impl ConnectionHandler for Session {
 
     fn on_deadline(&mut self) {
         let _entered = self.span.clone().entered();
-        match &self.phase {
+        match &mut self.phase {
             SessionPhase::Handshaking { connected: true } => {
                 let code = close::PROTOCOL_ERROR.code.into();
                 self.connection.close(code, "open a bidirectional stream and send a request on it");
@@ -201,7 +210,8 @@ impl ConnectionHandler for Session {
             SessionPhase::Handshaking { connected: false } => self.connection.close(0, ""),
             // The client does not acknowledge the last replies, and does not get them.
             SessionPhase::Closing { .. } => return self.close_connection(),
-            SessionPhase::Open(_) | SessionPhase::Closed => {}
+            SessionPhase::Open(session) => return session.on_deadline(),
+            SessionPhase::Closed => {}
         }
         self.mark_closed();
     }
@@ -219,8 +229,17 @@ impl OpenSession {
             close_reason: RefCell::new(None),
         };
         let decoder = delimited::FrameDecoder::new(lane.frame_bytes_max(Encoding::Proto));
-        let driver = SessionDriver::start(lane.clone(), transport);
-        OpenSession { driver, control, decoder, is_peer_finished: false }
+        let caller = connection.remote_address().ip().into();
+        let driver = SessionDriver::start(lane.clone(), transport, caller);
+        OpenSession {
+            driver,
+            control,
+            decoder,
+            has_unread: false,
+            partial: None,
+            paused_until: None,
+            is_peer_finished: false,
+        }
     }
 
     /// Makes progress and returns whether the session is over.
@@ -234,41 +253,92 @@ impl OpenSession {
             let stopped_topics = sink.borrow_mut().take_stopped_topics();
             for topic in stopped_topics {
                 let command = ClientCommand::Unsubscribe { topic };
-                self.driver.on_request(Ok(ClientRequest { id: None, command }));
+                let _ = self.driver.on_request(Ok(ClientRequest { id: None, command }));
             }
             if self.is_peer_finished || !sink.borrow().is_open() {
                 return true;
             }
             let congested = sink.borrow().is_congested();
-            if congested || !self.read_control() {
+            if congested || self.paused_until.is_some() || !self.read_control() {
+                return false;
+            }
+            if self.has_unread {
+                // The other sessions of the lane run first.
+                self.driver.transport().connection.wake_handler();
                 return false;
             }
         }
     }
 
+    /// When [`OpenSession::on_deadline`] is to be called.
+    fn deadline(&self) -> Option<Instant> {
+        let complete_by = self.partial.as_ref().map(|(_, complete_by)| *complete_by);
+        [complete_by, self.paused_until].into_iter().flatten().min()
+    }
+
+    fn on_deadline(&mut self) {
+        let now = Instant::now();
+        self.paused_until = self.paused_until.filter(|&until| until > now);
+        if self.partial.as_ref().is_some_and(|(_, complete_by)| *complete_by <= now) {
+            self.partial = None;
+            let (close, reason) = partial::timeout();
+            self.driver.close(close, reason);
+        }
+        self.driver.transport().connection.wake_handler();
+    }
+
     /// Reads from the control stream and returns whether bytes or its end were read.
     fn read_control(&mut self) -> bool {
+        if std::mem::take(&mut self.has_unread) {
+            self.decode_frames();
+            return true;
+        }
         let connection = &self.driver.transport().connection;
         match connection.read(self.control, super::RECEIVE_WINDOW_BYTES as usize) {
-            StreamRead::Bytes(bytes) => self.on_bytes(&bytes),
+            StreamRead::Bytes(bytes) => {
+                self.decoder.push(&bytes);
+                self.decode_frames();
+            }
             StreamRead::End => self.is_peer_finished = true,
             StreamRead::Blocked => return false,
         }
         true
     }
 
-    /// Handles received bytes.
-    fn on_bytes(&mut self, bytes: &[u8]) {
+    /// Handles received frames, as many as the turn of the session allows.
+    fn decode_frames(&mut self) {
         self.decoder.set_max(self.driver.lane().frame_bytes_max(Encoding::Proto));
-        self.decoder.push(bytes);
+        let mut micros = 0;
         while self.driver.transport().sink.borrow().is_open() {
+            if micros >= work::TURN_MICROS {
+                self.has_unread = true;
+                break;
+            }
             match self.decoder.next() {
                 Ok(Some(frame)) => {
-                    self.driver.on_request(Encoding::Proto.decode_request(&frame));
+                    self.partial = None;
+                    micros += self.driver.on_request(Encoding::Proto.decode_request(&frame));
                 }
                 Ok(None) => break,
                 Err(error) => self.driver.close(&close::TOO_BIG, error.to_string()),
             }
+        }
+        let pause = self.driver.charge_work(micros);
+        self.paused_until = pause.map(|pause| Instant::now() + pause);
+        self.update_partial();
+    }
+
+    /// Charges the bytes of a half-received frame to the budget of the node.
+    fn update_partial(&mut self) {
+        if self.has_unread || !self.decoder.has_partial_frame() {
+            self.partial = None;
+            return;
+        }
+        let begin = || (self.driver.begin_partial_message(), Instant::now() + MESSAGE_TIMEOUT);
+        let (holding, _) = self.partial.get_or_insert_with(begin);
+        if let Err(exceeded) = holding.set(self.decoder.buffered_bytes()) {
+            self.partial = None;
+            self.driver.close(&close::OVERLOADED, exceeded.to_string());
         }
     }
 }

@@ -26,13 +26,17 @@ use super::heartbeat;
 use super::sink::WebSocketSink;
 use super::upgrade::UpgradeRequest;
 use crate::driver::{SessionDriver, SessionTransport, StreamUnavailable};
-use crate::encoder;
 use crate::lane::LaneState;
 use crate::liveness::Activity;
 use crate::metrics::TransportKind;
+use crate::partial::PartialMessage;
+use crate::{connection, encoder, work};
 
 /// Maximum time for the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes that are read at once between messages. Within a long message more are read.
+const READ_BYTES: usize = 8 << 10;
 
 /// Maximum fragments of one message: enough for a client that sends its largest message in pieces of 1 KiB.
 const FRAGMENTS_MAX: u32 = 256;
@@ -62,7 +66,7 @@ pub(crate) fn run(
     }
     match opening.subscribe {
         Ok(None) => {}
-        Ok(Some(subscribe)) => session.driver.on_request(Ok(subscribe)),
+        Ok(Some(subscribe)) => _ = session.driver.on_request(Ok(subscribe)),
         // The session is closed: the same query would be invalid again.
         Err(invalid) => {
             let reason = invalid.message.clone();
@@ -70,7 +74,7 @@ pub(crate) fn run(
             session.driver.close(&close::BAD_FRAME, reason);
         }
     }
-    session.on_bytes(early);
+    session.unread = early.into();
     session
 }
 
@@ -87,6 +91,13 @@ struct Session {
     driver: Rc<SessionDriver<WebSocketTransport>>,
     stream: Rc<TcpStream>,
     decoder: MessageDecoder,
+    /// Received bytes that are not decoded yet, because the turn of the session was over. At most
+    /// [`READ_BYTES`], or what came with the handshake.
+    unread: Box<[u8]>,
+    /// The message that is only half received, if there is one.
+    partial: Option<Box<PartialMessage>>,
+    /// While it runs, the session is not read.
+    pause: Option<Pin<Box<Sleep>>>,
     peer: PeerState,
     /// The end of the closing handshake, once the session is closing.
     close_timer: Option<Pin<Box<Sleep>>>,
@@ -111,16 +122,19 @@ impl Session {
             message_bytes_max: lane.frame_bytes_max(encoding),
             fragments_max: FRAGMENTS_MAX,
         };
+        let caller = connection::caller_of(&stream);
         let stream = Rc::new(stream);
         let sink = Rc::new(RefCell::new(WebSocketSink::new(stream.clone(), lane.clone())));
         let transport =
             WebSocketTransport { sink, encoding, deflate, has_received: Cell::new(true) };
-        let driver = SessionDriver::start(lane, transport);
-        let decoder = MessageDecoder::new(limits, deflate);
+        let driver = SessionDriver::start(lane, transport, caller);
         Session {
             driver,
             stream,
-            decoder,
+            decoder: MessageDecoder::new(limits, deflate),
+            unread: Box::default(),
+            partial: None,
+            pause: None,
             peer: PeerState::Open,
             close_timer: None,
             #[cfg(feature = "echo")]
@@ -139,7 +153,15 @@ impl Session {
             }
             let is_congested = sink.is_congested();
             drop(sink);
-            if !is_congested && self.poll_read(cx).is_ready() {
+            if let Some(partial) = &mut self.partial
+                && let Poll::Ready((close, reason)) = partial.poll_refused(cx)
+            {
+                self.partial = None;
+                self.driver.close(close, reason);
+                continue;
+            }
+            let may_read = !is_congested && !self.is_paused(cx);
+            if may_read && self.poll_read(cx).is_ready() {
                 // Reads one buffer per turn: a client that never pauses would otherwise block its lane.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -164,12 +186,29 @@ impl Session {
         Poll::Ready(())
     }
 
+    /// Whether the session must not be read now, because its requests cost more than its share of the lane.
+    fn is_paused(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(pause) = &mut self.pause else { return false };
+        let is_over = pause.as_mut().poll(cx).is_ready();
+        if is_over {
+            self.pause = None;
+        }
+        !is_over
+    }
+
     /// Ready when one buffer or the end of the connection was read.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let unread = std::mem::take(&mut self.unread);
+        if !unread.is_empty() {
+            self.on_bytes(&unread);
+            return Poll::Ready(());
+        }
         let driver = self.driver.clone();
         let mut scratch = driver.lane().scratch.borrow_mut();
+        let len_max = self.decoder.remaining_payload_bytes().max(READ_BYTES).min(scratch.len());
+        let scratch = &mut scratch[..len_max];
         while self.stream.poll_read_ready(cx).is_ready() {
-            match self.stream.try_read(&mut scratch) {
+            match self.stream.try_read(scratch) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                 Ok(0) | Err(_) => self.peer = PeerState::Disconnected,
                 Ok(len) => self.on_bytes(&scratch[..len]),
@@ -179,13 +218,17 @@ impl Session {
         Poll::Pending
     }
 
-    /// Handles received bytes.
+    /// Handles received bytes, as many as the turn of the session allows.
     fn on_bytes(&mut self, mut bytes: &[u8]) {
         self.driver.transport().has_received.set(true);
         let encoding = self.driver.transport().encoding;
         self.decoder.set_message_bytes_max(self.driver.lane().frame_bytes_max(encoding));
-        let mut ping = None;
+        let (mut ping, mut micros) = (None, 0);
         while self.peer == PeerState::Open && self.driver.transport().sink.borrow().is_open() {
+            if micros >= work::TURN_MICROS {
+                self.unread = bytes.into();
+                break;
+            }
             match self.decoder.decode(&mut bytes) {
                 Ok(Some(IncomingMessage::Ping(payload))) => ping = Some(payload),
                 Ok(Some(message)) => {
@@ -193,7 +236,7 @@ impl Session {
                     if matches!(message, IncomingMessage::Text(_) | IncomingMessage::Binary(_)) {
                         self.answer_ping(ping.take());
                     }
-                    self.on_message(message);
+                    micros += self.on_message(message);
                 }
                 Ok(None) => break,
                 Err(violation) => self.on_violation(violation),
@@ -201,6 +244,10 @@ impl Session {
         }
         // RFC 6455, 5.5.3: of several pings only the last need be answered.
         self.answer_ping(ping);
+        if let Some(pause) = self.driver.charge_work(micros) {
+            self.pause = Some(Box::pin(tokio::time::sleep(pause)));
+        }
+        self.update_partial();
     }
 
     fn answer_ping(&self, ping: Option<Bytes>) {
@@ -209,18 +256,38 @@ impl Session {
         }
     }
 
-    fn on_message(&mut self, message: IncomingMessage) {
+    /// Charges the bytes of a half-received message to the budget of the node.
+    fn update_partial(&mut self) {
+        if !self.decoder.is_within_message() {
+            self.partial = None;
+            return;
+        }
+        let begin = || Box::new(PartialMessage::new(self.driver.begin_partial_message()));
+        let partial = self.partial.get_or_insert_with(begin);
+        if let Err(exceeded) = partial.set_bytes(self.decoder.buffered_bytes()) {
+            self.partial = None;
+            self.driver.close(&close::OVERLOADED, exceeded.to_string());
+        }
+    }
+
+    /// Handles a message and returns its cost in microseconds of the lane.
+    fn on_message(&mut self, message: IncomingMessage) -> u32 {
         #[cfg(feature = "echo")]
         if self.is_echo
             && let Some(echo) = super::echo::frame(&message, self.driver.transport().deflate)
         {
-            return self.driver.transport().reply(echo);
+            self.driver.transport().reply(echo);
+            return 0;
         }
         let encoding = self.driver.transport().encoding;
         match (message, encoding) {
             (IncomingMessage::Text(payload), Encoding::Json)
             | (IncomingMessage::Binary(payload), Encoding::Proto) => {
-                self.driver.on_request(encoding.decode_request(&payload));
+                // The next message has its own time to be complete.
+                self.partial = None;
+                let micros = self.driver.on_request(encoding.decode_request(&payload));
+                let is_deflated = self.driver.transport().deflate;
+                return micros + if is_deflated { work::inflate_micros(payload.len()) } else { 0 };
             }
             (IncomingMessage::Text(_) | IncomingMessage::Binary(_), _) => {
                 self.driver.close(&close::UNSUPPORTED, wrong_message_kind(encoding));
@@ -238,6 +305,7 @@ impl Session {
                 self.peer = PeerState::Closed;
             }
         }
+        0
     }
 
     fn on_violation(&mut self, ProtocolViolation { code, reason }: ProtocolViolation) {

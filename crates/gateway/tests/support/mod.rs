@@ -94,7 +94,7 @@ impl TestGateway {
 
     /// Sets the reported memory use of the process.
     pub fn set_memory_percent(&self, percent: u64) {
-        self.memory.set(percent, 100);
+        self.memory.set(percent, 100, 0);
     }
 
     /// Waits until every lane accepts sessions.

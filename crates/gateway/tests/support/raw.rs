@@ -22,7 +22,13 @@ pub struct RawConnection {
 impl RawConnection {
     /// Opens a connection and sends `first`.
     pub async fn connect(address: SocketAddr, first: &[u8]) -> RawConnection {
+        RawConnection::connect_from([127, 0, 0, 1], address, first).await
+    }
+
+    /// Opens a connection from this address and sends `first`. The limits of addresses do not apply to 127.0.0.1.
+    pub async fn connect_from(source: [u8; 4], address: SocketAddr, first: &[u8]) -> RawConnection {
         let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("an address of this host");
         // Small, so that the server soon detects a client that does not read.
         socket.set_recv_buffer_size(4 << 10).expect("set");
         let mut stream = with_timeout(socket.connect(address)).await.expect("connected");
@@ -59,6 +65,14 @@ impl RawConnection {
             |line: &str| line.strip_prefix("sec-websocket-extensions: ").map(str::to_owned);
         let agreed = head.lines().find_map(agreed);
         (raw, agreed)
+    }
+
+    /// Opens a session from this address.
+    pub async fn session_from(source: [u8; 4], address: SocketAddr) -> RawConnection {
+        let mut raw = RawConnection::connect_from(source, address, HANDSHAKE.as_bytes()).await;
+        let head = raw.read_head().await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        raw
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {

@@ -2,6 +2,7 @@
 //! against a fake node that owns every shard and stores every message.
 
 mod cluster;
+mod limits;
 mod publish;
 mod subscribe;
 
@@ -21,6 +22,7 @@ use pushonce_core::{
     ShardId, ShardOwners, StartFrom, SubscribeAck, SubscribeOptions, Timestamp, Topic, TopicEvent,
     UnavailableReason, test_util,
 };
+use pushonce_listener::{AddressLimits, ReceiveBudget};
 use pushonce_proto::cluster::{
     ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList, TopicQuery,
 };
@@ -277,10 +279,15 @@ async fn bind(
         topics,
         admin: operations,
         readiness: ready,
+        address_limits: AddressLimits::new(0),
+        receive_budget: ReceiveBudget::new(RECEIVE_BYTES_MAX),
         grace,
     };
     Server::bind(parts).await
 }
+
+/// Less than two of the largest messages.
+const RECEIVE_BYTES_MAX: usize = 3 << 20;
 
 /// Short, to keep the tests that wait for a heartbeat short.
 const HEARTBEAT: Duration = Duration::from_millis(100);

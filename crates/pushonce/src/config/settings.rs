@@ -136,8 +136,9 @@ pub struct Settings {
     #[arg(value_parser = between(HumanDuration::from_secs(60), HumanDuration::from_secs(30 * 86_400)))]
     pub session_age_max: Option<HumanDuration>,
 
-    /// Memory limit of this process. Near it, `latest` subscriptions receive messages less often, then new
-    /// sessions are rejected; at it, sessions are closed. 0: no limit [default: four fifths of the machine's or
+    /// Memory limit of this process. Near it, `latest` subscriptions receive messages less often, then new topics,
+    /// new sessions and publishes are rejected; at it, sessions are closed if they hold more than the topics. 0: no
+    /// limit [default: four fifths of the machine's or
     /// its control group's]
     #[arg(long, help_heading = "Limits", value_name = "SIZE", value_parser = bytes)]
     pub memory_max: Option<u64>,
@@ -147,6 +148,16 @@ pub struct Settings {
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 2_000_000)]
     #[arg(value_parser = between(0, TOML_INTEGER_MAX))]
     pub topics_max: u64,
+    // The viewers behind one address translator of a stadium or a mobile provider.
+    /// Maximum number of connections of one client address (IPv6: of one network of 64 bits) over HTTP, WebSocket, QUIC
+    /// and gRPC, with at most 500 new ones a second: raise it behind a proxy on another host. 0: no limit.
+    /// 127.0.0.1 and ::1 are not limited
+    #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 10_000)]
+    pub address_connections_max: usize,
+    /// Maximum number of publishes a second of one caller over HTTP, WebSocket and QUIC, twice as many at once;
+    /// gRPC has no such limit. 0: no limit. Callers on 127.0.0.1 and ::1 are not limited
+    #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 1_000)]
+    pub publish_rate_max: u32,
     /// Free space to keep on the disk of --data: with less the node accepts no publishes [default: 256MiB,
     /// or a twentieth of the disk]
     #[arg(long, help_heading = "Limits", value_name = "SIZE", value_parser = bytes)]

@@ -154,7 +154,9 @@ impl HealthCheck {
                 () = self.stopping.cancelled(), if !is_stopping => is_stopping = true,
                 _ = ticks.tick() => {}
             }
-            self.memory_use.set(memory::resident_bytes().unwrap_or(0), self.memory_max);
+            let used = memory::resident_bytes().unwrap_or(0);
+            let permille = self.memory_use.set(used, self.memory_max, self.topics.memory_bytes());
+            self.topics.set_memory_use(permille);
             let checked_at = Instant::now();
             self.set_group_gauges();
             let issues = if is_stopping {

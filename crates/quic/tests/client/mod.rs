@@ -1,5 +1,7 @@
 //! A QUIC client in memory, which sends one payload and reads its echo.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;

@@ -74,3 +74,44 @@ async fn messages_of_many_topics_are_sent_in_one_write() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn message_that_is_not_complete_in_time_closes_the_session() {
+    let harness = LaneHarness::new();
+    let (mut client, stream) = connected_pair().await;
+    let session = Session::new(harness.lane.clone(), stream, Encoding::Json, false);
+    // Ten bytes are announced and one is sent. Control frames do not prolong the time.
+    client.write_all(&[0x81, 0x80 | 10, 0, 0, 0, 0, b'{']).await.unwrap();
+    let mut received = Vec::new();
+    let run = async {
+        tokio::task::spawn_local(session);
+        // The clock is paused: it advances to the next deadline.
+        client.read_to_end(&mut received).await.unwrap();
+    };
+    tokio::task::LocalSet::new().run_until(run).await;
+    assert_eq!(received[0], 0x88, "{received:?}");
+    assert_eq!(received[2..4], close::OVER_LIMIT.code.to_be_bytes());
+}
+
+#[tokio::test]
+async fn received_bytes_beyond_the_turn_of_a_session_wait_for_the_next() {
+    let harness = LaneHarness::new();
+    let (client, stream) = connected_pair().await;
+    let mut session = Session::new(harness.lane.clone(), stream, Encoding::Json, false);
+    let subscribe = br#"{"subscribe":{"topic":"a"}}"#;
+    let frame = [&[0x81, 0x80 | subscribe.len() as u8, 0, 0, 0, 0][..], subscribe].concat();
+    let per_turn = (work::TURN_MICROS / work::request_micros(true)) as usize + 1;
+    testing::run_on_lane(async {
+        session.on_bytes(&frame.repeat(per_turn + 3));
+        assert_eq!(session.unread.len(), 3 * frame.len());
+        let unread = std::mem::take(&mut session.unread);
+        session.on_bytes(&unread);
+        assert!(session.unread.is_empty());
+        // A storm costs more than the share of a session: it is not read for a while.
+        while session.pause.is_none() {
+            session.on_bytes(&frame.repeat(per_turn));
+        }
+        drop(client);
+    })
+    .await;
+}

@@ -1,0 +1,175 @@
+//! The limits of one client: the others must not notice that somebody reaches them.
+
+mod support;
+
+use pushonce_core::Publish;
+use support::raw::{HANDSHAKE, RawConnection, client_frame, deflate};
+use support::{TestGateway, with_timeout};
+
+/// An address with limits: 127.0.0.1 has none.
+const STRANGER: [u8; 4] = [127, 0, 0, 2];
+
+/// Another one.
+const VIEWER: [u8; 4] = [127, 0, 0, 3];
+
+const GET_HEALTH: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+fn post(body_bytes: usize) -> String {
+    format!(
+        "POST /topics/chat/7 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {body_bytes}\r\n\r\n"
+    )
+}
+
+async fn head_of(connection: &mut RawConnection) -> String {
+    with_timeout(connection.read_head()).await
+}
+
+#[tokio::test]
+async fn address_with_its_maximum_of_connections_gets_429_and_others_are_served() {
+    let server = TestGateway::with_config(|config| config.address_connections_max = 2).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(RawConnection::session_from(STRANGER, server.http).await);
+    }
+    let request = HANDSHAKE.as_bytes();
+    let mut third = RawConnection::connect_from(STRANGER, server.http, request).await;
+    let response = with_timeout(third.read_to_end()).await;
+    assert!(response.starts_with("HTTP/1.1 429"), "{response}");
+    assert!(response.contains("Retry-After: 10") && response.contains("too many"), "{response}");
+    let (head, body) = response.split_once("\r\n\r\n").expect("a body");
+    assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
+    RawConnection::session_from(VIEWER, server.http).await;
+    for _ in 0..5 {
+        held.push(RawConnection::session(server.http, b"").await);
+    }
+    drop(held);
+    with_timeout(async {
+        loop {
+            let mut next = RawConnection::connect_from(STRANGER, server.http, GET_HEALTH).await;
+            if next.read_head().await.starts_with("HTTP/1.1 200") {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn publish_rate_is_limited_over_http_with_retry_after_and_over_websocket_with_an_error() {
+    let server = TestGateway::with_config(|config| config.publish_rate_max = 1).await;
+    let publish_over_http = async |source| {
+        let request = post(1) + "x";
+        let mut connection =
+            RawConnection::connect_from(source, server.http, request.as_bytes()).await;
+        head_of(&mut connection).await
+    };
+    let mut heads = Vec::new();
+    for _ in 0..3 {
+        heads.push(publish_over_http(STRANGER).await);
+    }
+    assert!(heads[..2].iter().all(|head| head.starts_with("HTTP/1.1 200")), "{heads:?}");
+    assert!(
+        heads[2].starts_with("HTTP/1.1 429") && heads[2].contains("retry-after: "),
+        "{heads:?}"
+    );
+    let mut session = RawConnection::session_from(STRANGER, server.http).await;
+    let publish = br#"{"id":5,"publish":{"topic":"chat/7","data":"x"}}"#;
+    // More than the rate allows in the time that a slow machine takes for it.
+    session.send(&client_frame(0x81, publish).repeat(100)).await;
+    let text = session.read_text_containing("\"overloaded\"").await;
+    assert!(text.contains("retry in") && text.contains("\"id\":5"), "{text}");
+    for _ in 0..5 {
+        let head = publish_over_http([127, 0, 0, 1]).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "this host is not limited: {head}");
+    }
+}
+
+#[tokio::test]
+async fn sender_of_the_largest_half_received_bodies_pays_and_a_publisher_beside_it_does_not() {
+    let server = TestGateway::with_config(|config| config.receive_bytes_max = 1 << 20).await;
+    let mut viewer = RawConnection::session(server.http, b"").await;
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let half = [post(600_000).as_bytes(), &[b'x'; 400_000]].concat();
+        slow.push(RawConnection::connect_from(STRANGER, server.http, &half).await);
+    }
+    let body = vec![b'y'; 60_000];
+    let whole = [post(body.len()).as_bytes(), &body].concat();
+    for _ in 0..5 {
+        let mut honest = RawConnection::connect_from(VIEWER, server.http, &whole).await;
+        let head = head_of(&mut honest).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    }
+    let mut refused = 0;
+    for connection in &mut slow {
+        // Half of the others may stay: together they fit.
+        let ended =
+            tokio::time::timeout(std::time::Duration::from_millis(300), connection.read_head());
+        if let Ok(head) = ended.await {
+            assert!(head.starts_with("HTTP/1.1 503") && head.contains("retry-after"), "{head}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 2, "{refused} of 4 half-received bodies ended");
+    viewer.send(&client_frame(0x89, b"still here")).await;
+    assert_eq!(viewer.read_pong().await, b"still here");
+}
+
+#[tokio::test]
+async fn half_received_websocket_messages_share_the_same_budget() {
+    let server = TestGateway::with_config(|config| config.receive_bytes_max = 100_000).await;
+    let mut viewer = RawConnection::session_from(VIEWER, server.http).await;
+    viewer.send(&client_frame(0x01, &[b' '; 20_000])).await;
+    let mut stranger = RawConnection::session_from(STRANGER, server.http).await;
+    stranger.send(&client_frame(0x01, b"")).await;
+    for _ in 0..10 {
+        stranger.send(&client_frame(0x00, &[b' '; 30_000])).await;
+    }
+    assert_eq!(with_timeout(stranger.read_close_code()).await, 4508);
+    viewer.send(&client_frame(0x89, b"still here")).await;
+    assert_eq!(viewer.read_pong().await, b"still here");
+}
+
+#[tokio::test]
+async fn session_that_inflates_without_end_does_not_delay_others() {
+    let server = TestGateway::with_config(|config| config.lanes = 1).await;
+    let (mut bomber, agreed) =
+        RawConnection::session_with_extensions(server.http, "permessage-deflate").await;
+    assert!(agreed.is_some());
+    let bomb = client_frame(0xc1, &deflate(&vec![b' '; Publish::PAYLOAD_BYTES_DEFAULT]));
+    let mut viewer = RawConnection::session(server.http, b"").await;
+    let flood = bomb.repeat(1 + (1 << 20) / bomb.len());
+    let sender = tokio::spawn(async move {
+        // The session is not read for most of the time, so the flood does not end.
+        bomber.send(&flood).await;
+        bomber
+    });
+    for nth in 0..20_u8 {
+        viewer.send(&client_frame(0x89, &[nth])).await;
+        assert_eq!(viewer.read_pong().await, [nth]);
+    }
+    sender.abort();
+}
+
+#[tokio::test]
+async fn storm_of_subscriptions_does_not_delay_others() {
+    let server = TestGateway::with_config(|config| config.lanes = 1).await;
+    let mut storm = RawConnection::session(server.http, b"").await;
+    let mut viewer = RawConnection::session(server.http, b"").await;
+    let subscribe = |nth: usize| {
+        let text = format!(r#"{{"id":{nth},"subscribe":{{"topic":"storm/{}"}}}}"#, nth % 2_000);
+        client_frame(0x81, text.as_bytes())
+    };
+    let requests: Vec<u8> = (0..5_000).flat_map(subscribe).collect();
+    let reader = tokio::spawn(async move {
+        for chunk in requests.chunks(16 << 10) {
+            storm.send(chunk).await;
+        }
+        storm
+    });
+    for nth in 0..20_u8 {
+        viewer.send(&client_frame(0x89, &[nth])).await;
+        assert_eq!(viewer.read_pong().await, [nth]);
+    }
+    reader.abort();
+}
