@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushonce_consensus::{EntryId, StateMachine, StateSnapshot};
+use pushonce_consensus::{EntryId, GroupId, StateMachine, StateSnapshot};
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{ClusterView, VersionRange};
 use tokio::sync::watch;
@@ -58,6 +58,10 @@ impl StateMachine for ControlReplica {
 
     fn check_entry(entry: &Bytes) -> Result<(), VersionedDecodeError> {
         ControlCommand::decode(entry).map(drop)
+    }
+
+    fn check_snapshot(_: GroupId, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
+        ControlState::restore(snapshot).map(drop)
     }
 
     fn snapshot(&self) -> StateSnapshot {
