@@ -2,6 +2,7 @@
 
 mod start;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster_nodes::ClusterNodes;
 use crate::disk_reserve::{DiskProbe, DiskReserve, DiskSpace};
 use crate::network::{
-    FRAME_BYTES_MAX, Fence, GroupRegistry, RaftLinks, RaftLinksContext, RollbackDetector,
+    FRAME_BYTES_MAX, Fence, GroupRegistry, PeerCalls, RaftLinks, RaftLinksContext, RollbackDetector,
 };
 use crate::recovery;
 use crate::store::{DelayedFsyncStore, FatalHook, LogMark, RedbStore, StoreWriter, WriteCounter};
@@ -39,6 +41,7 @@ struct EngineInner {
     stored_groups: Vec<GroupId>,
     log_mark: LogMark,
     lease_times: LeaseTimes,
+    cluster_nodes: ClusterNodes,
     fence: Fence,
     links: RaftLinks,
     service: RaftService,
@@ -270,6 +273,7 @@ impl ConsensusEngine {
             transport,
             rollback_detector,
             groups: groups.clone(),
+            peer_calls: PeerCalls::default(),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         };
@@ -283,6 +287,7 @@ impl ConsensusEngine {
             stored_groups,
             log_mark,
             lease_times,
+            cluster_nodes: ClusterNodes::default(),
             fence,
             links,
             service,
@@ -337,6 +342,13 @@ impl ConsensusEngine {
     /// Heartbeats, timeouts and the pace of elections keep the values of the [`ConsensusSettings`].
     pub fn set_times(&self, times: &ClusterTimes) {
         self.0.lease_times.set(times);
+    }
+
+    /// Replaces the nodes that may lead groups: the members with the core role in the newest cluster view. An id
+    /// from `next_id` on is a node that may have joined since. Other nodes may not lead a group unless its
+    /// own log names them as voters.
+    pub fn set_cluster_nodes(&self, core: BTreeSet<NodeId>, next_id: NodeId) {
+        self.0.cluster_nodes.set(core, next_id);
     }
 
     /// The reason why this node takes part in no group: its log was rolled back to an earlier state, as its

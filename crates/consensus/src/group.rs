@@ -1,8 +1,8 @@
 //! A replica of one group on this node.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -19,7 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapter::{HaltReason, StateMachineAdapter};
 use crate::clock::BootTime;
+use crate::cluster_nodes::ClusterNodes;
 use crate::disk_reserve::DiskReserve;
+use crate::leader_transfer::TransferAnnouncements;
 use crate::lease::{FollowerAcks, Lease};
 use crate::log::RaftLog;
 use crate::network::{
@@ -28,6 +30,7 @@ use crate::network::{
 };
 use crate::recovery::ReplicaRecovery;
 use crate::snapshot::{SnapshotStore, SnapshotTransfers};
+use crate::term_guard::TermGuard;
 use crate::types::{ProposalData, TypeConfig};
 use crate::vote_hold::{LeaseTimes, VoteHold};
 use crate::{ConsensusSettings, GroupStatus};
@@ -39,8 +42,15 @@ pub struct GroupId(pub u32);
 /// Checks that this build can read an entry.
 pub(crate) type CheckEntryFn = fn(&Bytes) -> Result<(), VersionedDecodeError>;
 
+/// Checks that this build can read a snapshot of a group.
+pub(crate) type CheckSnapshotFn = fn(GroupId, &[u8]) -> Result<(), VersionedDecodeError>;
+
+/// Answers an entry from the state of the leader, if it would change nothing.
+pub(crate) type AnswerFn = Box<dyn Fn(&Bytes) -> Option<Bytes> + Send + Sync>;
+
 /// Maximum size of an entry, in bytes. An entry is sent in one frame: a larger one would break every link.
-pub const ENTRY_BYTES_MAX: usize = 16 << 20;
+/// Shards limit theirs to 1 MiB, and the settings of all namespaces are smaller.
+pub const ENTRY_BYTES_MAX: usize = 4 << 20;
 
 const _: () = assert!(ENTRY_BYTES_MAX * 2 < FRAME_BYTES_MAX);
 
@@ -85,6 +95,10 @@ pub(crate) struct RaftGroupInner {
     pub(crate) halt_reason: HaltReason,
     /// [`StateMachine::check_entry`](crate::StateMachine::check_entry) of the machine.
     pub(crate) check_entry: CheckEntryFn,
+    /// [`StateMachine::check_snapshot`](crate::StateMachine::check_snapshot) of the machine.
+    pub(crate) check_snapshot: CheckSnapshotFn,
+    /// See [`RaftGroup::answer_without_entry`].
+    pub(crate) answer: OnceLock<AnswerFn>,
     /// The recovery of this replica if it had lost data when it was started; otherwise `None`.
     pub(crate) recovery: Option<ReplicaRecovery>,
     /// The snapshot that is being received. There is one at most, because only a leader sends one.
@@ -103,6 +117,12 @@ pub(crate) struct RaftGroupInner {
     /// The last term in which this node began to transfer its leadership; 0 for none. Another node may lead
     /// from then on, regardless of the lease.
     pub(crate) transferred_term: AtomicU64,
+    /// The transfers of other leaders, and of this one.
+    pub(crate) announced_transfers: TransferAnnouncements,
+    /// Bounds the terms that peers send. Shared with the clients of the peers.
+    pub(crate) term_guard: Arc<TermGuard>,
+    /// The nodes that may lead groups.
+    pub(crate) cluster_nodes: ClusterNodes,
     /// The index of the last entry that the leader reported to hold.
     pub(crate) leader_last_log_index: AtomicU64,
     /// When this replica started, if it may be in the lease of a leader from before.
@@ -195,8 +215,27 @@ impl RaftGroup {
         let leader = self.0.status.borrow().leader;
         match leader {
             None => Err(ProposeError::Rejected { leader: None }),
-            Some(leader) if leader == self.0.me => self.propose(entry).await,
+            Some(leader) if leader == self.0.me => self.answer_or_propose(entry).await,
             Some(leader) => self.forward_to(leader, entry).await,
+        }
+    }
+
+    /// Sets what answers the entries of [`RaftGroup::propose_at_leader`], of any node, while this node leads: an
+    /// entry with an answer is not proposed, so that repeats do not fill the log. The first call counts.
+    ///
+    /// `answer` must return only what [`StateMachine::apply`](crate::StateMachine::apply) would, from a state that
+    /// has every entry that was answered before.
+    pub fn answer_without_entry(
+        &self,
+        answer: impl Fn(&Bytes) -> Option<Bytes> + Send + Sync + 'static,
+    ) {
+        let _ = self.0.answer.set(Box::new(answer));
+    }
+
+    pub(crate) async fn answer_or_propose(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
+        match self.0.answer.get().and_then(|answer| answer(&entry)) {
+            Some(answer) => Ok(answer),
+            None => self.propose(entry).await,
         }
     }
 

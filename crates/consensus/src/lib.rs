@@ -32,6 +32,11 @@
 //!   replica ([`GroupStatus::halt_reason`]): it does not count as applied, other groups continue, and a build
 //!   that reads it continues there.
 //! - A group that permanently lost its majority can be recovered on a stopped node ([`OfflineStore`]).
+//! - A peer cannot end a replica or the process with what it sends. A request is accepted from the node that it
+//!   names only, and only if that node may lead the group; terms and indexes move by bounded steps; an entry or
+//!   snapshot is decoded before it is stored. A rejected request is counted
+//!   (`pushonce_consensus_rejected_requests_total`) and has no effect. A voter that lies within these bounds is
+//!   not detected: Raft trusts its voters.
 //!
 //! # Non-goals
 //!
@@ -58,6 +63,7 @@
 //! - Do not start a second replica of a group on the same node from another directory.
 //! - Do not use [`GroupStatus::leader`] to decide ownership.
 //! - A machine must not block, and must not depend on a clock or on randomness.
+//! - Announce the nodes of each new cluster view ([`ConsensusEngine::set_cluster_nodes`]).
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -82,12 +88,18 @@
 //! }
 //! ```
 
+/// The support of the integration tests names the crate.
+#[cfg(test)]
+extern crate self as pushonce_consensus;
+
 mod adapter;
 mod clock;
+mod cluster_nodes;
 mod disk_reserve;
 mod engine;
 mod group;
 mod group_monitor;
+mod leader_transfer;
 mod lease;
 mod log;
 mod membership;
@@ -101,6 +113,7 @@ mod snapshot;
 mod state_machine;
 mod status;
 mod store;
+mod term_guard;
 mod types;
 mod vote_hold;
 

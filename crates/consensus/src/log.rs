@@ -98,6 +98,19 @@ impl RaftLog {
         self.memory().last_log_id()
     }
 
+    /// The last entry that is known to be committed.
+    pub(crate) fn committed(&self) -> Option<LogId> {
+        self.memory().committed
+    }
+
+    /// The entry at an index, if the log holds it.
+    pub(crate) fn log_id_at(&self, index: u64) -> Option<LogId> {
+        let memory = self.memory();
+        let first = memory.entries.front()?.entry.log_id.index;
+        let position = usize::try_from(index.checked_sub(first)?).ok()?;
+        memory.entries.get(position).map(|held| held.entry.log_id)
+    }
+
     /// Whether this replica had promised to follow another node when it was last written, and may be part of
     /// that leader's lease.
     pub(crate) fn follows_another(&self, me: u64) -> bool {
@@ -265,7 +278,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        let from = last.map_or(0, |last| last.index + 1);
+        let from = last.map_or(0, |last| last.index.saturating_add(1));
         self.memory().truncate(from);
         self.0.writer.write(vec![StoreChange::Truncate { from }]).await
     }
@@ -317,7 +330,7 @@ impl InMemoryLog {
     fn push(&mut self, entry: LogEntry, bytes: u64) -> io::Result<()> {
         let index = entry.log_id.index;
         if let Some(last) = self.entries.back()
-            && last.entry.log_id.index + 1 != index
+            && last.entry.log_id.index.checked_add(1) != Some(index)
         {
             let last = last.entry.log_id.index;
             return Err(io::Error::new(

@@ -127,6 +127,7 @@ impl RaftGroup {
             return Err(MembershipError::NotLeader { leader: None });
         }
         self.0.transferred_term.store(term.0, Ordering::SeqCst);
+        self.0.announced_transfers.announce(term, to);
         self.0.status_dirty.notify_one();
         self.raft()
             .trigger()

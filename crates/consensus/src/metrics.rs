@@ -12,6 +12,7 @@ pub const METRICS: &[Metric] = &[
     HALTED_REPLICAS,
     ROLLED_BACK,
     ROLLED_BACK_PEERS,
+    REJECTED_REQUESTS,
 ];
 
 /// An fsync takes 0.1 ms on a fast disk and some 10 ms on a slow one; above 1 s leases are at risk.
@@ -63,3 +64,11 @@ pub(crate) const ROLLED_BACK_PEERS: Metric = Metric::counter(
     "pushonce_consensus_rolled_back_peers_total",
     "Peers that were rejected because their log was restored to an earlier state.",
 );
+
+pub(crate) const REJECTED_REQUESTS: Metric = Metric::counter(
+    "pushonce_consensus_rejected_requests_total",
+    "Requests and replies of other nodes that were rejected before they had an effect, by what was not acceptable: \
+     sender, term, position, membership, or malformed. A replica that its group has removed causes some of \
+     `sender` until its node stops it; all others come from a defective or hostile node.",
+)
+.with_labels(&["reason"]);

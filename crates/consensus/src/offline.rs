@@ -20,10 +20,10 @@ use crate::{EngineOpenError, EntryId, GroupId, StateMachine, StateSnapshot};
 
 /// Distance between the last known entry and the start of a new history. A group that commits 2,000 entries a
 /// second needs 17 years for it.
-const INDEX_STEP: u64 = 1 << 40;
+pub(crate) const INDEX_STEP: u64 = 1 << 40;
 /// Distance between the last known term and that of a new history. A group with an election every second
 /// needs 136 years for it.
-const TERM_STEP: u64 = 1 << 32;
+pub(crate) const TERM_STEP: u64 = 1 << 32;
 
 /// The store of a stopped node. Before [`OfflineStore::commit`] only data that is not used yet is written.
 pub struct OfflineStore {
@@ -137,7 +137,7 @@ impl OfflineStore {
         }
         for entry in stored_log.entries {
             let id = entry.log_id;
-            let next = applied.map_or(0, |applied| applied.index + 1);
+            let next = applied.map_or(0, |applied| applied.index.saturating_add(1));
             if id.index < next {
                 continue;
             }

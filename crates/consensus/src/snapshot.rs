@@ -236,12 +236,18 @@ impl PartialSnapshot {
     }
 
     /// Adds the next piece as a record of another store.
-    pub(crate) async fn add_record(&mut self, record: Bytes) -> io::Result<()> {
-        decode_piece(&self.guard.writer, &record, &self.meta, self.piece_count)?;
+    async fn add_record(&mut self, record: Bytes) -> io::Result<()> {
+        self.check_record(&record)?;
         self.write_piece(record).await
     }
 
-    async fn write_piece(&mut self, record: Bytes) -> io::Result<()> {
+    /// Checks that a record is the next piece.
+    pub(crate) fn check_record(&self, record: &[u8]) -> io::Result<()> {
+        decode_piece(&self.guard.writer, record, &self.meta, self.piece_count).map(drop)
+    }
+
+    /// Writes a record that was checked.
+    pub(crate) async fn write_piece(&mut self, record: Bytes) -> io::Result<()> {
         let (number, bytes) = (self.piece_count, record.len() as u64);
         let generation = self.guard.generation;
         self.guard.writer.write_piece(StoreChange::PutPiece { generation, number, record }).await?;

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use pushonce_core::Term;
 use pushonce_core::versioned::VersionedDecodeError;
 
+use crate::GroupId;
+
 /// The log position of an entry in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryId {
@@ -33,11 +35,21 @@ pub trait StateMachine: Send + 'static {
     fn apply(&mut self, at: EntryId, entry: &Bytes) -> Result<Bytes, VersionedDecodeError>;
 
     /// Checks that this build can read an entry. Called for entries that other nodes forward, before they are
-    /// proposed, because a committed entry that cannot be read would halt every replica.
+    /// proposed, and for those of a leader, before they are stored, because a committed entry that cannot be
+    /// read would halt the replica.
     ///
     /// # Errors
     /// [`VersionedDecodeError`] if it cannot.
     fn check_entry(entry: &Bytes) -> Result<(), VersionedDecodeError>
+    where
+        Self: Sized;
+
+    /// Checks that this build can read a snapshot of `group`. Called for snapshots of a leader, before they
+    /// replace anything, on a thread where it may block.
+    ///
+    /// # Errors
+    /// [`VersionedDecodeError`] if it cannot.
+    fn check_snapshot(group: GroupId, snapshot: &[u8]) -> Result<(), VersionedDecodeError>
     where
         Self: Sized;
 

@@ -210,6 +210,10 @@ impl StateMachine for PanickingMachine {
         Ok(())
     }
 
+    fn check_snapshot(_: GroupId, _: &[u8]) -> Result<(), VersionedDecodeError> {
+        Ok(())
+    }
+
     fn snapshot(&self) -> StateSnapshot {
         let must_panic = self.0.0.lock().unwrap().contains(&17);
         assert!(!must_panic, "a bug");

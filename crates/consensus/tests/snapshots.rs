@@ -40,6 +40,10 @@ impl StateMachine for LargeStateMachine {
         Ok(())
     }
 
+    fn check_snapshot(_: GroupId, _: &[u8]) -> Result<(), VersionedDecodeError> {
+        Ok(())
+    }
+
     fn snapshot(&self) -> StateSnapshot {
         Bytes::from(self.0.lock().unwrap().clone()).into()
     }

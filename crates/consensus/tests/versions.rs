@@ -41,6 +41,10 @@ impl<const MAX: u8> StateMachine for VersionedMachine<MAX> {
         Ok(())
     }
 
+    fn check_snapshot(_: GroupId, _: &[u8]) -> Result<(), VersionedDecodeError> {
+        Ok(())
+    }
+
     fn snapshot(&self) -> StateSnapshot {
         Bytes::from(self.0.lock().unwrap().clone()).into()
     }

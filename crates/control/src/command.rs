@@ -74,6 +74,8 @@ pub enum ControlCommand {
         /// The new cluster version.
         to: ClusterVersion,
     },
+    /// Drops a member that joined and never became active. Without effect for any other.
+    ExpireJoining(NodeId),
 }
 
 /// A new cluster of one node.
@@ -286,6 +288,21 @@ pub enum CommandRejection {
         /// The maximum number of members.
         max: u32,
     },
+    /// Too many members have joined and are not active yet.
+    #[error(
+        "{max} members are still joining: retry when they are active, or remove those that are lost; one that \
+         stays unreachable for ten minutes is dropped"
+    )]
+    TooManyJoining {
+        /// The maximum number of joining members.
+        max: u32,
+    },
+    /// The node joined, was not reachable for a long time, and was dropped before it became active.
+    #[error(
+        "{0} joined and was not reachable, so it was dropped before it became active: use an empty data \
+         directory to join with a new id"
+    )]
+    JoinExpired(NodeId),
     /// The profile of the node is invalid.
     #[error(transparent)]
     Profile(InvalidProfile),
@@ -378,6 +395,7 @@ impl CommandRejection {
         matches!(
             self,
             CommandRejection::Removed(_)
+                | CommandRejection::JoinExpired(_)
                 | CommandRejection::StaleDirectory { .. }
                 | CommandRejection::NodeIdMismatch(_)
                 | CommandRejection::LogLost { .. }

@@ -13,6 +13,7 @@ use pushonce_core::{
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::repeated_join::answer_repeated_joins;
 use crate::replica::{ControlReplica, SharedClusterView};
 use crate::state::FIRST_NODE;
 use crate::{
@@ -86,7 +87,9 @@ impl ControlHandle {
         me: NodeId,
     ) -> Result<(ControlHandle, ControlRunner), StartError> {
         let (replica, view) = ControlReplica::new();
+        let state = replica.applied_state();
         let group = engine.start(GroupId::CONTROL, replica).await?;
+        answer_repeated_joins(&group, state);
         let agreed_version = engine.agreed_version();
         let control = ControlHandle { me, group, agreed_version, view };
         Ok((control.clone(), ControlRunner::new(control)))

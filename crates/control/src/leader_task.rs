@@ -1,6 +1,7 @@
 //! The next task of the leader of the control group.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use pushonce_consensus::GroupStatus;
 use pushonce_core::{ClusterView, MemberState, NodeId, Placement};
@@ -13,6 +14,8 @@ use crate::voters::select_voters;
 pub(crate) enum LeaderTask {
     /// A joining member has caught up and becomes active.
     Activate(NodeId),
+    /// A joining member has not been reachable for a long time and is dropped.
+    ExpireJoining(NodeId),
     /// The membership of the control group changes.
     ChangeGroup(ReconcileStep),
     /// The placement of the ring differs from the committed one.
@@ -27,6 +30,41 @@ pub(crate) struct PlacementCache {
     replicas: Vec<Vec<NodeId>>,
 }
 
+/// How long a joining member may be unreachable before it is dropped. A node that has joined is linked within
+/// seconds; an operator who prepares a network needs minutes.
+pub(crate) const JOINING_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Since when the leader has seen each joining member without a link.
+#[derive(Debug, Default)]
+pub(crate) struct JoiningTracker(BTreeMap<NodeId, Instant>);
+
+impl JoiningTracker {
+    /// Follows the view and the links. Returns a member that has been joining and unreachable for
+    /// [`JOINING_TIMEOUT`].
+    pub(crate) fn find_expired(
+        &mut self,
+        view: &ClusterView,
+        reachable: &BTreeSet<NodeId>,
+        now: Instant,
+    ) -> Option<NodeId> {
+        let is_absent = |node: &NodeId| {
+            let state = view.member(*node).map(|member| member.state);
+            state == Some(MemberState::Joining) && !reachable.contains(node)
+        };
+        self.0.retain(|node, _| is_absent(node));
+        for &node in view.members.keys().filter(|node| is_absent(node)) {
+            self.0.entry(node).or_insert(now);
+        }
+        let is_expired = |since: &Instant| now.saturating_duration_since(*since) >= JOINING_TIMEOUT;
+        self.0.iter().find(|(_, since)| is_expired(since)).map(|(&node, _)| node)
+    }
+
+    /// Whether a member may expire by the passing of time alone.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
 /// The next task of `me` as the leader, if any. Members are activated before the placement changes, so that
 /// one placement includes as many of them as possible.
 pub(crate) fn next_task(
@@ -34,6 +72,7 @@ pub(crate) fn next_task(
     view: &ClusterView,
     status: &GroupStatus,
     reachable: &BTreeSet<NodeId>,
+    expired: Option<NodeId>,
     cache: &mut PlacementCache,
 ) -> Option<LeaderTask> {
     if !status.is_leader {
@@ -49,6 +88,7 @@ pub(crate) fn next_task(
     let group_step =
         || reconcile::plan(status, me, &desired_replicas(me, view, status, reachable), &nodes());
     activate_task(view, status)
+        .or(expired.map(LeaderTask::ExpireJoining))
         .or_else(|| group_step().map(LeaderTask::ChangeGroup))
         .or_else(|| placement_task(view, cache))
 }
@@ -111,7 +151,7 @@ mod tests {
 
     fn due_task(view: &ClusterView, status: &GroupStatus) -> Option<LeaderTask> {
         let reachable = view.members.keys().copied().collect();
-        next_task(NodeId(1), view, status, &reachable, &mut PlacementCache::default())
+        next_task(NodeId(1), view, status, &reachable, None, &mut PlacementCache::default())
     }
 
     fn joining(view: &mut ClusterView, node: u64) {
@@ -148,6 +188,7 @@ mod tests {
             &view,
             &leading(&[1], &[]),
             &alone,
+            None,
             &mut PlacementCache::default(),
         );
         assert_eq!(added, Some(LeaderTask::ChangeGroup(ReconcileStep::AddLearner(NodeId(2)))));
@@ -192,7 +233,7 @@ mod tests {
             let linked = [1, 2, 3].map(NodeId).into();
             let status = leading(&[1, 2, 3], &[]);
             let task =
-                next_task(NodeId(1), &view, &status, &linked, &mut PlacementCache::default());
+                next_task(NodeId(1), &view, &status, &linked, None, &mut PlacementCache::default());
             let Some(LeaderTask::ChangeGroup(ReconcileStep::RemoveVoter { node, .. })) = task
             else {
                 panic!("{task:?}")
@@ -213,6 +254,32 @@ mod tests {
             replaced,
             Some(LeaderTask::ChangeGroup(ReconcileStep::RemoveVoter { node: NodeId(4), .. }))
         ));
+    }
+
+    #[test]
+    fn joining_member_without_a_link_expires_after_ten_minutes() {
+        let mut view = view_with_labels(&[("", ""); 3]);
+        joining(&mut view, 2);
+        let (mut tracker, start) = (JoiningTracker::default(), Instant::now());
+        let (alone, linked) = (BTreeSet::from([NodeId(1)]), [1, 2].map(NodeId).into());
+        assert_eq!(tracker.find_expired(&view, &alone, start), None);
+        assert!(tracker.is_waiting());
+        let almost = start + JOINING_TIMEOUT - Duration::from_secs(1);
+        assert_eq!(tracker.find_expired(&view, &alone, almost), None);
+        assert_eq!(tracker.find_expired(&view, &linked, almost), None);
+        assert!(!tracker.is_waiting(), "a linked member does not wait");
+        assert_eq!(
+            tracker.find_expired(&view, &alone, start + JOINING_TIMEOUT),
+            None,
+            "starts anew"
+        );
+        let expired = tracker.find_expired(&view, &alone, start + 2 * JOINING_TIMEOUT);
+        assert_eq!(expired, Some(NodeId(2)), "an active member without a link stays");
+        let status = leading(&[1, 3], &[2]);
+        let status = GroupStatus { matched: [(NodeId(2), 0)].into(), ..status };
+        let mut cache = PlacementCache::default();
+        let task = next_task(NodeId(1), &view, &status, &alone, expired, &mut cache);
+        assert_eq!(task, Some(LeaderTask::ExpireJoining(NodeId(2))));
     }
 
     #[test]

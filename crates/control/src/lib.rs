@@ -33,6 +33,8 @@
 //!   that supports the next version. The version never decreases, and a node whose build does not support
 //!   it is rejected. The version is raised by an operator, never automatically: until then every node can
 //!   be downgraded.
+//! - A member that joined and never became active is dropped after ten minutes without a link, and at most 32
+//!   members join at a time. A join that changes nothing costs no entry.
 //! - The group rejects a data directory of another cluster, a removed node, an old copy of a data
 //!   directory, a member whose log is lost or rolled back, a node with other consensus times, and a name
 //!   that is in use.
@@ -65,6 +67,7 @@ pub mod leave;
 mod member;
 pub mod reconcile;
 mod recover;
+mod repeated_join;
 mod replica;
 mod rules;
 mod runner;

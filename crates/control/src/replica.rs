@@ -1,9 +1,9 @@
 //! The state machine of the control group, and the watch that publishes its view.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use pushonce_consensus::{EntryId, StateMachine, StateSnapshot};
+use pushonce_consensus::{EntryId, GroupId, StateMachine, StateSnapshot};
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{ClusterView, VersionRange};
 use tokio::sync::watch;
@@ -15,19 +15,46 @@ pub(crate) type SharedClusterView = Option<Arc<ClusterView>>;
 
 /// The replica of this node.
 pub(crate) struct ControlReplica {
-    state: ControlState,
+    state: Arc<ControlState>,
+    newest: AppliedState,
     view: watch::Sender<SharedClusterView>,
+}
+
+/// The state after the last applied entry, as other tasks read it. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AppliedState(Arc<RwLock<Arc<ControlState>>>);
+
+impl AppliedState {
+    pub(crate) fn get(&self) -> Arc<ControlState> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, state: &Arc<ControlState>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clone_from(state);
+    }
 }
 
 impl ControlReplica {
     pub(crate) fn new() -> (ControlReplica, watch::Receiver<SharedClusterView>) {
         let (view, receiver) = watch::channel(None);
-        (ControlReplica { state: ControlState::default(), view }, receiver)
+        let (state, newest) = (Arc::default(), AppliedState::default());
+        (ControlReplica { state, newest, view }, receiver)
     }
 
     /// The state after the last applied entry.
     pub(crate) fn into_state(self) -> ControlState {
-        self.state
+        Arc::unwrap_or_clone(self.state)
+    }
+
+    /// The state after the last applied entry, also later.
+    pub(crate) fn applied_state(&self) -> AppliedState {
+        self.newest.clone()
+    }
+
+    fn replace_state(&mut self, state: ControlState) {
+        self.state = Arc::new(state);
+        self.newest.set(&self.state);
+        self.publish_view();
     }
 
     /// Publishes the view if its version is new; a command without an effect wakes no watcher.
@@ -47,12 +74,11 @@ impl ControlReplica {
 impl StateMachine for ControlReplica {
     fn apply(&mut self, at: EntryId, entry: &Bytes) -> Result<Bytes, VersionedDecodeError> {
         let (version, command) = ControlCommand::decode(entry)?;
-        let mut next = self.state.clone();
+        let mut next = ControlState::clone(&self.state);
         let answer = next.apply(at.index, command);
         // An older build can decode the command that raises the version, but could encode nothing after it.
         VersionRange::READABLE.ensure_contains(next.cluster_version())?;
-        self.state = next;
-        self.publish_view();
+        self.replace_state(next);
         Ok(answer.encode(version))
     }
 
@@ -60,13 +86,16 @@ impl StateMachine for ControlReplica {
         ControlCommand::decode(entry).map(drop)
     }
 
+    fn check_snapshot(_: GroupId, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
+        ControlState::restore(snapshot).map(drop)
+    }
+
     fn snapshot(&self) -> StateSnapshot {
         self.state.snapshot().into()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
-        self.state = ControlState::restore(snapshot)?;
-        self.publish_view();
+        self.replace_state(ControlState::restore(snapshot)?);
         Ok(())
     }
 }
@@ -107,7 +136,7 @@ mod tests {
         let garbage = Bytes::from_static(b"\x00\x01 what is this");
         assert!(matches!(replica.apply(at(1), &garbage), Err(VersionedDecodeError::Corrupt(_))));
         assert!(view.borrow().is_none());
-        assert_eq!(replica.state, ControlState::default());
+        assert_eq!(*replica.state, ControlState::default());
     }
 
     #[test]

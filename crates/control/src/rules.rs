@@ -9,12 +9,15 @@ pub(crate) struct Rules {
     /// Maximum number of members. Every node holds the view and a link to each other node. A thousand is
     /// more than any test used, and it keeps nodes that join in a loop from filling every disk.
     pub(crate) members_max: usize,
+    /// Maximum number of members that have joined and are not active yet. Members become active within seconds,
+    /// and each that never comes costs every node a link that it dials in vain.
+    pub(crate) joining_max: usize,
     /// Maximum number of namespaces with their own settings. Every node holds all namespaces and receives
     /// them with every change of the cluster: some 100 KiB.
     pub(crate) namespaces_max: usize,
 }
 
-const FIRST: Rules = Rules { members_max: 1_000, namespaces_max: 1_000 };
+const FIRST: Rules = Rules { members_max: 1_000, joining_max: 32, namespaces_max: 1_000 };
 
 impl Rules {
     /// The rules of a version. All versions share one set so far.

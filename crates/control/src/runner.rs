@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::leader_task::{self, LeaderTask, PlacementCache};
+use crate::leader_task::{self, JoiningTracker, LeaderTask, PlacementCache};
 use crate::reconcile;
 use crate::replica::SharedClusterView;
 use crate::{ControlCommand, ControlHandle};
@@ -21,6 +21,8 @@ use crate::{ControlCommand, ControlHandle};
 const PLACEMENT_DELAY: Duration = Duration::from_secs(1);
 /// Pause after a failed task, and maximum wait for the effect of a successful one.
 const TASK_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Interval at which the joining members are checked while some have no link.
+const JOINING_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 /// Minimum interval between two observations; the status changes with every entry.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
@@ -48,6 +50,7 @@ impl ControlRunner {
             control: self.control,
             reachable,
             placement_cache: PlacementCache::default(),
+            joining: JoiningTracker::default(),
             placement_delay: PlacementDelay::default(),
             failure_limiter: LogLimiter::new(),
         };
@@ -61,6 +64,7 @@ struct LeaderLoop {
     view: watch::Receiver<SharedClusterView>,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
     placement_cache: PlacementCache,
+    joining: JoiningTracker,
     placement_delay: PlacementDelay,
     failure_limiter: LogLimiter,
 }
@@ -93,18 +97,25 @@ impl LeaderLoop {
         let status = self.status.borrow_and_update();
         let reachable = self.reachable.borrow_and_update();
         let view = self.view.borrow_and_update();
-        leader_task::next_task(
-            self.control.me,
-            view.as_ref()?,
-            &status,
-            &reachable,
-            &mut self.placement_cache,
-        )
+        let view = view.as_ref()?;
+        // Only a leader counts the time: another one begins anew.
+        let expired = match status.is_leader {
+            true => self.joining.find_expired(view, &reachable, Instant::now().into_std()),
+            false => {
+                self.joining = JoiningTracker::default();
+                None
+            }
+        };
+        let cache = &mut self.placement_cache;
+        leader_task::next_task(self.control.me, view, &status, &reachable, expired, cache)
     }
 
     async fn perform_task(&mut self, task: LeaderTask) {
         let description = match &task {
             LeaderTask::Activate(node) => format!("activate {node}, which has caught up"),
+            LeaderTask::ExpireJoining(node) => {
+                format!("drop {node}, which joined and is not reachable")
+            }
             LeaderTask::ChangeGroup(step) => format!("change the control group: {step}"),
             LeaderTask::SetPlacement { version, .. } => {
                 format!("set version {version} of the placement")
@@ -124,6 +135,7 @@ impl LeaderLoop {
     async fn execute(&self, task: LeaderTask) -> Result<(), String> {
         let command = match task {
             LeaderTask::Activate(node) => ControlCommand::Activate(node),
+            LeaderTask::ExpireJoining(node) => ControlCommand::ExpireJoining(node),
             LeaderTask::SetPlacement { version, replicas } => {
                 ControlCommand::SetPlacement { version, replicas }
             }
@@ -141,6 +153,7 @@ impl LeaderLoop {
             changed = self.status.changed() => changed,
             changed = self.view.changed() => changed,
             changed = self.reachable.changed() => changed,
+            () = sleep(JOINING_CHECK_INTERVAL), if self.joining.is_waiting() => Ok(()),
         };
         changed.map_err(|_| ControlWatchClosed)
     }

@@ -83,6 +83,18 @@ impl ControlState {
         outcome.unwrap_or_else(CommandReply::Rejected)
     }
 
+    /// The reply to a join that would change nothing, if applied at `index`.
+    pub(crate) fn reply_to_repeated_join(
+        &self,
+        index: u64,
+        joining: &JoinCommand,
+    ) -> Option<CommandReply> {
+        let cluster = self.0.as_ref()?;
+        let mut next = cluster.clone();
+        let reply = next.join(index, joining.clone()).map(CommandReply::Joined);
+        (next == *cluster).then(|| reply.unwrap_or_else(CommandReply::Rejected))
+    }
+
     /// The index of the last entry that changed anything; 0 before the bootstrap.
     pub fn version(&self) -> u64 {
         self.0.as_ref().map_or(0, |cluster| cluster.version)
@@ -210,6 +222,7 @@ impl ClusterState {
             ControlCommand::SetTimes(times) => self.set_times(times),
             ControlCommand::AckTimes { node, version } => self.ack_times(node, version),
             ControlCommand::Finalize { to } => self.finalize(to).map(CommandReply::Version),
+            ControlCommand::ExpireJoining(node) => Ok(self.expire_joining(node)),
         }
     }
 
@@ -230,6 +243,10 @@ impl ClusterState {
         let max = self.rules().members_max;
         if known.is_none() && self.members.len() >= max {
             return Err(CommandRejection::TooManyMembers { max: max as u32 });
+        }
+        let max = self.rules().joining_max;
+        if known.is_none() && self.joining_count() >= max {
+            return Err(CommandRejection::TooManyJoining { max: max as u32 });
         }
         let state = match known.and_then(|node| self.members.get(&node)) {
             Some(registered) => registered.member.state,
@@ -296,6 +313,11 @@ impl ClusterState {
             (None, Some(claimed_id)) if self.removed.values().any(|&gone| gone == claimed_id) => {
                 Err(CommandRejection::Removed(claimed_id))
             }
+            (None, Some(claimed_id))
+                if claimed_id.0 < self.next_id && !self.members.contains_key(&claimed_id) =>
+            {
+                Err(CommandRejection::JoinExpired(claimed_id))
+            }
             (known, Some(claimed_id)) if known != Some(claimed_id) => {
                 Err(CommandRejection::NodeIdMismatch(claimed_id))
             }
@@ -336,6 +358,22 @@ impl ClusterState {
             known.member.state = MemberState::Active;
         }
         Ok(CommandReply::Done)
+    }
+
+    /// Drops a member that never became active. It has voted in no group, so its directory is not remembered: a
+    /// node that joins with it again gets another id.
+    fn expire_joining(&mut self, node: NodeId) -> CommandReply {
+        let is_joining = |known: &MemberRecord| known.member.state == MemberState::Joining;
+        if self.members.get(&node).is_some_and(is_joining) {
+            self.members.remove(&node);
+            self.times.complete_if_acknowledged(self.members.keys().copied());
+        }
+        CommandReply::Done
+    }
+
+    fn joining_count(&self) -> usize {
+        let states = self.members.values().map(|known| known.member.state);
+        states.filter(|state| *state == MemberState::Joining).count()
     }
 
     fn set_placement(

@@ -86,6 +86,16 @@ fail_points! {
     RemovedReplicaVotes = "removed-replica-votes",
     /// A replica without disk space also rejects the entries of earlier leaders.
     FullDiskRejectsEarlierTerms = "full-disk-rejects-earlier-terms",
+    /// Any node speaks for any other and leads any group.
+    SenderUnchecked = "sender-unchecked",
+    /// A replica adopts any term.
+    TermJumpUnchecked = "term-jump-unchecked",
+    /// A transfer of leadership needs no announcement by the leader.
+    TransferUnannounced = "transfer-unannounced",
+    /// Entries of a leader are stored unread.
+    ReceivedEntryUnchecked = "received-entry-unchecked",
+    /// A received snapshot replaces the state before it is decoded.
+    ReceivedSnapshotUnchecked = "received-snapshot-unchecked",
 
     // Control.
     /// Leadership is transferred to a node that is stopping.
@@ -108,6 +118,10 @@ fail_points! {
     HeartbeatUnsplit = "heartbeat-unsplit",
     /// A node at 0:0 counts as up to date with a topic without messages, which may have had some.
     ZeroPositionLevel = "zero-position-level",
+    /// Claims are believed from any link, with any term.
+    ClaimUnchecked = "claim-unchecked",
+    /// Frames may have any position, number and count.
+    FrameUnchecked = "frame-unchecked",
 
     // Gateway and listener.
     /// However many frames are in flight to a client, one more is sent.
@@ -132,6 +146,8 @@ fail_points! {
     JoinAddressesIgnored = "join-addresses-ignored",
     /// The writer of the log ends with the first failed write.
     LogWriterEndsOnError = "log-writer-ends-on-error",
+    /// Nodes without a link call as often as they like.
+    CallsUnlimited = "calls-unlimited",
     /// A node is ready although one of its groups has no leader.
     ReadyWithoutLeader = "ready-without-leader",
     /// A shard that lost its majority makes every node unready.

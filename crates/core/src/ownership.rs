@@ -2,7 +2,8 @@
 //!
 //! A node that holds no replica of a shard cannot observe its Raft group, so an owner announces its
 //! ownership and its term on every link. Of two claims, the one with the higher term is newer. The table
-//! itself is not agreed on by consensus; the terms are, in the group of each shard.
+//! itself is not agreed on by consensus; the terms are, in the group of each shard. Which announcements a node
+//! believes is decided where they arrive.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +40,16 @@ impl ShardOwners {
             self.0.insert(claim.shard, claim);
         }
         is_newer
+    }
+
+    /// Stores a claim in place of whatever is known.
+    pub fn replace(&mut self, claim: OwnershipClaim) {
+        self.0.insert(claim.shard, claim);
+    }
+
+    /// Removes the claim to a shard.
+    pub fn remove(&mut self, shard: ShardId) {
+        self.0.remove(&shard);
     }
 
     /// The owner of a shard as far as known.

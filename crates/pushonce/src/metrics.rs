@@ -18,6 +18,7 @@ const METRICS: &[Metric] = &[
     HALTED_REPLICAS,
     LOG_LINES_DROPPED,
     DATA_WRITE_ERRORS,
+    PEER_CALLS_REJECTED,
     LED_GROUPS,
     TERM_MAX,
     OPEN_DESCRIPTORS,
@@ -65,6 +66,12 @@ pub(crate) const HALTED_REPLICAS: Metric = Metric::gauge(
     "Replicas of this node that have halted at a record that this build cannot read.",
 );
 
+pub(crate) const PEER_CALLS_REJECTED: Metric = Metric::counter(
+    "pushonce_peer_calls_rejected_total",
+    "Calls of nodes without a link that were rejected because there were too many, by call: join or identify.",
+)
+.with_labels(&["call"]);
+
 pub(crate) const LOG_LINES_DROPPED: Metric = Metric::counter(
     "pushonce_log_lines_dropped_total",
     "Log lines that were dropped, by reason: full (the output is stuck or too slow) or failed (the system \
@@ -74,7 +81,8 @@ pub(crate) const LOG_LINES_DROPPED: Metric = Metric::counter(
 
 pub(crate) const DATA_WRITE_ERRORS: Metric = Metric::counter(
     "pushonce_data_write_errors_total",
-    "Failed writes of files without which the node continues to run, by file: peers or times.json.",
+    "Failed writes of files without which the node continues to run, by file: peers, times.json \
+     or identity.json.",
 )
 .with_labels(&["file"]);
 

@@ -2,6 +2,7 @@
 
 mod address_conflict;
 mod bootstrap;
+mod call_limits;
 mod clocks;
 mod cluster_log;
 mod cluster_topics;
@@ -50,8 +51,8 @@ use pushonce_peer::{PeerAddresses, PeerTransport};
 use pushonce_relay::Relay;
 use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender, channel};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,7 @@ use crate::config::Config;
 use crate::metrics;
 use address_conflict::ForeignCallers;
 use bootstrap::Bootstrap;
+use call_limits::CallLimits;
 use clocks::NodeClocks;
 use cluster_log::ClusterLog;
 use cluster_topics::ClusterTopics;
@@ -314,6 +316,8 @@ impl Node {
             transport: transport.clone(),
             caller_addresses: caller_sender,
             foreign_callers: Arc::new(ForeignCallers::default()),
+            call_limits: Arc::new(CallLimits::default()),
+            join_permits: Arc::new(Semaphore::new(membership::JOINS_MAX)),
             development: config.is_development,
         };
         let discovery = Discovery {
@@ -587,6 +591,8 @@ async fn distribute_views(
                 tracing::info!(%version, "the cluster version is raised");
             }
             metrics::CLUSTER_VERSION.register_gauge(&[]).set(f64::from(version.0));
+            let core = newest_view.members.values().filter(|member| member.roles.core);
+            engine.set_cluster_nodes(core.map(|member| member.id).collect(), newest_view.next_id);
             peer_addresses
                 .replace(newest_view.members.values().map(address).collect(), newest_view.next_id);
             view.send_replace(newest_view);

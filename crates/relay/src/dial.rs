@@ -15,8 +15,9 @@ use crate::link::PeerLink;
 use crate::send_queue::SendQueue;
 use crate::version_conflicts::VersionConflicts;
 
-/// A batch has at most 256 KiB of payload, or one message of at most 1 MiB, plus framing.
-pub(crate) const DECODE_BYTES_MAX: usize = 8 << 20;
+/// Maximum size of a batch. A node puts frames of 256 KiB into one, and then one more, which may have a message of
+/// 1 MiB; framing adds up to 1.3 MiB if all of them are tiny. A larger batch is rejected before it is received.
+pub(crate) const DECODE_BYTES_MAX: usize = 4 << 20;
 
 /// Timeout of the answer to a new link, which the peer gives without any other work.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);

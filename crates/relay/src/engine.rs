@@ -1,13 +1,14 @@
 //! The decisions of a relay as a pure state machine: events in, effects out; no clock, socket or task.
 
 mod audience;
+mod claims;
 mod continuity;
 mod downstream;
 mod effect;
 mod fetches;
 mod freshness;
-mod gossip;
 mod links;
+mod ownership;
 mod publishes;
 mod recent_messages;
 mod replication_table;
@@ -21,24 +22,26 @@ mod time_tracker;
 mod topic_replication;
 mod upstream;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use pushonce_core::{
     ClusterView, FetchError, HistoryPage, HistoryRange, Message, NodeId, OwnershipClaim, Position,
-    Publish, ShardId, SubscriberCount, Timestamp, Topic,
+    Publish, ShardId, SubscriberCount, Term, Timestamp, Topic,
 };
 use pushonce_proto::peer::PeerFrame;
 
 use crate::Config;
 use audience::AudienceCounter;
 pub(crate) use audience::COUNT_TOPICS_PER_TICK;
+use claims::ClaimTable;
 use effect::ReadPurpose;
 pub(crate) use effect::{EngineEffect, FRAME_BYTES_MAX};
 use fetches::{FetchRequester, PendingFetches};
 use freshness::Freshness;
 use links::LinkTable;
+use ownership::ClaimDisputes;
 use publishes::PendingPublishes;
 use replication_table::ReplicationTable;
 use routes::RoutingTable;
@@ -66,6 +69,9 @@ pub(crate) enum EngineEvent {
     Claim(OwnershipClaim),
     /// This node does not lead a shard, or its leadership is in doubt.
     ClaimRevoked(ShardId),
+    /// The replica of this node is a voter of a shard and follows this leader; `None`: it follows none, or is no
+    /// voter.
+    LeaderObserved(ShardId, Option<(NodeId, Term)>),
     /// The sink subscribes to a topic.
     Watch { topic: Topic, after: Option<Position> },
     /// The sink unsubscribes from a topic.
@@ -91,6 +97,8 @@ pub(crate) enum EngineEvent {
 pub(crate) struct Engine {
     config: Config,
     routes: RoutingTable,
+    claims: ClaimTable,
+    disputes: ClaimDisputes,
     links: LinkTable,
     replications: ReplicationTable,
     /// Topics that advanced since the last heartbeat.
@@ -135,6 +143,8 @@ impl Engine {
             freshness: Freshness::new(view.shards.get(), now),
             audience: AudienceCounter::new(now),
             routes: RoutingTable::new(config.me, view),
+            claims: ClaimTable::default(),
+            disputes: ClaimDisputes::new(now),
             config,
             links: LinkTable::default(),
             replications: ReplicationTable::default(),
@@ -160,7 +170,10 @@ impl Engine {
             EngineEvent::Committed { messages, since } => self.on_committed(messages, since, now),
             EngineEvent::CommittedDropped => self.refollow_local(None, now),
             EngineEvent::Claim(claim) => self.on_local_claim(claim, now),
-            EngineEvent::ClaimRevoked(shard) => self.freshness.set_leased(shard, false),
+            EngineEvent::ClaimRevoked(shard) => self.on_claim_revoked(shard, now),
+            EngineEvent::LeaderObserved(shard, leader) => {
+                self.on_leader_observed(shard, leader, now);
+            }
             EngineEvent::Watch { topic, after } => self.on_watch(&topic, after, now),
             EngineEvent::Unwatch { topic } => self.on_unwatch(&topic, now),
             EngineEvent::SubscriberCounts(counts) => self.on_local_counts(counts),
@@ -189,6 +202,9 @@ impl Engine {
         }
         match frame {
             PeerFrame::Claim(claim) => self.on_claim(claim, from, now),
+            PeerFrame::ClaimRefuted { shard, owner, term } => {
+                self.on_claim_refuted(from, shard, owner, term, now);
+            }
             PeerFrame::Publish { id, publish } => {
                 self.effects.push(EngineEffect::SubmitPublish { from, id, publish })
             }
@@ -210,7 +226,7 @@ impl Engine {
                 if clock > Timestamp(0) {
                     self.effects.push(EngineEffect::PeerClock(from, clock));
                 }
-                self.on_log_times(log_times);
+                self.on_peer_log_times(from, log_times);
                 self.on_stale_shards(from, &stale_shards, now);
                 self.on_heartbeat(from, heads, now);
             }
@@ -229,8 +245,8 @@ impl Engine {
 
     fn on_link_up(&mut self, node: NodeId, now: Instant) {
         self.links.insert(node, now);
-        // All known claims, not only this node's: the peer may have no link to the owner.
-        let claims = self.routes.owners().claims().cloned();
+        // Also those that this node vouches for: the peer may have no link to the owner.
+        let claims = self.claims.announced_by(self.config.me).cloned();
         self.effects.extend(claims.map(|claim| EngineEffect::Send(node, PeerFrame::Claim(claim))));
         // A newly started owner waits for the clocks of its peers.
         let heartbeat = self.heartbeat_for(node, Vec::new(), now);
@@ -267,37 +283,6 @@ impl Engine {
         }
     }
 
-    /// Handles this node's claim of a shard. If the claim was known already, the leadership was in doubt and
-    /// messages may have been committed that were not handed over.
-    fn on_local_claim(&mut self, claim: OwnershipClaim, now: Instant) {
-        let shard = claim.shard;
-        self.freshness.set_leased(shard, true);
-        self.on_claim(claim, self.config.me, now);
-        self.refollow_local(Some(shard), now);
-    }
-
-    /// Handles an owner's claim, possibly forwarded by another node. A new claim is forwarded, because a node
-    /// without a link to the owner depends on it.
-    fn on_claim(&mut self, claim: OwnershipClaim, from: NodeId, now: Instant) {
-        let previous_owner = self.routes.owners().owner_of(claim.shard);
-        if !self.routes.apply_claim(claim.clone()) {
-            return;
-        }
-        if claim.owner == self.config.me && previous_owner != Some(claim.owner) {
-            self.audience.start_settling(claim.shard, now + self.config.count_settle_delay);
-        }
-        let me = self.config.me;
-        let linked = self.links.nodes();
-        let targets =
-            if from == me { linked.collect() } else { gossip::gossip_targets(me, linked) };
-        let others = targets.into_iter().filter(|&node| node != from && node != claim.owner);
-        let sends = others.map(|node| EngineEffect::Send(node, PeerFrame::Claim(claim.clone())));
-        self.effects.extend(sends);
-        self.effects.push(EngineEffect::OwnersChanged(self.routes.owners().clone()));
-        self.publishes_on_owner_changed(claim.shard, claim.owner, now);
-        self.reroute(Some(claim.shard), now);
-    }
-
     fn on_tick(&mut self, now: Instant) {
         let tick_topics = self.replications.topics_needing_tick();
         self.remove_idle_topics(&tick_topics, now);
@@ -311,6 +296,8 @@ impl Engine {
             }
         }
         self.start_waiting_downstreams(&tick_topics, now);
+        self.resolve_disputes(now);
+        self.repeat_claims(now);
         self.expire_publishes(now);
         self.retry_fetches(now);
         if self.heartbeat_due <= now {
@@ -371,6 +358,13 @@ impl Engine {
                 self.effects.push(EngineEffect::Read { purpose, topic, range });
             }
         }
+    }
+
+    /// The shards of which this node cannot confirm that it has every message, for longer than a failover takes.
+    pub(crate) fn stale_shards_here(&self, now: Instant) -> BTreeSet<ShardId> {
+        let shards = self.routes.view().shards.ids();
+        let is_stale = |shard: &ShardId| self.freshness.age(*shard, now) >= self.config.stale_after;
+        shards.filter(is_stale).collect()
     }
 
     /// Returns an id that was not used before.

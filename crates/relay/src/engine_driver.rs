@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
     Acknowledgement, ClusterView, FetchError, HistoryPage, NodeId, OverloadReason, Publish,
-    PublishError, ShardOwners,
+    PublishError, ShardId, ShardOwners,
 };
 use pushonce_proto::peer::PeerFrame;
 use pushonce_telemetry::LogLimiter;
@@ -38,6 +38,7 @@ pub(crate) struct EngineDriver {
     owners: watch::Sender<Arc<ShardOwners>>,
     reachable: watch::Sender<BTreeSet<NodeId>>,
     stopping: watch::Sender<BTreeSet<NodeId>>,
+    stale_shards: watch::Sender<BTreeSet<ShardId>>,
     round_trips: watch::Sender<BTreeMap<NodeId, Duration>>,
     links: BTreeMap<NodeId, ActiveLink>,
     link_limiters: BTreeMap<NodeId, LinkLogLimiters>,
@@ -93,6 +94,7 @@ pub(crate) struct EngineDriverParts {
     pub(crate) owners: watch::Sender<Arc<ShardOwners>>,
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
     pub(crate) stopping: watch::Sender<BTreeSet<NodeId>>,
+    pub(crate) stale_shards: watch::Sender<BTreeSet<ShardId>>,
     pub(crate) round_trips: watch::Sender<BTreeMap<NodeId, Duration>>,
     /// Where the readers of links send their events.
     pub(crate) link_event_sender: mpsc::Sender<LinkEvent>,
@@ -101,7 +103,8 @@ pub(crate) struct EngineDriverParts {
 impl EngineDriver {
     pub(crate) fn new(parts: EngineDriverParts) -> EngineDriver {
         let EngineDriverParts { config, view, source, sink, clocks, owners, .. } = parts;
-        let EngineDriverParts { reachable, stopping, round_trips, link_event_sender, .. } = parts;
+        let EngineDriverParts { reachable, stopping, stale_shards, round_trips, .. } = parts;
+        let EngineDriverParts { link_event_sender, .. } = parts;
         let engine = Engine::new(config.as_ref().clone(), view.clone(), Instant::now().into_std());
         EngineDriver {
             config,
@@ -113,6 +116,7 @@ impl EngineDriver {
             owners,
             reachable,
             stopping,
+            stale_shards,
             round_trips,
             links: BTreeMap::new(),
             link_limiters: BTreeMap::new(),
@@ -145,6 +149,12 @@ impl EngineDriver {
         let (clock, log_times) = (self.clocks.local_time(), self.source.log_times());
         self.handle(EngineEvent::Times { clock, log_times });
         self.handle(EngineEvent::Tick);
+        let stale_shards = self.engine.stale_shards_here(Instant::now().into_std());
+        self.stale_shards.send_if_modified(|known| {
+            let changed = *known != stale_shards;
+            *known = stale_shards;
+            changed
+        });
     }
 
     /// Passes an event to the engine and performs all effects that result from it.
@@ -190,6 +200,7 @@ impl EngineDriver {
                 send_reply(self.pending_fetches.remove(&id), result)
             }
             EngineEffect::OwnersChanged(known) => drop(owners.send_replace(Arc::new(known))),
+            EngineEffect::Rejected(node, kind) => report_rejected(node, kind),
             EngineEffect::ResetLink(node) => return self.reset_link(node, "protocol_error"),
         }
         None
@@ -348,6 +359,9 @@ impl EngineDriver {
         for (shard, claim) in events.claims {
             self.handle(claim.map_or(EngineEvent::ClaimRevoked(shard), EngineEvent::Claim));
         }
+        for (shard, leader) in events.leaders {
+            self.handle(EngineEvent::LeaderObserved(shard, leader));
+        }
         if events.committed_dropped {
             if let Some(suppressed) = self.overflow_limiter.allow(now()) {
                 tracing::warn!(
@@ -423,6 +437,15 @@ impl EngineDriver {
 /// The time for the limiters of log lines.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
+}
+
+/// Counts what a peer sent and no correct node sends.
+fn report_rejected(node: NodeId, kind: &'static str) {
+    static LIMITER: LogLimiter = LogLimiter::new();
+    metrics::REJECTED_FRAMES.register_counter(&[kind]).increment(1);
+    if let Some(suppressed) = LIMITER.allow(now()) {
+        tracing::warn!(peer = %node, kind, suppressed, "rejected what a peer announced");
+    }
 }
 
 fn send_reply<T>(reply: Option<oneshot::Sender<T>>, value: T) {

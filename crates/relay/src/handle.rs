@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
     Acknowledgement, FetchError, HistoryPage, HistoryRange, Message, NodeId, OverloadReason,
-    OwnershipClaim, Position, Publish, PublishError, ShardId, ShardOwners, Topic,
+    OwnershipClaim, Position, Publish, PublishError, ShardId, ShardOwners, Term, Topic,
     UnavailableReason, VersionConflict,
 };
 use tokio::sync::{oneshot, watch};
@@ -22,6 +22,7 @@ pub struct Handle {
     pub(crate) owners: watch::Receiver<Arc<ShardOwners>>,
     pub(crate) reachable: watch::Receiver<BTreeSet<NodeId>>,
     pub(crate) stopping: watch::Receiver<BTreeSet<NodeId>>,
+    pub(crate) stale_shards: watch::Receiver<BTreeSet<ShardId>>,
     pub(crate) round_trips: watch::Receiver<BTreeMap<NodeId, Duration>>,
     pub(crate) conflicts: watch::Receiver<BTreeMap<NodeId, VersionConflict>>,
 }
@@ -61,6 +62,18 @@ impl Handle {
     /// topics become stale unless [`Handle::announce_claim`] follows.
     pub fn revoke_claim(&self, shard: ShardId) {
         self.inbox.set_claim(shard, None);
+    }
+
+    /// Announces the leader and term that the replica of this node follows as a voter of the shard; `None` when it
+    /// follows none, or is no voter. This node then vouches for the claim of that leader.
+    pub fn observe_leader(&self, shard: ShardId, leader: Option<(NodeId, Term)>) {
+        self.inbox.set_leader(shard, leader);
+    }
+
+    /// The shards of which this node could not confirm for [`Config::stale_after`](crate::Config::stale_after)
+    /// that it has every message.
+    pub fn stale_shards(&self) -> watch::Receiver<BTreeSet<ShardId>> {
+        self.stale_shards.clone()
     }
 
     /// Publishes through the owner `owner`. The call itself takes the place in the link's queue, not the

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use pushonce_core::{
     Acknowledgement, FetchError, HistoryPage, HistoryRange, Message, NodeId, OwnershipClaim,
-    Position, Publish, PublishError, ShardId, Topic,
+    Position, Publish, PublishError, ShardId, Term, Topic,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -37,6 +37,8 @@ pub(crate) struct Inbox {
 pub(crate) struct LocalEvents {
     /// `None`: this node does not lead the shard, or its leadership is in doubt.
     pub(crate) claims: BTreeMap<ShardId, Option<OwnershipClaim>>,
+    /// The leaders that the replicas of this node follow.
+    pub(crate) leaders: BTreeMap<ShardId, Option<(NodeId, Term)>>,
     /// By topic: `Some(after)` to watch, `None` to unwatch.
     pub(crate) watches: HashMap<Topic, Option<Option<Position>>>,
     pub(crate) requests: Vec<RelayRequest>,
@@ -82,6 +84,7 @@ impl LocalEvents {
         let is_only_committed = !self.committed_dropped
             && !self.stopping
             && self.claims.is_empty()
+            && self.leaders.is_empty()
             && self.watches.is_empty()
             && self.requests.is_empty();
         is_only_committed.then(|| mem::take(&mut self.committed))
@@ -135,6 +138,11 @@ impl Inbox {
         let committed = self.lock().take_committed_if_only()?;
         driver.on_committed(committed);
         Some(())
+    }
+
+    pub(crate) fn set_leader(&self, shard: ShardId, leader: Option<(NodeId, Term)>) {
+        self.lock().leaders.insert(shard, leader);
+        self.notify.notify_one();
     }
 
     pub(crate) fn set_claim(&self, shard: ShardId, claim: Option<OwnershipClaim>) {

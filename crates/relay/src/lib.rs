@@ -19,13 +19,18 @@
 //! - When this node cannot guarantee that a topic is complete, the sink is notified with
 //!   [`TopicSink::on_stale`] about three seconds after the last moment at which it could, whichever part of
 //!   the path to the owner is broken, and with [`TopicSink::on_fresh`] when the condition ends.
+//! - A claim is believed from its owner, or from a voter of the shard whose replica follows that owner
+//!   ([`Handle::observe_leader`]). A leader that keeps its lease refutes the claim of another node within two
+//!   seconds, and all nodes return to its own. An owner repeats its claims every ten seconds.
+//! - A peer cannot end the relay with what it sends: a frame that cannot be decoded, or has a position or count
+//!   that is impossible, is skipped and counted; a batch above 4 MiB ends the link before it is received.
 //! - A peer whose versions do not overlap with those of this node is rejected with the reason, and so is this
 //!   node by it ([`Handle::version_conflicts`]).
 //!
 //! # Non-goals
 //!
 //! Client sockets, Raft, and the decision which node should own a shard. Links from other clusters, from
-//! removed nodes, and links opened by the higher node id are rejected. The relay stores nothing except a few
+//! nodes that are no members, and links opened by the higher node id are rejected. The relay stores nothing except a few
 //! recent messages of each watched topic; history belongs to the [`ShardSource`].
 //!
 //! # Data flow
@@ -65,6 +70,7 @@
 //! - Claim only shards that this node leads, and revoke a claim as soon as it is in doubt
 //!   ([`Handle::revoke_claim`]).
 //! - Pass only positions that the cluster assigned to [`Handle::watch`].
+//! - Announce the leader that each replica follows as a voter ([`Handle::observe_leader`]).
 //! - Limit the history of a topic to [`Config::link_bytes_max`].
 //!
 //! ```no_run
@@ -97,6 +103,7 @@ mod config;
 mod dial;
 mod engine;
 mod engine_driver;
+mod frame_check;
 mod handle;
 mod inbox;
 mod link;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
+use crate::frame_check;
 use crate::metrics;
 use crate::send_queue::SendQueue;
 
@@ -89,17 +90,26 @@ fn check_version(frames: &pb::LinkFrames) -> Result<(), UnsupportedVersion> {
 /// meant for this node; in this version, the hole that a skipped frame leaves is detected and repaired.
 fn decode_frames(node: NodeId, frames: pb::LinkFrames) -> Vec<PeerFrame> {
     let decoded = frames.frames.into_iter().filter_map(|frame| match PeerFrame::try_from(frame) {
+        Ok(frame) if !frame_check::is_plausible(&frame) => {
+            metrics::REJECTED_FRAMES.register_counter(&["position"]).increment(1);
+            log_invalid(node, "a number in it is beyond every possible one");
+            None
+        }
         Ok(frame) => Some(copy_small_payloads(frame)),
         Err(error) => {
-            static LIMITER: LogLimiter = LogLimiter::new();
-            if let Some(suppressed) = LIMITER.allow(Instant::now()) {
-                tracing::warn!(peer = %node, %error, suppressed, "skipped an invalid frame");
-            }
+            log_invalid(node, error);
             metrics::INVALID_FRAMES.register_counter(&[]).increment(1);
             None
         }
     });
     decoded.collect()
+}
+
+fn log_invalid(node: NodeId, error: impl std::fmt::Display) {
+    static LIMITER: LogLimiter = LogLimiter::new();
+    if let Some(suppressed) = LIMITER.allow(Instant::now()) {
+        tracing::warn!(peer = %node, %error, suppressed, "skipped an invalid frame");
+    }
 }
 
 /// Copies small payloads out of the receive buffer. Payloads are slices of it, and a small one that is kept

@@ -10,6 +10,7 @@ pub const METRICS: &[Metric] = &[
     SENT_MESSAGES,
     SENT_BYTES,
     INVALID_FRAMES,
+    REJECTED_FRAMES,
     INBOX_OVERFLOWS,
     VERSION_CONFLICTS,
 ];
@@ -61,6 +62,14 @@ pub(crate) const INVALID_FRAMES: Metric = Metric::counter(
     "pushonce_relay_invalid_frames_total",
     "Frames of peers that could not be decoded and were skipped.",
 );
+
+pub(crate) const REJECTED_FRAMES: Metric = Metric::counter(
+    "pushonce_relay_rejected_frames_total",
+    "Announcements of peers that were not believed, by kind: claim (a shard was claimed by a node that may not claim \
+     it, or with an absurd term), false_claim (a node claimed a shard that this node leads), or position (a position, \
+     number or count beyond every possible one).",
+)
+.with_labels(&["kind"]);
 
 pub(crate) const INBOX_OVERFLOWS: Metric = Metric::counter(
     "pushonce_relay_inbox_overflows_total",

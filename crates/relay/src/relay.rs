@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{ClusterView, NodeId, ShardOwners};
+use pushonce_core::{ClusterView, NodeId, ShardId, ShardOwners};
 use pushonce_peer::PeerTransport;
 use pushonce_proto::pb::peer::v1::relay_service_server::RelayServiceServer;
 use tokio::sync::{mpsc, watch};
@@ -29,6 +29,7 @@ pub struct Relay {
     pub(crate) owners: watch::Sender<Arc<ShardOwners>>,
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
     pub(crate) stopping: watch::Sender<BTreeSet<NodeId>>,
+    pub(crate) stale_shards: watch::Sender<BTreeSet<ShardId>>,
     pub(crate) round_trips: watch::Sender<BTreeMap<NodeId, Duration>>,
     pub(crate) link_sender: mpsc::Sender<PeerLink>,
     pub(crate) link_receiver: mpsc::Receiver<PeerLink>,
@@ -61,6 +62,7 @@ impl Relay {
         let (owners, owners_receiver) = watch::channel(Arc::new(ShardOwners::default()));
         let (reachable, reachable_receiver) = watch::channel(BTreeSet::from([config.me]));
         let (stopping, stopping_receiver) = watch::channel(BTreeSet::new());
+        let (stale_shards, stale_shards_receiver) = watch::channel(BTreeSet::new());
         let (round_trips, round_trips_receiver) = watch::channel(BTreeMap::new());
         let (link_sender, link_receiver) = mpsc::channel(PENDING_LINKS_MAX);
         let conflicts = VersionConflicts::default();
@@ -69,6 +71,7 @@ impl Relay {
             owners: owners_receiver,
             reachable: reachable_receiver,
             stopping: stopping_receiver,
+            stale_shards: stale_shards_receiver,
             round_trips: round_trips_receiver,
             conflicts: conflicts.subscribe(),
         };
@@ -84,6 +87,7 @@ impl Relay {
             owners,
             reachable,
             stopping,
+            stale_shards,
             round_trips,
             link_sender,
             link_receiver,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use pushonce_core::ClusterView;
+use pushonce_core::{ClusterView, NodeId};
 use pushonce_peer::{AcceptedPeer, GreetingError, PeerTransport};
 use pushonce_proto::pb::peer::v1 as pb;
 use tokio::sync::{mpsc, watch};
@@ -33,6 +33,7 @@ impl RelayService {
             self.record_conflict(&error);
             self.transport.reject(&error)
         })?;
+        self.check_member(peer.node)?;
         let me = self.config.me;
         if peer.node >= me {
             let node = peer.node;
@@ -41,6 +42,16 @@ impl RelayService {
             )));
         }
         Ok(peer)
+    }
+
+    /// Rejects a caller that is no member. A caller has a lower id than this node, so it joined earlier, and every
+    /// view of this node names it.
+    fn check_member(&self, caller: NodeId) -> Result<(), Status> {
+        let view = self.view.borrow();
+        if !view.is_known() || view.member(caller).is_some() || caller >= view.next_id {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("{caller} is not a member of the cluster")))
     }
 
     /// Records a version conflict, only for members: any client can claim any id.

@@ -46,7 +46,14 @@ impl RelayTask {
     pub(crate) fn new(relay: Relay, sink: Arc<dyn TopicSink>) -> RelayTask {
         let Relay { config, transport, mut view, source, clocks, inbox, owners, .. } = relay;
         let Relay {
-            reachable, stopping, round_trips, link_sender, link_receiver, conflicts, ..
+            reachable,
+            stopping,
+            stale_shards,
+            round_trips,
+            link_sender,
+            link_receiver,
+            conflicts,
+            ..
         } = relay;
         let (link_event_sender, link_events) = mpsc::channel(LINK_EVENTS_MAX);
         let current_view = view.borrow_and_update().clone();
@@ -59,6 +66,7 @@ impl RelayTask {
             owners,
             reachable,
             stopping,
+            stale_shards,
             round_trips,
             link_event_sender,
         };

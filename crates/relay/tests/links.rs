@@ -240,8 +240,12 @@ impl RelayCluster {
 
     async fn set_owner(&mut self, owner: u64) {
         self.term += 1;
-        self.log.0.lock().expect("no panic").0 = NodeId(owner);
+        let previous =
+            std::mem::replace(&mut self.log.0.lock().expect("no panic").0, NodeId(owner));
         let shard = self.topic.shard(ShardCount::DEFAULT);
+        if let Some(previous) = self.nodes.get(&previous) {
+            previous.handle.revoke_claim(shard);
+        }
         let claim = test_util::claim(shard.0, owner, self.term);
         self.node(owner).handle.announce_claim(claim);
         for node in self.nodes.values() {
@@ -502,16 +506,107 @@ async fn unacceptable_peer_is_rejected_with_what_to_change() {
         let mut client = pb::relay_service_client::RelayServiceClient::connect(address.clone())
             .await
             .expect("up");
-        let mut request = tonic::Request::new(tokio_stream::pending());
-        let metadata = request.metadata_mut();
-        metadata.insert("pushonce-cluster", cluster.to_string().parse().expect("ASCII"));
-        metadata.insert("pushonce-from", from.parse().expect("ASCII"));
-        metadata.insert("pushonce-to", to.parse().expect("ASCII"));
-        if let Some(versions) = versions {
-            metadata.insert("pushonce-versions", versions.parse().expect("ASCII"));
-        }
+        let request = greeted(tokio_stream::pending(), cluster, from, to, versions.as_deref());
         let refused = client.link(request).await.expect_err("the peer is unacceptable");
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         assert!(refused.message().contains(expected), "{}", refused.message());
     }
+}
+
+fn greeted<T>(
+    body: T,
+    cluster: ClusterId,
+    from: &str,
+    to: &str,
+    versions: Option<&str>,
+) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(body);
+    let metadata = request.metadata_mut();
+    metadata.insert("pushonce-cluster", cluster.to_string().parse().expect("ASCII"));
+    metadata.insert("pushonce-from", from.parse().expect("ASCII"));
+    metadata.insert("pushonce-to", to.parse().expect("ASCII"));
+    if let Some(versions) = versions {
+        metadata.insert("pushonce-versions", versions.parse().expect("ASCII"));
+    }
+    request
+}
+
+/// Node 1 is stopped, and a process with its id sends forged frames to node 3. Node 2 owns the topic.
+#[tokio::test]
+async fn forged_frames_of_a_member_change_nothing_and_an_oversized_one_ends_its_link() {
+    use pb::link_frame::Frame;
+    let mut cluster = RelayCluster::start(3).await;
+    cluster.set_owner(2).await;
+    let topic = cluster.topic.clone();
+    cluster.node(3).handle.watch(&topic, None);
+    cluster.node(3).expect_event(SinkEvent::Live(Position::ZERO)).await;
+    cluster.kill(1);
+    cluster.node(3).wait_for_reachable(&[2, 3]).await;
+
+    let address = format!("http://{}", cluster.node(3).address);
+    let mut client =
+        pb::relay_service_client::RelayServiceClient::connect(address).await.expect("up");
+    let version = VersionRange::SUPPORTED.min;
+    let offer = VersionOffer { supported: VersionRange::single(version), agreed: version };
+    let (frames, receiver) = mpsc::channel(8);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let request = greeted(stream, CLUSTER, "n1", "n3", Some(&offer.to_string()));
+    let mut replies = client.link(request).await.expect("a member").into_inner();
+    let send = async |sent: Vec<Frame>| {
+        let sent = sent.into_iter().map(|frame| pb::LinkFrame { frame: Some(frame) }).collect();
+        let version = version.0.into();
+        frames.send(pb::LinkFrames { frames: sent, version }).await.expect("the link is up");
+    };
+    let shard = topic.shard(ShardCount::DEFAULT).0.into();
+    let claim = |owner, term| {
+        let (voters, membership) = (vec![1, owner], 1);
+        Frame::Claim(pb::OwnershipClaim {
+            shard,
+            owner,
+            term,
+            membership,
+            voters,
+            learners: vec![],
+        })
+    };
+    let head = Some(pb::Position { epoch: u64::MAX, offset: u64::MAX });
+    let message =
+        pb::Message { position: head, content_type: "text".to_owned(), ..Default::default() };
+    let forged = vec![
+        claim(1, u64::MAX),
+        claim(2, u64::MAX),
+        claim(3, 9),
+        Frame::ClaimRefuted(pb::ClaimRefuted { shard, owner: 2, term: 1 }),
+        Frame::Interested(pb::Interested {
+            number: 1,
+            answer: Some(pb::interested::Answer::Head(head.unwrap_or_default())),
+        }),
+        Frame::Deliver(pb::Deliver { number: 1, messages: vec![message], age_us: None }),
+        Frame::Heartbeat(pb::Heartbeat {
+            heads: vec![pb::Head { number: 1, position: head }],
+            ..Default::default()
+        }),
+    ];
+    send(forged).await;
+    // The reply shows that the frames before were handled.
+    let topic_name = topic.as_str().to_owned();
+    send(vec![Frame::Fetch(pb::Fetch { id: 7, topic: topic_name, range: None })]).await;
+    let range = Some(pb::fetch::Range::All(true));
+    let topic_name = topic.as_str().to_owned();
+    send(vec![Frame::Fetch(pb::Fetch { id: 8, topic: topic_name, range })]).await;
+    let is_reply = |frame: &pb::LinkFrame| matches!(&frame.frame, Some(Frame::Fetched(fetched)) if fetched.id == 8);
+    let replied = async {
+        while !replies.message().await.expect("up").expect("up").frames.iter().any(is_reply) {}
+    };
+    timeout(Duration::from_secs(10), replied).await.expect("in time");
+    cluster.node(3).wait_for_owner(&topic, 2).await;
+    let publish = cluster.publish(3, 2).await;
+    assert!(publish.is_ok(), "{publish:?}");
+    cluster.node(3).expect_messages(1, 1).await;
+
+    let publish = pb::PublishRequest { payload: vec![0; 5 << 20].into(), ..Default::default() };
+    send(vec![Frame::Publish(publish)]).await;
+    let ended = async { while let Ok(Some(_)) = replies.message().await {} };
+    timeout(Duration::from_secs(10), ended).await.expect("the link ends");
+    cluster.node(3).wait_for_reachable(&[2, 3]).await;
 }

@@ -26,6 +26,10 @@ impl StateMachine for ReplayMachine {
         EntryBatch::decode(entry).map(drop)
     }
 
+    fn check_snapshot(_: GroupId, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
+        ShardState::restore(snapshot).map(drop)
+    }
+
     fn snapshot(&self) -> StateSnapshot {
         capture(self.state.clone())
     }

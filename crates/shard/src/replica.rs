@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use pushonce_consensus::{EntryId, GroupStatus, RaftGroup, StateMachine, StateSnapshot};
+use pushonce_consensus::{EntryId, GroupId, GroupStatus, RaftGroup, StateMachine, StateSnapshot};
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{
     Acknowledgement, AgreedVersion, ClusterVersion, Durability, FailPoint, FetchError, HistoryPage,
@@ -398,17 +398,17 @@ impl StateMachine for ShardReplica {
         EntryBatch::decode(entry).map(drop)
     }
 
+    fn check_snapshot(group: GroupId, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
+        decode_snapshot(group.as_shard(), snapshot).map(drop)
+    }
+
     fn snapshot(&self) -> StateSnapshot {
         let state = self.shared.read().clone();
         StateSnapshot::new(move |to| state.encode(to))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
-        let restored = ShardState::restore(snapshot)?;
-        if restored.id() != self.shared.id {
-            let reason = format!("the snapshot is of {}, not of {}", restored.id(), self.shared.id);
-            return Err(VersionedDecodeError::Corrupt(reason));
-        }
+        let restored = decode_snapshot(Some(self.shared.id), snapshot)?;
         let mut state = self.shared.write();
         *state = restored;
         // Only a replica that does not lead restores a snapshot: its memory is not used again.
@@ -418,6 +418,20 @@ impl StateMachine for ShardReplica {
         self.shared.update_quota(&state, &memory);
         Ok(())
     }
+}
+
+/// Decodes a snapshot, which must be one of `shard`.
+fn decode_snapshot(
+    shard: Option<ShardId>,
+    snapshot: &[u8],
+) -> Result<ShardState, VersionedDecodeError> {
+    let state = ShardState::restore(snapshot)?;
+    if Some(state.id()) != shard {
+        let expected = shard.map_or("no shard".to_owned(), |shard| shard.to_string());
+        let reason = format!("the snapshot is of {}, not of {expected}", state.id());
+        return Err(VersionedDecodeError::Corrupt(reason));
+    }
+    Ok(state)
 }
 
 /// The durability of a topic by these settings.

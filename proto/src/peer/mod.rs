@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    Acknowledgement, FetchError, Gap, HistoryRange, Message, OwnershipClaim, Position, Publish,
-    PublishError, ShardId, SubscriberCount, Timestamp, Topic,
+    Acknowledgement, FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim, Position,
+    Publish, PublishError, ShardId, SubscriberCount, Term, Timestamp, Topic,
 };
 
 use crate::pb::peer::v1 as pb;
@@ -19,8 +19,17 @@ use crate::pb::peer::v1 as pb;
 /// A frame of a link between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerFrame {
-    /// The sender leads a shard.
+    /// A node leads a shard: the sender, or a node of whose leadership the sender's replica knows.
     Claim(OwnershipClaim),
+    /// The sender leads a shard that another node has claimed.
+    ClaimRefuted {
+        /// The shard.
+        shard: ShardId,
+        /// The node that claimed it.
+        owner: NodeId,
+        /// The term of its claim.
+        term: Term,
+    },
     /// A publish for a topic whose shard the receiver owns.
     Publish {
         /// The id that the response repeats.
@@ -191,6 +200,7 @@ impl PeerFrame {
                 PeerFrame::Audience { counts } => counts.len() * 16,
                 PeerFrame::Claim(claim) => (claim.voters.len() + claim.learners.len()) * 8,
                 PeerFrame::Stopping
+                | PeerFrame::ClaimRefuted { .. }
                 | PeerFrame::Published { .. }
                 | PeerFrame::Withdraw { .. }
                 | PeerFrame::Interested { .. }

@@ -112,6 +112,14 @@ impl TryFrom<pb::LinkFrame> for PeerFrame {
                     })
                     .collect(),
             },
+            Wire::ClaimRefuted(pb::ClaimRefuted { shard, owner, term }) => {
+                PeerFrame::ClaimRefuted {
+                    shard: decode_shard_id("claim_refuted.shard", shard)?,
+                    owner: decode_node(owner)
+                        .ok_or_else(|| InvalidField::missing("claim_refuted.owner"))?,
+                    term: Term(term),
+                }
+            }
             Wire::Stopping(pb::Stopping {}) => PeerFrame::Stopping,
             Wire::Audience(audience) => PeerFrame::Audience {
                 counts: audience

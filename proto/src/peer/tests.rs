@@ -142,6 +142,9 @@ fn frame() -> impl Strategy<Value = PeerFrame> {
             PeerFrame::SubscriberCounts { counts: counts.into_iter().map(count).collect() }
         }),
         vec((any::<u32>(), any::<u64>()), 0..3).prop_map(|counts| PeerFrame::Audience { counts }),
+        (any::<u16>(), node(), any::<u64>()).prop_map(|(shard, owner, term)| {
+            PeerFrame::ClaimRefuted { shard: ShardId(shard), owner, term: Term(term) }
+        }),
         Just(PeerFrame::Stopping),
     ]
 }

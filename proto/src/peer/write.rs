@@ -96,6 +96,10 @@ impl From<PeerFrame> for pb::LinkFrame {
                         .collect(),
                 })
             }
+            PeerFrame::ClaimRefuted { shard, owner, term } => {
+                let (shard, owner, term) = (shard.0.into(), owner.0, term.0);
+                Wire::ClaimRefuted(pb::ClaimRefuted { shard, owner, term })
+            }
             PeerFrame::Stopping => Wire::Stopping(pb::Stopping {}),
             PeerFrame::Audience { counts } => Wire::Audience(pb::Audience {
                 counts: counts

@@ -43,6 +43,10 @@ impl StateMachine for NoopMachine {
         Ok(())
     }
 
+    fn check_snapshot(_: GroupId, _: &[u8]) -> Result<(), VersionedDecodeError> {
+        Ok(())
+    }
+
     fn snapshot(&self) -> StateSnapshot {
         Bytes::new().into()
     }

@@ -1,8 +1,8 @@
 //! Starts the replica of a group from the records on disk.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use openraft::Raft;
 use tokio::sync::{Mutex, Notify, watch};
@@ -11,8 +11,9 @@ use tokio_util::task::TaskTracker;
 use super::{ConsensusEngine, EngineInner, StartError};
 use crate::adapter::StateMachineAdapter;
 use crate::clock::BootTime;
-use crate::group::{CheckEntryFn, RaftGroupInner as GroupInner};
+use crate::group::{CheckEntryFn, CheckSnapshotFn, RaftGroupInner as GroupInner};
 use crate::group_monitor;
+use crate::leader_transfer::TransferAnnouncements;
 use crate::lease::FollowerAcks;
 use crate::log::RaftLog;
 use crate::metrics;
@@ -20,6 +21,7 @@ use crate::network::PeerClientFactory;
 use crate::recovery::{self, ReplicaRecovery};
 use crate::snapshot::SnapshotStore;
 use crate::store::unsupported_version;
+use crate::term_guard::TermGuard;
 use crate::vote_hold::VoteHold;
 use crate::{GroupId, GroupStatus, RaftGroup, StateMachine};
 
@@ -57,7 +59,7 @@ impl ConsensusEngine {
         })?;
         // `Raft::build` applies the entries that are known to be committed.
         let halt_reason = replica.adapter.halt_reason();
-        let built = self.build(id, replica, M::check_entry).await;
+        let built = self.build(id, replica, (M::check_entry, M::check_snapshot)).await;
         let group = built.map_err(|reason| match halt_reason.reason() {
             Some(reason) => unreadable(reason.to_owned()),
             None => damaged(reason),
@@ -127,7 +129,7 @@ impl ConsensusEngine {
         &self,
         id: GroupId,
         replica: RestoredReplica,
-        check_entry: CheckEntryFn,
+        (check_entry, check_snapshot): (CheckEntryFn, CheckSnapshotFn),
     ) -> Result<RaftGroup, String> {
         let RestoredReplica { log, snapshot_store, adapter, recovery } = replica;
         let EngineInner {
@@ -138,12 +140,14 @@ impl ConsensusEngine {
             disk_reserve,
             groups,
             lease_times,
+            cluster_nodes,
             fence,
             ..
         } = &*self.0;
         let (follower_acks, halt_reason) = (FollowerAcks::default(), adapter.halt_reason());
         let transfers = log.transfers();
         let vote_hold = VoteHold::new(lease_times.clone());
+        let term_guard = Arc::<TermGuard>::default();
         let client_factory = PeerClientFactory {
             me: *me,
             group: id,
@@ -151,6 +155,7 @@ impl ConsensusEngine {
             follower_acks: follower_acks.clone(),
             transfers: transfers.clone(),
             vote_hold: vote_hold.clone(),
+            term_guard: Arc::clone(&term_guard),
             links: links.clone(),
             settings: Arc::clone(settings),
         };
@@ -176,6 +181,8 @@ impl ConsensusEngine {
             snapshot_store,
             halt_reason,
             check_entry,
+            check_snapshot,
+            answer: OnceLock::new(),
             recovery,
             incoming_snapshot: Arc::default(),
             transfers,
@@ -187,6 +194,9 @@ impl ConsensusEngine {
             status_dirty: Notify::new(),
             change_lock: Mutex::new(()),
             transferred_term: AtomicU64::new(0),
+            announced_transfers: TransferAnnouncements::default(),
+            term_guard,
+            cluster_nodes: cluster_nodes.clone(),
             leader_last_log_index: AtomicU64::new(0),
             restart_hold_since,
             stopping: self.0.shutdown.child_token(),

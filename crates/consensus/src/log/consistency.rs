@@ -80,7 +80,7 @@ pub(crate) fn check_vote(
 }
 
 fn next_index(id: Option<LogId>) -> u64 {
-    id.map_or(0, |id| id.index + 1)
+    id.map_or(0, |id| id.index.saturating_add(1))
 }
 
 fn inconsistent(reason: &str, one: impl Debug, other: impl Debug) -> io::Result<()> {

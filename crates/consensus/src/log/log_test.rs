@@ -28,6 +28,10 @@ impl StateMachine for IgnoringMachine {
         Ok(())
     }
 
+    fn check_snapshot(_: GroupId, _: &[u8]) -> Result<(), VersionedDecodeError> {
+        Ok(())
+    }
+
     fn snapshot(&self) -> StateSnapshot {
         Bytes::new().into()
     }

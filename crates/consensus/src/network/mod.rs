@@ -3,9 +3,14 @@
 
 mod dial;
 mod fence;
+#[cfg(test)]
+mod hostile_test;
 mod link;
 mod log_handshake;
 mod peer_client;
+mod peer_streams;
+mod request_check;
+mod requests;
 mod rollback;
 mod service;
 mod snapshot_channel;
@@ -19,6 +24,7 @@ pub(crate) use dial::{RaftLinks, RaftLinksContext};
 pub(crate) use fence::Fence;
 pub(crate) use link::LinkError;
 pub(crate) use peer_client::PeerClientFactory;
+pub(crate) use peer_streams::PeerCalls;
 pub(crate) use rollback::RollbackDetector;
 pub(crate) use service::GroupRegistry;
 pub(crate) use snapshot_receiver::IncomingSnapshot;

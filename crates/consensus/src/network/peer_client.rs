@@ -30,12 +30,15 @@ use tokio::time::Instant;
 
 use super::dial::RaftLinks;
 use super::link::{LinkError, PendingRequest, RaftLink};
+use super::request_check::RequestRejection;
+use super::requests::report_rejection;
 use super::snapshot_channel::SnapshotChannel;
 use super::wire::{self, Kind, SnapshotReply, SnapshotRequest, SnapshotStep};
 use crate::clock::BootTime;
 use crate::lease::FollowerAcks;
 use crate::log::RaftLog;
 use crate::snapshot::{SnapshotTransfers, StoredSnapshot};
+use crate::term_guard::{TermGuard, TermSource};
 use crate::types::{LogId, RaftSnapshot, TypeConfig, Vote};
 use crate::vote_hold::VoteHold;
 use crate::{ConsensusSettings, GroupId};
@@ -58,6 +61,7 @@ pub(crate) struct PeerClientFactory {
     pub(crate) follower_acks: FollowerAcks,
     pub(crate) transfers: SnapshotTransfers,
     pub(crate) vote_hold: VoteHold,
+    pub(crate) term_guard: Arc<TermGuard>,
     pub(crate) links: RaftLinks,
     pub(crate) settings: Arc<ConsensusSettings>,
 }
@@ -71,6 +75,7 @@ pub(crate) struct PeerClient {
     follower_acks: FollowerAcks,
     transfers: SnapshotTransfers,
     vote_hold: VoteHold,
+    term_guard: Arc<TermGuard>,
     link: Arc<RaftLink>,
     snapshot_channel: Arc<SnapshotChannel>,
     rpc_timeout: Duration,
@@ -93,6 +98,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerClientFactory {
             follower_acks: self.follower_acks.clone(),
             transfers: self.transfers.clone(),
             vote_hold: self.vote_hold.clone(),
+            term_guard: Arc::clone(&self.term_guard),
             link: self.links.for_peer(peer),
             snapshot_channel: self.links.snapshot_channel(peer),
             rpc_timeout: self.settings.rpc_timeout,
@@ -160,6 +166,36 @@ impl PeerClient {
         Ok(())
     }
 
+    /// Checks the vote in a reply before openraft adopts it.
+    fn check_reply_vote(&self, vote: &Vote) -> Result<(), PeerRpcError> {
+        let known = self.log.vote().map_or(0, |known| known.leader_id.term);
+        let now = std::time::Instant::now();
+        let checked = self.term_guard.check(known, vote.leader_id.term, TermSource::Replica, now);
+        checked.map_err(|error| self.reject_reply(&error.into()))
+    }
+
+    /// Checks a reply to an append. Replicas here store all entries of an append or none, and openraft trusts
+    /// any position that a partial success reports.
+    fn check_append_reply(
+        &self,
+        response: &AppendEntriesResponse<TypeConfig>,
+    ) -> Result<(), PeerRpcError> {
+        match response {
+            AppendEntriesResponse::HigherVote(vote) => self.check_reply_vote(vote),
+            AppendEntriesResponse::PartialSuccess(_) => {
+                let partial = RequestRejection::Position("a partial success".to_owned());
+                Err(self.reject_reply(&partial))
+            }
+            AppendEntriesResponse::Success | AppendEntriesResponse::Conflict => Ok(()),
+        }
+    }
+
+    fn reject_reply(&self, rejection: &RequestRejection) -> PeerRpcError {
+        report_rejection(self.group, self.peer, rejection);
+        // An immediate retry would fail again.
+        Unreachable::new(rejection).into()
+    }
+
     /// Queues an append when there is room for its entries, and returns the future of its response.
     async fn append(
         &self,
@@ -195,6 +231,7 @@ impl PeerClient {
             };
             let response = response.map_err(|error| self.to_rpc_error(Kind::Append, error))?;
             let response: AppendEntriesResponse<TypeConfig> = decode_response(&response)?;
+            self.check_append_reply(&response)?;
             // Regardless of its entries: a peer that knows no higher vote follows this leader.
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                 self.follower_acks.record_ack(term, self.peer, sent_at);
@@ -216,6 +253,7 @@ impl PeerClient {
         loop {
             let held = match self.send_snapshot_step(vote, snapshot, step).await? {
                 SnapshotReply::Finished(response) => {
+                    self.check_reply_vote(&response.vote)?;
                     transfer.complete();
                     return Ok(response);
                 }
@@ -289,7 +327,8 @@ impl NetVote<TypeConfig> for PeerClient {
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, PeerRpcError> {
         self.check_vote_hold(&request)?;
-        self.call(Kind::Vote, &request).await
+        let response: VoteResponse<TypeConfig> = self.call(Kind::Vote, &request).await?;
+        self.check_reply_vote(&response.vote).map(|()| response)
     }
 
     async fn pre_vote(
@@ -298,7 +337,8 @@ impl NetVote<TypeConfig> for PeerClient {
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, PeerRpcError> {
         self.check_vote_hold(&request)?;
-        self.call(Kind::PreVote, &request).await
+        let response: VoteResponse<TypeConfig> = self.call(Kind::PreVote, &request).await?;
+        self.check_reply_vote(&response.vote).map(|()| response)
     }
 }
 

@@ -1,25 +1,19 @@
-//! The gRPC service of consensus: passes the requests of peers to their groups.
+//! The gRPC service of consensus: reads the streams of peers and passes their requests to the groups.
 //!
 //! Requests of one group reach openraft in the order of their arrival; responses are sent as they complete.
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Poll;
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use openraft::EntryPayload;
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use pushonce_core::{FailPoint, NodeId};
+use pushonce_core::NodeId;
 use pushonce_peer::{AcceptedPeer, GreetingError, PeerTransport};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_telemetry::LogLimiter;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::unconstrained;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::peer_streams::PeerCalls;
+use super::requests::{handle_decoded, handle_request, reject};
 use super::rollback::{LogHandshake, RollbackDetector};
 use super::snapshot_receiver;
-use super::wire::{self, Kind, ProposalOutcome};
-use crate::types::{LogEntry, LogId, TypeConfig, Vote};
-use crate::{GroupId, ProposeError, RaftGroup};
+use crate::{GroupId, RaftGroup};
 
 /// Maximum requests of one peer processed at once. When it is reached, the stream is not read and HTTP/2 flow
 /// control makes the peer wait.
@@ -50,6 +44,7 @@ pub struct RaftService {
     pub(crate) transport: PeerTransport,
     pub(crate) rollback_detector: RollbackDetector,
     pub(crate) groups: GroupRegistry,
+    pub(crate) peer_calls: PeerCalls,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }
@@ -90,6 +85,7 @@ impl pb::raft_service_server::RaftService for RaftService {
         let from = peer.node;
         let (response_sender, stream) = mpsc::channel(RESPONSE_FRAMES_MAX);
         let service = self.clone();
+        let peer_stream = self.peer_calls.open_stream(from);
         self.tasks.spawn(async move {
             // Without `unconstrained`, an exhausted task budget would make a first poll return early, and the
             // order of requests would be lost.
@@ -105,6 +101,9 @@ impl pb::raft_service_server::RaftService for RaftService {
                     tracing::info!(peer = %from, "closed the consensus link of a removed peer");
                 }
                 () = service.rollback_detector.fence().closed() => {}
+                () = peer_stream.replaced() => {
+                    tracing::debug!(peer = %from, "the peer opened another consensus link");
+                }
                 () = serving => {}
             }
         });
@@ -116,10 +115,14 @@ impl pb::raft_service_server::RaftService for RaftService {
         request: Request<pb::TransferRequest>,
     ) -> Result<Response<pb::TransferResponse>, Status> {
         let (peer, _) = self.accept(&request)?;
+        let from = peer.node;
+        let too_many = || Status::resource_exhausted("too many snapshot steps of this node");
+        let _permit = self.peer_calls.begin_transfer_step(from).ok_or_else(too_many)?;
         let pb::TransferRequest { group, body, data } = request.into_inner();
         let group = self.group(group).map_err(Status::aborted)?;
-        let work =
-            handle_decoded(body, move |step| snapshot_receiver::on_request(group, step, data));
+        let work = handle_decoded(group.id(), from, body, move |step| {
+            snapshot_receiver::on_request(group, from, step, data)
+        });
         let work = self.tasks.track_future(self.shutdown.run_until_cancelled(work));
         let stopped = || Status::unavailable("this node is shutting down");
         let body = work.await.ok_or_else(stopped)?.map_err(Status::aborted)?;
@@ -175,7 +178,7 @@ impl RaftService {
                     let Ok(Some(frame)) = frame else { return };
                     self.rollback_detector.record_writes(from, handshake, frame.writes);
                     for request in frame.requests {
-                        let mut work = self.start_request(request);
+                        let mut work = self.start_request(from, request);
                         // The first poll passes it to openraft: it happens here, in order.
                         match futures::poll!(&mut work) {
                             Poll::Ready(response) => responses.push(response),
@@ -197,10 +200,10 @@ impl RaftService {
         pb::ExchangeResponse { responses, writes: self.rollback_detector.writes() }
     }
 
-    fn start_request(&self, request: pb::RaftRequest) -> ResponseFuture {
+    fn start_request(&self, from: NodeId, request: pb::RaftRequest) -> ResponseFuture {
         let id = request.id;
         let work = match self.group(request.group) {
-            Ok(group) => handle_request(group, request),
+            Ok(group) => handle_request(group, from, request),
             Err(reason) => reject(reason),
         };
         Box::pin(work.map(move |result| {
@@ -209,150 +212,4 @@ impl RaftService {
             pb::RaftResponse { id, result: Some(result) }
         }))
     }
-}
-
-type ReplyFuture = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
-
-fn reject(reason: String) -> ReplyFuture {
-    Box::pin(std::future::ready(Err(reason)))
-}
-
-fn handle_request(group: RaftGroup, request: pb::RaftRequest) -> ReplyFuture {
-    let body = request.body.clone();
-    match request.kind() {
-        Kind::Append => {
-            handle_decoded(body, move |(append, last): wire::AppendMessage| async move {
-                group.check_append(&append)?;
-                group.on_leader_contact(&append.vote);
-                group.on_leader_log(&append.vote, last).await?;
-                let response = group.raft().append_entries(append).await;
-                // Before the leader learns that this replica is caught up, and counts on its vote.
-                group.try_finish_recovery().await;
-                response.map_err(|error| error.to_string())
-            })
-        }
-        Kind::Vote => handle_decoded(body, move |vote: VoteRequest<TypeConfig>| async move {
-            group.check_vote_allowed(&vote)?;
-            group.raft().vote(vote).await.map_err(|error| error.to_string())
-        }),
-        Kind::PreVote => handle_decoded(body, move |vote: VoteRequest<TypeConfig>| async move {
-            group.check_vote_allowed(&vote)?;
-            group.raft().pre_vote(vote).await.map_err(|error| error.to_string())
-        }),
-        Kind::TransferLeader => {
-            handle_decoded(body, move |transfer: TransferLeaderRequest<TypeConfig>| async move {
-                group.check_recovered()?;
-                group
-                    .raft()
-                    .handle_transfer_leader(transfer)
-                    .await
-                    .map_err(|error| error.to_string())
-            })
-        }
-        Kind::Propose => handle_decoded(body, move |entry: Bytes| propose_forwarded(group, entry)),
-        Kind::Unspecified => reject("unknown kind of request".to_owned()),
-    }
-}
-
-impl RaftGroup {
-    /// Rejects publishes while there is no space for them. Accepts everything else: appends without entries,
-    /// elections, essential entries, the control group, through which an operator repairs a cluster, and
-    /// entries of earlier terms. Until a majority holds these, a new leader has committed nothing and cannot
-    /// serve reads; their size is bounded by what earlier leaders accepted.
-    fn check_append(&self, append: &AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
-        let term = append.vote.leader_id.term;
-        let is_new = |entry: &LogEntry| {
-            entry.log_id.leader_id.term == term
-                || FailPoint::FullDiskRejectsEarlierTerms.is_active()
-        };
-        let is_published = |entry: &LogEntry| {
-            matches!(&entry.payload, EntryPayload::Normal(data) if !data.essential) && is_new(entry)
-        };
-        if self.id() == GroupId::CONTROL || !append.entries.iter().any(is_published) {
-            return Ok(());
-        }
-        self.0.disk_reserve.append_error().map_or(Ok(()), |full| Err(full.to_string()))
-    }
-
-    /// Rejects the request while this replica has not restored everything that it had acknowledged.
-    fn check_recovered(&self) -> Result<(), String> {
-        match self.recovering() {
-            Some(_) => {
-                Err("this replica recovers from damage and has not restored all entries yet"
-                    .to_owned())
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Records contact with the leader. A deposed leader does not count.
-    pub(super) fn on_leader_contact(&self, vote: &Vote) {
-        if self.0.log.vote().is_none_or(|known| known <= *vote) {
-            self.0.vote_hold.on_leader_contact();
-        }
-    }
-
-    /// Records how far the leader's log extends, and passes it to a recovering replica before it processes
-    /// any other request of the leader.
-    pub(super) async fn on_leader_log(
-        &self,
-        vote: &Vote,
-        last: Option<LogId>,
-    ) -> Result<(), String> {
-        if self.0.log.vote().is_some_and(|known| known > *vote) {
-            // A deposed leader; openraft rejects its request.
-            return Ok(());
-        }
-        self.0.leader_last_log_index.store(last.map_or(0, |last| last.index), Ordering::Relaxed);
-        let Some(recovery) = self.recovering() else { return Ok(()) };
-        recovery.on_leader_log(last).await.map_err(|error| error.to_string())?;
-        self.0.status_dirty.notify_one();
-        Ok(())
-    }
-
-    /// Rejects the request while a lease may run: of the leader that this replica follows or followed before
-    /// its restart, or its own. A leader that transfers its leadership states itself that its lease is over.
-    fn check_vote_allowed(&self, request: &VoteRequest<TypeConfig>) -> Result<(), String> {
-        self.check_recovered()?;
-        if request.leadership_transfer {
-            return Ok(());
-        }
-        if self.restart_hold_until().is_some() {
-            return Err(
-                "this replica restarted a moment ago and may still be in another leader's lease"
-                    .to_owned(),
-            );
-        }
-        if self.0.vote_hold.is_active() || self.lease().is_some() {
-            return Err("the lease of a leader may still run".to_owned());
-        }
-        Ok(())
-    }
-}
-
-/// Decodes, processes and encodes in the version of the request, which its sender can read.
-fn handle_decoded<T, A, F>(body: Bytes, work: impl FnOnce(T) -> F + Send + 'static) -> ReplyFuture
-where
-    T: DeserializeOwned + Send + 'static,
-    A: Serialize + Send,
-    F: Future<Output = Result<A, String>> + Send,
-{
-    Box::pin(async move {
-        let (version, request) = wire::decode(&body).map_err(|error| error.to_string())?;
-        let response = work(request).await?;
-        Ok(wire::encode(version, &response))
-    })
-}
-
-/// Proposes an entry that another node forwarded, if this build can read it: once committed, an entry that
-/// cannot be read halts every replica.
-async fn propose_forwarded(group: RaftGroup, entry: Bytes) -> Result<ProposalOutcome, String> {
-    (group.0.check_entry)(&entry).map_err(|error| format!("the entry cannot be read: {error}"))?;
-    Ok(match group.propose(entry).await {
-        Ok(response) => ProposalOutcome::Applied(response),
-        Err(ProposeError::Rejected { leader }) => {
-            ProposalOutcome::Rejected(leader.map(|node| node.0))
-        }
-        Err(ProposeError::Unknown(reason)) => ProposalOutcome::Unknown(reason),
-    })
 }

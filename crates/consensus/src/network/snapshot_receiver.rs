@@ -7,11 +7,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::raft::SnapshotResponse;
-use pushonce_core::FailPoint;
+use pushonce_core::{FailPoint, NodeId};
 
-use super::wire::{SNAPSHOT_BYTES_MAX, SnapshotReply, SnapshotRequest, SnapshotStep};
+use super::request_check::{self, RequestRejection};
+use super::requests::RequestError;
+use super::wire::{
+    PIECE_RECORD_BYTES_MAX, SNAPSHOT_BYTES_MAX, SnapshotReply, SnapshotRequest, SnapshotStep,
+};
 use crate::RaftGroup;
-use crate::snapshot::PartialSnapshot;
+use crate::snapshot::{PartialSnapshot, StoredSnapshot};
+use crate::store::unsupported_version;
 use crate::types::{RaftSnapshot, SnapshotMeta, TypeConfig, Vote};
 
 /// The snapshot that is being received.
@@ -36,9 +41,11 @@ impl IncomingSnapshot {
 /// With a reason for the leader's log: the step had no effect and may be repeated.
 pub(super) async fn on_request(
     group: RaftGroup,
+    from: NodeId,
     request: SnapshotRequest,
     data: Bytes,
-) -> Result<SnapshotReply, String> {
+) -> Result<SnapshotReply, RequestError> {
+    check_request(&group, from, &request, &data)?;
     group.on_leader_contact(&request.vote);
     group.on_leader_log(&request.vote, request.leader_last_log_id).await?;
     // A deposed leader must not displace the snapshot that its successor sends.
@@ -50,8 +57,9 @@ pub(super) async fn on_request(
         SnapshotStep::Offer if is_covered(&group, &request.meta).await => {
             // Installed earlier, but the response was lost. openraft checks the vote and does nothing else.
             let own = group.0.snapshot_store.current().await.map(RaftSnapshot::from);
-            let own = own.ok_or("the snapshot of this replica was replaced: offer again")?;
-            install(&group, request.vote, own).await.map(SnapshotReply::Finished)
+            let replaced = || "the snapshot of this replica was replaced: offer again".to_owned();
+            let own = own.ok_or_else(replaced)?;
+            Ok(SnapshotReply::Finished(install(&group, request.vote, own).await?))
         }
         SnapshotStep::Offer => {
             if FailPoint::SnapshotTransferRestarts.is_active() {
@@ -66,10 +74,14 @@ pub(super) async fn on_request(
             if partial.bytes() > SNAPSHOT_BYTES_MAX {
                 let bytes = partial.bytes();
                 *incoming = None;
-                return Err(format!("a snapshot of more than {bytes} bytes is too large"));
+                return Err(malformed(format!("a snapshot of more than {bytes} bytes")));
             }
             if partial.piece_count() == number {
-                partial.add_record(data).await.map_err(|error| error.to_string())?;
+                partial.check_record(&data).map_err(|error| match unsupported_version(&error) {
+                    Some(reason) => RequestError::Failed(reason.to_string()),
+                    None => malformed(error.to_string()),
+                })?;
+                partial.write_piece(data).await.map_err(|error| error.to_string())?;
             }
             Ok(SnapshotReply::Holds(partial.piece_count()))
         }
@@ -85,12 +97,48 @@ pub(super) async fn on_request(
             // installed, so that the leader's next offer finds it.
             let installing = tasks.spawn(async move {
                 let _guard = incoming;
-                install(&group, vote, snapshot).await
+                check_readable(&group, &snapshot.snapshot).await?;
+                Ok::<_, RequestError>(install(&group, vote, snapshot).await?)
             });
-            let ended = installing.await.map_err(|error| error.to_string())?;
-            ended.map(SnapshotReply::Finished)
+            let installed = installing.await.map_err(|error| error.to_string())??;
+            Ok(SnapshotReply::Finished(installed))
         }
     }
+}
+
+/// Checks a request before it has any effect.
+fn check_request(
+    group: &RaftGroup,
+    from: NodeId,
+    request: &SnapshotRequest,
+    data: &Bytes,
+) -> Result<(), RequestError> {
+    group.check_leader(from, &request.vote, request.leader_last_log_id)?;
+    let log = &group.0.log;
+    let (committed, last) = (log.committed(), log.last_log_id());
+    request_check::check_snapshot_meta(&request.meta, &request.vote, committed, last)?;
+    if data.len() > PIECE_RECORD_BYTES_MAX {
+        return Err(malformed(format!("a piece of {} bytes", data.len())));
+    }
+    Ok(())
+}
+
+/// Decodes a complete snapshot before it replaces the log and the state. openraft has discarded both when
+/// the machine restores it.
+async fn check_readable(group: &RaftGroup, snapshot: &StoredSnapshot) -> Result<(), RequestError> {
+    if FailPoint::ReceivedSnapshotUnchecked.is_active() {
+        return Ok(());
+    }
+    let state = snapshot.read_all().await.map_err(|error| error.to_string())?;
+    let (id, check) = (group.id(), group.0.check_snapshot);
+    let decoded = tokio::task::spawn_blocking(move || check(id, &state)).await;
+    // A panic of the decoder is an error of the snapshot, too.
+    let decoded = decoded.map_err(|error| malformed(error.to_string()))?;
+    request_check::readable(decoded).map_err(RequestError::from)
+}
+
+fn malformed(reason: String) -> RequestError {
+    RequestRejection::Malformed(reason).into()
 }
 
 /// The partial snapshot for the request. A new snapshot replaces the one that was arriving before.

@@ -13,14 +13,18 @@ use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 
 pub(crate) use pb::raft_request::Kind;
 
-/// Maximum size of a frame. Entries are limited to far less where they are created.
-pub(crate) const FRAME_BYTES_MAX: usize = 128 << 20;
+/// Maximum size of a frame. The largest has a single append with one entry of the maximum size; all others are
+/// below 2 MiB. A larger one is rejected before it is received.
+pub(crate) const FRAME_BYTES_MAX: usize = 10 << 20;
 
 /// Maximum size of a frame unless it contains a single larger request.
 pub(super) const FRAME_BYTES_TARGET: usize = 1 << 20;
 
 /// Maximum size of a snapshot that is accepted.
 pub(super) const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
+
+/// Maximum size of a piece of a snapshot that is accepted: pieces are made with fewer than 256 KiB.
+pub(super) const PIECE_RECORD_BYTES_MAX: usize = 256 << 10;
 
 /// A request of a snapshot transfer.
 ///

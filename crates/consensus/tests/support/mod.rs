@@ -35,8 +35,18 @@ impl StateMachine for SumMachine {
         Ok(Bytes::copy_from_slice(&seen.iter().sum::<u64>().to_be_bytes()))
     }
 
-    fn check_entry(_entry: &Bytes) -> Result<(), VersionedDecodeError> {
-        Ok(())
+    fn check_entry(entry: &Bytes) -> Result<(), VersionedDecodeError> {
+        match entry.len() < 8 {
+            true => Err(VersionedDecodeError::MissingVersion(entry.len())),
+            false => Ok(()),
+        }
+    }
+
+    fn check_snapshot(_: GroupId, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
+        match snapshot.len() % 8 {
+            0 => Ok(()),
+            bytes => Err(VersionedDecodeError::Corrupt(format!("{bytes} bytes too many"))),
+        }
     }
 
     fn snapshot(&self) -> StateSnapshot {
@@ -45,6 +55,7 @@ impl StateMachine for SumMachine {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
+        SumMachine::check_snapshot(GROUP, snapshot)?;
         *self.0.lock().unwrap() = snapshot.chunks_exact(8).map(number).collect();
         Ok(())
     }

@@ -250,11 +250,60 @@ fn full_cluster_rejects_new_nodes_and_accepts_rejoining_members() {
     let mut log = CommandLog::bootstrapped();
     let max = Rules::for_version(VersionRange::SUPPORTED.max).members_max;
     for index in 2..=max as u128 {
-        log.join(join_command(index, &format!("n{index}"))).unwrap();
+        let node = log.join(join_command(index, &format!("n{index}"))).unwrap().node;
+        // All but the first: a member that never had a log may join again without one.
+        if index > 2 {
+            log.apply(ControlCommand::Activate(node));
+        }
     }
     let rejection = log.apply_rejected(ControlCommand::Join(join_command(5_000, "late")));
     assert_eq!(rejection, CommandRejection::TooManyMembers { max: 1_000 });
     assert_eq!(log.join(join_command(2, "n2")).unwrap().node, NodeId(2));
+}
+
+#[test]
+fn members_that_never_come_are_bounded_and_dropped() {
+    let mut log = CommandLog::bootstrapped();
+    let max = Rules::for_version(VersionRange::SUPPORTED.max).joining_max as u128;
+    for index in 2..2 + max {
+        log.join(join_command(index, &format!("n{index}"))).unwrap();
+    }
+    let late = || join_command(5_000, "late");
+    let rejection = log.apply_rejected(ControlCommand::Join(late()));
+    assert_eq!(rejection, CommandRejection::TooManyJoining { max: 32 });
+    assert_eq!(log.join(join_command(2, "n2")).unwrap().node, NodeId(2), "a repeat");
+
+    log.apply(ControlCommand::Activate(NodeId(3)));
+    for node in [2, 3] {
+        log.apply(ControlCommand::ExpireJoining(NodeId(node)));
+    }
+    let view = log.view();
+    assert!(
+        view.was_removed(NodeId(2)) && view.member(NodeId(3)).is_some(),
+        "an active member stays"
+    );
+    let joined = log.join(late()).unwrap().node;
+    assert_eq!(joined, NodeId(2 + max as u64), "no id is used twice");
+    // The node comes after all, with the id that it was given, or without one.
+    let claimed = JoinCommand { node: Some(NodeId(2)), ..join_command(2, "n2") };
+    let rejection = log.apply_rejected(ControlCommand::Join(claimed));
+    assert_eq!(rejection, CommandRejection::JoinExpired(NodeId(2)));
+    assert!(rejection.is_final());
+    assert_eq!(log.join(join_command(2, "n2")).unwrap().node, NodeId(3 + max as u64));
+}
+
+#[test]
+fn join_that_changes_nothing_is_answered_from_the_state() {
+    let mut log = CommandLog::bootstrapped();
+    let first = join_command(2, "n2");
+    assert_eq!(log.state.reply_to_repeated_join(7, &first), None, "a new node");
+    let joined = log.join(first.clone()).unwrap();
+    let expected = CommandReply::Joined(JoinReply { index: 7, ..joined });
+    assert_eq!(log.state.reply_to_repeated_join(7, &first), Some(expected));
+    let renamed = join_command(2, "other");
+    assert_eq!(log.state.reply_to_repeated_join(7, &renamed), None, "another profile");
+    let taken = log.state.reply_to_repeated_join(7, &join_command(3, "n2"));
+    assert!(matches!(taken, Some(CommandReply::Rejected(CommandRejection::NameTaken { .. }))));
 }
 
 #[test]

@@ -186,6 +186,13 @@ impl StateMachine for CountingMachine {
         Ok(())
     }
 
+    fn check_snapshot(
+        _: pushonce_consensus::GroupId,
+        _: &[u8],
+    ) -> Result<(), VersionedDecodeError> {
+        Ok(())
+    }
+
     fn snapshot(&self) -> StateSnapshot {
         Bytes::copy_from_slice(&self.0.load(Ordering::SeqCst).to_be_bytes()).into()
     }

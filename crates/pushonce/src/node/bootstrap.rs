@@ -4,11 +4,14 @@
 //! disk of the first node only, and is given up when every group is initialized.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use pushonce_core::ClusterView;
+use pushonce_telemetry::LogLimiter;
 
 use super::identity::{DataDir, Identity};
 use super::replica_supervisor::LocalReplicas;
+use crate::metrics::DATA_WRITE_ERRORS;
 
 /// The right to initialize shard groups, or its absence.
 pub(super) struct Bootstrap {
@@ -27,10 +30,11 @@ impl Bootstrap {
         self.identity.bootstrap.is_some()
     }
 
-    /// Initializes the hosted groups that are not initialized; gives the right up once all shards are.
+    /// Initializes the hosted groups that are not initialized; gives the right up once all shards are. While the
+    /// data directory cannot be written, the right stays: call it again.
     ///
     /// # Errors
-    /// When a group cannot be initialized, or the data directory cannot be written.
+    /// When a group cannot be initialized.
     pub(super) async fn advance(
         &mut self,
         view: &ClusterView,
@@ -45,8 +49,17 @@ impl Bootstrap {
                 None => return Ok(()),
             }
         }
-        self.identity.bootstrap = None;
-        self.data.save_identity(&self.identity)?;
+        let complete = Identity { bootstrap: None, ..self.identity.clone() };
+        // A group of which this node has a vote is never initialized again, so a late end is safe.
+        if let Err(error) = self.data.save_identity(&complete) {
+            DATA_WRITE_ERRORS.register_counter(&["identity.json"]).increment(1);
+            static LIMITER: LogLimiter = LogLimiter::new();
+            if let Some(suppressed) = LIMITER.allow(Instant::now()) {
+                tracing::warn!(%error, suppressed, "cannot store that the cluster is created, retrying");
+            }
+            return Ok(());
+        }
+        self.identity = complete;
         tracing::info!(shards = view.shards.get(), "cluster created");
         Ok(())
     }

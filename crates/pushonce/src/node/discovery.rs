@@ -41,6 +41,10 @@ const CONCURRENT_REQUESTS_MAX: usize = 16;
 /// Maximum number of addresses remembered from other nodes.
 const LEARNED_ADDRESSES_MAX: usize = 256;
 
+/// Maximum number of addresses remembered that callers announced. Callers are not members yet, so they must not
+/// displace what members reported; more are asked in later rounds.
+const CALLER_ADDRESSES_MAX: usize = 64;
+
 /// Minimum time between two warnings about one address.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -61,7 +65,12 @@ pub(super) struct Discovery {
 
 /// Addresses at which a member may listen, as other nodes reported. Bounded; the oldest is removed first.
 #[derive(Debug, Default)]
-struct LearnedAddresses(Vec<HostPort>);
+struct LearnedAddresses {
+    /// Reported by members.
+    reported: Vec<HostPort>,
+    /// Announced by callers.
+    callers: Vec<HostPort>,
+}
 
 /// The outcome of a request to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,13 +114,17 @@ impl Discovery {
     /// Waits until the pause is over, or a caller announces a new address.
     async fn wait_for_next_round(
         &mut self,
-        deadline: Instant,
+        mut deadline: Instant,
         learned_addresses: &mut LearnedAddresses,
     ) {
+        // A caller may announce any number of addresses, and a round asks each of them.
+        let earliest = deadline.min(Instant::now() + CHECK_INTERVAL);
         loop {
             tokio::select! {
                 () = sleep_until(deadline) => return,
-                Some(caller) = self.caller_addresses.recv() => if learned_addresses.add(caller) { return },
+                Some(caller) = self.caller_addresses.recv() => if learned_addresses.add_caller(caller) {
+                    deadline = earliest;
+                },
             }
         }
     }
@@ -237,7 +250,7 @@ fn candidate_addresses(
     for address in configured_addresses
         .iter()
         .cloned()
-        .chain(learned_addresses.0.iter().map(HostPort::to_string))
+        .chain(learned_addresses.iter().map(HostPort::to_string))
     {
         addresses.insert(address, None);
     }
@@ -254,17 +267,32 @@ fn candidate_addresses(
 }
 
 impl LearnedAddresses {
-    /// Adds an address. Returns whether it is new.
-    fn add(&mut self, address: HostPort) -> bool {
-        if self.0.contains(&address) {
-            return false;
-        }
-        if self.0.len() >= LEARNED_ADDRESSES_MAX {
-            self.0.remove(0);
-        }
-        self.0.push(address);
-        true
+    fn iter(&self) -> impl Iterator<Item = &HostPort> {
+        self.reported.iter().chain(&self.callers)
     }
+
+    /// Adds an address that a member reported. Returns whether it is new.
+    fn add(&mut self, address: HostPort) -> bool {
+        push_new(&mut self.reported, address, LEARNED_ADDRESSES_MAX)
+    }
+
+    /// Adds an address that a caller announced. Returns whether it is new.
+    fn add_caller(&mut self, address: HostPort) -> bool {
+        !self.reported.contains(&address)
+            && push_new(&mut self.callers, address, CALLER_ADDRESSES_MAX)
+    }
+}
+
+/// Adds an address to a bounded list. Returns whether it is new.
+fn push_new(list: &mut Vec<HostPort>, address: HostPort, max: usize) -> bool {
+    if list.contains(&address) {
+        return false;
+    }
+    if list.len() >= max {
+        list.remove(0);
+    }
+    list.push(address);
+    true
 }
 
 #[cfg(test)]
@@ -334,9 +362,20 @@ mod tests {
         for port in 1..=2 * LEARNED_ADDRESSES_MAX {
             learned_addresses.add(address(&format!("a:{port}")));
         }
-        assert_eq!(learned_addresses.0.len(), LEARNED_ADDRESSES_MAX);
-        assert!(
-            learned_addresses.0.contains(&address(&format!("a:{}", 2 * LEARNED_ADDRESSES_MAX)))
-        );
+        assert_eq!(learned_addresses.iter().count(), LEARNED_ADDRESSES_MAX);
+        let newest = address(&format!("a:{}", 2 * LEARNED_ADDRESSES_MAX));
+        assert!(learned_addresses.reported.contains(&newest));
+    }
+
+    #[test]
+    fn addresses_that_callers_announce_displace_none_that_members_reported() {
+        let mut learned_addresses = LearnedAddresses::default();
+        assert!(learned_addresses.add(address("member:1")));
+        for port in 1..=2 * LEARNED_ADDRESSES_MAX {
+            learned_addresses.add_caller(address(&format!("caller:{port}")));
+        }
+        assert!(learned_addresses.reported.contains(&address("member:1")));
+        assert_eq!(learned_addresses.iter().count(), 1 + CALLER_ADDRESSES_MAX);
+        assert!(!learned_addresses.add_caller(address("member:1")), "it is known");
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct HealthFacts {
     pub(super) voters: BTreeMap<ShardId, Vec<NodeId>>,
     /// The nodes that this node has a link to, and this node.
     pub(super) reachable: BTreeSet<NodeId>,
+    /// The shards of which this node has not been able to confirm for some seconds that it has every message.
+    pub(super) stale: BTreeSet<ShardId>,
     /// Why the disk accepts no publishes, if it does not.
     pub(super) disk_problem: Option<String>,
     /// Why this node no longer takes part in any group, if its log was rolled back.
@@ -78,6 +80,8 @@ enum UnreadyReason {
     Shard(ShardId, GroupFault),
     NoOwner(ShardId),
     OwnerUnreachable(ShardId, NodeId),
+    /// An owner is known and reachable, but this node gets no confirmation that it has every message.
+    Stale(ShardId),
     /// Most replicas of this shard are unreachable, and those of most other shards are not.
     ReplicasUnreachable(ShardId),
     ApplyStalled(ShardId),
@@ -275,6 +279,9 @@ fn current_reasons(
             Some(owner) if !facts.reachable.contains(owner) => {
                 reasons.insert(UnreadyReason::OwnerUnreachable(shard, *owner));
             }
+            Some(_) if facts.stale.contains(&shard) => {
+                reasons.insert(UnreadyReason::Stale(shard));
+            }
             Some(_) => {}
         }
     }
@@ -359,7 +366,8 @@ impl UnreadyReason {
             UnreadyReason::ControlGroup(GroupFault::LeaderUnreachable(_))
             | UnreadyReason::Shard(_, GroupFault::LeaderUnreachable(_))
             | UnreadyReason::ReplicasUnreachable(_)
-            | UnreadyReason::OwnerUnreachable(..) => UNREACHABLE_GRACE,
+            | UnreadyReason::OwnerUnreachable(..)
+            | UnreadyReason::Stale(_) => UNREACHABLE_GRACE,
             // These have lasted long enough already.
             UnreadyReason::ApplyStalled(_)
             | UnreadyReason::CatchingUp(_)
@@ -379,6 +387,10 @@ impl UnreadyReason {
             UnreadyReason::NoOwner(_) => "no owner is known".to_owned(),
             UnreadyReason::OwnerUnreachable(_, owner) => {
                 format!("cannot deliver: the owner {owner} is unreachable")
+            }
+            UnreadyReason::Stale(_) => {
+                "cannot deliver: the owner does not confirm that this node has every message"
+                    .to_owned()
             }
             UnreadyReason::ReplicasUnreachable(_) => {
                 "no reachable nodes have a majority of its replicas: its topics are unavailable \
@@ -411,6 +423,7 @@ impl UnreadyReason {
             | UnreadyReason::Joining
             | UnreadyReason::NoOwner(_)
             | UnreadyReason::OwnerUnreachable(..)
+            | UnreadyReason::Stale(_)
             | UnreadyReason::ApplyStalled(_)
             | UnreadyReason::CatchingUp(_)
             | UnreadyReason::LoopStalled(_)
@@ -432,6 +445,7 @@ impl UnreadyReason {
             UnreadyReason::Shard(shard, _)
             | UnreadyReason::NoOwner(shard)
             | UnreadyReason::OwnerUnreachable(shard, _)
+            | UnreadyReason::Stale(shard)
             | UnreadyReason::ReplicasUnreachable(shard)
             | UnreadyReason::ApplyStalled(shard)
             | UnreadyReason::CatchingUp(shard) => Some(shard),

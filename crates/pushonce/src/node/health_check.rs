@@ -255,6 +255,7 @@ impl HealthCheck {
             owners: view.shards.ids().map(|shard| (shard, owners.owner_of(shard))).collect(),
             voters: copies,
             reachable,
+            stale: self.relay.stale_shards().borrow().clone(),
             halted,
             version_conflicts: conflicts,
             is_current: self.current_view.borrow().is_some(),

@@ -139,18 +139,21 @@ impl DataDir {
     }
 
     /// Stores the addresses of the other members, so that they can be asked before anything else in the
-    /// directory is used. A hint: an error is logged and otherwise ignored.
-    pub(super) fn save_peers(&self, peers: &[String]) {
+    /// directory is used. A hint: an error is logged. Returns whether they are stored; if not, store them again
+    /// later.
+    pub(super) fn save_peers(&self, peers: &[String]) -> bool {
         let path = self.peers_path();
-        if let Err(error) = write_atomically(&path, peers.join("\n").as_bytes()) {
+        let written = write_atomically(&path, peers.join("\n").as_bytes());
+        let is_written = written.is_ok();
+        if let Err(error) = written {
             DATA_WRITE_ERRORS.register_counter(&["peers"]).increment(1);
-            /// Written again with every change of the view.
             static LIMITER: LogLimiter = LogLimiter::new();
             if let Some(suppressed) = LIMITER.allow(Instant::now()) {
                 tracing::warn!(%error, path = %path.display(), suppressed,
-                    "cannot write the last known peers");
+                    "cannot write the last known peers, retrying");
             }
         }
+        is_written
     }
 
     fn peers_path(&self) -> PathBuf {
@@ -345,7 +348,7 @@ mod tests {
         let data = DataDir::open(dir.path()).expect("opens");
         assert_eq!(data.peers(), Vec::<String>::new());
         let peers = ["a:1".to_owned(), "b:2".to_owned()];
-        data.save_peers(&peers);
+        assert!(data.save_peers(&peers));
         assert_eq!(data.peers(), peers);
     }
 
@@ -359,7 +362,9 @@ mod tests {
         fs::remove_file(&path).expect("the file exists");
         fs::create_dir(&path).expect("create a directory in its place");
         assert_eq!(data.peers(), Vec::<String>::new());
-        data.save_peers(&["a:1".to_owned()]);
+        assert!(!data.save_peers(&["a:1".to_owned()]), "a directory is in its place");
+        fs::remove_dir(&path).expect("remove it");
+        assert!(data.save_peers(&["a:1".to_owned()]));
     }
 
     #[test]

@@ -9,15 +9,17 @@ use pushonce_core::{HostPort, NodeId};
 use pushonce_peer::PeerTransport;
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_server::{self, MembershipServiceServer};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Request, Response, Status};
 
 use super::address_conflict::ForeignCallers;
+use super::call_limits::CallLimits;
 use super::identity::Identity;
 use super::join_outcome::parse_cluster_id;
 use super::join_request::{self, cluster_id_bytes};
 use super::replica_supervisor::LocalReplicas;
 use super::shard_progress;
+use crate::metrics::PEER_CALLS_REJECTED;
 
 /// The membership service of a node.
 #[derive(Clone)]
@@ -31,14 +33,33 @@ pub(super) struct MembershipService {
     /// Receives the addresses at which callers say they listen; they are checked before they are used.
     pub(super) caller_addresses: mpsc::Sender<HostPort>,
     pub(super) foreign_callers: Arc<ForeignCallers>,
+    /// Bounds the calls of nodes that have no link.
+    pub(super) call_limits: Arc<CallLimits>,
+    /// Permits of joins in progress.
+    pub(super) join_permits: Arc<Semaphore>,
     /// Whether this is a development node, which creates a new cluster at every start.
     pub(super) development: bool,
 }
 
+/// Maximum joins in progress at this node. Each waits up to ten seconds for the control group.
+pub(super) const JOINS_MAX: usize = 64;
+
+/// Maximum size of a request. A join has names and labels of 64 bytes and addresses of 260.
+const REQUEST_BYTES_MAX: usize = 16 << 10;
+
 impl MembershipService {
     /// The gRPC service for the peer port.
     pub(super) fn service(self) -> MembershipServiceServer<MembershipService> {
-        MembershipServiceServer::new(self)
+        MembershipServiceServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX)
+    }
+
+    /// Rejects a call of an address that calls too often. The caller asks again later, or another node.
+    fn check_rate<T>(&self, request: &Request<T>, call: &'static str) -> Result<(), Status> {
+        let address = request.remote_addr().map(|address| address.ip());
+        match self.call_limits.allow(address, Instant::now()) {
+            true => Ok(()),
+            false => Err(too_many(call)),
+        }
     }
 
     /// Rejects a second process of a node: two processes that vote under one id could elect two leaders.
@@ -93,6 +114,8 @@ impl membership_service_server::MembershipService for MembershipService {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
+        self.check_rate(&request, "join")?;
+        let _permit = self.join_permits.try_acquire().map_err(|_| too_many("join"))?;
         let request = request.into_inner();
         let starting = request.starting;
         let parsed = join_request::decode(request)?;
@@ -101,9 +124,11 @@ impl membership_service_server::MembershipService for MembershipService {
         }
         let outcome = match self.control.join(parsed).await {
             Ok(joined) => Ok(joined),
-            Err(CommandError::Rejected(CommandRejection::NotBootstrapped)) => {
-                return Err(Status::unavailable(CommandRejection::NotBootstrapped.to_string()));
-            }
+            // The node asks again.
+            Err(CommandError::Rejected(
+                rejection @ (CommandRejection::NotBootstrapped
+                | CommandRejection::TooManyJoining { .. }),
+            )) => return Err(Status::unavailable(rejection.to_string())),
             Err(CommandError::Rejected(rejection)) => {
                 Err(join_refusal(refusal_kind(&rejection), rejection.to_string()))
             }
@@ -116,6 +141,7 @@ impl membership_service_server::MembershipService for MembershipService {
         &self,
         request: Request<pb::IdentifyRequest>,
     ) -> Result<Response<pb::IdentifyResponse>, Status> {
+        self.check_rate(&request, "identify")?;
         let pb::IdentifyRequest {
             cluster_id: caller_cluster_id,
             node_id,
@@ -150,6 +176,11 @@ impl membership_service_server::MembershipService for MembershipService {
         let progress = shard_progress::local_progress(self.hosted.progress());
         Ok(self.transport.respond(peer, shard_progress::to_response(progress)))
     }
+}
+
+fn too_many(call: &'static str) -> Status {
+    PEER_CALLS_REJECTED.register_counter(&[call]).increment(1);
+    Status::resource_exhausted("too many calls: retry after a second, or call another node")
 }
 
 use pb::join_refusal::Kind;

@@ -25,6 +25,9 @@ const REJECTED_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// notification: its links are closed, and its groups no longer contact it.
 const ISOLATION_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Pause between two attempts to write the peers file.
+const SAVE_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The heartbeat loop and its inputs.
 pub(super) struct MembershipHeartbeat {
     pub(super) startup: StartupState,
@@ -144,7 +147,7 @@ impl MembershipHeartbeat {
             if view.was_removed(me) {
                 return Err(self.removed_error().into());
             }
-            self.data_dir.save_peers(&self.peer_addresses());
+            let are_peers_saved = self.data_dir.save_peers(&self.peer_addresses());
             if view.member(me).is_some_and(|known| !self.startup.joining.profile.describes(known)) {
                 return Ok(HeartbeatEvent::ProfileChanged);
             }
@@ -152,6 +155,7 @@ impl MembershipHeartbeat {
                 tokio::select! {
                     changed = self.view.changed() => changed,
                     changed = self.reachable.changed() => changed,
+                    () = sleep(SAVE_RETRY_INTERVAL), if !are_peers_saved => Ok(()),
                 }
             };
             if is_isolated {

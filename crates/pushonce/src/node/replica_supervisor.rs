@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -21,6 +22,7 @@ use pushonce_shard::{
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::bootstrap::Bootstrap;
@@ -76,6 +78,32 @@ pub(super) struct ReplicaSupervisor {
     pub(super) bootstrap: Bootstrap,
     /// Counts the topics of the replicas.
     pub(super) topics: Arc<NodeTopics>,
+}
+
+/// Delays removals. A replica is deleted because of a claim, and a false claim is refuted within two seconds.
+#[derive(Default)]
+struct RemovalDelay(BTreeMap<ShardId, Instant>);
+
+/// How long a claim must show that a replica was removed, before the replica is deleted.
+const REMOVAL_DELAY: Duration = Duration::from_secs(5);
+
+/// Interval at which the supervisor checks what waits for time to pass.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+impl RemovalDelay {
+    /// The removals that were planned at every call for [`REMOVAL_DELAY`].
+    fn due(&mut self, planned: Vec<ReplicaRemoval>, now: Instant) -> Vec<ReplicaRemoval> {
+        self.0.retain(|shard, _| planned.iter().any(|removal| removal.shard == *shard));
+        let is_due = |removal: &ReplicaRemoval| {
+            let since = *self.0.entry(removal.shard).or_insert(now);
+            now.saturating_duration_since(since) >= REMOVAL_DELAY
+        };
+        planned.into_iter().filter(is_due).collect()
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.0.is_empty()
+    }
 }
 
 /// The tasks of one replica.
@@ -195,6 +223,7 @@ impl ReplicaSupervisor {
         // With a full disk, stopping a replica may take as long as the disk is full; nothing waits for it.
         let mut removals = JoinSet::new();
         let mut being_removed = BTreeSet::new();
+        let mut removal_delay = RemovalDelay::default();
         // A replica on disk runs even when the placement no longer lists it: its vote may be needed until the
         // owner releases it.
         let mut to_start: Vec<ShardId> =
@@ -225,7 +254,8 @@ impl ReplicaSupervisor {
             to_start.extend(plan.start.into_iter().filter(|shard| {
                 !being_removed.contains(shard) && !self.local_replicas.is_unreadable(*shard)
             }));
-            for removal in plan.remove {
+            let due = removal_delay.due(plan.remove, Instant::now());
+            for removal in due {
                 let shard = removal.shard;
                 let (Some(replica), Some(handle)) =
                     (replicas.remove(&shard), self.local_replicas.remove(shard))
@@ -243,8 +273,10 @@ impl ReplicaSupervisor {
                 replica.wanted_nodes.send_if_modified(|known| replace_if_changed(known, wanted));
             }
             self.bootstrap.advance(&view, &self.local_replicas).await?;
+            let is_waiting = removal_delay.is_waiting() || self.bootstrap.is_pending();
             tokio::select! {
                 () = shutdown.cancelled() => {}
+                () = sleep(RECHECK_INTERVAL), if is_waiting => {}
                 Some(failure) = failed.recv() => anyhow::bail!(failure),
                 Some(finished) = removals.join_next() => {
                     let (shard, outcome) = finished?;
@@ -317,6 +349,9 @@ impl ReplicaSupervisor {
         spawn_supervised("reconcile", reconcile_task.boxed());
         let claim_task = announce_claims(id, handle.claim(), self.relay.clone(), stop.clone());
         spawn_supervised("claim", claim_task.boxed());
+        let status = handle.group().status();
+        let observe_task = observe_leader(id, self.me, status, self.relay.clone(), stop.clone());
+        spawn_supervised("leader", observe_task.boxed());
         tasks.spawn(report_failure(
             handle.group().status(),
             GroupId::shard(id),
@@ -403,6 +438,33 @@ async fn announce_claims(
     relay.revoke_claim(shard);
 }
 
+/// Announces the leader that a local replica follows as a voter, so that this node vouches for its claim.
+async fn observe_leader(
+    shard: ShardId,
+    me: NodeId,
+    mut status: watch::Receiver<GroupStatus>,
+    relay: pushonce_relay::Handle,
+    stop: CancellationToken,
+) {
+    let mut announced = None;
+    loop {
+        let observed = {
+            let status = status.borrow_and_update();
+            let leader = status.leader.filter(|_| status.voters.contains(&me));
+            leader.map(|leader| (leader, status.term))
+        };
+        if observed != announced {
+            relay.observe_leader(shard, observed);
+            announced = observed;
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            changed = status.changed() => if changed.is_err() { break },
+        }
+    }
+    relay.observe_leader(shard, None);
+}
+
 /// Reports a replica that has ended: a node that continues without it looks healthy, and the next failure
 /// costs the shard its quorum. A replica that has halted because this build cannot read an entry makes the
 /// node unready, and the other replicas of the node continue.
@@ -464,6 +526,20 @@ fn replace_if_changed<T: PartialEq>(known: &mut T, new: T) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replica_is_removed_only_after_its_claim_has_lasted() {
+        let (mut delay, start) = (RemovalDelay::default(), Instant::now());
+        let removal = ReplicaRemoval { shard: ShardId(3), removed_at: 7 };
+        let mut due = |planned: &[ReplicaRemoval], at: Duration| {
+            delay.due(planned.to_vec(), start + at).len()
+        };
+        assert_eq!(due(&[removal], Duration::ZERO), 0);
+        assert_eq!(due(&[], REMOVAL_DELAY / 2), 0, "the claim was refuted");
+        assert_eq!(due(&[removal], REMOVAL_DELAY), 0, "another claim");
+        assert_eq!(due(&[removal], 2 * REMOVAL_DELAY), 1);
+        assert!(delay.is_waiting());
+    }
 
     #[tokio::test]
     async fn panic_in_a_replica_task_is_reported_with_its_shard() {

@@ -39,11 +39,14 @@ impl Engine {
             return self.effects.push(EngineEffect::ResetLink(from));
         }
         let has_room = link.peer_interests.len() < self.config.interests_max;
+        if !(may_serve && has_room) {
+            // An earlier interest in the same topic ends as well: the peer has replaced it.
+            self.remove_downstream(&topic, from, now);
+            let rejected = PeerFrame::Interested { number, head: None };
+            return self.effects.push(EngineEffect::Send(from, rejected));
+        }
         link.peer_interests.insert(number, topic.clone());
         self.add_downstream(&topic, from, Downstream::new(number, after), after, now);
-        if !(may_serve && has_room) {
-            self.reject_peer(&topic, from, now);
-        }
     }
 
     /// Handles the end of a peer's interest.

@@ -45,6 +45,8 @@ pub(crate) enum EngineEffect {
     Fetched { id: u64, result: Result<HistoryPage, FetchError> },
     /// Notify watchers of the changed shard owners.
     OwnersChanged(ShardOwners),
+    /// Count a frame that no correct peer sends, and log its sender.
+    Rejected(NodeId, &'static str),
     /// Reset the link, because the frames on it are no longer consistent. A new link starts clean.
     ResetLink(NodeId),
 }

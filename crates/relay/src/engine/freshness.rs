@@ -88,6 +88,11 @@ impl Freshness {
         }
     }
 
+    /// Whether this node leads the shard with a lease.
+    pub(super) fn is_leased(&self, shard: ShardId) -> bool {
+        self.leased.contains(&shard)
+    }
+
     /// Records that the shard was complete here at `at`. An earlier moment than the known one has no effect.
     pub(crate) fn confirm(&mut self, shard: ShardId, at: Instant) {
         if let Some(confirmed_at) = self.confirmed_at.get_mut(usize::from(shard.0)) {

@@ -50,16 +50,14 @@ impl RoutingTable {
         self.view = view;
     }
 
-    /// Applies a claim unless a newer one is known. Returns whether it changed anything; then the caller must
-    /// call [`RoutingTable::recompute`].
-    pub(crate) fn apply_claim(&mut self, claim: OwnershipClaim) -> bool {
-        let is_valid_shard = claim.shard.0 < self.view.shards.get();
-        let shard = claim.shard;
-        let changed = is_valid_shard && self.owners.apply_claim(claim);
-        if changed {
-            self.avoided.retain(|&(avoided, _), _| avoided != shard);
+    /// Sets the believed claim of a shard; `None`: no owner is known. The caller must call
+    /// [`RoutingTable::recompute`].
+    pub(crate) fn set_claim(&mut self, shard: ShardId, claim: Option<OwnershipClaim>) {
+        match claim {
+            Some(claim) => self.owners.replace(claim),
+            None => self.owners.remove(shard),
         }
-        changed
+        self.avoided.retain(|&(avoided, _), _| avoided != shard);
     }
 
     /// Does not ask `node` for `shard` until `until`. Without effect for the owner, because there is no other

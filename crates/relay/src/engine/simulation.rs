@@ -12,7 +12,7 @@ use pushonce_core::test_util::{claim, topic};
 use pushonce_core::{
     Acknowledgement, ClusterView, CommitAge, ContentType, FetchError, Gap, GapReason, HistoryPage,
     HistoryRange, Message, NodeId, Position, Publish, PublishError, PublishRejection, ShardId,
-    SubscriberCount, Timestamp, Topic, UnavailableReason,
+    SubscriberCount, Term, Timestamp, Topic, UnavailableReason,
 };
 use pushonce_proto::peer::PeerFrame;
 
@@ -183,6 +183,10 @@ impl RelaySimulation {
         self.without_lease.remove(&shard);
         let (node, term) = self.leaders[&shard];
         self.handle(node, EngineEvent::Claim(claim(shard.0, node.0, term)));
+        let leader = Some((node, Term(term)));
+        for node in self.nodes() {
+            self.handle(node, EngineEvent::LeaderObserved(shard, leader));
+        }
     }
 
     /// Drops a topic. The next message creates it again in a new epoch.
@@ -530,6 +534,7 @@ impl RelaySimulation {
             | EngineEffect::LogTime(..)
             | EngineEffect::RoundTrip(..)
             | EngineEffect::PeerStopping(_) => {}
+            EngineEffect::Rejected(node, kind) => panic!("rejected a {kind} of {node}"),
         }
         None
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pushonce_core::{ClusterView, Message, ShardCount, Timestamp, test_util};
+use pushonce_core::{ClusterView, Message, Placement, ShardCount, Timestamp, test_util};
 
 /// The message at a position. Its payload is a function of the position, as in a real topic.
 pub(crate) fn message(epoch: u64, offset: u64) -> Arc<Message> {
@@ -13,7 +13,11 @@ pub(crate) fn message(epoch: u64, offset: u64) -> Arc<Message> {
 /// A view of nodes 1, 2, 3, … in the given regions.
 pub(crate) fn view(regions: &[&str]) -> ClusterView {
     let shards = ShardCount::new(SHARDS).expect("valid");
-    ClusterView { shards, ..test_util::view_in_regions(regions) }
+    let view = test_util::view_in_regions(regions);
+    // Every node is a voter of every shard.
+    let replicas = vec![view.members.keys().copied().collect(); SHARDS.into()];
+    let placement = Placement { version: 1, replicas };
+    ClusterView { shards, placement, ..view }
 }
 
 /// Two shards, so that the topics of a test share shards and each shard's ring is cheap to build.

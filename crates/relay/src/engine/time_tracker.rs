@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use pushonce_core::{NodeId, Position, ShardId, Timestamp};
+use pushonce_core::{NodeId, Position, ShardId, Timestamp, UpstreamRoute};
 use pushonce_proto::peer::PeerFrame;
 
 use super::Engine;
@@ -52,8 +52,19 @@ impl Engine {
         self.on_log_times(log_times);
     }
 
-    /// Handles log times from this node or from a peer.
-    pub(super) fn on_log_times(&mut self, log_times: Vec<(ShardId, Timestamp)>) {
+    /// Handles log times from a peer: those of the shards that this node gets from it.
+    pub(super) fn on_peer_log_times(
+        &mut self,
+        from: NodeId,
+        mut log_times: Vec<(ShardId, Timestamp)>,
+    ) {
+        let upstream = UpstreamRoute::Node(from);
+        log_times.retain(|&(shard, _)| self.routes.upstream_for(shard) == upstream);
+        self.on_log_times(log_times);
+    }
+
+    /// Handles log times.
+    fn on_log_times(&mut self, log_times: Vec<(ShardId, Timestamp)>) {
         for (shard, time) in log_times {
             if self.times.advance(shard, time) {
                 self.effects.push(EngineEffect::LogTime(shard, time));

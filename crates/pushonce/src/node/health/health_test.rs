@@ -27,6 +27,7 @@ fn healthy_facts() -> HealthFacts {
         owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER_NODE))].into(),
         voters: [(SHARD, vec![ME, OTHER_NODE]), (ShardId(4), vec![ME, OTHER_NODE])].into(),
         reachable: [ME, OTHER_NODE].into(),
+        stale: BTreeSet::new(),
         disk_problem: None,
         rolled_back: None,
         halted: BTreeMap::new(),
