@@ -12,6 +12,7 @@ mod serve;
 mod settings;
 mod subscribe;
 mod topic;
+mod trust;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
