@@ -5,7 +5,8 @@ use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterTimes, ClusterVersion, ConsensusTimes, InvalidNamespace, Namespace,
-    NamespaceChange, Namespaces, NodeId, ShardCount, Spread, UnsupportedVersion, VersionRange,
+    NamespaceChange, Namespaces, NodeId, ShardCount, Spread, TicketKey, Timestamp,
+    UnsupportedVersion, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,14 @@ pub enum ControlCommand {
     Finalize {
         /// The new cluster version.
         to: ClusterVersion,
+    },
+    /// Replaces the key of TLS session tickets, unless it was replaced less than
+    /// [`TicketKeys::ROTATION_INTERVAL`](pushonce_core::TicketKeys::ROTATION_INTERVAL) ago.
+    RotateTicketKeys {
+        /// The new key.
+        key: TicketKey,
+        /// When it was generated.
+        at: Timestamp,
     },
 }
 

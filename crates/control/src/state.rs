@@ -9,7 +9,7 @@ use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, FailPoint,
     InvalidNamespace, Member, MemberState, Namespace, NamespaceChange, Namespaces, NodeId,
-    Placement, ShardCount, Spread, VersionRange,
+    Placement, ShardCount, Spread, TicketKeys, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,8 @@ struct ClusterState {
     times: AgreedTimes,
     /// The version in which nodes encode shared data. Never decreases.
     cluster_version: ClusterVersion,
+    /// The keys of TLS session tickets.
+    ticket_keys: Option<TicketKeys>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +155,7 @@ impl ClusterState {
             namespaces,
             times: AgreedTimes::new(times),
             cluster_version,
+            ticket_keys: None,
         }
     }
 
@@ -192,6 +195,10 @@ impl ClusterState {
             ControlCommand::SetTimes(times) => self.set_times(times),
             ControlCommand::AckTimes { node, version } => self.ack_times(node, version),
             ControlCommand::Finalize { to } => self.finalize(to).map(CommandReply::Version),
+            ControlCommand::RotateTicketKeys { key, at } => {
+                TicketKeys::rotate(&mut self.ticket_keys, key, at);
+                Ok(CommandReply::Done)
+            }
         }
     }
 
@@ -476,6 +483,7 @@ impl ClusterState {
             namespaces: self.namespaces.clone(),
             times: self.times.agreed(),
             cluster_version: self.cluster_version,
+            ticket_keys: self.ticket_keys.clone(),
         }
     }
 }
