@@ -37,7 +37,7 @@
 //!
 //! - A node with issuers needs a token: give a [`TokenProvider`]. It is asked again before the token expires.
 //! - A subscriber is read continuously or dropped.
-//! - QUIC addresses other than loopback require a [`CertificateTrust`].
+//! - Servers whose certificate was not signed by an authority of the system require a [`CertificateTrust`].
 //!
 //! # Example
 //!
@@ -82,10 +82,11 @@ mod subscriber;
 mod token;
 
 pub use domain::*;
-pub use publisher::Publisher;
+pub use publisher::{Publisher, PublisherOptions};
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
 pub use session::{
     CertificateFingerprint, CertificateTrust, InvalidCertificateFingerprint, Transport,
+    grpc_endpoint,
 };
 pub use stream::{AcknowledgementFuture, PublishStream};
 pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};

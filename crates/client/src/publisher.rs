@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::server_address::{Scheme, ServerAddress};
-use crate::session::{add_token, grpc_connect};
+use crate::session::{CertificateTrust, add_token, grpc_connect};
 use crate::stream::{PublishCall, PublishStream};
 use crate::token::TokenProvider;
 
@@ -44,11 +44,20 @@ pub struct Publisher {
     shared: Arc<PublisherShared>,
 }
 
+/// How a publisher authenticates itself and its servers.
+#[derive(Clone, Debug, Default)]
+pub struct PublisherOptions {
+    /// The source of the access token, which is asked for each publish and stream; `None` to send none.
+    pub token: Option<TokenProvider>,
+    /// The certificates that servers with `https://` addresses may have.
+    pub trust: CertificateTrust,
+}
+
 /// State shared by publishers and their streams.
 #[derive(Debug)]
 pub(crate) struct PublisherShared {
     servers: Vec<ServerAddress>,
-    pub(crate) token: Option<TokenProvider>,
+    pub(crate) options: PublisherOptions,
     pub(crate) deadline: Duration,
     connection: Mutex<CurrentConnection>,
 }
@@ -75,26 +84,20 @@ impl Publisher {
     pub(crate) const RETRY_BACKOFF: Backoff =
         Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
 
-    /// Creates a publisher for `servers` (`http://HOST:PORT` of their gRPC ports). Connects when needed.
-    /// The first server is used until it fails, then the next one, in turn.
+    /// Creates a publisher for `servers` (`https://HOST:PORT` or `http://HOST:PORT` of their gRPC ports).
+    /// Connects when needed. The first server is used until it fails, then the next one, in turn.
     pub fn new(servers: impl IntoIterator<Item = ServerAddress>) -> Publisher {
-        Publisher::with_optional_token(servers, None)
+        Publisher::with_options(servers, PublisherOptions::default())
     }
 
-    /// As [`Publisher::new`], with the source of the access token. It is asked for each publish and stream.
-    pub fn with_token(
+    /// Creates a publisher as [`Publisher::new`], with a token or another trust in certificates.
+    pub fn with_options(
         servers: impl IntoIterator<Item = ServerAddress>,
-        token: TokenProvider,
+        options: PublisherOptions,
     ) -> Publisher {
-        Publisher::with_optional_token(servers, Some(token))
-    }
-
-    fn with_optional_token(
-        servers: impl IntoIterator<Item = ServerAddress>,
-        token: Option<TokenProvider>,
-    ) -> Publisher {
-        let (servers, deadline) = (servers.into_iter().collect(), Self::DEADLINE);
-        let shared = PublisherShared { servers, token, deadline, connection: Mutex::default() };
+        let servers = servers.into_iter().collect();
+        let (deadline, connection) = (Self::DEADLINE, Mutex::default());
+        let shared = PublisherShared { servers, options, deadline, connection };
         Publisher { shared: Arc::new(shared) }
     }
 
@@ -124,7 +127,7 @@ impl Publisher {
             let is_retryable = match &failure {
                 // The next attempt has a new token.
                 PublishFailure::Rejected { reason: ErrorCode::TokenExpired, .. } => {
-                    self.shared.token.is_some()
+                    self.shared.options.token.is_some()
                 }
                 PublishFailure::Rejected { retry, .. } => *retry,
                 PublishFailure::Unknown(_) => true,
@@ -202,11 +205,13 @@ impl PublisherShared {
         &self,
         request: &mut Request<T>,
     ) -> Result<(), PublishFailure> {
-        add_token(self.token.as_ref(), request).await.map_err(|error| PublishFailure::Rejected {
-            code: Code::Unauthenticated,
-            reason: ErrorCode::Unavailable,
-            message: format!("there is no token: {error}"),
-            retry: true,
+        add_token(self.options.token.as_ref(), request).await.map_err(|error| {
+            PublishFailure::Rejected {
+                code: Code::Unauthenticated,
+                reason: ErrorCode::Unavailable,
+                message: format!("there is no token: {error}"),
+                retry: true,
+            }
         })
     }
 
@@ -216,7 +221,8 @@ impl PublisherShared {
         if let Some(channel) = &connection.channel {
             return Ok((connection.server, channel.clone()));
         }
-        let wrong_scheme = self.servers.iter().find(|server| server.scheme != Scheme::Http);
+        let is_grpc = |scheme| matches!(scheme, Scheme::Http | Scheme::Https);
+        let wrong_scheme = self.servers.iter().find(|server| !is_grpc(server.scheme));
         if self.servers.is_empty() || wrong_scheme.is_some() {
             return Err(no_usable_server(wrong_scheme));
         }
@@ -225,7 +231,7 @@ impl PublisherShared {
             let server = connection.server % self.servers.len();
             // Advanced before the attempt, so that a cancelled attempt is not repeated first.
             connection.server = server + 1;
-            match grpc_connect(&self.servers[server]).await {
+            match grpc_connect(&self.servers[server], &self.options.trust).await {
                 Ok(channel) => {
                     connection.server = server;
                     connection.channel = Some(channel.clone());

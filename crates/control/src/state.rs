@@ -10,7 +10,7 @@ use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, FailPoint,
     InvalidNamespace, Member, MemberState, Namespace, NamespaceChange, Namespaces, NodeId,
-    Placement, Revocations, RevokedTokens, ShardCount, Spread, Timestamp, VersionRange,
+    Placement, Revocations, RevokedTokens, ShardCount, Spread, TicketKeys, Timestamp, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,8 @@ struct ClusterState {
     times: AgreedTimes,
     /// The version in which nodes encode shared data. Never decreases.
     cluster_version: ClusterVersion,
+    /// The keys of TLS session tickets.
+    ticket_keys: Option<TicketKeys>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +182,7 @@ impl ClusterState {
             revocations: Arc::default(),
             times: AgreedTimes::new(times),
             cluster_version,
+            ticket_keys: None,
         }
     }
 
@@ -223,6 +226,10 @@ impl ClusterState {
             ControlCommand::AckTimes { node, version } => self.ack_times(node, version),
             ControlCommand::Finalize { to } => self.finalize(to).map(CommandReply::Version),
             ControlCommand::ExpireJoining(node) => Ok(self.expire_joining(node)),
+            ControlCommand::RotateTicketKeys { key, at } => {
+                TicketKeys::rotate(&mut self.ticket_keys, key, at);
+                Ok(CommandReply::Done)
+            }
         }
     }
 
@@ -555,6 +562,7 @@ impl ClusterState {
             revocations: self.revocations.clone(),
             times: self.times.agreed(),
             cluster_version: self.cluster_version,
+            ticket_keys: self.ticket_keys.clone(),
         }
     }
 }

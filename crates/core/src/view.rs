@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClusterId, ClusterTimes, ClusterVersion, HashRing, Namespaces, NodeId, Placement, Revocations,
-    ShardCount, ShardId, Spread, Topic, VersionRange,
+    ShardCount, ShardId, Spread, TicketKeys, Topic, VersionRange,
 };
 
 /// A version of the cluster's state. Nodes that hold the same version hold the same view.
@@ -39,6 +39,8 @@ pub struct ClusterView {
     pub times: ClusterTimes,
     /// The version in which nodes encode shared data.
     pub cluster_version: ClusterVersion,
+    /// The keys of TLS session tickets; `None` before a node with TLS led the control group.
+    pub ticket_keys: Option<TicketKeys>,
 }
 
 /// A node as the control group knows it.
@@ -124,6 +126,7 @@ impl ClusterView {
             revocations: Arc::default(),
             times: ClusterTimes::default(),
             cluster_version: ClusterVersion::default(),
+            ticket_keys: None,
         }
     }
 

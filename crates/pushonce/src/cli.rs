@@ -15,6 +15,7 @@ mod settings;
 mod subscribe;
 mod token;
 mod topic;
+mod trust;
 
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;

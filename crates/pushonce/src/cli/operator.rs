@@ -4,7 +4,9 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pushonce_client::{AccessToken, InvalidServerAddress, Scheme, ServerAddress};
+use pushonce_client::{
+    AccessToken, CertificateTrust, InvalidServerAddress, Scheme, ServerAddress, grpc_endpoint,
+};
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1::ExplainRequest;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
@@ -14,10 +16,11 @@ use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::access_token::TokenArgs;
+use super::trust::TrustArgs;
 use crate::output::{self, OutputError};
 
 /// Timeout for connecting to one server and for its first answer.
@@ -41,6 +44,8 @@ pub(super) struct ServerArgs {
     server: Vec<ServerAddress>,
     #[command(flatten)]
     token: TokenArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 /// A client of the operators' service, which sends the token with each call.
@@ -68,8 +73,10 @@ fn parse_grpc_server(text: &str) -> Result<ServerAddress, String> {
     let server: ServerAddress =
         text.parse().map_err(|error: InvalidServerAddress| error.to_string())?;
     match server.scheme {
-        Scheme::Http => Ok(server),
-        _ => Err(format!("{text} is not the gRPC address of a node: write http://HOST:PORT")),
+        Scheme::Http | Scheme::Https => Ok(server),
+        _ => Err(format!(
+            "{text} is not the gRPC address of a node: write https://HOST:PORT or http://HOST:PORT"
+        )),
     }
 }
 
@@ -81,9 +88,10 @@ impl ServerArgs {
             None => None,
         };
         let token = BearerInterceptor(token);
+        let trust = self.trust.load()?;
         let mut last_error = None;
         for server in &self.server {
-            match connect_and_probe(server, token.clone()).await {
+            match connect_and_probe(server, &trust, token.clone()).await {
                 Ok(client) => return Ok(client),
                 Err(error) => {
                     last_error = Some(error.context(format!(
@@ -100,9 +108,10 @@ impl ServerArgs {
 /// connections as well.
 async fn connect_and_probe(
     server: &ServerAddress,
+    trust: &CertificateTrust,
     token: BearerInterceptor,
 ) -> anyhow::Result<OperatorClient> {
-    let endpoint = Endpoint::from_shared(server.to_string())?;
+    let endpoint = grpc_endpoint(server, trust).map_err(anyhow::Error::msg)?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(COMMAND_TIMEOUT);
     let channel = endpoint.connect().await.map_err(|error| anyhow::anyhow!(error_chain(&error)))?;
     let mut client = ClusterServiceClient::with_interceptor(channel, token);

@@ -8,13 +8,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use pushonce_client::{AcknowledgementFuture, PublishStream, Publisher, ServerAddress};
+use pushonce_client::{
+    AcknowledgementFuture, PublishStream, Publisher, PublisherOptions, ServerAddress,
+};
 use pushonce_core::{Acknowledgement, ContentType, MessageKey, Publish, Topic};
 use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
 use super::access_token::TokenArgs;
+use super::trust::TrustArgs;
 use crate::output::{self, OutputError};
 
 /// What to publish, and the servers to use.
@@ -44,14 +47,13 @@ pub(super) struct Args {
     server: Vec<ServerAddress>,
     #[command(flatten)]
     token: TokenArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let servers = args.server.clone();
-    let publisher = match args.token.provider() {
-        Some(token) => Publisher::with_token(servers, token),
-        None => Publisher::new(servers),
-    };
+    let options = PublisherOptions { token: args.token.provider(), trust: args.trust.load()? };
+    let publisher = Publisher::with_options(args.server.clone(), options);
     let payload = match (&args.data, &args.file) {
         (Some(data), _) => Some(Bytes::from(data.clone().into_vec())),
         (None, Some(file)) => Some(read_payload(file)?),
