@@ -569,7 +569,8 @@ async fn forged_frames_of_a_member_change_nothing_and_an_oversized_one_ends_its_
             learners: vec![],
         })
     };
-    let head = Some(pb::Position { epoch: u64::MAX, offset: u64::MAX });
+    let absurd = pb::Position { epoch: u64::MAX, offset: u64::MAX };
+    let head = Some(absurd);
     let message =
         pb::Message { position: head, content_type: "text".to_owned(), ..Default::default() };
     let forged = vec![
@@ -579,7 +580,7 @@ async fn forged_frames_of_a_member_change_nothing_and_an_oversized_one_ends_its_
         Frame::ClaimRefuted(pb::ClaimRefuted { shard, owner: 2, term: 1 }),
         Frame::Interested(pb::Interested {
             number: 1,
-            answer: Some(pb::interested::Answer::Head(head.unwrap_or_default())),
+            answer: Some(pb::interested::Answer::Head(absurd)),
         }),
         Frame::Deliver(pb::Deliver { number: 1, messages: vec![message], age_us: None }),
         Frame::Heartbeat(pb::Heartbeat {

@@ -145,9 +145,10 @@ impl Engine {
     /// Refutes claims of other nodes to shards that this node still leads, and claims the shards again.
     pub(super) fn resolve_disputes(&mut self, now: Instant) {
         let is_due = |dispute: &Dispute| dispute.since + REFUTE_AFTER <= now;
-        let due = self.disputes.open.extract_if(.., |_, dispute| is_due(dispute));
-        let due: Vec<(ShardId, Dispute)> = due.collect();
-        for (shard, Dispute { claim: OwnershipClaim { owner, term, .. }, .. }) in due {
+        let due = self.disputes.open.iter().filter(|(_, dispute)| is_due(dispute));
+        let due: Vec<_> = due.map(|(&shard, it)| (shard, it.claim.owner, it.claim.term)).collect();
+        self.disputes.open.retain(|_, dispute| !is_due(dispute));
+        for (shard, owner, term) in due {
             let frame = PeerFrame::ClaimRefuted { shard, owner, term };
             let nodes = self.links.nodes().filter(|&node| node != owner);
             self.effects.extend(nodes.map(|node| EngineEffect::Send(node, frame.clone())));
