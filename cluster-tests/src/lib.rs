@@ -37,6 +37,7 @@ mod cluster;
 mod environment;
 pub mod faults;
 pub mod history;
+pub mod hostile;
 pub mod http_client;
 pub mod load;
 mod node;

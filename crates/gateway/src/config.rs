@@ -35,8 +35,9 @@ pub struct Config {
     pub publishes_max: usize,
     /// Maximum number of connections over all transports. Further ones get 503, or are refused on QUIC.
     pub connections_max: usize,
-    /// Maximum number of connections of one client address (IPv6: of one network of 64 bits) over HTTP, WebSocket,
-    /// QUIC and gRPC, and with it the limit of the rate of new ones; 0 for neither. 127.0.0.1 and `::1` are not limited.
+    /// Maximum number of connections of one client address (IPv6: of one network of 64 bits) over HTTP,
+    /// WebSocket, QUIC and gRPC, and with it the limit of the rate of new ones; 0 for neither. 127.0.0.1 and
+    /// `::1` are not limited.
     pub address_connections_max: usize,
     /// Maximum number of publishes a second of one caller over HTTP, WebSocket and QUIC, twice as many at once; 0
     /// for no limit. Callers on 127.0.0.1 and `::1` are not limited.

@@ -51,7 +51,8 @@ pub(crate) const TOO_MANY_RESPONSE: &[u8] =
     Content-Length: 106\r\n\
     Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: retry-after\r\n\
     X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n\
-    {\"error\":{\"code\":\"overloaded\",\"message\":\"your address has too many connections; close some\",\"retry\":true}}";
+    {\"error\":{\"code\":\"overloaded\",\
+    \"message\":\"your address has too many connections; close some\",\"retry\":true}}";
 
 /// The permit of one connection, released when it is dropped.
 pub(crate) enum ConnectionPermit {

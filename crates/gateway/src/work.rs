@@ -10,8 +10,8 @@ use pushonce_core::{Gcra, RateLimit};
 /// Work of one session in one turn, in microseconds: a fan-out turn of a lane takes about a millisecond.
 pub(crate) const TURN_MICROS: u32 = 2_000;
 
-/// Work of one session: a tenth of a lane, in microseconds a second, and a second's worth of it at once. A session that subscribes to
-/// its maximum of 1,000 topics when it connects does not wait.
+/// Work of one session: a tenth of a lane, in microseconds a second, and a second's worth of it at once. A
+/// session that subscribes to its maximum of 1,000 topics when it connects does not wait.
 const WORK_RATE: RateLimit = RateLimit::new(100_000, 100_000);
 
 /// Cost of a subscribe request: a reservation at the hub, a task, a page of history, a reply.

@@ -10,8 +10,8 @@ use pushonce_core::{ClientAddress, RateLimit};
 use crate::KeyedRates;
 
 /// The new connections of one address, a second and at once. A network address translator of a stadium or a
-/// mobile provider brings some hundred viewers a second, a thousand and more in the first seconds; a single host can open
-/// 20,000 a second, and each costs a handshake.
+/// mobile provider brings some hundred viewers a second, a thousand and more in the first seconds; a single
+/// host can open 20,000 a second, and each costs a handshake.
 const CONNECTION_RATE: RateLimit = RateLimit::new(500, 4_000);
 
 /// Limits of one client address over the ports that share them. Cheap to clone.

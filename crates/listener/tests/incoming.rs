@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
+use pushonce_listener::{
+    AddressLimits, ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -54,6 +56,35 @@ async fn peer_connections_are_limited_and_closing_one_admits_the_next() {
     assert!(timeout(TEST_TIMEOUT, closed).await.expect("closed at once").is_err());
     held.pop();
     let _next = TcpStream::connect(address).await.expect("the backlog accepts it");
+    timeout(TEST_TIMEOUT, connections.next()).await.expect("a closed connection frees its permit");
+}
+
+#[tokio::test]
+async fn connection_of_an_address_with_its_maximum_is_closed_and_others_are_accepted() {
+    let (listener, address) = bind().await;
+    let budget = DescriptorBudget::new(1 << 20);
+    let limits = AddressLimits::new(1);
+    let purpose = ConnectionPurpose::Publisher;
+    let mut connections = Box::pin(incoming(listener, budget, purpose, Some(limits)));
+    let connect_from = async |source: [u8; 4]| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("an address of this host");
+        socket.connect(address).await.expect("the backlog accepts it")
+    };
+    let _first = connect_from([127, 0, 0, 2]).await;
+    let held = connections.next().await;
+    let mut second = connect_from([127, 0, 0, 2]).await;
+    let closed = async {
+        tokio::select! {
+            _ = connections.next() => panic!("the second connection was admitted"),
+            read = second.read_u8() => read,
+        }
+    };
+    assert!(timeout(TEST_TIMEOUT, closed).await.expect("closed at once").is_err());
+    let _other = connect_from([127, 0, 0, 3]).await;
+    let other = timeout(TEST_TIMEOUT, connections.next()).await.expect("another address");
+    drop((held, other));
+    let _again = connect_from([127, 0, 0, 2]).await;
     timeout(TEST_TIMEOUT, connections.next()).await.expect("a closed connection frees its permit");
 }
 

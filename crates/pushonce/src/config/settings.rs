@@ -138,8 +138,7 @@ pub struct Settings {
 
     /// Memory limit of this process. Near it, `latest` subscriptions receive messages less often, then new topics,
     /// new sessions and publishes are rejected; at it, sessions are closed if they hold more than the topics. 0: no
-    /// limit [default: four fifths of the machine's or
-    /// its control group's]
+    /// limit [default: four fifths of the machine's or its control group's]
     #[arg(long, help_heading = "Limits", value_name = "SIZE", value_parser = bytes)]
     pub memory_max: Option<u64>,
     // Each topic takes at least some hundred bytes: about 1 GiB in total.
@@ -149,8 +148,8 @@ pub struct Settings {
     #[arg(value_parser = between(0, TOML_INTEGER_MAX))]
     pub topics_max: u64,
     // The viewers behind one address translator of a stadium or a mobile provider.
-    /// Maximum number of connections of one client address (IPv6: of one network of 64 bits) over HTTP, WebSocket, QUIC
-    /// and gRPC, with at most 500 new ones a second: raise it behind a proxy on another host. 0: no limit.
+    /// Maximum number of connections of one client address (IPv6: of one network of 64 bits) over HTTP, WebSocket,
+    /// QUIC and gRPC, with at most 500 new ones a second: raise it behind a proxy on another host. 0: no limit.
     /// 127.0.0.1 and ::1 are not limited
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 10_000)]
     pub address_connections_max: usize,
