@@ -8,13 +8,18 @@ use super::layer::settings_command;
 use super::variable;
 
 /// The types of the values by their name in the help text: how a value is written, and its unit.
-const TYPES: [(&str, &str, &str); 11] = [
+const TYPES: [(&str, &str, &str); 12] = [
     ("ADDR", "IP address and port to listen on, as in `127.0.0.1:7080` or `[::1]:7080`", "–"),
     ("ADDRS", "`HOST:PORT`, several separated by `,`; in the file, an array of strings", "–"),
     ("DIR", "path", "–"),
     ("HOST", "DNS name or IP address without port; an IPv6 address in brackets", "–"),
     ("N", "whole number", "–"),
     ("NAME", "up to 63 letters, digits, `-`, `_` and `.`", "–"),
+    (
+        "ORIGINS",
+        "`SCHEME://HOST`, `SCHEME://HOST:PORT` or `*`, several separated by `,`; in the file, an array of strings",
+        "–",
+    ),
     ("ROLES", "`core`, `edge` or `core,edge`", "–"),
     ("SIZE", "number with `KiB`, `MiB`, `GiB` or `TiB`, as in `256MiB`, or without unit", "bytes"),
     ("TIME", "number with unit, as in `150ms`, `25s`, `5m` or `1h 30m`", "ms, s, m, h, d"),
