@@ -37,6 +37,12 @@
 //!
 //! Convert a wire type to its domain type where it is received, and pass only the domain type on.
 
+// Every byte that this crate reads comes from outside.
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
+)]
+
 #[cfg(test)]
 mod arbitrary;
 pub mod client;

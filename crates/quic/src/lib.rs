@@ -38,6 +38,9 @@
 //! [`CertificateRotator`] for as long as the endpoints. Do not hold a borrow of the handler while the
 //! endpoint runs: events arrive by `&mut`.
 
+// Every byte that this crate reads comes from outside.
+#![cfg_attr(not(test), warn(clippy::expect_used, clippy::panic, clippy::unreachable))]
+
 mod bind;
 pub mod certificate;
 mod connection;

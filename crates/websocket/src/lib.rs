@@ -62,6 +62,9 @@
 //! # }
 //! ```
 
+// Every byte that this crate reads comes from outside.
+#![cfg_attr(not(test), warn(clippy::expect_used, clippy::panic, clippy::unreachable))]
+
 mod decoder;
 mod deflate;
 mod extensions;

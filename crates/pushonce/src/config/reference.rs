@@ -17,6 +17,11 @@ const TYPES: [(&str, &str, &str); 12] = [
     ("HOST", "DNS name or IP address without port; an IPv6 address in brackets", "–"),
     ("N", "whole number", "–"),
     ("NAME", "up to 63 letters, digits, `-`, `_` and `.`", "–"),
+    (
+        "ORIGINS",
+        "`SCHEME://HOST`, `SCHEME://HOST:PORT` or `*`, several separated by `,`; in the file, an array of strings",
+        "–",
+    ),
     ("ROLES", "`core`, `edge` or `core,edge`", "–"),
     ("SIZE", "number with `KiB`, `MiB`, `GiB` or `TiB`, as in `256MiB`, or without unit", "bytes"),
     ("TIME", "number with unit, as in `150ms`, `25s`, `5m` or `1h 30m`", "ms, s, m, h, d"),

@@ -78,7 +78,7 @@ pub struct Settings {
     pub monitoring: Option<SocketAddr>,
     /// Origins of pages that may read, publish and subscribe besides the node's own pages, as in
     /// https://www.example.com; `*` for every page. On a loopback address, their hosts are accepted as names of
-    /// this node, too
+    /// this node, too [default: none]
     #[arg(long, help_heading = "Addresses", value_name = "ORIGINS", value_delimiter = ',')]
     #[arg(value_parser = origin)]
     pub origins: Vec<String>,

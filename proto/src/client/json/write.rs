@@ -308,17 +308,19 @@ fn put_string(out: &mut BytesMut, text: &str) {
     out.put_u8(b'"');
     let mut remaining = text.as_bytes();
     let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
-    while let Some(index) = remaining.iter().position(special) {
-        out.put_slice(&remaining[..index]);
-        put_escape(out, remaining[index]);
-        remaining = &remaining[index + 1..];
+    let split =
+        |bytes| <[u8]>::iter(bytes).position(special).and_then(|at| bytes.split_at_checked(at));
+    while let Some((plain, [byte, rest @ ..])) = split(remaining) {
+        out.put_slice(plain);
+        put_escape(out, *byte);
+        remaining = rest;
     }
     out.put_slice(remaining);
     out.put_u8(b'"');
 }
 
 fn put_escape(out: &mut BytesMut, byte: u8) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let hex = |digit: u8| if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
     match byte {
         b'"' | b'\\' => out.put_slice(&[b'\\', byte]),
         b'\n' => out.put_slice(b"\\n"),
@@ -326,7 +328,7 @@ fn put_escape(out: &mut BytesMut, byte: u8) {
         b'\t' => out.put_slice(b"\\t"),
         _ => {
             out.put_slice(b"\\u00");
-            out.put_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            out.put_slice(&[hex(byte >> 4), hex(byte & 15)]);
         }
     }
 }
