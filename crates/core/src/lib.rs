@@ -63,6 +63,7 @@ mod publish_id;
 mod resume;
 mod ring;
 mod route;
+mod spiffe_id;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
 mod times;
@@ -97,6 +98,7 @@ pub use resume::{
 };
 pub use ring::HashRing;
 pub use route::{UpstreamRoute, select_upstream};
+pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
 pub use unavailable::UnavailableReason;

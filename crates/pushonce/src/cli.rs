@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod ca;
 mod check_config;
 mod cluster;
 mod demo;
@@ -58,6 +59,8 @@ enum Command {
     Subscribe(subscribe::Args),
     /// Inspect a cluster and change its members
     Cluster(cluster::Args),
+    /// Make the private certificate authority of a cluster, and the certificates of its nodes
+    Ca(ca::Args),
     /// Show the owner, history and subscriber count of topics
     Topic(topic::Args),
     /// Show and change the settings of namespaces, such as history and payload limits
@@ -174,6 +177,7 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
             Command::Publish(args) => publish::run(args, json, shutdown).await,
             Command::Subscribe(args) => subscribe::run(args, json, shutdown).await,
             Command::Cluster(args) => cluster::run(args, json).await,
+            Command::Ca(args) => ca::run(args, json),
             Command::Topic(args) => topic::run(args, json).await,
             Command::Namespace(args) => namespace::run(args, json).await,
             Command::Bench(args) => bench::run(args, json, shutdown).await,
@@ -212,6 +216,7 @@ impl Command {
             | Command::Bench(_) => true,
             Command::Init(_)
             | Command::Cluster(_)
+            | Command::Ca(_)
             | Command::Topic(_)
             | Command::Namespace(_)
             | Command::CheckConfig(_) => false,

@@ -9,7 +9,8 @@ use serde_json::Value;
 const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("proto", &["core"]),
-    ("peer", &["core", "proto"]),
+    ("ca", &["core"]),
+    ("peer", &["core", "proto", "ca", "telemetry"]),
     ("consensus", &["core", "proto", "peer", "telemetry"]),
     ("control", &["core", "consensus", "telemetry"]),
     ("shard", &["core", "consensus", "telemetry"]),
@@ -36,7 +37,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("quinn", &["client"]),
     ("quinn-proto", &["quic", "benches"]),
     ("quinn-udp", &["quic"]),
-    ("rcgen", &["quic"]),
+    ("rcgen", &["ca", "quic"]),
     ("flate2", &["websocket"]),
     ("sha1", &["websocket"]),
     ("clap", &["benches", "demo", "loadgen", "pushonce"]),
