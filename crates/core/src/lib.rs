@@ -53,6 +53,7 @@ mod error;
 mod fail_point;
 mod host_port;
 mod ids;
+mod join_token;
 mod message;
 mod namespace;
 mod overload;
@@ -81,6 +82,7 @@ pub use error::{PublishError, PublishRejection};
 pub use fail_point::{FailPoint, UnknownFailPoint};
 pub use host_port::{HostPort, InvalidHostPort};
 pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
+pub use join_token::{JoinTokenHash, JoinTokenId, JoinTokenStatus};
 pub use message::{
     Acknowledgement, ContentType, InvalidPublish, Message, MessageKey, Publish, Timestamp,
 };

@@ -2,6 +2,7 @@
 //! peer is accepted, and every other caller is rejected with what to change; a dialer finds a peer that moved;
 //! the shared data channel survives a restart of the peer.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -112,7 +113,8 @@ async fn peer_is_accepted_and_both_sides_know_each_other() {
 #[tokio::test]
 async fn caller_without_a_place_in_the_cluster_is_rejected_with_what_to_change() {
     let members = PeerAddresses::default();
-    members.replace([1, 2].map(|id| (NodeId(id), "a:1".to_owned())).into(), NodeId(4));
+    let known = [1, 2].map(|id| (NodeId(id), "a:1".to_owned()));
+    members.replace(known.into(), NodeId(4), BTreeSet::new());
     let node = ServingNode::start(2, "127.0.0.1:0", members).await;
     let known = || addresses(&[(2, &node.address), (5, &node.address)]);
 

@@ -520,8 +520,9 @@ async fn distribute_views(
                 tracing::info!(%version, "the cluster version is raised");
             }
             metrics::CLUSTER_VERSION.register_gauge(&[]).set(f64::from(version.0));
-            peer_addresses
-                .replace(newest_view.members.values().map(address).collect(), newest_view.next_id);
+            let (next_id, unused_ids) = (newest_view.next_id, newest_view.unused_ids.clone());
+            let addresses = newest_view.members.values().map(address).collect();
+            peer_addresses.replace(addresses, next_id, unused_ids);
             view.send_replace(newest_view);
         }
         tokio::select! {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pushonce_consensus::LogMark;
-use pushonce_control::{Incarnation, JoinCommand, ProcessRun, Profile};
+use pushonce_control::{Incarnation, JoinCommand, JoinCredential, ProcessRun, Profile};
 use pushonce_core::{BuildInfo, ClusterId, ClusterVersion, NodeId, VersionRange};
 use pushonce_proto::pb::peer::v1 as pb;
 use tonic::Status;
@@ -70,6 +70,7 @@ pub(super) fn decode(request: pb::JoinRequest) -> Result<JoinCommand, Status> {
         },
         times: request.times.map(Into::into),
         log: request.log.map(|pb::LogMark { log, writes }| LogMark { log, writes }),
+        credential: JoinCredential::None,
     })
 }
 
@@ -113,6 +114,7 @@ mod tests {
             },
             times: None,
             log: None,
+            credential: JoinCredential::None,
         }
     }
 

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use pushonce_consensus::ConsensusEngine;
 use pushonce_control::{
     BootstrapCommand, BootstrapError, CommandRejection, ControlHandle, Incarnation, JoinCommand,
-    ProcessRun, Profile,
+    JoinCredential, ProcessRun, Profile,
 };
 use pushonce_core::{
     Addresses, BuildInfo, ClusterTimes, FailPoint, Namespaces, ShardCount, Spread, VersionRange,
@@ -64,6 +64,7 @@ impl StartupState {
             profile: node_profile(&config),
             times: config.consensus_times,
             log: None,
+            credential: JoinCredential::None,
         };
         let (identity, times) = match data.load_identity()? {
             Some(existing) => {
