@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use pushonce_core::{NamespaceChange, NodeId, ShardId, Topic};
+use pushonce_core::{JoinTokenId, JoinTokenStatus, NamespaceChange, NodeId, ShardId, Topic};
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::cluster::{
     self, MemberStatus, ShardMoveProgress, ShardStatus, TopicLocation, TopicQuery,
@@ -128,6 +129,46 @@ impl cluster_service_server::ClusterService for ClusterService {
         let times = times.ok_or_else(|| invalid(ErrorCode::BadRequest, "times is missing"))?;
         self.admin.set_consensus_times(times.into()).await.map_err(admin_status)?;
         Ok(Response::new(pb::SetTimesResponse {}))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<pb::CreateJoinTokenRequest>,
+    ) -> Result<Response<pb::CreateJoinTokenResponse>, Status> {
+        let validity = Duration::from_millis(request.into_inner().validity_ms);
+        let token = self.admin.create_join_token(validity).await.map_err(admin_status)?;
+        let status = JoinTokenStatus { expires: token.expires, used_by: None };
+        let status = Some(join_token(token.id, status));
+        Ok(Response::new(pb::CreateJoinTokenResponse { token: token.text, status }))
+    }
+
+    async fn join_tokens(
+        &self,
+        _: Request<pb::JoinTokensRequest>,
+    ) -> Result<Response<pb::JoinTokensResponse>, Status> {
+        let tokens = self.status.snapshot().view.join_tokens.clone();
+        let tokens = tokens.into_iter().map(|(id, status)| join_token(id, status)).collect();
+        Ok(Response::new(pb::JoinTokensResponse { tokens }))
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<pb::RevokeJoinTokenRequest>,
+    ) -> Result<Response<pb::RevokeJoinTokenResponse>, Status> {
+        let id = request.into_inner().id.parse();
+        let id = id.map_err(|_| {
+            invalid(ErrorCode::BadRequest, "the id of a join token has 16 hexadecimal digits")
+        })?;
+        self.admin.revoke_join_token(id).await.map_err(admin_status)?;
+        Ok(Response::new(pb::RevokeJoinTokenResponse {}))
+    }
+}
+
+fn join_token(id: JoinTokenId, status: JoinTokenStatus) -> pb::JoinToken {
+    pb::JoinToken {
+        id: id.to_string(),
+        expires_ms: status.expires.0,
+        used_by: status.used_by.map_or(0, |node| node.0),
     }
 }
 

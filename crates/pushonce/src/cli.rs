@@ -251,7 +251,7 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 }
 
 /// Ignores SIGHUP: a node keeps running when its terminal or its supervisor's session ends. Settings are
-/// not read again; a restart changes them.
+/// not read again; a restart changes them. Certificates are, by the tasks that keep them.
 fn ignore_sighup() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup())?;
@@ -261,7 +261,7 @@ fn ignore_sighup() -> anyhow::Result<()> {
             if let Some(suppressed) = limiter.allow(Instant::now()) {
                 tracing::info!(
                     suppressed,
-                    "ignored SIGHUP: restart the node to change its settings"
+                    "received SIGHUP: only certificates are read again, other settings change with a restart"
                 );
             }
         }

@@ -10,6 +10,7 @@ mod environment;
 mod host_defaults;
 mod layer;
 mod listen;
+mod peer_security;
 mod reference;
 mod settings;
 mod values;
@@ -104,6 +105,16 @@ pub enum InvalidConfig {
         /// The listen address.
         address: SocketAddr,
     },
+    /// The peer port can be reached by others, without TLS and without `--insecure`.
+    #[error(
+        "--peer {address} can be reached by others and the nodes do not authenticate each other; set \
+         --peer-cert, --peer-key and --peer-ca (`pushonce ca` makes them), or --join-token-file; or bind to \
+         loopback, or add --insecure if only trusted hosts can reach the network"
+    )]
+    ExposedPeerPort {
+        /// The listen address.
+        address: SocketAddr,
+    },
     /// One of the errors above, about a setting that no flag gives.
     #[error("{error} (set by {origin})")]
     FromSource {
@@ -121,6 +132,7 @@ impl InvalidConfig {
             InvalidConfig::InvalidValue { flag, .. } | InvalidConfig::Exposed { flag, .. } => {
                 Some(flag)
             }
+            InvalidConfig::ExposedPeerPort { .. } => Some("--peer"),
             _ => None,
         }
     }
@@ -166,6 +178,7 @@ impl Config {
 
     fn check(&self) -> Result<(), InvalidConfig> {
         self.check_addresses()?;
+        peer_security::check(&self.settings)?;
         self.check_exposure()
     }
 
@@ -195,7 +208,13 @@ impl Config {
 
     fn check_exposure(&self) -> Result<(), InvalidConfig> {
         for (flag, address) in self.listen_addresses() {
-            if !address.ip().is_loopback() && !self.settings.insecure {
+            if address.ip().is_loopback() || self.settings.insecure {
+                continue;
+            }
+            if flag == "--peer" && !peer_security::is_secured(&self.settings) {
+                return Err(InvalidConfig::ExposedPeerPort { address });
+            }
+            if flag != "--peer" {
                 return Err(InvalidConfig::Exposed { flag, address });
             }
         }

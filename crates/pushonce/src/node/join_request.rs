@@ -28,10 +28,13 @@ pub(super) fn encode(joining: &JoinCommand, starting: bool) -> pb::JoinRequest {
         release: build.release,
         version_min: build.supported.min.0.into(),
         version_max: build.supported.max.0.into(),
+        join_secret: Bytes::new(),
+        certificate_request: Bytes::new(),
     }
 }
 
-/// Decodes the command of a node. The control group validates the profile.
+/// Decodes the command of a node. The control group validates the profile; the receiver of the request sets the
+/// credential.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` with the field that is missing or malformed.

@@ -3,29 +3,35 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, LocalBoxStream};
+use pushonce_ca::JoinToken;
 use pushonce_consensus::ConsensusSettings;
 use pushonce_control::health::ClusterProblem;
 use pushonce_control::{CommandError, ControlHandle, leave};
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterVersion, ClusterView, CommitAge, ConsensusTimes, FetchError,
-    Gap, History, HistoryPage, HistoryRange, Message, Namespace, NamespaceChange, NodeId, Position,
-    Publish, PublishError, PublishRejection, ShardId, StartFrom, SubscribeAck, SubscribeOptions,
-    SubscriberCount, Timestamp, Topic, TopicEvent, UnavailableReason,
+    Gap, History, HistoryPage, HistoryRange, JoinTokenId, Message, Namespace, NamespaceChange,
+    NodeId, Position, Publish, PublishError, PublishRejection, ShardId, StartFrom, SubscribeAck,
+    SubscribeOptions, SubscriberCount, Timestamp, Topic, TopicEvent, UnavailableReason,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_gateway::Admission;
+use pushonce_peer::Credentials;
 use pushonce_proto::cluster::{self, ShardMoveProgress};
-use pushonce_publish::{AdminError, ClusterSnapshot, Router, SubscriptionSourceError};
+use pushonce_publish::{
+    AdminError, ClusterSnapshot, NewJoinToken, Router, SubscriptionSourceError,
+};
 use pushonce_shard::Handle;
 use tokio::sync::watch;
 
 use super::cluster_topics::ClusterTopics;
 use super::current_view::CurrentView;
+use super::membership::unix_time;
 use super::overview::NodeOverview;
 use super::replica_supervisor::LocalReplicas;
 use super::shard_progress;
@@ -327,7 +333,17 @@ pub(super) struct ClusterOperations {
     pub(super) overview: NodeOverview,
     /// Counts the messages that a change of a namespace would drop.
     pub(super) topics: ClusterTopics,
+    /// Join tokens name the authority behind them.
+    pub(super) credentials: Credentials,
 }
+
+/// A join token needs an authority that the joining node can recognise.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the nodes do not authenticate each other, so a node joins without a token; for mutual TLS see \
+     `pushonce ca`"
+)]
+struct NoAuthority;
 
 impl pushonce_publish::ClusterAdmin for ClusterOperations {
     fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>> {
@@ -394,12 +410,42 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
             control.set_times(times).await.map_err(operation_error)
         })
     }
+
+    fn create_join_token(
+        &self,
+        validity: Duration,
+    ) -> BoxFuture<'static, Result<NewJoinToken, AdminError>> {
+        let (control, credentials) = (self.control.clone(), self.credentials.clone());
+        Box::pin(async move {
+            let Credentials::MutualTls(tls) = credentials else {
+                return Err(AdminError::FailedPrecondition(NoAuthority.into()));
+            };
+            let token = JoinToken::new(tls.node().cluster, tls.issuer(), rand::random());
+            let (hash, now) = (JoinToken::hash(token.secret()), unix_time(SystemTime::now()));
+            let validity_ms = u64::try_from(validity.as_millis()).unwrap_or(u64::MAX);
+            let expires = Timestamp(now.0.saturating_add(validity_ms));
+            control.add_join_token(hash, now, expires).await.map_err(operation_error)?;
+            tracing::info!(target: "audit", id = %hash.id(), "made a join token");
+            Ok(NewJoinToken { text: token.expose(), id: hash.id(), expires })
+        })
+    }
+
+    fn revoke_join_token(&self, id: JoinTokenId) -> BoxFuture<'static, Result<(), AdminError>> {
+        let control = self.control.clone();
+        Box::pin(async move {
+            control.revoke_join_token(id).await.map_err(operation_error)?;
+            tracing::info!(target: "audit", %id, "revoked a join token");
+            Ok(())
+        })
+    }
 }
 
 fn operation_error(error: CommandError) -> AdminError {
     use pushonce_control::CommandRejection;
     match &error {
-        CommandError::Rejected(CommandRejection::Namespace(_)) => AdminError::Invalid(error.into()),
+        CommandError::Rejected(
+            CommandRejection::Namespace(_) | CommandRejection::InvalidTokenValidity { .. },
+        ) => AdminError::Invalid(error.into()),
         _ if error.is_retryable() => AdminError::Unavailable(error.into()),
         _ => AdminError::FailedPrecondition(error.into()),
     }
