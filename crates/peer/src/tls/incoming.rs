@@ -18,8 +18,8 @@ use crate::{Credentials, metrics};
 /// Timeout of a handshake: some round trips. A connection that stays silent ends with it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum number of concurrent handshakes. More wait in the backlog of the socket.
-const HANDSHAKES_MAX: usize = 256;
+/// Maximum number of concurrent handshakes: some 20 KiB each. More wait in the backlog of the socket.
+const HANDSHAKES_MAX: usize = 1_024;
 
 /// Maximum duration of a connection without a certificate: a join takes some seconds.
 const JOINER_LIFETIME_MAX: Duration = Duration::from_secs(30);

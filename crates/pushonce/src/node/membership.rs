@@ -45,7 +45,7 @@ pub(super) struct MembershipService {
 impl MembershipService {
     /// The gRPC service for the peer port.
     pub(super) fn service(self) -> MembershipServiceServer<MembershipService> {
-        MembershipServiceServer::new(self)
+        MembershipServiceServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX)
     }
 
     /// A request of a node that is the one that it claims to be, as far as its certificate says.
@@ -252,6 +252,9 @@ impl membership_service_server::MembershipService for MembershipService {
         Ok(self.transport.respond(peer, shard_progress::to_response(progress)))
     }
 }
+
+/// Maximum size of a request. A join has some KiB, and may come from a node without a certificate.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
 
 /// Time for which a node waits for a token that another node has just made.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(1);
