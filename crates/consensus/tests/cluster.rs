@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -447,7 +447,7 @@ async fn removed_peer_is_rejected_and_its_stream_closed() {
     };
     let mut answers = client.exchange(request()).await.unwrap().into_inner();
 
-    addresses.replace(BTreeMap::from([(NodeId(1), address)]), NodeId(3));
+    addresses.replace(BTreeMap::from([(NodeId(1), address)]), NodeId(3), BTreeSet::new());
 
     assert!(answers.message().await.unwrap().is_none(), "the stream has not ended");
     let refused = client.exchange(request()).await.unwrap_err();

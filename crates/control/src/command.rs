@@ -5,8 +5,8 @@ use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterTimes, ClusterVersion, ConsensusTimes, InvalidNamespace, InvalidRevocation,
-    Namespace, NamespaceChange, Namespaces, NodeId, RevokedTokens, ShardCount, Spread, TicketKey,
-    Timestamp, UnsupportedVersion, VersionRange,
+    JoinTokenHash, JoinTokenId, Namespace, NamespaceChange, Namespaces, NodeId, RevokedTokens,
+    ShardCount, Spread, TicketKey, Timestamp, UnsupportedVersion, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,17 @@ pub enum ControlCommand {
         /// When it was generated.
         at: Timestamp,
     },
+    /// Adds a join token.
+    AddJoinToken {
+        /// The hash of its secret.
+        hash: JoinTokenHash,
+        /// The time at which it was made.
+        now: Timestamp,
+        /// The time at which it expires: at most 30 days later.
+        expires: Timestamp,
+    },
+    /// Drops a join token.
+    RevokeJoinToken(JoinTokenId),
 }
 
 /// A new cluster of one node.
@@ -130,6 +141,25 @@ pub struct JoinCommand {
     pub times: Option<ConsensusTimes>,
     /// The mark of the log in the data directory; `None` when there is no log yet.
     pub log: Option<LogMark>,
+    /// How the node proved that it may join, as checked by the node that received its request.
+    pub credential: JoinCredential,
+}
+
+/// How a node proved that it may join.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JoinCredential {
+    /// Not at all: the nodes do not authenticate each other, or the node is a member already.
+    #[default]
+    None,
+    /// By the certificate of a node. A new node gets its id.
+    Certificate(NodeId),
+    /// By a join token, which is used up in the same entry.
+    Token {
+        /// The hash of its secret.
+        hash: JoinTokenHash,
+        /// The time at which the request was received.
+        now: Timestamp,
+    },
 }
 
 /// The reply to a successful join.
@@ -334,6 +364,67 @@ pub enum CommandRejection {
         left: u32,
         /// The number of copies that a shard should have.
         wanted: u32,
+    },
+    /// The certificate names an id that was assigned before.
+    #[error(
+        "{0} is or was the id of another data directory, and ids are not reused: use the directory of {0}, \
+         or a certificate with an id that was never used"
+    )]
+    IdTaken(NodeId),
+    /// The certificate names an id that is too far above the ids in use.
+    #[error(
+        "the certificate names {node}, but the next ids are those up to {max}: number the nodes from 1 \
+         without large gaps"
+    )]
+    IdTooHigh {
+        /// The id in the certificate.
+        node: NodeId,
+        /// The highest id that is accepted.
+        max: NodeId,
+    },
+    /// The certificate is that of another member.
+    #[error(
+        "the data directory belongs to {node}, and the certificate to {certificate}: use the certificate of \
+         {node}"
+    )]
+    CertificateMismatch {
+        /// The node of the directory.
+        node: NodeId,
+        /// The node of the certificate.
+        certificate: NodeId,
+    },
+    /// The directory belongs to a member, which did not join with this token.
+    #[error(
+        "the data directory belongs to {0}, which needs no join token: use the certificate of {0}"
+    )]
+    AlreadyMember(NodeId),
+    /// No token has this secret.
+    #[error(
+        "the join token is unknown, revoked or expired: make another one with `pushonce cluster token`"
+    )]
+    UnknownJoinToken,
+    /// The token is expired.
+    #[error("the join token has expired: make another one with `pushonce cluster token`")]
+    JoinTokenExpired,
+    /// Another node joined with the token.
+    #[error(
+        "{0} joined with this token, which can be used once: make another one with `pushonce cluster token`"
+    )]
+    JoinTokenUsed(NodeId),
+    /// The cluster has its maximum number of join tokens.
+    #[error(
+        "the cluster has its maximum of {max} join tokens: revoke some with \
+         `pushonce cluster token --revoke`, or wait until they expire"
+    )]
+    TooManyJoinTokens {
+        /// The maximum number of tokens.
+        max: u32,
+    },
+    /// The token expires at once or too late.
+    #[error("a join token is valid for at most {} days, and not less than a second", max_ms / 86_400_000)]
+    InvalidTokenValidity {
+        /// The maximum validity, in milliseconds.
+        max_ms: u64,
     },
     /// Another placement was committed meanwhile, or the members changed.
     #[error(

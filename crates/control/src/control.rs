@@ -7,8 +7,8 @@ use pushonce_consensus::{
     ConsensusEngine, GroupId, GroupStatus, InitializeError, ProposeError, RaftGroup, StartError,
 };
 use pushonce_core::{
-    AgreedVersion, ClusterVersion, ClusterView, ConsensusTimes, Namespace, NamespaceChange, NodeId,
-    RevokedTokens, Timestamp,
+    AgreedVersion, ClusterVersion, ClusterView, ConsensusTimes, JoinTokenHash, JoinTokenId,
+    Namespace, NamespaceChange, NodeId, RevokedTokens, Timestamp,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -251,6 +251,27 @@ impl ControlHandle {
         kept_until: Timestamp,
     ) -> Result<(), CommandError> {
         self.submit(ControlCommand::Revoke { tokens, at, kept_until }).await.map(drop)
+    }
+
+    /// Adds a join token, valid from `now` until `expires`. Idempotent.
+    ///
+    /// # Errors
+    /// Rejected when the validity is too long, or when there are too many tokens.
+    pub async fn add_join_token(
+        &self,
+        hash: JoinTokenHash,
+        now: Timestamp,
+        expires: Timestamp,
+    ) -> Result<(), CommandError> {
+        self.submit(ControlCommand::AddJoinToken { hash, now, expires }).await.map(drop)
+    }
+
+    /// Drops a join token. Idempotent.
+    ///
+    /// # Errors
+    /// [`CommandError`] when the outcome is unknown.
+    pub async fn revoke_join_token(&self, id: JoinTokenId) -> Result<(), CommandError> {
+        self.submit(ControlCommand::RevokeJoinToken(id)).await.map(drop)
     }
 
     /// Changes the consensus times of all nodes. Returns when the first step is committed; the change

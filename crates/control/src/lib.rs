@@ -24,7 +24,9 @@
 //! # Guarantees
 //!
 //! - Every node sees the same versions of the cluster in the same order.
-//! - A node id is assigned once.
+//! - A node id is assigned once. A node with a certificate gets the id in it; ids that are skipped stay
+//!   available.
+//! - A join token admits one data directory. Only its hash is stored.
 //! - A placement is committed before any replica moves towards it. A group changes by one replica at a
 //!   time, a new replica votes only after it has caught up, and leadership is transferred only to a live
 //!   voter that has caught up.
@@ -77,7 +79,8 @@ mod times;
 mod voters;
 
 pub use command::{
-    BootstrapCommand, CommandRejection, CommandReply, ControlCommand, JoinCommand, JoinReply,
+    BootstrapCommand, CommandRejection, CommandReply, ControlCommand, JoinCommand, JoinCredential,
+    JoinReply,
 };
 pub use control::{BootstrapError, CommandError, ControlHandle};
 pub use member::{Incarnation, InvalidProfile, ProcessRun, Profile};

@@ -1,16 +1,18 @@
 //! The replicated state of the cluster, changed by commands.
 
+mod join_tokens;
 mod recover;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, FailPoint,
-    InvalidNamespace, Member, MemberState, Namespace, NamespaceChange, Namespaces, NodeId,
-    Placement, Revocations, RevokedTokens, ShardCount, Spread, TicketKeys, Timestamp, VersionRange,
+    InvalidNamespace, JoinTokenHash, Member, MemberState, Namespace, NamespaceChange, Namespaces,
+    NodeId, Placement, Revocations, RevokedTokens, ShardCount, Spread, TicketKeys, Timestamp,
+    VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +20,9 @@ use crate::rules::Rules;
 use crate::times::{AgreedTimes, ChangeInProgress};
 use crate::{
     BootstrapCommand, CommandRejection, CommandReply, ControlCommand, Incarnation, JoinCommand,
-    JoinReply, ProcessRun, Profile,
+    JoinCredential, JoinReply, ProcessRun, Profile,
 };
+use join_tokens::JoinTokens;
 
 pub use recover::RecoverError;
 
@@ -37,6 +40,8 @@ struct ClusterState {
     replicas: u8,
     spread: Spread,
     next_id: u64,
+    /// The ids below `next_id` that were never assigned: certificates of other nodes named higher ones.
+    unused_ids: BTreeSet<NodeId>,
     members: BTreeMap<NodeId, MemberRecord>,
     /// Removed directories and their ids, kept permanently: an id is never reused, and a removed directory
     /// is never accepted again.
@@ -46,6 +51,7 @@ struct ClusterState {
     /// Shared with the views.
     revocations: Arc<Revocations>,
     times: AgreedTimes,
+    join_tokens: JoinTokens,
     /// The version in which nodes encode shared data. Never decreases.
     cluster_version: ClusterVersion,
     /// The keys of TLS session tickets.
@@ -172,6 +178,7 @@ impl ClusterState {
             replicas,
             spread,
             next_id: FIRST_NODE.0 + 1,
+            unused_ids: BTreeSet::new(),
             members: BTreeMap::from([(FIRST_NODE, MemberRecord { incarnation, run, log, member })]),
             removed: BTreeMap::new(),
             placement: Placement {
@@ -181,6 +188,7 @@ impl ClusterState {
             namespaces,
             revocations: Arc::default(),
             times: AgreedTimes::new(times),
+            join_tokens: JoinTokens::default(),
             cluster_version,
             ticket_keys: None,
         }
@@ -230,12 +238,19 @@ impl ClusterState {
                 TicketKeys::rotate(&mut self.ticket_keys, key, at);
                 Ok(CommandReply::Done)
             }
+            ControlCommand::AddJoinToken { hash, now, expires } => {
+                self.add_join_token(hash, now, expires)
+            }
+            ControlCommand::RevokeJoinToken(id) => {
+                self.join_tokens.revoke(id);
+                Ok(CommandReply::Done)
+            }
         }
     }
 
     fn join(&mut self, index: u64, command: JoinCommand) -> Result<JoinReply, CommandRejection> {
-        let JoinCommand { incarnation, run, cluster, node: claimed_id, profile, times, log } =
-            command;
+        let JoinCommand { incarnation, run, cluster, node: claimed_id, profile, .. } = command;
+        let JoinCommand { times, log, credential, .. } = command;
         if let Some(directory_cluster) = cluster.filter(|&theirs| theirs != self.id) {
             return Err(CommandRejection::OtherCluster { directory_cluster, cluster: self.id });
         }
@@ -255,17 +270,75 @@ impl ClusterState {
         if known.is_none() && self.joining_count() >= max {
             return Err(CommandRejection::TooManyJoining { max: max as u32 });
         }
+        let node = self.check_credential(credential, incarnation, known)?;
         let state = match known.and_then(|node| self.members.get(&node)) {
             Some(registered) => registered.member.state,
             None => MemberState::Joining,
         };
-        self.next_id = self.next_id.max(node.0 + 1);
+        if let JoinCredential::Token { hash, .. } = credential {
+            self.join_tokens.mark_used(hash.id(), incarnation, node);
+        }
+        self.mark_assigned(node);
         let log = log.or_else(|| self.members.get(&node)?.log);
         let member = profile.into_member(node, state);
         if self.members.insert(node, MemberRecord { incarnation, run, log, member }).is_none() {
             self.times.acknowledge(node, self.times.agreed().version);
         }
         Ok(JoinReply { cluster: self.id, node, index, times: self.times.agreed() })
+    }
+
+    /// The id of a node that joins: the one it has, the one in its certificate, or the next one.
+    fn check_credential(
+        &self,
+        credential: JoinCredential,
+        incarnation: Incarnation,
+        known: Option<NodeId>,
+    ) -> Result<NodeId, CommandRejection> {
+        let next = NodeId(self.next_id);
+        match credential {
+            JoinCredential::None => Ok(known.unwrap_or(next)),
+            JoinCredential::Token { hash, now } => {
+                self.join_tokens.check(hash, now, incarnation, known)?;
+                Ok(known.unwrap_or(next))
+            }
+            JoinCredential::Certificate(certificate) => match known {
+                Some(node) if node == certificate => Ok(node),
+                Some(node) => Err(CommandRejection::CertificateMismatch { node, certificate }),
+                None => self.check_certified_id(certificate).map(|()| certificate),
+            },
+        }
+    }
+
+    /// Checks that an id was never assigned, and that it skips no more ids than can be remembered.
+    fn check_certified_id(&self, node: NodeId) -> Result<(), CommandRejection> {
+        if node.0 < self.next_id {
+            let is_unused = self.unused_ids.contains(&node);
+            return if is_unused { Ok(()) } else { Err(CommandRejection::IdTaken(node)) };
+        }
+        let room = self.rules().unused_ids_max.saturating_sub(self.unused_ids.len());
+        let max = NodeId(self.next_id.saturating_add(room as u64));
+        if node > max { Err(CommandRejection::IdTooHigh { node, max }) } else { Ok(()) }
+    }
+
+    fn mark_assigned(&mut self, node: NodeId) {
+        self.unused_ids.extend((self.next_id..node.0).map(NodeId));
+        self.unused_ids.remove(&node);
+        self.next_id = self.next_id.max(node.0.saturating_add(1));
+    }
+
+    fn add_join_token(
+        &mut self,
+        hash: JoinTokenHash,
+        now: Timestamp,
+        expires: Timestamp,
+    ) -> Result<CommandReply, CommandRejection> {
+        let rules = self.rules();
+        let max_ms = rules.join_token_validity_max_ms;
+        if !(1..=max_ms).contains(&expires.0.saturating_sub(now.0)) {
+            return Err(CommandRejection::InvalidTokenValidity { max_ms });
+        }
+        self.join_tokens.add(hash, now, expires, rules.join_tokens_max)?;
+        Ok(CommandReply::Done)
     }
 
     /// Checks the log of a known member. A node that was in use has voted: without its log it could vote
@@ -557,6 +630,8 @@ impl ClusterState {
             spread: self.spread,
             members: members.collect(),
             next_id: NodeId(self.next_id),
+            unused_ids: self.unused_ids.clone(),
+            join_tokens: self.join_tokens.statuses(),
             placement: self.placement.clone(),
             namespaces: self.namespaces.clone(),
             revocations: self.revocations.clone(),
@@ -582,6 +657,9 @@ fn check_supported_version(
 #[cfg(test)]
 #[path = "state/arbitrary_commands_test.rs"]
 mod arbitrary_commands_test;
+#[cfg(test)]
+#[path = "state/join_credential_test.rs"]
+mod join_credential_test;
 #[cfg(test)]
 #[path = "state/log_mark_test.rs"]
 mod log_mark_test;

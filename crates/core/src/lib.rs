@@ -55,6 +55,7 @@ mod error;
 mod fail_point;
 mod host_port;
 mod ids;
+mod join_token;
 mod message;
 mod namespace;
 mod overload;
@@ -67,6 +68,7 @@ mod resume;
 mod revocation;
 mod ring;
 mod route;
+mod spiffe_id;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
 mod ticket_keys;
@@ -88,6 +90,7 @@ pub use error::{PublishError, PublishRejection};
 pub use fail_point::{FailPoint, UnknownFailPoint};
 pub use host_port::{HostPort, InvalidHostPort};
 pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
+pub use join_token::{JoinTokenHash, JoinTokenId, JoinTokenStatus};
 pub use message::{
     Acknowledgement, ContentType, InvalidPublish, Message, MessageKey, Publish, Timestamp,
 };
@@ -107,6 +110,7 @@ pub use resume::{
 pub use revocation::{InvalidRevocation, Revocations, RevokedTokens, TokenFacts};
 pub use ring::HashRing;
 pub use route::{UpstreamRoute, select_upstream};
+pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use ticket_keys::{TicketKey, TicketKeys};
 pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};

@@ -1,6 +1,6 @@
 //! The cluster as every node knows it: the committed state of the control group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterId, ClusterTimes, ClusterVersion, HashRing, Namespaces, NodeId, Placement, Revocations,
-    ShardCount, ShardId, Spread, TicketKeys, Topic, VersionRange,
+    ClusterId, ClusterTimes, ClusterVersion, HashRing, JoinTokenId, JoinTokenStatus, Namespaces,
+    NodeId, Placement, Revocations, ShardCount, ShardId, Spread, TicketKeys, Topic, VersionRange,
 };
 
 /// A version of the cluster's state. Nodes that hold the same version hold the same view.
@@ -27,8 +27,13 @@ pub struct ClusterView {
     pub spread: Spread,
     /// Every node that has joined and was not removed.
     pub members: BTreeMap<NodeId, Member>,
-    /// The id of the next node to join: every lower one has been assigned.
+    /// The id of the next node to join without a certificate: every lower one has been assigned, except the
+    /// unused ones.
     pub next_id: NodeId,
+    /// The lower ids that were never assigned, because the certificates of other nodes named higher ones.
+    pub unused_ids: BTreeSet<NodeId>,
+    /// The join tokens that were not dropped yet.
+    pub join_tokens: BTreeMap<JoinTokenId, JoinTokenStatus>,
     /// The nodes that hold each shard.
     pub placement: Placement,
     /// The settings of the namespaces.
@@ -121,6 +126,8 @@ impl ClusterView {
             spread: Spread::default(),
             members: BTreeMap::new(),
             next_id: NodeId(0),
+            unused_ids: BTreeSet::new(),
+            join_tokens: BTreeMap::new(),
             placement: Placement::default(),
             namespaces: Namespaces::default(),
             revocations: Arc::default(),
@@ -148,7 +155,7 @@ impl ClusterView {
     /// Whether a node was a member and was removed: its id is never reused. An id that was not assigned yet
     /// does not count as removed: the node may have joined after this view was committed.
     pub fn was_removed(&self, id: NodeId) -> bool {
-        id < self.next_id && !self.members.contains_key(&id)
+        id < self.next_id && !self.members.contains_key(&id) && !self.unused_ids.contains(&id)
     }
 
     /// The members whose build does not support `version`, ordered by id.

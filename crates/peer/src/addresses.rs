@@ -25,8 +25,9 @@ pub(crate) struct AddressTable {
     hints: BTreeMap<NodeId, String>,
     /// The hints at which the node answered last; others answer at their committed address, or nowhere.
     answering_hints: BTreeSet<NodeId>,
-    /// An id below this one without an address is removed.
+    /// An id below this one without an address is removed, unless it was never assigned.
     next_id: NodeId,
+    unused_ids: BTreeSet<NodeId>,
 }
 
 impl PeerAddresses {
@@ -41,10 +42,15 @@ impl PeerAddresses {
     }
 
     /// Replaces the addresses of all nodes. An id below `next_id` without an address is removed permanently;
-    /// a higher one is a node that is not known yet.
-    pub fn replace(&self, addresses: BTreeMap<NodeId, String>, next_id: NodeId) {
+    /// a higher one, or one of `unused_ids`, is a node that is not known yet.
+    pub fn replace(
+        &self,
+        addresses: BTreeMap<NodeId, String>,
+        next_id: NodeId,
+        unused_ids: BTreeSet<NodeId>,
+    ) {
         self.0.send_if_modified(|table| {
-            let mut new = AddressTable { addresses, next_id, ..AddressTable::empty() };
+            let mut new = AddressTable { addresses, next_id, unused_ids, ..AddressTable::empty() };
             let useful = |&(node, hint): &(&NodeId, &String)| {
                 !new.is_removed(*node) && new.addresses.get(node) != Some(hint)
             };
@@ -131,6 +137,7 @@ impl AddressTable {
             hints: BTreeMap::new(),
             answering_hints: BTreeSet::new(),
             next_id: NodeId(0),
+            unused_ids: BTreeSet::new(),
         }
     }
 
@@ -142,7 +149,8 @@ impl AddressTable {
     }
 
     fn is_removed(&self, node: NodeId) -> bool {
-        node < self.next_id && !self.addresses.contains_key(&node)
+        let is_known = self.addresses.contains_key(&node) || self.unused_ids.contains(&node);
+        node < self.next_id && !is_known
     }
 }
 
@@ -161,8 +169,9 @@ mod tests {
         let addresses = PeerAddresses::default();
         let is_removed = |id| addresses.is_removed(NodeId(id));
         assert!(!is_removed(2), "no addresses are known yet");
-        addresses.replace(BTreeMap::from([(NodeId(1), "a:1".to_owned())]), NodeId(3));
-        assert!(!is_removed(1) && is_removed(2) && !is_removed(3));
+        let known = BTreeMap::from([(NodeId(1), "a:1".to_owned())]);
+        addresses.replace(known, NodeId(4), BTreeSet::from([NodeId(3)]));
+        assert!(!is_removed(1) && is_removed(2) && !is_removed(3) && !is_removed(4));
         assert_eq!(addresses.get(NodeId(2)), None);
     }
 
@@ -171,7 +180,8 @@ mod tests {
         let addresses = PeerAddresses::default();
         let candidates = || addresses.subscribe().borrow().candidates(NodeId(1));
         let commit = |address: &str| {
-            addresses.replace(BTreeMap::from([(NodeId(1), address.to_owned())]), NodeId(3));
+            let known = BTreeMap::from([(NodeId(1), address.to_owned())]);
+            addresses.replace(known, NodeId(3), BTreeSet::new());
         };
         assert!(addresses.add_hint(NodeId(1), "new:1"), "before any view");
         assert_eq!(candidates(), ["new:1"]);

@@ -1,10 +1,13 @@
 //! Why a peer is rejected or cannot be called.
 
+use std::error::Error;
 use std::time::Duration;
 
-use pushonce_core::{ClusterId, NodeId, VersionConflict};
-use pushonce_proto::status::describe;
+use pushonce_core::{ClusterId, NodeId, SpiffeId, VersionConflict};
+use pushonce_proto::status::{describe, error_chain};
 use tonic::{Code, Status};
+
+use crate::CertificateRejection;
 
 /// The greeting of a peer is not acceptable. Each message names what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +48,20 @@ pub enum GreetingError {
         /// The caller.
         node: NodeId,
     },
+    /// The caller claims to be another node than the one of its certificate.
+    #[error(
+        "the caller claims to be {node}, but {}; give each node its own certificate",
+        match .certified {
+            Some(certified) => format!("its certificate is that of {certified}"),
+            None => "it has no certificate".to_owned(),
+        }
+    )]
+    Uncertified {
+        /// The node that the caller claims to be.
+        node: NodeId,
+        /// The node of its certificate.
+        certified: Option<SpiffeId>,
+    },
     /// One node writes what the other cannot read.
     #[error("{conflict}")]
     Version {
@@ -67,6 +84,9 @@ pub enum DialError {
     /// The peer did not answer in time. The call may have arrived.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// The certificate of the peer is not that of the dialled node.
+    #[error(transparent)]
+    Certificate(#[from] CertificateRejection),
     /// Another node answered, or the versions do not overlap.
     #[error(transparent)]
     Greeting(#[from] GreetingError),
@@ -76,6 +96,18 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// The error of a connection attempt.
+    pub(crate) fn from_transport(error: tonic::transport::Error) -> DialError {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+        while let Some(inner) = cause {
+            if let Some(rejection) = inner.downcast_ref::<CertificateRejection>() {
+                return rejection.clone().into();
+            }
+            cause = inner.source();
+        }
+        DialError::Unreachable(error_chain(&error))
+    }
+
     /// The versions of both nodes, when they do not overlap.
     pub fn version_conflict(&self) -> Option<VersionConflict> {
         match self {
@@ -87,7 +119,7 @@ impl DialError {
     /// Whether one of the nodes rejected the other. An operator has to change something.
     pub fn is_rejection(&self) -> bool {
         match self {
-            DialError::Greeting(_) => true,
+            DialError::Greeting(_) | DialError::Certificate(_) => true,
             DialError::Failed(status) => status.code() == Code::FailedPrecondition,
             _ => false,
         }

@@ -25,9 +25,14 @@
 //!
 //! - Every call on a channel carries a greeting: the cluster, the node that calls, the node that is
 //!   expected, and the versions of the caller. [`PeerTransport::accept`] checks it before anything else of the
-//!   call is used, and [`PeerTransport::check_response`] checks that of the response. The node id in a
-//!   greeting is a claim. Only these two functions read it, so they are the place where [`Credentials`] will
-//!   confirm it.
+//!   call is used, and [`PeerTransport::check_response`] checks that of the response.
+//! - With [`Credentials::MutualTls`], the greeting of a caller must agree with the certificate of its connection,
+//!   and a channel to a peer exists only when the certificate at its other end names that peer. Both name the
+//!   cluster as well. Addresses and DNS names are not verified: nodes move. There is no fallback to plain text.
+//! - Without a certificate a caller can join and nothing else, and only where nodes may join: every other call
+//!   is rejected before a byte of its body is read.
+//! - Certificate files are replaced as a whole, and only by files that peers accept. A connection ends when the
+//!   certificate of the peer expires.
 //! - A node of another cluster, another node than the expected one, a removed node, and a node whose versions
 //!   do not overlap are rejected with a text that names what to change. The rejection of a version carries the
 //!   greeting of the node that rejects, so that both sides know of the conflict.
@@ -37,21 +42,24 @@
 //!
 //! # Non-goals
 //!
-//! Encryption: [`Credentials`] has only plain text so far. Discovery: the caller adds addresses. The content of
-//! calls. Callers without an identity: a node that asks to join has no greeting and uses [`connect`]; the
-//! request itself says what the node is.
+//! Revocation lists: a node that is removed from the cluster is rejected by its id. Discovery: the caller adds
+//! addresses. The content of calls. Callers without a greeting: a node that asks to join uses [`connect`] or
+//! [`connect_to_join`]; the request itself says what the node is.
 //!
 //! # Data flow
 //!
 //! Caller: [`Dialer::connect`] or [`PeerTransport::data_channel`] → [`PeerChannel`], which adds the greeting to
-//! each call → [`PeerTransport::check_response`]. Called node: [`PeerTransport::server`] → service →
+//! each call → [`PeerTransport::check_response`]. Called node: [`PeerTransport::incoming`] →
+//! [`PeerTransport::server`] → service →
 //! [`PeerTransport::accept`] → [`PeerTransport::respond`] or [`PeerTransport::reject`].
 //!
 //! # Caller contract
 //!
 //! - Create one transport for each node and share it: clones share the addresses and the agreed version.
 //! - Call [`PeerTransport::accept`] first in each service of the peer port, except where a node joins.
-//! - Serve on [`PeerTransport::server`], which sets `TCP_NODELAY` and keep-alives.
+//! - Serve on [`PeerTransport::server`], which sets `TCP_NODELAY` and keep-alives, with the connections of
+//!   [`PeerTransport::incoming`].
+//! - Call [`MutualTls::reload`] at an interval.
 //! - After [`Dialer::connect`], call [`Dialer::on_answered`] when the peer has answered, and
 //!   [`Dialer::wait_before_retry`] before the next attempt.
 //!
@@ -83,11 +91,18 @@ mod credentials;
 mod dialer;
 mod error;
 mod greeting;
+mod metrics;
+mod tls;
 mod transport;
 
 pub use addresses::PeerAddresses;
-pub use credentials::Credentials;
+pub use credentials::{Credentials, PeerServer};
 pub use dialer::Dialer;
 pub use error::{DialError, GreetingError};
 pub use greeting::PeerChannel;
-pub use transport::{AcceptedPeer, ChannelKind, PeerTransport, connect};
+pub use metrics::METRICS;
+pub use tls::{
+    AuthorityPin, CertificateFiles, CertificateFilesError, CertificateRejection, MutualTls,
+    PeerConnection, PeerInfo, Reload, RequireCertificate, RequireCertificateLayer,
+};
+pub use transport::{AcceptedPeer, ChannelKind, PeerTransport, connect, connect_to_join};

@@ -5,15 +5,23 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, ConsensusTimes, HostPort, NodeId};
-use pushonce_proto::status::error_chain;
+use futures::Stream;
+use pushonce_core::{
+    AgreedVersion, ClusterId, ClusterVersion, ConsensusTimes, HostPort, NodeId, SpiffeId,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use crate::credentials::{PeerServer, endpoint};
 use crate::greeting::{GreetingInterceptor, LocalNode};
-use crate::{Credentials, DialError, Dialer, GreetingError, PeerAddresses, PeerChannel};
+use crate::tls::{PeerConnection, PeerInfo, TlsConnector, incoming};
+use crate::{
+    AuthorityPin, Credentials, DialError, Dialer, GreetingError, PeerAddresses, PeerChannel,
+};
 
 /// Windows of 4 and 8 MiB sustain 300 Mbit/s at a round trip of 100 ms. They bound what one stream and one
 /// connection can occupy in the memory of the receiver.
@@ -79,16 +87,38 @@ pub async fn connect(
     address: &HostPort,
     timeout: Duration,
 ) -> Result<Channel, DialError> {
-    open(credentials.endpoint(&address.to_string(), timeout)?.timeout(timeout)).await
+    let endpoint = endpoint(&address.to_string(), timeout)?.timeout(timeout);
+    credentials.connect(&endpoint, None).await.map_err(DialError::from_transport)
 }
 
-async fn open(endpoint: Endpoint) -> Result<Channel, DialError> {
-    endpoint.connect().await.map_err(|error| DialError::Unreachable(error_chain(&error)))
+/// Connects as a node that joins with a token: without a certificate, to a node that `pin` recognises.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to_join(
+    pin: AuthorityPin,
+    address: &HostPort,
+    timeout: Duration,
+) -> Result<Channel, DialError> {
+    let endpoint = endpoint(&address.to_string(), timeout)?.timeout(timeout);
+    let connector = TlsConnector::for_joiner(pin);
+    endpoint.connect_with_connector(connector).await.map_err(DialError::from_transport)
 }
 
 impl PeerTransport {
-    /// The transport of node `me`. The connections for consensus follow `times`.
+    /// The transport of node `me` without TLS. The connections for consensus follow `times`.
     pub fn new(
+        cluster: ClusterId,
+        me: NodeId,
+        addresses: PeerAddresses,
+        times: &ConsensusTimes,
+    ) -> PeerTransport {
+        PeerTransport::with_credentials(Credentials::Plaintext, cluster, me, addresses, times)
+    }
+
+    /// The transport of node `me`, which must be the node of its `credentials`.
+    pub fn with_credentials(
+        credentials: Credentials,
         cluster: ClusterId,
         me: NodeId,
         addresses: PeerAddresses,
@@ -101,7 +131,7 @@ impl PeerTransport {
             keep_alive: millis(times.election_max_ms),
         };
         let local = LocalNode { cluster, id: me, agreed_version: AgreedVersion::default() };
-        let (credentials, data_channels) = (Credentials::default(), Mutex::default());
+        let data_channels = Mutex::default();
         PeerTransport(Arc::new(TransportInner {
             local,
             addresses,
@@ -131,8 +161,28 @@ impl PeerTransport {
         &self.0.addresses
     }
 
+    /// How this node secures its connections.
+    pub fn credentials(&self) -> &Credentials {
+        &self.0.credentials
+    }
+
+    /// Secures the connections of the peer port, for `serve_with_incoming` of [`PeerTransport::server`].
+    /// Connections that fail are closed, logged and counted.
+    pub fn incoming<S, IO, E>(
+        &self,
+        connections: S,
+    ) -> impl Stream<Item = Result<PeerConnection<IO>, E>> + use<S, IO, E>
+    where
+        S: Stream<Item = Result<IO, E>>,
+        IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = TcpConnectInfo>,
+        IO: Unpin + Send + 'static,
+        E: Send + 'static,
+    {
+        incoming(self.0.credentials.clone(), connections)
+    }
+
     /// The server of the peer port, with the credentials of this node. It sets `TCP_NODELAY` and keep-alives.
-    pub fn server(&self) -> Server {
+    pub fn server(&self) -> PeerServer {
         let server = self.0.credentials.server();
         server
             .tcp_nodelay(true)
@@ -160,7 +210,7 @@ impl PeerTransport {
             return Ok(channel.clone());
         }
         let endpoint = self.endpoint(&address, ChannelKind::Data)?;
-        let channel = self.greeted(peer, endpoint.connect_lazy());
+        let channel = self.greeted(peer, self.0.credentials.connect_lazy(&endpoint, peer));
         channels.insert(peer, (address, channel.clone()));
         Ok(channel)
     }
@@ -172,7 +222,9 @@ impl PeerTransport {
         address: &str,
         kind: ChannelKind,
     ) -> Result<PeerChannel, DialError> {
-        Ok(self.greeted(peer, open(self.endpoint(address, kind)?).await?))
+        let endpoint = self.endpoint(address, kind)?;
+        let channel = self.0.credentials.connect(&endpoint, Some(peer)).await;
+        Ok(self.greeted(peer, channel.map_err(DialError::from_transport)?))
     }
 
     fn endpoint(&self, address: &str, kind: ChannelKind) -> Result<Endpoint, DialError> {
@@ -180,8 +232,7 @@ impl PeerTransport {
             ChannelKind::Consensus => self.0.consensus,
             ChannelKind::Data => DATA,
         };
-        let endpoint = self.0.credentials.endpoint(address, connect_timeout)?;
-        Ok(endpoint
+        Ok(endpoint(address, connect_timeout)?
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(keep_alive)
@@ -213,7 +264,7 @@ impl PeerTransport {
                 Some(conflict) => GreetingError::Version { node: peer, conflict }.into(),
                 None => DialError::Failed(status),
             })?;
-        // With mutual TLS, the certificate of the connection must name this node.
+        // With mutual TLS, a channel to `peer` exists only when the certificate of the connection names it.
         let node = local.check_identity(response.metadata())?;
         if node != peer {
             return Err(GreetingError::UnexpectedPeer { node, expected: peer }.into());
@@ -229,13 +280,43 @@ impl PeerTransport {
     /// With the reason; pass it to [`PeerTransport::reject`].
     pub fn accept<T>(&self, request: &Request<T>) -> Result<AcceptedPeer, GreetingError> {
         let local = &self.0.local;
-        // With mutual TLS, the certificate of the connection must name this node.
         let node = local.check_identity(request.metadata())?;
+        self.check_certificate(request, node)?;
         if self.0.addresses.is_removed(node) {
             return Err(GreetingError::RemovedNode { node });
         }
         let version = local.negotiate(node, request.metadata())?;
         Ok(AcceptedPeer { node, version })
+    }
+
+    /// The node that the certificate of the caller names; `None` without TLS, and for a caller that joins.
+    pub fn certified_node<T>(&self, request: &Request<T>) -> Option<SpiffeId> {
+        request.extensions().get::<PeerInfo>()?.node
+    }
+
+    /// Checks that a caller is the node that it claims to be, as far as the credentials of this node allow.
+    ///
+    /// # Errors
+    /// With mutual TLS: [`GreetingError::Uncertified`] when the certificate of the connection does not name
+    /// `node` of this cluster, and [`GreetingError::RemovedNode`] for a node whose certificate outlives its
+    /// membership.
+    pub fn check_certificate<T>(
+        &self,
+        request: &Request<T>,
+        node: NodeId,
+    ) -> Result<(), GreetingError> {
+        let certified = self.certified_node(request);
+        let claimed = SpiffeId { cluster: self.0.local.cluster, node };
+        match self.0.credentials {
+            Credentials::Plaintext => Ok(()),
+            Credentials::MutualTls(_) if certified != Some(claimed) => {
+                Err(GreetingError::Uncertified { node, certified })
+            }
+            Credentials::MutualTls(_) if self.0.addresses.is_removed(node) => {
+                Err(GreetingError::RemovedNode { node })
+            }
+            Credentials::MutualTls(_) => Ok(()),
+        }
     }
 
     /// The response to an accepted caller, with the greeting of this node.

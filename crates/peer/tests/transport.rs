@@ -2,77 +2,16 @@
 //! peer is accepted, and every other caller is rejected with what to change; a dialer finds a peer that moved;
 //! the shared data channel survives a restart of the peer.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+mod support;
 
-use pushonce_core::{ClusterId, ClusterVersion, ConsensusTimes, NodeId, VersionRange};
-use pushonce_peer::{
-    ChannelKind, DialError, GreetingError, PeerAddresses, PeerChannel, PeerTransport,
-};
-use pushonce_proto::pb::peer::v1 as pb;
-use pushonce_proto::pb::peer::v1::topics_service_client::TopicsServiceClient;
-use pushonce_proto::pb::peer::v1::topics_service_server::{TopicsService, TopicsServiceServer};
+use std::collections::BTreeSet;
+
+use pushonce_core::{ClusterId, ConsensusTimes, NodeId, VersionRange};
+use pushonce_peer::{ChannelKind, DialError, GreetingError, PeerAddresses, PeerTransport};
+use support::{ServingNode, call, dial_and_call};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
 
 const CLUSTER: ClusterId = ClusterId(7);
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Answers each accepted caller with no topics, and records the callers.
-#[derive(Clone)]
-struct RecordingService {
-    transport: PeerTransport,
-    callers: Arc<Mutex<Vec<NodeId>>>,
-}
-
-#[tonic::async_trait]
-impl TopicsService for RecordingService {
-    async fn topic(
-        &self,
-        _: Request<pb::TopicRequest>,
-    ) -> Result<Response<pb::TopicResponse>, Status> {
-        Err(Status::unimplemented("not part of the test"))
-    }
-
-    async fn topics(
-        &self,
-        request: Request<pb::TopicsRequest>,
-    ) -> Result<Response<pb::TopicsResponse>, Status> {
-        let accepted = self.transport.accept(&request);
-        let peer = accepted.map_err(|error| self.transport.reject(&error))?;
-        self.callers.lock().expect("no panic").push(peer.node);
-        Ok(self.transport.respond(peer, pb::TopicsResponse::default()))
-    }
-}
-
-struct ServingNode {
-    address: String,
-    callers: Arc<Mutex<Vec<NodeId>>>,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl ServingNode {
-    /// Serves as node `id` at a free port, or at `address`.
-    async fn start(id: u64, address: &str, addresses: PeerAddresses) -> ServingNode {
-        let listener = TcpListener::bind(address).await.expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
-        let callers = Arc::default();
-        let transport = transport(id, addresses);
-        let mut server = transport.server();
-        let service = RecordingService { transport, callers: Arc::clone(&callers) };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async move { drop(stopped.await) };
-        let serving = server
-            .add_service(TopicsServiceServer::new(service))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped);
-        let task = tokio::spawn(async move { serving.await.expect("the server runs") });
-        ServingNode { address, callers, stop, task }
-    }
-}
 
 fn transport(id: u64, addresses: PeerAddresses) -> PeerTransport {
     PeerTransport::new(CLUSTER, NodeId(id), addresses, &ConsensusTimes::LAN)
@@ -84,25 +23,9 @@ fn addresses(known: &[(u64, &str)]) -> PeerAddresses {
     addresses
 }
 
-async fn call(
-    from: &PeerTransport,
-    to: u64,
-    channel: PeerChannel,
-) -> Result<ClusterVersion, DialError> {
-    let mut client = TopicsServiceClient::new(channel);
-    let call = client.topics(pb::TopicsRequest::default());
-    from.check_response(NodeId(to), TIMEOUT, call).await.map(|(version, _)| version)
-}
-
-/// Dials node `to` once and calls it.
-async fn dial_and_call(from: &PeerTransport, to: u64) -> Result<ClusterVersion, DialError> {
-    let channel = from.dialer(NodeId(to), ChannelKind::Consensus).connect().await?;
-    call(from, to, channel).await
-}
-
 #[tokio::test]
 async fn peer_is_accepted_and_both_sides_know_each_other() {
-    let node = ServingNode::start(2, "127.0.0.1:0", PeerAddresses::default()).await;
+    let node = ServingNode::start(transport(2, PeerAddresses::default()), "127.0.0.1:0").await;
     let caller = transport(1, addresses(&[(2, &node.address)]));
     let version = dial_and_call(&caller, 2).await.expect("accepted");
     assert_eq!(version, VersionRange::SUPPORTED.min);
@@ -112,8 +35,9 @@ async fn peer_is_accepted_and_both_sides_know_each_other() {
 #[tokio::test]
 async fn caller_without_a_place_in_the_cluster_is_rejected_with_what_to_change() {
     let members = PeerAddresses::default();
-    members.replace([1, 2].map(|id| (NodeId(id), "a:1".to_owned())).into(), NodeId(4));
-    let node = ServingNode::start(2, "127.0.0.1:0", members).await;
+    let known = [1, 2].map(|id| (NodeId(id), "a:1".to_owned()));
+    members.replace(known.into(), NodeId(4), BTreeSet::new());
+    let node = ServingNode::start(transport(2, members), "127.0.0.1:0").await;
     let known = || addresses(&[(2, &node.address), (5, &node.address)]);
 
     let other_cluster = PeerTransport::new(ClusterId(8), NodeId(1), known(), &ConsensusTimes::LAN);
@@ -135,7 +59,7 @@ async fn caller_without_a_place_in_the_cluster_is_rejected_with_what_to_change()
 
 #[tokio::test]
 async fn caller_learns_of_a_version_conflict_from_the_rejection() {
-    let node = ServingNode::start(2, "127.0.0.1:0", PeerAddresses::default()).await;
+    let node = ServingNode::start(transport(2, PeerAddresses::default()), "127.0.0.1:0").await;
     let caller = transport(1, addresses(&[(2, &node.address)]));
     // An offer that this build cannot make: no version that it supports.
     caller.agreed_version().raise(VersionRange::SUPPORTED.max.next());
@@ -146,7 +70,7 @@ async fn caller_learns_of_a_version_conflict_from_the_rejection() {
 
 #[tokio::test]
 async fn dialer_tries_every_address_and_the_data_channel_follows_it() {
-    let node = ServingNode::start(2, "127.0.0.1:0", PeerAddresses::default()).await;
+    let node = ServingNode::start(transport(2, PeerAddresses::default()), "127.0.0.1:0").await;
     let unused = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let old = unused.local_addr().expect("bound").to_string();
     drop(unused);
@@ -169,13 +93,13 @@ async fn dialer_tries_every_address_and_the_data_channel_follows_it() {
 
 #[tokio::test]
 async fn data_channel_reconnects_to_a_restarted_peer() {
-    let node = ServingNode::start(2, "127.0.0.1:0", PeerAddresses::default()).await;
+    let node = ServingNode::start(transport(2, PeerAddresses::default()), "127.0.0.1:0").await;
     let caller = transport(1, addresses(&[(2, &node.address)]));
     let channel = || caller.data_channel(NodeId(2)).expect("an address is known");
     call(&caller, 2, channel()).await.expect("accepted");
-    node.stop.send(()).expect("the server runs");
-    node.task.await.expect("no panic");
-    let again = ServingNode::start(2, &node.address, PeerAddresses::default()).await;
+    let address = node.address.clone();
+    node.stop().await;
+    let again = ServingNode::start(transport(2, PeerAddresses::default()), &address).await;
     // The end of the old connection may be noticed by the first call only.
     while call(&caller, 2, channel()).await.is_err() {}
     assert_eq!(*again.callers.lock().expect("no panic"), [NodeId(1)]);

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pushonce_auth::audit::{self, Requester};
 use pushonce_auth::{AccessControl, Action};
 use pushonce_core::{
-    ConsensusTimes, NamespaceChange, NodeId, RevokedTokens, ShardId, Timestamp, Topic,
+    ConsensusTimes, JoinTokenId, JoinTokenStatus, NamespaceChange, NodeId, RevokedTokens, ShardId,
+    Timestamp, Topic,
 };
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::cluster::{
@@ -181,6 +183,43 @@ impl cluster_service_server::ClusterService for ClusterService {
         self.authorize(&request, Action::ReadCluster)?;
         Ok(Response::new((&*self.status.snapshot().view.revocations).into()))
     }
+
+    async fn create_join_token(
+        &self,
+        request: Request<pb::CreateJoinTokenRequest>,
+    ) -> Result<Response<pb::CreateJoinTokenResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
+        let validity = Duration::from_millis(request.into_inner().validity_ms);
+        let created = self.admin.create_join_token(validity);
+        let token = change_cluster(&by, "create a join token", created).await?;
+        let status = JoinTokenStatus { expires: token.expires, used_by: None };
+        let status = Some(join_token(token.id, status));
+        Ok(Response::new(pb::CreateJoinTokenResponse { token: token.text, status }))
+    }
+
+    async fn join_tokens(
+        &self,
+        request: Request<pb::JoinTokensRequest>,
+    ) -> Result<Response<pb::JoinTokensResponse>, Status> {
+        self.authorize(&request, Action::ReadCluster)?;
+        let tokens = self.status.snapshot().view.join_tokens.clone();
+        let tokens = tokens.into_iter().map(|(id, status)| join_token(id, status)).collect();
+        Ok(Response::new(pb::JoinTokensResponse { tokens }))
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<pb::RevokeJoinTokenRequest>,
+    ) -> Result<Response<pb::RevokeJoinTokenResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
+        let id = request.into_inner().id.parse();
+        let id: JoinTokenId = id.map_err(|_| {
+            invalid(ErrorCode::BadRequest, "the id of a join token has 16 hexadecimal digits")
+        })?;
+        let change = format!("revoke the join token {id}");
+        change_cluster(&by, &change, self.admin.revoke_join_token(id)).await?;
+        Ok(Response::new(pb::RevokeJoinTokenResponse {}))
+    }
 }
 
 impl ClusterService {
@@ -206,6 +245,14 @@ async fn change_cluster<T>(
     let result = outcome.as_ref().map(drop).map_err(|error| error as &dyn std::fmt::Display);
     audit::record_change(by, change, result);
     outcome.map_err(admin_status)
+}
+
+fn join_token(id: JoinTokenId, status: JoinTokenStatus) -> pb::JoinToken {
+    pb::JoinToken {
+        id: id.to_string(),
+        expires_ms: status.expires.0,
+        used_by: status.used_by.map_or(0, |node| node.0),
+    }
 }
 
 fn parse_topic(name: &str) -> Result<Topic, Status> {

@@ -67,7 +67,8 @@ pub use metrics::METRICS;
 pub use ordered::OrderedPublish;
 pub use ports::{
     AdminError, AdminErrorCause, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider,
-    LocalPublisher, PeerPublisher, SubscriptionSource, SubscriptionSourceError, TopicDirectory,
+    LocalPublisher, NewJoinToken, PeerPublisher, SubscriptionSource, SubscriptionSourceError,
+    TopicDirectory,
 };
 pub use router::Router;
 pub use server::{Readiness, Server};

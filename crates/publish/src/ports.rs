@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
-    Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, Namespace,
-    NamespaceChange, NodeId, Publish, PublishError, RevokedTokens, ShardId, ShardOwners, StartFrom,
-    SubscribeAck, SubscribeOptions, Timestamp, Topic, TopicEvent,
+    Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError,
+    JoinTokenId, Namespace, NamespaceChange, NodeId, Publish, PublishError, RevokedTokens, ShardId,
+    ShardOwners, StartFrom, SubscribeAck, SubscribeOptions, Timestamp, Topic, TopicEvent,
 };
 use pushonce_proto::cluster::{
     ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList, TopicQuery,
@@ -161,6 +161,25 @@ pub trait ClusterAdmin: Send + Sync + 'static {
         &self,
         times: ConsensusTimes,
     ) -> BoxFuture<'static, Result<(), AdminError>>;
+
+    /// Makes a join token. Not idempotent: each call makes another one.
+    fn create_join_token(
+        &self,
+        validity: Duration,
+    ) -> BoxFuture<'static, Result<NewJoinToken, AdminError>>;
+
+    /// Drops a join token.
+    fn revoke_join_token(&self, id: JoinTokenId) -> BoxFuture<'static, Result<(), AdminError>>;
+}
+
+/// A new join token. No `Debug`: its text is a secret.
+pub struct NewJoinToken {
+    /// The token.
+    pub text: String,
+    /// Its id.
+    pub id: JoinTokenId,
+    /// When it expires.
+    pub expires: Timestamp,
 }
 
 /// Why a change of the cluster failed. The text of the cause says what to do.

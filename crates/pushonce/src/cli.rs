@@ -2,6 +2,7 @@
 
 pub(crate) mod access_token;
 mod bench;
+mod ca;
 mod check_config;
 mod cluster;
 mod demo;
@@ -67,6 +68,8 @@ enum Command {
     Subscribe(subscribe::Args),
     /// Inspect a cluster and change its members
     Cluster(cluster::Args),
+    /// Make the private certificate authority of a cluster, and the certificates of its nodes
+    Ca(ca::Args),
     /// Show the owner, history and subscriber count of topics
     Topic(topic::Args),
     /// Show and change the settings of namespaces, such as history and payload limits
@@ -185,6 +188,7 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
             Command::Publish(args) => publish::run(args, json, shutdown).await,
             Command::Subscribe(args) => subscribe::run(args, json, shutdown).await,
             Command::Cluster(args) => cluster::run(args, json).await,
+            Command::Ca(args) => ca::run(args, json),
             Command::Topic(args) => topic::run(args, json).await,
             Command::Namespace(args) => namespace::run(args, json).await,
             Command::Token(args) => token::run(args, json).await,
@@ -224,6 +228,7 @@ impl Command {
             | Command::Bench(_) => true,
             Command::Init(_)
             | Command::Cluster(_)
+            | Command::Ca(_)
             | Command::Topic(_)
             | Command::Namespace(_)
             | Command::Token(_)
@@ -259,7 +264,7 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 }
 
 /// Ignores SIGHUP: a node keeps running when its terminal or its supervisor's session ends. Settings are
-/// not read again; a restart changes them.
+/// not read again; a restart changes them. Certificates are, by the tasks that keep them.
 fn ignore_sighup() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup())?;
@@ -269,7 +274,7 @@ fn ignore_sighup() -> anyhow::Result<()> {
             if let Some(suppressed) = limiter.allow(Instant::now()) {
                 tracing::info!(
                     suppressed,
-                    "ignored SIGHUP: restart the node to change its settings"
+                    "received SIGHUP: only certificates are read again, other settings change with a restart"
                 );
             }
         }

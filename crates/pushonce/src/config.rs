@@ -11,6 +11,7 @@ mod exposure;
 mod host_defaults;
 mod layer;
 mod listen;
+mod peer_security;
 mod reference;
 mod settings;
 pub(crate) mod values;
@@ -162,6 +163,7 @@ impl Config {
 
     fn check(&self) -> Result<(), InvalidConfig> {
         self.check_addresses()?;
+        peer_security::check(&self.settings)?;
         self.check_exposure()
     }
 

@@ -108,6 +108,7 @@ pub fn all() -> Vec<Metric> {
         pushonce_fanout::METRICS,
         pushonce_gateway::METRICS,
         pushonce_listener::METRICS,
+        pushonce_peer::METRICS,
         pushonce_publish::METRICS,
         pushonce_relay::METRICS,
         pushonce_shard::METRICS,

@@ -3,6 +3,8 @@
 mod address_conflict;
 mod bootstrap;
 mod call_limits;
+mod certificate_issuer;
+mod certificate_upkeep;
 mod clocks;
 mod cluster_log;
 mod cluster_topics;
@@ -23,6 +25,7 @@ mod memory;
 mod monitoring;
 mod overview;
 mod owned_topics;
+mod peer_credentials;
 mod ports;
 mod pre_join;
 pub(crate) mod recover;
@@ -47,7 +50,7 @@ use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{AllowedOrigins, Backend, Gateway, PagePolicy, Pages};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
-use pushonce_peer::{PeerAddresses, PeerTransport};
+use pushonce_peer::{Credentials, PeerAddresses, PeerTransport};
 use pushonce_relay::Relay;
 use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
@@ -62,6 +65,8 @@ use crate::metrics;
 use address_conflict::ForeignCallers;
 use bootstrap::Bootstrap;
 use call_limits::CallLimits;
+use certificate_issuer::CertificateIssuer;
+use certificate_upkeep::{CertificateUpkeep, Renewal};
 use clocks::NodeClocks;
 use cluster_log::ClusterLog;
 use cluster_topics::ClusterTopics;
@@ -75,6 +80,8 @@ use membership::MembershipService;
 use membership_heartbeat::MembershipHeartbeat;
 use overview::NodeOverview;
 use owned_topics::OwnedTopics;
+use peer_credentials::SigningAuthority;
+pub(crate) use peer_credentials::check as check_peer_credentials;
 use pre_join::PreJoinServer;
 use replica_supervisor::{LocalReplicas, ReplicaSupervisor};
 use shutdown_stage::ShutdownStage;
@@ -144,7 +151,13 @@ impl Node {
             version = env!("CARGO_PKG_VERSION"), "node identity");
         let peer_addresses = PeerAddresses::default();
         let settings = config.consensus.clone().with_times(startup.times.target());
-        let transport = PeerTransport::new(cluster, me, peer_addresses.clone(), &settings.times());
+        let transport = PeerTransport::with_credentials(
+            startup.credentials.clone(),
+            cluster,
+            me,
+            peer_addresses.clone(),
+            &settings.times(),
+        );
         let engine = ConsensusEngine::open(data_dir.path(), settings, transport.clone()).await?;
         engine.set_times(&startup.times);
         let (control, control_runner) = ControlHandle::open(&engine, me).await?;
@@ -210,6 +223,7 @@ impl Node {
             control: control.clone(),
             overview: overview.clone(),
             topics: ClusterTopics::clone(&topics),
+            credentials: startup.credentials.clone(),
         };
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),
@@ -319,9 +333,11 @@ impl Node {
             call_limits: Arc::new(CallLimits::default()),
             join_permits: Arc::new(Semaphore::new(membership::JOINS_MAX)),
             development: config.is_development,
+            issuer: certificate_issuer(&startup),
         };
         let discovery = Discovery {
             identity: startup.identity.clone(),
+            credentials: startup.credentials.clone(),
             own_address: startup.joining.profile.addresses.peer.clone(),
             configured_addresses: [config.settings.join.clone(), data_dir.peers()].concat(),
             peer_addresses: peer_addresses.clone(),
@@ -399,6 +415,7 @@ impl Node {
         let listener = InfallibleListener::new("peer", self.peer_listener);
         let peer_connections =
             incoming(listener, DescriptorBudget::for_process(), ConnectionPurpose::Peer, None);
+        let peer_connections = self.transport.incoming(peer_connections);
         let serving = peers.serve_with_incoming_shutdown(
             peer_connections,
             peer_port_stage.token().cancelled_owned(),
@@ -456,6 +473,15 @@ impl Node {
         internal_stage.spawn(self.discovery.run(token.clone()));
         let upkeep = metrics::run_upkeep(self.metrics);
         internal_stage.spawn(run_until(token.clone(), upkeep));
+        if let Credentials::MutualTls(tls) = &self.startup.credentials {
+            let renewal = peer_credentials::is_stored(&self.startup.config).then(|| Renewal {
+                data: self.data_dir.path().to_owned(),
+                transport: self.transport.clone(),
+                reachable: self.relay_handle.reachable(),
+            });
+            let upkeep = CertificateUpkeep { tls: tls.clone(), renewal };
+            internal_stage.spawn(run_until(token.clone(), upkeep.run()));
+        }
         internal_stage.spawn(address_conflict::run(
             self.startup.identity.cluster,
             self.membership.foreign_callers,
@@ -530,6 +556,15 @@ impl Node {
     }
 }
 
+/// What certifies nodes that join, if this node has the key of an authority.
+fn certificate_issuer(startup: &StartupState) -> Option<CertificateIssuer> {
+    let authority = SigningAuthority::from_settings(&startup.config.settings)?;
+    match &startup.credentials {
+        Credentials::MutualTls(tls) => Some(CertificateIssuer { tls: tls.clone(), authority }),
+        _ => None,
+    }
+}
+
 /// Runs a task until `stop` is cancelled. A task that ends earlier has no work left.
 async fn run_until(stop: CancellationToken, task: impl Future<Output = ()>) -> anyhow::Result<()> {
     tokio::pin!(task);
@@ -593,8 +628,9 @@ async fn distribute_views(
             metrics::CLUSTER_VERSION.register_gauge(&[]).set(f64::from(version.0));
             let core = newest_view.members.values().filter(|member| member.roles.core);
             engine.set_cluster_nodes(core.map(|member| member.id).collect(), newest_view.next_id);
-            peer_addresses
-                .replace(newest_view.members.values().map(address).collect(), newest_view.next_id);
+            let (next_id, unused_ids) = (newest_view.next_id, newest_view.unused_ids.clone());
+            let addresses = newest_view.members.values().map(address).collect();
+            peer_addresses.replace(addresses, next_id, unused_ids);
             view.send_replace(newest_view);
         }
         tokio::select! {

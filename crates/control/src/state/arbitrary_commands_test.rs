@@ -9,13 +9,16 @@ use super::*;
 
 /// Commands that often conflict: few directories, few names, few ids.
 fn command() -> impl Strategy<Value = ControlCommand> {
-    let join = (2..6u128, prop::option::of(1..6u64), 1..6u64, any::<bool>()).prop_map(
-        |(incarnation, node, name, ours)| {
+    let certificate = prop::option::of((1..9u64).prop_map(NodeId));
+    let join = (2..6u128, prop::option::of(1..6u64), certificate, 1..6u64, any::<bool>()).prop_map(
+        |(incarnation, node, certificate, name, ours)| {
             let node = node.map(NodeId);
+            let credential = certificate.map_or(JoinCredential::None, JoinCredential::Certificate);
             let cluster = Some(if ours { CLUSTER } else { ClusterId(1) });
             ControlCommand::Join(JoinCommand {
                 node,
                 cluster,
+                credential,
                 ..join_command(incarnation, &format!("n{name}"))
             })
         },

@@ -35,6 +35,7 @@ pub(super) fn join_command(incarnation: u128, name: &str) -> JoinCommand {
         profile: profile(name),
         times: None,
         log: None,
+        credential: JoinCredential::None,
     }
 }
 
@@ -104,6 +105,10 @@ impl CommandLog {
 
     pub(super) fn view(&self) -> ClusterView {
         self.state.view().unwrap()
+    }
+
+    pub(super) fn rules(&self) -> &'static Rules {
+        Rules::for_version(self.state.cluster_version())
     }
 }
 

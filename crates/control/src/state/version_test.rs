@@ -35,6 +35,7 @@ fn start(state: &mut ControlState, node: u64, count: u64, supported: VersionRang
         profile: Profile { build: build(supported), ..profile(&name) },
         times: None,
         log: None,
+        credential: JoinCredential::None,
     };
     state.apply(state.version() + 1, ControlCommand::Join(joining))
 }

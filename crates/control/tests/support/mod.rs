@@ -12,7 +12,7 @@ use pushonce_consensus::{
 };
 use pushonce_control::reconcile::PeerWatches;
 use pushonce_control::{
-    BootstrapCommand, ControlHandle, Incarnation, JoinCommand, ProcessRun, Profile,
+    BootstrapCommand, ControlHandle, Incarnation, JoinCommand, JoinCredential, ProcessRun, Profile,
 };
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{
@@ -147,7 +147,17 @@ pub(crate) async fn wait_for(
 pub(crate) fn join_command(name: &str, profile: Profile) -> JoinCommand {
     let incarnation = name.bytes().fold(0, |sum, byte| sum * 256 + u128::from(byte));
     let (incarnation, run) = (Incarnation(incarnation), ProcessRun::default());
-    JoinCommand { incarnation, run, cluster: None, node: None, profile, times: None, log: None }
+    let credential = JoinCredential::None;
+    JoinCommand {
+        incarnation,
+        run,
+        cluster: None,
+        node: None,
+        profile,
+        times: None,
+        log: None,
+        credential,
+    }
 }
 
 pub(crate) fn profile(name: &str, peer: &str) -> Profile {

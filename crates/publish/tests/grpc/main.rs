@@ -17,10 +17,10 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use pushonce_auth::AccessControl;
 use pushonce_core::{
-    Acknowledgement, ClusterVersion, ClusterView, Delivery, FetchError, Gap, GapReason, Message,
-    Namespace, NamespaceChange, NodeId, Placement, Position, Publish, PublishError, RevokedTokens,
-    ShardId, ShardOwners, StartFrom, SubscribeAck, SubscribeOptions, Timestamp, Topic, TopicEvent,
-    UnavailableReason, test_util,
+    Acknowledgement, ClusterVersion, ClusterView, Delivery, FetchError, Gap, GapReason,
+    JoinTokenId, Message, Namespace, NamespaceChange, NodeId, Placement, Position, Publish,
+    PublishError, RevokedTokens, ShardId, ShardOwners, StartFrom, SubscribeAck, SubscribeOptions,
+    Timestamp, Topic, TopicEvent, UnavailableReason, test_util,
 };
 use pushonce_listener::{AddressLimits, ReceiveBudget};
 use pushonce_proto::cluster::{
@@ -29,7 +29,7 @@ use pushonce_proto::cluster::{
 use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest};
 use pushonce_publish::{
-    AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, LocalPublisher,
+    AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, LocalPublisher, NewJoinToken,
     PeerPublisher, Readiness, Router, Server, SubscriptionSource, SubscriptionSourceError,
     TopicDirectory, router, server,
 };
@@ -228,6 +228,19 @@ impl ClusterAdmin for FakeNode {
     ) -> BoxFuture<'static, Result<(), AdminError>> {
         let rejected = AdminError::Invalid(format!("{times} do not fit together").into());
         future::ready(if times.heartbeat_ms == 0 { Err(rejected) } else { Ok(()) }).boxed()
+    }
+
+    fn create_join_token(
+        &self,
+        validity: Duration,
+    ) -> BoxFuture<'static, Result<NewJoinToken, AdminError>> {
+        let (id, expires) = (JoinTokenId(7), Timestamp(validity.as_millis() as u64));
+        future::ready(Ok(NewJoinToken { text: "secret".to_owned(), id, expires })).boxed()
+    }
+
+    fn revoke_join_token(&self, id: JoinTokenId) -> BoxFuture<'static, Result<(), AdminError>> {
+        assert_eq!(id, JoinTokenId(7));
+        future::ready(Ok(())).boxed()
     }
 }
 

@@ -5,12 +5,14 @@ use anyhow::Context as _;
 use pushonce_auth::Authenticator;
 
 use super::settings::NodeArgs;
-use crate::output;
+use crate::{node, output};
 
 /// Prints every setting in the format of the configuration file: without `--json` the output can be loaded
-/// with `--config`.
+/// with `--config`. The files that the settings name are read and judged as at a start.
 pub(super) fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
-    let settings = settings.resolve()?.complete_settings();
+    let config = settings.resolve()?;
+    node::check_peer_credentials(&config)?;
+    let settings = config.complete_settings();
     if let Some(issuers) = &settings.issuers {
         Authenticator::load(issuers).context("invalid --issuers")?;
     }

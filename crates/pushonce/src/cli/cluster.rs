@@ -1,5 +1,6 @@
 //! `pushonce cluster`: inspects a cluster and changes its members.
 
+mod join_token;
 mod recover;
 mod text;
 mod times;
@@ -69,6 +70,10 @@ enum Command {
     /// Change the consensus times of all nodes: leases follow at once, in a safe order; heartbeats and
     /// timeouts of a node follow at its next restart
     SetTimes(times::Args),
+    /// Make a token with which one node without a certificate can join, or revoke one
+    Token(join_token::Args),
+    /// List the join tokens: their ids, when they expire, and which nodes used them
+    Tokens,
     /// Restart the groups whose majority is lost permanently: run on the data directory of every survivor
     /// while all of them are stopped
     Recover(recover::Args),
@@ -119,6 +124,8 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
             print_change(json, id, "removed", "is removed")?;
         }
         Command::SetTimes(change) => times::set_times(&mut client, change, json).await?,
+        Command::Token(args) => join_token::run(&mut client, args, json).await?,
+        Command::Tokens => join_token::list(&mut client, json).await?,
     }
     Ok(())
 }

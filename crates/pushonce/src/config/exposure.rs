@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::Settings;
+use super::{Settings, peer_security};
 
 /// A listener that other hosts can reach, and what it lacks for that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +51,10 @@ fn lack(flag: &str, settings: &Settings) -> Option<(&'static str, &'static str)>
             "everyone may read, publish and change the cluster",
             "set --issuers, --tls-cert and --tls-key",
         )),
+        _ if peer_security::is_secured(settings) => None,
         _ => Some((
             "everyone can act as a node of the cluster",
-            "set --peer-cert, --peer-key and --peer-ca",
+            "set --peer-cert, --peer-key and --peer-ca (`pushonce ca` makes them), or --join-token-file",
         )),
     }
 }

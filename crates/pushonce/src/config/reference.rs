@@ -9,7 +9,7 @@ use super::variable;
 use crate::cli::access_token::TOKEN_VARIABLE;
 
 /// The types of the values by their name in the help text: how a value is written, and its unit.
-const TYPES: [(&str, &str, &str); 12] = [
+const TYPES: [(&str, &str, &str); 13] = [
     ("ADDR", "IP address and port to listen on, as in `127.0.0.1:7080` or `[::1]:7080`", "–"),
     ("ADDRS", "`HOST:PORT`, several separated by `,`; in the file, an array of strings", "–"),
     ("DIR", "path", "–"),

@@ -92,6 +92,25 @@ pub struct Settings {
     /// changes. Without it every caller may do everything
     #[arg(long, help_heading = "Access", value_name = "FILE")]
     pub issuers: Option<PathBuf>,
+    /// Certificate of this node for its connections to other nodes (PEM), read again when it changes. It names the
+    /// cluster and the node: see `pushonce ca`. With it, nodes talk mutual TLS and nothing else
+    #[arg(long, help_heading = "Security between nodes", value_name = "FILE")]
+    pub peer_cert: Option<PathBuf>,
+    /// Private key of --peer-cert (PEM)
+    #[arg(long, help_heading = "Security between nodes", value_name = "FILE")]
+    pub peer_key: Option<PathBuf>,
+    /// Certificates of the authorities that issue the certificates of nodes (PEM); several while one replaces
+    /// another
+    #[arg(long, help_heading = "Security between nodes", value_name = "FILE")]
+    pub peer_ca: Option<PathBuf>,
+    /// Private key of one of --peer-ca: this node then certifies nodes that join with a token. One or two nodes
+    /// suffice: who has the key can make nodes of the cluster
+    #[arg(long, help_heading = "Security between nodes", value_name = "FILE")]
+    pub peer_ca_key: Option<PathBuf>,
+    /// File with the join token that `pushonce cluster token` printed, for a node without a certificate: it gets
+    /// one, keeps it in --data and renews it. Keep the setting after the join
+    #[arg(long, help_heading = "Security between nodes", value_name = "FILE")]
+    pub join_token_file: Option<PathBuf>,
 
     /// Number of shards of the cluster that `pushonce init` creates, permanent, 1 to 4096
     #[arg(long, help_heading = "New cluster", value_name = "N")]

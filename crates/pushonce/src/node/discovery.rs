@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use pushonce_core::{Backoff, ClusterId, ClusterView, FailPoint, HostPort, NodeId};
-use pushonce_peer::PeerAddresses;
+use pushonce_peer::{Credentials, PeerAddresses};
 use pushonce_proto::pb::peer::v1 as pb;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -51,6 +51,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// The discovery loop and its inputs.
 pub(super) struct Discovery {
     pub(super) identity: Identity,
+    pub(super) credentials: Credentials,
     /// The address at which other nodes dial this node.
     pub(super) own_address: String,
     /// The addresses of `--join` and of the peers file.
@@ -190,7 +191,8 @@ impl Discovery {
             expected_node: expected_node.map_or(0, |node| node.0),
         };
         let response = async {
-            let mut client = join::connect_membership(address, REQUEST_TIMEOUT).await?;
+            let mut client =
+                join::connect_membership(&self.credentials, address, REQUEST_TIMEOUT).await?;
             Ok(client.identify(request).await?.into_inner())
         };
         parse_response(self.identity.cluster, response.await)

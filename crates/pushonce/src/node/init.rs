@@ -4,11 +4,13 @@
 //! directory, would otherwise create a second cluster at the addresses of the first.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use pushonce_consensus::ConsensusEngine;
 use pushonce_core::{ClusterId, ClusterTimes, NodeId};
 
 use super::identity::{BootstrapConfig, DataDir, Identity};
+use super::peer_credentials::StartCredentials;
 use crate::config::Config;
 
 /// The id of the first node of every cluster.
@@ -56,7 +58,7 @@ pub enum InitError {
 }
 
 /// Prepares the data directory of `config` for the first node of a new cluster, with the shards and
-/// replicas of `config`. The node creates the cluster when it first runs `serve`.
+/// replicas of `config`. With a peer certificate, the cluster has the id that the certificate names. The node creates the cluster when it first runs `serve`.
 ///
 /// # Errors
 /// [`InitError`], or when the directory is open in another process or cannot be written.
@@ -81,7 +83,9 @@ pub(super) async fn prepare_first_node(
     data: &DataDir,
     config: &Config,
 ) -> anyhow::Result<Identity> {
-    let cluster = ClusterId(u128::from_be_bytes(data.incarnation()));
+    let drawn = ClusterId(u128::from_be_bytes(data.incarnation()));
+    let credentials = StartCredentials::load(config, SystemTime::now())?;
+    let cluster = credentials.cluster_to_create(drawn, FIRST_NODE)?;
     ConsensusEngine::create(data.path(), cluster, FIRST_NODE).await?;
     let bootstrap =
         BootstrapConfig { shards: config.settings.shards, replicas: config.settings.replicas };

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use pushonce_ca::{CertificateRequest, JoinToken};
 use pushonce_control::JoinCommand;
 use pushonce_core::{ClusterId, ClusterTimes, HostPort};
-use pushonce_peer::Credentials;
+use pushonce_peer::{AuthorityPin, Credentials};
+use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
 use pushonce_telemetry::LogLimiter;
 use tokio::time::{Instant, timeout_at};
@@ -45,22 +47,42 @@ pub(crate) struct MembershipRevoked(pub(crate) String);
 #[error("stopped before the cluster answered")]
 pub(crate) struct StoppedBeforeJoin;
 
+/// How a new node proves that it may join.
+#[derive(Debug)]
+pub(super) enum JoinProof {
+    /// By the certificate of its connection, or not at all.
+    Credentials(Credentials),
+    /// By a token; the response certifies the key of the request.
+    Token(JoinToken, CertificateRequest),
+}
+
+/// A node that the cluster accepted.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) identity: Identity,
+    pub(super) times: ClusterTimes,
+    /// The certificate, for a node that joined with a token.
+    pub(super) certificate: Option<pb::NodeCertificate>,
+}
+
 /// Asks the nodes at `addresses`, round after round, until one accepts this node.
 ///
 /// # Errors
 /// When the cluster rejects the node for good, or `shutdown` is cancelled first.
 pub(super) async fn join(
+    proof: &JoinProof,
     addresses: &[String],
     joining: &JoinCommand,
     shutdown: &CancellationToken,
-) -> anyhow::Result<(Identity, ClusterTimes)> {
+) -> anyhow::Result<Joined> {
     let (mut last_address, mut last_reason) = (&String::new(), String::new());
     let limiter = LogLimiter::new();
     loop {
         for address in addresses {
-            let reason = match request_join(address, JoinRequester::New, joining, true).await {
-                JoinOutcome::Member { cluster, node, times } => {
-                    return Ok((Identity { cluster, node, bootstrap: None }, times));
+            let reason = match request_first_join(proof, address, joining).await {
+                JoinOutcome::Member { cluster, node, times, certificate } => {
+                    let identity = Identity { cluster, node, bootstrap: None };
+                    return Ok(Joined { identity, times, certificate });
                 }
                 JoinOutcome::NotMember(reason) | JoinOutcome::SettingsRejected(reason) => {
                     anyhow::bail!("{address} does not let this node join: {reason}")
@@ -92,13 +114,15 @@ pub(super) async fn join(
 /// [`MembershipRevoked`] when it does not; the reason when it rejects the settings of this node, or when
 /// another process of this node keeps running.
 pub(super) async fn confirm_membership(
+    credentials: &Credentials,
     addresses: &[String],
     member: JoinRequester,
     joining: &JoinCommand,
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + STALE_LINK_TIMEOUT;
     loop {
-        let (address, outcome) = request_join_from_any(addresses, member, joining, true).await;
+        let (address, outcome) =
+            request_join_from_any(credentials, addresses, member, joining, true).await;
         let rejection =
             |reason: String| format!("{address} does not accept this node again: {reason}");
         match outcome {
@@ -126,11 +150,12 @@ pub(super) async fn confirm_membership(
 /// [`MembershipRevoked`] when the control group has committed that it does not; nothing else ends a
 /// running node.
 pub(super) async fn check_still_member(
+    credentials: &Credentials,
     addresses: &[String],
     member: JoinRequester,
     joining: &JoinCommand,
 ) -> Result<(), MembershipRevoked> {
-    match request_join_from_any(addresses, member, joining, false).await {
+    match request_join_from_any(credentials, addresses, member, joining, false).await {
         (address, JoinOutcome::NotMember(reason)) => {
             Err(MembershipRevoked(format!("{address} does not accept this node again: {reason}")))
         }
@@ -148,6 +173,7 @@ pub(super) async fn check_still_member(
 
 /// Asks several addresses at once; returns the first conclusive outcome.
 async fn request_join_from_any(
+    credentials: &Credentials,
     addresses: &[String],
     member: JoinRequester,
     joining: &JoinCommand,
@@ -155,7 +181,9 @@ async fn request_join_from_any(
 ) -> (String, JoinOutcome) {
     let deadline = Instant::now() + CONFIRM_TIMEOUT;
     let mut outcomes: FuturesUnordered<_> = rotated(addresses, rand::random())
-        .map(async |address| (address, request_join(address, member, joining, starting).await))
+        .map(async |address| {
+            (address, request_join(credentials, address, member, joining, starting).await)
+        })
         .collect();
     while let Ok(Some((address, outcome))) = timeout_at(deadline, outcomes.next()).await {
         match outcome {
@@ -182,14 +210,41 @@ fn rotated(addresses: &[String], start: u32) -> impl Iterator<Item = &String> {
     addresses.iter().cycle().skip(first).take(addresses.len().min(CONCURRENT_REQUESTS_MAX))
 }
 
+async fn request_first_join(
+    proof: &JoinProof,
+    address: &str,
+    joining: &JoinCommand,
+) -> JoinOutcome {
+    let (token, request) = match proof {
+        JoinProof::Credentials(credentials) => {
+            return request_join(credentials, address, JoinRequester::New, joining, true).await;
+        }
+        JoinProof::Token(token, request) => (token, request),
+    };
+    let response = async {
+        let pin = AuthorityPin { cluster: token.cluster, authority: token.authority };
+        let channel =
+            pushonce_peer::connect_to_join(pin, &parse_address(address)?, REQUEST_TIMEOUT).await;
+        let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
+        let message = pb::JoinRequest {
+            join_secret: token.secret().to_vec().into(),
+            certificate_request: request.request.clone().into(),
+            ..join_request::encode(joining, true)
+        };
+        Ok(MembershipServiceClient::new(channel).join(message).await?.into_inner())
+    };
+    JoinRequester::New.evaluate(response.await)
+}
+
 async fn request_join(
+    credentials: &Credentials,
     address: &str,
     asker: JoinRequester,
     joining: &JoinCommand,
     starting: bool,
 ) -> JoinOutcome {
     let response = async {
-        let mut client = connect_membership(address, REQUEST_TIMEOUT).await?;
+        let mut client = connect_membership(credentials, address, REQUEST_TIMEOUT).await?;
         Ok(client.join(join_request::encode(joining, starting)).await?.into_inner())
     };
     asker.evaluate(response.await)
@@ -200,14 +255,17 @@ async fn request_join(
 /// # Errors
 /// When the address is invalid, or the connection fails or takes longer than `timeout`.
 pub(super) async fn connect_membership(
+    credentials: &Credentials,
     address: &str,
     timeout: Duration,
 ) -> Result<MembershipServiceClient<Channel>, Status> {
-    let address: HostPort =
-        address.parse().map_err(|error| Status::new(Code::InvalidArgument, format!("{error}")))?;
-    let channel = pushonce_peer::connect(&Credentials::default(), &address, timeout).await;
+    let channel = pushonce_peer::connect(credentials, &parse_address(address)?, timeout).await;
     let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
     Ok(MembershipServiceClient::new(channel))
+}
+
+fn parse_address(address: &str) -> Result<HostPort, Status> {
+    address.parse().map_err(|error| Status::new(Code::InvalidArgument, format!("{error}")))
 }
 
 #[cfg(test)]

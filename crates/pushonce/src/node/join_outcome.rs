@@ -33,6 +33,8 @@ pub(super) enum JoinOutcome {
         node: NodeId,
         /// The consensus times that the node must use.
         times: ClusterTimes,
+        /// The certificate, for a node that joined with a token.
+        certificate: Option<pb::NodeCertificate>,
     },
     /// The control group committed that this data directory is not, or no longer, a member.
     NotMember(String),
@@ -72,7 +74,8 @@ impl JoinRequester {
             Some(refusal) => from_refusal(refusal, responding_cluster),
             None => match response.times.map(ClusterTimes::try_from) {
                 Some(Ok(times)) => {
-                    self.on_accepted(responding_cluster, NodeId(response.node_id), times)
+                    let (node, certificate) = (NodeId(response.node_id), response.certificate);
+                    self.on_accepted(responding_cluster, node, times, certificate)
                 }
                 _ => JoinOutcome::Inconclusive(
                     "the response has no valid consensus times".to_owned(),
@@ -81,7 +84,13 @@ impl JoinRequester {
         }
     }
 
-    fn on_accepted(self, cluster: ClusterId, node: NodeId, times: ClusterTimes) -> JoinOutcome {
+    fn on_accepted(
+        self,
+        cluster: ClusterId,
+        node: NodeId,
+        times: ClusterTimes,
+        certificate: Option<pb::NodeCertificate>,
+    ) -> JoinOutcome {
         match self {
             JoinRequester::Member { node: own_node, .. } if own_node != node => {
                 JoinOutcome::Inconclusive(format!(
@@ -91,7 +100,7 @@ impl JoinRequester {
             _ if node == NodeId(0) => {
                 JoinOutcome::Inconclusive("the response has no node id".to_owned())
             }
-            _ => JoinOutcome::Member { cluster, node, times },
+            _ => JoinOutcome::Member { cluster, node, times, certificate },
         }
     }
 }
@@ -135,7 +144,7 @@ mod tests {
             refusal.map(|kind| pb::JoinRefusal { kind: kind.into(), text: "why".to_owned() });
         let cluster_id = cluster.to_be_bytes().to_vec().into();
         let times = Some(ClusterTimes::default().into());
-        Ok(pb::JoinResponse { cluster_id, node_id: node, refusal, times })
+        Ok(pb::JoinResponse { cluster_id, node_id: node, refusal, times, certificate: None })
     }
 
     #[test]
@@ -148,10 +157,8 @@ mod tests {
         let removed = MEMBER.evaluate(join_response(7, 0, Some(Kind::NotMember)));
         assert_eq!(removed, JoinOutcome::NotMember("why".to_owned()));
         let member = MEMBER.evaluate(join_response(7, 2, None));
-        assert_eq!(
-            member,
-            JoinOutcome::Member { cluster: OURS, node: ME, times: ClusterTimes::default() }
-        );
+        let (times, certificate) = (ClusterTimes::default(), None);
+        assert_eq!(member, JoinOutcome::Member { cluster: OURS, node: ME, times, certificate });
     }
 
     #[test]
@@ -190,7 +197,7 @@ mod tests {
     fn new_node_accepts_the_response_of_a_given_address() {
         let joined = JoinRequester::New.evaluate(join_response(8, 4, None));
         let (cluster, node, times) = (ClusterId(8), NodeId(4), ClusterTimes::default());
-        assert_eq!(joined, JoinOutcome::Member { cluster, node, times });
+        assert_eq!(joined, JoinOutcome::Member { cluster, node, times, certificate: None });
         let rejected = JoinRequester::New.evaluate(join_response(8, 0, Some(Kind::Settings)));
         assert_eq!(rejected, JoinOutcome::SettingsRejected("why".to_owned()));
     }

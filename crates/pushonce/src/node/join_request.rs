@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pushonce_consensus::LogMark;
-use pushonce_control::{Incarnation, JoinCommand, ProcessRun, Profile};
+use pushonce_control::{Incarnation, JoinCommand, JoinCredential, ProcessRun, Profile};
 use pushonce_core::{BuildInfo, ClusterId, ClusterVersion, NodeId, VersionRange};
 use pushonce_proto::pb::peer::v1 as pb;
 use tonic::Status;
@@ -28,10 +28,13 @@ pub(super) fn encode(joining: &JoinCommand, starting: bool) -> pb::JoinRequest {
         release: build.release,
         version_min: build.supported.min.0.into(),
         version_max: build.supported.max.0.into(),
+        join_secret: Bytes::new(),
+        certificate_request: Bytes::new(),
     }
 }
 
-/// Decodes the command of a node. The control group validates the profile.
+/// Decodes the command of a node. The control group validates the profile; the receiver of the request sets the
+/// credential.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` with the field that is missing or malformed.
@@ -70,6 +73,7 @@ pub(super) fn decode(request: pb::JoinRequest) -> Result<JoinCommand, Status> {
         },
         times: request.times.map(Into::into),
         log: request.log.map(|pb::LogMark { log, writes }| LogMark { log, writes }),
+        credential: JoinCredential::None,
     })
 }
 
@@ -113,6 +117,7 @@ mod tests {
             },
             times: None,
             log: None,
+            credential: JoinCredential::None,
         }
     }
 

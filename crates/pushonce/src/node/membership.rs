@@ -2,18 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pushonce_control::{CommandError, CommandRejection, ControlHandle, JoinCommand, JoinReply};
-use pushonce_core::{HostPort, NodeId};
-use pushonce_peer::PeerTransport;
+use pushonce_ca::JoinToken;
+use pushonce_control::{
+    CommandError, CommandRejection, ControlHandle, JoinCommand, JoinCredential, JoinReply,
+};
+use pushonce_core::{ClusterView, HostPort, JoinTokenHash, NodeId, SpiffeId, Timestamp};
+use pushonce_peer::{Credentials, PeerTransport};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_server::{self, MembershipServiceServer};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::address_conflict::ForeignCallers;
 use super::call_limits::CallLimits;
+use super::certificate_issuer::CertificateIssuer;
 use super::identity::Identity;
 use super::join_outcome::parse_cluster_id;
 use super::join_request::{self, cluster_id_bytes};
@@ -39,6 +44,8 @@ pub(super) struct MembershipService {
     pub(super) join_permits: Arc<Semaphore>,
     /// Whether this is a development node, which creates a new cluster at every start.
     pub(super) development: bool,
+    /// Certifies nodes that join with a token, if this node has the key of the authority.
+    pub(super) issuer: Option<CertificateIssuer>,
 }
 
 /// Maximum joins in progress at this node. Each waits up to ten seconds for the control group.
@@ -60,6 +67,22 @@ impl MembershipService {
             true => Ok(()),
             false => Err(too_many(call)),
         }
+    }
+
+    /// A request of a node that is the one that it claims to be, as far as its certificate says.
+    fn certified_request(
+        &self,
+        request: Request<pb::IdentifyRequest>,
+    ) -> Result<pb::IdentifyRequest, Status> {
+        let claimed = NodeId(request.get_ref().node_id);
+        let checked = self.transport.check_certificate(&request, claimed);
+        checked.map_err(|error| self.transport.reject(&error))?;
+        Ok(request.into_inner())
+    }
+
+    fn issuer(&self) -> Result<&CertificateIssuer, Status> {
+        let missing = "this node issues no certificates: ask a node that has --peer-ca-key";
+        self.issuer.as_ref().ok_or_else(|| Status::unavailable(missing))
     }
 
     /// Rejects a second process of a node: two processes that vote under one id could elect two leaders.
@@ -92,18 +115,61 @@ impl MembershipService {
         if starting { self.already_running_refusal(joining) } else { None }
     }
 
-    fn join_response(&self, outcome: Result<JoinReply, pb::JoinRefusal>) -> pb::JoinResponse {
+    fn join_response(
+        &self,
+        outcome: Result<(JoinReply, Option<pb::NodeCertificate>), pb::JoinRefusal>,
+    ) -> pb::JoinResponse {
         let cluster_id = cluster_id_bytes(self.identity.cluster);
         match outcome {
-            Ok(JoinReply { node, times, .. }) => pb::JoinResponse {
+            Ok((JoinReply { node, times, .. }, certificate)) => pb::JoinResponse {
                 cluster_id,
                 node_id: node.0,
                 times: Some(times.into()),
                 refusal: None,
+                certificate,
             },
             Err(refusal) => {
-                pb::JoinResponse { cluster_id, node_id: 0, times: None, refusal: Some(refusal) }
+                pb::JoinResponse { cluster_id, refusal: Some(refusal), ..Default::default() }
             }
+        }
+    }
+
+    /// Checks how a node proves that it may join.
+    async fn join_credential(
+        &self,
+        certified: Option<SpiffeId>,
+        joining: &JoinCommand,
+        secret: &[u8],
+    ) -> Result<JoinCredential, pb::JoinRefusal> {
+        let is_secured = matches!(self.transport.credentials(), Credentials::MutualTls(_));
+        let now = unix_time(SystemTime::now());
+        let credential = join_credential(is_secured, certified, joining, secret, now)
+            .map_err(|error| join_refusal(Kind::Settings, error.to_string()))?;
+        if let JoinCredential::Token { hash, now } = credential {
+            self.check_token_is_known(hash, now)
+                .await
+                .map_err(|error| join_refusal(Kind::Settings, error.to_string()))?;
+        }
+        Ok(credential)
+    }
+
+    /// Rejects a token that the control group would reject, so that a stranger causes no entries of its log. A
+    /// token that was just made may not have arrived here.
+    async fn check_token_is_known(
+        &self,
+        hash: JoinTokenHash,
+        now: Timestamp,
+    ) -> Result<(), CommandRejection> {
+        let mut views = self.control.view();
+        let token = |view: &Option<Arc<ClusterView>>| {
+            view.as_ref().and_then(|view| view.join_tokens.get(&hash.id()).copied())
+        };
+        let known = timeout(TOKEN_TIMEOUT, views.wait_for(|view| token(view).is_some())).await;
+        let known = known.ok().and_then(Result::ok).and_then(|view| token(&view));
+        match known {
+            None => Err(CommandRejection::UnknownJoinToken),
+            Some(status) if status.expires <= now => Err(CommandRejection::JoinTokenExpired),
+            Some(_) => Ok(()),
         }
     }
 }
@@ -116,14 +182,34 @@ impl membership_service_server::MembershipService for MembershipService {
     ) -> Result<Response<pb::JoinResponse>, Status> {
         self.check_rate(&request, "join")?;
         let _permit = self.join_permits.try_acquire().map_err(|_| too_many("join"))?;
+        let certified = self.transport.certified_node(&request);
         let request = request.into_inner();
-        let starting = request.starting;
-        let parsed = join_request::decode(request)?;
+        let (starting, secret) = (request.starting, request.join_secret.clone());
+        let certificate_request = request.certificate_request.clone();
+        let mut parsed = join_request::decode(request)?;
         if let Some(refusal) = self.local_refusal(&parsed, starting) {
             return Ok(Response::new(self.join_response(Err(refusal))));
         }
+        match self.join_credential(certified, &parsed, &secret).await {
+            Ok(credential) => parsed.credential = credential,
+            Err(refusal) => return Ok(Response::new(self.join_response(Err(refusal)))),
+        }
+        let (credential, is_new) = (parsed.credential, parsed.node.is_none());
+        let address = parsed.profile.addresses.peer.clone();
         let outcome = match self.control.join(parsed).await {
-            Ok(joined) => Ok(joined),
+            Ok(joined) => {
+                if is_new {
+                    tracing::info!(target: "audit", node = %joined.node, address,
+                        credential = credential_name(credential), "admitted a node");
+                }
+                let certificate = match credential {
+                    JoinCredential::Token { .. } => {
+                        Some(self.issuer()?.issue(&certificate_request, joined.node, &address)?)
+                    }
+                    _ => None,
+                };
+                Ok((joined, certificate))
+            }
             // The node asks again.
             Err(CommandError::Rejected(
                 rejection @ (CommandRejection::NotBootstrapped
@@ -147,7 +233,7 @@ impl membership_service_server::MembershipService for MembershipService {
             node_id,
             peer_address,
             expected_node,
-        } = request.into_inner();
+        } = self.certified_request(request)?;
         let caller_cluster = parse_cluster_id(&caller_cluster_id)
             .ok_or_else(|| Status::invalid_argument("the request has no valid cluster id"))?;
         let Identity { cluster, node, .. } = self.identity;
@@ -167,6 +253,21 @@ impl membership_service_server::MembershipService for MembershipService {
         Ok(Response::new(pb::IdentifyResponse { cluster_id, node_id: node.0, peers }))
     }
 
+    async fn renew_certificate(
+        &self,
+        request: Request<pb::RenewCertificateRequest>,
+    ) -> Result<Response<pb::RenewCertificateResponse>, Status> {
+        let accepted = self.transport.accept(&request);
+        let peer = accepted.map_err(|error| self.transport.reject(&error))?;
+        let issuer = self.issuer()?;
+        let address = self.transport.addresses().get(peer.node);
+        let address =
+            address.ok_or_else(|| Status::unavailable("the caller is no known member"))?;
+        let request = request.into_inner().certificate_request;
+        let certificate = Some(issuer.issue(&request, peer.node, &address)?);
+        Ok(self.transport.respond(peer, pb::RenewCertificateResponse { certificate }))
+    }
+
     async fn moves(
         &self,
         request: Request<pb::MovesRequest>,
@@ -181,6 +282,60 @@ impl membership_service_server::MembershipService for MembershipService {
 fn too_many(call: &'static str) -> Status {
     PEER_CALLS_REJECTED.register_counter(&[call]).increment(1);
     Status::resource_exhausted("too many calls: retry after a second, or call another node")
+}
+
+/// Time for which a node waits for a token that another node has just made.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a node that asks to join has not proved that it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum JoinProofError {
+    #[error(
+        "a node joins with a certificate (--peer-cert, --peer-key, --peer-ca) or with a join token \
+         (--join-token-file)"
+    )]
+    Missing,
+    #[error("the data directory belongs to {directory}, which must present its certificate")]
+    MemberWithoutCertificate { directory: NodeId },
+    #[error("the data directory belongs to {directory}, and the certificate to {certificate}")]
+    OtherNode { directory: NodeId, certificate: NodeId },
+}
+
+/// How a node proves that it may join. Pure.
+fn join_credential(
+    is_secured: bool,
+    certified: Option<SpiffeId>,
+    joining: &JoinCommand,
+    secret: &[u8],
+    now: Timestamp,
+) -> Result<JoinCredential, JoinProofError> {
+    if !is_secured {
+        return Ok(JoinCredential::None);
+    }
+    match (certified.map(|id| id.node), joining.node) {
+        (Some(certificate), Some(directory)) if certificate != directory => {
+            Err(JoinProofError::OtherNode { directory, certificate })
+        }
+        (Some(certificate), _) => Ok(JoinCredential::Certificate(certificate)),
+        (None, Some(directory)) => Err(JoinProofError::MemberWithoutCertificate { directory }),
+        (None, None) if secret.is_empty() => Err(JoinProofError::Missing),
+        (None, None) => Ok(JoinCredential::Token { hash: JoinToken::hash(secret), now }),
+    }
+}
+
+/// A time of the system's clock.
+pub(super) fn unix_time(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The name of a credential in the audit log.
+fn credential_name(credential: JoinCredential) -> &'static str {
+    match credential {
+        JoinCredential::None => "none",
+        JoinCredential::Certificate(_) => "certificate",
+        JoinCredential::Token { .. } => "token",
+    }
 }
 
 use pb::join_refusal::Kind;
@@ -198,5 +353,65 @@ fn refusal_kind(rejection: &CommandRejection) -> Kind {
             Kind::Version
         }
         _ => Kind::Settings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_control::{Incarnation, ProcessRun, Profile};
+    use pushonce_core::{Addresses, BuildInfo, ClusterId, Roles};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(5);
+
+    fn joining(node: Option<u64>) -> JoinCommand {
+        JoinCommand {
+            incarnation: Incarnation(1),
+            run: ProcessRun::default(),
+            cluster: None,
+            node: node.map(NodeId),
+            profile: Profile {
+                name: "a".to_owned(),
+                addresses: Addresses::default(),
+                region: String::new(),
+                zone: String::new(),
+                roles: Roles::default(),
+                weight: 1,
+                build: BuildInfo::default(),
+            },
+            times: None,
+            log: None,
+            credential: JoinCredential::None,
+        }
+    }
+
+    fn certified(node: u64) -> Option<SpiffeId> {
+        Some(SpiffeId { cluster: ClusterId(7), node: NodeId(node) })
+    }
+
+    #[test]
+    fn join_needs_a_certificate_or_a_token_where_nodes_authenticate_each_other() {
+        let check = |certified, node, secret: &[u8]| {
+            join_credential(true, certified, &joining(node), secret, NOW)
+        };
+        assert_eq!(check(certified(3), None, b""), Ok(JoinCredential::Certificate(NodeId(3))));
+        assert_eq!(check(certified(3), Some(3), b""), Ok(JoinCredential::Certificate(NodeId(3))));
+        let (directory, certificate) = (NodeId(2), NodeId(3));
+        let other = JoinProofError::OtherNode { directory, certificate };
+        assert_eq!(check(certified(3), Some(2), b"secret"), Err(other));
+        assert_eq!(check(None, None, b""), Err(JoinProofError::Missing));
+        let hash = JoinToken::hash(b"secret");
+        assert_eq!(check(None, None, b"secret"), Ok(JoinCredential::Token { hash, now: NOW }));
+        let member = JoinProofError::MemberWithoutCertificate { directory };
+        assert_eq!(check(None, Some(2), b"secret"), Err(member), "a token gives no other's id");
+    }
+
+    #[test]
+    fn join_needs_nothing_without_tls() {
+        for node in [None, Some(2)] {
+            let credential = join_credential(false, None, &joining(node), b"", NOW);
+            assert_eq!(credential, Ok(JoinCredential::None));
+        }
     }
 }

@@ -119,9 +119,9 @@ impl MembershipHeartbeat {
     }
 
     async fn check_still_member(&self) -> Result<(), MembershipRevoked> {
-        let StartupState { config, identity, joining, .. } = &self.startup;
+        let StartupState { config, identity, joining, credentials, .. } = &self.startup;
         let addresses = [config.settings.join.clone(), self.peer_addresses()].concat();
-        join::check_still_member(&addresses, identity.join_requester(), joining).await
+        join::check_still_member(credentials, &addresses, identity.join_requester(), joining).await
     }
 
     /// The error of a node whose removal is in its own copy of the committed state.

@@ -3,30 +3,36 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, LocalBoxStream};
+use pushonce_ca::JoinToken;
 use pushonce_consensus::ConsensusSettings;
 use pushonce_control::health::ClusterProblem;
 use pushonce_control::{CommandError, ControlHandle, leave};
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterVersion, ClusterView, CommitAge, ConsensusTimes, FetchError,
-    Gap, History, HistoryPage, HistoryRange, InvalidRevocation, Message, Namespace,
+    Gap, History, HistoryPage, HistoryRange, InvalidRevocation, JoinTokenId, Message, Namespace,
     NamespaceChange, NodeId, Position, Publish, PublishError, PublishRejection, RevokedTokens,
     ShardId, StartFrom, SubscribeAck, SubscribeOptions, SubscriberCount, Timestamp, Topic,
     TopicEvent, UnavailableReason,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_gateway::Admission;
+use pushonce_peer::Credentials;
 use pushonce_proto::cluster::{self, ShardMoveProgress};
-use pushonce_publish::{AdminError, ClusterSnapshot, Router, SubscriptionSourceError};
+use pushonce_publish::{
+    AdminError, ClusterSnapshot, NewJoinToken, Router, SubscriptionSourceError,
+};
 use pushonce_shard::Handle;
 use tokio::sync::watch;
 
 use super::cluster_topics::ClusterTopics;
 use super::current_view::CurrentView;
+use super::membership::unix_time;
 use super::overview::NodeOverview;
 use super::replica_supervisor::LocalReplicas;
 use super::shard_progress;
@@ -328,7 +334,17 @@ pub(super) struct ClusterOperations {
     pub(super) overview: NodeOverview,
     /// Counts the messages that a change of a namespace would drop.
     pub(super) topics: ClusterTopics,
+    /// Join tokens name the authority behind them.
+    pub(super) credentials: Credentials,
 }
+
+/// A join token needs an authority that the joining node can recognise.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the nodes do not authenticate each other, so a node joins without a token; for mutual TLS see \
+     `pushonce ca`"
+)]
+struct NoAuthority;
 
 impl pushonce_publish::ClusterAdmin for ClusterOperations {
     fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>> {
@@ -407,6 +423,34 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
             control.set_times(times).await.map_err(operation_error)
         })
     }
+
+    fn create_join_token(
+        &self,
+        validity: Duration,
+    ) -> BoxFuture<'static, Result<NewJoinToken, AdminError>> {
+        let (control, credentials) = (self.control.clone(), self.credentials.clone());
+        Box::pin(async move {
+            let Credentials::MutualTls(tls) = credentials else {
+                return Err(AdminError::FailedPrecondition(NoAuthority.into()));
+            };
+            let token = JoinToken::new(tls.node().cluster, tls.issuer(), rand::random());
+            let (hash, now) = (JoinToken::hash(token.secret()), unix_time(SystemTime::now()));
+            let validity_ms = u64::try_from(validity.as_millis()).unwrap_or(u64::MAX);
+            let expires = Timestamp(now.0.saturating_add(validity_ms));
+            control.add_join_token(hash, now, expires).await.map_err(operation_error)?;
+            tracing::info!(target: "audit", id = %hash.id(), "made a join token");
+            Ok(NewJoinToken { text: token.expose(), id: hash.id(), expires })
+        })
+    }
+
+    fn revoke_join_token(&self, id: JoinTokenId) -> BoxFuture<'static, Result<(), AdminError>> {
+        let control = self.control.clone();
+        Box::pin(async move {
+            control.revoke_join_token(id).await.map_err(operation_error)?;
+            tracing::info!(target: "audit", %id, "revoked a join token");
+            Ok(())
+        })
+    }
 }
 
 fn operation_error(error: CommandError) -> AdminError {
@@ -415,6 +459,7 @@ fn operation_error(error: CommandError) -> AdminError {
         CommandError::Rejected(
             CommandRejection::Namespace(_)
             | CommandRejection::NamespaceDiffersInCase { .. }
+            | CommandRejection::InvalidTokenValidity { .. }
             | CommandRejection::Revocation(InvalidRevocation::Name { .. }),
         ) => AdminError::Invalid(error.into()),
         _ if error.is_retryable() => AdminError::Unavailable(error.into()),

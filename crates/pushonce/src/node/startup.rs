@@ -1,21 +1,25 @@
 //! Start-up: which cluster the node belongs to, and under which id.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use pushonce_ca::CertificateRequest;
 use pushonce_consensus::ConsensusEngine;
 use pushonce_control::{
     BootstrapCommand, BootstrapError, CommandRejection, ControlHandle, Incarnation, JoinCommand,
-    ProcessRun, Profile,
+    JoinCredential, ProcessRun, Profile,
 };
 use pushonce_core::{
-    Addresses, BuildInfo, ClusterTimes, FailPoint, Namespaces, ShardCount, Spread, VersionRange,
+    Addresses, BuildInfo, ClusterTimes, FailPoint, Namespaces, ShardCount, SpiffeId, Spread,
+    VersionRange,
 };
+use pushonce_peer::Credentials;
 use pushonce_telemetry::LogLimiter;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{BootstrapConfig, DataDir, Identity};
-use super::join;
+use super::join::{self, JoinProof, Joined};
+use super::peer_credentials::{self, StartCredentials};
 use crate::config::Config;
 
 /// Pause between two attempts to create the cluster; each waits some seconds for a leader.
@@ -42,6 +46,8 @@ pub(super) struct StartupState {
     pub(super) times: ClusterTimes,
     /// The join request of this node.
     pub(super) joining: JoinCommand,
+    /// How the node secures its connections to other nodes.
+    pub(super) credentials: Credentials,
 }
 
 impl StartupState {
@@ -64,9 +70,13 @@ impl StartupState {
             profile: node_profile(&config),
             times: config.consensus_times,
             log: None,
+            credential: JoinCredential::None,
         };
-        let (identity, times) = match data.load_identity()? {
+        let start = StartCredentials::load(&config, SystemTime::now())?;
+        let (identity, times, credentials) = match data.load_identity()? {
             Some(existing) => {
+                let directory = SpiffeId { cluster: existing.cluster, node: existing.node };
+                let credentials = start.for_member(&config, directory)?;
                 joining.cluster = Some(existing.cluster);
                 joining.node = Some(existing.node);
                 let log_mark =
@@ -76,11 +86,12 @@ impl StartupState {
                 let times = data.load_times()?;
                 check_consensus_times(&config, &times)?;
                 let peer_addresses = [config.settings.join.clone(), data.peers()].concat();
+                let member = existing.join_requester();
                 let confirmation =
-                    join::confirm_membership(&peer_addresses, existing.join_requester(), &joining);
+                    join::confirm_membership(&credentials, &peer_addresses, member, &joining);
                 let confirmed = shutdown.run_until_cancelled(confirmation).await;
                 confirmed.ok_or(join::StoppedBeforeJoin)??;
-                (existing, times)
+                (existing, times, credentials)
             }
             None => {
                 if config.settings.join.is_empty() && FailPoint::ServeCreatesCluster.is_active() {
@@ -90,7 +101,8 @@ impl StartupState {
                 if config.settings.join.is_empty() {
                     return Err(DirectoryNotInitialized { data: data.path().to_owned() }.into());
                 }
-                let (joined, times) = join::join(&config.settings.join, &joining, shutdown).await?;
+                let (joined, times, credentials) =
+                    join_cluster(&config, start, &joining, shutdown).await?;
                 // The log is created before the identity, which implies that the log exists.
                 ConsensusEngine::create(data.path(), joined.cluster, joined.node).await?;
                 data.save_times(&times)?;
@@ -99,12 +111,38 @@ impl StartupState {
                     ConsensusEngine::read_log_mark(data.path(), joined.cluster, joined.node)
                         .await?,
                 );
-                (joined, times)
+                (joined, times, credentials)
             }
         };
         (joining.cluster, joining.node) = (Some(identity.cluster), Some(identity.node));
-        Ok(StartupState { config, identity, times, joining })
+        Ok(StartupState { config, identity, times, joining, credentials })
     }
+}
+
+/// Joins the cluster at `--join`. A node that joins with a token has its certificate on disk when this returns.
+async fn join_cluster(
+    config: &Config,
+    start: StartCredentials,
+    joining: &JoinCommand,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<(Identity, ClusterTimes, Credentials)> {
+    let proof = match start {
+        StartCredentials::Complete(credentials) => JoinProof::Credentials(credentials),
+        StartCredentials::Token(token) => JoinProof::Token(token, CertificateRequest::generate()?),
+    };
+    let joined = join::join(&proof, &config.settings.join, joining, shutdown).await?;
+    let Joined { identity, times, certificate } = joined;
+    let node = SpiffeId { cluster: identity.cluster, node: identity.node };
+    let start = match proof {
+        JoinProof::Credentials(credentials) => StartCredentials::Complete(credentials),
+        JoinProof::Token(_, request) => {
+            let certificate = certificate.context("the cluster sent no certificate")?;
+            let now = SystemTime::now();
+            let tls = peer_credentials::store(&config.data, node, &request.key, &certificate, now)?;
+            StartCredentials::Complete(Credentials::MutualTls(tls))
+        }
+    };
+    Ok((identity, times, start.for_member(config, node)?))
 }
 
 /// Rejects settings with consensus times other than those that the node must use: with a longer lease than
