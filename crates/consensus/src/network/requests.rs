@@ -28,7 +28,7 @@ const FORWARDED_BYTES_MAX: usize = 64 << 10;
 /// The reason why a request has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
-    /// The request is one that no correct peer sends.
+    /// Only a defective peer sends the request, or a replica that does not know of its removal.
     #[error(transparent)]
     Rejected(#[from] RequestRejection),
     /// The replica cannot process the request now.
@@ -186,7 +186,13 @@ impl RaftGroup {
         // The candidate waits for the answer for the whole timeout.
         let wait_max = self.0.settings.rpc_timeout / 2;
         let term = Term(request.vote.leader_id.term);
-        self.0.announced_transfers.is_announced(candidate, term, wait_max).await
+        let is_announced = self.0.announced_transfers.is_announced(candidate, term, wait_max).await;
+        static LIMITER: LogLimiter = LogLimiter::new();
+        if !is_announced && let Some(suppressed) = LIMITER.allow(Instant::now()) {
+            tracing::info!(group = %self.id(), %candidate, %term, suppressed,
+                "no leader has announced a transfer, the vote request counts as an ordinary one");
+        }
+        is_announced
     }
 
     /// Checks the entries, and rejects publishes while there is no space for them. Accepts everything else:
@@ -296,13 +302,13 @@ where
     })
 }
 
-/// Counts a request that no correct peer sends.
+/// Counts a request or reply that was rejected.
 pub(super) fn report_rejection(group: GroupId, from: NodeId, rejection: &RequestRejection) {
     static LIMITER: LogLimiter = LogLimiter::new();
     metrics::REJECTED_REQUESTS.register_counter(&[rejection.label()]).increment(1);
     if let Some(suppressed) = LIMITER.allow(Instant::now()) {
         tracing::warn!(%group, peer = %from, %rejection, suppressed,
-            "rejected a consensus request that no correct node sends");
+            "rejected a consensus request, which a removed replica or a defective node has sent");
     }
 }
 

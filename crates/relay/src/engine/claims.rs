@@ -91,8 +91,13 @@ impl ClaimTable {
         if FailPoint::ClaimUnchecked.is_active() {
             return self.believe_if_newer(claim, false, now);
         }
+        let may_announce = is_owner || sender.is_voter;
+        // A replica that was removed vouches until its node learns of the removal.
+        if !may_announce && self.believed.get(&shard).is_some_and(|known| known.claim == *claim) {
+            return ClaimOutcome::Known;
+        }
         if !is_well_formed(claim)
-            || !(is_owner || sender.is_voter)
+            || !may_announce
             || !sender.owner_may_own
             || self.is_implausible(claim)
         {
@@ -298,6 +303,7 @@ mod tests {
     fn claim_is_believed_from_its_owner_or_from_a_voter() {
         let mut node = Node::new();
         assert_eq!(node.claim(9, FORGER, 8), ClaimOutcome::Rejected, "a node outside the group");
+        assert_eq!(node.claim(9, OWNER, 7), ClaimOutcome::Known, "what is believed already");
         assert_eq!(node.claim(VOTER, FORGER, 8), ClaimOutcome::New);
         assert_eq!(node.claim(9, 9, 9), ClaimOutcome::New, "its own claim");
         assert_eq!(node.claim(OWNER, OWNER, 8), ClaimOutcome::Known, "an older one");
