@@ -96,6 +96,16 @@ pub enum TopicLimit {
         /// The number of topics that the node holds.
         count: u64,
     },
+    /// The share of the topic's namespace in the topics of its owner.
+    #[error(
+        "the namespace {:?} has its share of the topics that the owner of {topic} can hold, and other namespaces \
+         need the rest; publish to fewer topics, raise the owner's --topics-max, or add nodes",
+        .topic.namespace()
+    )]
+    NodeShare {
+        /// The new topic.
+        topic: Topic,
+    },
     /// The text of another node.
     #[error("{0}")]
     Reported(String),

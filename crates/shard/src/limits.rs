@@ -1,5 +1,8 @@
 //! Limits on the number of topics, of a namespace in a shard and on a node, and on the memory of a node.
 //!
+//! A namespace may have as many topics on a node as are free after them: one namespace fills half of a node, and
+//! a new one always finds room.
+//!
 //! Near the memory limit of its node an owner first refuses new topics and then publishes: the one who sends pays,
 //! before any subscriber loses its session.
 //!
@@ -26,6 +29,8 @@ pub struct NodeTopics {
     max: u64,
     /// The used share of the process's memory limit, in thousandths.
     memory_permille: AtomicU32,
+    /// The number of replicas, over which the topics of a namespace on this node are spread evenly.
+    replicas: AtomicU64,
     /// The number of shards over which a namespace is spread.
     shard_count: AtomicU16,
 }
@@ -64,6 +69,7 @@ impl NodeTopics {
             history_bytes: AtomicU64::new(0),
             max,
             memory_permille: AtomicU32::new(0),
+            replicas: AtomicU64::new(0),
             shard_count: shards,
         }
     }
@@ -97,6 +103,18 @@ impl NodeTopics {
         self.max > 0 && self.topic_count() >= self.max
     }
 
+    /// Whether every namespace may have more topics, whatever it has.
+    fn is_below_half(&self) -> bool {
+        self.max == 0 || self.topic_count() < self.max / 2
+    }
+
+    /// Whether a namespace with `count` topics in one shard may have no more on this node.
+    fn has_share(&self, count: usize) -> bool {
+        let free = self.max.saturating_sub(self.topic_count());
+        let held = (count as u64).saturating_mul(self.replicas.load(Ordering::Relaxed));
+        self.max > 0 && held > free
+    }
+
     fn shard_count(&self) -> ShardCount {
         ShardCount::new(self.shard_count.load(Ordering::Relaxed)).unwrap_or(ShardCount::DEFAULT)
     }
@@ -104,6 +122,7 @@ impl NodeTopics {
 
 impl TopicQuota {
     pub(crate) fn new(node: Arc<NodeTopics>) -> TopicQuota {
+        node.replicas.fetch_add(1, Ordering::Relaxed);
         TopicQuota {
             node,
             topic_count: AtomicU64::new(0),
@@ -134,7 +153,7 @@ impl TopicQuota {
         }
         let count = self.topic_count.load(Ordering::Relaxed);
         let per_shard_max = settings.topics_per_shard(self.node.shard_count());
-        !self.node.is_full() && per_shard_max.is_none_or(|part| count < part as u64)
+        self.node.is_below_half() && per_shard_max.is_none_or(|part| count < part as u64)
     }
 
     /// Checks that the node has memory for a publish, to a topic that exists or to a new one.
@@ -175,6 +194,9 @@ impl TopicQuota {
             let count = self.node.topic_count();
             return Err(TopicLimit::Node { topic: topic.clone(), count });
         }
+        if self.node.has_share(count) {
+            return Err(TopicLimit::NodeShare { topic: topic.clone() });
+        }
         Ok(())
     }
 }
@@ -183,6 +205,7 @@ impl Drop for TopicQuota {
     fn drop(&mut self) {
         self.set_count(0);
         self.set_history_bytes(0);
+        self.node.replicas.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -234,9 +257,9 @@ mod tests {
         let settings = Namespace::default();
         one.set_count(6);
         other.set_count(3);
-        assert!(one.has_room(&settings));
+        assert!(!one.has_room(&settings), "the exact check decides in the second half");
+        assert_eq!(one.check_room(&topic("chat/7"), &settings, 0), Ok(()));
         other.set_count(4);
-        assert!(!one.has_room(&settings));
         let rejection =
             one.check_room(&topic("chat/7"), &settings, 0).expect_err("full").to_string();
         assert!(
@@ -250,6 +273,29 @@ mod tests {
         drop(other);
         assert_eq!((node.topic_count(), node.history_bytes()), (6, 70));
         assert_eq!(one.check_room(&topic("chat/7"), &settings, 0), Ok(()));
+    }
+
+    #[test]
+    fn namespace_fills_half_of_a_node_and_another_finds_room() {
+        let node = Arc::new(NodeTopics::new(1_000));
+        let replicas = [(); 4].map(|()| TopicQuota::new(node.clone()));
+        let settings = Namespace { topics_max: 0, ..Namespace::default() };
+        let mut count = 0;
+        while replicas[0].has_room(&settings)
+            || replicas[0].check_room(&topic("flood/1"), &settings, count).is_ok()
+        {
+            count += 1;
+            replicas.iter().for_each(|replica| replica.set_count(count));
+        }
+        // 500, and what the four shards place before they see the sum.
+        assert!((500..=508).contains(&node.topic_count()), "{}", node.topic_count());
+        let refusal =
+            replicas[0].check_room(&topic("flood/1"), &settings, count).expect_err("full");
+        assert_eq!(refusal, TopicLimit::NodeShare { topic: topic("flood/1") });
+        assert_eq!(replicas[0].check_room(&topic("score/1"), &settings, 0), Ok(()));
+        assert_eq!(replicas[0].check_room(&topic("score/1"), &settings, 100), Ok(()));
+        drop(replicas);
+        assert_eq!(node.replicas.load(Ordering::Relaxed), 0);
     }
 
     #[test]

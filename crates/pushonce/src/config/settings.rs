@@ -162,7 +162,8 @@ pub struct Settings {
     pub memory_max: Option<u64>,
     // Each topic takes at least some hundred bytes: about 1 GiB in total.
     /// Maximum number of topics in the replicas of this node: beyond it, publishes that would create another
-    /// topic here are rejected. 0: no limit. Each namespace has its own limit (`pushonce namespace set`)
+    /// topic here are rejected. One namespace can have half of them. 0: no limit. Each namespace has its own limit
+    /// (`pushonce namespace set`)
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 2_000_000)]
     #[arg(value_parser = between(0, TOML_INTEGER_MAX))]
     pub topics_max: u64,
