@@ -60,7 +60,6 @@ fn lack(flag: &str, settings: &Settings) -> Option<(&'static str, &'static str)>
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::{Config, InvalidConfig, Layer, Layers};
 
     fn resolve(settings: &str) -> Result<Config, InvalidConfig> {
