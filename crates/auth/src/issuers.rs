@@ -9,11 +9,12 @@ pub(crate) use loader::{Fingerprint, load};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pushonce_core::Timestamp;
+
 use crate::jwks::JwksSource;
 use crate::key::VerificationKey;
 use crate::token::{Claims, UnverifiedToken};
 use crate::{Algorithm, AuthenticationError, Caller};
-use pushonce_core::Timestamp;
 
 /// The issuers by name. Each one has its own keys: a key of one never verifies a token of another, even if
 /// both use the same key id.

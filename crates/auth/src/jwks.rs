@@ -54,16 +54,12 @@ impl JwksSource {
         self: &Arc<Self>,
         key_id: Option<&str>,
     ) -> Result<VerificationKey, AuthenticationError> {
-        match self.lookup(key_id) {
-            Lookup::Found(key) => return Ok(key),
-            Lookup::Unknown { may_refresh: false } => return Err(AuthenticationError::UnknownKey),
-            Lookup::Unavailable { may_refresh: false } => {
-                return Err(AuthenticationError::KeysUnavailable);
-            }
-            Lookup::Unknown { may_refresh: true } | Lookup::Unavailable { may_refresh: true } => {}
+        let mut lookup = self.lookup(key_id);
+        if lookup.may_refresh() {
+            self.refresh().await;
+            lookup = self.lookup(key_id);
         }
-        self.refresh().await;
-        match self.lookup(key_id) {
+        match lookup {
             Lookup::Found(key) => Ok(key),
             Lookup::Unknown { .. } => Err(AuthenticationError::UnknownKey),
             Lookup::Unavailable { .. } => Err(AuthenticationError::KeysUnavailable),

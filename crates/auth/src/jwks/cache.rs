@@ -27,6 +27,16 @@ pub(super) enum Lookup {
     Unavailable { may_refresh: bool },
 }
 
+impl Lookup {
+    /// Whether a fetch may find the key.
+    pub(super) fn may_refresh(&self) -> bool {
+        match self {
+            Lookup::Found(_) => false,
+            Lookup::Unknown { may_refresh } | Lookup::Unavailable { may_refresh } => *may_refresh,
+        }
+    }
+}
+
 impl KeyCache {
     /// Minimum time between two fetches: tokens with invented key ids must not turn the node into a load
     /// generator against the issuer.
@@ -38,7 +48,7 @@ impl KeyCache {
 
     pub(super) fn lookup(&self, key_id: Option<&str>, now: Instant) -> Lookup {
         let may_refresh = self.is_fetching || self.may_attempt(now);
-        if !self.fetched_at.is_some_and(|at| now.duration_since(at) < Self::AGE_MAX) {
+        if self.fetched_at.is_none_or(|at| now.duration_since(at) >= Self::AGE_MAX) {
             return Lookup::Unavailable { may_refresh };
         }
         match find_key(&self.keys, key_id) {

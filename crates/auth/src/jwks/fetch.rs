@@ -99,7 +99,8 @@ impl JwksUrl {
         let is_tls = *scheme == Scheme::HTTPS;
         let is_this_machine =
             host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        if !is_tls && !(*scheme == Scheme::HTTP && is_this_machine) {
+        let is_local = *scheme == Scheme::HTTP && is_this_machine;
+        if !(is_tls || is_local) {
             return Err(InvalidJwksUrl::NotHttps);
         }
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });

@@ -130,6 +130,8 @@ fn key_of_another_issuer_with_the_same_key_id_is_refused() {
     assert!(authenticate(&authenticator, &token(&b, "b")).is_ok());
     assert_eq!(rejection(&authenticator, &token(&b, "a")), AuthenticationError::Signature);
     assert_eq!(rejection(&authenticator, &token(&a, "c")), AuthenticationError::UnknownIssuer);
+    let named = sign(&a, Some("foreign"), &plain());
+    assert_eq!(rejection(&authenticator, &named), AuthenticationError::UnknownKey);
 }
 
 #[test]
