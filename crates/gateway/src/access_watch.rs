@@ -1,10 +1,11 @@
-//! Ends the sessions of a lane whose token has expired or was revoked, or that reached the maximum age.
+//! Ends the sessions of a lane whose token has expired or was revoked, or that reached the maximum age, and the
+//! subscriptions to namespaces that are no longer open to everyone.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{ClusterView, Revocations, Timestamp};
+use pushonce_core::{ClusterView, Namespaces, Timestamp};
 use tokio::sync::watch;
 
 use crate::deadlines::{Deadlines, DueReason};
@@ -17,12 +18,15 @@ const CHECKS_PER_TICK_MIN: usize = 256;
 /// tokens expire at the same moment end over the same time, so that they do not all reconnect at once.
 const TICKS_PER_SWEEP: usize = 20;
 
-/// The deadlines of the sessions of a lane, and the revocations with which they were compared.
+/// The deadlines of the sessions of a lane, and the view with which they were compared.
 pub(crate) struct AccessWatch {
     deadlines: RefCell<Deadlines>,
     view: RefCell<watch::Receiver<Arc<ClusterView>>>,
-    revocations: RefCell<Arc<Revocations>>,
+    seen: RefCell<Arc<ClusterView>>,
+    /// The sessions with a token, after a change of the revocations.
     sweep: Cell<Sweep>,
+    /// The first slot whose session was not checked since a namespace was closed to those without a token.
+    next_slot: Cell<Option<usize>>,
 }
 
 /// The comparison of all sessions with changed revocations.
@@ -41,18 +45,21 @@ enum Sweep {
 pub(crate) enum AccessCheck {
     /// The token may be expired or revoked.
     Token,
+    /// Some subscriptions may not be granted any more.
+    Subscriptions,
     /// The session has reached the maximum age.
     Age,
 }
 
 impl AccessWatch {
     pub(crate) fn new(view: watch::Receiver<Arc<ClusterView>>) -> AccessWatch {
-        let revocations = view.borrow().revocations.clone();
+        let seen = view.borrow().clone();
         AccessWatch {
             deadlines: RefCell::default(),
             view: RefCell::new(view),
-            revocations: RefCell::new(revocations),
+            seen: RefCell::new(seen),
             sweep: Cell::default(),
+            next_slot: Cell::default(),
         }
     }
 
@@ -76,8 +83,9 @@ impl AccessWatch {
     }
 
     /// The sessions to check at this tick: those whose deadline has passed, and, after a change of the
-    /// revocations, the next part of all sessions with a token.
-    pub(crate) fn tick(&self, now: Timestamp) -> Vec<(usize, AccessCheck)> {
+    /// revocations, the next part of all sessions with a token. After a namespace was closed to those without a
+    /// token, the next part of all sessions, which are in the first `slots` slots.
+    pub(crate) fn tick(&self, now: Timestamp, slots: usize) -> Vec<(usize, AccessCheck)> {
         let mut deadlines = self.deadlines.borrow_mut();
         let per_tick = (deadlines.len() / TICKS_PER_SWEEP).max(CHECKS_PER_TICK_MIN);
         let mut due = Vec::new();
@@ -90,7 +98,7 @@ impl AccessWatch {
             };
             due.push((session, check));
         }
-        let is_changed = self.revocations_changed();
+        let is_changed = self.apply_view();
         let sweep = match self.sweep.get() {
             Sweep::Done if is_changed => Sweep::Running { after: None, changed: false },
             Sweep::Done => Sweep::Done,
@@ -108,19 +116,38 @@ impl AccessWatch {
             });
             due.extend(sessions.into_iter().map(|session| (session, AccessCheck::Token)));
         }
+        if let Some(first) = self.next_slot.get() {
+            let end = first + (slots / TICKS_PER_SWEEP).max(CHECKS_PER_TICK_MIN);
+            self.next_slot.set((end < slots).then_some(end));
+            due.extend((first..end.min(slots)).map(|slot| (slot, AccessCheck::Subscriptions)));
+        }
         due
     }
 
-    fn revocations_changed(&self) -> bool {
+    /// Compares the newest view with the one before. Returns whether the revocations have changed.
+    fn apply_view(&self) -> bool {
         let mut view = self.view.borrow_mut();
         if !view.has_changed().unwrap_or(false) {
             return false;
         }
-        let newest = view.borrow_and_update().revocations.clone();
-        let is_changed = *self.revocations.borrow() != newest;
-        self.revocations.replace(newest);
-        is_changed
+        let newest = view.borrow_and_update().clone();
+        let before = self.seen.replace(newest.clone());
+        if closes_namespace(&before.namespaces, &newest.namespaces) {
+            // A sweep in progress begins again: an operator changes namespaces rarely.
+            self.next_slot.set(Some(0));
+        }
+        before.revocations != newest.revocations
     }
+}
+
+/// Whether a namespace that everyone could read needs a token now.
+fn closes_namespace(before: &Namespaces, now: &Namespaces) -> bool {
+    let is_public = |namespaces: &Namespaces, name: &str| {
+        namespaces.named.get(name).unwrap_or(&namespaces.default).access.anonymous_read
+    };
+    let default_closed = before.default.access.anonymous_read && !now.default.access.anonymous_read;
+    let mut names = before.named.keys().chain(now.named.keys());
+    default_closed || names.any(|name| is_public(before, name) && !is_public(now, name))
 }
 
 #[cfg(test)]
@@ -146,7 +173,7 @@ mod tests {
     }
 
     fn checked(access_watch: &AccessWatch) -> Vec<usize> {
-        access_watch.tick(Timestamp(0)).into_iter().map(|(session, _)| session).collect()
+        access_watch.tick(Timestamp(0), 0).into_iter().map(|(session, _)| session).collect()
     }
 
     #[test]
@@ -159,6 +186,35 @@ mod tests {
         let rest = (0..2 * TICKS_PER_SWEEP).flat_map(|_| checked(&access_watch));
         let all: Vec<_> = first.into_iter().chain(rest).collect();
         assert_eq!(all, (0..10_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn closing_a_namespace_checks_every_session_once_and_opening_one_checks_none() {
+        let (access_watch, sender) = watch_of(0);
+        let set_public = |name: Option<&str>, is_public| {
+            sender.send_modify(|view| {
+                let Namespaces { default, named, .. } = &mut Arc::make_mut(view).namespaces;
+                let default = &mut *default;
+                let settings = match name {
+                    Some(name) => named.entry(name.to_owned()).or_insert_with(|| default.clone()),
+                    None => default,
+                };
+                settings.access.anonymous_read = is_public;
+            });
+        };
+        let checked = || -> Vec<_> {
+            let ticks = (0..50).flat_map(|_| access_watch.tick(Timestamp(0), 10_000));
+            ticks.map(|(session, _)| session).collect()
+        };
+        let every = (0..10_000).collect::<Vec<_>>();
+        set_public(None, true);
+        assert!(checked().is_empty());
+        set_public(Some("a"), false);
+        assert_eq!(checked(), every);
+        set_public(Some("a"), true);
+        assert!(checked().is_empty());
+        set_public(None, false);
+        assert_eq!(checked(), every);
     }
 
     #[test]
@@ -185,7 +241,7 @@ mod tests {
         let (access_watch, _sender) = watch_of(0);
         (0..10_000).for_each(|session| access_watch.set_token(session, Timestamp(1)));
         let counts: Vec<_> = (0..200)
-            .map(|_| access_watch.tick(Timestamp(1)).len())
+            .map(|_| access_watch.tick(Timestamp(1), 0).len())
             .take_while(|&n| n > 0)
             .collect();
         assert_eq!(counts.iter().sum::<usize>(), 10_000);

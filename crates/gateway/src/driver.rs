@@ -29,7 +29,9 @@ use crate::liveness::{Activity, KeepaliveAction, Liveness};
 use crate::metrics::{self, TransportKind};
 use crate::registry::{RegisteredSession, SessionSlot};
 use crate::rejection::{self, SubscribeRejection};
-use crate::session::{self, Session, SessionEffect, SessionInput, SubscriptionGrant};
+use crate::session::{
+    self, AccessGate as _, Session, SessionEffect, SessionInput, SubscriptionGrant,
+};
 use crate::work::{self, WorkMeter};
 
 /// The transport of one session. Every method except [`SessionTransport::open_subscription`] returns at once.
@@ -290,8 +292,13 @@ impl<T: SessionTransport> SessionDriver<T> {
             self.lane.access_watch.set_token(slot.index(), until);
             self.slot.set(Some(slot));
         }
+        self.end_refused_subscriptions(Some(caller));
+    }
+
+    /// Ends the subscriptions that the caller may not have any more.
+    fn end_refused_subscriptions(&self, caller: Option<&Caller>) {
         for topic in self.lane.fanout.topics(self.key) {
-            let Err(error) = self.lane.access.authorize(caller, Action::Subscribe(&topic)) else {
+            let Err(error) = self.lane.authorize(caller, Action::Subscribe(&topic)) else {
                 continue;
             };
             self.record_refusal(&error);
@@ -443,10 +450,17 @@ impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
     }
 
     fn check_access(self: Rc<Self>, check: AccessCheck) {
-        if check == AccessCheck::Age {
-            let reason = "the session reached the maximum age of sessions";
-            self.send_goaway(0, 0, reason);
-            return self.close(&close::SESSION_AGE, reason);
+        match check {
+            AccessCheck::Token => {}
+            AccessCheck::Subscriptions => {
+                let caller = self.session.borrow().caller().cloned();
+                return self.end_refused_subscriptions(caller.as_ref());
+            }
+            AccessCheck::Age => {
+                let reason = "the session reached the maximum age of sessions";
+                self.send_goaway(0, 0, reason);
+                return self.close(&close::SESSION_AGE, reason);
+            }
         }
         let Some(caller) = self.session.borrow().caller().cloned() else { return };
         let Err(error) = self.lane.access.check_valid(&caller) else { return };

@@ -152,7 +152,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         watchdog,
         admission,
     } = parts;
-    let Backend { hub, publisher, view, access, .. } = backend;
+    let Backend { hub, publisher, access, .. } = backend;
     let (fanout, driver) = hub.new_lane();
     let draining = shutdown.child_token();
     let lane = Rc::new(LaneState::new(
@@ -160,7 +160,6 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         fanout,
         publisher,
         access,
-        view,
         memory,
         client_limits,
         draining.clone(),
@@ -297,7 +296,6 @@ impl LaneState {
         fanout: pushonce_fanout::Lane,
         publisher: Arc<dyn PublishRouter>,
         access: AccessControl,
-        view: watch::Receiver<Arc<ClusterView>>,
         memory: MemoryUse,
         client_limits: ClientLimits,
         draining: CancellationToken,
@@ -307,6 +305,7 @@ impl LaneState {
             // Two of the largest payloads, so that one pending publish does not cause rejection of the next.
             publish_bytes_max: 2 * Publish::PAYLOAD_BYTES_CAP,
         };
+        let view = access.view();
         let payload_bytes_max = view.borrow().namespaces.payload_bytes_max();
         LaneState {
             config,
@@ -416,7 +415,8 @@ impl LaneState {
 
     /// Ends the sessions whose token or time is over.
     fn check_access(&self) {
-        for (session, check) in self.access_watch.tick(self.access.now()) {
+        let slots = self.sessions.slots();
+        for (session, check) in self.access_watch.tick(self.access.now(), slots) {
             if let Some(session) = self.sessions.get(session) {
                 session.check_access(check);
             }

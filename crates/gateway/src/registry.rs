@@ -53,7 +53,8 @@ pub(crate) trait RegisteredSession {
     /// `reconnect_within_ms`.
     fn drain(self: Rc<Self>, reconnect_within_ms: u32);
 
-    /// Closes the session if its token is expired or revoked, or if it has reached the maximum age.
+    /// Closes the session if its token is expired or revoked, or if it has reached the maximum age, or ends the
+    /// subscriptions that are not granted any more.
     fn check_access(self: Rc<Self>, check: AccessCheck);
 }
 
@@ -81,6 +82,11 @@ impl SessionRegistry {
 
     pub(crate) fn remove(&self, SessionSlot(index): SessionSlot) {
         self.sessions.borrow_mut().try_remove(index);
+    }
+
+    /// The number of slots, used or not.
+    pub(crate) fn slots(&self) -> usize {
+        self.sessions.borrow().capacity()
     }
 
     /// The session in a slot.

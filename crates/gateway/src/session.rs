@@ -23,7 +23,7 @@ use pushonce_proto::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFra
 use pushonce_proto::close::{self, CloseCode};
 
 use crate::rejection::{self, SubscribeRejection};
-use authentication::{SessionAccess, TooManyWaiting};
+use authentication::{PendingAuthentication, SessionAccess, TooManyWaiting};
 
 /// The limits of one session.
 #[derive(Clone, Copy, Debug)]
@@ -265,7 +265,7 @@ impl Session {
         effects: &mut SessionEffects,
     ) {
         let Some(access) = &mut self.access else { return };
-        let Some((id, mut waiting)) = access.end() else { return };
+        let Some(PendingAuthentication { id, mut waiting, .. }) = access.end() else { return };
         match result {
             Ok(caller) if access.accepts(&caller) => {
                 let expires = gate.expires_at(&caller);

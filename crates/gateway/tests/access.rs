@@ -171,6 +171,19 @@ async fn public_namespace_is_read_without_a_token_and_cached_as_it_says() {
 }
 
 #[tokio::test]
+async fn subscription_without_a_token_ends_when_its_namespace_is_closed() {
+    let server = closed_gateway(&Issuer::new()).await;
+    for via in TRANSPORTS {
+        server.change_view(|view| view.namespaces.default.access.anonymous_read = true);
+        let mut client = GatewayClient::connect(&server, via).await;
+        client.subscribe(1, "chat/7", StartFrom::Now).await;
+        server.change_view(|view| view.namespaces.default.access.anonymous_read = false);
+        assert_eq!(client.error_code().await, (None, ErrorCode::NotAuthenticated), "{via:?}");
+        assert!(matches!(client.next_reply().await, ServerEvent::Unsubscribed { .. }), "{via:?}");
+    }
+}
+
+#[tokio::test]
 async fn namespace_without_client_publish_rejects_every_client() {
     let issuer = Issuer::new();
     let server = closed_gateway(&issuer).await;

@@ -23,9 +23,11 @@ pub(super) struct SessionAccess {
 }
 
 /// An authentication without a result.
-struct PendingAuthentication {
-    id: Option<u64>,
-    waiting: VecDeque<Result<ClientRequest, InvalidFrame>>,
+pub(super) struct PendingAuthentication {
+    /// The id of its request.
+    pub(super) id: Option<u64>,
+    /// The requests that wait, oldest first.
+    pub(super) waiting: VecDeque<Result<ClientRequest, InvalidFrame>>,
     /// Payload bytes of the waiting requests.
     bytes: usize,
 }
@@ -66,11 +68,9 @@ impl SessionAccess {
         }
     }
 
-    /// Ends the authentication. Returns the id of its request, and the requests that waited, oldest first.
-    pub(super) fn end(
-        &mut self,
-    ) -> Option<(Option<u64>, VecDeque<Result<ClientRequest, InvalidFrame>>)> {
-        self.pending.take().map(|pending| (pending.id, pending.waiting))
+    /// Ends the authentication, and returns it with the requests that waited.
+    pub(super) fn end(&mut self) -> Option<PendingAuthentication> {
+        self.pending.take()
     }
 
     /// Whether `new` is a renewal of the present caller, or there is none yet. A session keeps its subject: its

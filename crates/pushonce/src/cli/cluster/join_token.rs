@@ -24,11 +24,7 @@ pub(super) struct Args {
 }
 
 /// Makes a token, and prints it alone to standard output: it is stored nowhere else.
-pub(super) async fn run(
-    client: &mut OperatorClient,
-    args: Args,
-    json: bool,
-) -> anyhow::Result<()> {
+pub(super) async fn run(client: &mut OperatorClient, args: Args, json: bool) -> anyhow::Result<()> {
     if let Some(id) = args.revoke {
         let request = RevokeJoinTokenRequest { id: id.clone() };
         client.revoke_join_token(request).await.map_err(status_error)?;
@@ -59,10 +55,7 @@ pub(super) async fn run(
 }
 
 /// Lists the tokens, without their secrets.
-pub(super) async fn list(
-    client: &mut OperatorClient,
-    json: bool,
-) -> anyhow::Result<()> {
+pub(super) async fn list(client: &mut OperatorClient, json: bool) -> anyhow::Result<()> {
     let response = client.join_tokens(JoinTokensRequest {}).await.map_err(status_error)?;
     let tokens = response.into_inner().tokens;
     let as_json = || json!({"tokens": tokens.iter().map(token_json).collect::<Vec<_>>()});
