@@ -15,6 +15,8 @@ struct Pair {
     buffers: TlsBuffers,
     /// What the session decrypted.
     received: Vec<u8>,
+    /// What the client decrypted.
+    sent: Vec<u8>,
     /// Bytes from the client that the session has not read yet.
     to_session: Vec<u8>,
 }
@@ -37,6 +39,7 @@ impl Pair {
             session: TlsSession::new(server_settings(&authority)).unwrap(),
             buffers: TlsBuffers::default(),
             received: Vec::new(),
+            sent: Vec::new(),
             to_session: Vec::new(),
         }
     }
@@ -92,21 +95,9 @@ impl Pair {
         while !sent.is_empty() {
             self.client.read_tls(&mut sent).unwrap();
             self.client.process_new_packets().unwrap();
+            // An error means that there is no more.
+            let _ = self.client.reader().read_to_end(&mut self.sent);
         }
-    }
-
-    /// What the client decrypted.
-    fn read_client(&mut self) -> Vec<u8> {
-        let mut plain = vec![0; 1 << 20];
-        let mut len = 0;
-        loop {
-            match self.client.reader().read(&mut plain[len..]) {
-                Ok(0) | Err(_) => break,
-                Ok(read) => len += read,
-            }
-        }
-        plain.truncate(len);
-        plain
     }
 }
 
@@ -141,9 +132,8 @@ fn pieces_are_joined_into_records_and_arrive_in_order() {
         });
         assert_eq!(accepted.unwrap(), pieces.concat().len());
         assert_eq!(records, pieces.concat().len().div_ceil(16 << 10));
-        pair.client.set_buffer_limit(None);
         pair.give_to_client(&sent);
-        assert!(pair.read_client() == pieces.concat());
+        assert!(pair.sent == pieces.concat());
     }
 }
 
@@ -174,7 +164,7 @@ fn full_socket_keeps_one_record_and_loses_nothing() {
     assert!(turns > 90, "{turns}");
     pair.give_to_client(&sent);
     pair.pass_to_client(usize::MAX);
-    assert!(pair.read_client() == data);
+    assert!(pair.sent == data);
     assert!(!pair.session.has_unsent());
 }
 
@@ -205,7 +195,7 @@ fn client_that_updates_its_keys_gets_a_response_before_the_next_data() {
     });
     assert_eq!(write.unwrap(), 4);
     pair.give_to_client(&sent);
-    assert_eq!(pair.read_client(), b"xxxpong");
+    assert_eq!(pair.sent, b"xxxpong");
 }
 
 #[test]

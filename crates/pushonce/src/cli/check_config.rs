@@ -1,14 +1,19 @@
-//! `pushonce check-config`: prints the settings that a node would run with.
+//! `pushonce check-config`: prints the settings that a node would run with, and reads its certificates.
 
 use anyhow::Context as _;
 
 use super::settings::NodeArgs;
+use crate::node::served_tls::ServedTls;
 use crate::output;
 
 /// Prints every setting in the format of the configuration file: without `--json` the output can be loaded
 /// with `--config`.
 pub(super) fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
-    let settings = settings.resolve()?.complete_settings();
+    let config = settings.resolve()?;
+    if let Some(files) = config.tls_files() {
+        ServedTls::load(files)?;
+    }
+    let settings = config.complete_settings();
     if json {
         output::write_line(serde_json::to_string(&settings)?)?;
     } else {

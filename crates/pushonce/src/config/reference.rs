@@ -8,10 +8,11 @@ use super::layer::settings_command;
 use super::variable;
 
 /// The types of the values by their name in the help text: how a value is written, and its unit.
-const TYPES: [(&str, &str, &str); 11] = [
+const TYPES: [(&str, &str, &str); 12] = [
     ("ADDR", "IP address and port to listen on, as in `127.0.0.1:7080` or `[::1]:7080`", "–"),
     ("ADDRS", "`HOST:PORT`, several separated by `,`; in the file, an array of strings", "–"),
     ("DIR", "path", "–"),
+    ("FILE", "path", "–"),
     ("HOST", "DNS name or IP address without port; an IPv6 address in brackets", "–"),
     ("N", "whole number", "–"),
     ("NAME", "up to 63 letters, digits, `-`, `_` and `.`", "–"),
