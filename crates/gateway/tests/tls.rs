@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 use pushonce_core::{TicketKey, TicketKeys, Timestamp};
 use pushonce_gateway::HttpsConfig;
 use pushonce_proto::close;
+use pushonce_quic::CertificateSource;
 use pushonce_tls::test_util::TestAuthority;
 use pushonce_tls::{CertificateStore, TicketCipher, server_config};
 use rustls::HandshakeKind;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -37,14 +38,16 @@ impl TlsGateway {
         change: impl FnOnce(&mut pushonce_gateway::Config),
     ) -> TlsGateway {
         let authority = TestAuthority::new();
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("a directory");
         let now = SystemTime::now();
         let files = authority.issue(now).write(directory.path());
-        let certificates = CertificateStore::load("tls-cert", files, now).unwrap();
-        let tickets = TicketCipher::new().unwrap();
-        tickets.set_keys(keys).unwrap();
-        let tls = server_config(&certificates, &[], Some(Arc::new(tickets))).unwrap();
-        let server = TestGateway::with_config(|config| {
+        let certificates = CertificateStore::load("tls-cert", files, now).expect("valid files");
+        let tickets = TicketCipher::new().expect("randomness");
+        tickets.set_keys(keys).expect("valid keys");
+        let tickets = Arc::new(tickets);
+        let tls = server_config(&certificates, &[], Some(tickets.clone())).expect("valid settings");
+        let quic = CertificateSource::Files(certificates.clone(), tickets);
+        let server = TestGateway::with_certificate(Some(quic), |config| {
             config.https = Some(HttpsConfig { address: ([127, 0, 0, 1], 0).into(), tls });
             change(config);
         })
@@ -53,11 +56,11 @@ impl TlsGateway {
     }
 
     async fn tcp(&self) -> TcpStream {
-        let socket = TcpSocket::new_v4().unwrap();
+        let socket = TcpSocket::new_v4().expect("a socket");
         // Small, so that the server soon detects a client that does not read.
-        socket.set_recv_buffer_size(4 << 10).unwrap();
+        socket.set_recv_buffer_size(4 << 10).expect("set");
         let address = self.server.https.expect("HTTPS");
-        with_timeout(socket.connect(address)).await.unwrap()
+        with_timeout(socket.connect(address)).await.expect("connected")
     }
 
     async fn connect(&self) -> TlsStream<TcpStream> {
@@ -72,7 +75,7 @@ impl TlsGateway {
 
     async fn session(&self) -> RawConnection {
         let mut stream = self.connect().await;
-        stream.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+        stream.write_all(HANDSHAKE.as_bytes()).await.expect("sent");
         let mut raw = RawConnection::over(stream);
         raw.expect_upgrade().await;
         raw
@@ -80,7 +83,7 @@ impl TlsGateway {
 }
 
 fn name() -> ServerName<'static> {
-    ServerName::try_from("localhost").unwrap()
+    ServerName::try_from("localhost").expect("a name")
 }
 
 fn keys() -> TicketKeys {
@@ -229,6 +232,33 @@ async fn session_survives_a_certificate_reload_and_new_clients_get_the_new_certi
     assert_ne!(served().await, before);
     gateway.server.cluster.publish_text("a", "after the reload").await;
     raw.read_text_containing("after the reload").await;
+}
+
+#[tokio::test]
+async fn quic_has_the_same_certificate_and_its_connections_survive_a_reload() {
+    let gateway = TlsGateway::start().await;
+    let mut tls = gateway.authority.client_config(&[b"pushonce/1"]);
+    // A resumed session keeps its certificate.
+    tls.resumption = rustls::client::Resumption::disabled();
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("a cipher suite");
+    let config = quinn::ClientConfig::new(Arc::new(tls));
+    let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
+    let connect = async || {
+        let connecting = endpoint.connect_with(config.clone(), gateway.server.quic, "localhost");
+        with_timeout(connecting.expect("valid settings")).await.expect("a trusted certificate")
+    };
+    let chain = |connection: &quinn::Connection| {
+        let chain = connection.peer_identity().expect("a certificate");
+        *chain.downcast::<Vec<CertificateDer<'static>>>().expect("a chain")
+    };
+    let first = connect().await;
+    assert_eq!(chain(&first), gateway.certificates.chain());
+    gateway.authority.issue(SystemTime::now()).write(gateway.directory.path());
+    gateway.certificates.reload(SystemTime::now());
+    let second = connect().await;
+    assert_eq!(first.close_reason(), None);
+    assert_ne!(chain(&first), gateway.certificates.chain());
+    assert_eq!(chain(&second), gateway.certificates.chain());
 }
 
 /// Each node has a certificate of an authority of its own, so that a client that trusts the first one can connect to

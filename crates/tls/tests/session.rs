@@ -22,21 +22,21 @@ struct Pair {
 }
 
 fn server_settings(authority: &TestAuthority) -> Arc<ServerConfig> {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let now = SystemTime::now();
     let files = authority.issue(now).write(directory.path());
-    let store = CertificateStore::load("tls-cert", files, now).unwrap();
-    Arc::new(server_config(&store, &[b"http/1.1"], None).unwrap())
+    let store = CertificateStore::load("tls-cert", files, now).expect("valid files");
+    Arc::new(server_config(&store, &[b"http/1.1"], None).expect("valid settings"))
 }
 
 impl Pair {
     fn new(version: &'static rustls::SupportedProtocolVersion) -> Pair {
         let authority = TestAuthority::new();
         let config = authority.client_config_for(&[version], &[b"http/1.1"]);
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from("localhost").expect("a name");
         Pair {
-            client: ClientConnection::new(Arc::new(config), name).unwrap(),
-            session: TlsSession::new(server_settings(&authority)).unwrap(),
+            client: ClientConnection::new(Arc::new(config), name).expect("valid settings"),
+            session: TlsSession::new(server_settings(&authority)).expect("valid settings"),
             buffers: TlsBuffers::default(),
             received: Vec::new(),
             sent: Vec::new(),
@@ -54,7 +54,7 @@ impl Pair {
     /// Passes bytes in both directions until both ends wait, at most `step` at a time.
     fn exchange(&mut self, step: usize) {
         loop {
-            let from_client = self.pass_to_session(step).unwrap();
+            let from_client = self.pass_to_session(step).expect("valid records");
             let from_session = self.pass_to_client(step);
             if !from_client && !from_session {
                 return;
@@ -64,7 +64,7 @@ impl Pair {
 
     fn pass_to_session(&mut self, step: usize) -> io::Result<bool> {
         while self.client.wants_write() {
-            self.client.write_tls(&mut self.to_session).unwrap();
+            self.client.write_tls(&mut self.to_session).expect("written");
         }
         let len = self.to_session.len().min(step);
         if len == 0 {
@@ -93,8 +93,8 @@ impl Pair {
 
     fn give_to_client(&mut self, mut sent: &[u8]) {
         while !sent.is_empty() {
-            self.client.read_tls(&mut sent).unwrap();
-            self.client.process_new_packets().unwrap();
+            self.client.read_tls(&mut sent).expect("read");
+            self.client.process_new_packets().expect("valid records");
             // An error means that there is no more.
             let _ = self.client.reader().read_to_end(&mut self.sent);
         }

@@ -47,16 +47,26 @@ impl TestGateway {
     }
 
     pub async fn with_config(change: impl FnOnce(&mut Config)) -> TestGateway {
+        TestGateway::with_certificate(None, change).await
+    }
+
+    /// Starts a gateway whose QUIC port has this certificate, or a development certificate.
+    pub async fn with_certificate(
+        certificate: Option<CertificateSource>,
+        change: impl FnOnce(&mut Config),
+    ) -> TestGateway {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config { http: loopback, quic: loopback, lanes: 2, ..Config::default() };
         change(&mut config);
         let directory = tempfile::tempdir().expect("a directory");
-        let certificate = certificate::load_or_generate(directory.path(), SystemTime::now());
+        let certificate = certificate.unwrap_or_else(|| {
+            let generated = certificate::load_or_generate(directory.path(), SystemTime::now());
+            CertificateSource::Development(generated.expect("a certificate"))
+        });
         let (cluster, cluster_task) = FakeCluster::new();
         let hub = Hub::new(hub::Config::default(), cluster.upstream(), Arc::new(Encoder));
         tokio::spawn(cluster_task.run(hub.clone()));
         let extra = Router::new().route("/health/live", get(|| async { "ok" }));
-        let certificate = CertificateSource::Development(certificate.expect("a certificate"));
         let (view_sender, view) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
         let (publisher, audience) = (cluster.publisher(), cluster.audience_source());
         let backend = Backend { hub, publisher, audience, view };
