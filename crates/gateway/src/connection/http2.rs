@@ -32,8 +32,8 @@ const ERROR_RESET_STREAMS_MAX: usize = 20;
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 
-/// Bytes of a response that wait for the client.
-const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of one response that wait for the client: a client that reads none of its responses holds 1.6 MiB.
+const SEND_BUFFER_BYTES: usize = 16 << 10;
 
 /// A connection without requests is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
