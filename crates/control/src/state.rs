@@ -673,6 +673,9 @@ mod recover_test;
 #[path = "state/state_test.rs"]
 pub(crate) mod state_test;
 #[cfg(test)]
+#[path = "state/ticket_keys_test.rs"]
+mod ticket_keys_test;
+#[cfg(test)]
 #[path = "state/times_test.rs"]
 mod times_test;
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! One TCP connection: HTTP/1 until it ends or is upgraded to a WebSocket.
+//! One connection: HTTP until it ends, or HTTP/1 until it is upgraded to a WebSocket.
+
+mod http2;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -21,6 +23,7 @@ use pushonce_listener::AddressPermit;
 use pushonce_proto::client::ErrorCode;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use crate::http::authenticate::RemoteIp;
@@ -29,7 +32,8 @@ use crate::http::front::HttpFront;
 use crate::http::{HttpError, cors};
 use crate::lane::LaneState;
 use crate::overflow::OverflowPermit;
-use crate::{driver, linger, ws};
+use crate::socket::ClientSocket;
+use crate::{HttpsSettings, driver, linger, ws};
 
 /// The smallest read buffer that hyper accepts.
 const HEADER_BYTES_MIN: usize = 8 << 10;
@@ -89,13 +93,13 @@ impl ConnectionPermit {
 }
 
 /// Sends `response` on a connection for which there is no permit, without reading its request.
-pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream, response: &[u8]) {
+pub(crate) fn reject(lane: &Rc<LaneState>, stream: impl ClientSocket, response: &[u8]) {
     // An empty socket buffer has room for the response; anything else is not worth waiting for.
     let _ = stream.try_write(response);
-    if !lane.has_descriptor_for_client(&stream) {
+    if !lane.has_descriptor_for_client(stream.tcp()) {
         // No descriptor is left to keep the connection open. A request that has already arrived is read, so
         // that closing the connection does not reset it.
-        let _ = stream.try_read(&mut lane.scratch.borrow_mut());
+        let _ = stream.tcp().try_read(&mut lane.scratch.borrow_mut());
         return;
     }
     let Ok(permit) = lane.linger_permits.clone().try_acquire_owned() else { return };
@@ -112,33 +116,59 @@ pub(crate) fn caller_of(stream: &TcpStream) -> CallerKey {
     address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()).into()
 }
 
-/// Serves one connection until it ends.
-pub(crate) async fn serve(
+/// Performs the TLS handshake of a connection and serves it until it ends.
+pub(crate) async fn serve_tls(
     lane: Rc<LaneState>,
-    stream: TcpStream,
+    tcp: TcpStream,
+    https: HttpsSettings,
     http: HttpFront,
     permit: ConnectionPermit,
 ) {
-    let address = RemoteIp(stream.peer_addr().ok().map(|address| address.ip()));
+    let config = if permit.is_regular() { https.regular } else { https.one_response };
+    let handshake = lane.tls.accept(tcp, config);
+    let result = tokio::select! {
+        result = timeout(lane.config.handshake_timeout, handshake) => result,
+        () = permit.evicted() => return,
+        () = lane.draining.cancelled() => return,
+    };
+    match result {
+        Ok(Ok(stream)) if stream.is_http2() => http2::serve(lane, stream, http, permit).await,
+        Ok(Ok(stream)) => serve(lane, stream, http, permit).await,
+        Ok(Err(error)) => {
+            lane.metrics.tls_errors.increment(1);
+            tracing::debug!(%error, "TLS handshake failed");
+        }
+        Err(_) => lane.metrics.tls_timeouts.increment(1),
+    }
+}
+
+/// Serves one connection with HTTP/1 until it ends.
+pub(crate) async fn serve<S: ClientSocket>(
+    lane: Rc<LaneState>,
+    stream: S,
+    http: HttpFront,
+    permit: ConnectionPermit,
+) {
+    let address = RemoteIp(stream.tcp().peer_addr().ok().map(|address| address.ip()));
     let upgrade_slot = Rc::new(Cell::new(None));
     let service_upgrade_slot = upgrade_slot.clone();
     let service_lane = lane.clone();
     let permit = Rc::new(permit);
     let service_permit = permit.clone();
-    let caller = caller_of(&stream);
+    let caller = caller_of(stream.tcp());
     let framing = Rc::new(RefCell::new(RequestFraming::new()));
     let stream = ScannedStream::new(stream, framing.clone());
     let request_count = Cell::new(0);
     let service = service_fn(move |mut request: Request<Incoming>| {
         service_permit.on_request();
         request_count.set(request_count.get() + 1);
-        let access = match http.admit(&request, request_count.get(), &framing, false) {
+        let access = match http.admit(&request, request_count.get(), &framing, S::IS_TLS) {
             Ok(access) => access,
             Err(rejection) => return ready_response(rejection),
         };
         request.extensions_mut().insert(caller);
         let response = match request.uri().path() {
-            _ if request.method() == Method::OPTIONS => ready_response(cors::preflight()),
+            "/ws" if request.method() == Method::OPTIONS => respond(request, &http, address),
             "/ws" if service_permit.is_regular() => {
                 upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane, address)
             }
@@ -147,10 +177,7 @@ pub(crate) async fn serve(
                 upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane, address)
             }
             "/ws" => full_response(),
-            _ => {
-                request.extensions_mut().insert(address);
-                http.router.clone().oneshot(request.map(Body::new)).boxed_local()
-            }
+            _ => respond(request, &http, address),
         };
         let http = http.clone();
         response.map_ok(move |response| http.finish(response, &access)).boxed_local()
@@ -183,7 +210,7 @@ pub(crate) async fn serve(
         Some(upgrade_request) => {
             let span = tracing::debug_span!(
                 "session", id = driver::next_session_id(), transport = "websocket",
-                remote = ?stream.peer_addr().ok()
+                remote = ?stream.tcp().peer_addr().ok()
             );
             let session = ws::run(lane.clone(), stream, &parts.read_buf, upgrade_request);
             lane.spawn_connection(span, session.map(move |()| drop(permit)));
@@ -196,6 +223,19 @@ pub(crate) async fn serve(
             }
         }
     }
+}
+
+/// Answers a request that is not for a session.
+fn respond(
+    mut request: Request<Incoming>,
+    http: &HttpFront,
+    address: RemoteIp,
+) -> HttpResponseFuture {
+    if request.method() == Method::OPTIONS {
+        return ready_response(cors::preflight());
+    }
+    request.extensions_mut().insert(address);
+    http.router.clone().oneshot(request.map(Body::new)).boxed_local()
 }
 
 type HttpResponseFuture = LocalBoxFuture<'static, Result<Response<Body>, Infallible>>;

@@ -9,10 +9,11 @@ use futures::stream::FuturesUnordered;
 use pushonce_auth::AccessControl;
 use pushonce_core::ClusterView;
 use pushonce_fanout::Hub;
-use pushonce_quic::{Certificate, CertificateRotator, Port};
+use pushonce_quic::{CertificateRotator, CertificateSource, Port};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::HttpsSettings;
 use crate::http::front::HttpFront;
 use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
@@ -44,7 +45,7 @@ pub struct Gateway {
     http: HttpFront,
     paths: Vec<&'static str>,
     listeners: Vec<TcpListener>,
-    http_addr: SocketAddr,
+    https_listeners: Vec<TcpListener>,
     quic: Port,
     watchdog: LaneWatchdog,
     admission: Admission,
@@ -77,12 +78,13 @@ impl Gateway {
         config: Config,
         backend: Backend,
         extra: Pages,
-        certificate: Certificate,
+        certificate: CertificateSource,
     ) -> Result<Gateway, BindError> {
-        let listeners = bind::http(config.http, config.lanes.max(1))?;
-        let http_addr = match listeners.first().map(TcpListener::local_addr) {
-            Some(Ok(address)) => address,
-            _ => config.http,
+        let lanes = config.lanes.max(1);
+        let listeners = bind::http(config.http, lanes)?;
+        let https_listeners = match &config.https {
+            Some(https) => bind::https(https.address, lanes)?,
+            None => Vec::new(),
         };
         let quic = quic::bind(&config, certificate)?;
         let limits = ClientLimits::new(&config);
@@ -100,7 +102,7 @@ impl Gateway {
         let paths = http::paths().chain(extra.paths()).collect();
         let router = http::router(routes, extra);
         let advertise = config.advertise.as_deref();
-        let page_policy = PagePolicy::new(config.origins.clone(), http_addr, advertise);
+        let page_policy = PagePolicy::new(config.origins.clone(), config.http, advertise);
         let http = HttpFront::new(router, page_policy);
         let config = Arc::new(config);
         let watchdog = LaneWatchdog::new(listeners.len());
@@ -112,7 +114,7 @@ impl Gateway {
             http,
             paths,
             listeners,
-            http_addr,
+            https_listeners,
             quic,
             watchdog,
             admission,
@@ -123,7 +125,12 @@ impl Gateway {
 
     /// The address of HTTP and WebSocket, with the actual port.
     pub fn http_addr(&self) -> SocketAddr {
-        self.http_addr
+        local_addr(&self.listeners).unwrap_or(self.config.http)
+    }
+
+    /// The address of HTTP and WebSocket with TLS, with the actual port.
+    pub fn https_addr(&self) -> Option<SocketAddr> {
+        local_addr(&self.https_listeners)
     }
 
     /// Every path that the gateway serves over HTTP.
@@ -178,6 +185,8 @@ impl Gateway {
     fn start(self, stop: &CancellationToken) -> io::Result<(LaneResults, CertificateRotator)> {
         let (quic_listeners, rotator) = self.quic.into_listeners();
         let mut quic_listeners = quic_listeners.into_iter();
+        let https = self.config.https.as_ref().map(|https| HttpsSettings::new(&https.tls));
+        let mut https_listeners = self.https_listeners.into_iter();
         let lane_results = FuturesUnordered::new();
         for (index, listener) in self.listeners.into_iter().enumerate() {
             let parts = LaneParts {
@@ -185,6 +194,7 @@ impl Gateway {
                 backend: self.backend.clone(),
                 http: self.http.clone(),
                 listener,
+                https: https_listeners.next().zip(https.clone()),
                 quic: quic_listeners.next(),
                 memory: self.memory.clone(),
                 client_limits: self.limits.clone(),
@@ -197,6 +207,11 @@ impl Gateway {
         }
         Ok((lane_results, rotator))
     }
+}
+
+/// The address that all listeners share.
+fn local_addr(listeners: &[TcpListener]) -> Option<SocketAddr> {
+    listeners.first().and_then(|listener| listener.local_addr().ok())
 }
 
 /// One receiver for the result of each lane.

@@ -41,7 +41,10 @@ use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
 use crate::quic::SessionAcceptor;
 use crate::registry::{self, SessionRegistry};
 use crate::session::{AccessGate, SessionLimits};
-use crate::{Backend, ClientLimits, Config, LaneWatchdog, PublishRouter, connection, pin};
+use crate::tls_stream::TlsLane;
+use crate::{
+    Backend, ClientLimits, Config, HttpsSettings, LaneWatchdog, PublishRouter, connection, pin,
+};
 
 /// The one read buffer of a lane, shared by all its sessions: as much as the kernel returns at once for a
 /// busy client. A smaller buffer means more reads of large frames, a larger one is never filled.
@@ -82,6 +85,7 @@ pub(crate) struct LaneState {
     /// The read buffer. A task fills and reads it within one poll.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) metrics: GatewayMetrics,
+    pub(crate) tls: TlsLane,
     /// The file descriptors that connections may use.
     descriptors: DescriptorBudget,
     overflow: Rc<Overflow>,
@@ -111,6 +115,8 @@ pub(crate) struct LaneParts {
     pub(crate) backend: Backend,
     pub(crate) http: HttpFront,
     pub(crate) listener: std::net::TcpListener,
+    /// The listener of HTTP and WebSocket with TLS.
+    pub(crate) https: Option<(std::net::TcpListener, HttpsSettings)>,
     /// The QUIC listener of the lane; `None` when QUIC is served by other lanes only.
     pub(crate) quic: Option<Listener>,
     pub(crate) memory: MemoryUse,
@@ -146,6 +152,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         backend,
         http,
         listener,
+        https,
         quic,
         memory,
         client_limits,
@@ -165,6 +172,13 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         draining.clone(),
     ));
     let listener = InfallibleListener::new("http", TcpListener::from_std(listener)?);
+    let https = https.map(|(listener, settings)| {
+        io::Result::Ok((
+            InfallibleListener::new("https", TcpListener::from_std(listener)?),
+            settings,
+        ))
+    });
+    let https = https.transpose()?;
     let quic = quic.map(|listener| open_quic(listener, &lane)).transpose()?;
     let stop = CancellationToken::new();
     lane.spawn(driver.run(stop.clone()));
@@ -175,7 +189,8 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     });
     let record_tick = || watchdog.record_tick(index);
     tokio::select! {
-        () = accept_tcp(&lane, listener, http) => {}
+        () = accept_plain(&lane, &listener, &http) => {}
+        () = accept_tls(&lane, https.as_ref(), &http) => {}
         () = run_ticks(&lane, &admission, record_tick) => {}
         () = join_quic(&mut quic), if quic.is_some() => {}
         () = draining.cancelled() => {}
@@ -241,26 +256,53 @@ async fn drain_sessions(lane: &LaneState) {
     }
 }
 
-async fn accept_tcp(lane: &Rc<LaneState>, listener: InfallibleListener, http: HttpFront) {
+/// Accepts connections without TLS, for ever.
+async fn accept_plain(lane: &Rc<LaneState>, listener: &InfallibleListener, http: &HttpFront) {
+    accept(listener, |stream| {
+        let permit = match lane.admit(&stream) {
+            Ok(permit) => permit,
+            Err(response) => return connection::reject(lane, stream, response),
+        };
+        prepare(lane, &stream);
+        let task = connection::serve(lane.clone(), stream, http.clone(), permit);
+        lane.connections.spawn_local(task);
+    })
+    .await;
+}
+
+/// Accepts connections with TLS, for ever. Without a permit a connection is closed at once: the response would need
+/// a handshake.
+async fn accept_tls(
+    lane: &Rc<LaneState>,
+    https: Option<&(InfallibleListener, HttpsSettings)>,
+    http: &HttpFront,
+) {
+    let Some((listener, settings)) = https else { return std::future::pending().await };
+    accept(listener, |stream| {
+        let Ok(permit) = lane.admit(&stream) else { return };
+        prepare(lane, &stream);
+        let (lane_state, settings) = (lane.clone(), settings.clone());
+        let task = connection::serve_tls(lane_state, stream, settings, http.clone(), permit);
+        lane.connections.spawn_local(task);
+    })
+    .await;
+}
+
+async fn accept(listener: &InfallibleListener, mut serve: impl FnMut(TcpStream)) {
     for accepted in 1.. {
         if accepted % ACCEPTS_PER_TURN == 0 {
             tokio::task::yield_now().await;
         }
-        serve_connection(lane, listener.accept().await, &http);
+        serve(listener.accept().await);
     }
 }
 
-fn serve_connection(lane: &Rc<LaneState>, stream: TcpStream, http: &HttpFront) {
-    let permit = match lane.admit(&stream) {
-        Ok(permit) => permit,
-        Err(response) => return connection::reject(lane, stream, response),
-    };
+/// Sets the options of a new connection.
+fn prepare(lane: &LaneState, stream: &TcpStream) {
     // Frames are written whole; waiting for more data would only delay them. A failure means that the
     // connection is gone, which the next read detects.
     let _ = stream.set_nodelay(true);
-    set_stuck_timeout(&stream, lane.config.heartbeat);
-    let task = connection::serve(lane.clone(), stream, http.clone(), permit);
-    lane.connections.spawn_local(task);
+    set_stuck_timeout(stream, lane.config.heartbeat);
 }
 
 /// Lets the system end a connection whose client receives nothing. A session is closed one interval earlier,
@@ -320,6 +362,7 @@ impl LaneState {
             sessions: SessionRegistry::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             metrics: GatewayMetrics::new(),
+            tls: TlsLane::default(),
             descriptors: DescriptorBudget::for_process(),
             overflow: Rc::default(),
             linger_permits: Arc::new(Semaphore::new(LINGERING_MAX)),

@@ -31,6 +31,8 @@
 //! - A page of another origin can neither read nor publish nor open a session, unless its origin is listed in
 //!   [`Config::origins`]. No cookie is ever read. A browser never runs a payload as a page of the node.
 //! - A request that two HTTP parsers could read differently is rejected.
+//! - A TLS session holds no buffers while it is idle, and at most one record that its client does not read. In a storm
+//!   of handshakes the connected clients of a lane wait a millisecond longer.
 //! - A flood of connections does not prevent health checks and metrics requests from being answered.
 //! - What is only half received stays within one budget over all doors and must be complete in time; the sender
 //!   that holds the most pays ([`ClientLimits`]). Requests that cost more than a tenth of a lane wait: a session
@@ -39,7 +41,8 @@
 //! # Non-goals
 //!
 //! Knowledge of the cluster: shards, links and Raft are behind the hub, the [`PublishRouter`] and the
-//! [`AudienceSource`]; tokens and grants behind [`AccessControl`](pushonce_auth::AccessControl). TLS on TCP, WebTransport and server-sent events are not supported.
+//! [`AudienceSource`]; tokens and grants behind [`AccessControl`](pushonce_auth::AccessControl). WebSockets over
+//! HTTP/2, WebTransport and server-sent events are not supported.
 //!
 //! # Data flow
 //!
@@ -111,8 +114,10 @@ mod quic;
 mod registry;
 mod rejection;
 mod session;
+mod socket;
 #[cfg(test)]
 mod testing;
+mod tls_stream;
 mod watchdog;
 mod work;
 mod ws;
@@ -120,7 +125,8 @@ mod ws;
 pub use admission::Admission;
 pub use audience::AudienceSource;
 pub use bind::BindError;
-pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
+use config::HttpsSettings;
+pub use config::{Config, HttpsConfig, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
 pub use gateway::{Backend, Gateway, RunError};
 pub use http::{

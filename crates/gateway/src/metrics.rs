@@ -16,6 +16,7 @@ pub const METRICS: &[Metric] = &[
     REQUESTS_REJECTED,
     PUBLISHES_REJECTED,
     READS_PAUSED,
+    TLS_HANDSHAKE_FAILURES,
     RECEIVED_FRAMES,
     SENT_BYTES,
     WRITES,
@@ -76,6 +77,13 @@ const READS_PAUSED: Metric = Metric::counter(
     "pushonce_gateway_reads_paused_total",
     "Times that a session was not read for a while because its requests cost more than its share of the lane.",
 );
+
+const TLS_HANDSHAKE_FAILURES: Metric = Metric::counter(
+    "pushonce_gateway_tls_handshake_failures_total",
+    "Connections of HTTPS and WebSocket whose TLS handshake failed, by reason: error (of either side) or \
+     timeout.",
+)
+.with_labels(&["reason"]);
 
 const RECEIVED_FRAMES: Metric = Metric::counter(
     "pushonce_gateway_received_frames_total",
@@ -188,6 +196,10 @@ pub(crate) struct GatewayMetrics {
     pub(crate) reads_paused: Counter,
     /// Sessions that were closed because of overload.
     pub(crate) shed: Counter,
+    /// TLS handshakes that failed.
+    pub(crate) tls_errors: Counter,
+    /// TLS handshakes that did not finish in time.
+    pub(crate) tls_timeouts: Counter,
 }
 
 /// The metric handles of one transport.
@@ -220,6 +232,8 @@ impl GatewayMetrics {
                 .map(|reason| CONNECTIONS_REJECTED.register_counter(&[reason])),
             reads_paused: READS_PAUSED.register_counter(&[]),
             shed: SESSIONS_SHED.register_counter(&[]),
+            tls_errors: TLS_HANDSHAKE_FAILURES.register_counter(&["error"]),
+            tls_timeouts: TLS_HANDSHAKE_FAILURES.register_counter(&["timeout"]),
         }
     }
 

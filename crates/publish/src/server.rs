@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use pushonce_auth::AccessControl;
 use pushonce_listener::{
     AddressLimits, ConnectionPurpose, DescriptorBudget, InfallibleListener, ReceiveBudget, incoming,
@@ -12,12 +13,13 @@ use pushonce_listener::{
 use pushonce_proto::pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server::ClusterServiceServer;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::PublisherServiceServer;
+use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codegen::http;
 use tonic::server::NamedService as _;
-use tonic::transport::server::{Router as Services, TcpConnectInfo};
+use tonic::transport::server::{Router as Services, TcpConnectInfo, TlsConnectInfo};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::Span;
@@ -88,6 +90,8 @@ pub struct ServerParts {
     pub addr: SocketAddr,
     /// Authenticates callers and decides what they may do.
     pub access: AccessControl,
+    /// The settings of TLS; plain text without.
+    pub tls: Option<Arc<ServerConfig>>,
     /// Routes publishes.
     pub router: Router,
     /// Serves subscriptions.
@@ -116,6 +120,7 @@ pub struct ServerParts {
 pub struct Server {
     addr: SocketAddr,
     listener: InfallibleListener,
+    tls: Option<Arc<ServerConfig>>,
     services: Services,
     health: HealthReporter,
     readiness: watch::Receiver<Readiness>,
@@ -161,6 +166,7 @@ impl Server {
         let ServerParts {
             addr,
             access,
+            tls,
             router,
             subscriptions,
             heartbeat_interval,
@@ -210,6 +216,7 @@ impl Server {
         Ok(Server {
             addr,
             listener,
+            tls,
             services,
             health,
             readiness,
@@ -234,6 +241,7 @@ impl Server {
         let Server {
             addr,
             listener,
+            tls,
             services,
             health,
             readiness,
@@ -250,8 +258,13 @@ impl Server {
         );
         let stop_serving = CancellationToken::new();
         let stopped = stop_serving.clone().cancelled_owned();
-        let serve = services.serve_with_incoming_shutdown(incoming, stopped);
-        tokio::pin!(serve);
+        let mut serve = match tls {
+            Some(config) => {
+                let incoming = pushonce_tls::accept(incoming, config, "grpc");
+                services.serve_with_incoming_shutdown(incoming, stopped).boxed()
+            }
+            None => services.serve_with_incoming_shutdown(incoming, stopped).boxed(),
+        };
         tokio::select! {
             ended = &mut serve => return Ok(ended?),
             () = shutdown.cancelled() => {}
@@ -327,9 +340,14 @@ fn server_builder() -> tonic::transport::Server {
 
 /// The span of a call until its response begins; the messages of a stream have a span of their own.
 fn call_span(request: &http::Request<()>) -> Span {
-    let connection = request.extensions().get::<TcpConnectInfo>();
-    let remote = connection.and_then(TcpConnectInfo::remote_addr);
+    let remote = remote_address(request.extensions());
     tracing::debug_span!("call", transport = "grpc", method = request.uri().path(), ?remote)
+}
+
+/// The address of the client, with or without TLS.
+fn remote_address(extensions: &http::Extensions) -> Option<SocketAddr> {
+    let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
+    extensions.get::<TcpConnectInfo>().or(tls)?.remote_addr()
 }
 
 fn reflection_builder() -> tonic_reflection::server::Builder<'static> {

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use pushonce_consensus::ConsensusSettings;
 use pushonce_core::{ConsensusTimes, HostPort};
+use pushonce_tls::CertificateFiles;
 
 pub use consensus_times::ConsensusPreset;
 use consensus_times::{resolve_consensus, set_times, sets_shared_times};
@@ -127,6 +128,9 @@ impl Config {
     /// The default ports of the listeners: HTTP, QUIC, gRPC, peers.
     pub const DEFAULT_PORTS: [u16; 4] = [7080, 7443, 7090, 7091];
 
+    /// The default port of HTTP and WebSocket with TLS (TCP): that of QUIC (UDP).
+    pub const DEFAULT_HTTPS_PORT: u16 = 7443;
+
     /// Adds the defaults that depend on other settings and on this machine, and validates the result.
     ///
     /// # Errors
@@ -164,6 +168,7 @@ impl Config {
     fn check(&self) -> Result<(), InvalidConfig> {
         self.check_addresses()?;
         peer_security::check(&self.settings)?;
+        exposure::check_tls(&self.settings)?;
         self.check_exposure()
     }
 
@@ -182,10 +187,13 @@ impl Config {
                 return invalid_value(flag, format!("cannot be dialled by others: {error}"));
             }
         }
-        let [http, quic, grpc, peer] = self.listen_addresses();
         let monitoring = self.settings.monitoring.map(|address| ("--monitoring", address));
-        let tcp: Vec<_> = [http, grpc, peer].into_iter().chain(monitoring).collect();
-        listen::check_ports(&tcp, quic)
+        let (udp, tcp): (Vec<_>, Vec<_>) = self
+            .listen_addresses()
+            .into_iter()
+            .chain(monitoring)
+            .partition(|&(flag, _)| flag == "--quic");
+        listen::check_ports(&tcp, &udp)
     }
 
     /// The address at which others dial the listener on `port`.
@@ -220,9 +228,20 @@ impl Config {
     }
 
     /// The addresses that the node listens on, each with the flag that sets it.
-    pub fn listen_addresses(&self) -> [(&'static str, SocketAddr); 4] {
-        let Settings { http, quic, grpc, peer, .. } = self.settings;
-        [("--http", http), ("--quic", quic), ("--grpc", grpc), ("--peer", peer)]
+    pub fn listen_addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let Settings { http, https, quic, grpc, peer, .. } = self.settings;
+        let mut addresses =
+            vec![("--http", http), ("--quic", quic), ("--grpc", grpc), ("--peer", peer)];
+        if self.tls_files().is_some() {
+            addresses.push(("--https", https));
+        }
+        addresses
+    }
+
+    /// The files of the certificate for clients, if it is set.
+    pub fn tls_files(&self) -> Option<CertificateFiles> {
+        let (chain, key) = self.settings.tls_cert.clone().zip(self.settings.tls_key.clone())?;
+        Some(CertificateFiles { chain, key })
     }
 }
 

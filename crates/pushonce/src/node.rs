@@ -30,6 +30,7 @@ mod ports;
 mod pre_join;
 pub(crate) mod recover;
 mod replica_supervisor;
+pub(crate) mod served_tls;
 mod shard_progress;
 mod shutdown_stage;
 mod startup;
@@ -38,7 +39,6 @@ mod tickets;
 mod web;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -84,6 +84,7 @@ use peer_credentials::SigningAuthority;
 pub(crate) use peer_credentials::check as check_peer_credentials;
 use pre_join::PreJoinServer;
 use replica_supervisor::{LocalReplicas, ReplicaSupervisor};
+use served_tls::ServedTls;
 use shutdown_stage::ShutdownStage;
 use startup::StartupState;
 
@@ -113,6 +114,9 @@ pub struct Node {
     monitoring: Option<(TcpListener, axum::Router)>,
     gateway: Gateway,
     publish: pushonce_publish::Server,
+    tls: Option<ServedTls>,
+    /// Changes when files of certificates are to be read again.
+    reload: Receiver<()>,
     metrics: PrometheusHandle,
 }
 
@@ -132,6 +136,7 @@ impl Node {
         metrics: PrometheusHandle,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Node> {
+        let tls = config.tls_files().map(ServedTls::load).transpose()?;
         tracing::info!(data = %config.data.display(), "data directory");
         // First: without its keys a node must not begin to serve, not even without tokens.
         let authenticator = load_issuers(config.settings.issuers.as_deref())?;
@@ -237,6 +242,7 @@ impl Node {
         );
         let gateway_config = pushonce_gateway::Config {
             http: config.settings.http,
+            https: tls.as_ref().map(|tls| tls.https(config.settings.https)).transpose()?,
             quic: config.settings.quic,
             origins,
             advertise: Some(config.advertise.clone()),
@@ -277,12 +283,13 @@ impl Node {
                 view: view_receiver.clone(),
             },
             node_pages.merge(pages),
-            pushonce_quic::certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
+            served_tls::quic_certificate(tls.as_ref(), data_dir.path())?,
         )?;
         let client_limits = gateway.limits();
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
             addr: config.settings.grpc,
             access: access.clone(),
+            tls: tls.as_ref().map(ServedTls::grpc).transpose()?,
             router,
             subscriptions: Arc::new(ports::HubFeed { hub, admission: gateway.admission() }),
             heartbeat_interval: config.settings.session_heartbeat.0,
@@ -295,15 +302,10 @@ impl Node {
             grace: config.settings.shutdown_grace.0,
         })
         .await?;
-        let listeners = [
-            ("peer", config.settings.peer),
-            ("http", config.settings.http),
-            ("quic", config.settings.quic),
-            ("grpc", config.settings.grpc),
-        ];
-        let monitoring_address = config.settings.monitoring.map(|address| ("monitoring", address));
-        for (listener, address) in listeners.into_iter().chain(monitoring_address) {
-            tracing::info!(listener, %address, "listening");
+        let monitoring_address =
+            config.settings.monitoring.map(|address| ("--monitoring", address));
+        for (flag, address) in config.listen_addresses().into_iter().chain(monitoring_address) {
+            tracing::info!(listener = flag.trim_start_matches('-'), %address, "listening");
         }
         let node_topics = Arc::new(NodeTopics::new(config.settings.topics_max));
         let health_check = HealthCheck {
@@ -383,6 +385,8 @@ impl Node {
             monitoring,
             gateway,
             publish,
+            tls,
+            reload: channel(()).1,
             metrics,
         })
     }
@@ -390,6 +394,11 @@ impl Node {
     /// Every path of the HTTP port.
     pub fn http_paths(&self) -> &[&'static str] {
         self.gateway.paths()
+    }
+
+    /// The node that also reads the files of its certificates again whenever `reload` changes.
+    pub fn with_reload(self, reload: Receiver<()>) -> Node {
+        Node { reload, ..self }
     }
 
     /// Serves until `shutdown` is cancelled, then stops in stages. It becomes unready at once, and other nodes
@@ -471,6 +480,10 @@ impl Node {
         internal_stage.spawn(self.replica_supervisor.run(token.clone()));
         internal_stage.spawn(self.health_check.run(token.clone()).map(Ok));
         internal_stage.spawn(self.discovery.run(token.clone()));
+        if let Some(tls) = self.tls {
+            let running = tls.run(self.control.clone(), self.view_sender.subscribe(), self.reload);
+            internal_stage.spawn(run_until(token.clone(), running));
+        }
         let upkeep = metrics::run_upkeep(self.metrics);
         internal_stage.spawn(run_until(token.clone(), upkeep));
         if let Credentials::MutualTls(tls) = &self.startup.credentials {

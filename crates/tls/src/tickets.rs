@@ -28,6 +28,11 @@ pub struct TicketCipher {
     random: SystemRandom,
 }
 
+/// The cryptography library failed. It says no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot encrypt session tickets; check that the system provides random numbers")]
+pub struct TicketCipherError;
+
 struct NamedKey {
     name: [u8; KEY_NAME_BYTES],
     key: LessSafeKey,
@@ -38,7 +43,11 @@ impl TicketCipher {
     ///
     /// # Errors
     /// When the system provides no randomness.
-    pub fn new() -> Result<TicketCipher, Unspecified> {
+    pub fn new() -> Result<TicketCipher, TicketCipherError> {
+        TicketCipher::try_new().map_err(|_| TicketCipherError)
+    }
+
+    fn try_new() -> Result<TicketCipher, Unspecified> {
         let random = SystemRandom::new();
         let mut secret = [0; 32];
         random.fill(&mut secret)?;
@@ -50,9 +59,10 @@ impl TicketCipher {
     ///
     /// # Errors
     /// Never with keys of 32 bytes.
-    pub fn set_keys(&self, keys: &TicketKeys) -> Result<(), Unspecified> {
+    pub fn set_keys(&self, keys: &TicketKeys) -> Result<(), TicketCipherError> {
         let keys = [&keys.current].into_iter().chain(&keys.previous);
-        self.keys.store(keys.map(NamedKey::new).collect::<Result<Vec<_>, _>>()?.into());
+        let keys = keys.map(NamedKey::new).collect::<Result<Vec<_>, _>>();
+        self.keys.store(keys.map_err(|_| TicketCipherError)?.into());
         Ok(())
     }
 

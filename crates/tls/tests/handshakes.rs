@@ -37,8 +37,8 @@ struct TestServer {
 }
 
 async fn bind() -> (InfallibleListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
     (InfallibleListener::new("grpc", listener), address)
 }
 
@@ -51,10 +51,11 @@ fn accept_on(listener: InfallibleListener, config: ServerConfig) -> Connections 
 impl TestServer {
     async fn start() -> TestServer {
         let authority = TestAuthority::new();
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("a directory");
         let files = authority.issue(SystemTime::now()).write(directory.path());
-        let store = CertificateStore::load("tls-cert", files, SystemTime::now()).unwrap();
-        let config = server_config(&store, &[b"h2"], None).unwrap();
+        let store =
+            CertificateStore::load("tls-cert", files, SystemTime::now()).expect("valid files");
+        let config = server_config(&store, &[b"h2"], None).expect("valid settings");
         let recorder = TestRecorder::default();
         let (listener, address) = bind().await;
         let connections = recorder.run(|| accept_on(listener, config));
@@ -76,7 +77,7 @@ async fn connect(
     config: rustls::ClientConfig,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
-    let name = ServerName::try_from("localhost").unwrap();
+    let name = ServerName::try_from("localhost").expect("a name");
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
@@ -202,9 +203,11 @@ fn with_certificate(
     mut config: rustls::ClientConfig,
     certificate: pushonce_tls::test_util::IssuedCertificate,
 ) -> rustls::ClientConfig {
-    let chain = vec![CertificateDer::from_pem_slice(certificate.chain.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
-    let key = rustls::sign::CertifiedKey::from_der(chain, key, config.crypto_provider()).unwrap();
+    let chain =
+        vec![CertificateDer::from_pem_slice(certificate.chain.as_bytes()).expect("a certificate")];
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).expect("a key");
+    let key =
+        rustls::sign::CertifiedKey::from_der(chain, key, config.crypto_provider()).expect("a pair");
     let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(key));
     config.client_auth_cert_resolver = resolver;
     config
@@ -214,12 +217,12 @@ fn with_certificate(
 async fn client_hello(authority: &TestAuthority) -> Vec<u8> {
     let (client, mut server) = tokio::io::duplex(1 << 14);
     let config = Arc::new(authority.client_config(&[b"h2"]));
-    let name = ServerName::try_from("localhost").unwrap();
+    let name = ServerName::try_from("localhost").expect("a name");
     let handshake = TlsConnector::from(config).connect(name, client);
     let mut hello = vec![0; 1 << 14];
     tokio::select! {
         _ = handshake => unreachable!("no server answers"),
-        read = server.read(&mut hello) => hello.truncate(read.unwrap()),
+        read = server.read(&mut hello) => hello.truncate(read.expect("read")),
     }
     hello
 }

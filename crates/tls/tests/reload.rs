@@ -19,9 +19,9 @@ fn load(files: &CertificateFiles) -> Result<CertificateStore, CertificateError> 
 
 /// A directory with the files of a certificate, and the store that loaded them.
 fn loaded(authority: &TestAuthority) -> (tempfile::TempDir, CertificateFiles, CertificateStore) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let files = authority.issue(SystemTime::now()).write(directory.path());
-    let store = load(&files).unwrap();
+    let store = load(&files).expect("valid files");
     (directory, files, store)
 }
 

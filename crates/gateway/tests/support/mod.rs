@@ -20,7 +20,7 @@ use pushonce_fanout::{Hub, hub};
 use pushonce_gateway::{
     Admission, Backend, Config, Encoder, Gateway, MemoryUse, PageAccess, Pages, RunError,
 };
-use pushonce_quic::certificate;
+use pushonce_quic::{CertificateSource, certificate};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -35,6 +35,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct TestGateway {
     pub cluster: FakeCluster,
     pub http: SocketAddr,
+    pub https: Option<SocketAddr>,
     pub quic: SocketAddr,
     pub directory: TempDir,
     view_sender: watch::Sender<Arc<ClusterView>>,
@@ -50,7 +51,7 @@ impl TestGateway {
     }
 
     pub async fn with_config(change: impl FnOnce(&mut Config)) -> TestGateway {
-        TestGateway::with_access(change, AccessControl::open).await
+        TestGateway::start_with(None, change, AccessControl::open).await
     }
 
     /// A gateway with other access control than that of a node without issuers.
@@ -58,17 +59,35 @@ impl TestGateway {
         change: impl FnOnce(&mut Config),
         access: impl FnOnce(watch::Receiver<Arc<ClusterView>>) -> AccessControl,
     ) -> TestGateway {
+        TestGateway::start_with(None, change, access).await
+    }
+
+    /// Starts a gateway whose QUIC port has this certificate, or a development certificate.
+    pub async fn with_certificate(
+        certificate: Option<CertificateSource>,
+        change: impl FnOnce(&mut Config),
+    ) -> TestGateway {
+        TestGateway::start_with(certificate, change, AccessControl::open).await
+    }
+
+    async fn start_with(
+        certificate: Option<CertificateSource>,
+        change: impl FnOnce(&mut Config),
+        access: impl FnOnce(watch::Receiver<Arc<ClusterView>>) -> AccessControl,
+    ) -> TestGateway {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config { http: loopback, quic: loopback, lanes: 2, ..Config::default() };
         change(&mut config);
         let directory = tempfile::tempdir().expect("a directory");
-        let certificate = certificate::load_or_generate(directory.path(), SystemTime::now());
+        let certificate = certificate.unwrap_or_else(|| {
+            let generated = certificate::load_or_generate(directory.path(), SystemTime::now());
+            CertificateSource::Development(generated.expect("a certificate"))
+        });
         let (cluster, cluster_task) = FakeCluster::new();
         let hub = Hub::new(hub::Config::default(), cluster.upstream(), Arc::new(Encoder));
         tokio::spawn(cluster_task.run(hub.clone()));
         let health = get(|| async { "ok" });
         let extra = Pages::new().page("/health/live", PageAccess::Everyone, health);
-        let certificate = certificate.expect("a certificate");
         let (view_sender, view) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
         let (publisher, audience) = (cluster.publisher(), cluster.audience_source());
         let access = access(view.clone());
@@ -78,10 +97,12 @@ impl TestGateway {
         let (memory, admission) = (gateway.memory(), gateway.admission());
         let shutdown = CancellationToken::new();
         let (http, quic) = (gateway.http_addr(), gateway.quic_addr());
+        let https = gateway.https_addr();
         let task = tokio::spawn(gateway.run(shutdown.clone()));
         TestGateway {
             cluster,
             http,
+            https,
             quic,
             directory,
             view_sender,

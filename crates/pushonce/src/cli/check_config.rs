@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use pushonce_auth::Authenticator;
 
 use super::settings::NodeArgs;
+use crate::node::served_tls::ServedTls;
 use crate::{node, output};
 
 /// Prints every setting in the format of the configuration file: without `--json` the output can be loaded
@@ -12,6 +13,9 @@ use crate::{node, output};
 pub(super) fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
     let config = settings.resolve()?;
     node::check_peer_credentials(&config)?;
+    if let Some(files) = config.tls_files() {
+        ServedTls::load(files)?;
+    }
     let settings = config.complete_settings();
     if let Some(issuers) = &settings.issuers {
         Authenticator::load(issuers).context("invalid --issuers")?;

@@ -51,6 +51,10 @@ pub struct Settings {
     #[arg(long, help_heading = "Addresses", value_name = "ADDR")]
     #[arg(value_parser = listen_address, default_value_t = loopback(Config::DEFAULT_PORTS[0]))]
     pub http: SocketAddr,
+    /// Address for HTTP and WebSocket with TLS, with --tls-cert only
+    #[arg(long, help_heading = "Addresses", value_name = "ADDR")]
+    #[arg(value_parser = listen_address, default_value_t = loopback(Config::DEFAULT_HTTPS_PORT))]
+    pub https: SocketAddr,
     /// Address for QUIC (UDP)
     #[arg(long, help_heading = "Addresses", value_name = "ADDR")]
     #[arg(value_parser = listen_address, default_value_t = loopback(Config::DEFAULT_PORTS[1]))]
@@ -111,6 +115,13 @@ pub struct Settings {
     /// one, keeps it in --data and renews it. Keep the setting after the join
     #[arg(long, help_heading = "Security between nodes", value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
+    /// PEM file with the certificate chain for clients, on --https, --quic and --grpc. It is read again when it
+    /// changes and on SIGHUP [default: no --https, gRPC without TLS, a self-signed certificate for QUIC]
+    #[arg(long, help_heading = "TLS", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the key of --tls-cert
+    #[arg(long, help_heading = "TLS", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
 
     /// Number of shards of the cluster that `pushonce init` creates, permanent, 1 to 4096
     #[arg(long, help_heading = "New cluster", value_name = "N")]
