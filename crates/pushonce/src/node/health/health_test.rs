@@ -77,7 +77,7 @@ fn fault_shorter_than_an_election_is_not_reported() {
 #[test]
 fn every_fault_is_reported_within_five_seconds() {
     type FactsFault = fn(&mut HealthFacts);
-    let cases: [(FactsFault, &str); 9] = [
+    let cases: [(FactsFault, &str); 10] = [
         (|facts| facts.control_group.leader = None, "the control group has no leader"),
         (
             |facts| facts.control_group.leader = Some(NodeId(7)),
@@ -95,6 +95,10 @@ fn every_fault_is_reported_within_five_seconds() {
         (
             |facts| _ = facts.owners.insert(ShardId(4), Some(NodeId(7))),
             "s4: cannot deliver: the owner n7 is unreachable",
+        ),
+        (
+            |facts| _ = facts.stale.insert(ShardId(4)),
+            "s4: cannot deliver: the owner does not confirm",
         ),
         (|facts| facts.replicas.get_mut(&SHARD).unwrap().last_log = 10, "s3: cannot apply"),
         (
