@@ -39,10 +39,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce::config::{Config, Settings};
-use pushonce::{Node, metrics};
+use pushonce::{Node, Pages, metrics};
 use pushonce_quic::certificate::load_or_generate;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -71,7 +70,7 @@ impl TestNode {
         let config = node_config(data.path()).await;
         pushonce::init(&config).await.expect("create a cluster in an empty directory");
         let shutdown = CancellationToken::new();
-        let node = Node::build(config.clone(), Router::new(), recorder(), &shutdown).await;
+        let node = Node::build(config.clone(), Pages::new(), recorder(), &shutdown).await;
         let node = node.expect("build a node").run(shutdown);
         let node = tokio::spawn(async { node.await.expect("run a node") });
         wait_until_ready(config.settings.http).await;
