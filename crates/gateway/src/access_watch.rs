@@ -5,7 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{ClusterView, Namespaces, Timestamp};
+use pushonce_auth::AccessControl;
+use pushonce_core::{ClusterView, Timestamp};
 use tokio::sync::watch;
 
 use crate::deadlines::{Deadlines, DueReason};
@@ -25,8 +26,10 @@ pub(crate) struct AccessWatch {
     seen: RefCell<Arc<ClusterView>>,
     /// The sessions with a token, after a change of the revocations.
     sweep: Cell<Sweep>,
-    /// The first slot whose session was not checked since a namespace was closed to those without a token.
+    /// The first slot whose session was not checked since the namespaces changed.
     next_slot: Cell<Option<usize>>,
+    /// Whether subscriptions depend on the namespaces: not on a node without issuers.
+    checks_subscriptions: bool,
 }
 
 /// The comparison of all sessions with changed revocations.
@@ -52,7 +55,8 @@ pub(crate) enum AccessCheck {
 }
 
 impl AccessWatch {
-    pub(crate) fn new(view: watch::Receiver<Arc<ClusterView>>) -> AccessWatch {
+    pub(crate) fn new(access: &AccessControl) -> AccessWatch {
+        let view = access.view();
         let seen = view.borrow().clone();
         AccessWatch {
             deadlines: RefCell::default(),
@@ -60,6 +64,7 @@ impl AccessWatch {
             seen: RefCell::new(seen),
             sweep: Cell::default(),
             next_slot: Cell::default(),
+            checks_subscriptions: !access.is_open(),
         }
     }
 
@@ -83,8 +88,8 @@ impl AccessWatch {
     }
 
     /// The sessions to check at this tick: those whose deadline has passed, and, after a change of the
-    /// revocations, the next part of all sessions with a token. After a namespace was closed to those without a
-    /// token, the next part of all sessions, which are in the first `slots` slots.
+    /// revocations, the next part of all sessions with a token. After a change of the namespaces, the next part of
+    /// all sessions, which are in the first `slots` slots.
     pub(crate) fn tick(&self, now: Timestamp, slots: usize) -> Vec<(usize, AccessCheck)> {
         let mut deadlines = self.deadlines.borrow_mut();
         let per_tick = (deadlines.len() / TICKS_PER_SWEEP).max(CHECKS_PER_TICK_MIN);
@@ -132,22 +137,13 @@ impl AccessWatch {
         }
         let newest = view.borrow_and_update().clone();
         let before = self.seen.replace(newest.clone());
-        if closes_namespace(&before.namespaces, &newest.namespaces) {
-            // A sweep in progress begins again: an operator changes namespaces rarely.
+        // By revision: a namespace may have been open between the two views. An operator changes namespaces
+        // rarely, so a sweep in progress may begin again.
+        if self.checks_subscriptions && before.namespaces.revision != newest.namespaces.revision {
             self.next_slot.set(Some(0));
         }
         before.revocations != newest.revocations
     }
-}
-
-/// Whether a namespace that everyone could read needs a token now.
-fn closes_namespace(before: &Namespaces, now: &Namespaces) -> bool {
-    let is_public = |namespaces: &Namespaces, name: &str| {
-        namespaces.named.get(name).unwrap_or(&namespaces.default).access.anonymous_read
-    };
-    let default_closed = before.default.access.anonymous_read && !now.default.access.anonymous_read;
-    let mut names = before.named.keys().chain(now.named.keys());
-    default_closed || names.any(|name| is_public(before, name) && !is_public(now, name))
 }
 
 #[cfg(test)]
@@ -160,7 +156,10 @@ mod tests {
 
     fn watch_of(sessions: usize) -> (AccessWatch, watch::Sender<Arc<ClusterView>>) {
         let (sender, view) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
-        let access_watch = AccessWatch::new(view);
+        let access_watch = AccessWatch {
+            checks_subscriptions: true,
+            ..AccessWatch::new(&AccessControl::open(view))
+        };
         (0..sessions).for_each(|session| access_watch.set_token(session, LATER));
         (access_watch, sender)
     }
@@ -189,32 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn closing_a_namespace_checks_every_session_once_and_opening_one_checks_none() {
+    fn change_of_the_namespaces_checks_every_session_once() {
         let (access_watch, sender) = watch_of(0);
-        let set_public = |name: Option<&str>, is_public| {
-            sender.send_modify(|view| {
-                let Namespaces { default, named, .. } = &mut Arc::make_mut(view).namespaces;
-                let default = &mut *default;
-                let settings = match name {
-                    Some(name) => named.entry(name.to_owned()).or_insert_with(|| default.clone()),
-                    None => default,
-                };
-                settings.access.anonymous_read = is_public;
-            });
-        };
-        let checked = || -> Vec<_> {
-            let ticks = (0..50).flat_map(|_| access_watch.tick(Timestamp(0), 10_000));
-            ticks.map(|(session, _)| session).collect()
-        };
-        let every = (0..10_000).collect::<Vec<_>>();
-        set_public(None, true);
-        assert!(checked().is_empty());
-        set_public(Some("a"), false);
-        assert_eq!(checked(), every);
-        set_public(Some("a"), true);
-        assert!(checked().is_empty());
-        set_public(None, false);
-        assert_eq!(checked(), every);
+        sender.send_modify(|view| Arc::make_mut(view).namespaces.revision += 1);
+        let ticks = (0..50).flat_map(|_| access_watch.tick(Timestamp(0), 10_000));
+        let checked: Vec<_> = ticks.map(|(session, _)| session).collect();
+        assert_eq!(checked, (0..10_000).collect::<Vec<_>>());
     }
 
     #[test]

@@ -354,7 +354,7 @@ impl LaneState {
             limits: Rc::new(limits),
             fanout,
             publisher,
-            access_watch: AccessWatch::new(access.view()),
+            access_watch: AccessWatch::new(&access),
             without_token: access.without_token(),
             access,
             payload_bytes_max: Cell::new(payload_bytes_max),

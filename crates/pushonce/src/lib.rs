@@ -40,4 +40,4 @@ pub mod output;
 
 pub use config::Config;
 pub use node::{InitError, Initialized, Node, init};
-pub use pushonce_gateway::Pages;
+pub use pushonce_gateway::{PageAccess, Pages};

@@ -152,9 +152,13 @@ impl TestGateway {
         });
     }
 
-    /// Changes the view of the cluster.
+    /// Changes the view of the cluster, and counts it as a change of the namespaces.
     pub fn change_view(&self, change: impl FnOnce(&mut ClusterView)) {
-        self.view_sender.send_modify(|view| change(Arc::make_mut(view)));
+        self.view_sender.send_modify(|view| {
+            let view = Arc::make_mut(view);
+            change(view);
+            view.namespaces.revision += 1;
+        });
     }
 
     /// Requests the shutdown of the gateway, for which [`TestGateway::wait_until_stopped`] waits.
