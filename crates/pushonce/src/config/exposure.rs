@@ -47,17 +47,16 @@ fn advice(settings: &Settings, flag: &str) -> Option<String> {
         return Some(format!("it has no TLS; use --https, {TRUSTED_NETWORK}"));
     }
     let missing = missing(settings, flag);
-    (!missing.is_empty())
-        .then(|| format!("it lacks {}; add it, {TRUSTED_NETWORK}", missing.join(" and ")))
+    (!missing.is_empty()).then(|| format!("it lacks {}; {TRUSTED_NETWORK}", missing.join(" and ")))
 }
 
 /// What a listener lacks.
 fn missing(settings: &Settings, flag: &str) -> Vec<&'static str> {
     let mut missing = Vec::new();
     if matches!(flag, "--https" | "--quic" | "--grpc") && settings.tls_cert.is_none() {
-        missing.push("TLS (--tls-cert and --tls-key)");
+        missing.push("TLS (set --tls-cert and --tls-key)");
     }
-    missing.push("authentication, which is not supported yet");
+    missing.push("authentication (not supported yet)");
     missing
 }
 
