@@ -5,19 +5,23 @@
 
 mod accept_any_certificate;
 mod quic;
+mod stream;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
+use rustls::ClientConfig;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::wire::{ConnectionSpec, Role, ServerMessage, ServerProtocol};
 use quic::QuicClients;
+use stream::{ClientStream, tls_config};
 
 /// Large enough for several hundred queued messages.
 const SCRATCH_BYTES: usize = 64 << 10;
@@ -40,6 +44,8 @@ pub(crate) struct ClientPool {
     poll: OwnedFd,
     /// The QUIC connections, if the protocol uses QUIC; the clients have no sockets then.
     quic: Option<QuicClients>,
+    /// The settings of TLS, if the protocol uses it.
+    tls: Option<Arc<ClientConfig>>,
     pub(crate) clients: Vec<BenchClient>,
     scratch: Box<[u8]>,
     events: Vec<epoll::Event>,
@@ -54,7 +60,7 @@ pub(crate) struct BenchClient {
     pub(crate) is_stopped: bool,
     /// Whether it counts as a reader of its messages.
     pub(crate) is_counted: bool,
-    socket: Option<TcpStream>,
+    socket: Option<ClientStream>,
     pub(crate) is_ready: bool,
     /// The incomplete message at the end of the input. Mostly empty.
     partial: Vec<u8>,
@@ -110,6 +116,7 @@ impl ClientPool {
             with_resume_tokens,
             poll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             quic: wire.is_quic().then(|| QuicClients::new(server)).transpose()?,
+            tls: wire.is_tls().then(tls_config).transpose()?,
             clients: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
             events: Vec::with_capacity(EVENTS_MAX),
@@ -143,11 +150,12 @@ impl ClientPool {
         }
         socket.connect_timeout(&self.server.into(), CONNECT_MAX)?;
         socket.set_tcp_nodelay(true)?;
-        socket.set_nonblocking(true)?;
-        let mut stream = TcpStream::from(socket);
+        let mut stream = ClientStream::new(TcpStream::from(socket), self.tls.as_ref())?;
+        // The handshake of TLS blocks.
         stream.write_all(&opening)?;
+        stream.tcp().set_nonblocking(true)?;
         let data = epoll::EventData::new_u64(index as u64);
-        epoll::add(&self.poll, &stream, data, epoll::EventFlags::IN)?;
+        epoll::add(&self.poll, stream.tcp(), data, epoll::EventFlags::IN)?;
         client.socket = Some(stream);
         Ok(())
     }
@@ -156,7 +164,7 @@ impl ClientPool {
     pub(crate) fn abort(&mut self, index: usize) {
         if let Some(socket) = self.clients[index].reset() {
             // If this fails, the connection is closed normally.
-            let _linger = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            let _linger = SockRef::from(socket.tcp()).set_linger(Some(Duration::ZERO));
         }
         if let Some(quic) = &mut self.quic {
             quic.close(index);
@@ -168,7 +176,7 @@ impl ClientPool {
         self.clients[index].is_stopped = false;
         let Some(socket) = &self.clients[index].socket else { return Ok(()) };
         let data = epoll::EventData::new_u64(index as u64);
-        Ok(epoll::add(&self.poll, socket, data, epoll::EventFlags::IN)?)
+        Ok(epoll::add(&self.poll, socket.tcp(), data, epoll::EventFlags::IN)?)
     }
 
     /// Appends a publish to the unsent bytes of a client.
@@ -260,11 +268,23 @@ impl ClientPool {
         if let Some(quic) = &mut self.quic {
             return quic.read(index, client, self.wire, on_event);
         }
-        let Some(socket) = &mut client.socket else { return Ok(()) };
+        while self.read_once(index, on_event)? {}
+        Ok(())
+    }
+
+    /// Reads one buffer. Returns whether to read again: TLS may have decrypted more than that.
+    fn read_once(
+        &mut self,
+        index: usize,
+        on_event: &mut impl FnMut(&mut BenchClient, ClientEvent<'_>, Instant),
+    ) -> Result<bool, String> {
+        let client = &mut self.clients[index];
+        let Some(socket) = &mut client.socket else { return Ok(false) };
+        let is_tls = socket.is_tls();
         let count = match socket.read(&mut self.scratch) {
             Ok(0) => return Err("the server closed the connection".into()),
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error.to_string()),
         };
         let at = Instant::now();
@@ -283,9 +303,10 @@ impl ClientPool {
             && client.is_ready
             && let Some(socket) = &client.socket
         {
-            epoll::delete(&self.poll, socket).map_err(|error| error.to_string())?;
+            epoll::delete(&self.poll, socket.tcp()).map_err(|error| error.to_string())?;
+            return Ok(false);
         }
-        Ok(())
+        Ok(is_tls)
     }
 }
 
@@ -376,7 +397,7 @@ impl BenchClient {
     }
 
     /// Takes the socket and resets the connection state, but keeps the position in the topics.
-    fn reset(&mut self) -> Option<TcpStream> {
+    fn reset(&mut self) -> Option<ClientStream> {
         (self.is_ready, self.partial, self.unsent) = (false, Vec::new(), Vec::new());
         self.socket.take()
     }

@@ -10,10 +10,11 @@ use pushonce_instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number
 use serde_json::Value;
 
 /// The servers of a report in their order: the name in the script, and the display name.
-const SERVERS: [(&str, &str); 9] = [
+const SERVERS: [(&str, &str); 10] = [
     ("floor", "bare write loop"),
     ("pushonce", "Pushonce, on disk first"),
     ("memory", "Pushonce, in memory"),
+    ("tls", "Pushonce, in memory, TLS"),
     ("quic", "Pushonce, QUIC streams"),
     ("datagrams", "Pushonce, QUIC datagrams"),
     ("uws", "uWebSockets.js"),
