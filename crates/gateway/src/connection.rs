@@ -111,7 +111,7 @@ pub(crate) async fn serve(
         request_count.set(request_count.get() + 1);
         let access = match http.admit(&request, request_count.get(), &framing, false) {
             Ok(access) => access,
-            Err(rejection) => return ready_response(rejection),
+            Err(rejection) => return ready_response(*rejection),
         };
         let response = match request.uri().path() {
             _ if request.method() == Method::OPTIONS => ready_response(cors::preflight()),
