@@ -8,7 +8,7 @@ use pushonce_client::ServerAddress;
 /// A node of the demo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
-    /// `n1`, `n2` or `n3`.
+    /// `node-1`, `node-2` or `node-3`.
     pub name: String,
     /// The data directory, which does not exist yet.
     pub data: PathBuf,
@@ -84,7 +84,8 @@ fn server(scheme: &str, port: u16) -> anyhow::Result<ServerAddress> {
 pub(crate) fn specs(ports: &[NodePorts], data: &Path) -> Vec<NodeSpec> {
     let first = ports.first().map(|first| format!("127.0.0.1:{}", first.peer));
     let spec = |(index, &ports): (usize, &NodePorts)| {
-        let name = format!("n{}", index + 1);
+        // Not `n1`: two nodes that join at once could get each other's id.
+        let name = format!("node-{}", index + 1);
         let join = first.clone().filter(|_| index > 0);
         NodeSpec { data: data.join(&name), name, ports, join }
     };

@@ -164,7 +164,7 @@ pub(crate) async fn serve<S: ClientSocket>(
         request_count.set(request_count.get() + 1);
         let access = match http.admit(&request, request_count.get(), &framing, S::IS_TLS) {
             Ok(access) => access,
-            Err(rejection) => return ready_response(rejection),
+            Err(rejection) => return ready_response(*rejection),
         };
         request.extensions_mut().insert(caller);
         let response = match request.uri().path() {

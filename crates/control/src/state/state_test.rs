@@ -202,7 +202,7 @@ fn removed_node_cannot_rejoin_and_its_id_is_not_reused() {
     );
     let wiped = JoinCommand { node: Some(removed), ..join_command(9, "n2") };
     assert_eq!(log.apply_rejected(ControlCommand::Join(wiped)), CommandRejection::Removed(removed));
-    assert_eq!(log.join(join_command(3, "n2")).unwrap().node, NodeId(3));
+    assert_eq!(log.join(join_command(3, "n3")).unwrap().node, NodeId(3));
 }
 
 #[test]

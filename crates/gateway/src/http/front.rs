@@ -40,7 +40,7 @@ impl HttpFront {
         number: u64,
         framing: &RefCell<RequestFraming>,
         is_tls: bool,
-    ) -> Result<PageAccess, Response> {
+    ) -> Result<PageAccess, Box<Response>> {
         let result = match framing.borrow().violation(number) {
             Some(violation) => Err(RequestRejection::from(violation)),
             None => request_check::check(request, &self.page_policy, is_tls),
@@ -48,7 +48,7 @@ impl HttpFront {
         result.map_err(|rejection| {
             metrics::REQUESTS_REJECTED.register_counter(&[rejection.reason()]).increment(1);
             self.log(&rejection);
-            rejection.into_response(&self.page_policy)
+            Box::new(rejection.into_response(&self.page_policy))
         })
     }
 
