@@ -18,7 +18,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc0ffee);
@@ -190,7 +189,7 @@ pub(crate) async fn open_alone(
 }
 
 async fn serve(
-    mut server: Server,
+    mut server: pushonce_peer::PeerServer,
     engine: &ConsensusEngine,
 ) -> (SocketAddr, JoinHandle<()>, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
