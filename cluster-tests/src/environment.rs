@@ -26,7 +26,7 @@ pub trait NodeEnvironment: Send + Sync {
 
     /// The certificate that QUIC clients must trust.
     fn trust(&self) -> CertificateTrust {
-        CertificateTrust::Development
+        CertificateTrust::System
     }
 
     /// Wraps the command that starts the `i`th node. Signals are sent to the process of this command, so a

@@ -36,7 +36,7 @@
 //! # Caller contract
 //!
 //! - A subscriber is read continuously or dropped.
-//! - QUIC addresses other than loopback require a [`CertificateTrust`].
+//! - Servers whose certificate was not signed by an authority of the system require a [`CertificateTrust`].
 //!
 //! # Example
 //!
@@ -84,6 +84,7 @@ pub use publisher::Publisher;
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
 pub use session::{
     CertificateFingerprint, CertificateTrust, InvalidCertificateFingerprint, Transport,
+    grpc_endpoint,
 };
 pub use stream::{AcknowledgementFuture, PublishStream};
 pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};

@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::server_address::{Scheme, ServerAddress};
-use crate::session::grpc_connect;
+use crate::session::{CertificateTrust, grpc_connect};
 use crate::stream::{PublishCall, PublishStream};
 
 /// Publishes to the first of its servers that is available. Cheap to clone; clones share the connection.
@@ -47,6 +47,7 @@ pub struct Publisher {
 #[derive(Debug)]
 pub(crate) struct PublisherShared {
     servers: Vec<ServerAddress>,
+    trust: CertificateTrust,
     pub(crate) deadline: Duration,
     connection: Mutex<CurrentConnection>,
 }
@@ -73,12 +74,20 @@ impl Publisher {
     pub(crate) const RETRY_BACKOFF: Backoff =
         Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
 
-    /// Creates a publisher for `servers` (`http://HOST:PORT` of their gRPC ports). Connects when needed.
-    /// The first server is used until it fails, then the next one, in turn.
+    /// Creates a publisher for `servers` (`https://HOST:PORT` or `http://HOST:PORT` of their gRPC ports).
+    /// Connects when needed. The first server is used until it fails, then the next one, in turn.
     pub fn new(servers: impl IntoIterator<Item = ServerAddress>) -> Publisher {
+        Publisher::with_trust(servers, CertificateTrust::default())
+    }
+
+    /// Creates a publisher as [`Publisher::new`] that accepts the certificates of `trust`.
+    pub fn with_trust(
+        servers: impl IntoIterator<Item = ServerAddress>,
+        trust: CertificateTrust,
+    ) -> Publisher {
         let servers = servers.into_iter().collect();
-        let shared =
-            PublisherShared { servers, deadline: Self::DEADLINE, connection: Mutex::default() };
+        let (deadline, connection) = (Self::DEADLINE, Mutex::default());
+        let shared = PublisherShared { servers, trust, deadline, connection };
         Publisher { shared: Arc::new(shared) }
     }
 
@@ -179,7 +188,8 @@ impl PublisherShared {
         if let Some(channel) = &connection.channel {
             return Ok((connection.server, channel.clone()));
         }
-        let wrong_scheme = self.servers.iter().find(|server| server.scheme != Scheme::Http);
+        let is_grpc = |scheme| matches!(scheme, Scheme::Http | Scheme::Https);
+        let wrong_scheme = self.servers.iter().find(|server| !is_grpc(server.scheme));
         if self.servers.is_empty() || wrong_scheme.is_some() {
             return Err(no_usable_server(wrong_scheme));
         }
@@ -188,7 +198,7 @@ impl PublisherShared {
             let server = connection.server % self.servers.len();
             // Advanced before the attempt, so that a cancelled attempt is not repeated first.
             connection.server = server + 1;
-            match grpc_connect(&self.servers[server]).await {
+            match grpc_connect(&self.servers[server], &self.trust).await {
                 Ok(channel) => {
                     connection.server = server;
                     connection.channel = Some(channel.clone());

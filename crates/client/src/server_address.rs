@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// The address of a server port. In text: `http://HOST:PORT`, `ws://HOST:PORT` or `quic://HOST:PORT`.
+/// The address of a server port. In text: `https://HOST:PORT`, `wss://HOST:PORT` or `quic://HOST:PORT`, and
+/// `http://` or `ws://` for a port without TLS.
 ///
 /// # Example
 ///
@@ -16,7 +17,7 @@ use std::str::FromStr;
 /// assert_eq!(server.to_string(), "quic://[::1]:7443");
 ///
 /// let error = "127.0.0.1:7080".parse::<ServerAddress>().expect_err("no scheme");
-/// assert!(error.to_string().ends_with("write http://HOST:PORT, ws://HOST:PORT or quic://HOST:PORT"));
+/// assert!(error.to_string().contains("write https://HOST:PORT"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,8 +36,12 @@ pub struct ServerAddress {
 pub enum Scheme {
     /// `http://`: HTTP, WebSocket or gRPC without TLS.
     Http,
+    /// `https://`: HTTP, WebSocket or gRPC with TLS.
+    Https,
     /// `ws://`: WebSocket without TLS.
     Ws,
+    /// `wss://`: WebSocket with TLS.
+    Wss,
     /// `quic://`: the client protocol over QUIC.
     Quic,
 }
@@ -44,7 +49,8 @@ pub enum Scheme {
 /// Text that is not the address of a server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is not a server address: {reason}; write http://HOST:PORT, ws://HOST:PORT or quic://HOST:PORT"
+    "{text:?} is not a server address: {reason}; write https://HOST:PORT, wss://HOST:PORT or quic://HOST:PORT, or \
+     http:// or ws:// for a port without TLS"
 )]
 pub struct InvalidServerAddress {
     text: String,
@@ -66,9 +72,10 @@ impl FromStr for ServerAddress {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid("it has no scheme"))?;
         let scheme = match scheme {
             "http" => Scheme::Http,
+            "https" => Scheme::Https,
             "ws" => Scheme::Ws,
+            "wss" => Scheme::Wss,
             "quic" => Scheme::Quic,
-            "https" | "wss" => return Err(invalid("TLS on TCP is not supported yet")),
             _ => return Err(invalid("the scheme is unknown")),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
@@ -96,7 +103,9 @@ impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.scheme {
             Scheme::Http => "http",
+            Scheme::Https => "https",
             Scheme::Ws => "ws",
+            Scheme::Wss => "wss",
             Scheme::Quic => "quic",
         };
         write!(f, "{scheme}://{}:{}", self.host, self.port)
@@ -109,7 +118,13 @@ mod tests {
 
     #[test]
     fn server_address_round_trips_through_its_string_form() {
-        for text in ["http://127.0.0.1:7080", "ws://node-1.example:80", "quic://[::1]:7443"] {
+        for text in [
+            "http://127.0.0.1:7080",
+            "https://127.0.0.1:7090",
+            "ws://node-1.example:80",
+            "wss://node-1.example:443",
+            "quic://[::1]:7443",
+        ] {
             assert_eq!(text.parse::<ServerAddress>().map(|s| s.to_string()), Ok(text.to_owned()));
         }
         assert!("http://127.0.0.1:7080/".parse::<ServerAddress>().is_ok());
@@ -124,13 +139,13 @@ mod tests {
             "http://a",
             "http://:1",
             "http://a:b",
-            "wss://a:1",
+            "wss://a",
             "http://::1:80",
             "http://[::x]:80",
             "ws://a b:1",
         ] {
             let error = text.parse::<ServerAddress>().expect_err(text).to_string();
-            assert!(error.contains("write http://HOST:PORT"), "{error}");
+            assert!(error.contains("write https://HOST:PORT"), "{error}");
         }
     }
 }

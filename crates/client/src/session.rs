@@ -17,6 +17,7 @@ use crate::server_address::{Scheme, ServerAddress};
 
 pub use fingerprint::{CertificateFingerprint, InvalidCertificateFingerprint};
 pub(crate) use grpc::connect as grpc_connect;
+pub use grpc::endpoint as grpc_endpoint;
 pub use trust::CertificateTrust;
 
 /// The transport of a subscription.
@@ -71,18 +72,22 @@ impl Transport {
     /// Whether the transport is available at addresses of this scheme.
     pub(crate) fn supports_scheme(self, scheme: Scheme) -> bool {
         match self {
-            Transport::Ws => matches!(scheme, Scheme::Http | Scheme::Ws),
+            Transport::Ws => {
+                matches!(scheme, Scheme::Http | Scheme::Https | Scheme::Ws | Scheme::Wss)
+            }
             Transport::Quic => scheme == Scheme::Quic,
-            Transport::Grpc => scheme == Scheme::Http,
+            Transport::Grpc => matches!(scheme, Scheme::Http | Scheme::Https),
         }
     }
 
     /// The form of its addresses, for error messages.
     pub(crate) fn address_form(self) -> &'static str {
         match self {
-            Transport::Ws => "WebSocket requires ws://HOST:PORT or http://HOST:PORT of --http",
+            Transport::Ws => {
+                "WebSocket requires wss://HOST:PORT of --https or ws://HOST:PORT of --http"
+            }
             Transport::Quic => "QUIC requires quic://HOST:PORT of --quic",
-            Transport::Grpc => "gRPC requires http://HOST:PORT of --grpc",
+            Transport::Grpc => "gRPC requires https://HOST:PORT or http://HOST:PORT of --grpc",
         }
     }
 }
@@ -129,13 +134,13 @@ impl Session {
     ) -> Result<Session, SessionEnd> {
         let opening = async {
             Ok(match options.transport {
-                Transport::Ws => {
-                    Session::Ws(Box::new(ws::Session::open(server, options.encoding).await?))
-                }
+                Transport::Ws => Session::Ws(Box::new(ws::Session::open(server, options).await?)),
                 Transport::Quic => {
                     Session::Quic(quic::Session::open(server, &options.trust).await?)
                 }
-                Transport::Grpc => Session::Grpc(grpc::Session::open(server).await?),
+                Transport::Grpc => {
+                    Session::Grpc(grpc::Session::open(server, &options.trust).await?)
+                }
             })
         };
         tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| {

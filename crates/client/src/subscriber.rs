@@ -248,7 +248,7 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Sets which server certificates are accepted over QUIC.
+    /// Sets which server certificates are accepted.
     pub fn trust(mut self, trust: CertificateTrust) -> SubscriberBuilder {
         self.connect_options.trust = trust;
         self

@@ -131,7 +131,7 @@ fn subscribe(server: ServerAddress, trust: CertificateTrust) -> Subscriber {
 #[tokio::test]
 async fn subscribed_event_precedes_the_first_message_in_any_stream_order() {
     let server = ScriptedQuicServer::open();
-    let mut subscriber = subscribe(server.address(), CertificateTrust::Development);
+    let mut subscriber = subscribe(server.address(), CertificateTrust::System);
     let mut client = server.accept().await;
     assert_eq!(client.requested_start().await, StartFrom::Start);
     let mut stream = client.open_topic_stream().await;
@@ -162,7 +162,7 @@ async fn topic_is_resumed_when_its_stream_ends() {
 #[tokio::test]
 async fn close_code_is_reported_and_obeyed() {
     let server = ScriptedQuicServer::open();
-    let mut subscriber = subscribe(server.address(), CertificateTrust::Development);
+    let mut subscriber = subscribe(server.address(), CertificateTrust::System);
     let mut client = server.accept().await;
     client.requested_start().await;
     client.connection.close(4400u32.into(), b"bad_frame");

@@ -5,8 +5,8 @@ use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterTimes, ClusterVersion, ConsensusTimes, InvalidNamespace, JoinTokenHash,
-    JoinTokenId, Namespace, NamespaceChange, Namespaces, NodeId, ShardCount, Spread, Timestamp,
-    UnsupportedVersion, VersionRange,
+    JoinTokenId, Namespace, NamespaceChange, Namespaces, NodeId, ShardCount, Spread, TicketKey,
+    Timestamp, UnsupportedVersion, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,14 @@ pub enum ControlCommand {
     },
     /// Drops a join token.
     RevokeJoinToken(JoinTokenId),
+    /// Replaces the key of TLS session tickets, unless it was replaced less than
+    /// [`TicketKeys::ROTATION_INTERVAL`](pushonce_core::TicketKeys::ROTATION_INTERVAL) ago.
+    RotateTicketKeys {
+        /// The new key.
+        key: TicketKey,
+        /// When it was generated.
+        at: Timestamp,
+    },
 }
 
 /// A new cluster of one node.

@@ -71,6 +71,7 @@ mod replica;
 mod rules;
 mod runner;
 mod state;
+mod ticket_rotation;
 mod times;
 mod voters;
 

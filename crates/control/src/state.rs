@@ -10,7 +10,7 @@ use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, FailPoint,
     InvalidNamespace, JoinTokenHash, Member, MemberState, Namespace, NamespaceChange, Namespaces,
-    NodeId, Placement, ShardCount, Spread, Timestamp, VersionRange,
+    NodeId, Placement, ShardCount, Spread, TicketKeys, Timestamp, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,8 @@ struct ClusterState {
     join_tokens: JoinTokens,
     /// The version in which nodes encode shared data. Never decreases.
     cluster_version: ClusterVersion,
+    /// The keys of TLS session tickets.
+    ticket_keys: Option<TicketKeys>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +162,7 @@ impl ClusterState {
             times: AgreedTimes::new(times),
             join_tokens: JoinTokens::default(),
             cluster_version,
+            ticket_keys: None,
         }
     }
 
@@ -204,6 +207,10 @@ impl ClusterState {
             }
             ControlCommand::RevokeJoinToken(id) => {
                 self.join_tokens.revoke(id);
+                Ok(CommandReply::Done)
+            }
+            ControlCommand::RotateTicketKeys { key, at } => {
+                TicketKeys::rotate(&mut self.ticket_keys, key, at);
                 Ok(CommandReply::Done)
             }
         }
@@ -549,6 +556,7 @@ impl ClusterState {
             namespaces: self.namespaces.clone(),
             times: self.times.agreed(),
             cluster_version: self.cluster_version,
+            ticket_keys: self.ticket_keys.clone(),
         }
     }
 }
@@ -583,6 +591,9 @@ mod recover_test;
 #[cfg(test)]
 #[path = "state/state_test.rs"]
 pub(crate) mod state_test;
+#[cfg(test)]
+#[path = "state/ticket_keys_test.rs"]
+mod ticket_keys_test;
 #[cfg(test)]
 #[path = "state/times_test.rs"]
 mod times_test;

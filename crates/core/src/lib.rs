@@ -67,6 +67,7 @@ mod route;
 mod spiffe_id;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
+mod ticket_keys;
 mod times;
 mod topic;
 mod unavailable;
@@ -101,6 +102,7 @@ pub use resume::{
 pub use ring::HashRing;
 pub use route::{UpstreamRoute, select_upstream};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
+pub use ticket_keys::{TicketKey, TicketKeys};
 pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
 pub use unavailable::UnavailableReason;

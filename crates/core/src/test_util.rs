@@ -83,6 +83,7 @@ pub fn view(members: impl IntoIterator<Item = Member>) -> ClusterView {
         replicas: 3,
         members: members.into_iter().map(|member| (member.id, member)).collect(),
         cluster_version: ClusterVersion::FIRST,
+        ticket_keys: None,
         ..ClusterView::unknown(ClusterId(1))
     }
 }

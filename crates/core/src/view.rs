@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClusterId, ClusterTimes, ClusterVersion, HashRing, JoinTokenId, JoinTokenStatus, Namespaces,
-    NodeId, Placement, ShardCount, ShardId, Spread, Topic, VersionRange,
+    NodeId, Placement, ShardCount, ShardId, Spread, TicketKeys, Topic, VersionRange,
 };
 
 /// A version of the cluster's state. Nodes that hold the same version hold the same view.
@@ -41,6 +41,8 @@ pub struct ClusterView {
     pub times: ClusterTimes,
     /// The version in which nodes encode shared data.
     pub cluster_version: ClusterVersion,
+    /// The keys of TLS session tickets; `None` before a node with TLS led the control group.
+    pub ticket_keys: Option<TicketKeys>,
 }
 
 /// A node as the control group knows it.
@@ -127,6 +129,7 @@ impl ClusterView {
             namespaces: Namespaces::default(),
             times: ClusterTimes::default(),
             cluster_version: ClusterVersion::default(),
+            ticket_keys: None,
         }
     }
 

@@ -21,7 +21,7 @@ pub enum BindError {
     /// The address cannot be bound.
     #[error("cannot listen on {address} for {protocol}: {}", advice(.source, .flag))]
     Address {
-        /// The protocol: HTTP or QUIC.
+        /// The protocol: HTTP, HTTPS or QUIC.
         protocol: &'static str,
         /// The requested address.
         address: SocketAddr,
@@ -54,7 +54,21 @@ fn advice(source: &io::Error, flag: &str) -> String {
 
 /// Binds one HTTP listener per lane on the same port. The kernel distributes the connections.
 pub(crate) fn http(address: SocketAddr, lanes: usize) -> Result<Vec<TcpListener>, BindError> {
-    let fail = |source| BindError::Address { protocol: "HTTP", address, flag: "--http", source };
+    tcp("HTTP", "--http", address, lanes)
+}
+
+/// Binds one HTTPS listener per lane on the same port.
+pub(crate) fn https(address: SocketAddr, lanes: usize) -> Result<Vec<TcpListener>, BindError> {
+    tcp("HTTPS", "--https", address, lanes)
+}
+
+fn tcp(
+    protocol: &'static str,
+    flag: &'static str,
+    address: SocketAddr,
+    lanes: usize,
+) -> Result<Vec<TcpListener>, BindError> {
+    let fail = |source| BindError::Address { protocol, address, flag, source };
     let address = check_unused(address).map_err(fail)?;
     (0..lanes).map(|_| listen(address).map_err(fail)).collect()
 }

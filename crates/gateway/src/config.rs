@@ -1,6 +1,7 @@
 //! The settings of the gateway.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The settings of a [`Gateway`](crate::Gateway).
@@ -8,6 +9,8 @@ use std::time::Duration;
 pub struct Config {
     /// Address of HTTP and WebSocket, without TLS. Port 0 selects a free port.
     pub http: SocketAddr,
+    /// The listener of HTTP and WebSocket with TLS, if there is one.
+    pub https: Option<HttpsConfig>,
     /// Address of QUIC. Port 0 selects a free port. A delivery costs a quarter less on one specific address
     /// than on all addresses (`0.0.0.0`): packets without an explicit source address can be sent together.
     pub quic: SocketAddr,
@@ -41,6 +44,38 @@ pub struct Config {
     pub grace: Duration,
 }
 
+/// A listener of HTTP and WebSocket with TLS.
+#[derive(Clone, Debug)]
+pub struct HttpsConfig {
+    /// Its address. Port 0 selects a free port.
+    pub address: SocketAddr,
+    /// The settings of TLS. The gateway sets the application protocols.
+    pub tls: rustls::ServerConfig,
+}
+
+/// The TLS settings of new connections.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpsSettings {
+    /// Of a connection with a regular permit: HTTP/2 or HTTP/1.1.
+    pub(crate) regular: Arc<rustls::ServerConfig>,
+    /// Of a connection that gets one response: HTTP/1.1.
+    pub(crate) one_response: Arc<rustls::ServerConfig>,
+}
+
+impl HttpsSettings {
+    pub(crate) fn new(config: &rustls::ServerConfig) -> HttpsSettings {
+        let with_protocols = |names: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
+            Arc::new(config)
+        };
+        HttpsSettings {
+            regular: with_protocols(&[b"h2", b"http/1.1"]),
+            one_response: with_protocols(&[b"http/1.1"]),
+        }
+    }
+}
+
 /// Silent heartbeat intervals after which a session is closed as idle. Fewer than two would close a client
 /// whose only pong was lost in a network change; with three, a vanished phone holds its socket for 75 s by
 /// default.
@@ -54,6 +89,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 7080)),
+            https: None,
             quic: SocketAddr::from((Ipv4Addr::LOCALHOST, 7443)),
             lanes: std::thread::available_parallelism().map_or(1, usize::from),
             pin_lanes: false,

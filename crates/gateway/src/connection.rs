@@ -1,4 +1,6 @@
-//! One TCP connection: HTTP/1 until it ends or is upgraded to a WebSocket.
+//! One connection: HTTP until it ends, or HTTP/1 until it is upgraded to a WebSocket.
+
+mod http2;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -18,12 +20,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use pushonce_proto::client::ErrorCode;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use crate::http::{HttpError, cors};
 use crate::lane::LaneState;
 use crate::overflow::OverflowPermit;
-use crate::{driver, linger, ws};
+use crate::socket::ClientSocket;
+use crate::{HttpsSettings, driver, linger, ws};
 
 /// The smallest read buffer that hyper accepts.
 const HEADER_BYTES_MIN: usize = 8 << 10;
@@ -74,13 +78,13 @@ impl ConnectionPermit {
 }
 
 /// Sends 503 on a connection for which there is no permit, without reading its request.
-pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
+pub(crate) fn reject(lane: &Rc<LaneState>, stream: impl ClientSocket) {
     // An empty socket buffer has room for the response; anything else is not worth waiting for.
     let _ = stream.try_write(FULL_RESPONSE);
-    if !lane.has_descriptor_for_client(&stream) {
+    if !lane.has_descriptor_for_client(stream.tcp()) {
         // No descriptor is left to keep the connection open. A request that has already arrived is read, so
         // that closing the connection does not reset it.
-        let _ = stream.try_read(&mut lane.scratch.borrow_mut());
+        let _ = stream.tcp().try_read(&mut lane.scratch.borrow_mut());
         return;
     }
     let Ok(permit) = lane.linger_permits.clone().try_acquire_owned() else { return };
@@ -91,10 +95,36 @@ pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
     });
 }
 
-/// Serves one connection until it ends.
-pub(crate) async fn serve(
+/// Performs the TLS handshake of a connection and serves it until it ends.
+pub(crate) async fn serve_tls(
     lane: Rc<LaneState>,
-    stream: TcpStream,
+    tcp: TcpStream,
+    https: HttpsSettings,
+    router: Router,
+    permit: ConnectionPermit,
+) {
+    let config = if permit.is_regular() { https.regular } else { https.one_response };
+    let handshake = lane.tls.accept(tcp, config);
+    let result = tokio::select! {
+        result = timeout(lane.config.handshake_timeout, handshake) => result,
+        () = permit.evicted() => return,
+        () = lane.draining.cancelled() => return,
+    };
+    match result {
+        Ok(Ok(stream)) if stream.is_http2() => http2::serve(lane, stream, router, permit).await,
+        Ok(Ok(stream)) => serve(lane, stream, router, permit).await,
+        Ok(Err(error)) => {
+            lane.metrics.tls_errors.increment(1);
+            tracing::debug!(%error, "TLS handshake failed");
+        }
+        Err(_) => lane.metrics.tls_timeouts.increment(1),
+    }
+}
+
+/// Serves one connection with HTTP/1 until it ends.
+pub(crate) async fn serve<S: ClientSocket>(
+    lane: Rc<LaneState>,
+    stream: S,
     router: Router,
     permit: ConnectionPermit,
 ) {
@@ -106,12 +136,12 @@ pub(crate) async fn serve(
     let service = service_fn(move |request: Request<Incoming>| {
         service_permit.on_request();
         let response = match request.uri().path() {
-            _ if request.method() == Method::OPTIONS => ready_response(cors::preflight()),
+            "/ws" if request.method() == Method::OPTIONS => respond(request, &router),
             "/ws" if service_permit.is_regular() => {
                 upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane)
             }
             "/ws" => full_response(),
-            _ => router.clone().oneshot(request.map(Body::new)).boxed_local(),
+            _ => respond(request, &router),
         };
         response.map_ok(cors::add_headers)
     });
@@ -140,7 +170,7 @@ pub(crate) async fn serve(
         Some(upgrade_request) => {
             let span = tracing::debug_span!(
                 "session", id = driver::next_session_id(), transport = "websocket",
-                remote = ?stream.peer_addr().ok()
+                remote = ?stream.tcp().peer_addr().ok()
             );
             let session = ws::run(lane.clone(), stream, &parts.read_buf, upgrade_request);
             lane.spawn_connection(span, session.map(move |()| drop(permit)));
@@ -153,6 +183,14 @@ pub(crate) async fn serve(
             }
         }
     }
+}
+
+/// Answers a request that is not for a session.
+fn respond(request: Request<Incoming>, router: &Router) -> HttpResponseFuture {
+    if request.method() == Method::OPTIONS {
+        return ready_response(cors::preflight());
+    }
+    router.clone().oneshot(request.map(Body::new)).boxed_local()
 }
 
 type HttpResponseFuture = LocalBoxFuture<'static, Result<Response<Body>, Infallible>>;

@@ -9,10 +9,11 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pushonce_core::ClusterView;
 use pushonce_fanout::Hub;
-use pushonce_quic::{Certificate, CertificateRotator, Port};
+use pushonce_quic::{CertificateRotator, CertificateSource, Port};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::HttpsSettings;
 use crate::http::{self, HttpState};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
@@ -40,7 +41,7 @@ pub struct Gateway {
     backend: Backend,
     router: Router,
     listeners: Vec<TcpListener>,
-    http_addr: SocketAddr,
+    https_listeners: Vec<TcpListener>,
     quic: Port,
     watchdog: LaneWatchdog,
     admission: Admission,
@@ -72,12 +73,13 @@ impl Gateway {
         config: Config,
         backend: Backend,
         extra: Router,
-        certificate: Certificate,
+        certificate: CertificateSource,
     ) -> Result<Gateway, BindError> {
-        let listeners = bind::http(config.http, config.lanes.max(1))?;
-        let http_addr = match listeners.first().map(TcpListener::local_addr) {
-            Some(Ok(address)) => address,
-            _ => config.http,
+        let lanes = config.lanes.max(1);
+        let listeners = bind::http(config.http, lanes)?;
+        let https_listeners = match &config.https {
+            Some(https) => bind::https(https.address, lanes)?,
+            None => Vec::new(),
         };
         let quic = quic::bind(&config, certificate)?;
         let routes = HttpState {
@@ -99,7 +101,7 @@ impl Gateway {
             backend,
             router,
             listeners,
-            http_addr,
+            https_listeners,
             quic,
             watchdog,
             admission,
@@ -109,7 +111,12 @@ impl Gateway {
 
     /// The address of HTTP and WebSocket, with the actual port.
     pub fn http_addr(&self) -> SocketAddr {
-        self.http_addr
+        local_addr(&self.listeners).unwrap_or(self.config.http)
+    }
+
+    /// The address of HTTP and WebSocket with TLS, with the actual port.
+    pub fn https_addr(&self) -> Option<SocketAddr> {
+        local_addr(&self.https_listeners)
     }
 
     /// The address of QUIC, with the actual port.
@@ -156,6 +163,8 @@ impl Gateway {
             Arc::new(Semaphore::new(self.config.connections_max.min(Semaphore::MAX_PERMITS)));
         let (quic_listeners, rotator) = self.quic.into_listeners();
         let mut quic_listeners = quic_listeners.into_iter();
+        let https = self.config.https.as_ref().map(|https| HttpsSettings::new(&https.tls));
+        let mut https_listeners = self.https_listeners.into_iter();
         let lane_results = FuturesUnordered::new();
         for (index, listener) in self.listeners.into_iter().enumerate() {
             let parts = LaneParts {
@@ -163,6 +172,7 @@ impl Gateway {
                 backend: self.backend.clone(),
                 router: self.router.clone(),
                 listener,
+                https: https_listeners.next().zip(https.clone()),
                 quic: quic_listeners.next(),
                 connection_permits: connection_permits.clone(),
                 memory: self.memory.clone(),
@@ -175,6 +185,11 @@ impl Gateway {
         }
         Ok((lane_results, rotator))
     }
+}
+
+/// The address that all listeners share.
+fn local_addr(listeners: &[TcpListener]) -> Option<SocketAddr> {
+    listeners.first().and_then(|listener| listener.local_addr().ok())
 }
 
 /// One receiver for the result of each lane.

@@ -35,7 +35,8 @@ use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
 use crate::quic::SessionAcceptor;
 use crate::registry::{self, SessionRegistry};
 use crate::session::SessionLimits;
-use crate::{Backend, Config, LaneWatchdog, PublishRouter, connection, pin};
+use crate::tls_stream::TlsLane;
+use crate::{Backend, Config, HttpsSettings, LaneWatchdog, PublishRouter, connection, pin};
 
 /// The one read buffer of a lane, shared by all its sessions: as much as the kernel returns at once for a
 /// busy client. A smaller buffer means more reads of large frames, a larger one is never filled.
@@ -72,6 +73,7 @@ pub(crate) struct LaneState {
     /// The read buffer. A task fills and reads it within one poll.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) metrics: GatewayMetrics,
+    pub(crate) tls: TlsLane,
     /// Permits for connections, shared by all lanes.
     pub(crate) connection_permits: Arc<Semaphore>,
     /// The file descriptors that connections may use.
@@ -93,6 +95,8 @@ pub(crate) struct LaneParts {
     pub(crate) backend: Backend,
     pub(crate) router: axum::Router,
     pub(crate) listener: std::net::TcpListener,
+    /// The listener of HTTP and WebSocket with TLS.
+    pub(crate) https: Option<(std::net::TcpListener, HttpsSettings)>,
     /// The QUIC listener of the lane; `None` when QUIC is served by other lanes only.
     pub(crate) quic: Option<Listener>,
     pub(crate) connection_permits: Arc<Semaphore>,
@@ -128,6 +132,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         backend,
         router,
         listener,
+        https,
         quic,
         connection_permits,
         memory,
@@ -147,6 +152,13 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         draining.clone(),
     ));
     let listener = InfallibleListener::new("http", TcpListener::from_std(listener)?);
+    let https = https.map(|(listener, settings)| {
+        io::Result::Ok((
+            InfallibleListener::new("https", TcpListener::from_std(listener)?),
+            settings,
+        ))
+    });
+    let https = https.transpose()?;
     let quic = quic.map(|listener| open_quic(listener, &lane)).transpose()?;
     let stop = CancellationToken::new();
     lane.spawn(driver.run(stop.clone()));
@@ -157,7 +169,8 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     });
     let record_tick = || watchdog.record_tick(index);
     tokio::select! {
-        () = accept_tcp(&lane, listener, router) => {}
+        () = accept_plain(&lane, &listener, &router) => {}
+        () = accept_tls(&lane, https.as_ref(), &router) => {}
         () = run_ticks(&lane, &admission, record_tick) => {}
         () = join_quic(&mut quic), if quic.is_some() => {}
         () = draining.cancelled() => {}
@@ -223,23 +236,50 @@ async fn drain_sessions(lane: &LaneState) {
     }
 }
 
-async fn accept_tcp(lane: &Rc<LaneState>, listener: InfallibleListener, router: axum::Router) {
+/// Accepts connections without TLS, for ever.
+async fn accept_plain(lane: &Rc<LaneState>, listener: &InfallibleListener, router: &axum::Router) {
+    accept(listener, |stream| {
+        let Some(permit) = lane.admit(&stream) else { return connection::reject(lane, stream) };
+        prepare(lane, &stream);
+        let task = connection::serve(lane.clone(), stream, router.clone(), permit);
+        lane.connections.spawn_local(task);
+    })
+    .await;
+}
+
+/// Accepts connections with TLS, for ever. Without a permit a connection is closed at once: the response would need
+/// a handshake.
+async fn accept_tls(
+    lane: &Rc<LaneState>,
+    https: Option<&(InfallibleListener, HttpsSettings)>,
+    router: &axum::Router,
+) {
+    let Some((listener, settings)) = https else { return std::future::pending().await };
+    accept(listener, |stream| {
+        let Some(permit) = lane.admit(&stream) else { return };
+        prepare(lane, &stream);
+        let (lane_state, settings) = (lane.clone(), settings.clone());
+        let task = connection::serve_tls(lane_state, stream, settings, router.clone(), permit);
+        lane.connections.spawn_local(task);
+    })
+    .await;
+}
+
+async fn accept(listener: &InfallibleListener, mut serve: impl FnMut(TcpStream)) {
     for accepted in 1.. {
         if accepted % ACCEPTS_PER_TURN == 0 {
             tokio::task::yield_now().await;
         }
-        serve_connection(lane, listener.accept().await, &router);
+        serve(listener.accept().await);
     }
 }
 
-fn serve_connection(lane: &Rc<LaneState>, stream: TcpStream, router: &axum::Router) {
-    let Some(permit) = lane.admit(&stream) else { return connection::reject(lane, stream) };
+/// Sets the options of a new connection.
+fn prepare(lane: &LaneState, stream: &TcpStream) {
     // Frames are written whole; waiting for more data would only delay them. A failure means that the
     // connection is gone, which the next read detects.
     let _ = stream.set_nodelay(true);
-    set_stuck_timeout(&stream, lane.config.heartbeat);
-    let task = connection::serve(lane.clone(), stream, router.clone(), permit);
-    lane.connections.spawn_local(task);
+    set_stuck_timeout(stream, lane.config.heartbeat);
 }
 
 /// Lets the system end a connection whose client receives nothing. A session is closed one interval earlier,
@@ -295,6 +335,7 @@ impl LaneState {
             sessions: SessionRegistry::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             metrics: GatewayMetrics::new(),
+            tls: TlsLane::default(),
             connection_permits,
             descriptors: DescriptorBudget::for_process(),
             overflow: Rc::default(),

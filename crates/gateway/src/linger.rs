@@ -6,14 +6,13 @@
 //! for a bounded time and number of bytes.
 
 use std::io::ErrorKind;
-use std::net::Shutdown;
 use std::time::Duration;
 
 use pushonce_core::FailPoint;
-use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::lane::LaneState;
+use crate::socket::ClientSocket;
 
 /// Maximum number of discarded bytes: enough for a client that reads the response only after it sent its
 /// body.
@@ -23,13 +22,22 @@ const BYTES_MAX: usize = 16 << 20;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Closes the connection after the last written byte.
-pub(crate) async fn close(lane: &LaneState, stream: TcpStream) {
-    // An error means that the client has already closed the connection.
-    let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
-    if FailPoint::LingerSkipped.is_active() {
-        return;
+pub(crate) async fn close(lane: &LaneState, stream: impl ClientSocket) {
+    let closed = async {
+        end_stream(&stream).await;
+        if !FailPoint::LingerSkipped.is_active() {
+            discard(lane, stream.tcp()).await;
+        }
+    };
+    let _ = tokio::time::timeout(TIMEOUT, closed).await;
+}
+
+/// Ends the outgoing stream, after the bytes that wait for the socket.
+async fn end_stream(stream: &impl ClientSocket) {
+    stream.close_write();
+    while stream.has_unsent() && stream.tcp().writable().await.is_ok() {
+        stream.close_write();
     }
-    let _ = tokio::time::timeout(TIMEOUT, discard(lane, &stream)).await;
 }
 
 /// Discards input until the client closes its side or has sent [`BYTES_MAX`].

@@ -12,6 +12,7 @@ pub const METRICS: &[Metric] = &[
     SESSIONS_CLOSED,
     SESSIONS_SHED,
     CONNECTIONS_REJECTED,
+    TLS_HANDSHAKE_FAILURES,
     RECEIVED_FRAMES,
     SENT_BYTES,
     WRITES,
@@ -52,6 +53,13 @@ const CONNECTIONS_REJECTED: Metric = Metric::counter(
     "pushonce_gateway_connections_rejected_total",
     "Client connections that were rejected, by what the node is short of: connections, descriptors or \
      load (memory or the backlog of a lane).",
+)
+.with_labels(&["reason"]);
+
+const TLS_HANDSHAKE_FAILURES: Metric = Metric::counter(
+    "pushonce_gateway_tls_handshake_failures_total",
+    "Connections of HTTPS and WebSocket whose TLS handshake failed, by reason: error (of either side) or \
+     timeout.",
 )
 .with_labels(&["reason"]);
 
@@ -162,6 +170,10 @@ pub(crate) struct GatewayMetrics {
     rejected: [Counter; 3],
     /// Sessions that were closed because of overload.
     pub(crate) shed: Counter,
+    /// TLS handshakes that failed.
+    pub(crate) tls_errors: Counter,
+    /// TLS handshakes that did not finish in time.
+    pub(crate) tls_timeouts: Counter,
 }
 
 /// The metric handles of one transport.
@@ -191,6 +203,8 @@ impl GatewayMetrics {
             rejected: Shortage::ALL
                 .map(|shortage| CONNECTIONS_REJECTED.register_counter(&[shortage.as_str()])),
             shed: SESSIONS_SHED.register_counter(&[]),
+            tls_errors: TLS_HANDSHAKE_FAILURES.register_counter(&["error"]),
+            tls_timeouts: TLS_HANDSHAKE_FAILURES.register_counter(&["timeout"]),
         }
     }
 

@@ -7,7 +7,7 @@ mod sink;
 mod stream_writer;
 mod subscription;
 
-use pushonce_quic::{Certificate, Port, PortConfig, TransportSettings};
+use pushonce_quic::{CertificateSource, Port, PortConfig, TransportSettings};
 
 pub(crate) use acceptor::SessionAcceptor;
 
@@ -33,7 +33,7 @@ const LATEST_SEND_WINDOW_BYTES: u64 = 32 << 10;
 const DATAGRAM_SEND_BUFFER_BYTES: usize = 16 << 10;
 
 /// Opens the port for all lanes.
-pub(crate) fn bind(config: &Config, certificate: Certificate) -> Result<Port, BindError> {
+pub(crate) fn bind(config: &Config, certificate: CertificateSource) -> Result<Port, BindError> {
     let transport = TransportSettings {
         // The control stream is all that a client opens.
         bidi_streams_max: 1,
@@ -63,7 +63,10 @@ mod tests {
     #[test]
     fn quic_bind_error_for_a_used_port_names_the_flag() {
         let dir = tempfile::tempdir().unwrap();
-        let certificate = || load_or_generate(dir.path(), SystemTime::now()).unwrap();
+        let certificate = || {
+            let certificate = load_or_generate(dir.path(), SystemTime::now()).unwrap();
+            CertificateSource::Development(certificate)
+        };
         for lanes in [1, 2] {
             let quic = ([127, 0, 0, 1], 0).into();
             let config = Config { quic, lanes, ..Config::default() };

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 /// Length of the HTTP/2 client preface (RFC 9113, 3.4). Keep-alive pings begin after it, so a connection that
 /// never sends it would stay open forever.
@@ -18,13 +18,13 @@ const PREFACE_BYTES: usize = 24;
 /// Timeout of the preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One accepted connection.
+/// One accepted connection, of TCP or of a protocol above it.
 #[derive(Debug)]
-pub struct GrpcConnection {
-    stream: TcpStream,
+pub struct GrpcConnection<S = TcpStream> {
+    stream: S,
     /// `None` once the preface was read.
     preface: Option<PrefaceDeadline>,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -33,11 +33,24 @@ struct PrefaceDeadline {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl GrpcConnection {
-    pub(crate) fn new(stream: TcpStream, permit: Option<OwnedSemaphorePermit>) -> GrpcConnection {
+impl<S> GrpcConnection<S> {
+    pub(crate) fn new(stream: S, permit: Option<OwnedSemaphorePermit>) -> GrpcConnection<S> {
         let deadline = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
         let preface = Some(PrefaceDeadline { remaining_bytes: PREFACE_BYTES, deadline });
-        GrpcConnection { stream, preface, _permit: permit }
+        GrpcConnection { stream, preface, permit }
+    }
+
+    /// Replaces the stream by the result of `handshake` on it. The deadline of the preface begins again: the
+    /// preface follows the handshake. The handshake needs a deadline of its own.
+    ///
+    /// # Errors
+    /// Those of `handshake`; the connection is closed.
+    pub async fn try_wrap<T, E>(
+        self,
+        handshake: impl AsyncFnOnce(S) -> Result<T, E>,
+    ) -> Result<GrpcConnection<T>, E> {
+        let stream = handshake(self.stream).await?;
+        Ok(GrpcConnection::new(stream, self.permit))
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -57,15 +70,15 @@ impl GrpcConnection {
     }
 }
 
-impl Connected for GrpcConnection {
-    type ConnectInfo = TcpConnectInfo;
+impl<S: Connected> Connected for GrpcConnection<S> {
+    type ConnectInfo = S::ConnectInfo;
 
-    fn connect_info(&self) -> TcpConnectInfo {
+    fn connect_info(&self) -> S::ConnectInfo {
         self.stream.connect_info()
     }
 }
 
-impl AsyncRead for GrpcConnection {
+impl<S: AsyncRead + Unpin> AsyncRead for GrpcConnection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -86,7 +99,7 @@ impl AsyncRead for GrpcConnection {
     }
 }
 
-impl AsyncWrite for GrpcConnection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for GrpcConnection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

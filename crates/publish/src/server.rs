@@ -5,16 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
 use pushonce_proto::pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server::ClusterServiceServer;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::PublisherServiceServer;
+use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codegen::http;
 use tonic::server::NamedService as _;
-use tonic::transport::server::{Router as Services, TcpConnectInfo};
+use tonic::transport::server::{Router as Services, TcpConnectInfo, TlsConnectInfo};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::Span;
@@ -65,6 +67,8 @@ pub struct Readiness {
 pub struct ServerParts {
     /// The address to listen at.
     pub addr: SocketAddr,
+    /// The settings of TLS; plain text without.
+    pub tls: Option<Arc<ServerConfig>>,
     /// Routes publishes.
     pub router: Router,
     /// Serves subscriptions.
@@ -89,6 +93,7 @@ pub struct ServerParts {
 pub struct Server {
     addr: SocketAddr,
     listener: InfallibleListener,
+    tls: Option<Arc<ServerConfig>>,
     services: Services,
     health: HealthReporter,
     readiness: watch::Receiver<Readiness>,
@@ -132,6 +137,7 @@ impl Server {
     pub async fn bind(parts: ServerParts) -> Result<Server, Error> {
         let ServerParts {
             addr,
+            tls,
             router,
             subscriptions,
             heartbeat_interval,
@@ -159,7 +165,7 @@ impl Server {
             .add_service(reflection_builder().build_v1()?)
             .add_service(reflection_builder().build_v1alpha()?);
         let listener = InfallibleListener::new("grpc", listener);
-        Ok(Server { addr, listener, services, health, readiness, draining, grace, streams })
+        Ok(Server { addr, listener, tls, services, health, readiness, draining, grace, streams })
     }
 
     /// The address it listens at, with the assigned port if port 0 was requested.
@@ -173,13 +179,19 @@ impl Server {
     /// # Errors
     /// [`Error::Serve`] when connections can no longer be accepted.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Server { addr, listener, services, health, readiness, draining, grace, streams } = self;
+        let Server { addr, listener, tls, services, health, readiness, draining, grace, streams } =
+            self;
         let incoming =
             incoming(listener, DescriptorBudget::for_process(), ConnectionPurpose::Publisher);
         let stop_serving = CancellationToken::new();
         let stopped = stop_serving.clone().cancelled_owned();
-        let serve = services.serve_with_incoming_shutdown(incoming, stopped);
-        tokio::pin!(serve);
+        let mut serve = match tls {
+            Some(config) => {
+                let incoming = pushonce_tls::accept(incoming, config, "grpc");
+                services.serve_with_incoming_shutdown(incoming, stopped).boxed()
+            }
+            None => services.serve_with_incoming_shutdown(incoming, stopped).boxed(),
+        };
         tokio::select! {
             ended = &mut serve => return Ok(ended?),
             () = shutdown.cancelled() => {}
@@ -240,9 +252,14 @@ fn server_builder() -> tonic::transport::Server {
 
 /// The span of a call until its response begins; the messages of a stream have a span of their own.
 fn call_span(request: &http::Request<()>) -> Span {
-    let connection = request.extensions().get::<TcpConnectInfo>();
-    let remote = connection.and_then(TcpConnectInfo::remote_addr);
+    let remote = remote_address(request.extensions());
     tracing::debug_span!("call", transport = "grpc", method = request.uri().path(), ?remote)
+}
+
+/// The address of the client, with or without TLS.
+fn remote_address(extensions: &http::Extensions) -> Option<SocketAddr> {
+    let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
+    extensions.get::<TcpConnectInfo>().or(tls)?.remote_addr()
 }
 
 fn reflection_builder() -> tonic_reflection::server::Builder<'static> {

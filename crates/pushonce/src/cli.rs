@@ -13,6 +13,7 @@ mod serve;
 mod settings;
 mod subscribe;
 mod topic;
+mod trust;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use std::time::Instant;
 use clap::builder::Resettable;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pushonce_telemetry::LogLimiter;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -167,13 +169,10 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
         // The other commands are ended by the signal itself.
         let shutdown =
             if handles_shutdown { shutdown_on_signal()? } else { CancellationToken::new() };
-        if is_serve {
-            ignore_sighup()?;
-        }
         match cli.command {
             Command::Demo(args) => demo::run(args, shutdown).await,
             Command::Init(settings) => init::run(settings, json).await,
-            Command::Serve(args) => serve::run(args, shutdown).await,
+            Command::Serve(args) => serve::run(args, shutdown, reload_on_sighup()?).await,
             Command::Publish(args) => publish::run(args, json, shutdown).await,
             Command::Subscribe(args) => subscribe::run(args, json, shutdown).await,
             Command::Cluster(args) => cluster::run(args, json).await,
@@ -250,23 +249,25 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     Ok(token)
 }
 
-/// Ignores SIGHUP: a node keeps running when its terminal or its supervisor's session ends. Settings are
-/// not read again; a restart changes them. Certificates are, by the tasks that keep them.
-fn ignore_sighup() -> anyhow::Result<()> {
+/// Returns a channel that changes with each SIGHUP, on which a node reads its certificates and keys again. A node
+/// keeps running when its terminal or its supervisor's session ends. Other settings need a restart.
+fn reload_on_sighup() -> anyhow::Result<watch::Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup())?;
+    let (sender, receiver) = watch::channel(());
     tokio::spawn(async move {
         let limiter = LogLimiter::new();
         while hangup.recv().await.is_some() {
             if let Some(suppressed) = limiter.allow(Instant::now()) {
                 tracing::info!(
                     suppressed,
-                    "received SIGHUP: only certificates are read again, other settings change with a restart"
+                    "SIGHUP: reading certificates and keys again; restart the node to change other settings"
                 );
             }
+            sender.send_replace(());
         }
     });
-    Ok(())
+    Ok(receiver)
 }
 
 /// Logs panics through the log writer. The default hook writes to standard error directly, where a full

@@ -7,6 +7,7 @@
 mod consensus_times;
 pub(crate) mod duration;
 mod environment;
+mod exposure;
 mod host_defaults;
 mod layer;
 mod listen;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 
 use pushonce_consensus::ConsensusSettings;
 use pushonce_core::{ConsensusTimes, HostPort};
+use pushonce_tls::CertificateFiles;
 
 pub use consensus_times::ConsensusPreset;
 use consensus_times::{resolve_consensus, set_times, sets_shared_times};
@@ -94,26 +96,15 @@ pub enum InvalidConfig {
     /// Consensus times that do not work together.
     #[error("inconsistent consensus times: {0}")]
     Consensus(String),
-    /// A listener that others can reach, without `--insecure`.
-    #[error(
-        "{flag} {address} can be reached by others and there is no authentication yet; \
-         bind to loopback, or add --insecure if only trusted hosts can reach the network"
-    )]
+    /// A listener that others can reach without protection, and without `--insecure`.
+    #[error("{flag} {address} can be reached by others: {advice}")]
     Exposed {
         /// The flag that sets it.
         flag: &'static str,
         /// The listen address.
         address: SocketAddr,
-    },
-    /// The peer port can be reached by others, without TLS and without `--insecure`.
-    #[error(
-        "--peer {address} can be reached by others and the nodes do not authenticate each other; set \
-         --peer-cert, --peer-key and --peer-ca (`pushonce ca` makes them), or --join-token-file; or bind to \
-         loopback, or add --insecure if only trusted hosts can reach the network"
-    )]
-    ExposedPeerPort {
-        /// The listen address.
-        address: SocketAddr,
+        /// What to set.
+        advice: String,
     },
     /// One of the errors above, about a setting that no flag gives.
     #[error("{error} (set by {origin})")]
@@ -132,7 +123,6 @@ impl InvalidConfig {
             InvalidConfig::InvalidValue { flag, .. } | InvalidConfig::Exposed { flag, .. } => {
                 Some(flag)
             }
-            InvalidConfig::ExposedPeerPort { .. } => Some("--peer"),
             _ => None,
         }
     }
@@ -141,6 +131,9 @@ impl InvalidConfig {
 impl Config {
     /// The default ports of the listeners: HTTP, QUIC, gRPC, peers.
     pub const DEFAULT_PORTS: [u16; 4] = [7080, 7443, 7090, 7091];
+
+    /// The default port of HTTP and WebSocket with TLS (TCP): that of QUIC (UDP).
+    pub const DEFAULT_HTTPS_PORT: u16 = 7443;
 
     /// Adds the defaults that depend on other settings and on this machine, and validates the result.
     ///
@@ -179,7 +172,8 @@ impl Config {
     fn check(&self) -> Result<(), InvalidConfig> {
         self.check_addresses()?;
         peer_security::check(&self.settings)?;
-        self.check_exposure()
+        exposure::check_tls(&self.settings)?;
+        exposure::check(&self.settings, &self.listen_addresses())
     }
 
     fn check_addresses(&self) -> Result<(), InvalidConfig> {
@@ -197,28 +191,14 @@ impl Config {
                 return invalid_value(flag, format!("cannot be dialled by others: {error}"));
             }
         }
-        let [http, quic, grpc, peer] = self.listen_addresses();
-        listen::check_ports(&[http, grpc, peer], quic)
+        let (udp, tcp): (Vec<_>, Vec<_>) =
+            self.listen_addresses().into_iter().partition(|&(flag, _)| flag == "--quic");
+        listen::check_ports(&tcp, &udp)
     }
 
     /// The address at which others dial the listener on `port`.
     pub fn advertised_address(&self, port: u16) -> String {
         format!("{}:{port}", self.advertise)
-    }
-
-    fn check_exposure(&self) -> Result<(), InvalidConfig> {
-        for (flag, address) in self.listen_addresses() {
-            if address.ip().is_loopback() || self.settings.insecure {
-                continue;
-            }
-            if flag == "--peer" && !peer_security::is_secured(&self.settings) {
-                return Err(InvalidConfig::ExposedPeerPort { address });
-            }
-            if flag != "--peer" {
-                return Err(InvalidConfig::Exposed { flag, address });
-            }
-        }
-        Ok(())
     }
 
     /// Settings that give every value: a node that loads them runs with the same configuration.
@@ -235,9 +215,20 @@ impl Config {
     }
 
     /// The addresses that the node listens on, each with the flag that sets it.
-    pub fn listen_addresses(&self) -> [(&'static str, SocketAddr); 4] {
-        let Settings { http, quic, grpc, peer, .. } = self.settings;
-        [("--http", http), ("--quic", quic), ("--grpc", grpc), ("--peer", peer)]
+    pub fn listen_addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let Settings { http, https, quic, grpc, peer, .. } = self.settings;
+        let mut addresses =
+            vec![("--http", http), ("--quic", quic), ("--grpc", grpc), ("--peer", peer)];
+        if self.tls_files().is_some() {
+            addresses.push(("--https", https));
+        }
+        addresses
+    }
+
+    /// The files of the certificate for clients, if it is set.
+    pub fn tls_files(&self) -> Option<CertificateFiles> {
+        let (chain, key) = self.settings.tls_cert.clone().zip(self.settings.tls_key.clone())?;
+        Some(CertificateFiles { chain, key })
     }
 }
 

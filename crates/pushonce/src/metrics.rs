@@ -103,6 +103,7 @@ pub fn all() -> Vec<Metric> {
         pushonce_publish::METRICS,
         pushonce_relay::METRICS,
         pushonce_shard::METRICS,
+        pushonce_tls::METRICS,
     ];
     let mut all = crates.concat();
     all.sort_by_key(|metric| metric.name);

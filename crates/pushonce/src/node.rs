@@ -28,6 +28,7 @@ mod ports;
 mod pre_join;
 pub(crate) mod recover;
 mod replica_supervisor;
+pub(crate) mod served_tls;
 mod shard_progress;
 mod shutdown_stage;
 mod startup;
@@ -35,7 +36,6 @@ mod stored_messages;
 mod web;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::Context as _;
 use axum::Router as Pages;
@@ -80,6 +80,7 @@ use peer_credentials::SigningAuthority;
 pub(crate) use peer_credentials::check as check_peer_credentials;
 use pre_join::PreJoinServer;
 use replica_supervisor::{LocalReplicas, ReplicaSupervisor};
+use served_tls::ServedTls;
 use shutdown_stage::ShutdownStage;
 use startup::StartupState;
 
@@ -106,6 +107,9 @@ pub struct Node {
     peer_listener: TcpListener,
     gateway: Gateway,
     publish: pushonce_publish::Server,
+    tls: Option<ServedTls>,
+    /// Changes when files of certificates are to be read again.
+    reload: Receiver<()>,
     metrics: PrometheusHandle,
 }
 
@@ -125,6 +129,7 @@ impl Node {
         metrics: PrometheusHandle,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Node> {
+        let tls = config.tls_files().map(ServedTls::load).transpose()?;
         tracing::info!(data = %config.data.display(), "data directory");
         let data_dir = Arc::new(DataDir::open(&config.data)?);
         let peer_listener = bind(config.settings.peer, "--peer").await?;
@@ -222,6 +227,7 @@ impl Node {
         );
         let gateway_config = pushonce_gateway::Config {
             http: config.settings.http,
+            https: tls.as_ref().map(|tls| tls.https(config.settings.https)).transpose()?,
             quic: config.settings.quic,
             lanes: config.lanes.into(),
             pin_lanes: config.settings.pin_lanes,
@@ -240,10 +246,11 @@ impl Node {
                 view: view_receiver.clone(),
             },
             web::health_router(overview.clone(), metrics.clone()).merge(pages),
-            pushonce_quic::certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
+            served_tls::quic_certificate(tls.as_ref(), data_dir.path())?,
         )?;
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
             addr: config.settings.grpc,
+            tls: tls.as_ref().map(ServedTls::grpc).transpose()?,
             router,
             subscriptions: Arc::new(ports::HubFeed { hub, admission: gateway.admission() }),
             heartbeat_interval: config.settings.session_heartbeat.0,
@@ -254,14 +261,8 @@ impl Node {
             grace: config.settings.shutdown_grace.0,
         })
         .await?;
-        let listeners = [
-            ("peer", config.settings.peer),
-            ("http", config.settings.http),
-            ("quic", config.settings.quic),
-            ("grpc", config.settings.grpc),
-        ];
-        for (listener, address) in listeners {
-            tracing::info!(listener, %address, "listening");
+        for (flag, address) in config.listen_addresses() {
+            tracing::info!(listener = flag.trim_start_matches('-'), %address, "listening");
         }
         let node_topics = Arc::new(NodeTopics::new(config.settings.topics_max));
         let health_check = HealthCheck {
@@ -336,8 +337,15 @@ impl Node {
             peer_listener,
             gateway,
             publish,
+            tls,
+            reload: channel(()).1,
             metrics,
         })
+    }
+
+    /// The node that also reads the files of its certificates again whenever `reload` changes.
+    pub fn with_reload(self, reload: Receiver<()>) -> Node {
+        Node { reload, ..self }
     }
 
     /// Serves until `shutdown` is cancelled, then stops in stages. It becomes unready at once, and other nodes
@@ -416,6 +424,11 @@ impl Node {
         internal_stage.spawn(self.replica_supervisor.run(token.clone()));
         internal_stage.spawn(self.health_check.run(token.clone()).map(Ok));
         internal_stage.spawn(self.discovery.run(token.clone()));
+        if let Some(tls) = self.tls {
+            let reload = self.reload.clone();
+            let running = tls.run(self.control.clone(), self.view_sender.subscribe(), reload);
+            internal_stage.spawn(run_until(token.clone(), running));
+        }
         let upkeep = metrics::run_upkeep(self.metrics);
         internal_stage.spawn(run_until(token.clone(), upkeep));
         if let Credentials::MutualTls(tls) = &self.startup.credentials {
@@ -425,7 +438,7 @@ impl Node {
                 reachable: self.relay_handle.reachable(),
             });
             let upkeep = CertificateUpkeep { tls: tls.clone(), renewal };
-            internal_stage.spawn(run_until(token.clone(), upkeep.run()));
+            internal_stage.spawn(run_until(token.clone(), upkeep.run(self.reload)));
         }
         internal_stage.spawn(address_conflict::run(
             self.startup.identity.cluster,

@@ -107,12 +107,7 @@ pub fn load_or_generate(
 impl Certificate {
     /// The hash and expiry of the certificate.
     pub fn fingerprint(&self) -> Fingerprint {
-        let hash = self.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
-        Fingerprint {
-            sha256: hex::encode(&hash),
-            sha256_base64: STANDARD.encode(&hash),
-            expires_ms: unix_secs(self.file.expires).saturating_mul(1000),
-        }
+        Fingerprint::new(&self.chain, self.file.expires)
     }
 
     /// When it expires.
@@ -122,6 +117,17 @@ impl Certificate {
 
     pub(crate) fn file(&self) -> CertificateFile {
         self.file.clone()
+    }
+}
+
+impl Fingerprint {
+    pub(crate) fn new(chain: &[CertificateDer<'_>], expires: SystemTime) -> Fingerprint {
+        let hash = chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
+        Fingerprint {
+            sha256: hex::encode(&hash),
+            sha256_base64: STANDARD.encode(&hash),
+            expires_ms: unix_secs(expires).saturating_mul(1000),
+        }
     }
 }
 

@@ -70,7 +70,8 @@ impl FuzzEndpoint {
             keep_alive: IDLE_TIMEOUT / 3,
             idle_timeout: IDLE_TIMEOUT,
         };
-        let config = rotation::server_config(certificate, b"fuzz", Arc::new(settings.to_config()));
+        let config =
+            rotation::development_config(certificate, b"fuzz", Arc::new(settings.to_config()));
         let engine = Engine::new(EchoAcceptor, config.ok()?, (0, 1), true);
         Some(FuzzEndpoint { engine, certificate: leaf })
     }

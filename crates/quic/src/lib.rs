@@ -6,8 +6,8 @@
 //! same port, and [`Endpoint`] drives all connections of its lane: one task, one timer, no lock and no
 //! task per connection. The endpoint is generic over an [`Acceptor`], which admits connections, and its
 //! [`ConnectionHandler`], which reads and writes their streams through a [`Connection`].
-//! [`certificate`] makes the self-signed certificate of a first start, and [`CertificateRotator`]
-//! replaces it before it expires.
+//! The certificate comes from files ([`CertificateSource`]), or [`certificate`] makes the self-signed one of a
+//! first start, and [`CertificateRotator`] replaces it before it expires.
 //!
 //! # Guarantees
 //!
@@ -60,5 +60,5 @@ pub use endpoint::Endpoint;
 pub use handler::{Acceptor, ConnectionEvent, ConnectionHandler};
 pub use port::{BindError, Listener, Port, PortConfig};
 pub use quinn_proto::StreamId;
-pub use rotation::CertificateRotator;
+pub use rotation::{CertificateRotator, CertificateSource};
 pub use transport::TransportSettings;

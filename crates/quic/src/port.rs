@@ -8,8 +8,8 @@ use quinn_proto::ServerConfig;
 use tokio::sync::watch;
 
 use crate::bind::bind_sockets;
-use crate::certificate::{Certificate, Fingerprint};
-use crate::rotation::CertificateRotator;
+use crate::certificate::Fingerprint;
+use crate::rotation::{CertificateRotator, CertificateSource};
 use crate::transport::TransportSettings;
 
 /// What [`Port::bind`] needs beside the certificate.
@@ -59,7 +59,7 @@ impl Port {
     ///
     /// # Errors
     /// [`BindError`] when the address is not available or the certificate cannot be used.
-    pub fn bind(config: &PortConfig, certificate: Certificate) -> Result<Port, BindError> {
+    pub fn bind(config: &PortConfig, certificate: CertificateSource) -> Result<Port, BindError> {
         let rotator = CertificateRotator::new(certificate, config)?;
         let sockets: Arc<[UdpSocket]> = bind_sockets(config.address, config.lanes.max(1))?.into();
         let listeners = sockets.iter().enumerate().map(|(lane, socket)| {
@@ -118,7 +118,10 @@ mod tests {
     #[test]
     fn port_in_use_is_not_shared() {
         let dir = tempfile::tempdir().unwrap();
-        let certificate = || load_or_generate(dir.path(), SystemTime::now()).unwrap();
+        let certificate = || {
+            let certificate = load_or_generate(dir.path(), SystemTime::now()).unwrap();
+            CertificateSource::Development(certificate)
+        };
         for lanes in [0, 1, 2] {
             let free = SocketAddr::from(([127, 0, 0, 1], 0));
             let port = Port::bind(&config(free, lanes), certificate()).unwrap();

@@ -1,5 +1,6 @@
 //! A session over gRPC: one call per topic on one connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::SubscribeOptions;
@@ -11,10 +12,11 @@ use pushonce_proto::publisher;
 use pushonce_proto::status::{describe, error_chain};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
-use super::{CONNECT_TIMEOUT, SessionEnd};
+use super::trust::DevelopmentCertificate;
+use super::{CONNECT_TIMEOUT, CertificateTrust, SessionEnd};
 use crate::resume_state::SubscriptionRequest;
 use crate::server_address::{Scheme, ServerAddress};
 
@@ -32,12 +34,11 @@ pub(crate) struct Session {
 }
 
 /// Opens a connection that detects within seconds that its peer is gone.
-pub(crate) async fn connect(server: &ServerAddress) -> Result<Channel, String> {
-    if server.scheme != Scheme::Http {
-        return Err(format!("{server} is not a gRPC address: use http://HOST:PORT"));
-    }
-    let endpoint = Endpoint::from_shared(server.to_string())
-        .map_err(|error| error.to_string())?
+pub(crate) async fn connect(
+    server: &ServerAddress,
+    trust: &CertificateTrust,
+) -> Result<Channel, String> {
+    let endpoint = endpoint(server, trust)?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(5))
@@ -46,9 +47,33 @@ pub(crate) async fn connect(server: &ServerAddress) -> Result<Channel, String> {
     endpoint.connect().await.map_err(|error| format!("{server}: {}", error_chain(&error)))
 }
 
+/// The endpoint of a gRPC server, with TLS at an `https://` address.
+///
+/// # Errors
+/// When the address has another scheme, or `trust` cannot be used.
+pub fn endpoint(server: &ServerAddress, trust: &CertificateTrust) -> Result<Endpoint, String> {
+    let endpoint = Endpoint::from_shared(server.to_string()).map_err(|error| error.to_string())?;
+    match server.scheme {
+        Scheme::Http => Ok(endpoint),
+        Scheme::Https => {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let verifier = trust.verifier(DevelopmentCertificate::Rejected, &provider)?;
+            endpoint
+                .tls_config_with_verifier(ClientTlsConfig::new(), verifier)
+                .map_err(|error| error_chain(&error))
+        }
+        _ => Err(format!(
+            "{server} is not a gRPC address: use https://HOST:PORT or http://HOST:PORT"
+        )),
+    }
+}
+
 impl Session {
-    pub(super) async fn open(server: &ServerAddress) -> Result<Session, SessionEnd> {
-        let channel = connect(server).await.map_err(SessionEnd::retryable)?;
+    pub(super) async fn open(
+        server: &ServerAddress,
+        trust: &CertificateTrust,
+    ) -> Result<Session, SessionEnd> {
+        let channel = connect(server, trust).await.map_err(SessionEnd::retryable)?;
         let client =
             PublisherServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let (send, events) = mpsc::channel(EVENTS_MAX);

@@ -18,6 +18,7 @@ use quinn::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::trust::DevelopmentCertificate;
 use super::{CertificateTrust, SessionEnd};
 use crate::server_address::ServerAddress;
 
@@ -137,14 +138,11 @@ fn client_config(
     address: SocketAddr,
     trust: &CertificateTrust,
 ) -> Result<ClientConfig, SessionEnd> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = trust.verifier(address, &provider).map_err(SessionEnd::permanent)?;
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(SessionEnd::permanent)?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+    let development = match address.ip().is_loopback() {
+        true => DevelopmentCertificate::Accepted,
+        false => DevelopmentCertificate::Rejected,
+    };
+    let mut tls = trust.client_config(development).map_err(SessionEnd::permanent)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config = ClientConfig::new(Arc::new(
         QuicClientConfig::try_from(tls).map_err(SessionEnd::permanent)?,

@@ -1,19 +1,18 @@
-//! Verification of server certificates by a QUIC client.
+//! Verification of server certificates.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 
 use super::CertificateFingerprint;
 
-/// The server certificates that a QUIC client accepts.
+/// The server certificates that a client accepts, at `https://`, `wss://` and `quic://` addresses.
 ///
 /// # Example
 ///
@@ -42,39 +41,79 @@ use super::CertificateFingerprint;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum CertificateTrust {
-    /// Any certificate, but only from a loopback address: a node on this machine with its development
-    /// certificate.
+    /// Certificates that an authority of the system signed. Over QUIC also any certificate from a loopback
+    /// address: a node on this machine with its development certificate.
     #[default]
-    Development,
+    System,
     /// The certificate with this fingerprint.
     Fingerprint(CertificateFingerprint),
     /// Certificates signed by these ones, in PEM.
     Roots(Vec<u8>),
 }
 
+/// Whether a server may present any certificate, which only a node on this machine may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DevelopmentCertificate {
+    Accepted,
+    Rejected,
+}
+
 impl CertificateTrust {
-    /// The verifier for a server at `address`.
+    /// The settings of TLS for a server, without application protocols.
+    pub(super) fn client_config(
+        &self,
+        development: DevelopmentCertificate,
+    ) -> Result<ClientConfig, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = self.verifier(development, &provider)?;
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    }
+
+    /// The verifier for a server.
     pub(super) fn verifier(
         &self,
-        address: SocketAddr,
+        development: DevelopmentCertificate,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Arc<dyn ServerCertVerifier>, String> {
-        match self {
-            CertificateTrust::Development if !address.ip().is_loopback() => Err(format!(
-                "{address} is not on this machine: set the certificate to trust, by its fingerprint \
-                 or by the certificate that signed it"
-            )),
-            CertificateTrust::Development => Ok(Arc::new(PinnedCertificateVerifier {
-                fingerprint: None,
-                provider: provider.clone(),
-            })),
-            CertificateTrust::Fingerprint(fingerprint) => Ok(Arc::new(PinnedCertificateVerifier {
-                fingerprint: Some(*fingerprint),
-                provider: provider.clone(),
-            })),
-            CertificateTrust::Roots(pem) => root_verifier(pem, provider),
+        match (self, development) {
+            (CertificateTrust::System, DevelopmentCertificate::Rejected) => system_verifier(),
+            (CertificateTrust::System, DevelopmentCertificate::Accepted) => {
+                Ok(Arc::new(PinnedCertificateVerifier {
+                    fingerprint: None,
+                    provider: provider.clone(),
+                }))
+            }
+            (CertificateTrust::Fingerprint(fingerprint), _) => {
+                Ok(Arc::new(PinnedCertificateVerifier {
+                    fingerprint: Some(*fingerprint),
+                    provider: provider.clone(),
+                }))
+            }
+            (CertificateTrust::Roots(pem), _) => root_verifier(pem, provider),
         }
     }
+}
+
+/// The verifier with the authorities of the system, which are read once: there are more than a hundred.
+fn system_verifier() -> Result<Arc<dyn ServerCertVerifier>, String> {
+    static VERIFIER: LazyLock<Result<Arc<dyn ServerCertVerifier>, String>> = LazyLock::new(|| {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+            return Err(format!(
+                "the system has no trusted certificates ({}): install its package `ca-certificates`, or set \
+                 the certificate to trust",
+                errors.join("; ")
+            ));
+        }
+        verifier_for(roots, &Arc::new(rustls::crypto::ring::default_provider()))
+    });
+    VERIFIER.clone()
 }
 
 fn root_verifier(
@@ -87,6 +126,13 @@ fn root_verifier(
             certificate.map_err(|error| format!("invalid trusted certificate: {error}"))?;
         roots.add(certificate).map_err(|error| format!("invalid trusted certificate: {error}"))?;
     }
+    verifier_for(roots, provider)
+}
+
+fn verifier_for(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     Ok(verifier.build().map_err(|error| format!("invalid trusted certificates: {error}"))?)
 }
@@ -147,18 +193,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn development_certificate_is_accepted_only_from_loopback() {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let trust = CertificateTrust::Development;
-        assert!(trust.verifier(SocketAddr::from(([127, 0, 0, 9], 1)), &provider).is_ok());
-        let result = trust.verifier(SocketAddr::from(([192, 0, 2, 1], 1)), &provider);
-        assert!(result.is_err_and(|error| error.contains("fingerprint")));
-    }
-
-    #[test]
     fn malformed_root_certificates_are_rejected() {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let trust = CertificateTrust::Roots(b"nothing".to_vec());
-        assert!(trust.verifier(SocketAddr::from(([192, 0, 2, 1], 1)), &provider).is_err());
+        assert!(trust.verifier(DevelopmentCertificate::Accepted, &provider).is_err());
     }
 }

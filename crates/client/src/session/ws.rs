@@ -1,38 +1,50 @@
 //! A session over WebSocket.
 
+use std::sync::Arc;
+
 use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use pushonce_proto::client::{ClientRequest, Encoding, ServerEvent};
 use pushonce_proto::status::error_chain;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use tokio_websockets::{ClientBuilder, Error, Limits, Message, WebSocketStream, upgrade};
 
-use super::SessionEnd;
-use crate::server_address::ServerAddress;
+use super::trust::DevelopmentCertificate;
+use super::{CertificateTrust, ConnectOptions, SessionEnd};
+use crate::server_address::{Scheme, ServerAddress};
 
 /// Fits a frame with a payload of 1 MiB: in JSON, text of control characters only is six times as long.
 const FRAME_BYTES_MAX: usize = 8 << 20;
 
 pub(crate) struct Session {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Either<TcpStream, TlsStream<TcpStream>>>,
     encoding: Encoding,
 }
 
 impl Session {
     pub(super) async fn open(
         server: &ServerAddress,
-        encoding: Encoding,
+        options: &ConnectOptions,
     ) -> Result<Session, SessionEnd> {
+        let encoding = options.encoding;
         let subprotocol = HeaderValue::from_static(encoding.subprotocol());
         let builder = ClientBuilder::new()
-            .uri(&format!("ws://{}/ws", server.authority()))
+            .uri(&format!("{}://{}/ws", scheme(server), server.authority()))
             .map_err(SessionEnd::permanent)?
             .limits(Limits::default().max_payload_len(Some(FRAME_BYTES_MAX)))
             .add_header(SEC_WEBSOCKET_PROTOCOL, subprotocol.clone())
             .map_err(SessionEnd::permanent)?;
         let stream = TcpStream::connect(server.authority()).await.map_err(SessionEnd::retryable)?;
         stream.set_nodelay(true).map_err(SessionEnd::retryable)?;
+        let stream = match scheme(server) {
+            "wss" => Either::Right(start_tls(stream, server, &options.trust).await?),
+            _ => Either::Left(stream),
+        };
         let (socket, response) = builder.connect_on(stream).await.map_err(upgrade_failed)?;
         if response.headers().get(SEC_WEBSOCKET_PROTOCOL) != Some(&subprotocol) {
             let reason = format!("{server} does not support {}", encoding.subprotocol());
@@ -72,6 +84,28 @@ impl Session {
     }
 }
 
+fn scheme(server: &ServerAddress) -> &'static str {
+    match server.scheme {
+        Scheme::Https | Scheme::Wss => "wss",
+        _ => "ws",
+    }
+}
+
+async fn start_tls(
+    stream: TcpStream,
+    server: &ServerAddress,
+    trust: &CertificateTrust,
+) -> Result<TlsStream<TcpStream>, SessionEnd> {
+    let config = trust.client_config(DevelopmentCertificate::Rejected);
+    let mut config = config.map_err(SessionEnd::permanent)?;
+    // A WebSocket begins with HTTP/1.1.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = server.host.trim_matches(['[', ']']).to_owned();
+    let name = ServerName::try_from(name).map_err(SessionEnd::permanent)?;
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, stream).await.map_err(SessionEnd::retryable)
+}
+
 /// A server that rejects the upgrade for a permanent reason is not tried again: it is not Pushonce, or not
 /// its HTTP port.
 fn upgrade_failed(error: Error) -> SessionEnd {
@@ -82,7 +116,7 @@ fn upgrade_failed(error: Error) -> SessionEnd {
             }
             _ => SessionEnd::permanent(format!(
                 "the server replied with HTTP {status} instead of a WebSocket upgrade: \
-                 give the address of a node's --http"
+                 give the address of a node's --http or --https"
             )),
         },
         Error::Upgrade(upgrade::Error::Parsing(error)) => SessionEnd::permanent(format!(

@@ -1,6 +1,7 @@
 //! Arbitrary commands and bytes.
 
 use proptest::prelude::*;
+use pushonce_core::{TicketKey, Timestamp};
 
 use super::namespace_test::count;
 use super::state_test::{CLUSTER, CommandLog, bootstrap_command, drain, join_command};
@@ -34,6 +35,10 @@ fn command() -> impl Strategy<Value = ControlCommand> {
         1 => (1..6u64).prop_map(|node| ControlCommand::Undrain(NodeId(node))),
         2 => place,
         1 => Just(ControlCommand::Bootstrap(bootstrap_command())),
+        1 => (any::<[u8; 32]>(), 0..4u64).prop_map(|(key, half_days)| {
+            let at = Timestamp(half_days * 12 * 3_600_000);
+            ControlCommand::RotateTicketKeys { key: TicketKey(key), at }
+        }),
         1 => (prop::option::of("[ab]"), prop::option::of((0..3u32).prop_map(count)))
             .prop_map(|(name, change)| ControlCommand::SetNamespace { name, change, allow_data_loss: true }),
     ]

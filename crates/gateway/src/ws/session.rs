@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,8 +17,6 @@ use pushonce_proto::close::{self, CloseCode};
 use pushonce_websocket::{
     DecoderLimits, IncomingMessage, MessageDecoder, ProtocolViolation, frame,
 };
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::heartbeat;
@@ -30,6 +27,7 @@ use crate::encoder;
 use crate::lane::LaneState;
 use crate::liveness::Activity;
 use crate::metrics::TransportKind;
+use crate::socket::ClientSocket;
 
 /// Maximum time for the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,12 +37,12 @@ const FRAGMENTS_MAX: u32 = 256;
 
 /// Starts a session and returns the future that runs it until its end. `early` contains the bytes that were
 /// received after the request.
-pub(crate) fn run(
+pub(crate) fn run<S: ClientSocket>(
     lane: Rc<LaneState>,
-    stream: TcpStream,
+    stream: S,
     early: &[u8],
     opening: UpgradeRequest,
-) -> impl Future<Output = ()> + use<> {
+) -> impl Future<Output = ()> + use<S> {
     let mut session = Session::new(lane, stream, opening.encoding(), opening.has_deflate());
     match opening.subscribe {
         Ok(None) => {}
@@ -61,17 +59,17 @@ pub(crate) fn run(
 }
 
 /// The transport that the driver of the session uses.
-struct WebSocketTransport {
-    sink: Rc<RefCell<WebSocketSink>>,
+struct WebSocketTransport<S> {
+    sink: Rc<RefCell<WebSocketSink<S>>>,
     encoding: Encoding,
     /// Whether permessage-deflate was negotiated.
     deflate: bool,
     has_received: Cell<bool>,
 }
 
-struct Session {
-    driver: Rc<SessionDriver<WebSocketTransport>>,
-    stream: Rc<TcpStream>,
+struct Session<S: ClientSocket> {
+    driver: Rc<SessionDriver<WebSocketTransport<S>>>,
+    stream: Rc<S>,
     decoder: MessageDecoder,
     peer: PeerState,
     /// The end of the closing handshake, once the session is closing.
@@ -89,8 +87,8 @@ enum PeerState {
 
 // === impl Session ===
 
-impl Session {
-    fn new(lane: Rc<LaneState>, stream: TcpStream, encoding: Encoding, deflate: bool) -> Session {
+impl<S: ClientSocket> Session<S> {
+    fn new(lane: Rc<LaneState>, stream: S, encoding: Encoding, deflate: bool) -> Session<S> {
         let limits = DecoderLimits {
             message_bytes_max: lane.frame_bytes_max(encoding),
             fragments_max: FRAGMENTS_MAX,
@@ -129,7 +127,7 @@ impl Session {
     /// Ready when something was written; pending when there is nothing to write or the socket is full.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let sink = &self.driver.transport().sink;
-        if !sink.borrow().needs_socket() || self.stream.poll_write_ready(cx).is_pending() {
+        if !sink.borrow().needs_socket() || self.stream.tcp().poll_write_ready(cx).is_pending() {
             return Poll::Pending;
         }
         sink.borrow_mut().flush();
@@ -147,6 +145,7 @@ impl Session {
         while self.stream.poll_read_ready(cx).is_ready() {
             match self.stream.try_read(&mut scratch) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => self.peer = PeerState::Disconnected,
                 Ok(len) => self.on_bytes(&scratch[..len]),
             }
@@ -217,11 +216,14 @@ impl Session {
         if sink.has_failed() || self.peer == PeerState::Disconnected {
             return Poll::Ready(());
         }
-        if !sink.needs_socket() {
-            // Repeating the call is harmless, and an error means that the client closed first.
-            let _ = SockRef::from(&*self.stream).shutdown(Shutdown::Write);
-        }
+        let is_sent = !sink.needs_socket();
         drop(sink);
+        if is_sent {
+            // Repeating the call is harmless.
+            self.stream.close_write();
+            // The last bytes of TLS may wait for the socket.
+            let _ = self.poll_write(cx);
+        }
         while self.poll_discard(cx).is_ready() {
             if self.peer == PeerState::Disconnected {
                 return Poll::Ready(());
@@ -237,7 +239,8 @@ impl Session {
         }
         let mut scratch = self.driver.lane().scratch.borrow_mut();
         match self.stream.try_read(&mut scratch) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Ok(0) | Err(_) => self.peer = PeerState::Disconnected,
             Ok(_) => {}
         }
@@ -254,7 +257,7 @@ fn wrong_message_kind(encoding: Encoding) -> &'static str {
 }
 
 /// Implemented by hand to save memory in idle sessions: an async block would contain the session twice.
-impl Future for Session {
+impl<S: ClientSocket> Future for Session<S> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -272,7 +275,7 @@ impl Future for Session {
 }
 
 /// Stops the driver also when the lane drops the session: the driver and the lane refer to each other.
-impl Drop for Session {
+impl<S: ClientSocket> Drop for Session<S> {
     fn drop(&mut self) {
         self.driver.stop();
     }
@@ -280,7 +283,7 @@ impl Drop for Session {
 
 // === impl WebSocketTransport ===
 
-impl SessionTransport for WebSocketTransport {
+impl<S: ClientSocket> SessionTransport for WebSocketTransport<S> {
     const KIND: TransportKind = TransportKind::WebSocket;
 
     fn wire(&self) -> WireFormat {

@@ -19,8 +19,6 @@ use bytes::{Buf, Bytes};
 use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
 use pushonce_websocket::frame;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -28,18 +26,12 @@ use tokio::net::TcpStream;
 use super::in_flight::InFlightWindow;
 use crate::lane::LaneState;
 use crate::metrics::TransportKind;
+use crate::socket::ClientSocket;
 
 /// Maximum number of slices in one write: as many as a turn of the lane has offers, so that one message from
 /// each topic of a session is one write. Slices that do not fit into the socket buffer cost only their list
 /// entry. The system allows four times as many.
 const SLICES_PER_WRITE: usize = 256;
-
-/// Suppresses SIGPIPE on a closed socket.
-#[cfg(not(target_vendor = "apple"))]
-const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
-/// No flag: on these systems SIGPIPE is suppressed by an option of the socket.
-#[cfg(target_vendor = "apple")]
-const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 /// Queued replies beyond which no more requests are read.
 const QUEUED_REPLIES_MAX: usize = 32;
@@ -53,8 +45,8 @@ const LATEST_SEND_BUFFER_BYTES: usize = 64 << 10;
 #[cfg(target_os = "linux")]
 const LATEST_UNSENT_BYTES_MAX: u32 = 1;
 
-pub(crate) struct WebSocketSink {
-    stream: Rc<TcpStream>,
+pub(crate) struct WebSocketSink<S> {
+    stream: Rc<S>,
     queue: VecDeque<Bytes>,
     /// Set when an offer was not accepted completely. The lane must then be notified when there is room.
     blocked_on: Option<BlockedOn>,
@@ -85,8 +77,8 @@ enum WebSocketSinkState {
     Failed,
 }
 
-impl WebSocketSink {
-    pub(super) fn new(stream: Rc<TcpStream>, lane: Rc<LaneState>) -> WebSocketSink {
+impl<S: ClientSocket> WebSocketSink<S> {
+    pub(super) fn new(stream: Rc<S>, lane: Rc<LaneState>) -> WebSocketSink<S> {
         WebSocketSink {
             stream,
             queue: VecDeque::new(),
@@ -116,7 +108,7 @@ impl WebSocketSink {
             return;
         }
         self.window = Some(Box::new(InFlightWindow::new()));
-        let socket = SockRef::from(&*self.stream);
+        let socket = SockRef::from(self.stream.tcp());
         // A failure means that the connection is gone.
         let _ = socket.set_send_buffer_size(LATEST_SEND_BUFFER_BYTES);
         #[cfg(target_os = "linux")]
@@ -157,6 +149,13 @@ impl WebSocketSink {
 
     /// Writes queued frames until the socket is full.
     pub(super) fn flush(&mut self) {
+        if self.stream.has_unsent() {
+            match self.stream.flush_unsent() {
+                Ok(0) => return,
+                Ok(sent) => self.on_written(sent),
+                Err(_) => return self.fail(),
+            }
+        }
         while let Some(front) = self.queue.front_mut() {
             match self.stream.try_write(front) {
                 Ok(written) => {
@@ -174,20 +173,25 @@ impl WebSocketSink {
         self.queue.shrink_to(0);
     }
 
+    /// Whether frames or parts of them wait to be sent, here or in the socket.
+    fn has_queued(&self) -> bool {
+        !self.queue.is_empty() || self.stream.has_unsent()
+    }
+
     /// Whether frames wait to be sent, here or in the hub.
     pub(super) fn has_pending(&self) -> bool {
-        !self.queue.is_empty() || self.blocked_on.is_some()
+        self.has_queued() || self.blocked_on.is_some()
     }
 
     /// Whether the session must be woken when the socket has room.
     pub(super) fn needs_socket(&self) -> bool {
-        !self.queue.is_empty() || self.blocked_on == Some(BlockedOn::Socket)
+        self.has_queued() || self.blocked_on == Some(BlockedOn::Socket)
     }
 
     /// Handles a writable socket. Returns whether the lane must be notified that there is room, once for each
     /// time it was blocked.
     pub(super) fn on_socket_writable(&mut self) -> bool {
-        let is_unblocked = self.queue.is_empty() && self.blocked_on == Some(BlockedOn::Socket);
+        let is_unblocked = !self.has_queued() && self.blocked_on == Some(BlockedOn::Socket);
         if is_unblocked {
             self.blocked_on = None;
         }
@@ -257,7 +261,7 @@ impl WebSocketSink {
         runs: &[FrameRun<'_>],
     ) -> usize {
         let available = window.available();
-        if available == 0 || !is_send_buffer_empty(&self.stream) {
+        if available == 0 || !is_send_buffer_empty(self.stream.tcp()) {
             self.blocked_on =
                 Some(if available == 0 { BlockedOn::Window } else { BlockedOn::Socket });
             return 0;
@@ -272,7 +276,7 @@ impl WebSocketSink {
             self.queue.push_back(frame::ping(&payload));
             self.flush();
         }
-        if taken < frame_count && self.queue.is_empty() {
+        if taken < frame_count && !self.has_queued() {
             let is_full = window.available() == 0;
             self.blocked_on = Some(if is_full { BlockedOn::Window } else { BlockedOn::Socket });
         }
@@ -285,7 +289,7 @@ impl WebSocketSink {
         match (pieces.next(), pieces.next()) {
             (None, _) => 0,
             // The common case needs no list.
-            (Some(piece), None) => self.on_write_result(send_one(&self.stream, piece)),
+            (Some(piece), None) => self.on_write_result(self.stream.try_write(piece)),
             (Some(first), Some(second)) => {
                 let pieces = [first, second].into_iter().chain(pieces);
                 let slices: Vec<_> = pieces.map(|piece| IoSlice::new(piece)).collect();
@@ -297,7 +301,7 @@ impl WebSocketSink {
     fn write_slices(&mut self, slices: &[IoSlice<'_>]) -> usize {
         let mut total = 0;
         for slices in slices.chunks(SLICES_PER_WRITE) {
-            let written = self.on_write_result(send_vectored(&self.stream, slices));
+            let written = self.on_write_result(self.stream.try_write_vectored(slices));
             total += written;
             if written < slices.iter().map(|slice| slice.len()).sum() {
                 break;
@@ -323,11 +327,11 @@ impl WebSocketSink {
     }
 }
 
-impl pushonce_fanout::FrameSink for WebSocketSink {
+impl<S: ClientSocket> pushonce_fanout::FrameSink for WebSocketSink<S> {
     fn offer(&mut self, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
         self.flush();
         let frame_count = runs.iter().map(|run| run.frames.len()).sum();
-        let ready = self.state == WebSocketSinkState::Open && self.queue.is_empty();
+        let ready = self.state == WebSocketSinkState::Open && !self.has_queued();
         let window = self.window.take();
         let (taken, window) = match window {
             Some(mut window) if ready => {
@@ -336,13 +340,13 @@ impl pushonce_fanout::FrameSink for WebSocketSink {
             window => (if ready { self.write_runs(runs) } else { 0 }, window),
         };
         self.window = window;
-        if !self.queue.is_empty() || (taken < frame_count && self.blocked_on.is_none()) {
+        if self.has_queued() || (taken < frame_count && self.blocked_on.is_none()) {
             self.blocked_on = Some(BlockedOn::Socket);
         }
         self.wake();
         match self.state {
             WebSocketSinkState::Open => {
-                Ok(OfferOutcome { accepted: taken, is_blocked: !self.queue.is_empty() })
+                Ok(OfferOutcome { accepted: taken, is_blocked: self.has_queued() })
             }
             WebSocketSinkState::Closing | WebSocketSinkState::Failed => Err(SinkClosed),
         }
@@ -383,24 +387,6 @@ fn is_send_buffer_empty(stream: &TcpStream) -> bool {
     }
 }
 
-/// Writes one piece without a lookup of the runtime's state of the socket, which with thousands of sockets is
-/// a cache miss. If the socket is full, the write is repeated through the runtime, which then waits for
-/// writability.
-fn send_one(stream: &TcpStream, piece: &[u8]) -> io::Result<usize> {
-    match send(stream, piece, NO_SIGNAL) {
-        Err(Errno::AGAIN) => stream.try_write(piece),
-        sent => Ok(sent?),
-    }
-}
-
-/// Writes several pieces as [`send_one`] does.
-fn send_vectored(stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    match sendmsg(stream, pieces, &mut SendAncillaryBuffer::default(), NO_SIGNAL) {
-        Err(Errno::AGAIN) => stream.try_write_vectored(pieces),
-        sent => Ok(sent?),
-    }
-}
-
 /// Returns how many frames `written` bytes cover completely, and the remainder of a partly written one.
 fn split_at_written<'a>(
     frames: impl Iterator<Item = &'a Bytes>,
@@ -429,7 +415,7 @@ mod tests {
     use crate::testing::LaneHarness;
 
     /// Returns a client, its socket on the server, and a sink whose socket is writable.
-    async fn connected_sink() -> (TcpStream, Rc<TcpStream>, WebSocketSink) {
+    async fn connected_sink() -> (TcpStream, Rc<TcpStream>, WebSocketSink<TcpStream>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let stream = Rc::new(listener.accept().await.unwrap().0);

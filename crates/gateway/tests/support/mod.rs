@@ -16,7 +16,7 @@ use axum::routing::get;
 use pushonce_core::{ClusterId, ClusterView, NamespaceChange};
 use pushonce_fanout::{Hub, hub};
 use pushonce_gateway::{Admission, Backend, Config, Encoder, Gateway, MemoryUse, RunError};
-use pushonce_quic::certificate;
+use pushonce_quic::{CertificateSource, certificate};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -31,6 +31,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct TestGateway {
     pub cluster: FakeCluster,
     pub http: SocketAddr,
+    pub https: Option<SocketAddr>,
     pub quic: SocketAddr,
     pub directory: TempDir,
     view_sender: watch::Sender<Arc<ClusterView>>,
@@ -46,16 +47,26 @@ impl TestGateway {
     }
 
     pub async fn with_config(change: impl FnOnce(&mut Config)) -> TestGateway {
+        TestGateway::with_certificate(None, change).await
+    }
+
+    /// Starts a gateway whose QUIC port has this certificate, or a development certificate.
+    pub async fn with_certificate(
+        certificate: Option<CertificateSource>,
+        change: impl FnOnce(&mut Config),
+    ) -> TestGateway {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config { http: loopback, quic: loopback, lanes: 2, ..Config::default() };
         change(&mut config);
         let directory = tempfile::tempdir().expect("a directory");
-        let certificate = certificate::load_or_generate(directory.path(), SystemTime::now());
+        let certificate = certificate.unwrap_or_else(|| {
+            let generated = certificate::load_or_generate(directory.path(), SystemTime::now());
+            CertificateSource::Development(generated.expect("a certificate"))
+        });
         let (cluster, cluster_task) = FakeCluster::new();
         let hub = Hub::new(hub::Config::default(), cluster.upstream(), Arc::new(Encoder));
         tokio::spawn(cluster_task.run(hub.clone()));
         let extra = Router::new().route("/health/live", get(|| async { "ok" }));
-        let certificate = certificate.expect("a certificate");
         let (view_sender, view) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
         let (publisher, audience) = (cluster.publisher(), cluster.audience_source());
         let backend = Backend { hub, publisher, audience, view };
@@ -64,10 +75,12 @@ impl TestGateway {
         let (memory, admission) = (gateway.memory(), gateway.admission());
         let shutdown = CancellationToken::new();
         let (http, quic) = (gateway.http_addr(), gateway.quic_addr());
+        let https = gateway.https_addr();
         let task = tokio::spawn(gateway.run(shutdown.clone()));
         TestGateway {
             cluster,
             http,
+            https,
             quic,
             directory,
             view_sender,

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 use super::with_timeout;
 
@@ -14,10 +14,15 @@ pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: 
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 pub struct RawConnection {
-    stream: TcpStream,
+    stream: Box<dyn RawStream>,
     /// Bytes that were received and not yet returned.
     buffer: Vec<u8>,
 }
+
+/// TCP, or TLS above it.
+trait RawStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> RawStream for S {}
 
 impl RawConnection {
     /// Opens a connection and sends `first`.
@@ -27,17 +32,27 @@ impl RawConnection {
         socket.set_recv_buffer_size(4 << 10).expect("set");
         let mut stream = with_timeout(socket.connect(address)).await.expect("connected");
         stream.write_all(first).await.expect("sent");
-        RawConnection { stream, buffer: Vec::new() }
+        RawConnection::over(stream)
+    }
+
+    /// Uses an open connection.
+    pub fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> RawConnection {
+        RawConnection { stream: Box::new(stream), buffer: Vec::new() }
     }
 
     /// Opens a session and sends `extra` in one write with the request.
     pub async fn session(address: SocketAddr, extra: &[u8]) -> RawConnection {
         let mut raw =
             RawConnection::connect(address, &[HANDSHAKE.as_bytes(), extra].concat()).await;
-        let head = raw.read_head().await;
+        raw.expect_upgrade().await;
+        raw
+    }
+
+    /// Reads the response to [`HANDSHAKE`].
+    pub async fn expect_upgrade(&mut self) {
+        let head = self.read_head().await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
-        raw
     }
 
     /// Requests a session, returns the head of the response and disconnects.

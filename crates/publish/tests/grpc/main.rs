@@ -4,6 +4,7 @@
 mod cluster;
 mod publish;
 mod subscribe;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -251,6 +252,7 @@ struct TestServer {
 
 async fn bind(
     addr: &str,
+    tls: Option<Arc<rustls::ServerConfig>>,
     ready: watch::Receiver<Readiness>,
     recorder: &TestRecorder,
 ) -> Result<Server, server::Error> {
@@ -269,6 +271,7 @@ async fn bind(
     let grace = GRACE;
     let parts = server::ServerParts {
         addr,
+        tls,
         router,
         subscriptions: feed,
         heartbeat_interval: heartbeat,
@@ -296,8 +299,15 @@ impl TestServer {
 
     /// Starts a server with a given readiness.
     async fn with_readiness(ready: watch::Receiver<Readiness>) -> TestServer {
+        TestServer::bind(None, ready).await
+    }
+
+    async fn bind(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        ready: watch::Receiver<Readiness>,
+    ) -> TestServer {
         let recorder = TestRecorder::default();
-        let server = bind("127.0.0.1:0", ready, &recorder).await.expect("a free port");
+        let server = bind("127.0.0.1:0", tls, ready, &recorder).await.expect("a free port");
         let (addr, shutdown) = (server.addr(), CancellationToken::new());
         TestServer { addr, task: tokio::spawn(server.run(shutdown.clone())), shutdown, recorder }
     }
@@ -370,7 +380,7 @@ async fn streams_end_one_by_one_on_shutdown_and_publishes_are_accepted_until_the
 async fn bind_error_names_the_port_in_use() {
     let node = TestServer::start().await;
     let (addr, ready) = (node.addr.to_string(), watch::channel(READY).1);
-    let error = bind(&addr, ready, &node.recorder).await.err().expect("an error");
+    let error = bind(&addr, None, ready, &node.recorder).await.err().expect("an error");
     let text = error.to_string();
     assert!(text.contains(&node.addr.to_string()) && text.contains("choose another"), "{text}");
 }

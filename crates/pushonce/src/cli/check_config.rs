@@ -1,8 +1,9 @@
-//! `pushonce check-config`: prints the settings that a node would run with.
+//! `pushonce check-config`: prints the settings that a node would run with, and reads its certificates.
 
 use anyhow::Context as _;
 
 use super::settings::NodeArgs;
+use crate::node::served_tls::ServedTls;
 use crate::{node, output};
 
 /// Prints every setting in the format of the configuration file: without `--json` the output can be loaded
@@ -10,6 +11,9 @@ use crate::{node, output};
 pub(super) fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
     let config = settings.resolve()?;
     node::check_peer_credentials(&config)?;
+    if let Some(files) = config.tls_files() {
+        ServedTls::load(files)?;
+    }
     let settings = config.complete_settings();
     if json {
         output::write_line(serde_json::to_string(&settings)?)?;

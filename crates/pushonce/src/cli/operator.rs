@@ -4,16 +4,19 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pushonce_client::{InvalidServerAddress, Scheme, ServerAddress};
+use pushonce_client::{
+    CertificateTrust, InvalidServerAddress, Scheme, ServerAddress, grpc_endpoint,
+};
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1::ExplainRequest;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::status::{describe, error_chain};
 use serde_json::Value;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use super::trust::TrustArgs;
 use crate::output::{self, OutputError};
 
 /// Timeout for connecting to one server and for its first answer.
@@ -35,23 +38,28 @@ pub(super) struct ServerArgs {
         value_parser = parse_grpc_server
     )]
     server: Vec<ServerAddress>,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 fn parse_grpc_server(text: &str) -> Result<ServerAddress, String> {
     let server: ServerAddress =
         text.parse().map_err(|error: InvalidServerAddress| error.to_string())?;
     match server.scheme {
-        Scheme::Http => Ok(server),
-        _ => Err(format!("{text} is not the gRPC address of a node: write http://HOST:PORT")),
+        Scheme::Http | Scheme::Https => Ok(server),
+        _ => Err(format!(
+            "{text} is not the gRPC address of a node: write https://HOST:PORT or http://HOST:PORT"
+        )),
     }
 }
 
 impl ServerArgs {
     /// Connects to the first server that answers.
     pub(super) async fn connect(&self) -> anyhow::Result<ClusterServiceClient<Channel>> {
+        let trust = self.trust.load()?;
         let mut last_error = None;
         for server in &self.server {
-            match connect_and_probe(server).await {
+            match connect_and_probe(server, &trust).await {
                 Ok(client) => return Ok(client),
                 Err(error) => {
                     last_error = Some(error.context(format!(
@@ -68,8 +76,9 @@ impl ServerArgs {
 /// connections as well.
 async fn connect_and_probe(
     server: &ServerAddress,
+    trust: &CertificateTrust,
 ) -> anyhow::Result<ClusterServiceClient<Channel>> {
-    let endpoint = Endpoint::from_shared(server.to_string())?;
+    let endpoint = grpc_endpoint(server, trust).map_err(anyhow::Error::msg)?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(COMMAND_TIMEOUT);
     let channel = endpoint.connect().await.map_err(|error| anyhow::anyhow!(error_chain(&error)))?;
     let mut client = ClusterServiceClient::new(channel);

@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
+use super::trust::TrustArgs;
 use crate::output::{self, OutputError};
 
 /// What to publish, and the servers to use.
@@ -41,10 +42,12 @@ pub(super) struct Args {
         default_value = "http://127.0.0.1:7090"
     )]
     server: Vec<ServerAddress>,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let publisher = Publisher::new(args.server.clone());
+    let publisher = Publisher::with_trust(args.server.clone(), args.trust.load()?);
     let payload = match (&args.data, &args.file) {
         (Some(data), _) => Some(Bytes::from(data.clone().into_vec())),
         (None, Some(file)) => Some(read_payload(file)?),

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 use axum::Router;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::NodeArgs;
@@ -21,7 +22,11 @@ pub(super) struct Args {
     dev: bool,
 }
 
-pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(super) async fn run(
+    args: Args,
+    shutdown: CancellationToken,
+    reload: watch::Receiver<()>,
+) -> anyhow::Result<()> {
     let (config, _temp_dir) = if args.dev {
         let temp_dir = tempfile::Builder::new().prefix("pushonce-dev.").tempdir()?;
         let config = development_config(args.settings.layers()?, &temp_dir)?;
@@ -45,7 +50,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
         }
         result => result?,
     };
-    node.run(shutdown).await?;
+    node.with_reload(reload).run(shutdown).await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -10,6 +10,7 @@ use pushonce_core::{Delivery, Message, StartFrom, SubscribeOptions, Topic};
 use pushonce_proto::client::{self, Encoding};
 use tokio_util::sync::CancellationToken;
 
+use super::trust::TrustArgs;
 use crate::output::{self, OutputError};
 
 /// What to subscribe to, from which position, and how.
@@ -45,15 +46,17 @@ pub(super) struct Args {
     /// --delivery latest or rate:N)
     #[arg(long)]
     datagrams: bool,
-    /// Address of a node, with the port of the transport: http://127.0.0.1:7080 (ws),
-    /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be repeated. PUSHONCE_SERVER has no effect
+    /// Address of a node, with the port of the transport: http://127.0.0.1:7080 or
+    /// https://HOST:7443 (ws), quic://127.0.0.1:7443, http://127.0.0.1:7090 or https://HOST:7090 (grpc); may be repeated. PUSHONCE_SERVER has no effect
     /// here, because it names gRPC ports [default: the usual port of the transport on this machine]
     #[arg(long, env = "PUSHONCE_SUBSCRIBE_SERVER", value_delimiter = ',')]
     server: Vec<ServerAddress>,
-    /// SHA-256 of the QUIC certificate in hexadecimal, as GET /dev/certificate returns it; not needed
-    /// on loopback
+    /// SHA-256 of the certificate in hexadecimal, as GET /dev/certificate returns it, in place of --ca; not
+    /// needed for QUIC on loopback
     #[arg(long, value_name = "HEX")]
     fingerprint: Option<CertificateFingerprint>,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -107,9 +110,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     };
     let mut builder =
         Subscriber::builder(args.servers_or_default(transport_arg)?).transport(transport);
-    if let Some(fingerprint) = args.fingerprint {
-        builder = builder.trust(CertificateTrust::Fingerprint(fingerprint));
-    }
+    builder = builder.trust(match args.fingerprint {
+        Some(fingerprint) => CertificateTrust::Fingerprint(fingerprint),
+        None => args.trust.load()?,
+    });
     let Args { delivery, conflated, audience, delta, datagrams, .. } = args;
     let options = SubscribeOptions {
         delivery,

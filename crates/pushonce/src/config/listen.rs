@@ -8,9 +8,9 @@ use super::InvalidConfig;
 /// may share the number of a TCP port.
 pub(super) fn check_ports(
     tcp: &[(&'static str, SocketAddr)],
-    udp: (&'static str, SocketAddr),
+    udp: &[(&'static str, SocketAddr)],
 ) -> Result<(), InvalidConfig> {
-    for &(flag, address) in tcp.iter().chain([&udp]) {
+    for &(flag, address) in tcp.iter().chain(udp) {
         if address.port() == 0 {
             let reason = format!(
                 "{address} has port 0; name the port, because other nodes and clients dial it"
@@ -64,5 +64,7 @@ mod tests {
         assert_eq!(rejected_flag(wildcard), Some("--grpc"));
         assert_eq!(rejected_flag("http = \"127.0.0.2:7090\""), None);
         assert_eq!(rejected_flag("quic = \"127.0.0.1:7080\""), None);
+        let tls = "tls-cert = \"a\"\ntls-key = \"b\"\nhttps = \"127.0.0.1:7080\"";
+        assert_eq!(rejected_flag(tls), Some("--https"));
     }
 }

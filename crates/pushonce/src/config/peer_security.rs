@@ -67,7 +67,7 @@ mod tests {
     fn peer_port_that_others_can_reach_needs_tls() {
         let exposed = "peer = \"0.0.0.0:7091\"\nadvertise = \"n1.example\"\n";
         let error = resolve(exposed).expect_err("exposed");
-        assert!(matches!(error, InvalidConfig::ExposedPeerPort { .. }), "{error}");
+        assert!(matches!(error, InvalidConfig::Exposed { flag: "--peer", .. }), "{error}");
         assert!(error.to_string().contains("--peer-cert"), "{error}");
         for secured in [FILES, "join-token-file = \"t\"", "insecure = true"] {
             assert!(resolve(&format!("{exposed}{secured}")).is_ok(), "{secured}");

@@ -49,6 +49,10 @@ pub struct Settings {
     #[arg(long, help_heading = "Addresses", value_name = "ADDR")]
     #[arg(value_parser = listen_address, default_value_t = loopback(Config::DEFAULT_PORTS[0]))]
     pub http: SocketAddr,
+    /// Address for HTTP and WebSocket with TLS, with --tls-cert only
+    #[arg(long, help_heading = "Addresses", value_name = "ADDR")]
+    #[arg(value_parser = listen_address, default_value_t = loopback(Config::DEFAULT_HTTPS_PORT))]
+    pub https: SocketAddr,
     /// Address for QUIC (UDP)
     #[arg(long, help_heading = "Addresses", value_name = "ADDR")]
     #[arg(value_parser = listen_address, default_value_t = loopback(Config::DEFAULT_PORTS[1]))]
@@ -75,6 +79,14 @@ pub struct Settings {
     #[arg(num_args = 0..=1, default_missing_value = "on", default_value = "off")]
     #[arg(action = clap::ArgAction::Set)]
     pub insecure: bool,
+
+    /// PEM file with the certificate chain for clients, on --https, --quic and --grpc. It is read again when it
+    /// changes and on SIGHUP [default: no --https, gRPC without TLS, a self-signed certificate for QUIC]
+    #[arg(long, help_heading = "TLS", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the key of --tls-cert
+    #[arg(long, help_heading = "TLS", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
 
     /// Certificate of this node for its connections to other nodes (PEM), read again when it changes. It names the
     /// cluster and the node: see `pushonce ca`. With it, nodes talk mutual TLS and nothing else

@@ -4,7 +4,7 @@ use pushonce_core::{StartFrom, SubscribeOptions};
 use pushonce_proto::client::{ClientCommand, ClientRequest};
 use pushonce_telemetry::test_util::TestRecorder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::testing::{self, LaneHarness};
