@@ -1,15 +1,17 @@
 //! Set-up: nodes that authenticate each other with the certificates of a private authority, under load.
 //! Fault: strangers try to join and to send Raft messages; every certificate and the authority are replaced.
 //! Claim: strangers change neither members nor term; a certificate gives its node exactly its id; a join token
-//! admits one node; no publish is lost while certificates are replaced, and a restarted node uses the new ones.
+//! admits one node, which gets a certificate and renews it; no publish is lost while certificates are replaced,
+//! and a restarted node uses the new ones.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use pushonce_ca::Fingerprint;
+use pushonce_ca::{CertificateAuthority, CertificateInfo, Fingerprint};
 use pushonce_client::{PublishFailure, Transport};
 use pushonce_cluster_tests::cli::{CommandOutput, pushonce};
 use pushonce_cluster_tests::{ProcessCluster, SentMessage, secs, wait_until};
-use pushonce_core::{ClusterId, HostPort, StartFrom};
+use pushonce_core::{ClusterId, HostPort, NodeId, SpiffeId, StartFrom};
 use pushonce_peer::{AuthorityPin, connect_to_join};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::raft_service_client::RaftServiceClient;
@@ -248,6 +250,40 @@ async fn join_token_admits_one_node_which_gets_a_certificate() {
     cluster.restart(winner);
     cluster.wait_settled(2).await;
     assert_eq!(cluster.node_id(0, winner).await, id);
+    certificate_is_renewed_in_time(&mut cluster, &files, winner, id).await;
+}
+
+/// The node that joined with a token gets a certificate of which less than a third of the validity is left.
+async fn certificate_is_renewed_in_time(
+    cluster: &mut ProcessCluster,
+    files: &Files,
+    i: usize,
+    id: u64,
+) {
+    assert!(cluster.stop(i).await.success());
+    let read = |name| std::fs::read_to_string(files.path("ca").join(name)).expect("readable");
+    let authority = CertificateAuthority::from_pem(&read("ca.crt"), &read("ca.key"));
+    let authority = authority.expect("an authority");
+    let cluster_id = authority.cluster().expect("the authority names the cluster");
+    let node = SpiffeId { cluster: cluster_id, node: NodeId(id) };
+    let (validity, issued_at) = (secs(3_600), SystemTime::now() - secs(3_000));
+    let old = authority.issue(node, &[], validity, issued_at).expect("issued");
+    let path = cluster.node(i).data_dir().join("peer.pem");
+    let text = [old.key.expose(), &old.certificate, &read("ca.crt")].concat();
+    std::fs::write(&path, &text).expect("written");
+    cluster.restart(i);
+    cluster.wait_settled(2).await;
+    wait_until("the certificate is renewed", secs(30), async || {
+        // Otherwise the node tries again after half a minute.
+        cluster.node(i).hang_up();
+        let stored = std::fs::read_to_string(&path).expect("readable");
+        let (_, leaf) = CertificateInfo::parse_pem(&stored).expect("certificates").remove(0);
+        let is_renewed = leaf.node() == Ok(node) && leaf.not_after > SystemTime::now() + validity;
+        if is_renewed { Ok(()) } else { Err(format!("{leaf:?}")) }
+    })
+    .await;
+    wait_log(cluster, i, "the certificate for connections between nodes is replaced", 1).await;
+    cluster.wait_settled(2).await;
 }
 
 /// A host without a certificate reaches the port, since nodes may join there, and nothing but the join.

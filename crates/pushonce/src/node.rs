@@ -481,7 +481,8 @@ impl Node {
         internal_stage.spawn(self.health_check.run(token.clone()).map(Ok));
         internal_stage.spawn(self.discovery.run(token.clone()));
         if let Some(tls) = self.tls {
-            let running = tls.run(self.control.clone(), self.view_sender.subscribe(), self.reload);
+            let reload = self.reload.clone();
+            let running = tls.run(self.control.clone(), self.view_sender.subscribe(), reload);
             internal_stage.spawn(run_until(token.clone(), running));
         }
         let upkeep = metrics::run_upkeep(self.metrics);
@@ -493,7 +494,7 @@ impl Node {
                 reachable: self.relay_handle.reachable(),
             });
             let upkeep = CertificateUpkeep { tls: tls.clone(), renewal };
-            internal_stage.spawn(run_until(token.clone(), upkeep.run()));
+            internal_stage.spawn(run_until(token.clone(), upkeep.run(self.reload)));
         }
         internal_stage.spawn(address_conflict::run(
             self.startup.identity.cluster,

@@ -75,7 +75,7 @@ pub(super) async fn serve(
         let guard = service_requests.begin();
         let access = match http.admit(&request, service_requests.total.get(), &framing, true) {
             Ok(access) => access,
-            Err(rejection) => return ready_response(rejection),
+            Err(rejection) => return ready_response(*rejection),
         };
         request.extensions_mut().insert(caller);
         let response = match request.uri().path() {

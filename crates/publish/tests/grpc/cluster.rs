@@ -4,8 +4,9 @@ use pushonce_core::{NamespaceChange, Namespaces};
 use pushonce_proto::cluster::TopicInfo;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{
-    DrainRequest, ExplainRequest, NamespacesRequest, RemoveRequest, SetNamespaceRequest,
-    StatusRequest, TopicRequest, TopicsRequest, UndrainRequest,
+    CreateJoinTokenRequest, DrainRequest, ExplainRequest, JoinTokensRequest, NamespacesRequest,
+    RemoveRequest, RevokeJoinTokenRequest, SetNamespaceRequest, StatusRequest, TopicRequest,
+    TopicsRequest, UndrainRequest,
 };
 use tonic::Code;
 
@@ -42,6 +43,22 @@ async fn topic_and_topics_return_topic_info() {
         let listed = listed.expect("a reply").into_inner();
         assert_eq!((listed.topics.len(), listed.unknown_shards), (found, vec![3]));
     }
+}
+
+#[tokio::test]
+async fn join_token_is_shown_once_and_revoked_by_its_id() {
+    let mut cluster = ClusterServiceClient::new(TestServer::start().await.channel().await);
+    let request = CreateJoinTokenRequest { validity_ms: 5 };
+    let made = cluster.create_join_token(request).await.expect("made").into_inner();
+    let status = made.status.expect("a status");
+    assert_eq!((made.token.as_str(), status.id.as_str()), ("secret", "0000000000000007"));
+    assert_eq!((status.expires_ms, status.used_by), (5, 0));
+    let listed = cluster.join_tokens(JoinTokensRequest {}).await.expect("a reply");
+    assert!(listed.into_inner().tokens.is_empty(), "the fake node stores none");
+    let revoke = |id: &str| RevokeJoinTokenRequest { id: id.to_owned() };
+    cluster.revoke_join_token(revoke(&status.id)).await.expect("revoked");
+    let malformed = cluster.revoke_join_token(revoke("n7")).await.expect_err("no id");
+    assert_eq!(malformed.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

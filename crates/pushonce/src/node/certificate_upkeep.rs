@@ -12,7 +12,6 @@ use pushonce_peer::{MutualTls, PeerTransport, Reload};
 use pushonce_proto::pb::peer::v1::RenewCertificateRequest;
 use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
 use pushonce_telemetry::LogLimiter;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -46,17 +45,15 @@ pub(super) struct Renewal {
 }
 
 impl CertificateUpkeep {
-    /// Checks at an interval and at each SIGHUP. Never returns.
-    pub(super) async fn run(self) {
+    /// Checks at an interval, and whenever `reload` changes. Never returns.
+    pub(super) async fn run(self, mut reload: watch::Receiver<()>) {
         let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Without the signal, the interval is left.
-        let mut hangup = signal(SignalKind::hangup()).ok();
         let mut warned_at = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                Some(()) = async { hangup.as_mut()?.recv().await } => {}
+                Ok(()) = reload.changed() => {}
             }
             let now = SystemTime::now();
             self.reload(now);
