@@ -126,7 +126,7 @@ async fn mistakes_are_reported_before_a_token_is_made() {
         (vec!["--admin", "root"], "expected read or write"),
         (vec!["--expires-in", "0s"], "above 0"),
         (vec!["--subject", ""], "1 to 255 bytes"),
-        (vec!["--subscribe", "chat/*"].repeat(65), "at most 64"),
+        (["--subscribe", "chat/*"].repeat(65), "at most 64"),
     ] {
         let args = [vec!["token", "mint", "--key", &key], flags].concat();
         expect_refusal(args, "", reason).await;
