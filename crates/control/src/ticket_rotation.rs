@@ -11,7 +11,7 @@ use crate::{ControlCommand, ControlHandle};
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ControlHandle {
-    /// Replaces the key whenever it is due and this node leads the group, for ever. For nodes that serve TLS.
+    /// Replaces the key whenever it is due and this node leads the group. Never returns. For nodes that serve TLS.
     /// `now` is the time of this node, and `random` returns an unpredictable key.
     pub async fn rotate_ticket_keys(
         self,

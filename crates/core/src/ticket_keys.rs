@@ -23,7 +23,7 @@ pub struct TicketKeys {
 }
 
 impl TicketKeys {
-    /// How often the key is replaced. Whoever obtains a key can decrypt resumed sessions of at most twice this
+    /// How often the key is replaced. The holder of a key can decrypt resumed sessions of at most twice this
     /// time, and a client can resume a session for at least this time.
     pub const ROTATION_INTERVAL: Duration = Duration::from_secs(12 * 3600);
 

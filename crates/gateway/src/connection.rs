@@ -53,7 +53,6 @@ pub(crate) const FULL_RESPONSE: &[u8] =
 pub(crate) const TOO_MANY_RESPONSE: &[u8] =
     b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 10\r\nContent-Type: application/json\r\n\
     Content-Length: 106\r\n\
-    Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: retry-after\r\n\
     X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n\
     {\"error\":{\"code\":\"overloaded\",\
     \"message\":\"your address has too many connections; close some\",\"retry\":true}}";

@@ -45,6 +45,8 @@ pub struct Gateway {
     http: HttpFront,
     paths: Vec<&'static str>,
     listeners: Vec<TcpListener>,
+    /// The checks of the listener with TLS: its address decides which hosts are known.
+    https: Option<HttpFront>,
     https_listeners: Vec<TcpListener>,
     quic: Port,
     watchdog: LaneWatchdog,
@@ -102,8 +104,12 @@ impl Gateway {
         let paths = http::paths().chain(extra.paths()).collect();
         let router = http::router(routes, extra);
         let advertise = config.advertise.as_deref();
-        let page_policy = PagePolicy::new(config.origins.clone(), config.http, advertise);
-        let http = HttpFront::new(router, page_policy);
+        let front = |router, listener| {
+            let policy = PagePolicy::new(config.origins.clone(), listener, advertise);
+            HttpFront::new(router, policy)
+        };
+        let https = config.https.as_ref().map(|https| front(router.clone(), https.address));
+        let http = front(router, config.http);
         let config = Arc::new(config);
         let watchdog = LaneWatchdog::new(listeners.len());
         let admission = Admission::new(listeners.len());
@@ -114,6 +120,7 @@ impl Gateway {
             http,
             paths,
             listeners,
+            https,
             https_listeners,
             quic,
             watchdog,
@@ -186,6 +193,7 @@ impl Gateway {
         let (quic_listeners, rotator) = self.quic.into_listeners();
         let mut quic_listeners = quic_listeners.into_iter();
         let https = self.config.https.as_ref().map(|https| HttpsSettings::new(&https.tls));
+        let https = https.zip(self.https);
         let mut https_listeners = self.https_listeners.into_iter();
         let lane_results = FuturesUnordered::new();
         for (index, listener) in self.listeners.into_iter().enumerate() {

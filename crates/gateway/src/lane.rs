@@ -116,7 +116,7 @@ pub(crate) struct LaneParts {
     pub(crate) http: HttpFront,
     pub(crate) listener: std::net::TcpListener,
     /// The listener of HTTP and WebSocket with TLS.
-    pub(crate) https: Option<(std::net::TcpListener, HttpsSettings)>,
+    pub(crate) https: Option<(std::net::TcpListener, (HttpsSettings, HttpFront))>,
     /// The QUIC listener of the lane; `None` when QUIC is served by other lanes only.
     pub(crate) quic: Option<Listener>,
     pub(crate) memory: MemoryUse,
@@ -190,7 +190,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     let record_tick = || watchdog.record_tick(index);
     tokio::select! {
         () = accept_plain(&lane, &listener, &http) => {}
-        () = accept_tls(&lane, https.as_ref(), &http) => {}
+        () = accept_tls(&lane, https.as_ref()) => {}
         () = run_ticks(&lane, &admission, record_tick) => {}
         () = join_quic(&mut quic), if quic.is_some() => {}
         () = draining.cancelled() => {}
@@ -256,7 +256,7 @@ async fn drain_sessions(lane: &LaneState) {
     }
 }
 
-/// Accepts connections without TLS, for ever.
+/// Accepts connections without TLS. Never returns.
 async fn accept_plain(lane: &Rc<LaneState>, listener: &InfallibleListener, http: &HttpFront) {
     accept(listener, |stream| {
         let permit = match lane.admit(&stream) {
@@ -270,14 +270,13 @@ async fn accept_plain(lane: &Rc<LaneState>, listener: &InfallibleListener, http:
     .await;
 }
 
-/// Accepts connections with TLS, for ever. Without a permit a connection is closed at once: the response would need
-/// a handshake.
+/// Accepts connections with TLS. Never returns. Without a permit a connection is closed at once: the response
+/// would need a handshake.
 async fn accept_tls(
     lane: &Rc<LaneState>,
-    https: Option<&(InfallibleListener, HttpsSettings)>,
-    http: &HttpFront,
+    https: Option<&(InfallibleListener, (HttpsSettings, HttpFront))>,
 ) {
-    let Some((listener, settings)) = https else { return std::future::pending().await };
+    let Some((listener, (settings, http))) = https else { return std::future::pending().await };
     accept(listener, |stream| {
         let Ok(permit) = lane.admit(&stream) else { return };
         prepare(lane, &stream);

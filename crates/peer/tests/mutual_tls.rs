@@ -195,7 +195,7 @@ fn presented((certificate, key): (rcgen::Certificate, rcgen::KeyPair)) -> Presen
     (vec![certificate.der().clone()], key)
 }
 
-/// Accepts every server: an attacker does not care whom it reaches.
+/// Accepts every server, as an attacker does.
 #[derive(Debug)]
 struct AnyServer(rustls::crypto::WebPkiSupportedAlgorithms);
 

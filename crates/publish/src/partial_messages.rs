@@ -17,8 +17,9 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::metadata::MetadataValue;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
+
+use crate::server::remote_address;
 
 /// Length of the prefix of a gRPC message: one byte of flags and four of length.
 const PREFIX_BYTES: usize = 5;
@@ -47,8 +48,7 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for PartialMe
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let connection = request.extensions().get::<TcpConnectInfo>();
-        let address = connection.and_then(TcpConnectInfo::remote_addr);
+        let address = remote_address(request.extensions());
         // Without an address there is no connection: a test calls the service itself.
         let address = address.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |addr| addr.ip());
         let (caller, budget) = (CallerKey::from(address), self.budget.clone());

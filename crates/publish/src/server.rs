@@ -345,7 +345,7 @@ fn call_span(request: &http::Request<()>) -> Span {
 }
 
 /// The address of the client, with or without TLS.
-fn remote_address(extensions: &http::Extensions) -> Option<SocketAddr> {
+pub(crate) fn remote_address(extensions: &http::Extensions) -> Option<SocketAddr> {
     let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
     extensions.get::<TcpConnectInfo>().or(tls)?.remote_addr()
 }

@@ -494,7 +494,7 @@ impl Node {
                 reachable: self.relay_handle.reachable(),
             });
             let upkeep = CertificateUpkeep { tls: tls.clone(), renewal };
-            internal_stage.spawn(run_until(token.clone(), upkeep.run(self.reload)));
+            internal_stage.spawn(run_until(token.clone(), upkeep.run(self.reload.clone())));
         }
         internal_stage.spawn(address_conflict::run(
             self.startup.identity.cluster,
@@ -525,6 +525,8 @@ impl Node {
             let stop = internal_stage.token();
             internal_stage.spawn(monitoring::run(listener, pages, stop).map(Ok));
         }
+        let reloading = reload_issuers(self.authenticator.clone(), self.reload);
+        internal_stage.spawn(run_until(internal_stage.token(), reloading));
         internal_stage.spawn(run_until(internal_stage.token(), self.authenticator.run()));
 
         let mut client_stage = ShutdownStage::new("clients and publishers");
@@ -611,6 +613,14 @@ fn load_issuers(file: Option<&std::path::Path>) -> anyhow::Result<Authenticator>
             .with_context(|| format!("cannot load the issuers of {}", file.display())),
         None => Ok(Authenticator::open()),
     }
+}
+
+/// Reads the issuers again whenever `reload` changes. Never returns.
+async fn reload_issuers(authenticator: Authenticator, mut reload: Receiver<()>) {
+    while reload.changed().await.is_ok() {
+        authenticator.reload();
+    }
+    std::future::pending().await
 }
 
 async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

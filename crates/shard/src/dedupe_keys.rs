@@ -28,7 +28,7 @@ pub(crate) const KEY_BYTES_MAX: usize = 16 << 20;
 /// the time.
 pub(crate) const KEY_OVERHEAD_BYTES: usize = 160;
 
-/// Bytes that the first key of a topic takes in addition: the topic's queue and its share.
+/// Bytes that the first key of a topic needs besides: the topic's queue and its share.
 pub(crate) const KEYED_TOPIC_OVERHEAD_BYTES: usize = 256;
 
 /// The name by which a message is recognised in its topic.

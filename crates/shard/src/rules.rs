@@ -21,7 +21,7 @@ pub(crate) struct ShardRules {
     pub(crate) key_bytes_max: usize,
     /// Bytes a key takes beside its text.
     pub(crate) key_overhead_bytes: usize,
-    /// Bytes that the first key of a topic takes in addition.
+    /// Bytes that the first key of a topic needs besides.
     pub(crate) keyed_topic_overhead_bytes: usize,
     /// Maximum number of records of one producer.
     pub(crate) records_per_producer_max: usize,

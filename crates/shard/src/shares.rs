@@ -1,7 +1,7 @@
 //! How the topics and namespaces of a shard share one bounded table.
 //!
 //! A table that evicts its oldest record lets one busy sender push out the records of everybody else. Here the
-//! largest namespace pays, and in it the largest topic: whoever fills the table evicts records of its own.
+//! largest namespace pays, and in it the largest topic: a publisher that fills the table evicts its own records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

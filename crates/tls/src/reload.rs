@@ -114,7 +114,7 @@ impl<P: Parse> Reloading<P> {
         Ok(Some((self.parser.parse(&contents, now)?, digest)))
     }
 
-    /// Reads the files every 30 seconds and whenever `reload` changes, for ever.
+    /// Reads the files every 30 seconds and whenever `reload` changes. Never returns.
     pub(crate) async fn run(self: Arc<Self>, mut reload: watch::Receiver<()>) -> Infallible {
         loop {
             tokio::select! {

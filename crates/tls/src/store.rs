@@ -77,7 +77,7 @@ impl CertificateStore {
         self.0.reload(now);
     }
 
-    /// Reads the files every 30 seconds and whenever `reload` changes, for ever.
+    /// Reads the files every 30 seconds and whenever `reload` changes. Never returns.
     pub async fn run(self, reload: watch::Receiver<()>) -> Infallible {
         self.0.run(reload).await
     }

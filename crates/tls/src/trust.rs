@@ -52,7 +52,7 @@ impl TrustStore {
         self.0.reload(SystemTime::UNIX_EPOCH);
     }
 
-    /// Reads the file every 30 seconds and whenever `reload` changes, for ever.
+    /// Reads the file every 30 seconds and whenever `reload` changes. Never returns.
     pub async fn run(self, reload: watch::Receiver<()>) -> Infallible {
         self.0.run(reload).await
     }

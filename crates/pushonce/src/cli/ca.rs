@@ -260,7 +260,7 @@ fn info_json(info: &CertificateInfo) -> Value {
     })
 }
 
-/// Names come from whoever made the certificate, so their control characters are escaped.
+/// The maker of a certificate chooses its names, so their control characters are escaped.
 fn info_text(path: &Path, info: &CertificateInfo) -> String {
     let escaped = |text: &str| text.escape_debug().to_string();
     let names = info.uris.iter().chain(&info.hosts).map(|name| escaped(name));

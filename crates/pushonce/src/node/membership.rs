@@ -9,7 +9,7 @@ use pushonce_control::{
     CommandError, CommandRejection, ControlHandle, JoinCommand, JoinCredential, JoinReply,
 };
 use pushonce_core::{ClusterView, HostPort, JoinTokenHash, NodeId, SpiffeId, Timestamp};
-use pushonce_peer::{Credentials, PeerTransport};
+use pushonce_peer::{Credentials, PeerInfo, PeerTransport};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_server::{self, MembershipServiceServer};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -62,7 +62,8 @@ impl MembershipService {
 
     /// Rejects a call of an address that calls too often. The caller asks again later, or another node.
     fn check_rate<T>(&self, request: &Request<T>, call: &'static str) -> Result<(), Status> {
-        let address = request.remote_addr().map(|address| address.ip());
+        let info = request.extensions().get::<PeerInfo>().copied().unwrap_or_default();
+        let address = info.address.map(|address| address.ip());
         match self.call_limits.allow(address, Instant::now()) {
             true => Ok(()),
             false => Err(too_many(call)),

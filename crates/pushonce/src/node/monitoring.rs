@@ -20,7 +20,7 @@ const CONNECTIONS_MAX: usize = 64;
 /// Maximum time for a request head, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Maximum time of a connection, so that clients that do not read hold none for ever.
+/// Maximum time of a connection, so that no client that does not read holds one permanently.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(3_600);
 
 /// Serves the pages until `stop` is cancelled.

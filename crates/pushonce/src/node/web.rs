@@ -54,7 +54,7 @@ pub(super) fn monitoring_pages(overview: NodeOverview, metrics: PrometheusHandle
     health_pages(overview, everyone).page("/metrics", Everyone, get(move || prometheus(metrics)))
 }
 
-/// The health pages. They say only whether the node is ready, and why not to those who may see the cluster.
+/// The health pages. They say only whether the node is ready, and the reasons to callers that may see the cluster.
 fn health_pages(overview: NodeOverview, access: AccessControl) -> Pages {
     let page = |is_ready: fn(Readiness) -> bool| {
         let (overview, access) = (overview.clone(), access.clone());
