@@ -51,7 +51,25 @@ pub async fn request(
         text.split_once("\r\n\r\n").ok_or_else(|| format!("incomplete response: {text:?}"))?;
     let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| format!("no status code: {head:?}"))?;
-    Ok(HttpResponse { status, header_text: head.to_owned(), body: body.to_owned() })
+    let mut response = HttpResponse { status, header_text: head.to_owned(), body: body.to_owned() };
+    if response.header("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+        response.body = join_chunks(body).ok_or_else(|| format!("incomplete chunks: {body:?}"))?;
+    }
+    Ok(response)
+}
+
+/// The content of a chunked body; `None` when it is not complete.
+fn join_chunks(mut body: &str) -> Option<String> {
+    let mut content = String::new();
+    loop {
+        let (len, rest) = body.split_once("\r\n")?;
+        let len = usize::from_str_radix(len, 16).ok()?;
+        if len == 0 {
+            return Some(content);
+        }
+        content.push_str(rest.get(..len)?);
+        body = rest.get(len..)?.strip_prefix("\r\n")?;
+    }
 }
 
 /// Sends bytes and reads until the server closes the connection.
@@ -77,5 +95,21 @@ impl HttpResponse {
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.header_text.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined_and_must_be_complete() {
+        assert_eq!(
+            join_chunks("3\r\nab,\r\nA\r\n0123456789\r\n0\r\n\r\n").as_deref(),
+            Some("ab,0123456789")
+        );
+        for incomplete in ["", "3\r\nab", "3\r\nab,\r\n", "x\r\nab,\r\n"] {
+            assert_eq!(join_chunks(incomplete), None, "{incomplete:?}");
+        }
     }
 }

@@ -259,7 +259,7 @@ async fn invalid_arguments_are_reported(cluster: &ProcessCluster) {
     for (args, word) in [
         (["publish", "a//b", "x"], "empty"),
         (["subscribe", "a", "--from=yesterday"], "last:N"),
-        (["subscribe", "a", "--server=127.0.0.1:1"], "http://HOST:PORT"),
+        (["subscribe", "a", "--server=127.0.0.1:1"], "https://HOST:PORT"),
     ] {
         let output = pushonce(args, "").await;
         assert_eq!(output.status.code(), Some(2), "{output:?}");

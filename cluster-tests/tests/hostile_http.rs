@@ -22,9 +22,9 @@ async fn slow_heads_and_bodies_end_by_themselves_and_nobody_else_notices() {
     let begun: [(&[u8], &[u8]); 4] = [
         (b"", b""),
         (b"GET /health/live HTTP/1.1\r\nX-Slow: ", b"x"),
-        (b"POST /topics/a/b HTTP/1.1\r\nHost: node\r\nContent-Length: 60000\r\n\r\n", b"x"),
+        (b"POST /topics/a/b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n", b"x"),
         (
-            b"POST /topics/a/b HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"POST /topics/a/b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"1\r\nx\r\n",
         ),
     ];
@@ -66,7 +66,8 @@ async fn large_heads_resets_and_unread_answers_leave_nothing_behind() {
     }
     bystanders.assert_served(3).await;
     let baseline = Footprint::of(cluster.node(0));
-    let head = format!("GET / HTTP/1.1\r\nHost: node\r\nX-Large: {}\r\n\r\n", "y".repeat(64 << 10));
+    let head =
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Large: {}\r\n\r\n", "y".repeat(64 << 10));
     for _ in 0..CONNECTIONS {
         let mut stranger = Stranger::connect(http).await;
         stranger.send(head.as_bytes()).await;
@@ -78,8 +79,9 @@ async fn large_heads_resets_and_unread_answers_leave_nothing_behind() {
     }
     bystanders.assert_served(3).await;
     // Six megabytes for each, of which nobody reads more than the first bytes.
-    let request =
-        format!("GET /topics/large/history?last={HISTORY_MESSAGES} HTTP/1.1\r\nHost: node\r\n\r\n");
+    let request = format!(
+        "GET /topics/large/history?last={HISTORY_MESSAGES} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    );
     let mut unread = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut stranger = Stranger::connect(http).await;

@@ -13,13 +13,14 @@ use crate::wait::secs;
 pub const STRANGER: [u8; 4] = [127, 0, 0, 2];
 
 /// A request for a session without a topic.
-pub const WEBSOCKET_HANDSHAKE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\n\
+pub const WEBSOCKET_HANDSHAKE: &[u8] =
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Extensions: permessage-deflate\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// A complete request.
-pub const HEALTH_REQUEST: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: node\r\n\r\n";
+pub const HEALTH_REQUEST: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// The first bytes of an HTTP/2 client, with empty settings.
 pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

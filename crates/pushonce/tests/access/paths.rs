@@ -311,6 +311,9 @@ pub const PATHS: &[Path] = &[
     rpc_row!("ClusterService/Revocations", ADMIN_READ, revocations, |_| {
         cluster::RevocationsRequest {}
     }),
+    rpc_row!("ClusterService/JoinTokens", ADMIN_READ, join_tokens, |_| {
+        cluster::JoinTokensRequest {}
+    }),
     // No such node and no times: the requests are admitted, and then rejected.
     rpc_row!("ClusterService/Drain", ADMIN_WRITE, drain, |_| cluster::DrainRequest {
         node: 99,
@@ -330,6 +333,12 @@ pub const PATHS: &[Path] = &[
     }),
     rpc_row!("ClusterService/SetTimes", ADMIN_WRITE, set_times, |_| {
         cluster::SetTimesRequest::default()
+    }),
+    rpc_row!("ClusterService/CreateJoinToken", ADMIN_WRITE, create_join_token, |_| {
+        cluster::CreateJoinTokenRequest::default()
+    }),
+    rpc_row!("ClusterService/RevokeJoinToken", ADMIN_WRITE, revoke_join_token, |_| {
+        cluster::RevokeJoinTokenRequest::default()
     }),
     rpc_row!("ClusterService/Revoke", ADMIN_WRITE, revoke, |_| cluster::RevokeRequest::default()),
     Path { name: "rpc health", covers: &[], expected: EVERYONE, request: rpc_health },
