@@ -73,7 +73,7 @@ pub use access_control::{AccessControl, AccessError, Clock, RefusalKind};
 pub use algorithm::{Algorithm, UnsupportedAlgorithm};
 pub use authenticator::Authenticator;
 pub use authorize::{Action, Denied, Permission, PublishDoor, authorize, decide};
-pub use caller::{Caller, CallerKey, VerifiedToken};
+pub use caller::{Caller, VerifiedToken};
 pub use error::AuthenticationError;
 pub use grants::{AdminAccess, Grants, PatternSet};
 pub use issuers::IssuersError;

@@ -83,7 +83,7 @@ mod view;
 pub use access_token::AccessToken;
 pub use audience::SubscriberCount;
 pub use backoff::Backoff;
-pub use caller_key::{CallerKey, ClientAddress};
+pub use caller_key::{CallerKey, ClientAddress, SubjectHash};
 pub use commit_age::CommitAge;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};

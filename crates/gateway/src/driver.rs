@@ -13,8 +13,8 @@ use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use pushonce_auth::{AccessError, Action, Caller, audit};
 use pushonce_core::{
-    AccessToken, Acknowledgement, CallerKey, Delivery, Position, Publish, PublishError, StartFrom,
-    SubscribeOptions, Topic,
+    AccessToken, Acknowledgement, CallerKey, ClientAddress, Delivery, Position, Publish,
+    PublishError, StartFrom, SubscribeOptions, Topic,
 };
 use pushonce_fanout::{FrameSink, SessionKey, WireFormat};
 use pushonce_listener::Holding;
@@ -101,7 +101,7 @@ pub(crate) struct SessionDriver<T: SessionTransport> {
     lane: Rc<LaneState>,
     transport: T,
     key: SessionKey,
-    caller: CallerKey,
+    address: ClientAddress,
     session: RefCell<Session>,
     work: Cell<WorkMeter>,
     /// The queue of publishes, while any are pending. The limits of the session bound its length.
@@ -115,7 +115,7 @@ impl<T: SessionTransport> SessionDriver<T> {
     pub(crate) fn start(
         lane: Rc<LaneState>,
         transport: T,
-        caller: CallerKey,
+        address: ClientAddress,
     ) -> Rc<SessionDriver<T>> {
         let key = lane.fanout.open_session(transport.wire(), transport.sink());
         let metrics = lane.metrics.for_transport(T::KIND);
@@ -125,7 +125,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         let driver = Rc::new(SessionDriver {
             key,
             transport,
-            caller,
+            address,
             work: Cell::default(),
             session: RefCell::new(Session::new(lane.limits.clone())),
             publish_sender: RefCell::default(),
@@ -163,9 +163,16 @@ impl<T: SessionTransport> SessionDriver<T> {
         &self.lane
     }
 
+    /// The caller that limits are charged to: the address, until a token with a subject was verified.
+    fn caller_key(&self) -> CallerKey {
+        let session = self.session.borrow();
+        let address = CallerKey::Address(self.address);
+        session.caller().map_or(address, |caller| caller.key(self.address))
+    }
+
     /// Begins a message of which a part was received.
     pub(crate) fn begin_partial_message(&self) -> Holding {
-        self.lane.client_limits.receive_budget.begin(self.caller)
+        self.lane.client_limits.receive_budget.begin(self.caller_key())
     }
 
     /// Charges the session for work of its lane. Returns how long it must not be read, if it must not.
@@ -186,7 +193,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         let command = request.as_ref().map(|request| &request.command);
         let micros = work::request_micros(matches!(command, Ok(ClientCommand::Subscribe { .. })));
         if let Ok(ClientRequest { id, command: ClientCommand::Publish(_) }) = &request
-            && let Err(exceeded) = self.lane.client_limits.check_publish(self.caller)
+            && let Err(exceeded) = self.lane.client_limits.check_publish(self.caller_key())
         {
             self.reply(&ServerEvent::error(*id, ErrorCode::Overloaded, exceeded.to_string()));
             return micros;

@@ -3,6 +3,7 @@
 mod support;
 
 use pushonce_core::Publish;
+use support::issuer::{self, Issuer};
 use support::raw::{HANDSHAKE, RawConnection, client_frame, deflate};
 use support::{TestGateway, with_timeout};
 
@@ -12,12 +13,38 @@ const STRANGER: [u8; 4] = [127, 0, 0, 2];
 /// Another one.
 const VIEWER: [u8; 4] = [127, 0, 0, 3];
 
+/// Exempt as an address.
+const THIS_HOST: [u8; 4] = [127, 0, 0, 1];
+
 const GET_HEALTH: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 fn post(body_bytes: usize) -> String {
     format!(
         "POST /topics/chat/7 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {body_bytes}\r\n\r\n"
     )
+}
+
+/// Publishes one byte with a token, and returns the head of the response.
+async fn publish_with(server: &TestGateway, source: [u8; 4], topic: &str, token: &str) -> String {
+    let request = format!(
+        "POST /topics/{topic} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: 1\r\n\r\nx"
+    );
+    let mut connection = RawConnection::connect_from(source, server.http, request.as_bytes()).await;
+    head_of(&mut connection).await
+}
+
+/// Repeats a request until it is answered with 429, and returns the head of that response.
+async fn until_too_many(mut request: impl AsyncFnMut() -> String) -> String {
+    with_timeout(async {
+        loop {
+            let head = request().await;
+            if head.starts_with("HTTP/1.1 429") {
+                return head;
+            }
+        }
+    })
+    .await
 }
 
 async fn head_of(connection: &mut RawConnection) -> String {
@@ -82,6 +109,32 @@ async fn publish_rate_is_limited_over_http_with_retry_after_and_over_websocket_w
         let head = publish_over_http([127, 0, 0, 1]).await;
         assert!(head.starts_with("HTTP/1.1 200"), "this host is not limited: {head}");
     }
+}
+
+#[tokio::test]
+async fn publish_rate_of_a_subject_is_its_own_at_every_address() {
+    let issuer = Issuer::new();
+    let server = TestGateway::with_access(
+        |config| config.publish_rate_max = 1,
+        |view| issuer.access(view, issuer::system_time),
+    )
+    .await;
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| issuer::token(name, &["**"]));
+    for source in [THIS_HOST, STRANGER] {
+        let head =
+            until_too_many(async || publish_with(&server, source, "chat/7", &alice).await).await;
+        assert!(head.contains("retry-after: "), "{head}");
+    }
+    let head = publish_with(&server, STRANGER, "chat/7", &bob).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "another subject at the same address: {head}");
+
+    let mut session = RawConnection::session(server.http, b"").await;
+    let authenticate = format!(r#"{{"id":1,"authenticate":{{"token":"{carol}"}}}}"#);
+    session.send(&client_frame(0x81, authenticate.as_bytes())).await;
+    session.read_text_containing("authenticated").await;
+    let publish = br#"{"id":5,"publish":{"topic":"chat/7","data":"x"}}"#;
+    session.send(&client_frame(0x81, publish).repeat(100)).await;
+    session.read_text_containing("\"overloaded\"").await;
 }
 
 #[tokio::test]

@@ -16,8 +16,9 @@ use pushonce_proto::publisher::OUTCOME_HEADER;
 use tonic::codegen::{Body, Service, http};
 use tonic::metadata::MetadataValue;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Extensions, Status};
+
+use crate::server::remote_address;
 
 /// Whether calls without a token reach the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +62,7 @@ where
         let mut service = std::mem::replace(&mut self.service, ready);
         let (access, without_token) = (self.access.clone(), self.without_token);
         Box::pin(async move {
-            let address = request.extensions().get::<TcpConnectInfo>();
-            let address = address.and_then(TcpConnectInfo::remote_addr).map(|peer| peer.ip());
+            let address = remote_address(request.extensions()).map(|address| address.ip());
             let caller = match authenticate(&access, request.headers()).await {
                 Ok(caller) if caller.is_anonymous() && without_token == WithoutToken::Refused => {
                     return Ok(token_required().into_http());

@@ -204,14 +204,15 @@ impl Server {
         let v1alpha = v1alpha.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
         // Health is open: it says only whether the node serves.
         let services = server_builder()
-            .add_service(partial(
-                authenticated(DecodeErrorService(publisher), &access, Allowed),
-                &receive_budget,
+            .add_service(authenticated(
+                partial(DecodeErrorService(publisher), &receive_budget),
+                &access,
+                Allowed,
             ))
-            .add_service(partial(authenticated(cluster, &access, Allowed), &receive_budget))
+            .add_service(authenticated(partial(cluster, &receive_budget), &access, Allowed))
             .add_service(partial(health_service, &receive_budget))
-            .add_service(partial(authenticated(v1, &access, Refused), &receive_budget))
-            .add_service(partial(authenticated(v1alpha, &access, Refused), &receive_budget));
+            .add_service(authenticated(partial(v1, &receive_budget), &access, Refused))
+            .add_service(authenticated(partial(v1alpha, &receive_budget), &access, Refused));
         let listener = InfallibleListener::new("grpc", listener);
         Ok(Server {
             addr,
@@ -345,7 +346,7 @@ fn call_span(request: &http::Request<()>) -> Span {
 }
 
 /// The address of the client, with or without TLS.
-fn remote_address(extensions: &http::Extensions) -> Option<SocketAddr> {
+pub(crate) fn remote_address(extensions: &http::Extensions) -> Option<SocketAddr> {
     let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
     extensions.get::<TcpConnectInfo>().or(tls)?.remote_addr()
 }
