@@ -1,10 +1,11 @@
 //! The access decisions of one node: its authenticator, its tickets, and the newest state of the cluster.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pushonce_core::{AccessToken, ClusterView, NodeId, Timestamp};
+use pushonce_core::{AccessToken, ClusterView, NodeId, Timestamp, Topic};
 use tokio::sync::watch;
 
 use crate::metrics::REFUSED;
@@ -172,6 +173,12 @@ impl AccessControl {
                 () = next_change(&mut view) => {}
             }
         }
+    }
+
+    /// How many messages a second one caller may publish to the namespace of `topic` at this node, if there is a
+    /// limit.
+    pub fn publish_rate_max(&self, topic: &Topic) -> Option<NonZeroU32> {
+        self.0.view.borrow().namespaces.for_topic(topic).access.publish_rate_max
     }
 
     /// The version of the revocations that this node knows. When it changes, live sessions are checked again.

@@ -98,7 +98,7 @@ pub use namespace::{
     DeliveryNotAllowed, Durability, History, InvalidNamespace, Namespace, NamespaceAccess,
     NamespaceChange, Namespaces,
 };
-pub use overload::{DiskFull, OverloadReason, TopicLimit};
+pub use overload::{DiskFull, NamespaceRateExceeded, OverloadReason, TopicLimit};
 pub use ownership::{OwnershipClaim, ShardOwners};
 pub use placement::{Placement, Spread};
 pub use position::{Epoch, InvalidPosition, Offset, Position};

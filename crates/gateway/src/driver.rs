@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::access_watch::AccessCheck;
 use crate::encoder;
 use crate::lane::LaneState;
+use crate::limits::PublishRateExceeded;
 use crate::liveness::{Activity, KeepaliveAction, Liveness};
 use crate::metrics::{self, TransportKind};
 use crate::registry::{RegisteredSession, SessionSlot};
@@ -170,6 +171,11 @@ impl<T: SessionTransport> SessionDriver<T> {
         session.caller().map_or(address, |caller| caller.key(self.address))
     }
 
+    fn check_publish(&self, topic: &Topic) -> Result<(), PublishRateExceeded> {
+        let LaneState { client_limits, access, .. } = &*self.lane;
+        client_limits.check_publish(topic, self.caller_key(), access)
+    }
+
     /// Begins a message of which a part was received.
     pub(crate) fn begin_partial_message(&self) -> Holding {
         self.lane.client_limits.receive_budget.begin(self.caller_key())
@@ -192,8 +198,8 @@ impl<T: SessionTransport> SessionDriver<T> {
         self.lane.metrics.for_transport(T::KIND).frames_in.increment(1);
         let command = request.as_ref().map(|request| &request.command);
         let micros = work::request_micros(matches!(command, Ok(ClientCommand::Subscribe { .. })));
-        if let Ok(ClientRequest { id, command: ClientCommand::Publish(_) }) = &request
-            && let Err(exceeded) = self.lane.client_limits.check_publish(self.caller_key())
+        if let Ok(ClientRequest { id, command: ClientCommand::Publish(publish) }) = &request
+            && let Err(exceeded) = self.check_publish(&publish.topic)
         {
             self.reply(&ServerEvent::error(*id, ErrorCode::Overloaded, exceeded.to_string()));
             return micros;

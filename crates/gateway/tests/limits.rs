@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::num::NonZeroU32;
+
 use pushonce_core::Publish;
 use support::issuer::{self, Issuer};
 use support::raw::{HANDSHAKE, RawConnection, client_frame, deflate};
@@ -135,6 +137,34 @@ async fn publish_rate_of_a_subject_is_its_own_at_every_address() {
     let publish = br#"{"id":5,"publish":{"topic":"chat/7","data":"x"}}"#;
     session.send(&client_frame(0x81, publish).repeat(100)).await;
     session.read_text_containing("\"overloaded\"").await;
+}
+
+#[tokio::test]
+async fn publish_rate_of_a_namespace_holds_for_each_caller_over_http_and_websocket() {
+    let issuer = Issuer::new();
+    let server =
+        TestGateway::with_access(|_| {}, |view| issuer.access(view, issuer::system_time)).await;
+    server.change_view(|view| {
+        let mut chat = view.namespaces.default.clone();
+        chat.access.publish_rate_max = NonZeroU32::new(1);
+        view.namespaces.named.insert("chat".to_owned(), chat);
+    });
+    let [alice, bob] = ["alice", "bob"].map(|name| issuer::token(name, &["**"]));
+    let head =
+        until_too_many(async || publish_with(&server, THIS_HOST, "chat/7", &alice).await).await;
+    assert!(head.contains("retry-after: "), "{head}");
+    let mut session = RawConnection::session(server.http, b"").await;
+    let authenticate = format!(r#"{{"id":1,"authenticate":{{"token":"{alice}"}}}}"#);
+    session.send(&client_frame(0x81, authenticate.as_bytes())).await;
+    session.read_text_containing("authenticated").await;
+    let publish = br#"{"id":5,"publish":{"topic":"chat/7","data":"x"}}"#;
+    session.send(&client_frame(0x81, publish).repeat(100)).await;
+    let text = session.read_text_containing("\"overloaded\"").await;
+    assert!(text.contains("--publish-rate of the namespace"), "{text}");
+    for (topic, token) in [("chat/7", &bob), ("news", &alice)] {
+        let head = publish_with(&server, THIS_HOST, topic, token).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{topic}: {head}");
+    }
 }
 
 #[tokio::test]

@@ -15,17 +15,11 @@ const BURST_MINUTES: u32 = 1;
 ///
 /// Call [`FailedAttempts::check`] before a token is verified and [`FailedAttempts::record`] after it was
 /// refused. A caller on this host is exempt ([`CallerKey::is_exempt`]).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FailedAttempts(KeyedRates<CallerKey>);
 
-impl Default for FailedAttempts {
-    fn default() -> FailedAttempts {
-        // The rate is in units of a sixtieth of a failure: rates are whole numbers a second.
-        let limit = RateLimit::new(PER_MINUTE, UNITS_PER_FAILURE * PER_MINUTE * BURST_MINUTES);
-        FailedAttempts(KeyedRates::new(limit))
-    }
-}
-
+/// In units of a sixtieth of a failure: rates are whole numbers a second.
+const LIMIT: RateLimit = RateLimit::new(PER_MINUTE, UNITS_PER_FAILURE * PER_MINUTE * BURST_MINUTES);
 const UNITS_PER_FAILURE: u32 = 60;
 
 impl FailedAttempts {
@@ -37,7 +31,7 @@ impl FailedAttempts {
         if caller.is_exempt() {
             return Ok(());
         }
-        match self.0.take(caller, 0, now) {
+        match self.0.take(caller, LIMIT, 0, now) {
             Duration::ZERO => Ok(()),
             wait => Err(wait),
         }
@@ -46,7 +40,7 @@ impl FailedAttempts {
     /// Records that the token of a caller was refused.
     pub fn record(&self, caller: CallerKey, now: Instant) {
         if !caller.is_exempt() {
-            self.0.take(caller, UNITS_PER_FAILURE, now);
+            self.0.take(caller, LIMIT, UNITS_PER_FAILURE, now);
         }
     }
 }

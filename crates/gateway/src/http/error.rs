@@ -126,7 +126,7 @@ impl From<PublishError> for HttpError {
 
 impl From<PublishRateExceeded> for HttpError {
     fn from(exceeded: PublishRateExceeded) -> HttpError {
-        let seconds = exceeded.retry_after.as_secs().saturating_add(1);
+        let seconds = exceeded.retry_after().as_secs().saturating_add(1);
         HttpError {
             status: StatusCode::TOO_MANY_REQUESTS,
             retry_after_secs: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn exceeded_rate_is_429_with_the_time_to_wait() {
         let retry_after = std::time::Duration::from_millis(2_300);
-        let error = HttpError::from(PublishRateExceeded { retry_after });
+        let error = HttpError::from(PublishRateExceeded::Node { retry_after });
         assert!(error.retry && error.message.contains("2.3s"), "{}", error.message);
         let response = error.into_http_response();
         assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);

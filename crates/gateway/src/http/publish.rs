@@ -37,7 +37,7 @@ pub(super) async fn post(
     headers::check_supported(&headers)?;
     let key = headers::idempotency_key(&headers)?;
     let payer = caller.0.key();
-    http.limits.check_publish(payer)?;
+    http.limits.check_publish(&topic, payer, &http.access)?;
     let holding = http.limits.receive_budget.begin(payer);
     let payload = read_body(&headers, body, http.body_timeout, holding).await?;
     let content_type = headers::content_type(&headers, &payload)?;
