@@ -246,7 +246,7 @@ fn upgrade_to_websocket(
     request: &Request<Incoming>,
     slot: &Rc<Cell<Option<ws::UpgradeRequest>>>,
     lane: &Rc<LaneState>,
-    RemoteIp(address): RemoteIp,
+    address: RemoteIp,
 ) -> HttpResponseFuture {
     let upgrade = match ws::UpgradeRequest::from_request(request, lane.config.compression) {
         Ok(upgrade) => upgrade,
@@ -262,10 +262,10 @@ fn upgrade_to_websocket(
     }
     let (slot, lane) = (slot.clone(), lane.clone());
     async move {
-        Ok(match upgrade.authenticate(&lane.access).await {
+        Ok(match upgrade.authenticate(&lane.access, address).await {
             Ok(upgrade) => accept(&slot, upgrade),
             Err(error) => {
-                audit::record_refusal(&lane.access.without_token(), address, &error);
+                audit::record_refusal(&lane.access.without_token(), address.0, &error);
                 reject_handshake(&lane, HttpError::from(error).into_http_response())
             }
         })

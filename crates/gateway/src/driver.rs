@@ -217,7 +217,7 @@ impl<T: SessionTransport> SessionDriver<T> {
     pub(crate) fn refuse(self: &Rc<Self>, error: &AccessError) {
         self.record_refusal(error);
         self.reply(&ServerEvent::error(None, rejection::access_code(error), error));
-        self.close(&close::NOT_AUTHENTICATED, error.to_string());
+        self.close(rejection::authentication_close(error), error.to_string());
     }
 
     /// Closes the session from the server side.
@@ -286,8 +286,8 @@ impl<T: SessionTransport> SessionDriver<T> {
 
     /// Verifies a token. Mostly the keys are known, and the result is there at once.
     fn authenticate(self: &Rc<Self>, token: AccessToken) {
-        let access = self.lane.access.clone();
-        let mut verification = Box::pin(async move { access.authenticate(&token).await });
+        let (access, address) = (self.lane.access.clone(), self.address);
+        let mut verification = Box::pin(async move { access.authenticate(&token, address).await });
         if let Some(result) = (&mut verification).now_or_never() {
             return self.handle_input(SessionInput::Authenticated(result));
         }

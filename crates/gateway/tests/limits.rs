@@ -5,6 +5,7 @@ mod support;
 use std::num::NonZeroU32;
 
 use pushonce_core::Publish;
+use pushonce_proto::close;
 use support::issuer::{self, Issuer};
 use support::raw::{HANDSHAKE, RawConnection, client_frame, deflate};
 use support::{TestGateway, with_timeout};
@@ -164,6 +165,49 @@ async fn publish_rate_of_a_namespace_holds_for_each_caller_over_http_and_websock
     for (topic, token) in [("chat/7", &bob), ("news", &alice)] {
         let head = publish_with(&server, THIS_HOST, topic, token).await;
         assert!(head.starts_with("HTTP/1.1 200"), "{topic}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn address_with_too_many_invalid_tokens_is_refused_over_every_door_and_others_are_not() {
+    let issuer = Issuer::new();
+    let server =
+        TestGateway::with_access(|_| {}, |view| issuer.access(view, issuer::system_time)).await;
+    let token = issuer::token("alice", &["**"]);
+    let head = until_too_many(async || {
+        for _ in 0..11 {
+            publish_with(&server, STRANGER, "chat/7", "a.b.c").await;
+        }
+        publish_with(&server, STRANGER, "chat/7", &token).await
+    })
+    .await;
+    assert!(head.contains("retry-after: "), "{head}");
+    for header in ["Authorization: Bearer a.b.c", "Sec-WebSocket-Protocol: pushonce.token.a.b.c"] {
+        let handshake =
+            HANDSHAKE.replace("\r\n\r\n", &format!("\r\n{header}, pushonce.v1.json\r\n\r\n"));
+        with_timeout(async {
+            loop {
+                let mut raw =
+                    RawConnection::connect_from(STRANGER, server.http, handshake.as_bytes()).await;
+                let head = raw.read_head().await;
+                let is_refused = match head.starts_with("HTTP/1.1 101") {
+                    true => raw.read_close_code().await == close::OVER_LIMIT.code,
+                    false => head.starts_with("HTTP/1.1 429"),
+                };
+                if is_refused {
+                    break;
+                }
+            }
+        })
+        .await;
+    }
+    for _ in 0..20 {
+        let head = publish_with(&server, THIS_HOST, "chat/7", "a.b.c").await;
+        assert!(head.starts_with("HTTP/1.1 401"), "this host is not limited: {head}");
+    }
+    for source in [VIEWER, THIS_HOST] {
+        let head = publish_with(&server, source, "chat/7", &token).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{source:?}: {head}");
     }
 }
 
