@@ -1,13 +1,15 @@
 //! The access decisions of one node: its authenticator, its tickets, and the newest state of the cluster.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pushonce_core::{AccessToken, ClusterView, NodeId, Timestamp};
+use pushonce_core::{AccessToken, ClientAddress, ClusterView, NodeId, Timestamp, Topic};
+use pushonce_listener::FailedAttempts;
 use tokio::sync::watch;
 
-use crate::metrics::REFUSED;
+use crate::metrics::{ATTEMPTS_REJECTED, REFUSED};
 use crate::tickets::{InvalidTicket, NoPeers, Ticket, Tickets};
 use crate::{Action, AuthenticationError, Authenticator, Caller, Denied, authorize};
 
@@ -21,6 +23,7 @@ struct AccessInner {
     view: watch::Receiver<Arc<ClusterView>>,
     token_grace: Duration,
     tickets: Tickets,
+    failed_attempts: FailedAttempts,
     clock: Clock,
 }
 
@@ -42,6 +45,14 @@ pub enum AccessError {
     /// The token, its subject or its time of issue was revoked.
     #[error("the token was revoked; ask its issuer for a new one")]
     Revoked,
+    /// Too many credentials of the address were not valid, so this one was not read.
+    #[error(
+        "too many tokens of your address were not valid; retry in {retry_after:?} with a valid one"
+    )]
+    TooManyFailures {
+        /// How long the client has to wait.
+        retry_after: Duration,
+    },
     /// The token does not grant the request.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -60,6 +71,8 @@ pub enum RefusalKind {
     NotAllowed,
     /// It repeats the request later.
     Unavailable,
+    /// It waits ([`AccessError::retry_after`]), and sends a valid token.
+    TooManyFailures,
 }
 
 impl AccessControl {
@@ -88,7 +101,14 @@ impl AccessControl {
         clock: Clock,
     ) -> AccessControl {
         let token_grace = token_grace.min(Self::TOKEN_GRACE_MAX);
-        AccessControl(Arc::new(AccessInner { authenticator, view, token_grace, tickets, clock }))
+        AccessControl(Arc::new(AccessInner {
+            authenticator,
+            view,
+            token_grace,
+            tickets,
+            failed_attempts: FailedAttempts::default(),
+            clock,
+        }))
     }
 
     /// The access control of a node without issuers: every caller may do everything.
@@ -107,14 +127,40 @@ impl AccessControl {
         self.0.authenticator.without_token()
     }
 
-    /// Verifies a token. Its caller is neither expired nor revoked now.
+    /// Verifies a token that came from `address`. Its caller is neither expired nor revoked now.
     ///
     /// # Errors
-    /// [`AccessError`] when the token is not valid, or its issuer's keys cannot be fetched.
-    pub async fn authenticate(&self, token: &AccessToken) -> Result<Caller, AccessError> {
-        let caller = self.0.authenticator.authenticate(token.secret()).await?;
-        self.check_valid(&caller)?;
-        Ok(caller)
+    /// [`AccessError`] when the token is not valid, its issuer's keys cannot be fetched, or too many tokens of the
+    /// address were not valid.
+    pub async fn authenticate(
+        &self,
+        token: &AccessToken,
+        address: ClientAddress,
+    ) -> Result<Caller, AccessError> {
+        let authenticator = &self.0.authenticator;
+        self.attempt(address, async { Ok(authenticator.authenticate(token.secret()).await?) }).await
+    }
+
+    /// Runs an authentication, unless too many of the address failed. Only a credential that is not valid counts
+    /// as a failure: an expired token was valid, and an issuer that cannot be reached is not the client's fault.
+    async fn attempt(
+        &self,
+        address: ClientAddress,
+        authentication: impl Future<Output = Result<Caller, AccessError>>,
+    ) -> Result<Caller, AccessError> {
+        let attempts = &self.0.failed_attempts;
+        if let Err(retry_after) = attempts.check(address, Instant::now()) {
+            ATTEMPTS_REJECTED.register_counter(&[]).increment(1);
+            return Err(AccessError::TooManyFailures { retry_after });
+        }
+        let result = authentication.await.and_then(|caller| {
+            self.check_valid(&caller)?;
+            Ok(caller)
+        });
+        if result.as_ref().is_err_and(|error| error.kind() == RefusalKind::InvalidToken) {
+            attempts.record(address, Instant::now());
+        }
+        result
     }
 
     /// Decides whether `caller` may do `action` now: its token is still valid, and grants it.
@@ -174,6 +220,12 @@ impl AccessControl {
         }
     }
 
+    /// How many messages a second one caller may publish to the namespace of `topic` at this node, if there is a
+    /// limit.
+    pub fn publish_rate_max(&self, topic: &Topic) -> Option<NonZeroU32> {
+        self.0.view.borrow().namespaces.for_topic(topic).access.publish_rate_max
+    }
+
     /// The version of the revocations that this node knows. When it changes, live sessions are checked again.
     pub fn view(&self) -> watch::Receiver<Arc<ClusterView>> {
         self.0.view.clone()
@@ -189,15 +241,19 @@ impl AccessControl {
         &self.0.tickets
     }
 
-    /// Redeems a ticket of any node of the cluster. Its caller is neither expired nor revoked now.
+    /// Redeems a ticket of any node of the cluster, which came from `address`. Its caller is neither expired nor
+    /// revoked now.
     ///
     /// # Errors
     /// [`AccessError::Ticket`] when the ticket is malformed, used, older than 30 seconds, or its node cannot be
-    /// reached.
-    pub async fn redeem(&self, ticket: &Ticket) -> Result<Caller, AccessError> {
-        let caller = self.0.tickets.redeem(ticket, self.now()).await?;
-        self.check_valid(&caller)?;
-        Ok(caller)
+    /// reached; [`AccessError::TooManyFailures`].
+    pub async fn redeem(
+        &self,
+        ticket: &Ticket,
+        address: ClientAddress,
+    ) -> Result<Caller, AccessError> {
+        let tickets = &self.0.tickets;
+        self.attempt(address, async { Ok(tickets.redeem(ticket, self.now()).await?) }).await
     }
 }
 
@@ -214,8 +270,17 @@ impl AccessError {
                 RefusalKind::InvalidToken
             }
             AccessError::Expired => RefusalKind::Expired,
+            AccessError::TooManyFailures { .. } => RefusalKind::TooManyFailures,
             AccessError::Denied(denied) if denied.is_token_required() => RefusalKind::TokenRequired,
             AccessError::Denied(_) => RefusalKind::NotAllowed,
+        }
+    }
+
+    /// How long the client has to wait, where this is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            AccessError::TooManyFailures { retry_after } => Some(*retry_after),
+            _ => None,
         }
     }
 }

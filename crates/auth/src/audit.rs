@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use pushonce_core::CallerKey;
 use pushonce_telemetry::LogLimiter;
 
 use crate::{AccessError, Caller, Denied};
@@ -18,6 +19,13 @@ pub struct Requester {
     pub caller: Caller,
     /// The address; `None` when the connection has ended.
     pub address: Option<IpAddr>,
+}
+
+impl Requester {
+    /// The caller that limits are charged to.
+    pub fn key(&self) -> CallerKey {
+        self.caller.key(self.address.into())
+    }
 }
 
 /// Logs a change of the cluster and its outcome.

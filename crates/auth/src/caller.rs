@@ -1,10 +1,9 @@
 //! The authenticated origin of a request.
 
-use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use pushonce_core::{Timestamp, TokenFacts};
+use pushonce_core::{CallerKey, ClientAddress, SubjectHash, Timestamp, TokenFacts};
 
 use crate::Grants;
 
@@ -34,20 +33,6 @@ pub struct VerifiedToken {
     pub expires_at: Timestamp,
     /// What the token grants.
     pub grants: Grants,
-}
-
-/// The account that quotas are charged to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum CallerKey {
-    /// The subject of a token. The issuer belongs to it: two issuers may name the same subject.
-    Subject {
-        /// The issuer.
-        issuer: Arc<str>,
-        /// The subject.
-        subject: Arc<str>,
-    },
-    /// The address, for callers without a subject.
-    Address(IpAddr),
 }
 
 /// Tolerance for the difference between the clocks of an issuer and of a node.
@@ -133,11 +118,11 @@ impl Caller {
         })
     }
 
-    /// The account that the quotas of this caller are charged to. `address` is where the caller connects from.
-    pub fn key(&self, address: IpAddr) -> CallerKey {
+    /// The caller that limits are charged to: the subject of the token, else `address`, from which it connects.
+    pub fn key(&self, address: ClientAddress) -> CallerKey {
         match self.token() {
             Some(VerifiedToken { issuer, subject: Some(subject), .. }) => {
-                CallerKey::Subject { issuer: issuer.clone(), subject: subject.clone() }
+                CallerKey::Subject(SubjectHash::new(issuer, subject))
             }
             _ => CallerKey::Address(address),
         }
@@ -156,11 +141,9 @@ pub(crate) fn leeway_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
-    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const ADDRESS: ClientAddress = ClientAddress::LOCALHOST;
 
     fn token(issuer: &str, subject: Option<&str>) -> Caller {
         Caller::with_token(VerifiedToken {

@@ -19,6 +19,7 @@
 //! - A change of the files takes effect within 30 seconds. If the new files are not usable, the old keys stay.
 //! - A key set is fetched at most every 30 seconds for each issuer, and used for at most 24 hours after the
 //!   last success.
+//! - An address with too many invalid tokens has to wait before the next one is read, over all doors of a node.
 //! - Keys and tokens appear in no `Debug` output, log line or error.
 //!
 //! # Non-goals
@@ -73,7 +74,7 @@ pub use access_control::{AccessControl, AccessError, Clock, RefusalKind};
 pub use algorithm::{Algorithm, UnsupportedAlgorithm};
 pub use authenticator::Authenticator;
 pub use authorize::{Action, Denied, Permission, PublishDoor, authorize, decide};
-pub use caller::{Caller, CallerKey, VerifiedToken};
+pub use caller::{Caller, VerifiedToken};
 pub use error::AuthenticationError;
 pub use grants::{AdminAccess, Grants, PatternSet};
 pub use issuers::IssuersError;

@@ -4,7 +4,7 @@ use pushonce_telemetry::Metric;
 
 /// Every metric of this crate.
 pub const METRICS: &[Metric] =
-    &[TOKENS_REJECTED, JWKS_REFRESHES, ISSUERS_RELOADS, REFUSED, TICKETS];
+    &[TOKENS_REJECTED, ATTEMPTS_REJECTED, JWKS_REFRESHES, ISSUERS_RELOADS, REFUSED, TICKETS];
 
 pub(crate) const TOKENS_REJECTED: Metric = Metric::counter(
     "pushonce_auth_tokens_rejected_total",
@@ -12,6 +12,11 @@ pub(crate) const TOKENS_REJECTED: Metric = Metric::counter(
      algorithm, signature, type, claims, audience, expired, not_yet_valid or grants.",
 )
 .with_labels(&["reason"]);
+
+pub(crate) const ATTEMPTS_REJECTED: Metric = Metric::counter(
+    "pushonce_auth_attempts_rejected_total",
+    "Tokens and tickets that were refused unread, because too many of their address were not valid.",
+);
 
 pub(crate) const JWKS_REFRESHES: Metric = Metric::counter(
     "pushonce_auth_jwks_refreshes_total",

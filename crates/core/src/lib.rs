@@ -83,7 +83,7 @@ mod view;
 pub use access_token::AccessToken;
 pub use audience::SubscriberCount;
 pub use backoff::Backoff;
-pub use caller_key::{CallerKey, ClientAddress};
+pub use caller_key::{CallerKey, ClientAddress, SubjectHash};
 pub use commit_age::CommitAge;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};
@@ -98,7 +98,7 @@ pub use namespace::{
     DeliveryNotAllowed, Durability, History, InvalidNamespace, Namespace, NamespaceAccess,
     NamespaceChange, Namespaces,
 };
-pub use overload::{DiskFull, OverloadReason, TopicLimit};
+pub use overload::{DiskFull, NamespaceRateExceeded, OverloadReason, TopicLimit};
 pub use ownership::{OwnershipClaim, ShardOwners};
 pub use placement::{Placement, Spread};
 pub use position::{Epoch, InvalidPosition, Offset, Position};

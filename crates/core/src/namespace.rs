@@ -64,8 +64,8 @@ pub struct NamespaceAccess {
     /// Whether clients (WebSocket, QUIC, HTTP) may publish. Without it, messages are accepted over gRPC
     /// only.
     pub client_publish: bool,
-    /// Maximum number of messages a second that one caller may publish to the namespace at each node, if
-    /// there is a limit.
+    /// Maximum number of messages a second that one caller may publish to the namespace at each node, twice as
+    /// many at once, if there is a limit.
     pub publish_rate_max: Option<NonZeroU32>,
     /// How long caches may serve an answer to a read over HTTP without asking again, in seconds; at most
     /// [`NamespaceAccess::CACHE_MAX_AGE_S_CAP`]. 0: they ask every time.

@@ -1,6 +1,8 @@
 //! The limits because of which publishes are rejected.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::Topic;
 
@@ -48,9 +50,28 @@ pub enum OverloadReason {
          been idle for five minutes; use fewer streams, or publish with a key or a nonce"
     )]
     Producers,
+    /// The caller publishes to the namespace more often than it may.
+    #[error(transparent)]
+    NamespaceRate(#[from] NamespaceRateExceeded),
     /// The text of another node.
     #[error("{0}")]
     Reported(String),
+}
+
+/// A caller publishes to a namespace more often than its
+/// [`NamespaceAccess::publish_rate_max`](crate::NamespaceAccess::publish_rate_max) allows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "you publish too often to the namespace {namespace:?}; retry in {retry_after:?}, and send at most {max} messages \
+     a second, or raise the --publish-rate of the namespace"
+)]
+pub struct NamespaceRateExceeded {
+    /// The namespace.
+    pub namespace: String,
+    /// The maximum number of messages a second.
+    pub max: NonZeroU32,
+    /// How long the caller has to wait.
+    pub retry_after: Duration,
 }
 
 /// There is too little disk space to publish on a node. The message names the directory and the remedy.

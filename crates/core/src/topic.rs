@@ -117,6 +117,11 @@ impl Topic {
         xxh3_64(self.0.as_bytes())
     }
 
+    /// `xxh3_64` of the namespace. It stands for the namespace in the keys of limits.
+    pub fn namespace_hash64(&self) -> u64 {
+        xxh3_64(self.namespace().as_bytes())
+    }
+
     /// The shard that orders this topic: `xxh3_64(name) mod shards`.
     pub fn shard(&self, shards: ShardCount) -> ShardId {
         let shard = self.hash64() % u64::from(shards.get());

@@ -5,7 +5,6 @@ mod http2;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use axum::body::Body;
@@ -18,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pushonce_auth::audit;
-use pushonce_core::CallerKey;
+use pushonce_core::ClientAddress;
 use pushonce_listener::AddressPermit;
 use pushonce_proto::client::ErrorCode;
 use tokio::net::TcpStream;
@@ -109,10 +108,9 @@ pub(crate) fn reject(lane: &Rc<LaneState>, stream: impl ClientSocket, response: 
     });
 }
 
-/// The caller of a connection. One that is closed already has no address, and its requests no reader.
-pub(crate) fn caller_of(stream: &TcpStream) -> CallerKey {
-    let address = stream.peer_addr().map(|address| address.ip());
-    address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()).into()
+/// The address of a client.
+pub(crate) fn client_address(stream: &TcpStream) -> ClientAddress {
+    stream.peer_addr().ok().map(|address| address.ip()).into()
 }
 
 /// Performs the TLS handshake of a connection and serves it until it ends.
@@ -154,18 +152,16 @@ pub(crate) async fn serve<S: ClientSocket>(
     let service_lane = lane.clone();
     let permit = Rc::new(permit);
     let service_permit = permit.clone();
-    let caller = caller_of(stream.tcp());
     let framing = Rc::new(RefCell::new(RequestFraming::new()));
     let stream = ScannedStream::new(stream, framing.clone());
     let request_count = Cell::new(0);
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service_fn(move |request: Request<Incoming>| {
         service_permit.on_request();
         request_count.set(request_count.get() + 1);
         let access = match http.admit(&request, request_count.get(), &framing, S::IS_TLS) {
             Ok(access) => access,
             Err(rejection) => return ready_response(*rejection),
         };
-        request.extensions_mut().insert(caller);
         let response = match request.uri().path() {
             "/ws" if request.method() == Method::OPTIONS => respond(request, &http, address),
             "/ws" if service_permit.is_regular() => {
@@ -249,7 +245,7 @@ fn upgrade_to_websocket(
     request: &Request<Incoming>,
     slot: &Rc<Cell<Option<ws::UpgradeRequest>>>,
     lane: &Rc<LaneState>,
-    RemoteIp(address): RemoteIp,
+    address: RemoteIp,
 ) -> HttpResponseFuture {
     let upgrade = match ws::UpgradeRequest::from_request(request, lane.config.compression) {
         Ok(upgrade) => upgrade,
@@ -265,10 +261,10 @@ fn upgrade_to_websocket(
     }
     let (slot, lane) = (slot.clone(), lane.clone());
     async move {
-        Ok(match upgrade.authenticate(&lane.access).await {
+        Ok(match upgrade.authenticate(&lane.access, address).await {
             Ok(upgrade) => accept(&slot, upgrade),
             Err(error) => {
-                audit::record_refusal(&lane.access.without_token(), address, &error);
+                audit::record_refusal(&lane.access.without_token(), address.0, &error);
                 reject_handshake(&lane, HttpError::from(error).into_http_response())
             }
         })

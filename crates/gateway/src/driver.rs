@@ -13,8 +13,8 @@ use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use pushonce_auth::{AccessError, Action, Caller, audit};
 use pushonce_core::{
-    AccessToken, Acknowledgement, CallerKey, Delivery, Position, Publish, PublishError, StartFrom,
-    SubscribeOptions, Topic,
+    AccessToken, Acknowledgement, CallerKey, ClientAddress, Delivery, Position, Publish,
+    PublishError, StartFrom, SubscribeOptions, Topic,
 };
 use pushonce_fanout::{FrameSink, SessionKey, WireFormat};
 use pushonce_listener::Holding;
@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::access_watch::AccessCheck;
 use crate::encoder;
 use crate::lane::LaneState;
+use crate::limits::PublishRateExceeded;
 use crate::liveness::{Activity, KeepaliveAction, Liveness};
 use crate::metrics::{self, TransportKind};
 use crate::registry::{RegisteredSession, SessionSlot};
@@ -101,7 +102,7 @@ pub(crate) struct SessionDriver<T: SessionTransport> {
     lane: Rc<LaneState>,
     transport: T,
     key: SessionKey,
-    caller: CallerKey,
+    address: ClientAddress,
     session: RefCell<Session>,
     work: Cell<WorkMeter>,
     /// The queue of publishes, while any are pending. The limits of the session bound its length.
@@ -115,7 +116,7 @@ impl<T: SessionTransport> SessionDriver<T> {
     pub(crate) fn start(
         lane: Rc<LaneState>,
         transport: T,
-        caller: CallerKey,
+        address: ClientAddress,
     ) -> Rc<SessionDriver<T>> {
         let key = lane.fanout.open_session(transport.wire(), transport.sink());
         let metrics = lane.metrics.for_transport(T::KIND);
@@ -125,7 +126,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         let driver = Rc::new(SessionDriver {
             key,
             transport,
-            caller,
+            address,
             work: Cell::default(),
             session: RefCell::new(Session::new(lane.limits.clone())),
             publish_sender: RefCell::default(),
@@ -163,9 +164,21 @@ impl<T: SessionTransport> SessionDriver<T> {
         &self.lane
     }
 
+    /// The caller that limits are charged to: the address, until a token with a subject was verified.
+    fn caller_key(&self) -> CallerKey {
+        let session = self.session.borrow();
+        let address = CallerKey::Address(self.address);
+        session.caller().map_or(address, |caller| caller.key(self.address))
+    }
+
+    fn check_publish(&self, topic: &Topic) -> Result<(), PublishRateExceeded> {
+        let LaneState { client_limits, access, .. } = &*self.lane;
+        client_limits.check_publish(topic, self.caller_key(), access)
+    }
+
     /// Begins a message of which a part was received.
     pub(crate) fn begin_partial_message(&self) -> Holding {
-        self.lane.client_limits.receive_budget.begin(self.caller)
+        self.lane.client_limits.receive_budget.begin(self.caller_key())
     }
 
     /// Charges the session for work of its lane. Returns how long it must not be read, if it must not.
@@ -185,8 +198,8 @@ impl<T: SessionTransport> SessionDriver<T> {
         self.lane.metrics.for_transport(T::KIND).frames_in.increment(1);
         let command = request.as_ref().map(|request| &request.command);
         let micros = work::request_micros(matches!(command, Ok(ClientCommand::Subscribe { .. })));
-        if let Ok(ClientRequest { id, command: ClientCommand::Publish(_) }) = &request
-            && let Err(exceeded) = self.lane.client_limits.check_publish(self.caller)
+        if let Ok(ClientRequest { id, command: ClientCommand::Publish(publish) }) = &request
+            && let Err(exceeded) = self.check_publish(&publish.topic)
         {
             self.reply(&ServerEvent::error(*id, ErrorCode::Overloaded, exceeded.to_string()));
             return micros;
@@ -204,7 +217,7 @@ impl<T: SessionTransport> SessionDriver<T> {
     pub(crate) fn refuse(self: &Rc<Self>, error: &AccessError) {
         self.record_refusal(error);
         self.reply(&ServerEvent::error(None, rejection::access_code(error), error));
-        self.close(&close::NOT_AUTHENTICATED, error.to_string());
+        self.close(rejection::authentication_close(error), error.to_string());
     }
 
     /// Closes the session from the server side.
@@ -273,8 +286,8 @@ impl<T: SessionTransport> SessionDriver<T> {
 
     /// Verifies a token. Mostly the keys are known, and the result is there at once.
     fn authenticate(self: &Rc<Self>, token: AccessToken) {
-        let access = self.lane.access.clone();
-        let mut verification = Box::pin(async move { access.authenticate(&token).await });
+        let (access, address) = (self.lane.access.clone(), self.address);
+        let mut verification = Box::pin(async move { access.authenticate(&token, address).await });
         if let Some(result) = (&mut verification).now_or_never() {
             return self.handle_input(SessionInput::Authenticated(result));
         }

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pushonce_core::{CallerKey, RateLimit};
-use pushonce_listener::{AddressLimits, KeyedRates, ReceiveBudget};
+use pushonce_auth::AccessControl;
+use pushonce_core::{CallerKey, NamespaceRateExceeded, RateLimit, Topic};
+use pushonce_listener::{
+    AddressLimits, KeyedRates, NamespaceRates, PUBLISH_BURST_SECONDS, ReceiveBudget,
+};
 use pushonce_telemetry::Counter;
 use tokio::sync::Semaphore;
 
@@ -17,24 +20,37 @@ pub struct ClientLimits {
     pub addresses: AddressLimits,
     /// The bytes of requests and messages that are only half received.
     pub receive_budget: ReceiveBudget,
+    /// The publishes of each caller to each namespace that limits them.
+    pub namespace_rates: NamespaceRates,
     /// Permits for connections over all transports.
     pub(crate) connections: Arc<Semaphore>,
-    /// The publishes of each caller; `None` for no limit.
-    publishes: Option<Arc<KeyedRates<CallerKey>>>,
+    /// The publishes of each caller.
+    publishes: Arc<KeyedRates<CallerKey>>,
+    /// Their limit; `None` for no limit.
+    publish_limit: Option<RateLimit>,
     rejected_publishes: Counter,
 }
 
 /// A caller publishes more often than it may. The text says when to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "you publish too often; retry in {retry_after:?}, and send fewer, or raise --publish-rate-max of the node"
-)]
-pub(crate) struct PublishRateExceeded {
-    pub(crate) retry_after: Duration,
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PublishRateExceeded {
+    #[error(
+        "you publish too often; retry in {retry_after:?}, and send fewer, or raise --publish-rate-max of the node"
+    )]
+    Node { retry_after: Duration },
+    #[error(transparent)]
+    Namespace(#[from] NamespaceRateExceeded),
 }
 
-/// Seconds of its rate that a caller may publish at once: a page that sends its queue after a reconnect.
-const PUBLISH_BURST_SECONDS: u32 = 2;
+impl PublishRateExceeded {
+    /// How long the caller has to wait.
+    pub(crate) fn retry_after(&self) -> Duration {
+        match self {
+            PublishRateExceeded::Node { retry_after } => *retry_after,
+            PublishRateExceeded::Namespace(exceeded) => exceeded.retry_after,
+        }
+    }
+}
 
 impl ClientLimits {
     pub(crate) fn new(config: &Config) -> ClientLimits {
@@ -46,7 +62,9 @@ impl ClientLimits {
             connections: Arc::new(Semaphore::new(
                 config.connections_max.min(Semaphore::MAX_PERMITS),
             )),
-            publishes: (rate > 0).then(|| Arc::new(KeyedRates::new(limit))),
+            namespace_rates: NamespaceRates::default(),
+            publishes: Arc::default(),
+            publish_limit: (rate > 0).then_some(limit),
             rejected_publishes: metrics::PUBLISHES_REJECTED.register_counter(&[]),
         }
     }
@@ -56,14 +74,20 @@ impl ClientLimits {
         max.min(Semaphore::MAX_PERMITS).saturating_sub(self.connections.available_permits())
     }
 
-    /// Counts a publish of `caller`. A caller on this host is not limited ([`CallerKey::is_exempt`]).
-    pub(crate) fn check_publish(&self, caller: CallerKey) -> Result<(), PublishRateExceeded> {
-        let Some(rates) = self.publishes.as_ref().filter(|_| !caller.is_exempt()) else {
-            return Ok(());
-        };
-        rates.try_take(caller, 1, Instant::now()).map_err(|retry_after| {
-            self.rejected_publishes.increment(1);
-            PublishRateExceeded { retry_after }
-        })
+    /// Counts a publish of `caller` to `topic`. A caller on this host is not limited ([`CallerKey::is_exempt`]).
+    pub(crate) fn check_publish(
+        &self,
+        topic: &Topic,
+        caller: CallerKey,
+        access: &AccessControl,
+    ) -> Result<(), PublishRateExceeded> {
+        let now = Instant::now();
+        if let Some(limit) = self.publish_limit.filter(|_| !caller.is_exempt()) {
+            self.publishes.try_take(caller, limit, 1, now).map_err(|retry_after| {
+                self.rejected_publishes.increment(1);
+                PublishRateExceeded::Node { retry_after }
+            })?;
+        }
+        Ok(self.namespace_rates.check(topic, access.publish_rate_max(topic), caller, now)?)
     }
 }

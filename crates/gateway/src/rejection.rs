@@ -4,6 +4,7 @@ use pushonce_auth::{AccessError, RefusalKind};
 use pushonce_core::{Delivery, DeliveryNotAllowed, SubscribeOptions, Topic};
 use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::ErrorCode;
+use pushonce_proto::close::{self, CloseCode};
 
 /// Why a subscription is rejected. The text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +68,15 @@ pub(crate) fn access_code(error: &AccessError) -> ErrorCode {
         RefusalKind::Expired => ErrorCode::TokenExpired,
         RefusalKind::NotAllowed => ErrorCode::NotAllowed,
         RefusalKind::Unavailable => ErrorCode::Unavailable,
+        RefusalKind::TooManyFailures => ErrorCode::Overloaded,
+    }
+}
+
+/// The close code of a session whose first credential is refused.
+pub(crate) fn authentication_close(error: &AccessError) -> &'static CloseCode {
+    match error.kind() {
+        RefusalKind::TooManyFailures => &close::OVER_LIMIT,
+        _ => &close::NOT_AUTHENTICATED,
     }
 }
 

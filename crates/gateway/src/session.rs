@@ -13,7 +13,7 @@ use std::fmt::Display;
 use std::rc::Rc;
 
 use litemap::LiteMap;
-use pushonce_auth::{AccessError, Action, Caller, PublishDoor};
+use pushonce_auth::{AccessError, Action, Caller, PublishDoor, RefusalKind};
 use pushonce_core::{
     AccessToken, Acknowledgement, Delivery, Publish, PublishError, StartFrom, SubscribeAck,
     SubscribeOptions, Timestamp, Topic,
@@ -257,7 +257,8 @@ impl Session {
         Ok(())
     }
 
-    /// A token that is not valid ends the session: otherwise a client could try any number of them.
+    /// A token that is not valid ends the session: otherwise a client could try any number of them. Failures of
+    /// others at the same address end only a session that has no valid token yet.
     fn on_authenticated(
         &mut self,
         result: Result<Caller, AccessError>,
@@ -278,10 +279,14 @@ impl Session {
                 effects.push(error_reply(id, ErrorCode::NotAllowed, text));
             }
             Err(error) => {
-                let (code, reason) = (rejection::access_code(&error), error.to_string());
+                let is_closed = match error.kind() {
+                    RefusalKind::TooManyFailures => access.caller.is_none(),
+                    _ => !rejection::access_code(&error).is_retryable(),
+                };
+                let (close, reason) = (rejection::authentication_close(&error), error.to_string());
                 push_denied(id, error, effects);
-                if !code.is_retryable() {
-                    return self.close(&close::NOT_AUTHENTICATED, reason, effects);
+                if is_closed {
+                    return self.close(close, reason, effects);
                 }
             }
         }

@@ -9,9 +9,8 @@ use futures::stream::LocalBoxStream;
 use futures::{FutureExt, StreamExt};
 use pushonce_auth::AccessControl;
 use pushonce_core::{
-    Acknowledgement, CallerKey, ClientAddress, ClusterId, ClusterView, ContentType, FetchError,
-    HistoryPage, HistoryRange, Message, OverloadReason, Position, Publish, PublishError,
-    PublishRejection, Timestamp, Topic,
+    Acknowledgement, ClusterId, ClusterView, ContentType, FetchError, HistoryPage, HistoryRange,
+    Message, OverloadReason, Position, Publish, PublishError, PublishRejection, Timestamp, Topic,
 };
 use pushonce_fanout::{Hub, LaneDriver, Retention, Upstream, hub};
 use tokio::sync::{mpsc, watch};
@@ -23,9 +22,6 @@ use crate::{ClientLimits, Config, Encoder, MemoryUse, PublishRouter};
 
 /// Test timeout, far beyond the duration of any test. It expires only when something is lost.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A caller without limits.
-pub(crate) const THIS_HOST: CallerKey = CallerKey::Address(ClientAddress::LOCALHOST);
 
 pub(crate) struct LaneHarness {
     pub(crate) lane: Rc<LaneState>,

@@ -29,8 +29,9 @@ fn authenticate(token: String) -> ClientCommand {
 
 async fn request(server: &TestGateway, head: &str, body: &str) -> String {
     let length = body.len();
-    let request =
-        format!("{head}Host: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+    let request = format!(
+        "{head}Host: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
     RawConnection::connect(server.http, request.as_bytes()).await.read_to_end().await
 }
 

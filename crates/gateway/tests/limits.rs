@@ -2,7 +2,11 @@
 
 mod support;
 
+use std::num::NonZeroU32;
+
 use pushonce_core::Publish;
+use pushonce_proto::close;
+use support::issuer::{self, Issuer};
 use support::raw::{HANDSHAKE, RawConnection, client_frame, deflate};
 use support::{TestGateway, with_timeout};
 
@@ -12,12 +16,38 @@ const STRANGER: [u8; 4] = [127, 0, 0, 2];
 /// Another one.
 const VIEWER: [u8; 4] = [127, 0, 0, 3];
 
+/// Exempt as an address.
+const THIS_HOST: [u8; 4] = [127, 0, 0, 1];
+
 const GET_HEALTH: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 fn post(body_bytes: usize) -> String {
     format!(
         "POST /topics/chat/7 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {body_bytes}\r\n\r\n"
     )
+}
+
+/// Publishes one byte with a token, and returns the head of the response.
+async fn publish_with(server: &TestGateway, source: [u8; 4], topic: &str, token: &str) -> String {
+    let request = format!(
+        "POST /topics/{topic} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: 1\r\n\r\nx"
+    );
+    let mut connection = RawConnection::connect_from(source, server.http, request.as_bytes()).await;
+    head_of(&mut connection).await
+}
+
+/// Repeats a request until it is answered with 429, and returns the head of that response.
+async fn until_too_many(mut request: impl AsyncFnMut() -> String) -> String {
+    with_timeout(async {
+        loop {
+            let head = request().await;
+            if head.starts_with("HTTP/1.1 429") {
+                return head;
+            }
+        }
+    })
+    .await
 }
 
 async fn head_of(connection: &mut RawConnection) -> String {
@@ -81,6 +111,103 @@ async fn publish_rate_is_limited_over_http_with_retry_after_and_over_websocket_w
     for _ in 0..5 {
         let head = publish_over_http([127, 0, 0, 1]).await;
         assert!(head.starts_with("HTTP/1.1 200"), "this host is not limited: {head}");
+    }
+}
+
+#[tokio::test]
+async fn publish_rate_of_a_subject_is_its_own_at_every_address() {
+    let issuer = Issuer::new();
+    let server = TestGateway::with_access(
+        |config| config.publish_rate_max = 1,
+        |view| issuer.access(view, issuer::system_time),
+    )
+    .await;
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| issuer::token(name, &["**"]));
+    for source in [THIS_HOST, STRANGER] {
+        let head =
+            until_too_many(async || publish_with(&server, source, "chat/7", &alice).await).await;
+        assert!(head.contains("retry-after: "), "{head}");
+    }
+    let head = publish_with(&server, STRANGER, "chat/7", &bob).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "another subject at the same address: {head}");
+
+    let mut session = RawConnection::session(server.http, b"").await;
+    let authenticate = format!(r#"{{"id":1,"authenticate":{{"token":"{carol}"}}}}"#);
+    session.send(&client_frame(0x81, authenticate.as_bytes())).await;
+    session.read_text_containing("authenticated").await;
+    let publish = br#"{"id":5,"publish":{"topic":"chat/7","data":"x"}}"#;
+    session.send(&client_frame(0x81, publish).repeat(100)).await;
+    session.read_text_containing("\"overloaded\"").await;
+}
+
+#[tokio::test]
+async fn publish_rate_of_a_namespace_holds_for_each_caller_over_http_and_websocket() {
+    let issuer = Issuer::new();
+    let server =
+        TestGateway::with_access(|_| {}, |view| issuer.access(view, issuer::system_time)).await;
+    server.change_view(|view| {
+        let mut chat = view.namespaces.default.clone();
+        chat.access.publish_rate_max = NonZeroU32::new(1);
+        view.namespaces.named.insert("chat".to_owned(), chat);
+    });
+    let [alice, bob] = ["alice", "bob"].map(|name| issuer::token(name, &["**"]));
+    let head =
+        until_too_many(async || publish_with(&server, THIS_HOST, "chat/7", &alice).await).await;
+    assert!(head.contains("retry-after: "), "{head}");
+    let mut session = RawConnection::session(server.http, b"").await;
+    let authenticate = format!(r#"{{"id":1,"authenticate":{{"token":"{alice}"}}}}"#);
+    session.send(&client_frame(0x81, authenticate.as_bytes())).await;
+    session.read_text_containing("authenticated").await;
+    let publish = br#"{"id":5,"publish":{"topic":"chat/7","data":"x"}}"#;
+    session.send(&client_frame(0x81, publish).repeat(100)).await;
+    let text = session.read_text_containing("\"overloaded\"").await;
+    assert!(text.contains("--publish-rate of the namespace"), "{text}");
+    for (topic, token) in [("chat/7", &bob), ("news", &alice)] {
+        let head = publish_with(&server, THIS_HOST, topic, token).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{topic}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn address_with_too_many_invalid_tokens_is_refused_over_every_door_and_others_are_not() {
+    let issuer = Issuer::new();
+    let server =
+        TestGateway::with_access(|_| {}, |view| issuer.access(view, issuer::system_time)).await;
+    let token = issuer::token("alice", &["**"]);
+    let head = until_too_many(async || {
+        for _ in 0..11 {
+            publish_with(&server, STRANGER, "chat/7", "a.b.c").await;
+        }
+        publish_with(&server, STRANGER, "chat/7", &token).await
+    })
+    .await;
+    assert!(head.contains("retry-after: "), "{head}");
+    for header in ["Authorization: Bearer a.b.c", "Sec-WebSocket-Protocol: pushonce.token.a.b.c"] {
+        let handshake =
+            HANDSHAKE.replace("\r\n\r\n", &format!("\r\n{header}, pushonce.v1.json\r\n\r\n"));
+        with_timeout(async {
+            loop {
+                let mut raw =
+                    RawConnection::connect_from(STRANGER, server.http, handshake.as_bytes()).await;
+                let head = raw.read_head().await;
+                let is_refused = match head.starts_with("HTTP/1.1 101") {
+                    true => raw.read_close_code().await == close::OVER_LIMIT.code,
+                    false => head.starts_with("HTTP/1.1 429"),
+                };
+                if is_refused {
+                    break;
+                }
+            }
+        })
+        .await;
+    }
+    for _ in 0..20 {
+        let head = publish_with(&server, THIS_HOST, "chat/7", "a.b.c").await;
+        assert!(head.starts_with("HTTP/1.1 401"), "this host is not limited: {head}");
+    }
+    for source in [VIEWER, THIS_HOST] {
+        let head = publish_with(&server, source, "chat/7", &token).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{source:?}: {head}");
     }
 }
 

@@ -57,7 +57,7 @@ impl AddressLimits {
     pub fn new(connections_max: usize) -> AddressLimits {
         AddressLimits(Arc::new(Limits {
             connections_max,
-            rates: KeyedRates::new(CONNECTION_RATE),
+            rates: KeyedRates::default(),
             open: Mutex::default(),
         }))
     }
@@ -72,7 +72,10 @@ impl AddressLimits {
         if self.0.connections_max == 0 || client.is_this_host() {
             return Ok(AddressPermit { counted: None });
         }
-        self.0.rates.try_take(client, 1, now).map_err(|_| AddressRefusal::TooFast)?;
+        self.0
+            .rates
+            .try_take(client, CONNECTION_RATE, 1, now)
+            .map_err(|_| AddressRefusal::TooFast)?;
         self.count(address)
     }
 

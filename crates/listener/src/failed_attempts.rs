@@ -1,8 +1,8 @@
-//! How often each caller may fail to authenticate.
+//! How often each address may fail to authenticate.
 
 use std::time::{Duration, Instant};
 
-use pushonce_core::{CallerKey, RateLimit};
+use pushonce_core::{ClientAddress, RateLimit};
 
 use crate::KeyedRates;
 
@@ -11,42 +11,36 @@ use crate::KeyedRates;
 const PER_MINUTE: u32 = 10;
 const BURST_MINUTES: u32 = 1;
 
-/// Counts failed authentications by caller, in bounded memory. Shared by all doors of a node.
+/// Counts failed authentications by address, in bounded memory. Shared by all doors of a node.
 ///
 /// Call [`FailedAttempts::check`] before a token is verified and [`FailedAttempts::record`] after it was
-/// refused. A caller on this host is exempt ([`CallerKey::is_exempt`]).
-#[derive(Debug)]
-pub struct FailedAttempts(KeyedRates<CallerKey>);
+/// refused. The address of this host is exempt ([`ClientAddress::is_this_host`]).
+#[derive(Debug, Default)]
+pub struct FailedAttempts(KeyedRates<ClientAddress>);
 
-impl Default for FailedAttempts {
-    fn default() -> FailedAttempts {
-        // The rate is in units of a sixtieth of a failure: rates are whole numbers a second.
-        let limit = RateLimit::new(PER_MINUTE, UNITS_PER_FAILURE * PER_MINUTE * BURST_MINUTES);
-        FailedAttempts(KeyedRates::new(limit))
-    }
-}
-
+/// In units of a sixtieth of a failure: rates are whole numbers a second.
+const LIMIT: RateLimit = RateLimit::new(PER_MINUTE, UNITS_PER_FAILURE * PER_MINUTE * BURST_MINUTES);
 const UNITS_PER_FAILURE: u32 = 60;
 
 impl FailedAttempts {
-    /// Whether the caller may try to authenticate now.
+    /// Whether a client at the address may try to authenticate now.
     ///
     /// # Errors
-    /// How long the caller has to wait, for `Retry-After`.
-    pub fn check(&self, caller: CallerKey, now: Instant) -> Result<(), Duration> {
-        if caller.is_exempt() {
+    /// How long it has to wait, for `Retry-After`.
+    pub fn check(&self, address: ClientAddress, now: Instant) -> Result<(), Duration> {
+        if address.is_this_host() {
             return Ok(());
         }
-        match self.0.take(caller, 0, now) {
+        match self.0.take(address, LIMIT, 0, now) {
             Duration::ZERO => Ok(()),
             wait => Err(wait),
         }
     }
 
-    /// Records that the token of a caller was refused.
-    pub fn record(&self, caller: CallerKey, now: Instant) {
-        if !caller.is_exempt() {
-            self.0.take(caller, UNITS_PER_FAILURE, now);
+    /// Records that the credential of a client at the address was refused.
+    pub fn record(&self, address: ClientAddress, now: Instant) {
+        if !address.is_this_host() {
+            self.0.take(address, LIMIT, UNITS_PER_FAILURE, now);
         }
     }
 }
@@ -57,14 +51,14 @@ mod tests {
 
     use super::*;
 
-    fn caller(text: &str) -> CallerKey {
+    fn address(text: &str) -> ClientAddress {
         text.parse::<IpAddr>().expect("an address").into()
     }
 
     #[test]
-    fn caller_that_fails_too_often_waits_and_others_do_not() {
+    fn address_that_fails_too_often_waits_and_others_do_not() {
         let attempts = FailedAttempts::default();
-        let (stranger, other, now) = (caller("192.0.2.1"), caller("192.0.2.2"), Instant::now());
+        let (stranger, other, now) = (address("192.0.2.1"), address("192.0.2.2"), Instant::now());
         for nth in 0..=PER_MINUTE {
             assert_eq!(attempts.check(stranger, now), Ok(()), "failure {nth}");
             attempts.record(stranger, now);
@@ -78,7 +72,7 @@ mod tests {
     #[test]
     fn callers_on_this_host_are_exempt() {
         let (attempts, now) = (FailedAttempts::default(), Instant::now());
-        let proxy = caller("::1");
+        let proxy = address("::1");
         (0..100).for_each(|_| attempts.record(proxy, now));
         assert_eq!(attempts.check(proxy, now), Ok(()));
     }

@@ -1,4 +1,4 @@
-//! One rate limit for each of many keys, in bounded memory.
+//! The rate of each of many keys, in bounded memory.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,10 +14,10 @@ const KEYS_MAX: usize = 65_536;
 /// Minimum time between two searches for idle keys in a full table: a search takes a millisecond.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The rate of each key. Shared by all threads.
+/// The rate of each key. Shared by all threads. The limit comes with each call; a key keeps one limit, or one that
+/// seldom changes.
 #[derive(Debug)]
 pub struct KeyedRates<K> {
-    limit: RateLimit,
     keys_max: usize,
     started_at: Instant,
     states: Mutex<States<K>>,
@@ -31,29 +31,34 @@ struct States<K> {
     swept_at: Option<Instant>,
 }
 
+impl<K: Copy + Eq + Hash> Default for KeyedRates<K> {
+    fn default() -> KeyedRates<K> {
+        KeyedRates::with_capacity(KEYS_MAX)
+    }
+}
+
 impl<K: Copy + Eq + Hash> KeyedRates<K> {
-    /// Applies `limit` to each key.
-    pub fn new(limit: RateLimit) -> KeyedRates<K> {
-        KeyedRates::with_capacity(limit, KEYS_MAX)
-    }
-
-    fn with_capacity(limit: RateLimit, keys_max: usize) -> KeyedRates<K> {
+    fn with_capacity(keys_max: usize) -> KeyedRates<K> {
         let states = States { by_key: HashMap::new(), others: Gcra::default(), swept_at: None };
-        KeyedRates { limit, keys_max, started_at: Instant::now(), states: Mutex::new(states) }
+        KeyedRates { keys_max, started_at: Instant::now(), states: Mutex::new(states) }
     }
 
-    /// Takes `units` of a key if its limit allows them at `now`.
+    /// Takes `units` of a key if `limit` allows them at `now`.
     ///
     /// # Errors
     /// How long to wait before the same units are allowed.
-    pub fn try_take(&self, key: K, units: u32, now: Instant) -> Result<(), Duration> {
-        let limit = self.limit;
+    pub fn try_take(
+        &self,
+        key: K,
+        limit: RateLimit,
+        units: u32,
+        now: Instant,
+    ) -> Result<(), Duration> {
         self.update(key, now, |state, now| state.try_take(limit, units, now))
     }
 
     /// Takes `units` of a key that were already spent, and returns how long to wait before more may be spent.
-    pub fn take(&self, key: K, units: u32, now: Instant) -> Duration {
-        let limit = self.limit;
+    pub fn take(&self, key: K, limit: RateLimit, units: u32, now: Instant) -> Duration {
         self.update(key, now, |state, now| state.take(limit, units, now))
     }
 
@@ -95,24 +100,24 @@ mod tests {
 
     #[test]
     fn each_key_has_its_own_rate() {
-        let rates = KeyedRates::new(RateLimit::new(1, 2));
+        let (rates, limit) = (KeyedRates::default(), RateLimit::new(1, 2));
         let now = Instant::now();
         for key in ["a", "b"] {
-            let taken = [(); 3].map(|()| rates.try_take(key, 1, now).is_ok());
+            let taken = [(); 3].map(|()| rates.try_take(key, limit, 1, now).is_ok());
             assert_eq!(taken, [true, true, false], "{key}");
         }
-        assert_eq!(rates.try_take("a", 1, now + Duration::from_secs(1)), Ok(()));
+        assert_eq!(rates.try_take("a", limit, 1, now + Duration::from_secs(1)), Ok(()));
     }
 
     #[test]
     fn keys_beyond_the_maximum_share_one_rate_until_others_are_idle() {
-        let rates = KeyedRates::with_capacity(RateLimit::new(1, 1), 2);
+        let (rates, limit) = (KeyedRates::with_capacity(2), RateLimit::new(1, 1));
         let now = Instant::now();
-        let taken = [1, 2, 3, 4].map(|key| rates.try_take(key, 1, now).is_ok());
+        let taken = [1, 2, 3, 4].map(|key| rates.try_take(key, limit, 1, now).is_ok());
         assert_eq!(taken, [true, true, true, false]);
         assert_eq!(rates.key_count(), 2);
         let later = now + Duration::from_secs(5);
-        let taken = [3, 4].map(|key| rates.try_take(key, 1, later).is_ok());
+        let taken = [3, 4].map(|key| rates.try_take(key, limit, 1, later).is_ok());
         assert_eq!((taken, rates.key_count()), ([true, true], 2));
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! The limits of what a client may cost a node before and while it is served are here as well, because all
 //! doors share them: [`AddressLimits`] of connections, [`ReceiveBudget`] of half-received messages,
-//! [`KeyedRates`] of requests and [`FailedAttempts`] of authentications.
+//! [`KeyedRates`] of requests, [`NamespaceRates`] of publishes and [`FailedAttempts`] of authentications.
 //!
 //! # Guarantees
 //!
@@ -63,6 +63,7 @@ mod keyed_rates;
 mod limit;
 mod listener;
 mod metrics;
+mod namespace_rates;
 mod receive_budget;
 
 pub use address_limits::{AddressLimits, AddressPermit, AddressRefusal};
@@ -74,6 +75,7 @@ pub use keyed_rates::KeyedRates;
 pub use limit::raise_descriptor_limit;
 pub use listener::InfallibleListener;
 pub use metrics::METRICS;
+pub use namespace_rates::{NamespaceRates, PUBLISH_BURST_SECONDS};
 pub use receive_budget::{
     Holding, MESSAGE_TIMEOUT, ReceiveBudget, ReceiveBudgetExceeded, UNCOUNTED_BYTES,
 };

@@ -3,8 +3,13 @@
 use pushonce_telemetry::{Metric, Unit};
 
 /// Every metric of this crate.
-pub const METRICS: &[Metric] =
-    &[ACCEPT_ERRORS, REJECTED_CONNECTIONS, PARTIAL_BYTES, PARTIAL_EVICTED];
+pub const METRICS: &[Metric] = &[
+    ACCEPT_ERRORS,
+    REJECTED_CONNECTIONS,
+    PARTIAL_BYTES,
+    PARTIAL_EVICTED,
+    NAMESPACE_PUBLISHES_REJECTED,
+];
 
 pub(crate) const ACCEPT_ERRORS: Metric = Metric::counter(
     "pushonce_listener_accept_errors_total",
@@ -18,6 +23,12 @@ pub(crate) const REJECTED_CONNECTIONS: Metric = Metric::counter(
      in use) or address (the client address has its maximum of connections, or opens them too fast).",
 )
 .with_labels(&["listener", "reason"]);
+
+pub(crate) const NAMESPACE_PUBLISHES_REJECTED: Metric = Metric::counter(
+    "pushonce_listener_namespace_publishes_rejected_total",
+    "Publishes over all doors for clients and back ends that were rejected because their caller exceeded the \
+     publish rate of the namespace.",
+);
 
 pub(crate) const PARTIAL_BYTES: Metric = Metric::gauge(
     "pushonce_listener_partial_message_bytes",

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use pushonce_auth::audit::{self, Requester};
 use pushonce_auth::{AccessControl, AccessError, Action, Caller, RefusalKind};
-use pushonce_core::{AccessToken, PublishRejection};
+use pushonce_core::{AccessToken, ClientAddress, PublishRejection};
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::publisher::OUTCOME_HEADER;
@@ -62,8 +62,8 @@ where
         let mut service = std::mem::replace(&mut self.service, ready);
         let (access, without_token) = (self.access.clone(), self.without_token);
         Box::pin(async move {
-            let address = remote_address(request.extensions()).map(|peer| peer.ip());
-            let caller = match authenticate(&access, request.headers()).await {
+            let address = remote_address(request.extensions()).map(|address| address.ip());
+            let caller = match authenticate(&access, request.headers(), address.into()).await {
                 Ok(caller) if caller.is_anonymous() && without_token == WithoutToken::Refused => {
                     return Ok(token_required().into_http());
                 }
@@ -89,6 +89,7 @@ enum Refusal {
 async fn authenticate(
     access: &AccessControl,
     headers: &http::HeaderMap,
+    address: ClientAddress,
 ) -> Result<Caller, Refusal> {
     if access.is_open() {
         return Ok(access.without_token());
@@ -100,7 +101,8 @@ async fn authenticate(
         Some((scheme, token))
             if scheme.eq_ignore_ascii_case("bearer") && lines.next().is_none() =>
         {
-            access.authenticate(&AccessToken::new(token.trim())).await.map_err(Refusal::Access)
+            let token = AccessToken::new(token.trim());
+            access.authenticate(&token, address).await.map_err(Refusal::Access)
         }
         _ => Err(Refusal::Malformed(unauthenticated(
             "the metadata `authorization` must occur once, as Bearer TOKEN",
@@ -158,8 +160,10 @@ pub(crate) fn refused_status(error: &AccessError) -> Status {
         RefusalKind::Expired => (Code::Unauthenticated, ErrorCode::TokenExpired),
         RefusalKind::NotAllowed => (Code::PermissionDenied, ErrorCode::NotAllowed),
         RefusalKind::Unavailable => (Code::Unavailable, ErrorCode::Unavailable),
+        RefusalKind::TooManyFailures => (Code::ResourceExhausted, ErrorCode::Overloaded),
     };
-    refused(ErrorReason::from(reason).to_status(code, error.to_string()))
+    let reason = ErrorReason { retry_delay: error.retry_after(), ..reason.into() };
+    refused(reason.to_status(code, error.to_string()))
 }
 
 /// The status of a call that needs a token and has none.
@@ -174,4 +178,20 @@ fn unauthenticated(text: &str) -> Status {
 fn refused(mut status: Status) -> Status {
     status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static("refused"));
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn address_with_too_many_failures_is_told_when_to_retry() {
+        let retry_after = Duration::from_secs(6);
+        let status = refused_status(&AccessError::TooManyFailures { retry_after });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let reason = ErrorReason::from_status(&status).expect("a reason");
+        assert_eq!(reason.retry_delay, Some(retry_after));
+    }
 }

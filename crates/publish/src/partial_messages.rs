@@ -2,11 +2,13 @@
 //! until they are complete.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use pushonce_auth::audit::Requester;
 use pushonce_core::CallerKey;
 use pushonce_listener::{Holding, MESSAGE_TIMEOUT, ReceiveBudget};
 use pushonce_proto::client::ErrorCode;
@@ -48,10 +50,7 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for PartialMe
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let address = remote_address(request.extensions());
-        // Without an address there is no connection: a test calls the service itself.
-        let address = address.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |addr| addr.ip());
-        let (caller, budget) = (CallerKey::from(address), self.budget.clone());
+        let (caller, budget) = (caller_key(request.extensions()), self.budget.clone());
         self.service.call(request.map(|body| {
             Body::new(PartialMessageBody {
                 body,
@@ -61,6 +60,14 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for PartialMe
                 partial: None,
             })
         }))
+    }
+}
+
+/// The caller of a call: its token's subject where calls are authenticated, else its address.
+fn caller_key(extensions: &http::Extensions) -> CallerKey {
+    match extensions.get::<Arc<Requester>>() {
+        Some(requester) => requester.key(),
+        None => CallerKey::Address(remote_address(extensions).map(|address| address.ip()).into()),
     }
 }
 

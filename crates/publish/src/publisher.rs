@@ -11,8 +11,10 @@ use futures::{FutureExt, Stream, StreamExt};
 use pushonce_auth::audit::Requester;
 use pushonce_auth::{AccessControl, Action, Caller, PublishDoor};
 use pushonce_core::{
-    InvalidDelivery, InvalidPublish, Publish, PublishError, StartFrom, SubscribeOptions, Topic,
+    InvalidDelivery, InvalidPublish, NamespaceRateExceeded, OverloadReason, Publish, PublishError,
+    PublishRejection, StartFrom, SubscribeOptions, Topic,
 };
+use pushonce_listener::NamespaceRates;
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::publisher::v1 as pb;
@@ -33,6 +35,7 @@ const OVERLOAD_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 pub(crate) struct PublisherService {
     pub access: AccessControl,
+    pub namespace_rates: NamespaceRates,
     pub router: Router,
     pub subscriptions: Arc<dyn SubscriptionSource>,
     pub heartbeat_interval: Duration,
@@ -92,6 +95,8 @@ impl publisher_service_server::PublisherService for PublisherService {
         if let Ok(publish) = &publish {
             let action = Action::Publish(&publish.topic, PublishDoor::Backend);
             authenticate::authorize(&self.access, &requester, action)?;
+            check_rate(&self.namespace_rates, &self.access, &requester, &publish.topic)
+                .map_err(|exceeded| rate_status(&exceeded))?;
         }
         let result = match publish {
             Ok(publish) => self.router.publish(publish).await,
@@ -122,6 +127,7 @@ impl publisher_service_server::PublisherService for PublisherService {
             requests: request.into_inner(),
             closing: self.stream_end(requester.caller.clone()),
             access: self.access.clone(),
+            namespace_rates: self.namespace_rates.clone(),
             requester,
             stream_error: stream_error.clone(),
         };
@@ -191,6 +197,25 @@ impl PublisherService {
     }
 }
 
+/// Counts a publish to the rate of its namespace.
+fn check_rate(
+    rates: &NamespaceRates,
+    access: &AccessControl,
+    requester: &Requester,
+    topic: &Topic,
+) -> Result<(), NamespaceRateExceeded> {
+    let max = access.publish_rate_max(topic);
+    rates.check(topic, max, requester.key(), std::time::Instant::now())
+}
+
+fn rate_status(exceeded: &NamespaceRateExceeded) -> Status {
+    let retry_delay = Some(exceeded.retry_after);
+    let reason = ErrorReason { retry_delay, ..ErrorCode::Overloaded.into() };
+    let mut status = reason.to_status(Code::ResourceExhausted, exceeded.to_string());
+    status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static("refused"));
+    status
+}
+
 fn subscribe_status(error: SubscriptionSourceError) -> Status {
     match error {
         SubscriptionSourceError::Fetch(error) => fetch_status(&error),
@@ -230,6 +255,7 @@ struct PublishRequests {
     requests: Streaming<pb::PublishStreamRequest>,
     closing: BoxFuture<'static, Status>,
     access: AccessControl,
+    namespace_rates: NamespaceRates,
     requester: Arc<Requester>,
     stream_error: Arc<OnceLock<Status>>,
 }
@@ -238,6 +264,8 @@ impl PublishRequests {
     fn authorize(&self, publish: Publish) -> Result<Publish, PublishError> {
         let action = Action::Publish(&publish.topic, PublishDoor::Backend);
         authenticate::authorize_publish(&self.access, &self.requester, action)?;
+        check_rate(&self.namespace_rates, &self.access, &self.requester, &publish.topic)
+            .map_err(|exceeded| PublishRejection::from(OverloadReason::from(exceeded)))?;
         Ok(publish)
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use pushonce_auth::AccessControl;
 use pushonce_listener::{
-    AddressLimits, ConnectionPurpose, DescriptorBudget, InfallibleListener, ReceiveBudget, incoming,
+    AddressLimits, ConnectionPurpose, DescriptorBudget, InfallibleListener, NamespaceRates,
+    ReceiveBudget, incoming,
 };
 use pushonce_proto::pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server::ClusterServiceServer;
@@ -110,6 +111,8 @@ pub struct ServerParts {
     pub address_limits: AddressLimits,
     /// The budget of messages that are only half received.
     pub receive_budget: ReceiveBudget,
+    /// The publishes of each caller to each namespace that limits them.
+    pub namespace_rates: NamespaceRates,
     /// Period over which the streams are ended one by one on shutdown, so that their clients do not all
     /// reconnect to other nodes at once. New calls are rejected meanwhile.
     pub grace: Duration,
@@ -176,6 +179,7 @@ impl Server {
             readiness,
             address_limits,
             receive_budget,
+            namespace_rates,
             grace,
         } = parts;
         let listener =
@@ -187,6 +191,7 @@ impl Server {
         let drain = StreamDrain { closing: draining.clone(), grace, streams: streams.clone() };
         let publisher = PublisherService {
             access: access.clone(),
+            namespace_rates,
             router,
             subscriptions,
             heartbeat_interval,
@@ -204,14 +209,15 @@ impl Server {
         let v1alpha = v1alpha.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX);
         // Health is open: it says only whether the node serves.
         let services = server_builder()
-            .add_service(partial(
-                authenticated(DecodeErrorService(publisher), &access, Allowed),
-                &receive_budget,
+            .add_service(authenticated(
+                partial(DecodeErrorService(publisher), &receive_budget),
+                &access,
+                Allowed,
             ))
-            .add_service(partial(authenticated(cluster, &access, Allowed), &receive_budget))
+            .add_service(authenticated(partial(cluster, &receive_budget), &access, Allowed))
             .add_service(partial(health_service, &receive_budget))
-            .add_service(partial(authenticated(v1, &access, Refused), &receive_budget))
-            .add_service(partial(authenticated(v1alpha, &access, Refused), &receive_budget));
+            .add_service(authenticated(partial(v1, &receive_budget), &access, Refused))
+            .add_service(authenticated(partial(v1alpha, &receive_budget), &access, Refused));
         let listener = InfallibleListener::new("grpc", listener);
         Ok(Server {
             addr,

@@ -299,6 +299,7 @@ impl Node {
             readiness: ready_receiver,
             address_limits: client_limits.addresses,
             receive_budget: client_limits.receive_budget,
+            namespace_rates: client_limits.namespace_rates,
             grace: config.settings.shutdown_grace.0,
         })
         .await?;

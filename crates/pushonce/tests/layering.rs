@@ -8,7 +8,7 @@ use serde_json::Value;
 /// The crates of the workspace that each crate may depend on.
 const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
-    ("auth", &["core", "telemetry"]),
+    ("auth", &["core", "listener", "telemetry"]),
     ("proto", &["core"]),
     ("ca", &["core"]),
     ("peer", &["core", "proto", "ca", "telemetry"]),

@@ -81,3 +81,26 @@ fn refused_callers_are_told_what_to_do() {
     assert_eq!(kind(Err(AuthenticationError::Expired.into())), RefusalKind::Expired);
     assert_eq!(kind(Err(InvalidTicket::Unknown.into())), RefusalKind::InvalidToken);
 }
+
+#[tokio::test]
+async fn address_with_too_many_invalid_tickets_waits_and_others_do_not() {
+    let (access, _sender) = access(Duration::ZERO, || Timestamp(0));
+    let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap().into();
+    // Of this node, which issued none.
+    let ticket: Ticket = Tickets::new(NodeId(1), Arc::new(NoPeers))
+        .issue(&token("alice"), None, (7, [7; 32]), Timestamp(0))
+        .unwrap()
+        .0;
+    let refused = loop {
+        let error = access.redeem(&ticket, address("192.0.2.1")).await.unwrap_err();
+        if error != AccessError::Ticket(InvalidTicket::Unknown) {
+            break error;
+        }
+    };
+    assert!(refused.retry_after().is_some_and(|wait| !wait.is_zero()), "{refused:?}");
+    assert_eq!(refused.kind(), RefusalKind::TooManyFailures);
+    for other in ["192.0.2.2", "127.0.0.1"] {
+        let error = access.redeem(&ticket, address(other)).await.unwrap_err();
+        assert_eq!(error, AccessError::Ticket(InvalidTicket::Unknown), "{other}");
+    }
+}

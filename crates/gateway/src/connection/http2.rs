@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
-use super::{ConnectionPermit, HttpResponseFuture, caller_of, ready_response, respond};
+use super::{ConnectionPermit, HttpResponseFuture, ready_response, respond};
 use crate::http::HttpError;
 use crate::http::authenticate::RemoteIp;
 use crate::http::framing::RequestFraming;
@@ -67,17 +67,15 @@ pub(super) async fn serve(
 ) {
     let requests = Rc::new(Requests::default());
     let service_requests = requests.clone();
-    let caller = caller_of(stream.tcp());
     let address = RemoteIp(stream.tcp().peer_addr().ok().map(|address| address.ip()));
     // HTTP/2 frames its requests itself.
     let framing = RefCell::new(RequestFraming::new());
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let guard = service_requests.begin();
         let access = match http.admit(&request, service_requests.total.get(), &framing, true) {
             Ok(access) => access,
             Err(rejection) => return ready_response(*rejection),
         };
-        request.extensions_mut().insert(caller);
         let response = match request.uri().path() {
             "/ws" => http1_required(),
             _ => respond(request, &http, address),

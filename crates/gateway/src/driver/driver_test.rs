@@ -93,7 +93,7 @@ async fn stream_is_not_opened_for_a_subscription_that_the_hub_rejects() {
         let driver = SessionDriver::start(
             harness.lane.clone(),
             RejectingTransport(sender),
-            testing::THIS_HOST,
+            ClientAddress::LOCALHOST,
         );
         let topic = Topic::new("a").unwrap();
         driver.on_request(subscribe(&topic, StartFrom::Position(Position::new(7, 9))));
@@ -115,7 +115,7 @@ async fn subscription_without_a_stream_is_rejected_and_unsubscribed_from_the_hub
         let driver = SessionDriver::start(
             harness.lane.clone(),
             RejectingTransport(sender),
-            testing::THIS_HOST,
+            ClientAddress::LOCALHOST,
         );
         let topic = Topic::new("a").unwrap();
         driver.on_request(subscribe(&topic, StartFrom::Now));
@@ -142,7 +142,7 @@ async fn replies_to_publishes_sent_together_are_batched_even_after_the_client_di
         let driver = SessionDriver::start(
             harness.lane.clone(),
             RejectingTransport(sender),
-            testing::THIS_HOST,
+            ClientAddress::LOCALHOST,
         );
         driver.on_request(publish());
         driver.on_request(publish());

@@ -78,11 +78,17 @@ impl Credential {
     /// Finds the caller. A node without issuers verifies no tokens.
     ///
     /// # Errors
-    /// [`AccessError`] when the token or ticket is not valid now.
-    pub(crate) async fn authenticate(self, access: &AccessControl) -> Result<Caller, AccessError> {
+    /// [`AccessError`] when the token or ticket is not valid now, or too many of the address were not.
+    pub(crate) async fn authenticate(
+        self,
+        access: &AccessControl,
+        RemoteIp(address): RemoteIp,
+    ) -> Result<Caller, AccessError> {
         match self {
-            Credential::Bearer(token) if !access.is_open() => access.authenticate(&token).await,
-            Credential::Ticket(ticket) => access.redeem(&ticket).await,
+            Credential::Bearer(token) if !access.is_open() => {
+                access.authenticate(&token, address.into()).await
+            }
+            Credential::Ticket(ticket) => access.redeem(&ticket, address.into()).await,
             Credential::None | Credential::Bearer(_) => Ok(access.without_token()),
         }
     }
@@ -141,7 +147,7 @@ pub(crate) async fn authenticate(
         remove_ticket(request.uri_mut());
     }
     let address = request.extensions().get::<RemoteIp>().and_then(|address| address.0);
-    let authentication = credential.authenticate(&access).await;
+    let authentication = credential.authenticate(&access, RemoteIp(address)).await;
     if let Err(error) = &authentication {
         audit::record_refusal(&access.without_token(), address, error);
     }

@@ -1,5 +1,7 @@
 //! HTTP error responses: `{"error":{"code","message","retry"}}` with the matching status.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -61,6 +63,16 @@ impl HttpError {
         HttpError { retry, ..HttpError::new(status, code.as_str(), message) }
     }
 
+    /// Creates the error for a client that exceeds a limit of its own.
+    fn too_many(retry_after: Duration, message: String) -> HttpError {
+        let seconds = retry_after.as_secs().saturating_add(1);
+        HttpError {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_after_secs: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
+            ..HttpError::from_code(ErrorCode::Overloaded, message)
+        }
+    }
+
     /// Builds the response.
     pub(crate) fn into_http_response(self) -> Response<Body> {
         let HttpError { status, code, message, retry, challenge, retry_after_secs } = self;
@@ -110,8 +122,11 @@ impl From<AccessError> for HttpError {
                 Some("Bearer error=\"invalid_token\"")
             }
             RefusalKind::NotAllowed => Some("Bearer error=\"insufficient_scope\""),
-            RefusalKind::Unavailable => None,
+            RefusalKind::Unavailable | RefusalKind::TooManyFailures => None,
         };
+        if let Some(retry_after) = error.retry_after() {
+            return HttpError::too_many(retry_after, error.to_string());
+        }
         let code = rejection::access_code(&error);
         HttpError { challenge, ..HttpError::from_code(code, error.to_string()) }
     }
@@ -126,12 +141,7 @@ impl From<PublishError> for HttpError {
 
 impl From<PublishRateExceeded> for HttpError {
     fn from(exceeded: PublishRateExceeded) -> HttpError {
-        let seconds = exceeded.retry_after.as_secs().saturating_add(1);
-        HttpError {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            retry_after_secs: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
-            ..HttpError::from_code(ErrorCode::Overloaded, exceeded.to_string())
-        }
+        HttpError::too_many(exceeded.retry_after(), exceeded.to_string())
     }
 }
 
@@ -166,7 +176,7 @@ mod tests {
     #[test]
     fn exceeded_rate_is_429_with_the_time_to_wait() {
         let retry_after = std::time::Duration::from_millis(2_300);
-        let error = HttpError::from(PublishRateExceeded { retry_after });
+        let error = HttpError::from(PublishRateExceeded::Node { retry_after });
         assert!(error.retry && error.message.contains("2.3s"), "{}", error.message);
         let response = error.into_http_response();
         assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);

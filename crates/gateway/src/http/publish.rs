@@ -8,13 +8,13 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::{BoxError, Extension, Json};
+use axum::{BoxError, Json};
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{LengthLimitError, Limited};
 use pushonce_auth::{Action, PublishDoor};
-use pushonce_core::{CallerKey, InvalidPublish, Publish};
+use pushonce_core::{InvalidPublish, Publish};
 use pushonce_listener::{Holding, ReceiveBudgetExceeded};
 use pushonce_proto::client::ErrorCode;
 use serde_json::{Value, json};
@@ -28,7 +28,6 @@ pub(super) async fn post(
     caller: Authenticated,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
-    Extension(payer): Extension<CallerKey>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, HttpError> {
@@ -37,7 +36,8 @@ pub(super) async fn post(
     query::expect_none(query.as_deref())?;
     headers::check_supported(&headers)?;
     let key = headers::idempotency_key(&headers)?;
-    http.limits.check_publish(payer)?;
+    let payer = caller.0.key();
+    http.limits.check_publish(&topic, payer, &http.access)?;
     let holding = http.limits.receive_budget.begin(payer);
     let payload = read_body(&headers, body, http.body_timeout, holding).await?;
     let content_type = headers::content_type(&headers, &payload)?;

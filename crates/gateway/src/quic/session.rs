@@ -229,8 +229,8 @@ impl OpenSession {
             close_reason: RefCell::new(None),
         };
         let decoder = delimited::FrameDecoder::new(lane.frame_bytes_max(Encoding::Proto));
-        let caller = connection.remote_address().ip().into();
-        let driver = SessionDriver::start(lane.clone(), transport, caller);
+        let address = connection.remote_address().ip().into();
+        let driver = SessionDriver::start(lane.clone(), transport, address);
         OpenSession {
             driver,
             control,

@@ -137,6 +137,26 @@ fn renewal_replaces_the_grants_and_keeps_the_subject() {
 }
 
 #[test]
+fn failures_of_others_at_the_address_end_only_a_session_without_a_valid_token() {
+    let refused = || {
+        let retry_after = std::time::Duration::from_secs(6);
+        let error = AccessError::TooManyFailures { retry_after };
+        SessionInput::Authenticated(Err(error))
+    };
+    let mut session = session();
+    run(&mut session, [authenticate(1), authenticated(caller("alice", &["chat"]))]);
+    assert_eq!(
+        run(&mut session, [authenticate(2), refused(), subscribe(3, "chat")]),
+        ["verify", "2 overloaded", "audit", "subscribe chat"]
+    );
+    let mut session = self::session();
+    assert_eq!(
+        run(&mut session, [authenticate(1), refused()]),
+        ["verify", "1 overloaded", "audit", "close 4429"]
+    );
+}
+
+#[test]
 fn second_authentication_lets_the_requests_behind_it_wait_again() {
     let mut session = session();
     run(&mut session, [authenticate(1), subscribe(2, "a"), authenticate(3), subscribe(4, "b")]);

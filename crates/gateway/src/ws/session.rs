@@ -121,12 +121,12 @@ impl<S: ClientSocket> Session<S> {
             message_bytes_max: lane.frame_bytes_max(encoding),
             fragments_max: FRAGMENTS_MAX,
         };
-        let caller = connection::caller_of(stream.tcp());
+        let address = connection::client_address(stream.tcp());
         let stream = Rc::new(stream);
         let sink = Rc::new(RefCell::new(WebSocketSink::new(stream.clone(), lane.clone())));
         let transport =
             WebSocketTransport { sink, encoding, deflate, has_received: Cell::new(true) };
-        let driver = SessionDriver::start(lane, transport, caller);
+        let driver = SessionDriver::start(lane, transport, address);
         Session {
             driver,
             stream,

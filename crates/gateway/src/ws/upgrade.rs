@@ -9,7 +9,7 @@ use pushonce_proto::client::{self, ClientCommand, Encoding, ErrorCode, InvalidFr
 use pushonce_websocket::{Handshake, HandshakeError, HandshakeOptions};
 
 use crate::http::HttpError;
-use crate::http::authenticate::{Credential, is_token_parameter};
+use crate::http::authenticate::{Credential, RemoteIp, is_token_parameter};
 use crate::query;
 
 /// The prefix of a subprotocol that carries a token: browsers can send no header with a WebSocket. The server
@@ -94,10 +94,11 @@ impl UpgradeRequest {
     pub(crate) async fn authenticate(
         mut self,
         access: &AccessControl,
+        address: RemoteIp,
     ) -> Result<UpgradeRequest, AccessError> {
         let credential = std::mem::replace(&mut self.credential, Credential::None);
         let is_ticket = matches!(credential, Credential::Ticket(_));
-        match credential.authenticate(access).await {
+        match credential.authenticate(access, address).await {
             Ok(caller) => self.caller = caller.token().is_some().then_some(caller),
             Err(error) if is_ticket => self.refused_ticket = Some(error),
             Err(error) => return Err(error),

@@ -91,7 +91,7 @@ async fn namespace_settings_are_changed_and_returned() {
     assert_eq!((settings.history_count_max, settings.history_bytes_max), (3, 1 << 20));
 
     let namespaces = cluster.namespaces(NamespacesRequest {}).await.expect("a reply").into_inner();
-    assert_eq!(Namespaces::try_from(namespaces), Ok(Namespaces::default()));
+    assert_eq!(Namespaces::try_from(namespaces), Ok(super::namespaces()));
 
     let over = NamespaceChange { payload_bytes_max: Some(2 << 20), ..change };
     for (invalid, code) in [

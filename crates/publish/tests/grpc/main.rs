@@ -9,6 +9,7 @@ mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,11 +20,11 @@ use futures::{FutureExt, StreamExt};
 use pushonce_auth::AccessControl;
 use pushonce_core::{
     Acknowledgement, ClusterVersion, ClusterView, Delivery, FetchError, Gap, GapReason,
-    JoinTokenId, Message, Namespace, NamespaceChange, NodeId, Placement, Position, Publish,
-    PublishError, RevokedTokens, ShardId, ShardOwners, StartFrom, SubscribeAck, SubscribeOptions,
-    Timestamp, Topic, TopicEvent, UnavailableReason, test_util,
+    JoinTokenId, Message, Namespace, NamespaceChange, Namespaces, NodeId, Placement, Position,
+    Publish, PublishError, RevokedTokens, ShardId, ShardOwners, StartFrom, SubscribeAck,
+    SubscribeOptions, Timestamp, Topic, TopicEvent, UnavailableReason, test_util,
 };
-use pushonce_listener::{AddressLimits, ReceiveBudget};
+use pushonce_listener::{AddressLimits, NamespaceRates, ReceiveBudget};
 use pushonce_proto::cluster::{
     ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList, TopicQuery,
 };
@@ -245,9 +246,18 @@ impl ClusterAdmin for FakeNode {
     }
 }
 
+/// The settings of the fake node: one message a second of each caller to `limited`.
+fn namespaces() -> Namespaces {
+    let mut limited = Namespace::default();
+    limited.access.publish_rate_max = NonZeroU32::new(1);
+    let named = [("limited".to_owned(), limited)].into();
+    Namespaces { named, ..Namespaces::default() }
+}
+
 fn fake_node() -> Arc<FakeNode> {
     let placement = Placement { version: 4, replicas: vec![vec![ME]; 16] };
-    let view = ClusterView { version: 9, placement, ..test_util::view([]) };
+    let view =
+        ClusterView { version: 9, placement, namespaces: namespaces(), ..test_util::view([]) };
     let claims = view.shards.ids().map(|shard| test_util::claim(shard.0, ME.0, 2));
     let owners = test_util::owners(claims);
     Arc::new(FakeNode {
@@ -297,6 +307,7 @@ async fn bind(
         readiness: ready,
         address_limits: AddressLimits::new(0),
         receive_budget: ReceiveBudget::new(RECEIVE_BYTES_MAX),
+        namespace_rates: NamespaceRates::default(),
         grace,
     };
     Server::bind(parts).await
@@ -336,6 +347,13 @@ impl TestServer {
     async fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://{}", self.addr)).expect("a URL");
         endpoint.connect().await.expect("the server accepts connections")
+    }
+
+    /// A publisher at 127.0.0.2, which is not exempt from limits as 127.0.0.1 is.
+    async fn stranger(&self) -> PublisherServiceClient<Channel> {
+        let endpoint = Channel::from_shared(format!("http://{}", self.addr)).expect("a URL");
+        let endpoint = endpoint.local_address(Some([127, 0, 0, 2].into()));
+        PublisherServiceClient::new(endpoint.connect().await.expect("connected"))
     }
 
     async fn publisher(&self) -> PublisherServiceClient<Channel> {

@@ -204,3 +204,26 @@ async fn publish_stream_is_acknowledged_in_order_and_continues_after_a_rejection
         }
     }
 }
+
+#[tokio::test]
+async fn publish_rate_of_a_namespace_holds_for_calls_and_streams() {
+    let server = TestServer::start().await;
+    let mut publisher = server.stranger().await;
+    let status = loop {
+        if let Err(status) = publisher.publish(request("limited/7", "x")).await {
+            break status;
+        }
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let reason = ErrorReason::from_status(&status).expect("a reason");
+    assert!(reason.retry && reason.retry_delay.is_some(), "{reason:?}");
+    let requests = vec![PublishStreamRequest::from(request("limited/7", "x")); 100];
+    let replies = publisher.publish_stream(stream::iter(requests)).await.expect("open");
+    let replies: Vec<_> = replies.into_inner().map(|reply| reply.expect("a reply")).collect().await;
+    let is_limited = |outcome: Option<Outcome>| {
+        matches!(outcome, Some(Outcome::Failed(failure))
+            if failure.code == Code::ResourceExhausted as i32 && failure.retry)
+    };
+    assert!(replies.into_iter().any(|reply| is_limited(reply.outcome)));
+    assert!(publisher.publish(request("a", "x")).await.is_ok(), "another namespace");
+}

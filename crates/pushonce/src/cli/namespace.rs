@@ -93,7 +93,8 @@ struct NamespaceSettingArgs {
     /// ends over gRPC)
     #[arg(long, value_name = "on|off", value_parser = values::switch)]
     client_publish: Option<bool>,
-    /// Maximum number of messages per second that one caller may publish at each node; 0: no limit
+    /// Maximum number of messages per second that one caller may publish at each node, twice as many at once; 0: no
+    /// limit. The addresses 127.0.0.1 and ::1 are not limited
     #[arg(long, value_name = "N")]
     publish_rate: Option<u32>,
     /// Time for which caches may keep what is read over HTTP without a token, as in 10s, at most 1d; 0s: they

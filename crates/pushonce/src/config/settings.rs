@@ -184,8 +184,9 @@ pub struct Settings {
     /// 127.0.0.1 and ::1 are not limited
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 10_000)]
     pub address_connections_max: usize,
-    /// Maximum number of publishes a second of one caller over HTTP, WebSocket and QUIC, twice as many at once;
-    /// gRPC has no such limit. 0: no limit. Callers on 127.0.0.1 and ::1 are not limited
+    /// Maximum number of publishes a second of one caller (the subject of its token, else its address) over HTTP,
+    /// WebSocket and QUIC, twice as many at once; gRPC has no such limit. 0: no limit. The addresses 127.0.0.1 and
+    /// ::1 are not limited
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 1_000)]
     pub publish_rate_max: u32,
     /// Free space to keep on the disk of --data: with less the node accepts no publishes [default: 256MiB,
