@@ -15,16 +15,17 @@ pub(crate) fn is_plausible(frame: &PeerFrame) -> bool {
     if FailPoint::FrameUnchecked.is_active() {
         return true;
     }
+    // A gap begins where the reader asked, which may be anything. Only its end moves the reader.
     let is_position = |position: Position| position.epoch.0.max(position.offset.0) <= POSITION_MAX;
     let mut positions: Box<dyn Iterator<Item = Position> + '_> = match frame {
         PeerFrame::Interested { head, .. } => Box::new(head.iter().copied()),
         PeerFrame::Deliver { messages, .. } => Box::new(messages.iter().map(|m| m.position)),
-        PeerFrame::Lost { gap, .. } => Box::new([gap.from, gap.to].into_iter()),
+        PeerFrame::Lost { gap, .. } => Box::new([gap.to].into_iter()),
         PeerFrame::Heartbeat { heads, .. } => Box::new(heads.iter().map(|&(_, head)| head)),
         PeerFrame::Fetched { part, .. } => match part {
             FetchedPart::More(messages) => Box::new(messages.iter().map(|m| m.position)),
             FetchedPart::Done { messages, head, gap } => {
-                let gap = gap.iter().flat_map(|gap| [gap.from, gap.to]);
+                let gap = gap.iter().map(|gap| gap.to);
                 Box::new(messages.iter().map(|m| m.position).chain([*head]).chain(gap))
             }
             FetchedPart::Failed(_) => return true,
@@ -84,6 +85,16 @@ mod tests {
                 assert!(!is_plausible(&frame), "{frame:?}");
             }
         }
+    }
+
+    #[test]
+    fn gap_may_begin_at_any_position_that_a_client_asked_for() {
+        let from = Position::new(8, u64::MAX);
+        let gap = Gap { from, to: Position::new(9, 1), reason: GapReason::Epoch };
+        let (messages, head) = (vec![], Position::new(9, 1));
+        let part = FetchedPart::Done { messages, head, gap: Some(gap) };
+        assert!(is_plausible(&PeerFrame::Fetched { id: 1, part }));
+        assert!(is_plausible(&PeerFrame::Lost { number: 1, gap }));
     }
 
     #[test]
