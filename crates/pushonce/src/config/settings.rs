@@ -81,7 +81,7 @@ pub struct Settings {
     #[arg(long, help_heading = "Addresses", value_name = "ADDR", value_parser = listen_address)]
     pub monitoring: Option<SocketAddr>,
     /// Origins of pages that may read, publish and subscribe besides the node's own pages, as in
-    /// https://www.example.com; `*` for every page. On a loopback address, their hosts are accepted as names of
+    /// `https://www.example.com`; `*` for every page. On a loopback address, their hosts are accepted as names of
     /// this node, too [default: none]
     #[arg(long, help_heading = "Addresses", value_name = "ORIGINS", value_delimiter = ',')]
     #[arg(value_parser = origin)]
