@@ -260,8 +260,6 @@ impl ClusterState {
         self.check_run(known, run)?;
         self.check_log(known, claimed_id.and(log))?;
         self.check_times(times)?;
-        let node = known.unwrap_or(NodeId(self.next_id));
-        self.check_name(&profile.name, node)?;
         let max = self.rules().members_max;
         if known.is_none() && self.members.len() >= max {
             return Err(CommandRejection::TooManyMembers { max: max as u32 });
@@ -271,6 +269,7 @@ impl ClusterState {
             return Err(CommandRejection::TooManyJoining { max: max as u32 });
         }
         let node = self.check_credential(credential, incarnation, known)?;
+        self.check_name(&profile.name, node)?;
         let state = match known.and_then(|node| self.members.get(&node)) {
             Some(registered) => registered.member.state,
             None => MemberState::Joining,

@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(specs[0].join, None);
         assert_eq!(specs[2].ports.http, 8_280);
         assert_eq!(specs[2].join.as_deref(), Some("127.0.0.1:8091"));
-        assert_eq!(specs[2].data, Path::new("/data/n3"));
+        assert_eq!(specs[2].data, Path::new("/data/node-3"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ const EXPIRES: Timestamp = Timestamp(2_000);
 
 fn with_certificate(node: u64, incarnation: u128) -> JoinCommand {
     let credential = JoinCredential::Certificate(NodeId(node));
-    JoinCommand { credential, ..join_command(incarnation, &format!("n{incarnation}")) }
+    JoinCommand { credential, ..join_command(incarnation, &format!("node-{incarnation}")) }
 }
 
 fn hash(token: u8) -> JoinTokenHash {
@@ -19,7 +19,7 @@ fn hash(token: u8) -> JoinTokenHash {
 
 fn with_token(token: u8, now: Timestamp, incarnation: u128) -> JoinCommand {
     let credential = JoinCredential::Token { hash: hash(token), now };
-    JoinCommand { credential, ..join_command(incarnation, &format!("n{incarnation}")) }
+    JoinCommand { credential, ..join_command(incarnation, &format!("node-{incarnation}")) }
 }
 
 fn add_token(token: u8, now: Timestamp) -> ControlCommand {
@@ -40,7 +40,7 @@ fn certificate_gets_exactly_its_id_and_skipped_ids_stay_available() {
     let view = log.view();
     assert!(!view.was_removed(NodeId(2)) && !view.was_removed(NodeId(3)));
     assert_eq!(log.join(with_certificate(2, 20)).map(|joined| joined.node), Ok(NodeId(2)));
-    assert_eq!(log.join(join_command(50, "n5")).map(|joined| joined.node), Ok(NodeId(5)));
+    assert_eq!(log.join(join_command(50, "node-50")).map(|joined| joined.node), Ok(NodeId(5)));
     assert_eq!(log.join(with_certificate(3, 30)).map(|joined| joined.node), Ok(NodeId(3)));
     assert_eq!(log.view().unused_ids, BTreeSet::new());
 }
@@ -59,6 +59,18 @@ fn certificate_of_an_id_that_was_used_is_rejected() {
     log.apply_ok(ControlCommand::Remove(NodeId(2)));
     assert_eq!(rejection(&mut log, with_certificate(2, 22)), CommandRejection::IdTaken(NodeId(2)));
     assert_eq!(rejection(&mut log, with_certificate(2, 20)), CommandRejection::Removed(NodeId(2)));
+}
+
+#[test]
+fn node_with_a_certificate_may_have_its_own_id_as_name_and_no_other() {
+    let mut log = CommandLog::bootstrapped();
+    let named = |name: &str| {
+        let credential = JoinCredential::Certificate(NodeId(7));
+        JoinCommand { credential, ..join_command(70, name) }
+    };
+    let rejected = rejection(&mut log, named("n2"));
+    assert!(matches!(rejected, CommandRejection::NameLooksLikeId { .. }), "{rejected}");
+    assert_eq!(log.join(named("n7")).map(|joined| joined.node), Ok(NodeId(7)));
 }
 
 #[test]
@@ -99,7 +111,7 @@ fn token_admits_one_directory_until_it_expires() {
 fn token_never_gives_the_identity_of_a_member() {
     let mut log = CommandLog::bootstrapped();
     log.apply_ok(add_token(7, NOW));
-    let member = log.join(join_command(20, "n20")).expect("joins").node;
+    let member = log.join(join_command(20, "node-20")).expect("joins").node;
     let stolen = with_token(7, NOW, 20);
     assert_eq!(rejection(&mut log, stolen), CommandRejection::AlreadyMember(member));
     assert!(log.join(with_token(7, NOW, 21)).is_ok(), "the token is not used up");
@@ -113,7 +125,7 @@ fn token_with_the_id_of_another_one_is_unknown() {
     forged.0[31] ^= 1;
     assert_eq!(forged.id(), hash(7).id());
     let credential = JoinCredential::Token { hash: forged, now: NOW };
-    let joining = JoinCommand { credential, ..join_command(20, "n2") };
+    let joining = JoinCommand { credential, ..join_command(20, "node-2") };
     assert_eq!(rejection(&mut log, joining), CommandRejection::UnknownJoinToken);
 }
 

@@ -271,12 +271,12 @@ fn members_that_never_come_are_bounded_and_dropped() {
     let mut log = CommandLog::bootstrapped();
     let max = Rules::for_version(VersionRange::SUPPORTED.max).joining_max as u128;
     for index in 2..2 + max {
-        log.join(join_command(index, &format!("n{index}"))).unwrap();
+        log.join(join_command(index, &format!("node-{index}"))).unwrap();
     }
     let late = || join_command(5_000, "late");
     let rejection = log.apply_rejected(ControlCommand::Join(late()));
     assert_eq!(rejection, CommandRejection::TooManyJoining { max: 32 });
-    assert_eq!(log.join(join_command(2, "n2")).unwrap().node, NodeId(2), "a repeat");
+    assert_eq!(log.join(join_command(2, "node-2")).unwrap().node, NodeId(2), "a repeat");
 
     log.apply(ControlCommand::Activate(NodeId(3)));
     for node in [2, 3] {
@@ -290,24 +290,24 @@ fn members_that_never_come_are_bounded_and_dropped() {
     let joined = log.join(late()).unwrap().node;
     assert_eq!(joined, NodeId(2 + max as u64), "no id is used twice");
     // The node comes after all, with the id that it was given, or without one.
-    let claimed = JoinCommand { node: Some(NodeId(2)), ..join_command(2, "n2") };
+    let claimed = JoinCommand { node: Some(NodeId(2)), ..join_command(2, "node-2") };
     let rejection = log.apply_rejected(ControlCommand::Join(claimed));
     assert_eq!(rejection, CommandRejection::JoinExpired(NodeId(2)));
     assert!(rejection.is_final());
-    assert_eq!(log.join(join_command(2, "n2")).unwrap().node, NodeId(3 + max as u64));
+    assert_eq!(log.join(join_command(2, "node-2")).unwrap().node, NodeId(3 + max as u64));
 }
 
 #[test]
 fn join_that_changes_nothing_is_answered_from_the_state() {
     let mut log = CommandLog::bootstrapped();
-    let first = join_command(2, "n2");
+    let first = join_command(2, "node-2");
     assert_eq!(log.state.reply_to_repeated_join(7, &first), None, "a new node");
     let joined = log.join(first.clone()).unwrap();
     let expected = CommandReply::Joined(JoinReply { index: 7, ..joined });
     assert_eq!(log.state.reply_to_repeated_join(7, &first), Some(expected));
     let renamed = join_command(2, "other");
     assert_eq!(log.state.reply_to_repeated_join(7, &renamed), None, "another profile");
-    let taken = log.state.reply_to_repeated_join(7, &join_command(3, "n2"));
+    let taken = log.state.reply_to_repeated_join(7, &join_command(3, "node-2"));
     assert!(matches!(taken, Some(CommandReply::Rejected(CommandRejection::NameTaken { .. }))));
 }
 
@@ -474,7 +474,7 @@ fn command_encoding_is_stable() {
     assert_eq!(encoded(unset), [0, 1, 5, 1, 1, b'a', 0, 0]);
     let set =
         ControlCommand::SetNamespace { name: None, change: Some(count(3)), allow_data_loss: false };
-    assert_eq!(encoded(set), [0, 1, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(encoded(set), [0, 1, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(encoded(drain(NodeId(3))), [0, 1, 6, 3, 1]);
     assert_eq!(encoded(ControlCommand::Undrain(NodeId(3))), [0, 1, 7, 3]);
 }
