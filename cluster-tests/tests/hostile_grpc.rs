@@ -1,7 +1,7 @@
 //! Set-up: one node, subscribers on every transport and a publisher.
 //! Fault: HTTP/2 clients on the gRPC port that are silent, reset every call, send empty frames and settings without
 //! end, and half messages.
-//! Claim: nobody else notices, and memory and descriptors return to the baseline.
+//! Claim: other clients are not affected, and memory and descriptors return to the baseline.
 
 use pushonce_cluster_tests::hostile::{
     Bystanders, Footprint, HTTP2_PREFACE, Stranger, http2_frame,

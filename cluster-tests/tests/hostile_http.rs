@@ -1,7 +1,8 @@
 //! Set-up: one node, subscribers on every transport and a publisher.
 //! Fault: HTTP clients that never finish: heads and bodies byte by byte, silent and half-open connections, heads of
-//! 64 KiB, answers that nobody reads, resets.
-//! Claim: nobody else notices, each connection ends by itself, and memory and descriptors return to the baseline.
+//! 64 KiB, unread answers, resets.
+//! Claim: the subscribers and the publisher are not affected, each connection ends by itself, and memory and
+//! descriptors return to the baseline.
 
 use pushonce_cluster_tests::hostile::{Bystanders, Footprint, HEALTH_REQUEST, Stranger};
 use pushonce_cluster_tests::{ProcessCluster, http_client, secs};
@@ -78,7 +79,7 @@ async fn large_heads_resets_and_unread_answers_leave_nothing_behind() {
         stranger.reset();
     }
     bystanders.assert_served(3).await;
-    // Six megabytes for each, of which nobody reads more than the first bytes.
+    // Six megabytes for each. Only the first bytes are read.
     let request = format!(
         "GET /topics/large/history?last={HISTORY_MESSAGES} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     );

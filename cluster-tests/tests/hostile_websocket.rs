@@ -1,7 +1,7 @@
 //! Set-up: one node with one lane, subscribers on every transport and a publisher.
 //! Fault: WebSocket sessions that ping without end, send endless fragments, compressed bombs and half messages,
 //! subscribe in storms, and never read.
-//! Claim: nobody else notices, every message arrives in order on the session that was open, and memory and
+//! Claim: other clients are not affected, every message arrives in order on the session that was open, and memory and
 //! descriptors return to the baseline.
 
 use flate2::{Compress, Compression, FlushCompress};

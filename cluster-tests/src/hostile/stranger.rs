@@ -25,7 +25,7 @@ pub const HEALTH_REQUEST: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost
 /// The first bytes of an HTTP/2 client, with empty settings.
 pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// A TCP connection that sends what no client should.
+/// A TCP connection for malformed and incomplete requests.
 pub struct Stranger(TcpStream);
 
 impl Stranger {
