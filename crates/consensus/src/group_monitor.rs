@@ -187,7 +187,7 @@ impl RaftGroup {
                 .replication
                 .iter()
                 .flatten()
-                .map(|(node, matched)| (NodeId(*node), index(*matched)))
+                .filter_map(|(node, matched)| matched.map(|id| (NodeId(*node), id.index)))
                 .collect(),
             unresponsive: if has_lease {
                 self.unresponsive_voters(&metrics)

@@ -85,8 +85,9 @@ impl RaftGroup {
         self.change_membership(|| self.raft().add_learner(node.0, (), false)).await
     }
 
-    /// Replaces the voters in one joint step; each must be a member already. Removed replicas are not
-    /// notified: their node must stop and destroy them.
+    /// Replaces the voters in one joint step; each must be a member already, and [`GroupStatus::matched`] must
+    /// show that it holds entries: a replica without any votes for nobody. Removed replicas are not notified:
+    /// their node must stop and destroy them.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), MembershipError> {
         let voters = voters.into_iter().map(|node| node.0).collect();
         let change = ChangeMembers::ReplaceAllVoters(voters);

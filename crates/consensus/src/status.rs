@@ -28,7 +28,8 @@ pub struct GroupStatus {
     pub last_log_index: u64,
     /// The index of the last entry that the machine applied here; 0 when there is none.
     pub applied_index: u64,
-    /// On the leader: the last index that each replica is known to hold. Empty on other nodes.
+    /// On the leader: the last index that each replica is known to hold. A replica that is not known to hold
+    /// any entry is missing. Empty on other nodes.
     pub matched: BTreeMap<NodeId, u64>,
     /// On the leader: the voters that have not answered for the duration of a lease. A link needs longer to
     /// detect that its peer hangs. Empty on other nodes.

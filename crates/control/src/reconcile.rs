@@ -98,7 +98,8 @@ impl fmt::Display for ReconcileStep {
 /// replica of a busy group would never count as caught up.
 const CAUGHT_UP_LAG_MAX: u64 = 64;
 
-/// Whether the leader knows that a replica holds its log, up to [`CAUGHT_UP_LAG_MAX`] entries.
+/// Whether the leader knows that a replica holds its log, up to [`CAUGHT_UP_LAG_MAX`] entries. A replica
+/// without any entry is not caught up: it does not know the members of its group and votes for nobody.
 pub(crate) fn is_caught_up(status: &GroupStatus, node: NodeId) -> bool {
     let matched = status.matched.get(&node).copied().unwrap_or(0);
     matched > 0 && matched.saturating_add(CAUGHT_UP_LAG_MAX) >= status.last_log_index

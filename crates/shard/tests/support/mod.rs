@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 /// The only shard of its cluster: every topic belongs to it.
 pub(crate) const SHARD: ShardId = ShardId(0);
 
+/// A test fails when no node becomes the owner within this time.
+const ELECTION_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// The settings of the cluster, as the nodes of a test receive them.
 pub(crate) type SettingsReceiver = watch::Receiver<Option<Arc<ShardSettings>>>;
 
@@ -159,7 +162,8 @@ impl Node {
         let mut claims = self.shard.claim();
         let newer =
             |claim: &Option<OwnershipClaim>| claim.as_ref().is_some_and(|claim| claim.term > term);
-        let claim = claims.wait_for(newer).await.unwrap().clone().unwrap();
+        let claimed = tokio::time::timeout(ELECTION_WAIT_MAX, claims.wait_for(newer)).await;
+        let claim = claimed.expect("no node became the owner").unwrap().clone().unwrap();
         assert_eq!((claim.shard, claim.owner), (SHARD, self.id));
         assert!(claim.voters.contains(&self.id));
         claim.term
