@@ -3,7 +3,6 @@
 //! A ticket appears in the query of a URL, and so in the logs of proxies. It therefore works once, within 30
 //! seconds, and stands for a token without its admin grant.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +13,11 @@ use pushonce_core::{NodeId, Timestamp, Topic};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use self::issued::{IssuedTicket, IssuedTickets};
 use crate::metrics::TICKETS;
 use crate::{Caller, Grants, PatternSet, VerifiedToken};
+
+mod issued;
 
 /// How long a ticket can be redeemed: a page asks for it and connects at once.
 const LIFETIME: Duration = Duration::from_secs(30);
@@ -73,14 +75,7 @@ pub struct Tickets(Arc<TicketsInner>);
 struct TicketsInner {
     me: NodeId,
     peers: Arc<dyn TicketPeers>,
-    issued: Mutex<BTreeMap<u64, IssuedTicket>>,
-}
-
-/// A ticket that was not redeemed yet. Only the hash of its secret is kept.
-struct IssuedTicket {
-    secret_hash: [u8; 32],
-    expires_at: Timestamp,
-    caller: Caller,
+    issued: Mutex<IssuedTickets>,
 }
 
 impl Tickets {
@@ -105,12 +100,8 @@ impl Tickets {
         let expires_at = Timestamp(now.0.saturating_add(LIFETIME.as_millis() as u64));
         let caller = restrict(caller, topics);
         let mut issued = self.issued();
-        issued.retain(|_, ticket| now < ticket.expires_at);
-        let same_subject = |ticket: &&IssuedTicket| {
-            (ticket.caller.issuer(), ticket.caller.subject()) == (caller.issuer(), caller.subject())
-        };
-        let of_subject = issued.values().filter(same_subject).count();
-        if issued.len() >= TICKETS_MAX || of_subject >= TICKETS_PER_SUBJECT_MAX {
+        issued.remove_expired(now);
+        if !issued.has_room(&caller) {
             TICKETS.register_counter(&["rejected"]).increment(1);
             return Err(InvalidTicket::TooMany);
         }
@@ -140,16 +131,16 @@ impl Tickets {
         let mut issued = self.issued();
         let hash = Sha256::digest(ticket.secret);
         // The id is no secret. A wrong secret must not use the ticket up.
-        let is_valid = issued.get(&ticket.id).is_some_and(|known| {
+        let is_valid = issued.get(ticket.id).is_some_and(|known| {
             now < known.expires_at && bool::from(known.secret_hash.ct_eq(hash.as_slice()))
         });
-        let redeemed = if is_valid { issued.remove(&ticket.id) } else { None };
+        let redeemed = if is_valid { issued.remove(ticket.id) } else { None };
         let result = if redeemed.is_some() { "redeemed" } else { "unknown" };
         TICKETS.register_counter(&[result]).increment(1);
         redeemed.map(|ticket| ticket.caller).ok_or(InvalidTicket::Unknown)
     }
 
-    fn issued(&self) -> MutexGuard<'_, BTreeMap<u64, IssuedTicket>> {
+    fn issued(&self) -> MutexGuard<'_, IssuedTickets> {
         self.0.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

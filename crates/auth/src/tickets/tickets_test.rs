@@ -6,7 +6,7 @@ use crate::{AdminAccess, PatternSet};
 const NOW: Timestamp = Timestamp(1_000_000);
 const ME: NodeId = NodeId(3);
 
-fn caller(subject: &str) -> Caller {
+pub(super) fn caller(subject: &str) -> Caller {
     let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     Caller::with_token(VerifiedToken {
         issuer: "issuer".into(),
