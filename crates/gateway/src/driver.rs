@@ -196,8 +196,11 @@ impl<T: SessionTransport> SessionDriver<T> {
     /// Handles a received frame, valid or not. Returns its cost in microseconds of the lane.
     pub(crate) fn on_request(self: &Rc<Self>, request: Result<ClientRequest, InvalidFrame>) -> u32 {
         self.lane.metrics.for_transport(T::KIND).frames_in.increment(1);
-        let command = request.as_ref().map(|request| &request.command);
-        let micros = work::request_micros(matches!(command, Ok(ClientCommand::Subscribe { .. })));
+        let subscriptions = || self.lane.fanout.topics(self.key).len();
+        let micros = match &request {
+            Ok(request) => work::request_micros(&request.command, subscriptions),
+            Err(_) => work::INVALID_FRAME_MICROS,
+        };
         if let Ok(ClientRequest { id, command: ClientCommand::Publish(publish) }) = &request
             && let Err(exceeded) = self.check_publish(&publish.topic)
         {

@@ -100,7 +100,9 @@ async fn received_bytes_beyond_the_turn_of_a_session_wait_for_the_next() {
     let mut session = Session::new(harness.lane.clone(), stream, Encoding::Json, false);
     let subscribe = br#"{"subscribe":{"topic":"a"}}"#;
     let frame = [&[0x81, 0x80 | subscribe.len() as u8, 0, 0, 0, 0][..], subscribe].concat();
-    let per_turn = (work::TURN_MICROS / work::request_micros(true)) as usize + 1;
+    let request = Encoding::Json.decode_request(&Bytes::from_static(subscribe)).unwrap();
+    let micros = work::request_micros(&request.command, || 0);
+    let per_turn = (work::TURN_MICROS / micros) as usize + 1;
     testing::run_on_lane(async {
         session.on_bytes(&frame.repeat(per_turn + 3));
         assert_eq!(session.unread.len(), 3 * frame.len());
