@@ -9,7 +9,8 @@ pub(crate) const REJECTED_HANDSHAKES: Metric = Metric::counter(
     "pushonce_peer_handshakes_rejected_total",
     "Connections to the peer port that were closed before their first call, by reason: plaintext (the caller \
      does not speak TLS), unexpected_tls (it does, and this node does not), certificate (it names no node of \
-     this cluster), tls (any other failure, such as another authority or an expired certificate) or timeout.",
+     this cluster), tls (any other failure, such as another authority or an expired certificate), timeout, \
+     or evicted (too many at once: the oldest gives way).",
 )
 .with_labels(&["reason"]);
 

@@ -173,10 +173,10 @@ impl PeerTransport {
         connections: S,
     ) -> impl Stream<Item = Result<PeerConnection<IO>, E>> + use<S, IO, E>
     where
-        S: Stream<Item = Result<IO, E>>,
+        S: Stream<Item = Result<IO, E>> + Send + 'static,
         IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = TcpConnectInfo>,
         IO: Unpin + Send + 'static,
-        E: Send + 'static,
+        E: 'static,
     {
         incoming(self.0.credentials.clone(), connections)
     }

@@ -321,6 +321,22 @@ async fn caller_without_a_certificate_may_join_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn silent_connections_keep_no_node_out() {
+    let ca = authority();
+    let node = serve(tls(&ca, 2), 2).await;
+    // More than the maximum of concurrent handshakes (1,024): the oldest give way.
+    let mut silent = Vec::new();
+    for _ in 0..1_100 {
+        silent.push(TcpStream::connect(&node.address).await.expect("accepted"));
+    }
+    let caller = transport(tls(&ca, 1), 1, &[(2, &node.address)]);
+    dial_and_call(&caller, 2).await.expect("a handshake in time");
+    let closed = silent[0].read_u8().await;
+    assert!(closed.is_err(), "the oldest silent connection is open: {closed:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn joining_node_recognises_its_cluster_by_the_authority_of_its_token() {
     let (ca, other) = (authority(), authority());
     let files = NodeFiles::write(&[&ca], &issue(&ca, 2));

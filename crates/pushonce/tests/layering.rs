@@ -11,7 +11,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("auth", &["core", "listener", "telemetry"]),
     ("proto", &["core"]),
     ("ca", &["core"]),
-    ("peer", &["core", "proto", "ca", "telemetry"]),
+    ("peer", &["core", "proto", "ca", "telemetry", "tls"]),
     ("consensus", &["core", "proto", "peer", "telemetry"]),
     ("control", &["core", "consensus", "telemetry"]),
     ("shard", &["core", "consensus", "telemetry"]),

@@ -1,6 +1,5 @@
 //! TLS handshakes on the accepted connections of a gRPC port.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -11,19 +10,17 @@ use pushonce_listener::GrpcConnection;
 use pushonce_telemetry::Counter;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::metrics;
+use crate::{Evicted, Handshakes, metrics};
 
 /// Timeout of a handshake: several lost packets on a slow link.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum concurrent handshakes of a listener. One takes some round trips and some 20 KiB, so that clients that
-/// never finish hold at most 20 MiB. The oldest one gives way to a new connection: a client that finishes needs a
-/// fraction of a second, so only a flood of more than a thousand connections in that time affects it.
+/// never finish hold at most 20 MiB.
 const HANDSHAKES_MAX: usize = 1_024;
 
 /// A connection after its handshake. `tonic::Request::peer_certs` returns the certificates of the client.
@@ -37,17 +34,14 @@ pub fn accept(
     config: Arc<ServerConfig>,
     listener: &'static str,
 ) -> impl Stream<Item = Result<TlsConnection, Infallible>> + Send + 'static {
-    Handshakes::new(incoming.boxed(), config, listener, HANDSHAKES_MAX).into_stream()
+    Acceptor::new(incoming.boxed(), config, listener, HANDSHAKES_MAX).into_stream()
 }
 
-struct Handshakes {
+struct Acceptor {
     incoming: BoxStream<'static, Result<GrpcConnection, Infallible>>,
     acceptor: TlsAcceptor,
     listener: &'static str,
-    tasks: JoinSet<Result<TlsConnection, HandshakeError>>,
-    concurrent_max: usize,
-    /// Some of them may have finished.
-    oldest_first: VecDeque<AbortHandle>,
+    handshakes: Handshakes<Result<TlsConnection, HandshakeError>>,
     failures: FailureCounters,
 }
 
@@ -57,6 +51,8 @@ enum HandshakeError {
     Failed(#[from] io::Error),
     #[error("it did not finish within {HANDSHAKE_TIMEOUT:?}")]
     TimedOut,
+    #[error(transparent)]
+    Evicted(#[from] Evicted),
 }
 
 struct FailureCounters {
@@ -65,28 +61,26 @@ struct FailureCounters {
     evicted: Counter,
 }
 
-impl Handshakes {
+impl Acceptor {
     fn new(
         incoming: BoxStream<'static, Result<GrpcConnection, Infallible>>,
         config: Arc<ServerConfig>,
         listener: &'static str,
         concurrent_max: usize,
-    ) -> Handshakes {
-        Handshakes {
+    ) -> Acceptor {
+        Acceptor {
             incoming,
             acceptor: TlsAcceptor::from(config),
             listener,
-            tasks: JoinSet::new(),
-            concurrent_max,
-            oldest_first: VecDeque::new(),
+            handshakes: Handshakes::new(concurrent_max),
             failures: FailureCounters::new(listener),
         }
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<TlsConnection, Infallible>> + Send {
-        stream::unfold(self, async |mut handshakes| {
-            let connection = handshakes.next().await?;
-            Some((Ok(connection), handshakes))
+        stream::unfold(self, async |mut acceptor| {
+            let connection = acceptor.next().await?;
+            Some((Ok(connection), acceptor))
         })
     }
 
@@ -94,8 +88,8 @@ impl Handshakes {
     async fn next(&mut self) -> Option<TlsConnection> {
         loop {
             tokio::select! {
-                Some(result) = self.tasks.join_next() => {
-                    if let Some(connection) = self.on_finished(result) {
+                Some(finished) = self.handshakes.next() => {
+                    if let Some(connection) = self.on_finished(finished) {
                         return Some(connection);
                     }
                 }
@@ -108,38 +102,29 @@ impl Handshakes {
     }
 
     fn start(&mut self, connection: GrpcConnection) {
-        if self.oldest_first.len() >= self.concurrent_max {
-            self.oldest_first.retain(|task| !task.is_finished());
-        }
-        if self.oldest_first.len() >= self.concurrent_max {
-            self.oldest_first.pop_front().inspect(AbortHandle::abort);
-        }
         let acceptor = self.acceptor.clone();
         let handshake = connection.try_wrap(async move |stream| acceptor.accept(stream).await);
-        let task = self.tasks.spawn(async {
+        self.handshakes.start(async {
             timeout(HANDSHAKE_TIMEOUT, handshake)
                 .await
                 .map_err(|_| HandshakeError::TimedOut)?
                 .map_err(HandshakeError::Failed)
         });
-        self.oldest_first.push_back(task);
     }
 
     fn on_finished(
         &self,
-        result: Result<Result<TlsConnection, HandshakeError>, JoinError>,
+        finished: Result<Result<TlsConnection, HandshakeError>, Evicted>,
     ) -> Option<TlsConnection> {
-        let Ok(result) = result else {
-            self.failures.evicted.increment(1);
-            return None;
-        };
-        let error = match result {
-            Ok(connection) => return Some(connection),
-            Err(error) => error,
+        let error = match finished {
+            Ok(Ok(connection)) => return Some(connection),
+            Ok(Err(error)) => error,
+            Err(evicted) => evicted.into(),
         };
         match error {
             HandshakeError::Failed(_) => self.failures.error.increment(1),
             HandshakeError::TimedOut => self.failures.timeout.increment(1),
+            HandshakeError::Evicted(_) => self.failures.evicted.increment(1),
         }
         tracing::debug!(%error, listener = self.listener, "TLS handshake failed");
         None
@@ -186,15 +171,14 @@ mod tests {
             None,
         );
         let recorder = TestRecorder::default();
-        let mut handshakes =
-            recorder.run(|| Handshakes::new(connections.boxed(), config, "grpc", 2));
+        let mut acceptor = recorder.run(|| Acceptor::new(connections.boxed(), config, "grpc", 2));
         let mut clients = Vec::new();
         for _ in 0..3 {
             clients.push(TcpStream::connect(address).await.unwrap());
         }
         let mut oldest = clients.remove(0);
         tokio::select! {
-            _ = handshakes.next() => panic!("no client sent anything"),
+            _ = acceptor.next() => panic!("no client sent anything"),
             closed = oldest.read_u8() => assert!(closed.is_err()),
         }
         for client in &clients {
@@ -204,7 +188,7 @@ mod tests {
         let counter = "pushonce_tls_handshake_failures_total";
         // It is counted when its task has ended, a moment after its connection is closed.
         while recorder.value(counter, &["grpc", "evicted"]) < 1.0 {
-            let _ = timeout(Duration::from_millis(1), handshakes.next()).await;
+            let _ = timeout(Duration::from_millis(1), acceptor.next()).await;
         }
     }
 }

@@ -7,7 +7,7 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, ServerConfig};
 
-use crate::{CertificateStore, TrustStore};
+use crate::CertificateStore;
 
 /// Session tickets for each handshake. A client that reconnects needs one.
 const TICKETS_PER_HANDSHAKE: usize = 1;
@@ -40,24 +40,6 @@ pub fn server_config(
         config.ticketer = tickets;
         config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
     }
-    Ok(config)
-}
-
-/// The settings of a listener for nodes: TLS 1.3 only, and certificates of `authorities` from callers that have
-/// one. Sessions are not resumed: connections between nodes are few, and each handshake checks the certificate.
-///
-/// # Errors
-/// When the certificates cannot be used with any cipher suite.
-pub fn peer_server_config(
-    certificates: &CertificateStore,
-    authorities: &TrustStore,
-    alpn: &[&[u8]],
-) -> Result<ServerConfig, Error> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(authorities.client_verifier())
-        .with_cert_resolver(certificates.server_resolver());
-    restrict(&mut config, alpn);
     Ok(config)
 }
 

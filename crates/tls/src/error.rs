@@ -1,4 +1,4 @@
-//! Why a certificate, key or list of authorities cannot be used.
+//! Why a certificate or key cannot be used.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,8 +6,7 @@ use std::time::SystemTime;
 
 use humantime::format_rfc3339_seconds;
 
-/// Why the files of a certificate, a key or a list of authorities cannot be used. No text contains bytes of a
-/// key.
+/// Why the files of a certificate or a key cannot be used. No text contains bytes of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// The file cannot be read.

@@ -2,10 +2,10 @@
 //!
 //! # Overview
 //!
-//! A [`CertificateStore`] holds a certificate chain with its key, and a [`TrustStore`] the certificates of
-//! authorities. Both are read from PEM files, and again when the files change. [`server_config`] and
-//! [`peer_server_config`] are the settings of a listener for clients and for nodes. [`accept`] performs the
-//! handshakes of a gRPC port. A [`TlsSession`] is a connection without I/O, for the lanes.
+//! A [`CertificateStore`] holds a certificate chain with its key. It is read from PEM files, and again when the
+//! files change. [`server_config`] are the settings of a listener for clients. [`accept`] performs the handshakes
+//! of a gRPC port. [`Handshakes`] bounds those of any port. A [`TlsSession`] is a connection without I/O, for the
+//! lanes. The certificates of connections between nodes belong to the crate `peer`.
 //!
 //! # Guarantees
 //!
@@ -31,7 +31,7 @@
 //!
 //! # Caller contract
 //!
-//! Run each store with [`CertificateStore::run`] or [`TrustStore::run`], and send on the `watch` channel when the
+//! Run each store with [`CertificateStore::run`], and send on the `watch` channel when the
 //! process receives SIGHUP. Install the metrics recorder before a store is loaded.
 //!
 //! ```no_run
@@ -63,22 +63,21 @@ mod accept;
 mod config;
 mod error;
 mod file;
+mod handshakes;
 mod metrics;
 mod pem;
-mod reload;
 mod session;
 mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 mod tickets;
-mod trust;
 
 pub use accept::{HANDSHAKE_TIMEOUT, TlsConnection, accept};
-pub use config::{peer_server_config, provider, server_config};
+pub use config::{provider, server_config};
 pub use error::CertificateError;
+pub use handshakes::{Evicted, Handshakes};
 pub use metrics::METRICS;
 pub use rustls::ServerConfig;
 pub use session::{TlsBuffers, TlsSession};
 pub use store::{CertificateFiles, CertificateStore};
 pub use tickets::{TicketCipher, TicketCipherError};
-pub use trust::TrustStore;

@@ -17,14 +17,14 @@ pub(crate) const EXPIRY: Metric = Metric::gauge(
 
 pub(crate) const RELOADS: Metric = Metric::counter(
     "pushonce_tls_reloads_total",
-    "Changed certificates or authorities that were taken into use, by files: the setting that names them.",
+    "Changed certificates that were taken into use, by files: the setting that names them.",
 )
 .with_labels(FILES);
 
 pub(crate) const RELOAD_FAILURES: Metric = Metric::counter(
     "pushonce_tls_reload_failures_total",
-    "Attempts to read certificates or authorities that failed, every 30 seconds while they are bad, by \
-     files: the setting that names them. The previous ones stay in use.",
+    "Attempts to read certificates that failed, every 30 seconds while they are bad, by files: the setting that \
+     names them. The previous ones stay in use.",
 )
 .with_labels(FILES);
 

@@ -1,10 +1,9 @@
-//! From the content of PEM files to a chain with its key, or to a list of authorities.
+//! From the content of PEM files to a chain with its key.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -57,15 +56,6 @@ pub(crate) fn parse_identity(
         return Err(CertificateError::NotYetValid { path: chain.path.clone(), valid_from });
     }
     Ok(Identity { certified_key: Arc::new(certified_key), expires })
-}
-
-/// Parses a list of authorities. It must not be empty.
-pub(crate) fn parse_authorities(content: &Content) -> Result<RootCertStore, CertificateError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in parse_certificates(content)? {
-        roots.add(certificate).map_err(|error| malformed(&content.path, &error))?;
-    }
-    Ok(roots)
 }
 
 /// The certificates of a file: at least one.

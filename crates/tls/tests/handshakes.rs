@@ -10,12 +10,9 @@ use futures::{Stream, StreamExt as _};
 use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
 use pushonce_telemetry::test_util::TestRecorder;
 use pushonce_tls::test_util::TestAuthority;
-use pushonce_tls::{
-    CertificateStore, HANDSHAKE_TIMEOUT, TlsConnection, TrustStore, accept, peer_server_config,
-    server_config,
-};
+use pushonce_tls::{CertificateStore, HANDSHAKE_TIMEOUT, TlsConnection, accept, server_config};
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -161,56 +158,6 @@ async fn client_that_is_silent_after_the_handshake_is_disconnected() {
     let read = timeout(Duration::from_secs(60), connection.read_u8()).await;
     let error = read.expect("the deadline of the preface").unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-}
-
-#[tokio::test]
-async fn node_port_accepts_only_certificates_of_its_authority() {
-    let [authority, stranger] = [(); 2].map(|()| TestAuthority::new());
-    let directory = tempfile::tempdir().unwrap();
-    let files = authority.issue(SystemTime::now()).write(directory.path());
-    let store = CertificateStore::load("peer-cert", files, SystemTime::now()).unwrap();
-    let ca_path = directory.path().join("ca.crt");
-    std::fs::write(&ca_path, authority.pem()).unwrap();
-    let trust = TrustStore::load("peer-ca", ca_path).unwrap();
-    let config = peer_server_config(&store, &trust, &[b"h2"]).unwrap();
-    let (listener, address) = bind().await;
-    let mut connections = accept_on(listener, config);
-    let mut accepted_certificates = async |client_certificate| {
-        let config = authority.client_config(&[b"h2"]);
-        let config = match client_certificate {
-            Some(certificate) => with_certificate(config, certificate),
-            None => config,
-        };
-        let client = async {
-            let mut client = connect(address, config).await?;
-            // A TLS 1.3 client learns of the rejection with its first read.
-            client.read_u8().await
-        };
-        tokio::select! {
-            connection = connections.next() => {
-                let Ok(connection) = connection.expect("endless");
-                Some(connection.connect_info().peer_certs().map_or(0, |chain| chain.len()))
-            }
-            _ = client => None,
-        }
-    };
-    assert_eq!(accepted_certificates(None).await, Some(0));
-    assert_eq!(accepted_certificates(Some(authority.issue(SystemTime::now()))).await, Some(1));
-    assert_eq!(accepted_certificates(Some(stranger.issue(SystemTime::now()))).await, None);
-}
-
-fn with_certificate(
-    mut config: rustls::ClientConfig,
-    certificate: pushonce_tls::test_util::IssuedCertificate,
-) -> rustls::ClientConfig {
-    let chain =
-        vec![CertificateDer::from_pem_slice(certificate.chain.as_bytes()).expect("a certificate")];
-    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).expect("a key");
-    let key =
-        rustls::sign::CertifiedKey::from_der(chain, key, config.crypto_provider()).expect("a pair");
-    let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(key));
-    config.client_auth_cert_resolver = resolver;
-    config
 }
 
 /// The first message of a handshake.

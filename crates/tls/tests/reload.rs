@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use pushonce_telemetry::test_util::TestRecorder;
 use pushonce_tls::test_util::{IssuedCertificate, TestAuthority};
-use pushonce_tls::{CertificateError, CertificateFiles, CertificateStore, TrustStore};
+use pushonce_tls::{CertificateError, CertificateFiles, CertificateStore};
 use tokio::sync::watch;
 
 const NAME: &str = "tls-cert";
@@ -142,23 +142,6 @@ fn swapped_symlink_is_followed() {
     mount("..2");
     store.reload(now);
     assert_ne!(store.chain(), first);
-}
-
-#[test]
-fn authorities_are_replaced_and_never_by_none() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("ca.crt");
-    let [first, second] = [(); 2].map(|()| TestAuthority::new().pem());
-    fs::write(&path, &first).unwrap();
-    let store = TrustStore::load("peer-ca", path.clone()).unwrap();
-    let subjects = |store: &TrustStore| store.roots().len();
-    assert_eq!(subjects(&store), 1);
-    fs::write(&path, "").unwrap();
-    store.reload();
-    assert_eq!(subjects(&store), 1);
-    fs::write(&path, first + &second).unwrap();
-    store.reload();
-    assert_eq!(subjects(&store), 2);
 }
 
 #[tokio::test(start_paused = true)]

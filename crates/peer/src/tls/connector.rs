@@ -16,7 +16,7 @@ use tower::Service;
 use super::connection::{PeerConnection, PeerInfo};
 use super::incoming::remaining_validity;
 use super::mutual_tls::{server_name, set_client_options};
-use super::verifier::{AuthorityPin, PinVerifier, named_node, rejection_of};
+use super::verifier::{AuthorityPin, ServerVerifier, TrustAnchor, named_node, rejection_of};
 use super::{CertificateRejection, MutualTls};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -109,12 +109,11 @@ impl Service<Uri> for TlsConnector {
 }
 
 fn joiner_config(pin: AuthorityPin) -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
-    let mut client = ClientConfig::builder_with_provider(provider)
+    let verifier = ServerVerifier { cluster: pin.cluster, anchor: TrustAnchor::Pin(pin.authority) };
+    let mut client = ClientConfig::builder_with_provider(pushonce_tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PinVerifier { pin, algorithms }))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     set_client_options(&mut client);
     Ok(client)

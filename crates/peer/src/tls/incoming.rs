@@ -1,10 +1,13 @@
 //! The accepting side of the peer port.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
 use pushonce_ca::CertificateInfo;
 use pushonce_telemetry::LogLimiter;
+use pushonce_tls::{Evicted, Handshakes};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -18,7 +21,8 @@ use crate::{Credentials, metrics};
 /// Timeout of a handshake: some round trips. A connection that stays silent ends with it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum number of concurrent handshakes: some 20 KiB each. More wait in the backlog of the socket.
+/// Maximum number of concurrent handshakes: some 20 KiB each. The oldest gives way to a newer one, so that silent
+/// connections keep no node out.
 const HANDSHAKES_MAX: usize = 1_024;
 
 /// Maximum duration of a connection without a certificate: a join takes some seconds.
@@ -38,6 +42,8 @@ enum HandshakeFailure {
     Certificate(#[from] CertificateRejection),
     #[error("the handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
     TimedOut,
+    #[error(transparent)]
+    Evicted(#[from] Evicted),
 }
 
 impl HandshakeFailure {
@@ -48,6 +54,7 @@ impl HandshakeFailure {
             HandshakeFailure::Plaintext => "plaintext",
             HandshakeFailure::Certificate(_) => "certificate",
             HandshakeFailure::TimedOut => "timeout",
+            HandshakeFailure::Evicted(_) => "evicted",
         }
     }
 }
@@ -56,40 +63,79 @@ impl HandshakeFailure {
 /// closed, logged and counted.
 pub(crate) fn incoming<IO, E>(
     credentials: Credentials,
-    connections: impl Stream<Item = Result<IO, E>>,
+    connections: impl Stream<Item = Result<IO, E>> + Send + 'static,
 ) -> impl Stream<Item = Result<PeerConnection<IO>, E>>
 where
     IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = TcpConnectInfo> + Unpin + Send + 'static,
-    E: Send + 'static,
+    E: 'static,
 {
-    connections
-        .map(move |connection| {
-            let credentials = credentials.clone();
-            async move {
-                let io = match connection {
-                    Ok(io) => io,
-                    Err(error) => return Some(Err(error)),
-                };
-                let address = io.connect_info().remote_addr();
-                let info = PeerInfo { address, node: None };
-                let secured = match credentials {
-                    Credentials::Plaintext => return Some(Ok(PeerConnection::plaintext(io, info))),
-                    // A task of its own: the arithmetic of a handshake must not delay the others.
-                    Credentials::MutualTls(tls) => {
-                        tokio::spawn(accept(tls, io, info)).await.ok()?
-                    }
-                };
-                match secured {
-                    Ok(connection) => Some(Ok(connection)),
-                    Err(failure) => {
-                        report(&failure, info);
-                        None
+    let handshakes = Handshakes::new(HANDSHAKES_MAX);
+    let acceptor = Acceptor { credentials, connections: connections.boxed(), handshakes };
+    stream::unfold(acceptor, async |mut acceptor| {
+        let connection = acceptor.next().await?;
+        Some((connection, acceptor))
+    })
+}
+
+struct Acceptor<IO, E> {
+    credentials: Credentials,
+    connections: BoxStream<'static, Result<IO, E>>,
+    handshakes: Handshakes<Result<PeerConnection<IO>, FailedHandshake>>,
+}
+
+/// A handshake that failed, and the address of the caller where it is known.
+struct FailedHandshake {
+    failure: HandshakeFailure,
+    address: Option<SocketAddr>,
+}
+
+impl<IO, E> Acceptor<IO, E>
+where
+    IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = TcpConnectInfo> + Unpin + Send + 'static,
+{
+    /// The next connection that is secured, or an error of the listener; `None` when there are no more.
+    async fn next(&mut self) -> Option<Result<PeerConnection<IO>, E>> {
+        loop {
+            tokio::select! {
+                Some(finished) = self.handshakes.next() => {
+                    if let Some(connection) = secured(finished) {
+                        return Some(Ok(connection));
                     }
                 }
+                accepted = self.connections.next() => {
+                    let io = match accepted? {
+                        Ok(io) => io,
+                        Err(error) => return Some(Err(error)),
+                    };
+                    let address = io.connect_info().remote_addr();
+                    let info = PeerInfo { address, node: None };
+                    let tls = match &self.credentials {
+                        Credentials::Plaintext => {
+                            return Some(Ok(PeerConnection::plaintext(io, info)));
+                        }
+                        Credentials::MutualTls(tls) => tls.clone(),
+                    };
+                    self.handshakes.start(async move {
+                        let accepted = accept(tls, io, info).await;
+                        accepted.map_err(|failure| FailedHandshake { failure, address })
+                    });
+                }
             }
-        })
-        .buffer_unordered(HANDSHAKES_MAX)
-        .filter_map(std::future::ready)
+        }
+    }
+}
+
+/// The connection of a handshake that has ended. A failure is logged and counted.
+fn secured<IO>(
+    finished: Result<Result<PeerConnection<IO>, FailedHandshake>, Evicted>,
+) -> Option<PeerConnection<IO>> {
+    let failed = match finished {
+        Ok(Ok(connection)) => return Some(connection),
+        Ok(Err(failed)) => failed,
+        Err(evicted) => FailedHandshake { failure: evicted.into(), address: None },
+    };
+    report(&failed);
+    None
 }
 
 async fn accept<IO>(
@@ -132,11 +178,11 @@ pub(super) fn remaining_validity(certificate: &CertificateDer<'_>, now: SystemTi
     info.and_then(|info| info.not_after.duration_since(now).ok()).unwrap_or_default()
 }
 
-fn report(failure: &HandshakeFailure, info: PeerInfo) {
+fn report(FailedHandshake { failure, address }: &FailedHandshake) {
     static LIMITER: LogLimiter = LogLimiter::new();
     metrics::REJECTED_HANDSHAKES.register_counter(&[failure.reason()]).increment(1);
     if let Some(suppressed) = LIMITER.allow(Instant::now()) {
-        tracing::warn!(error = %failure, peer = ?info.address, suppressed,
+        tracing::warn!(error = %failure, peer = ?address, suppressed,
             "closed a connection to the peer port");
     }
 }

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier as _;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use super::verifier::PeerVerifier;
+use super::verifier::Verifiers;
 use crate::metrics;
 
 /// The files of a node: PEM. One file may serve as all three.
@@ -253,10 +253,10 @@ impl Loaded {
             path: files.certificate.clone(),
             reason,
         })?;
-        let verifier = Arc::new(verifier(files, node, &authorities, admits_joiners)?);
+        let verifiers = verifiers(files, node, &authorities, admits_joiners)?;
         let now =
             UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO));
-        check_accepted(&verifier, &chain, now).map_err(|reason| {
+        check_accepted(&verifiers, &chain, now).map_err(|reason| {
             CertificateFilesError::Rejected { path: files.certificate.clone(), reason }
         })?;
         let issuer = issuing_authority(files, node, &authorities, &chain, now)?;
@@ -265,7 +265,7 @@ impl Loaded {
             let missing = authorities.iter().filter(|authority| !chain.contains(authority));
             chain.extend(missing.cloned().collect::<Vec<_>>());
         }
-        let (server, client) = tls_configs(files, &texts.key, &chain, verifier)?;
+        let (server, client) = tls_configs(files, &texts.key, &chain, verifiers)?;
         Ok((node, Loaded { server, client, info, authorities, issuer, texts }))
     }
 }
@@ -278,12 +278,12 @@ fn parse_certificates(
         .map_err(|reason| CertificateFilesError::Certificate { path: path.to_owned(), reason })
 }
 
-fn verifier(
+fn verifiers(
     files: &CertificateFiles,
     node: SpiffeId,
     authorities: &[CertificateDer<'static>],
     admits_joiners: bool,
-) -> Result<PeerVerifier, CertificateFilesError> {
+) -> Result<Verifiers, CertificateFilesError> {
     let path = || files.authorities.clone();
     if authorities.is_empty() {
         return Err(CertificateFilesError::NoAuthority { path: path() });
@@ -293,20 +293,19 @@ fn verifier(
     for authority in authorities {
         roots.add(authority.clone()).map_err(|error| invalid(error.to_string()))?;
     }
-    PeerVerifier::new(node.cluster, Arc::new(roots), admits_joiners)
-        .map_err(|error| invalid(error.to_string()))
+    Verifiers::new(node.cluster, roots, admits_joiners).map_err(|error| invalid(error.to_string()))
 }
 
 /// Checks that peers accept a chain on both sides of a connection.
 fn check_accepted(
-    verifier: &PeerVerifier,
+    verifiers: &Verifiers,
     chain: &[CertificateDer<'static>],
     now: UnixTime,
 ) -> Result<(), rustls::Error> {
     let (end_entity, intermediates) =
         chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
-    verifier.verify_client_cert(end_entity, intermediates, now)?;
-    verifier.verify_server_cert(end_entity, intermediates, &server_name()?, &[], now)?;
+    verifiers.client.verify_client_cert(end_entity, intermediates, now)?;
+    verifiers.server.verify_server_cert(end_entity, intermediates, &server_name()?, &[], now)?;
     Ok(())
 }
 
@@ -319,7 +318,7 @@ fn issuing_authority(
     now: UnixTime,
 ) -> Result<Fingerprint, CertificateFilesError> {
     for authority in authorities {
-        let alone = verifier(files, node, std::slice::from_ref(authority), false)?;
+        let alone = verifiers(files, node, std::slice::from_ref(authority), false)?;
         if check_accepted(&alone, chain, now).is_ok() {
             return Ok(Fingerprint::of(authority));
         }
@@ -332,26 +331,25 @@ fn tls_configs(
     files: &CertificateFiles,
     key: &str,
     chain: &[CertificateDer<'static>],
-    verifier: Arc<PeerVerifier>,
+    verifiers: Verifiers,
 ) -> Result<(Arc<ServerConfig>, Arc<ClientConfig>), CertificateFilesError> {
     let invalid = |reason: String| CertificateFilesError::Key { path: files.key.clone(), reason };
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
         .map_err(|error| invalid(error.to_string()))?;
     let tls = |error: rustls::Error| invalid(error.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut server = ServerConfig::builder_with_provider(provider.clone())
+    let mut server = ServerConfig::builder_with_provider(pushonce_tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls)?
-        .with_client_cert_verifier(verifier.clone())
+        .with_client_cert_verifier(verifiers.client)
         .with_single_cert(chain.to_vec(), key.clone_key())
         .map_err(tls)?;
     server.send_tls13_tickets = 0;
     server.alpn_protocols = vec![ALPN.to_vec()];
-    let mut client = ClientConfig::builder_with_provider(provider)
+    let mut client = ClientConfig::builder_with_provider(pushonce_tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(verifiers.server)
         .with_client_auth_cert(chain.to_vec(), key)
         .map_err(tls)?;
     set_client_options(&mut client);

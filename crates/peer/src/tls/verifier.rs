@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pushonce_ca::{CertificateInfo, Fingerprint, NoNodeIdentity};
 use pushonce_core::{ClusterId, NodeId, SpiffeId};
+use pushonce_tls::provider;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -60,39 +61,55 @@ pub struct AuthorityPin {
     pub authority: Fingerprint,
 }
 
-/// Verifies peers on both sides of a connection.
+/// The authorities that may have issued the certificate of a dialled node.
+#[derive(Clone, Debug)]
+pub(super) enum TrustAnchor {
+    Roots(Arc<RootCertStore>),
+    /// The one with this fingerprint, which the node sends with its chain.
+    Pin(Fingerprint),
+}
+
+/// Verifies the node that was dialled.
 #[derive(Debug)]
-pub(super) struct PeerVerifier {
+pub(super) struct ServerVerifier {
+    pub(super) cluster: ClusterId,
+    pub(super) anchor: TrustAnchor,
+}
+
+/// Verifies the node that has dialled.
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
     cluster: ClusterId,
-    roots: Arc<RootCertStore>,
-    /// The chain of a client, and whether one without a certificate may connect.
-    client: Arc<dyn ClientCertVerifier>,
-    algorithms: WebPkiSupportedAlgorithms,
+    /// Verifies the chain, and decides whether a client without a certificate may connect.
+    chain: Arc<dyn ClientCertVerifier>,
 }
 
-/// Verifies the node that a token leads to.
-#[derive(Debug)]
-pub(super) struct PinVerifier {
-    pub(super) pin: AuthorityPin,
-    pub(super) algorithms: WebPkiSupportedAlgorithms,
+/// Both verifiers of a node with a certificate.
+#[derive(Clone, Debug)]
+pub(super) struct Verifiers {
+    pub(super) server: Arc<ServerVerifier>,
+    pub(super) client: Arc<ClientVerifier>,
 }
 
-impl PeerVerifier {
+impl Verifiers {
+    /// The verifiers of a node of `cluster` that trusts `roots`.
     pub(super) fn new(
         cluster: ClusterId,
-        roots: Arc<RootCertStore>,
+        roots: RootCertStore,
         admits_joiners: bool,
-    ) -> Result<PeerVerifier, VerifierBuilderError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let algorithms = provider.signature_verification_algorithms;
-        let client = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider);
-        let client =
-            if admits_joiners { client.allow_unauthenticated().build() } else { client.build() }?;
-        Ok(PeerVerifier { cluster, roots, client, algorithms })
+    ) -> Result<Verifiers, VerifierBuilderError> {
+        let roots = Arc::new(roots);
+        let chain = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
+        let chain =
+            if admits_joiners { chain.allow_unauthenticated().build() } else { chain.build() }?;
+        Ok(Verifiers {
+            server: Arc::new(ServerVerifier { cluster, anchor: TrustAnchor::Roots(roots) }),
+            client: Arc::new(ClientVerifier { cluster, chain }),
+        })
     }
 }
 
-impl ServerCertVerifier for PeerVerifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -101,7 +118,10 @@ impl ServerCertVerifier for PeerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_server(end_entity, intermediates, &self.roots, self.algorithms, now)?;
+        let roots = self.anchor.roots(intermediates)?;
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let all = algorithms().all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, all)?;
         named_node(end_entity, self.cluster).map_err(rejected)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -121,21 +141,21 @@ impl ServerCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        verify_tls13_signature(message, certificate, signature, &algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        algorithms().supported_schemes()
     }
 }
 
-impl ClientCertVerifier for PeerVerifier {
+impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.client.client_auth_mandatory()
+        self.chain.client_auth_mandatory()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.client.root_hint_subjects()
+        self.chain.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -144,18 +164,18 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.client.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
         named_node(end_entity, self.cluster).map_err(rejected)?;
         Ok(verified)
     }
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+        self.chain.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -164,65 +184,31 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        self.chain.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.chain.supported_verify_schemes()
     }
 }
 
-impl ServerCertVerifier for PinVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let is_pinned = |der: &&CertificateDer<'_>| Fingerprint::of(der) == self.pin.authority;
-        let authority = intermediates.iter().find(is_pinned);
+impl TrustAnchor {
+    /// The authorities for a chain with these intermediate certificates.
+    fn roots(&self, intermediates: &[CertificateDer<'_>]) -> Result<Arc<RootCertStore>, Error> {
+        let pin = match self {
+            TrustAnchor::Roots(roots) => return Ok(roots.clone()),
+            TrustAnchor::Pin(pin) => pin,
+        };
+        let authority = intermediates.iter().find(|der| Fingerprint::of(der) == *pin);
         let authority = authority.ok_or(CertificateRejection::OtherAuthority).map_err(rejected)?;
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
-        verify_server(end_entity, intermediates, &roots, self.algorithms, now)?;
-        named_node(end_entity, self.pin.cluster).map_err(rejected)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::Tls13RequiredForQuic.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        Ok(Arc::new(roots))
     }
 }
 
-fn verify_server(
-    end_entity: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    roots: &RootCertStore,
-    algorithms: WebPkiSupportedAlgorithms,
-    now: UnixTime,
-) -> Result<(), Error> {
-    let parsed = ParsedCertificate::try_from(end_entity)?;
-    verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms.all)
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    provider().signature_verification_algorithms
 }
 
 /// The node of `cluster` that a verified certificate names.
