@@ -17,27 +17,27 @@ async fn resizing_from_1_to_3_to_5_to_3_nodes_loses_no_message() {
     let mut cluster = ProcessCluster::with_nodes(1).start().await;
     let grown = WatchedTopics::subscribe(&cluster, 0, "grow");
     let mut load = cluster.start_stream_load(0, &grown.topics);
-    load.wait_acknowledged(5, secs(10)).await;
+    load.wait_acknowledged(5, secs(30)).await;
     for size in [3, 5] {
         for _ in 0..2 {
             cluster.join("");
         }
         cluster.wait_settled(size).await;
         wait_voters(&cluster, 1, size).await;
-        load.wait_acknowledged(10, secs(10)).await;
+        load.wait_acknowledged(10, secs(30)).await;
     }
     let logs = grown.check(load).await;
 
     let shrunk = WatchedTopics::subscribe(&cluster, 1, "shrink");
     let mut load = cluster.start_stream_load(1, &shrunk.topics);
     for removed in [0, 4] {
-        load.wait_acknowledged(10, secs(10)).await;
+        load.wait_acknowledged(10, secs(30)).await;
         cluster.remove(removed).await.expect_success();
         assert_eq!(cluster.wait_exit(removed).await.code(), Some(EXIT_REMOVED));
     }
     cluster.wait_settled(3).await;
     wait_voters(&cluster, 1, 3).await;
-    load.wait_acknowledged(10, secs(10)).await;
+    load.wait_acknowledged(10, secs(30)).await;
 
     for (topic, sent) in logs.into_iter().chain(shrunk.check(load).await) {
         for node in cluster.running_nodes() {

@@ -11,7 +11,7 @@ async fn nodes_use_the_consensus_times_of_their_cluster() {
     let mut cluster = ProcessCluster::with_nodes(3).start().await;
     let topics: Vec<_> = (0..4).map(|n| format!("game/{n}")).collect();
     let mut load = cluster.start_load(0, &topics);
-    load.wait_acknowledged(5, secs(20)).await;
+    load.wait_acknowledged(5, secs(30)).await;
 
     cluster.kill(2);
     cluster.restart_with(2, &["--consensus", "wan"]);
@@ -30,7 +30,7 @@ async fn nodes_use_the_consensus_times_of_their_cluster() {
         other => Err(format!("{other} ms")),
     })
     .await;
-    load.wait_acknowledged(5, secs(20)).await;
+    load.wait_acknowledged(5, secs(30)).await;
 
     cluster.kill(1);
     cluster.restart(1);
@@ -51,7 +51,7 @@ async fn nodes_use_the_consensus_times_of_their_cluster() {
         other => Err(format!("{other} ms")),
     })
     .await;
-    load.wait_acknowledged(5, secs(20)).await;
+    load.wait_acknowledged(5, secs(30)).await;
     load.stop().await;
 }
 

@@ -26,7 +26,7 @@ async fn nodes_keep_serving_when_their_log_output_is_closed() {
 
     let mut load = cluster.start_load(1, &["game/1".to_owned()]);
     assert!(cluster.stop(0).await.success());
-    load.wait_acknowledged(20, secs(20)).await;
+    load.wait_acknowledged(20, secs(30)).await;
     assert!(!cluster.node_mut(1).has_exited() && !cluster.node_mut(2).has_exited());
     let dropped_lines =
         cluster.metric_sum("pushonce_log_lines_dropped_total", &["reason=\"failed\""]).await;

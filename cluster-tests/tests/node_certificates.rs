@@ -125,10 +125,10 @@ async fn certificates_are_replaced_under_load_and_strangers_change_nothing() {
 
     let topics = ["game/1".to_owned(), "game/2".to_owned()];
     let mut load = cluster.start_load(0, &topics);
-    load.wait_acknowledged(5, secs(10)).await;
+    load.wait_acknowledged(5, secs(30)).await;
 
     strangers_change_nothing(&mut cluster, &files).await;
-    load.wait_acknowledged(5, secs(10)).await;
+    load.wait_acknowledged(5, secs(30)).await;
 
     let nodes = [(0, 1), (1, 3), (2, 2)];
     let mut replaced = [0; 3];
@@ -143,7 +143,7 @@ async fn certificates_are_replaced_under_load_and_strangers_change_nothing() {
     for (i, id) in nodes {
         run(&["ca", "renew", "--dir", &files.text("ca"), &certificate(id)]).await;
         replace(&cluster, i).await;
-        load.wait_acknowledged(5, secs(10)).await;
+        load.wait_acknowledged(5, secs(30)).await;
     }
     files.make_authority("new-ca", Some(&cluster_id)).await;
     let new_authority =
@@ -156,12 +156,12 @@ async fn certificates_are_replaced_under_load_and_strangers_change_nothing() {
     for (i, id) in nodes {
         run(&["ca", "renew", "--dir", &files.text("new-ca"), &certificate(id)]).await;
         replace(&cluster, i).await;
-        load.wait_acknowledged(5, secs(10)).await;
+        load.wait_acknowledged(5, secs(30)).await;
     }
     for (i, id) in nodes {
         std::fs::write(ca_file(id), &new_authority).expect("written");
         replace(&cluster, i).await;
-        load.wait_acknowledged(5, secs(10)).await;
+        load.wait_acknowledged(5, secs(30)).await;
     }
     for (topic, sent) in load.stop().await {
         let is_rejected =

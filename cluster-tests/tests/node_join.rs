@@ -20,12 +20,12 @@ async fn fourth_node_takes_a_quarter_of_the_shards_without_message_loss() {
         viewers.insert(topic, cluster.subscriber(i % 3, Transport::Ws, topic, StartFrom::Start));
     }
     let mut load = cluster.start_load(0, &topics);
-    load.wait_acknowledged(10, secs(5)).await;
+    load.wait_acknowledged(10, secs(30)).await;
     let before = shard_owners(&cluster).await;
 
     let fourth = cluster.join("");
     cluster.wait_settled(4).await;
-    load.wait_acknowledged(10, secs(5)).await;
+    load.wait_acknowledged(10, secs(30)).await;
 
     let id = cluster.node_id(0, fourth).await;
     let after = shard_owners(&cluster).await;

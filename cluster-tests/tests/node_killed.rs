@@ -55,7 +55,7 @@ async fn kill_under_load(cluster: &mut ProcessCluster, victim: usize, name: &str
     let mut loads =
         [cluster.start_load(victim, &victim_topics), cluster.start_load(other, &other_topics)];
     for load in &mut loads {
-        load.wait_acknowledged(5, secs(5)).await;
+        load.wait_acknowledged(5, secs(30)).await;
     }
 
     let killed = Instant::now();

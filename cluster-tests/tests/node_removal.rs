@@ -15,11 +15,11 @@ async fn removed_node_and_copied_directory_are_rejected() {
     let mut cluster = ProcessCluster::with_nodes(3).start().await;
     let topics: Vec<_> = (0..4).map(|n| format!("game/{n}")).collect();
     let mut load = cluster.start_load(0, &topics);
-    load.wait_acknowledged(10, secs(10)).await;
+    load.wait_acknowledged(10, secs(30)).await;
 
     running_node_transfers_its_shards_and_exits_when_removed(&mut cluster).await;
     directory_of_a_removed_node_is_rejected(&mut cluster).await;
-    load.wait_acknowledged(10, secs(10)).await;
+    load.wait_acknowledged(10, secs(30)).await;
     for (topic, sent) in load.stop().await {
         let mut viewer = cluster.subscriber(0, Transport::Ws, &topic, StartFrom::Start);
         SentMessage::check_log(
@@ -37,10 +37,10 @@ async fn node_removed_while_paused_exits_when_resumed() {
     let mut cluster = ProcessCluster::with_nodes(3).start().await;
     let topics: Vec<_> = (0..4).map(|n| format!("game/{n}")).collect();
     let mut load = cluster.start_stream_load(0, &topics);
-    load.wait_acknowledged(10, secs(10)).await;
+    load.wait_acknowledged(10, secs(30)).await;
 
     cluster.node(2).pause();
-    load.wait_acknowledged(5, secs(15)).await;
+    load.wait_acknowledged(5, secs(30)).await;
     // The paused node may have led the control group; the command then fails and must be repeated.
     wait_until("the node is removed", secs(20), async || {
         let output = cluster.remove(2).await;
@@ -51,7 +51,7 @@ async fn node_removed_while_paused_exits_when_resumed() {
 
     assert_eq!(cluster.wait_exit(2).await.code(), Some(EXIT_REMOVED));
     cluster.wait_settled(2).await;
-    load.wait_acknowledged(10, secs(10)).await;
+    load.wait_acknowledged(10, secs(30)).await;
     for (topic, sent) in load.stop().await {
         let mut viewer = cluster.subscriber(0, Transport::Ws, &topic, StartFrom::Start);
         SentMessage::check_log(

@@ -14,11 +14,11 @@ async fn new_node_replaces_a_node_that_lost_its_disk() {
     let mut cluster = ProcessCluster::with_nodes(3).start().await;
     let topics: Vec<_> = (0..4).map(|n| format!("game/{n}")).collect();
     let mut load = cluster.start_stream_load(1, &topics);
-    load.wait_acknowledged(10, secs(10)).await;
+    load.wait_acknowledged(10, secs(30)).await;
 
     cluster.kill(0);
     cluster.node(0).wipe();
-    load.wait_acknowledged(5, secs(10)).await;
+    load.wait_acknowledged(5, secs(30)).await;
     let new = cluster.join("");
     cluster.remove(0).await.expect_success();
     cluster.wait_settled(3).await;
@@ -29,7 +29,7 @@ async fn new_node_replaces_a_node_that_lost_its_disk() {
     assert_eq!(under_replicated, None, "a shard has fewer than three replicas");
 
     cluster.kill(2);
-    load.wait_acknowledged(10, secs(10)).await;
+    load.wait_acknowledged(10, secs(30)).await;
 
     for (topic, sent) in load.stop().await {
         for node in cluster.running_nodes() {

@@ -33,7 +33,7 @@ async fn owner_paused_past_its_lease_neither_acknowledges_nor_delivers_stale_dat
         cluster.start_load((paused_owner + 1) % 3, &other_topics),
     ];
     for load in &mut loads {
-        load.wait_acknowledged(5, secs(10)).await;
+        load.wait_acknowledged(5, secs(30)).await;
     }
     let mut stream = cluster.publisher(paused_owner).stream().await.expect("open a stream");
     let mut answers = Vec::new();
@@ -46,7 +46,7 @@ async fn owner_paused_past_its_lease_neither_acknowledges_nor_delivers_stale_dat
     }
     // The duration of the fault; meanwhile the other nodes elect a new owner and continue.
     let pause = tokio::time::sleep(secs(3));
-    loads[1].wait_acknowledged(5, secs(15)).await;
+    loads[1].wait_acknowledged(5, secs(30)).await;
     pause.await;
     cluster.node(paused_owner).resume();
 
@@ -55,7 +55,7 @@ async fn owner_paused_past_its_lease_neither_acknowledges_nor_delivers_stale_dat
         streamed.push(SentMessage { text, outcome: answer.await });
     }
     for load in &mut loads {
-        load.wait_acknowledged(5, secs(20)).await;
+        load.wait_acknowledged(5, secs(30)).await;
     }
     let [owner_load, other_load] = loads;
     let mut sent: HashMap<_, _> =

@@ -38,7 +38,7 @@ async fn rolling_restart_rejects_no_publish_and_spreads_disconnects() {
     let topics = |at: usize| (0..3).map(|n| format!("at{at}/{n}")).collect::<Vec<_>>();
     let mut loads: Vec<_> = (0..3).map(|at| cluster.start_load(at, &topics(at))).collect();
     for load in &mut loads {
-        load.wait_acknowledged(5, secs(10)).await;
+        load.wait_acknowledged(5, secs(30)).await;
     }
 
     for node in 0..3 {
@@ -56,7 +56,7 @@ async fn rolling_restart_rejects_no_publish_and_spreads_disconnects() {
     }
 
     for load in &mut loads {
-        load.wait_acknowledged(5, secs(10)).await;
+        load.wait_acknowledged(5, secs(30)).await;
     }
     let mut unknown = 0;
     for load in loads {
