@@ -44,7 +44,7 @@ pub(crate) struct ClientPool {
     poll: OwnedFd,
     /// The QUIC connections, if the protocol uses QUIC; the clients have no sockets then.
     quic: Option<QuicClients>,
-    /// The settings of TLS, if the protocol uses it.
+    /// The settings of TLS, if the connections use it.
     tls: Option<Arc<ClientConfig>>,
     pub(crate) clients: Vec<BenchClient>,
     scratch: Box<[u8]>,
@@ -106,6 +106,7 @@ impl ClientPool {
     pub(crate) fn new(
         wire: ServerProtocol,
         server: SocketAddr,
+        tls: bool,
         topics: usize,
         with_resume_tokens: bool,
     ) -> io::Result<ClientPool> {
@@ -116,7 +117,7 @@ impl ClientPool {
             with_resume_tokens,
             poll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             quic: wire.is_quic().then(|| QuicClients::new(server)).transpose()?,
-            tls: wire.is_tls().then(tls_config).transpose()?,
+            tls: tls.then(tls_config).transpose()?,
             clients: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
             events: Vec::with_capacity(EVENTS_MAX),

@@ -190,9 +190,14 @@ mod tests {
     use crate::wire::{Role, ServerProtocol};
 
     fn client_pool(topics: usize) -> ClientPool {
-        let mut clients =
-            ClientPool::new(ServerProtocol::Nats, "127.0.0.1:1".parse().unwrap(), topics, false)
-                .unwrap();
+        let mut clients = ClientPool::new(
+            ServerProtocol::Nats,
+            "127.0.0.1:1".parse().unwrap(),
+            false,
+            topics,
+            false,
+        )
+        .unwrap();
         clients.clients.push(BenchClient::new(0, Role::Publisher, 0..1));
         clients
     }

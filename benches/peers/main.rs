@@ -67,6 +67,9 @@ struct BenchTarget {
     /// Address of the server
     #[arg(long, value_name = "HOST:PORT")]
     server: SocketAddr,
+    /// Connect with TLS 1.3, and accept any certificate
+    #[arg(long)]
+    tls: bool,
     /// Process ids of the server, whose CPU and memory are measured; comma-separated
     #[arg(long, value_name = "PID", value_delimiter = ',', required = true)]
     pid: Vec<u32>,

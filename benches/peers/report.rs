@@ -10,7 +10,7 @@ use pushonce_instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number
 use serde_json::Value;
 
 /// The servers of a report in their order: the name in the script, and the display name.
-const SERVERS: [(&str, &str); 10] = [
+const SERVERS: [(&str, &str); 12] = [
     ("floor", "bare write loop"),
     ("pushonce", "Pushonce, on disk first"),
     ("memory", "Pushonce, in memory"),
@@ -18,7 +18,9 @@ const SERVERS: [(&str, &str); 10] = [
     ("quic", "Pushonce, QUIC streams"),
     ("datagrams", "Pushonce, QUIC datagrams"),
     ("uws", "uWebSockets.js"),
+    ("uws-tls", "uWebSockets.js, TLS"),
     ("nchan", "nchan"),
+    ("nchan-tls", "nchan, TLS"),
     ("nats", "NATS"),
     ("mosquitto", "mosquitto"),
 ];

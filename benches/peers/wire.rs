@@ -20,8 +20,6 @@ pub(crate) enum ServerProtocol {
     Floor,
     /// WebSocket, JSON.
     Pushonce,
-    /// WebSocket with TLS, JSON.
-    PushonceTls,
     /// QUIC, protobuf, one stream per subscription.
     PushonceQuic,
     /// QUIC, protobuf, the newest message as a datagram.
@@ -79,9 +77,7 @@ impl ServerProtocol {
     pub(crate) fn opening_bytes(self, spec: ConnectionSpec<'_>) -> Vec<u8> {
         match self {
             ServerProtocol::Floor => floor::opening_bytes(spec.role, spec.topic),
-            ServerProtocol::Pushonce | ServerProtocol::PushonceTls => {
-                ws::pushonce_opening_bytes(spec)
-            }
+            ServerProtocol::Pushonce => ws::pushonce_opening_bytes(spec),
             ServerProtocol::PushonceQuic => quic::opening_bytes(spec, false),
             ServerProtocol::PushonceDatagrams => quic::opening_bytes(spec, true),
             ServerProtocol::Nchan | ServerProtocol::Uws => ws::nchan_opening_bytes(spec),
@@ -100,7 +96,7 @@ impl ServerProtocol {
     ) -> DecodeResult<'a> {
         match self {
             ServerProtocol::Floor => floor::decode_next(bytes),
-            ServerProtocol::Pushonce | ServerProtocol::PushonceTls => {
+            ServerProtocol::Pushonce => {
                 ws::decode_next_pushonce(bytes, role, ready, with_resume_tokens)
             }
             ServerProtocol::PushonceQuic | ServerProtocol::PushonceDatagrams => {
@@ -131,18 +127,11 @@ impl ServerProtocol {
         matches!(self, ServerProtocol::PushonceQuic | ServerProtocol::PushonceDatagrams)
     }
 
-    /// Whether the protocol runs over TLS on TCP.
-    pub(crate) fn is_tls(self) -> bool {
-        self == ServerProtocol::PushonceTls
-    }
-
     /// Appends a publish to `out`.
     pub(crate) fn publish(self, out: &mut Vec<u8>, topic: &str, payload: &[u8]) {
         match self {
             ServerProtocol::Floor => floor::publish(out, topic, payload),
-            ServerProtocol::Pushonce | ServerProtocol::PushonceTls => {
-                ws::publish_pushonce(out, topic, payload)
-            }
+            ServerProtocol::Pushonce => ws::publish_pushonce(out, topic, payload),
             ServerProtocol::PushonceQuic | ServerProtocol::PushonceDatagrams => {
                 quic::publish(out, topic, payload)
             }
@@ -157,7 +146,6 @@ impl ServerProtocol {
         match self {
             // A Pushonce session may have 64 publishes in flight.
             ServerProtocol::Pushonce
-            | ServerProtocol::PushonceTls
             | ServerProtocol::PushonceQuic
             | ServerProtocol::PushonceDatagrams => topics.min(16),
             // The channel is in the path.
@@ -168,15 +156,12 @@ impl ServerProtocol {
 
     /// Whether a connection can read several topics, as far as this generator supports it.
     pub(crate) fn reads_many(self) -> bool {
-        matches!(self, ServerProtocol::Pushonce | ServerProtocol::PushonceTls)
+        self == ServerProtocol::Pushonce
     }
 
     /// Whether a client can resume after a lost connection and receive the missed messages.
     pub(crate) fn resumes(self) -> bool {
-        matches!(
-            self,
-            ServerProtocol::Pushonce | ServerProtocol::PushonceTls | ServerProtocol::Nchan
-        )
+        matches!(self, ServerProtocol::Pushonce | ServerProtocol::Nchan)
     }
 }
 

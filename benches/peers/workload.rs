@@ -45,6 +45,9 @@ struct BenchRun {
 /// Measures subscribers that read, optionally with additional ones that do not.
 pub(crate) fn run_load(args: &LoadArgs) -> anyhow::Result<Value> {
     let target = &args.target;
+    if target.tls && target.protocol.is_quic() {
+        bail!("QUIC has TLS of its own; leave --tls out");
+    }
     if args.stopped > 0 && target.protocol.is_quic() {
         bail!("--stopped is supported over TCP only");
     }
@@ -145,8 +148,13 @@ impl BenchRun {
         if every_topic && !target.protocol.reads_many() {
             bail!("--every-topic needs --protocol pushonce");
         }
-        let mut clients =
-            ClientPool::new(target.protocol, target.server, topics, with_resume_tokens)?;
+        let mut clients = ClientPool::new(
+            target.protocol,
+            target.server,
+            target.tls,
+            topics,
+            with_resume_tokens,
+        )?;
         let publishers = readers..readers + target.protocol.publishers(topics);
         let one_topic = |nth: usize| nth % topics..nth % topics + 1;
         let topics_of = |nth| if every_topic { 0..topics } else { one_topic(nth) };
