@@ -5,21 +5,16 @@
 //! task that announces its ownership claim to the links.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
-use pushonce_consensus::{ConsensusEngine, DestroyError, GroupId, GroupStatus, StartError};
+use pushonce_consensus::{ConsensusEngine, DestroyError, GroupId, StartError};
 use pushonce_control::hosting::ReplicaRemoval;
-use pushonce_control::reconcile::{PeerWatches, ReconcileProgress};
+use pushonce_control::reconcile::PeerWatches;
 use pushonce_control::{ControlHandle, hosting, reconcile};
-use pushonce_core::{ClusterView, NodeId, OwnershipClaim, ShardId};
-use pushonce_shard::{
-    CommitListener, Handle, NodeTopics, ShardOpenError, ShardOptions, ShardSettings,
-};
+use pushonce_core::{ClusterView, NodeId, ShardId};
+use pushonce_shard::{Handle, NodeTopics, ShardOpenError, ShardOptions, ShardSettings};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -28,6 +23,16 @@ use tokio_util::sync::CancellationToken;
 use super::bootstrap::Bootstrap;
 use super::clocks::NodeClocks;
 use super::current_view::CurrentView;
+use local_replicas::LocalReplica;
+pub(super) use local_replicas::LocalReplicas;
+use removal_delay::RemovalDelay;
+use replica_tasks::{
+    RelayCommitted, ReplicaTasks, announce_claims, observe_leader, report_failure, supervise,
+};
+
+mod local_replicas;
+mod removal_delay;
+mod replica_tasks;
 
 /// Maximum number of concurrent proposals of all shards of a node. Measured: four cost a tenth of the
 /// throughput at 256 in flight, sixteen gain nothing.
@@ -36,23 +41,6 @@ const PROPOSALS_MAX: usize = 8;
 /// Maximum number of shards whose replicas a node moves at the same time. A move copies the shard's
 /// history; more moves would compete with the publishes.
 const SHARD_MOVES_MAX: usize = 2;
-
-/// The replicas that run on this node, by shard. Clones share the map.
-#[derive(Clone, Default)]
-pub(super) struct LocalReplicas {
-    replicas: Arc<RwLock<BTreeMap<ShardId, LocalReplica>>>,
-    /// The replicas on this node's disk that this build cannot read, with the reason.
-    unreadable: Arc<RwLock<BTreeMap<ShardId, String>>>,
-    /// Whether every replica on this node's disk was started or cannot be started.
-    all_opened: Arc<AtomicBool>,
-}
-
-/// A running replica, and the progress of its reconciler while this node leads the group.
-#[derive(Clone)]
-struct LocalReplica {
-    handle: Handle,
-    progress: watch::Receiver<Option<ReconcileProgress>>,
-}
 
 /// Keeps [`LocalReplicas`] as the placement requires.
 pub(super) struct ReplicaSupervisor {
@@ -80,112 +68,8 @@ pub(super) struct ReplicaSupervisor {
     pub(super) topics: Arc<NodeTopics>,
 }
 
-/// Delays removals. A replica is deleted because of a claim, and a false claim is refuted within two seconds.
-#[derive(Default)]
-struct RemovalDelay(BTreeMap<ShardId, Instant>);
-
-/// How long a claim must show that a replica was removed, before the replica is deleted.
-const REMOVAL_DELAY: Duration = Duration::from_secs(5);
-
 /// Interval at which the supervisor checks what waits for time to pass.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-impl RemovalDelay {
-    /// The removals that were planned at every call for [`REMOVAL_DELAY`].
-    fn due(&mut self, planned: Vec<ReplicaRemoval>, now: Instant) -> Vec<ReplicaRemoval> {
-        self.0.retain(|shard, _| planned.iter().any(|removal| removal.shard == *shard));
-        let is_due = |removal: &ReplicaRemoval| {
-            let since = *self.0.entry(removal.shard).or_insert(now);
-            now.saturating_duration_since(since) >= REMOVAL_DELAY
-        };
-        planned.into_iter().filter(is_due).collect()
-    }
-
-    fn is_waiting(&self) -> bool {
-        !self.0.is_empty()
-    }
-}
-
-/// The tasks of one replica.
-struct ReplicaTasks {
-    wanted_nodes: watch::Sender<Vec<NodeId>>,
-    stop: CancellationToken,
-    tasks: JoinSet<()>,
-}
-
-impl LocalReplicas {
-    /// The replica of a shard, if it runs here.
-    pub(super) fn get(&self, shard: ShardId) -> Option<Handle> {
-        self.read().get(&shard).map(|replica| replica.handle.clone())
-    }
-
-    /// Whether some of the replicas on this node's disk have not been started yet.
-    pub(super) fn is_opening(&self) -> bool {
-        !self.all_opened.load(Ordering::Relaxed)
-    }
-
-    /// What the groups that this node leads do or wait for. Groups that are as they should be are left out.
-    pub(super) fn progress(&self) -> BTreeMap<ShardId, ReconcileProgress> {
-        let hosted = self.read();
-        let progress = |(&shard, replica): (&ShardId, &LocalReplica)| {
-            replica.progress.borrow().clone().map(|progress| (shard, progress))
-        };
-        hosted.iter().filter_map(progress).collect()
-    }
-
-    /// The shards that run here, each with the index of its newest membership on this node's disk that names
-    /// `me`; `None` where it does not name it.
-    fn memberships(&self, me: NodeId) -> BTreeMap<ShardId, Option<u64>> {
-        let hosted = self.read();
-        let membership_index = |replica: &LocalReplica| {
-            let status = replica.handle.group().status();
-            let status = status.borrow();
-            let is_member = status.voters.contains(&me) || status.learners.contains(&me);
-            is_member.then_some(status.membership_index)
-        };
-        hosted.iter().map(|(&shard, replica)| (shard, membership_index(replica))).collect()
-    }
-
-    /// The replicas here that have halted or could not be started, because this build cannot read a part of
-    /// them, with the reason.
-    pub(super) fn halted(&self) -> BTreeMap<ShardId, String> {
-        let mut halted = self.unreadable.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let halt_reason =
-            |replica: &LocalReplica| replica.handle.group().status().borrow().halt_reason.clone();
-        let hosted = self.read();
-        halted.extend(
-            hosted.iter().filter_map(|(&shard, replica)| Some((shard, halt_reason(replica)?))),
-        );
-        halted
-    }
-
-    fn mark_unreadable(&self, shard: ShardId, reason: String) {
-        self.unreadable.write().unwrap_or_else(PoisonError::into_inner).insert(shard, reason);
-    }
-
-    fn is_unreadable(&self, shard: ShardId) -> bool {
-        self.unreadable.read().unwrap_or_else(PoisonError::into_inner).contains_key(&shard)
-    }
-
-    /// Every replica that runs here.
-    pub(super) fn all(&self) -> Vec<Handle> {
-        self.read().values().map(|replica| replica.handle.clone()).collect()
-    }
-
-    fn insert(&self, replica: LocalReplica) {
-        let shard = replica.handle.id();
-        self.replicas.write().unwrap_or_else(PoisonError::into_inner).insert(shard, replica);
-    }
-
-    fn remove(&self, shard: ShardId) -> Option<Handle> {
-        let replica = self.replicas.write().unwrap_or_else(PoisonError::into_inner).remove(&shard);
-        replica.map(|removed| removed.handle)
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<ShardId, LocalReplica>> {
-        self.replicas.read().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The resources shared by all replicas of the node.
 struct SharedResources {
@@ -235,7 +119,7 @@ impl ReplicaSupervisor {
                 let Some(started) = started else { break };
                 replicas.extend(started?.map(|replica| (shard, replica)));
             }
-            self.local_replicas.all_opened.store(true, Ordering::Relaxed);
+            self.local_replicas.set_all_opened();
             if !view_is_current {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
@@ -392,187 +276,8 @@ async fn remove_replica(
     (shard, outcome)
 }
 
-/// Runs a task of a replica, and reports its panic: without the task the shard no longer commits, moves or
-/// claims anything, while the node looks healthy. The node stops, because the state in memory after a
-/// panic is unknown; the state on disk is valid.
-async fn supervise(
-    shard: ShardId,
-    task_name: &'static str,
-    task: BoxFuture<'static, ()>,
-    failures: mpsc::Sender<String>,
-) {
-    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-        tracing::error!(%shard, task = task_name, "task of a replica panicked, stopping the node");
-        // The receiver is gone when the supervisor has ended.
-        let failure =
-            format!("the {task_name} task of {shard} has panicked; the log above has the location");
-        let _ = failures.send(failure).await;
-    }
-}
-
-impl ReplicaTasks {
-    async fn stop_and_wait(&mut self) {
-        self.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-/// Announces each ownership claim of a local replica to the links, and the end of each claim.
-async fn announce_claims(
-    shard: ShardId,
-    mut claim: watch::Receiver<Option<OwnershipClaim>>,
-    relay: pushonce_relay::Handle,
-    stop: CancellationToken,
-) {
-    loop {
-        let current_claim = claim.borrow_and_update().clone();
-        match current_claim {
-            Some(claim) => relay.announce_claim(claim),
-            None => relay.revoke_claim(shard),
-        }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            changed = claim.changed() => if changed.is_err() { break },
-        }
-    }
-    relay.revoke_claim(shard);
-}
-
-/// Announces the leader that a local replica follows as a voter, so that this node vouches for its claim.
-async fn observe_leader(
-    shard: ShardId,
-    me: NodeId,
-    mut status: watch::Receiver<GroupStatus>,
-    relay: pushonce_relay::Handle,
-    stop: CancellationToken,
-) {
-    let mut announced = None;
-    loop {
-        let observed = {
-            let status = status.borrow_and_update();
-            let leader = status.leader.filter(|_| status.voters.contains(&me));
-            leader.map(|leader| (leader, status.term))
-        };
-        if observed != announced {
-            relay.observe_leader(shard, observed);
-            announced = observed;
-        }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            changed = status.changed() => if changed.is_err() { break },
-        }
-    }
-    relay.observe_leader(shard, None);
-}
-
-/// Reports a replica that has ended: a node that continues without it looks healthy, and the next failure
-/// costs the shard its quorum. A replica that has halted because this build cannot read an entry makes the
-/// node unready, and the other replicas of the node continue.
-async fn report_failure(
-    mut status: watch::Receiver<GroupStatus>,
-    group: GroupId,
-    failures: mpsc::Sender<String>,
-    stop: CancellationToken,
-) {
-    let wait_for_failure =
-        async { status.wait_for(|now| now.failure.is_some()).await.map(|now| now.clone()) };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        failed = wait_for_failure => match failed {
-            Ok(GroupStatus { halt_reason: Some(error), .. }) => {
-                tracing::error!(%group, error, "replica halted");
-            }
-            Ok(GroupStatus { failure: Some(reason), .. }) => {
-                tracing::error!(%group, reason, "replica failed, stopping the node");
-                // The receiver is gone when the supervisor has ended.
-                let _ = failures.send(format!("the replica of {group} has ended: {reason}")).await;
-            }
-            _ => {}
-        }
-    }
-}
-
-struct RelayCommitted(pushonce_relay::Handle);
-
-impl CommitListener for RelayCommitted {
-    fn on_committed(
-        &self,
-        _: ShardId,
-        messages: Vec<(pushonce_core::Topic, Arc<pushonce_core::Message>)>,
-    ) {
-        self.0.push_committed(messages);
-    }
-
-    fn on_placed_in_memory(
-        &self,
-        _: ShardId,
-        topic: pushonce_core::Topic,
-        message: Arc<pushonce_core::Message>,
-    ) {
-        self.0.stage_committed(vec![(topic, message)]);
-    }
-
-    fn flush_placed(&self) {
-        self.0.flush_committed();
-    }
-}
-
 fn replace_if_changed<T: PartialEq>(known: &mut T, new: T) -> bool {
     let changed = *known != new;
     *known = new;
     changed
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replica_is_removed_only_after_its_claim_has_lasted() {
-        let (mut delay, start) = (RemovalDelay::default(), Instant::now());
-        let removal = ReplicaRemoval { shard: ShardId(3), removed_at: 7 };
-        let mut due = |planned: &[ReplicaRemoval], at: Duration| {
-            delay.due(planned.to_vec(), start + at).len()
-        };
-        assert_eq!(due(&[removal], Duration::ZERO), 0);
-        assert_eq!(due(&[], REMOVAL_DELAY / 2), 0, "the claim was refuted");
-        assert_eq!(due(&[removal], REMOVAL_DELAY), 0, "another claim");
-        assert_eq!(due(&[removal], 2 * REMOVAL_DELAY), 1);
-        assert!(delay.is_waiting());
-    }
-
-    #[tokio::test]
-    async fn panic_in_a_replica_task_is_reported_with_its_shard() {
-        let (failures, mut failed) = mpsc::channel(1);
-        supervise(ShardId(3), "commit", async { panic!("a bug") }.boxed(), failures.clone()).await;
-        let failure = failed.recv().await.unwrap();
-        assert!(failure.contains("the commit task of s3 has panicked"), "{failure}");
-        supervise(ShardId(3), "commit", async {}.boxed(), failures).await;
-        assert!(failed.recv().await.is_none(), "a regular end of a task must not be reported");
-    }
-
-    #[tokio::test]
-    async fn failed_replica_is_reported_and_a_stopped_one_is_not() {
-        let (status, status_receiver) = watch::channel(GroupStatus::default());
-        let (failures, mut failed) = mpsc::channel(1);
-        let stop = CancellationToken::new();
-        let group = GroupId::shard(ShardId(3));
-        let reporting = tokio::spawn(report_failure(
-            status_receiver.clone(),
-            group,
-            failures.clone(),
-            stop.clone(),
-        ));
-        status.send_modify(|status| status.failure = Some("its machine has panicked".to_owned()));
-        let failure = failed.recv().await.unwrap();
-        assert_eq!(failure, "the replica of s3 has ended: its machine has panicked");
-        reporting.await.unwrap();
-
-        status.send_modify(|status| status.failure = None);
-        let reporting =
-            tokio::spawn(report_failure(status_receiver, group, failures, stop.clone()));
-        stop.cancel();
-        reporting.await.unwrap();
-        assert!(failed.recv().await.is_none());
-    }
 }
