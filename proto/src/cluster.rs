@@ -225,6 +225,7 @@ impl From<MemberStatus> for pb::Member {
             peer_address: member.addresses.peer,
             grpc_address: member.addresses.grpc,
             http_address: member.addresses.http,
+            https_address: member.addresses.https,
             quic_address: member.addresses.quic,
             release: member.build.release,
             version_min: member.build.supported.min.0.into(),
@@ -331,6 +332,7 @@ impl TryFrom<pb::Member> for MemberStatus {
                     peer: member.peer_address,
                     grpc: member.grpc_address,
                     http: member.http_address,
+                    https: member.https_address,
                     quic: member.quic_address,
                 },
                 region: member.region,
@@ -449,7 +451,11 @@ mod tests {
         let member = Member {
             id: NodeId(1),
             name: "a".to_owned(),
-            addresses: Addresses { grpc: "h:7090".to_owned(), ..Addresses::default() },
+            addresses: Addresses {
+                grpc: "h:7090".to_owned(),
+                https: "h:7443".to_owned(),
+                ..Addresses::default()
+            },
             region: "eu-west".to_owned(),
             zone: "a".to_owned(),
             roles: Roles { core: true, edge: false },

@@ -14,6 +14,9 @@
 //!   lost contact with a topic's owner ([`SubscriberEvent::Stale`]), if it has another node.
 //! - With `accept_deltas` ([`SubscriberBuilder::topic_with_options`]) the node sends deltas, and the
 //!   subscriber delivers the same whole messages, each verified by its checksum.
+//! - A server whose certificate is not accepted is reported at once, with the cause and what to change. A subscriber
+//!   that has not been connected yet does not try it again; one that has been tries again, since the certificate may
+//!   be renewed, and says so in each [`SubscriberEvent::Disconnected`].
 //! - A publish has three outcomes: acknowledged, rejected, unknown. It is retried until it is acknowledged
 //!   or rejected permanently, or until its deadline, and is stored once however often it was sent.
 //! - The messages of a [`PublishStream`] are also stored in the order of sending, per topic. This and the
@@ -85,8 +88,8 @@ pub use domain::*;
 pub use publisher::{Publisher, PublisherOptions};
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
 pub use session::{
-    CertificateFingerprint, CertificateTrust, InvalidCertificateFingerprint, Transport,
-    grpc_endpoint,
+    CertificateFingerprint, CertificateTrust, GrpcConnectError, InvalidCertificateFingerprint,
+    Transport, connect_grpc,
 };
 pub use stream::{AcknowledgementFuture, PublishStream};
 pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};

@@ -226,7 +226,7 @@ impl PublisherShared {
         if self.servers.is_empty() || wrong_scheme.is_some() {
             return Err(no_usable_server(wrong_scheme));
         }
-        let mut reason = String::new();
+        let (mut reason, mut is_retryable) = (String::new(), false);
         for _ in &self.servers {
             let server = connection.server % self.servers.len();
             // Advanced before the attempt, so that a cancelled attempt is not repeated first.
@@ -237,10 +237,18 @@ impl PublisherShared {
                     connection.channel = Some(channel.clone());
                     return Ok((server, channel));
                 }
-                Err(error) => reason = error,
+                Err(error) => {
+                    is_retryable |= error.is_retryable();
+                    reason = error.to_string();
+                }
             }
         }
-        Err(no_reachable_server(&reason))
+        match no_reachable_server(&reason) {
+            PublishFailure::Rejected { code, reason, message, .. } if !is_retryable => {
+                Err(PublishFailure::Rejected { code, reason, message, retry: false })
+            }
+            failure => Err(failure),
+        }
     }
 
     /// Switches to the next server, unless another caller already did.

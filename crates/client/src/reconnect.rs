@@ -34,6 +34,8 @@ struct RetryState {
     stale_sessions: u32,
     /// How long the server of this session must not be contacted again.
     reconnect_after: Duration,
+    /// Whether there was a session before.
+    has_been_connected: bool,
 }
 
 /// How long, at most, a server with a stale topic is kept the first time: the owner may be back soon, and
@@ -54,6 +56,7 @@ pub(crate) async fn run(
         has_other_servers: false,
         stale_sessions: 0,
         reconnect_after: Duration::ZERO,
+        has_been_connected: false,
     };
     while let Some(server) = servers.pop_front() {
         retry.has_other_servers = !servers.is_empty();
@@ -64,6 +67,11 @@ pub(crate) async fn run(
             {
                 Ok(end)
             }
+            // The settings of this client are right, so the certificate of the server has to be replaced.
+            Err(end) if end.is_untrusted && retry.has_been_connected => {
+                servers.push_back(server.clone());
+                Ok(SessionEnd { reconnect: Reconnect::Later, ..end })
+            }
             // This server is not tried again. The others may be usable.
             Err(end) if end.reconnect == Reconnect::No && retry.has_other_servers => {
                 Ok(SessionEnd::retryable(end.reason))
@@ -72,6 +80,7 @@ pub(crate) async fn run(
                 servers.push_back(server.clone());
                 match opened {
                     Ok(session) => {
+                        retry.has_been_connected = true;
                         let token = connect_options.token.as_ref();
                         let state = &mut resume_state;
                         run_session(session, token, state, &server, &mut retry, &events).await
@@ -81,7 +90,7 @@ pub(crate) async fn run(
             }
         };
         let backoff = &mut retry.backoff;
-        let Ok(SessionEnd { reason, reconnect }) = end else { return };
+        let Ok(SessionEnd { reason, reconnect, .. }) = end else { return };
         let retry_in = match reconnect {
             Reconnect::Yes => Some(backoff.next_delay(rand::random())),
             Reconnect::Later => Some(backoff.next_delay_long(rand::random())),

@@ -1,5 +1,6 @@
 //! One session with one node over any transport.
 
+mod certificate_check;
 mod fingerprint;
 mod grpc;
 mod quic;
@@ -17,7 +18,7 @@ use crate::server_address::{Scheme, ServerAddress};
 use crate::token::TokenProvider;
 
 pub use fingerprint::{CertificateFingerprint, InvalidCertificateFingerprint};
-pub use grpc::endpoint as grpc_endpoint;
+pub use grpc::{GrpcConnectError, connect_with as connect_grpc};
 pub(crate) use grpc::{add_token, connect as grpc_connect};
 pub use trust::CertificateTrust;
 
@@ -113,6 +114,8 @@ pub(crate) struct ConnectOptions {
 pub(crate) struct SessionEnd {
     pub(crate) reason: String,
     pub(crate) reconnect: Reconnect,
+    /// Whether the certificate of the server was not accepted.
+    pub(crate) is_untrusted: bool,
 }
 
 /// An open session.
@@ -213,18 +216,24 @@ impl Session {
 impl SessionEnd {
     /// A failure after which to reconnect.
     pub(crate) fn retryable(reason: impl fmt::Display) -> SessionEnd {
-        SessionEnd { reason: reason.to_string(), reconnect: Reconnect::Yes }
+        SessionEnd { reason: reason.to_string(), reconnect: Reconnect::Yes, is_untrusted: false }
     }
 
     /// A failure that a reconnect would not fix.
     pub(crate) fn permanent(reason: impl fmt::Display) -> SessionEnd {
-        SessionEnd { reason: reason.to_string(), reconnect: Reconnect::No }
+        SessionEnd { reason: reason.to_string(), reconnect: Reconnect::No, is_untrusted: false }
+    }
+
+    /// A server whose certificate is not accepted, for this reason.
+    pub(crate) fn untrusted(rejection: String) -> SessionEnd {
+        SessionEnd { is_untrusted: true, ..SessionEnd::permanent(rejection) }
     }
 
     /// The end of a session that was closed with `code`.
     pub(crate) fn from_close_code(code: u16, reason: &str) -> SessionEnd {
         let reconnect = close::from_code(code).map_or(Reconnect::Yes, |close| close.reconnect);
-        SessionEnd { reason: format!("the server closed the session: {code} {reason}"), reconnect }
+        let reason = format!("the server closed the session: {code} {reason}");
+        SessionEnd { reason, reconnect, is_untrusted: false }
     }
 }
 

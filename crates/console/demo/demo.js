@@ -128,6 +128,11 @@ function showCluster({ node, members, shards, topics = [] }) {
   $("nodes").replaceChildren(...members.map((member, i) => nodeRow(member, `node-${i % 6}`, owned(member.id))));
 }
 
+/** The address of a member's pages, with TLS as this page or without. */
+function httpAddress(member) {
+  return location.protocol === "https:" ? member.https : member.http;
+}
+
 function nodeRow(member, colour, owned) {
   const badge = element("span", `owner ${colour}`, member.id);
   const where = [member.name, member.region].filter(Boolean).join(" · ");
@@ -137,9 +142,9 @@ function nodeRow(member, colour, owned) {
   row.dataset.reachable = member.reachable;
   if (member.id === nodes.me) {
     row.append(element("em", "", "this page"));
-  } else if (member.http) {
+  } else if (httpAddress(member)) {
     const open = element("a", "", "open");
-    open.href = `${location.protocol}//${member.http}/`;
+    open.href = `${location.protocol}//${httpAddress(member)}/`;
     row.append(open);
   }
   return row;

@@ -337,8 +337,9 @@ pub enum CommandRejection {
     },
     /// The node joined, was not reachable for a long time, and was dropped before it became active.
     #[error(
-        "{0} joined and was not reachable, so it was dropped before it became active: use an empty data \
-         directory to join with a new id"
+        "{0} joined and was not reachable for ten minutes, so it was dropped before it became active, and its id \
+         is not used again: empty the data directory, and join with a new join token (`pushonce cluster token`) or \
+         a certificate of another id (`pushonce ca issue`)"
     )]
     JoinExpired(NodeId),
     /// The profile of the node is invalid.
@@ -367,10 +368,16 @@ pub enum CommandRejection {
     },
     /// The certificate names an id that was assigned before.
     #[error(
-        "{0} is or was the id of another data directory, and ids are not reused: use the directory of {0}, \
-         or a certificate with an id that was never used"
+        "{node} is or was the id of another data directory, and ids are not reused, also if that node was dropped \
+         before it became active: use the directory of {node}, or make a certificate with a new id, as in \
+         `pushonce ca issue --node {next}`", next = .next.0
     )]
-    IdTaken(NodeId),
+    IdTaken {
+        /// The id in the certificate.
+        node: NodeId,
+        /// An id that was never used.
+        next: NodeId,
+    },
     /// The certificate names an id that is too far above the ids in use.
     #[error(
         "the certificate names {node}, but the next ids are those up to {max}: number the nodes from 1 \

@@ -69,7 +69,7 @@ pub enum InvalidProfile {
          address or an IPv6 address in brackets; choose another --advertise"
     )]
     Address {
-        /// `peer`, `grpc`, `http` or `quic`.
+        /// `peer`, `grpc`, `http`, `https` or `quic`.
         field: String,
         /// The address, truncated to [`HostPort::HOST_BYTES_MAX`] characters.
         address: String,
@@ -118,8 +118,10 @@ impl Profile {
     }
 
     fn validate_addresses(&self) -> Result<(), InvalidProfile> {
-        let Addresses { peer, grpc, http, quic } = &self.addresses;
-        for (field, address) in [("peer", peer), ("grpc", grpc), ("http", http), ("quic", quic)] {
+        let Addresses { peer, grpc, http, https, quic } = &self.addresses;
+        for (field, address) in
+            [("peer", peer), ("grpc", grpc), ("http", http), ("https", https), ("quic", quic)]
+        {
             let unused = field != "peer" && address.is_empty();
             if !unused && address.parse::<HostPort>().is_err() {
                 let address = address.chars().take(HostPort::HOST_BYTES_MAX).collect();
@@ -185,6 +187,7 @@ pub(crate) mod tests {
         assert!(
             rejection(|p| p.addresses.http = "http://a:7080".to_owned()).contains("http address")
         );
+        assert!(rejection(|p| p.addresses.https = "a".to_owned()).contains("https address"));
         assert!(rejection(|p| p.roles = Roles { core: false, edge: false }).contains("--roles"));
         assert!(rejection(|p| p.weight = 0).contains("1 to 100"));
         assert!(rejection(|p| p.weight = u32::MAX).contains("1 to 100"));

@@ -260,6 +260,8 @@ impl ClusterState {
         self.check_run(known, run)?;
         self.check_log(known, claimed_id.and(log))?;
         self.check_times(times)?;
+        let abandoned = known.filter(|&node| self.is_abandoned_join(node, incarnation, credential));
+        let known = known.filter(|_| abandoned.is_none());
         let max = self.rules().members_max;
         if known.is_none() && self.members.len() >= max {
             return Err(CommandRejection::TooManyMembers { max: max as u32 });
@@ -269,7 +271,10 @@ impl ClusterState {
             return Err(CommandRejection::TooManyJoining { max: max as u32 });
         }
         let node = self.check_credential(credential, incarnation, known)?;
-        self.check_name(&profile.name, node)?;
+        self.check_name(&profile.name, node, abandoned)?;
+        if let Some(abandoned) = abandoned {
+            self.expire_joining(abandoned);
+        }
         let state = match known.and_then(|node| self.members.get(&node)) {
             Some(registered) => registered.member.state,
             None => MemberState::Joining,
@@ -284,6 +289,20 @@ impl ClusterState {
             self.times.acknowledge(node, self.times.agreed().version);
         }
         Ok(JoinReply { cluster: self.id, node, index, times: self.times.agreed() })
+    }
+
+    /// Whether a directory that joins with a token began to join before, as `node`, with another token that has
+    /// expired since. That node has never become active, so the directory starts again with a new id: its
+    /// incarnation is no secret, so the token must not give it the identity of `node`.
+    fn is_abandoned_join(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        credential: JoinCredential,
+    ) -> bool {
+        let JoinCredential::Token { hash, .. } = credential else { return false };
+        let state = self.members.get(&node).map(|known| known.member.state);
+        state == Some(MemberState::Joining) && !self.join_tokens.was_used_by(hash.id(), incarnation)
     }
 
     /// The id of a node that joins: the one it has, the one in its certificate, or the next one.
@@ -312,7 +331,11 @@ impl ClusterState {
     fn check_certified_id(&self, node: NodeId) -> Result<(), CommandRejection> {
         if node.0 < self.next_id {
             let is_unused = self.unused_ids.contains(&node);
-            return if is_unused { Ok(()) } else { Err(CommandRejection::IdTaken(node)) };
+            return if is_unused {
+                Ok(())
+            } else {
+                Err(CommandRejection::IdTaken { node, next: NodeId(self.next_id) })
+            };
         }
         let room = self.rules().unused_ids_max.saturating_sub(self.unused_ids.len());
         let max = NodeId(self.next_id.saturating_add(room as u64));
@@ -420,9 +443,15 @@ impl ClusterState {
 
     /// Checks that the name of a node cannot be mistaken for another node: neither for its id, nor for its
     /// name, which must differ in more than the case of ASCII letters.
-    fn check_name(&self, name: &str, node: NodeId) -> Result<(), CommandRejection> {
+    fn check_name(
+        &self,
+        name: &str,
+        node: NodeId,
+        leaving: Option<NodeId>,
+    ) -> Result<(), CommandRejection> {
         check_unlike_other_ids(name, node)?;
-        let is_taken = |m: &&Member| m.name.eq_ignore_ascii_case(name) && m.id != node;
+        let is_other = |m: &Member| m.id != node && Some(m.id) != leaving;
+        let is_taken = |m: &&Member| m.name.eq_ignore_ascii_case(name) && is_other(m);
         match self.members.values().map(|known| &known.member).find(is_taken) {
             Some(holder) => {
                 Err(CommandRejection::NameTaken { name: holder.name.clone(), holder: holder.id })

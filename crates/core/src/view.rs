@@ -87,8 +87,10 @@ pub struct Addresses {
     pub peer: String,
     /// gRPC for publishers and operators.
     pub grpc: String,
-    /// HTTP and WebSocket.
+    /// HTTP and WebSocket without TLS.
     pub http: String,
+    /// HTTP and WebSocket with TLS; empty for a node without a certificate for clients.
+    pub https: String,
     /// QUIC.
     pub quic: String,
 }

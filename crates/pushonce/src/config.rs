@@ -19,6 +19,7 @@ pub(crate) mod values;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use pushonce_ca::JoinToken;
 use pushonce_consensus::ConsensusSettings;
 use pushonce_core::{ConsensusTimes, HostPort};
 use pushonce_tls::CertificateFiles;
@@ -30,6 +31,8 @@ pub(crate) use environment::variable;
 pub use exposure::ExposedListener;
 pub use host_defaults::HostDefaults;
 pub use layer::{Layer, Layers};
+pub use peer_security::JoinTokenSource;
+pub(crate) use peer_security::{JOIN_TOKEN_VARIABLE, parse_join_token, stored_certificate};
 pub(crate) use reference::{other_variables, reference};
 pub use settings::{Settings, SharedTimes};
 
@@ -57,6 +60,10 @@ pub struct Config {
     /// The consensus times that the settings name; `None` when they name none: then the node takes those of
     /// its cluster.
     pub consensus_times: Option<ConsensusTimes>,
+    /// Where the node gets its join token, if it has one.
+    pub join_token: Option<JoinTokenSource>,
+    /// Whether the data directory has the certificate of a node that joined with a token.
+    pub has_stored_certificate: bool,
     /// Whether this is a development cluster of one node (`serve --dev`): it accepts no members.
     pub is_development: bool,
 }
@@ -144,6 +151,15 @@ impl Config {
     /// # Errors
     /// [`InvalidConfig`] for the first setting that does not fit the others.
     pub fn resolve_on(host: &HostDefaults, settings: Settings) -> Result<Config, InvalidConfig> {
+        Config::resolve_with_token(host, settings, None)
+    }
+
+    /// Like [`Config::resolve_on`], with the join token of the environment.
+    fn resolve_with_token(
+        host: &HostDefaults,
+        settings: Settings,
+        join_token: Option<JoinToken>,
+    ) -> Result<Config, InvalidConfig> {
         let consensus = resolve_consensus(&settings)?;
         let advertise =
             settings.advertise.clone().map_or_else(|| default_advertise_host(settings.peer), Ok)?;
@@ -151,9 +167,12 @@ impl Config {
         // Not derived from --join or an address: a member that gets --join, or moves, must find its data.
         let directory_name = name.as_deref().unwrap_or("default");
         let data = settings.data.clone().unwrap_or_else(|| host.data_home.join(directory_name));
+        let data = host.absolute(&data);
         let config = Config {
             name: name.unwrap_or_else(|| default_name(&advertise, settings.peer)),
-            data: host.absolute(&data),
+            has_stored_certificate: peer_security::stored_certificate(&data).exists(),
+            join_token: JoinTokenSource::select(&settings, join_token),
+            data,
             advertise,
             lanes: settings.lanes.unwrap_or_else(available_cores),
             consensus_times: sets_shared_times(&settings).then(|| consensus.times()),
@@ -167,7 +186,7 @@ impl Config {
 
     fn check(&self) -> Result<(), InvalidConfig> {
         self.check_addresses()?;
-        peer_security::check(&self.settings)?;
+        peer_security::check(self)?;
         exposure::check_tls(&self.settings)?;
         self.check_exposure()
     }
@@ -211,7 +230,7 @@ impl Config {
     /// The listeners that other hosts can reach although they lack encryption or authentication: with
     /// `--insecure` only.
     pub fn exposed_listeners(&self) -> Vec<ExposedListener> {
-        exposure::exposed_listeners(&self.settings, &self.listen_addresses())
+        exposure::exposed_listeners(self, &self.listen_addresses())
     }
 
     /// Settings that give every value: a node that loads them runs with the same configuration.
@@ -335,7 +354,10 @@ mod tests {
         let [flags, env, file] =
             ["flag", "env", "file"].map(|name| layer(&format!("name = {name:?}")));
         let none = Layer::default;
-        let name = |flags, env, file| Layers { flags, env, file }.resolve().map(|c| c.name);
+        let name = |flags, env, file| {
+            let layers = Layers { flags, env, file, join_token: None };
+            layers.resolve().map(|config| config.name)
+        };
         assert_eq!(name(flags, env.clone(), file.clone()), Ok("flag".to_owned()));
         assert_eq!(name(none(), env, file.clone()), Ok("env".to_owned()));
         assert_eq!(name(none(), none(), file), Ok("file".to_owned()));

@@ -6,14 +6,14 @@ use crate::pb::peer::v1 as pb;
 
 impl From<Addresses> for pb::Addresses {
     fn from(addresses: Addresses) -> pb::Addresses {
-        let Addresses { peer, grpc, http, quic } = addresses;
-        pb::Addresses { peer, grpc, http, quic }
+        let Addresses { peer, grpc, http, https, quic } = addresses;
+        pb::Addresses { peer, grpc, http, https, quic }
     }
 }
 
 impl From<pb::Addresses> for Addresses {
     fn from(addresses: pb::Addresses) -> Addresses {
-        let pb::Addresses { peer, grpc, http, quic } = addresses;
-        Addresses { peer, grpc, http, quic }
+        let pb::Addresses { peer, grpc, http, https, quic } = addresses;
+        Addresses { peer, grpc, http, https, quic }
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct IssuerTable {
     pub(super) key: Vec<KeyTable>,
 }
 
-/// One key, from exactly one of `file`, `secret-file` and `secret-env`.
+/// One key, from exactly one of `public-key`, `file`, `secret-file` and `secret-env`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct KeyTable {
@@ -42,6 +42,8 @@ pub(super) struct KeyTable {
     pub(super) id: Option<String>,
     /// The algorithm.
     pub(super) algorithm: String,
+    /// A public key, PEM or JWK.
+    pub(super) public_key: Option<String>,
     /// File with a public key, PEM or JWK.
     pub(super) file: Option<PathBuf>,
     /// File with the secret of HS256. A line break at its end does not belong to the secret.

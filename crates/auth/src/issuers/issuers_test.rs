@@ -54,13 +54,16 @@ fn each_mistake_is_refused_with_issuer_key_and_remedy() {
         (format!("{ISSUER}jwks = \"https://x\"\nalgorithms = [\"HS256\"]"), "HS256"),
         (format!("{ISSUER}jwks-file = \"absent\""), "absent"),
         (format!("{ISSUER}jwks-file = \"rsa.pem\""), "array `keys`"),
-        (key("algorithm = \"RS256\"\n"), "set exactly one of `file`"),
+        (key("algorithm = \"RS256\"\n"), "set exactly one of `public-key`"),
         (key("algorithm = \"none\"\nfile = \"rsa.pem\"\n"), "\"none\""),
         (key("algorithm = \"RS256\"\nfile = \"absent.pem\"\n"), "absent.pem"),
         (key("algorithm = \"ES256\"\nfile = \"rsa.pem\"\n"), "key is for RS256"),
         (key("algorithm = \"RS256\"\nfile = \"private.pem\"\n"), "private key"),
         (key("algorithm = \"RS256\"\nfile = \"short.pem\"\n"), "1024 bits"),
         (key("algorithm = \"HS256\"\nfile = \"rsa.pem\"\n"), "no public key"),
+        (key("algorithm = \"HS256\"\npublic-key = \"x\"\n"), "no public key"),
+        (key("algorithm = \"RS256\"\npublic-key = \"x\"\n"), "public-key: "),
+        (key(&format!("{rsa}public-key = \"x\"\n")), "set exactly one of"),
         (key("algorithm = \"RS256\"\nsecret-file = \"secret\"\n"), "for HS256"),
         (key("algorithm = \"HS256\"\nsecret-file = \"short\"\n"), "16 bytes"),
         (key("algorithm = \"HS256\"\nsecret-env = \"ABSENT\"\n"), "ABSENT is not set"),
@@ -74,6 +77,19 @@ fn each_mistake_is_refused_with_issuer_key_and_remedy() {
         let error = error(&stage, &content);
         assert!(error.contains(hint) && error.contains("issuers.toml"), "{content}\n{error}");
         assert!(!error.contains("0123456789abcdef"), "{error}");
+    }
+}
+
+#[test]
+fn public_key_is_in_the_issuers_file_or_in_a_file_of_its_own() {
+    for source in ["public-key", "file"] {
+        let pair = crate::testing::key_pair(crate::Algorithm::EdDsa);
+        let (stage, _) = Stage::with_key(&pair);
+        let key = if source == "file" { "\"key\"".to_owned() } else { format!("{:?}", pair.file) };
+        let key = format!("[[issuer.key]]\nalgorithm = \"EdDSA\"\n{source} = {key}\n");
+        stage.write_issuers(&format!("{ISSUER}{key}"));
+        let token = sign(&pair, None, &claims(json!({})));
+        assert!(authenticate(&stage.load().unwrap(), &token).is_ok(), "{source}");
     }
 }
 

@@ -60,11 +60,15 @@ enum IssuerReason {
 enum KeyReason {
     #[error("there is another key with this `id`, or without `id`; give each key its own")]
     Duplicate,
-    #[error("set exactly one of `file`, `secret-file` and `secret-env`")]
+    #[error("set exactly one of `public-key`, `file`, `secret-file` and `secret-env`")]
     Source,
-    #[error("`secret-file` and `secret-env` are for HS256; the public keys of others need `file`")]
+    #[error(
+        "`secret-file` and `secret-env` are for HS256; the public keys of others need `public-key` or `file`"
+    )]
     SecretOfPublicKey,
-    #[error("HS256 has no public key: use `secret-file` or `secret-env` instead of `file`")]
+    #[error(
+        "HS256 has no public key: use `secret-file` or `secret-env` instead of `public-key` or `file`"
+    )]
     PublicKeyOfSecret,
     #[error("{0} is not one of `algorithms`")]
     AlgorithmNotAllowed(Algorithm),
@@ -208,28 +212,34 @@ impl Loader<'_> {
         table: KeyTable,
         allowed: Option<&[Algorithm]>,
     ) -> Result<VerificationKey, KeyReason> {
-        let KeyTable { id: _, algorithm, file, secret_file, secret_env } = table;
+        let KeyTable { id: _, algorithm, public_key, file, secret_file, secret_env } = table;
         let algorithm: Algorithm = algorithm.parse()?;
         if allowed.is_some_and(|allowed| !allowed.contains(&algorithm)) {
             return Err(KeyReason::AlgorithmNotAllowed(algorithm));
         }
         let is_secret = algorithm == Algorithm::Hs256;
-        let (source_name, key) = match (file, secret_file, secret_env) {
-            (Some(_), None, None) if is_secret => return Err(KeyReason::PublicKeyOfSecret),
-            (Some(file), None, None) => {
+        let (source_name, key) = match (public_key, file, secret_file, secret_env) {
+            (Some(_), None, None, None) | (None, Some(_), None, None) if is_secret => {
+                return Err(KeyReason::PublicKeyOfSecret);
+            }
+            // The issuers file itself was read with its digest.
+            (Some(text), None, None, None) => {
+                ("public-key".to_owned(), VerificationKey::read(text.as_bytes(), algorithm))
+            }
+            (None, Some(file), None, None) => {
                 let path = self.directory.join(file);
                 let text = self.read_key(&path)?;
                 (path.display().to_string(), VerificationKey::read(&text, algorithm))
             }
-            (None, Some(_), None) | (None, None, Some(_)) if !is_secret => {
+            (None, None, Some(_), None) | (None, None, None, Some(_)) if !is_secret => {
                 return Err(KeyReason::SecretOfPublicKey);
             }
-            (None, Some(file), None) => {
+            (None, None, Some(file), None) => {
                 let path = self.directory.join(file);
                 let text = self.read_key(&path)?;
                 (path.display().to_string(), VerificationKey::secret_file(&text))
             }
-            (None, None, Some(name)) => {
+            (None, None, None, Some(name)) => {
                 let secret =
                     (self.variable)(&name).ok_or_else(|| KeyReason::NoVariable(name.clone()))?;
                 self.digest.update(secret.as_bytes());

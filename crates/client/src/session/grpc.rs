@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
+use super::certificate_check::CertificateCheck;
 use super::trust::DevelopmentCertificate;
 use super::{CONNECT_TIMEOUT, CertificateTrust, SessionEnd};
 use crate::resume_state::SubscriptionRequest;
@@ -39,30 +40,77 @@ pub(crate) struct Session {
 pub(crate) async fn connect(
     server: &ServerAddress,
     trust: &CertificateTrust,
-) -> Result<Channel, String> {
-    let endpoint = endpoint(server, trust)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true);
-    endpoint.connect().await.map_err(|error| format!("{server}: {}", error_chain(&error)))
+) -> Result<Channel, GrpcConnectError> {
+    connect_with(server, trust, |endpoint| {
+        endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true)
+    })
+    .await
 }
 
-/// The endpoint of a gRPC server, with TLS at an `https://` address.
+/// Why there is no connection to a gRPC server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GrpcConnectError {
+    /// The address or the trusted certificates cannot be used.
+    #[error("{0}")]
+    Invalid(String),
+    /// The certificate of the server is not accepted. The text says why, and what to change.
+    #[error("{0}")]
+    Certificate(String),
+    /// The server cannot be reached, or does not answer as a gRPC server.
+    #[error("{server}: {reason}")]
+    Unreachable {
+        /// The server.
+        server: ServerAddress,
+        /// The reason.
+        reason: String,
+    },
+}
+
+impl GrpcConnectError {
+    /// Whether a later attempt with the same settings may succeed.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, GrpcConnectError::Unreachable { .. })
+    }
+}
+
+/// Connects to a gRPC server, with TLS at an `https://` address. `configure` sets the timeouts.
 ///
 /// # Errors
-/// When the address has another scheme, or `trust` cannot be used.
-pub fn endpoint(server: &ServerAddress, trust: &CertificateTrust) -> Result<Endpoint, String> {
+/// [`GrpcConnectError`].
+pub async fn connect_with(
+    server: &ServerAddress,
+    trust: &CertificateTrust,
+    configure: impl FnOnce(Endpoint) -> Endpoint,
+) -> Result<Channel, GrpcConnectError> {
+    let (endpoint, check) = endpoint(server, trust).map_err(GrpcConnectError::Invalid)?;
+    let connected = configure(endpoint).connect().await;
+    connected.map_err(|error| match check.and_then(|check| check.rejection()) {
+        Some(rejection) => GrpcConnectError::Certificate(rejection),
+        None => {
+            GrpcConnectError::Unreachable { server: server.clone(), reason: error_chain(&error) }
+        }
+    })
+}
+
+/// The endpoint of a gRPC server, and the check of its certificate if it has one.
+fn endpoint(
+    server: &ServerAddress,
+    trust: &CertificateTrust,
+) -> Result<(Endpoint, Option<Arc<CertificateCheck>>), String> {
     let endpoint = Endpoint::from_shared(server.to_string()).map_err(|error| error.to_string())?;
     match server.scheme {
-        Scheme::Http => Ok(endpoint),
+        Scheme::Http => Ok((endpoint, None)),
         Scheme::Https => {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let verifier = trust.verifier(DevelopmentCertificate::Rejected, &provider)?;
-            endpoint
-                .tls_config_with_verifier(ClientTlsConfig::new(), verifier)
-                .map_err(|error| error_chain(&error))
+            let check = trust.check(server, DevelopmentCertificate::Rejected, &provider)?;
+            let endpoint = endpoint.tls_config_with_verifier(ClientTlsConfig::new(), check.clone());
+            Ok((endpoint.map_err(|error| error_chain(&error))?, Some(check)))
         }
         _ => Err(format!(
             "{server} is not a gRPC address: use https://HOST:PORT or http://HOST:PORT"
@@ -76,7 +124,11 @@ impl Session {
         trust: &CertificateTrust,
         token: Option<TokenProvider>,
     ) -> Result<Session, SessionEnd> {
-        let channel = connect(server, trust).await.map_err(SessionEnd::retryable)?;
+        let channel = connect(server, trust).await.map_err(|error| match error {
+            GrpcConnectError::Certificate(rejection) => SessionEnd::untrusted(rejection),
+            error if error.is_retryable() => SessionEnd::retryable(error),
+            error => SessionEnd::permanent(error),
+        })?;
         let client =
             PublisherServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let (send, events) = mpsc::channel(EVENTS_MAX);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pushonce_core::{Epoch, Topic};
 use pushonce_proto::client::{ClientRequest, Encoding, ServerEvent};
+use pushonce_proto::close::Reconnect;
 use pushonce_proto::delimited::{self, FrameDecoder};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
@@ -18,6 +19,7 @@ use quinn::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::certificate_check::CertificateCheck;
 use super::trust::DevelopmentCertificate;
 use super::{CertificateTrust, SessionEnd};
 use crate::server_address::ServerAddress;
@@ -111,6 +113,8 @@ async fn connect(
         let connecting = connect_to_address(address, server, trust);
         last = match tokio::time::timeout(ADDRESS_TIMEOUT, connecting).await {
             Ok(Ok(connected)) => return Ok(connected),
+            // The certificate of the other addresses is the same.
+            Ok(Err(end)) if end.reconnect == Reconnect::No => return Err(end),
             Ok(Err(end)) => end,
             Err(_) => SessionEnd::retryable(format!("no reply from {address}")),
         };
@@ -129,20 +133,27 @@ async fn connect_to_address(
     };
     let endpoint = Endpoint::client(local).map_err(SessionEnd::retryable)?;
     let name = server.host.trim_matches(['[', ']']);
-    let connecting = endpoint.connect_with(client_config(address, trust)?, address, name);
-    let connection = connecting.map_err(SessionEnd::permanent)?.await.map_err(session_end)?;
+    let (config, check) = client_config(address, server, trust)?;
+    let connecting = endpoint.connect_with(config, address, name);
+    let connected = connecting.map_err(SessionEnd::permanent)?.await;
+    let connection = connected.map_err(|error| match check.rejection() {
+        Some(rejection) => SessionEnd::untrusted(rejection),
+        None => session_end(error),
+    })?;
     Ok((endpoint, connection))
 }
 
 fn client_config(
     address: SocketAddr,
+    server: &ServerAddress,
     trust: &CertificateTrust,
-) -> Result<ClientConfig, SessionEnd> {
+) -> Result<(ClientConfig, Arc<CertificateCheck>), SessionEnd> {
     let development = match address.ip().is_loopback() {
         true => DevelopmentCertificate::Accepted,
         false => DevelopmentCertificate::Rejected,
     };
-    let mut tls = trust.client_config(development).map_err(SessionEnd::permanent)?;
+    let config = trust.client_config(server, development);
+    let (mut tls, check) = config.map_err(SessionEnd::permanent)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config = ClientConfig::new(Arc::new(
         QuicClientConfig::try_from(tls).map_err(SessionEnd::permanent)?,
@@ -156,7 +167,7 @@ fn client_config(
     // Each topic has a stream of the server: the maximum number of topics of a session.
     transport.max_concurrent_uni_streams(VarInt::from_u32(1024));
     config.transport_config(Arc::new(transport));
-    Ok(config)
+    Ok((config, check))
 }
 
 /// State shared by the readers of a session.

@@ -7,10 +7,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use sha2::{Digest, Sha256};
 
 use super::CertificateFingerprint;
+use super::certificate_check::CertificateCheck;
+use crate::server_address::ServerAddress;
 
 /// The server certificates that a client accepts, at `https://`, `wss://` and `quic://` addresses.
 ///
@@ -59,21 +63,35 @@ pub(super) enum DevelopmentCertificate {
 }
 
 impl CertificateTrust {
-    /// The settings of TLS for a server, without application protocols.
+    /// The settings of TLS for a server, without application protocols, and the check of its certificate.
     pub(super) fn client_config(
         &self,
+        server: &ServerAddress,
         development: DevelopmentCertificate,
-    ) -> Result<ClientConfig, String> {
+    ) -> Result<(ClientConfig, Arc<CertificateCheck>), String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = self.verifier(development, &provider)?;
+        let check = self.check(server, development, &provider)?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
-        Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(check.clone())
+            .with_no_client_auth();
+        Ok((config, check))
     }
 
-    /// The verifier for a server.
-    pub(super) fn verifier(
+    /// The check of the certificate of a server.
+    pub(super) fn check(
+        &self,
+        server: &ServerAddress,
+        development: DevelopmentCertificate,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<CertificateCheck>, String> {
+        let verifier = self.verifier(development, provider)?;
+        Ok(Arc::new(CertificateCheck::new(verifier, server, self)))
+    }
+
+    fn verifier(
         &self,
         development: DevelopmentCertificate,
         provider: &Arc<CryptoProvider>,
@@ -156,8 +174,8 @@ impl ServerCertVerifier for PinnedCertificateVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let fingerprint = CertificateFingerprint(Sha256::digest(end_entity).into());
         match self.fingerprint {
-            Some(expected) if expected != fingerprint => Err(rustls::Error::General(
-                "the certificate does not have the trusted fingerprint".into(),
+            Some(expected) if expected != fingerprint => Err(rustls::Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
             )),
             _ => Ok(ServerCertVerified::assertion()),
         }

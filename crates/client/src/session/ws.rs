@@ -96,14 +96,17 @@ async fn start_tls(
     server: &ServerAddress,
     trust: &CertificateTrust,
 ) -> Result<TlsStream<TcpStream>, SessionEnd> {
-    let config = trust.client_config(DevelopmentCertificate::Rejected);
-    let mut config = config.map_err(SessionEnd::permanent)?;
+    let config = trust.client_config(server, DevelopmentCertificate::Rejected);
+    let (mut config, check) = config.map_err(SessionEnd::permanent)?;
     // A WebSocket begins with HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = server.host.trim_matches(['[', ']']).to_owned();
     let name = ServerName::try_from(name).map_err(SessionEnd::permanent)?;
     let connector = TlsConnector::from(Arc::new(config));
-    connector.connect(name, stream).await.map_err(SessionEnd::retryable)
+    connector.connect(name, stream).await.map_err(|error| match check.rejection() {
+        Some(rejection) => SessionEnd::untrusted(rejection),
+        None => SessionEnd::retryable(error),
+    })
 }
 
 /// A server that rejects the upgrade for a permanent reason is not tried again: it is not Pushonce, or not

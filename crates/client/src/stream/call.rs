@@ -281,8 +281,9 @@ async fn reopen(shared: Arc<PublisherShared>, failed_server: usize) -> PublishCa
     loop {
         let pause = backoff.next_delay(rand::random());
         sleep(pause).await;
-        if let Ok(call) = PublishCall::open(&shared).await {
-            return call;
+        match PublishCall::open(&shared).await {
+            Ok(call) => return call,
+            Err(error) => tracing::warn!(%error, "cannot publish, retrying"),
         }
     }
 }

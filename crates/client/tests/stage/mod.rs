@@ -14,6 +14,7 @@ use pushonce_core::{
     Delivery, Message as Published, Position, StartFrom, Timestamp, Topic, test_util,
 };
 use pushonce_proto::client::{ClientCommand, Encoding, ServerEvent};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_websockets::{CloseCode, Message, ServerBuilder, WebSocketStream};
 
@@ -43,13 +44,20 @@ impl ScriptedWebSocketServer {
     /// Accepts the next client.
     pub(crate) async fn accept(&self) -> ScriptedWebSocketSession {
         let (stream, _) = self.listener.accept().await.unwrap();
-        let builder = ServerBuilder::new().add_header(
-            HeaderName::from_static("sec-websocket-protocol"),
-            HeaderValue::from_static("pushonce.v1.proto"),
-        );
-        let (_, socket) = builder.unwrap().accept(stream).await.unwrap();
-        ScriptedWebSocketSession { socket }
+        ScriptedWebSocketSession { socket: accept_websocket(stream).await }
     }
+}
+
+/// Accepts a WebSocket with the protobuf protocol on a connection.
+pub(crate) async fn accept_websocket<S>(stream: S) -> WebSocketStream<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let builder = ServerBuilder::new().add_header(
+        HeaderName::from_static("sec-websocket-protocol"),
+        HeaderValue::from_static("pushonce.v1.proto"),
+    );
+    builder.unwrap().accept(stream).await.unwrap().1
 }
 
 impl ScriptedWebSocketSession {

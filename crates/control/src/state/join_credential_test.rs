@@ -50,15 +50,45 @@ fn certificate_of_an_id_that_was_used_is_rejected() {
     let mut log = CommandLog::bootstrapped();
     log.join(with_certificate(2, 20)).expect("joins");
     log.join(with_certificate(2, 20)).expect("the same directory joins again");
-    assert_eq!(rejection(&mut log, with_certificate(1, 9)), CommandRejection::IdTaken(NodeId(1)));
-    assert_eq!(rejection(&mut log, with_certificate(2, 21)), CommandRejection::IdTaken(NodeId(2)));
+    let taken = |node, next| CommandRejection::IdTaken { node: NodeId(node), next: NodeId(next) };
+    assert_eq!(rejection(&mut log, with_certificate(1, 9)), taken(1, 3));
+    assert_eq!(rejection(&mut log, with_certificate(2, 21)), taken(2, 3));
     assert_eq!(
         rejection(&mut log, with_certificate(3, 20)),
         CommandRejection::CertificateMismatch { node: NodeId(2), certificate: NodeId(3) }
     );
     log.apply_ok(ControlCommand::Remove(NodeId(2)));
-    assert_eq!(rejection(&mut log, with_certificate(2, 22)), CommandRejection::IdTaken(NodeId(2)));
+    assert_eq!(rejection(&mut log, with_certificate(2, 22)), taken(2, 3));
     assert_eq!(rejection(&mut log, with_certificate(2, 20)), CommandRejection::Removed(NodeId(2)));
+}
+
+#[test]
+fn certificate_of_an_expired_join_is_rejected_with_the_command_for_another_id() {
+    let mut log = CommandLog::bootstrapped();
+    log.join(with_certificate(4, 40)).expect("joins");
+    log.apply_ok(ControlCommand::ExpireJoining(NodeId(4)));
+    let rejected = rejection(&mut log, with_certificate(4, 40));
+    assert!(rejected.to_string().contains("`pushonce ca issue --node 5`"), "{rejected}");
+    assert_eq!(log.join(with_certificate(5, 40)).map(|joined| joined.node), Ok(NodeId(5)));
+}
+
+#[test]
+fn directory_whose_join_did_not_complete_joins_with_a_new_token_and_a_new_id() {
+    let mut log = CommandLog::bootstrapped();
+    log.apply_ok(add_token(7, NOW));
+    let first = log.join(with_token(7, NOW, 20)).expect("joins").node;
+    assert_eq!(rejection(&mut log, with_token(7, EXPIRES, 20)), CommandRejection::JoinTokenExpired);
+    let later = Timestamp(EXPIRES.0 + 1_000);
+    let added = ControlCommand::AddJoinToken { hash: hash(8), now: EXPIRES, expires: later };
+    log.apply_ok(added);
+    let second = log.join(with_token(8, EXPIRES, 20)).expect("joins again").node;
+    assert!(second > first, "an id is never used again");
+    assert!(log.view().member(first).is_none());
+    assert_eq!(log.join(with_token(8, EXPIRES, 20)).map(|again| again.node), Ok(second));
+    assert_eq!(
+        rejection(&mut log, JoinCommand { node: Some(first), ..with_token(8, EXPIRES, 20) }),
+        CommandRejection::NodeIdMismatch(first)
+    );
 }
 
 #[test]
@@ -112,8 +142,9 @@ fn token_never_gives_the_identity_of_a_member() {
     let mut log = CommandLog::bootstrapped();
     log.apply_ok(add_token(7, NOW));
     let member = log.join(join_command(20, "node-20")).expect("joins").node;
+    log.apply_ok(ControlCommand::Activate(member));
     let stolen = with_token(7, NOW, 20);
-    assert_eq!(rejection(&mut log, stolen), CommandRejection::AlreadyMember(member));
+    assert_eq!(rejection(&mut log, stolen), CommandRejection::LogLost { node: member });
     assert!(log.join(with_token(7, NOW, 21)).is_ok(), "the token is not used up");
 }
 

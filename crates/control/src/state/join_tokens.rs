@@ -68,6 +68,12 @@ impl JoinTokens {
         }
     }
 
+    /// Whether a directory joined with a token.
+    pub(crate) fn was_used_by(&self, id: JoinTokenId, incarnation: Incarnation) -> bool {
+        let used_by = self.0.get(&id).and_then(|token| token.used_by);
+        used_by.is_some_and(|(directory, _)| directory == incarnation)
+    }
+
     /// Records that a directory joined with a token, which [`JoinTokens::check`] accepted.
     pub(crate) fn mark_used(&mut self, id: JoinTokenId, incarnation: Incarnation, node: NodeId) {
         if let Some(token) = self.0.get_mut(&id) {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use pushonce_ca::files::{self, Readers};
-use pushonce_ca::{CertificateAuthority, CertificateInfo};
+use pushonce_ca::{CertificateAuthority, CertificateInfo, IssuedCertificate};
 use pushonce_core::{ClusterId, NodeId, SpiffeId};
 use serde_json::{Value, json};
 
@@ -26,6 +26,10 @@ enum Command {
     Init {
         #[command(flatten)]
         directory: AuthorityDir,
+        /// DNS name or IP address of the next node, from node 1 on; may be repeated. Makes the directory DIR/HOST
+        /// with all files of that node: node.crt, node.key, ca.crt
+        #[arg(long, value_name = "HOST", value_parser = directory_name, conflicts_with = "cluster")]
+        host: Vec<String>,
         /// Id of an existing cluster, whose authority the new one replaces [default: a new id]
         #[arg(long, value_name = "ID", value_parser = cluster_id)]
         cluster: Option<ClusterId>,
@@ -78,12 +82,14 @@ struct AuthorityDir {
 #[derive(clap::Args)]
 struct Validity {
     /// Days for which the certificate is valid
-    #[arg(long, value_name = "N", default_value_t = 90)]
+    #[arg(long, value_name = "N", default_value_t = Validity::DEFAULT_DAYS)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=3650))]
     days: u16,
 }
 
 impl Validity {
+    const DEFAULT_DAYS: u16 = 90;
+
     fn duration(&self) -> Duration {
         Duration::from_secs(u64::from(self.days) * 86_400)
     }
@@ -112,6 +118,16 @@ fn cluster_id(text: &str) -> Result<ClusterId, &'static str> {
     id.ok_or("expected 32 hexadecimal digits, as `pushonce cluster status` prints them")
 }
 
+/// A host that is also the name of a directory: not `..`, and without `/`.
+fn directory_name(text: &str) -> Result<String, &'static str> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    let is_host = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == ':');
+    if is_host && text.chars().all(is_allowed) {
+        return Ok(text.to_owned());
+    }
+    Err("expected a DNS name or an IP address without port, as in a.example")
+}
+
 fn node_id(text: &str) -> Result<NodeId, &'static str> {
     let id = text.strip_prefix('n').unwrap_or(text).parse().ok().filter(|&id| id > 0);
     id.map(NodeId).ok_or("expected the id of a node, as in 3")
@@ -120,7 +136,7 @@ fn node_id(text: &str) -> Result<NodeId, &'static str> {
 pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
     let now = SystemTime::now();
     match args.command {
-        Command::Init { directory, cluster } => init(&directory, cluster, now, json),
+        Command::Init { directory, host, cluster } => init(&directory, &host, cluster, now, json),
         Command::Issue { directory, node, host, validity, cluster, out } => {
             let authority = directory.load()?;
             let cluster = cluster.or_else(|| authority.cluster()).context(
@@ -130,11 +146,7 @@ pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
             let node = SpiffeId { cluster, node };
             let issued = authority.issue(node, &host, validity.duration(), now)?;
             let certificate = out.join(format!("node-{}.crt", node.node.0));
-            let key = certificate.with_extension("key");
-            std::fs::create_dir_all(&out)
-                .with_context(|| format!("cannot create {}", out.display()))?;
-            files::create(&key, issued.key.expose(), Readers::Owner)?;
-            files::create(&certificate, &issued.certificate, Readers::Everyone)?;
+            let key = create_files(&issued, &certificate)?;
             let (certificate, key) = (certificate.display(), key.display());
             let authority = directory.certificate();
             let text = || {
@@ -177,8 +189,35 @@ pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
     }
 }
 
+/// Writes a certificate and, beside it, its key, whose path is returned.
+fn create_files(issued: &IssuedCertificate, certificate: &Path) -> anyhow::Result<PathBuf> {
+    let (key, out) =
+        (certificate.with_extension("key"), certificate.parent().unwrap_or(Path::new("")));
+    std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    files::create(&key, issued.key.expose(), Readers::Owner)?;
+    files::create(certificate, &issued.certificate, Readers::Everyone)?;
+    Ok(key)
+}
+
+/// Makes the directory with all files of a node.
+fn create_node_directory(
+    authority: &CertificateAuthority,
+    dir: &Path,
+    node: SpiffeId,
+    host: &str,
+    now: SystemTime,
+) -> anyhow::Result<PathBuf> {
+    let validity = Validity { days: Validity::DEFAULT_DAYS }.duration();
+    let issued = authority.issue(node, &[host.to_owned()], validity, now)?;
+    let path = dir.join(host);
+    create_files(&issued, &path.join("node.crt"))?;
+    files::create(&path.join("ca.crt"), &authority.certificate_pem(), Readers::Everyone)?;
+    Ok(path)
+}
+
 fn init(
     directory: &AuthorityDir,
+    hosts: &[String],
     cluster: Option<ClusterId>,
     now: SystemTime,
     json: bool,
@@ -189,7 +228,21 @@ fn init(
     std::fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
     files::create(&directory.key(), key.expose(), Readers::Owner)?;
     files::create(&directory.certificate(), &authority.certificate_pem(), Readers::Everyone)?;
+    let mut nodes = Vec::new();
+    for (host, id) in hosts.iter().zip(1..) {
+        let node = SpiffeId { cluster, node: NodeId(id) };
+        nodes.push((node.node, create_node_directory(&authority, path, node, host, now)?));
+    }
     let (certificate, key) = (directory.certificate(), directory.key());
+    let next = match nodes.as_slice() {
+        [] => format!(
+            "run `pushonce ca issue --dir {} --node 1` and so on, once for each node",
+            path.display()
+        ),
+        _ => "copy the files of each node to its host, and start it with\n  \
+              --peer-cert node.crt --peer-key node.key --peer-ca ca.crt"
+            .to_owned(),
+    };
     print_output(
         json,
         || {
@@ -198,16 +251,22 @@ fn init(
                 "certificate": certificate.display().to_string(),
                 "key": key.display().to_string(),
                 "fingerprint": authority.info().fingerprint.to_string(),
+                "nodes": nodes
+                    .iter()
+                    .map(|(node, path)| json!({"node": node.0, "directory": path.display().to_string()}))
+                    .collect::<Vec<_>>(),
             })
         },
         || {
+            let node_line = |(node, path): &(NodeId, PathBuf)| {
+                format!("{} has the files of {node}\n", path.display())
+            };
             format!(
                 "{} is the certificate authority of cluster {cluster}\n\
-                 keep {} offline: who has it can make nodes of the cluster\n\
-                 next: run `pushonce ca issue --dir {} --node 1` and so on, once for each node\n",
+                 keep {} offline: who has it can make nodes of the cluster\n{}next: {next}\n",
                 certificate.display(),
                 key.display(),
-                path.display(),
+                nodes.iter().map(node_line).collect::<String>(),
             )
         },
     )?;
@@ -307,9 +366,9 @@ mod tests {
         assert!(issue(dir, 1).is_err(), "there is no authority yet");
         let cluster = ClusterId(7);
         let now = SystemTime::now();
-        init(&authority(dir), Some(cluster), now, true).expect("made");
+        init(&authority(dir), &[], Some(cluster), now, true).expect("made");
         let key = files::read(&dir.join("ca.key")).expect("reads");
-        init(&authority(dir), None, now, true).expect_err("there is one");
+        init(&authority(dir), &[], None, now, true).expect_err("there is one");
         assert_eq!(files::read(&dir.join("ca.key")).expect("reads"), key);
 
         issue(dir, 3).expect("issued");
@@ -327,6 +386,35 @@ mod tests {
         assert_eq!((second.node(), &second.hosts), (first.node(), &first.hosts));
         assert_ne!(second.fingerprint, first.fingerprint);
         run(Args { command: Command::Show { certificates: vec![path] } }, false).expect("shown");
+    }
+
+    #[test]
+    fn authority_is_made_with_the_files_of_several_nodes() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = dir.path();
+        let hosts = ["a.example", "::1"].map(str::to_owned);
+        init(&authority(dir), &hosts, None, SystemTime::now(), false).expect("made");
+        for (host, id) in hosts.iter().zip(1..) {
+            let node = first_certificate(&dir.join(host).join("node.crt")).expect("valid");
+            assert_eq!(node.node().map(|node| node.node), Ok(NodeId(id)));
+            assert_eq!(node.hosts, [host.clone()]);
+            let read = |path: PathBuf| files::read(&path).expect("reads");
+            assert_eq!(read(dir.join(host).join("ca.crt")), read(dir.join("ca.crt")));
+        }
+        let command = Command::Renew {
+            directory: authority(dir),
+            certificate: dir.join("a.example").join("node.crt"),
+            validity: Validity { days: 10 },
+        };
+        run(Args { command }, false).expect("renewed");
+    }
+
+    #[test]
+    fn host_that_is_no_name_of_a_directory_is_rejected() {
+        assert!(directory_name("a.example").is_ok() && directory_name("::1").is_ok());
+        for text in ["", "..", ".hidden", "a/b", "/etc", "a b", "-a", "a\n"] {
+            assert!(directory_name(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -214,6 +214,7 @@ fn status_json(status: &StatusResponse) -> Value {
             "round_trip_us": m.round_trip_us,
             "region": m.region, "zone": m.zone, "roles": m.roles, "weight": m.weight,
             "peer": m.peer_address, "grpc": m.grpc_address, "http": m.http_address,
+            "https": Some(&m.https_address).filter(|address| !address.is_empty()),
             "quic": m.quic_address, "release": m.release,
             "versions": {"min": m.version_min, "max": m.version_max},
         })

@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pushonce_client::{
-    AccessToken, CertificateTrust, InvalidServerAddress, Scheme, ServerAddress, grpc_endpoint,
+    AccessToken, CertificateTrust, GrpcConnectError, InvalidServerAddress, Scheme, ServerAddress,
+    connect_grpc,
 };
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1::ExplainRequest;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
-use pushonce_proto::status::{describe, error_chain};
+use pushonce_proto::status::describe;
 use serde_json::Value;
 use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::access_token::TokenArgs;
@@ -93,6 +94,12 @@ impl ServerArgs {
         for server in &self.server {
             match connect_and_probe(server, &trust, token.clone()).await {
                 Ok(client) => return Ok(client),
+                // It says what to change.
+                Err(error)
+                    if matches!(error.downcast_ref(), Some(GrpcConnectError::Certificate(_))) =>
+                {
+                    last_error = Some(error);
+                }
                 Err(error) => {
                     last_error = Some(error.context(format!(
                         "cannot query {server}: is it the address of a node's --grpc?"
@@ -111,9 +118,9 @@ async fn connect_and_probe(
     trust: &CertificateTrust,
     token: BearerInterceptor,
 ) -> anyhow::Result<OperatorClient> {
-    let endpoint = grpc_endpoint(server, trust).map_err(anyhow::Error::msg)?;
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(COMMAND_TIMEOUT);
-    let channel = endpoint.connect().await.map_err(|error| anyhow::anyhow!(error_chain(&error)))?;
+    let with_timeouts =
+        |endpoint: Endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(COMMAND_TIMEOUT);
+    let channel = connect_grpc(server, trust, with_timeouts).await?;
     let mut client = ClusterServiceClient::with_interceptor(channel, token);
     let probe = ExplainRequest { topic: "pushonce".to_owned() };
     let response = timeout(CONNECT_TIMEOUT, client.explain(probe)).await;

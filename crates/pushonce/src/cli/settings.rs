@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::config::{Config, Layer, Layers};
+use crate::config::{Config, JOIN_TOKEN_VARIABLE, Layer, Layers, parse_join_token};
 
 /// The settings of a node, and a file with further settings.
 #[derive(clap::Args)]
@@ -29,7 +29,8 @@ impl NodeArgs {
             None => Layer::default(),
         };
         let env = Layer::from_env(std::env::vars_os(), &super::variables())?;
-        Ok(Layers { flags: self.flags, env, file })
+        let join_token = parse_join_token(std::env::var_os(JOIN_TOKEN_VARIABLE))?;
+        Ok(Layers { flags: self.flags, env, file, join_token })
     }
 
     /// Merges flags over environment over file.

@@ -20,19 +20,20 @@ pub struct ExposedListener {
 /// The listeners that other hosts can reach although they lack something. `--monitoring` lacks nothing: it
 /// serves only metrics and health.
 pub(super) fn exposed_listeners(
-    settings: &Settings,
+    config: &Config,
     listeners: &[(&'static str, SocketAddr)],
 ) -> Vec<ExposedListener> {
     let is_reachable = |(_, address): &&(&str, SocketAddr)| !address.ip().is_loopback();
     let exposed = |&(flag, address): &(&'static str, SocketAddr)| {
-        let (risk, remedy) = lack(flag, settings)?;
+        let (risk, remedy) = lack(flag, config)?;
         Some(ExposedListener { flag, address, risk, remedy })
     };
     listeners.iter().filter(is_reachable).filter_map(exposed).collect()
 }
 
 /// What a listener lacks that others can reach.
-fn lack(flag: &str, settings: &Settings) -> Option<(&'static str, &'static str)> {
+fn lack(flag: &str, config: &Config) -> Option<(&'static str, &'static str)> {
+    let settings = &config.settings;
     let (has_tls, has_issuers) = (settings.tls_cert.is_some(), settings.issuers.is_some());
     match flag {
         // Nothing makes plain text safe.
@@ -57,7 +58,7 @@ fn lack(flag: &str, settings: &Settings) -> Option<(&'static str, &'static str)>
                 "set --issuers, --tls-cert and --tls-key",
             )),
         },
-        _ if peer_security::is_secured(settings) => None,
+        _ if peer_security::is_secured(config) => None,
         _ => Some((
             "everyone can act as a node of the cluster",
             "set --peer-cert, --peer-key and --peer-ca (`pushonce ca` makes them), or --join-token-file",

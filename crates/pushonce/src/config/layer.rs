@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use pushonce_ca::JoinToken;
 use toml::{Spanned, Value};
 
 use super::consensus_times::add_preset_times;
@@ -27,6 +28,8 @@ pub struct Layers {
     pub env: Layer,
     /// The configuration file.
     pub file: Layer,
+    /// The join token of `PUSHONCE_JOIN_TOKEN`, which is no setting, so that it is never printed.
+    pub join_token: Option<JoinToken>,
 }
 
 /// Why a source cannot give a setting this text.
@@ -163,7 +166,8 @@ impl Layers {
         merged.0.extend(self.env.0.clone());
         merged.0.extend(self.flags.0.clone());
         let settings = merged.parse().map_err(|error| InvalidConfig::Flags(reason(&error)))?;
-        Config::resolve_on(host, settings).map_err(|error| match self.origin(error.flag()) {
+        let config = Config::resolve_with_token(host, settings, self.join_token.clone());
+        config.map_err(|error| match self.origin(error.flag()) {
             Some(origin) => InvalidConfig::FromSource { error: Box::new(error), origin },
             None => error,
         })

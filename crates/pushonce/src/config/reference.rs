@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::{Arg, Command};
 
 use super::layer::settings_command;
-use super::variable;
+use super::{JOIN_TOKEN_VARIABLE, variable};
 use crate::cli::access_token::TOKEN_VARIABLE;
+
+/// The variables without a flag, since other processes can read a command line.
+const VARIABLES_WITH_SECRETS: [&str; 2] = [TOKEN_VARIABLE, JOIN_TOKEN_VARIABLE];
 
 /// The types of the values by their name in the help text: how a value is written, and its unit.
 const TYPES: [(&str, &str, &str); 13] = [
@@ -66,7 +69,7 @@ pub(crate) fn reference(cli: &Command) -> String {
 
 /// The variables that the commands of `cli` read, settings of a node excepted.
 pub(crate) fn other_variables(cli: &Command) -> Vec<String> {
-    collect_variables(cli).into_keys().chain([TOKEN_VARIABLE.to_owned()]).collect()
+    collect_variables(cli).into_keys().chain(VARIABLES_WITH_SECRETS.map(str::to_owned)).collect()
 }
 
 fn settings_tables() -> String {
@@ -115,9 +118,10 @@ fn other_variables_table(cli: &Command) -> String {
         row(&[format!("`{name}`"), list(flags), list(commands), default, help])
     });
     format!(
-        "\n## Other variables\n\nNo keys of the file. The flag overrides the variable. `{TOKEN_VARIABLE}` has no flag, \
-         since other processes can read a command line: it is the access token of the commands with \
-         `--token-file`.\n\n\
+        "\n## Other variables\n\nNo keys of the file. The flag overrides the variable. Two variables have no flag, \
+         since other processes can read a command line: `{TOKEN_VARIABLE}` is the access token of the commands \
+         with `--token-file`, and `{JOIN_TOKEN_VARIABLE}` the join token of a node without \
+         `--join-token-file`.\n\n\
          | variable | flag | commands | default | meaning |\n|---|---|---|---|---|\n{}",
         rows.collect::<String>()
     )

@@ -112,7 +112,8 @@ pub struct Settings {
     #[arg(long, help_heading = "Security between nodes", value_name = "FILE")]
     pub peer_ca_key: Option<PathBuf>,
     /// File with the join token that `pushonce cluster token` printed, for a node without a certificate: it gets
-    /// one, keeps it in --data and renews it. Keep the setting after the join
+    /// one, keeps it in --data and renews it. Without the file the token is that of the variable
+    /// PUSHONCE_JOIN_TOKEN, if it is set. Ignored after the join
     #[arg(long, help_heading = "Security between nodes", value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
     /// PEM file with the certificate chain for clients, on --https, --quic and --grpc. It is read again when it

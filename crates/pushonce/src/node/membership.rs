@@ -293,7 +293,7 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(1);
 enum JoinProofError {
     #[error(
         "a node joins with a certificate (--peer-cert, --peer-key, --peer-ca) or with a join token \
-         (--join-token-file)"
+         (--join-token-file or PUSHONCE_JOIN_TOKEN)"
     )]
     Missing,
     #[error("the data directory belongs to {directory}, which must present its certificate")]

@@ -74,6 +74,7 @@ struct MemberJson {
     release: String,
     versions: String,
     http: String,
+    https: Option<String>,
     grpc: String,
 }
 
@@ -109,6 +110,7 @@ impl NodeOverview {
             release: m.build.release.clone(),
             versions: m.build.supported.to_string(),
             http: m.addresses.http.clone(),
+            https: Some(m.addresses.https.clone()).filter(|address| !address.is_empty()),
             grpc: m.addresses.grpc.clone(),
         };
         let to_shard_json = |shard: ShardId| ShardJson {

@@ -11,11 +11,7 @@ use pushonce_core::{ClusterId, NodeId, SpiffeId};
 use pushonce_peer::{CertificateFiles, Credentials, MutualTls};
 use pushonce_proto::pb::peer::v1 as pb;
 
-use crate::config::{Config, Settings};
-
-/// The file for key, certificate and authorities of a node that joined with a token. One file, so that a crash
-/// between two writes cannot leave a key without its certificate.
-const STORED_FILE: &str = "peer.pem";
+use crate::config::{Config, JoinTokenSource, Settings, stored_certificate};
 
 /// What a node has at its start.
 #[derive(Clone, Debug)]
@@ -53,7 +49,10 @@ pub(super) enum CredentialsMismatch {
     )]
     StoredFileMissing(PathBuf),
     /// The settings of a node that joins are given where a cluster is created.
-    #[error("--join-token-file is for a node that joins, and init creates a cluster: leave it out")]
+    #[error(
+        "--join-token-file and PUSHONCE_JOIN_TOKEN are for a node that joins, and init creates a cluster: leave \
+         them out"
+    )]
     TokenAtInit,
 }
 
@@ -73,17 +72,20 @@ impl StartCredentials {
             let tls = MutualTls::load(files, admits_joiners, now)?;
             return Ok(StartCredentials::Complete(Credentials::MutualTls(tls)));
         }
-        let Some(token_file) = &settings.join_token_file else {
-            return Ok(StartCredentials::Complete(Credentials::Plaintext));
-        };
         let stored = stored_files(&config.data);
         if stored.certificate.exists() {
             let tls = MutualTls::load(stored, false, now)?;
             return Ok(StartCredentials::Complete(Credentials::MutualTls(tls)));
         }
-        let text = files::read(token_file).context("--join-token-file")?;
-        let token = text.parse().with_context(|| token_file.display().to_string())?;
-        Ok(StartCredentials::Token(token))
+        match &config.join_token {
+            None => Ok(StartCredentials::Complete(Credentials::Plaintext)),
+            Some(JoinTokenSource::Variable(token)) => Ok(StartCredentials::Token(token.clone())),
+            Some(JoinTokenSource::File(file)) => {
+                let text = files::read(file).context("--join-token-file")?;
+                let token = text.parse().with_context(|| file.display().to_string())?;
+                Ok(StartCredentials::Token(token))
+            }
+        }
     }
 
     /// The credentials of a node whose directory belongs to a cluster.
@@ -149,7 +151,7 @@ fn certificate_files(settings: &Settings) -> Option<CertificateFiles> {
 }
 
 fn stored_files(data: &Path) -> CertificateFiles {
-    same_file(data.join(STORED_FILE))
+    same_file(stored_certificate(data))
 }
 
 /// The file of a node that joined with a token serves as all three.
@@ -159,7 +161,7 @@ fn same_file(path: PathBuf) -> CertificateFiles {
 
 /// Whether the certificate is the one that the node got when it joined, and renews by itself.
 pub(super) fn is_stored(config: &Config) -> bool {
-    certificate_files(&config.settings).is_none() && config.settings.join_token_file.is_some()
+    certificate_files(&config.settings).is_none() && stored_certificate(&config.data).exists()
 }
 
 /// Stores the certificate that a member issued for a key of this node, after a check that it can be used.
@@ -179,7 +181,7 @@ pub(super) fn store(
     files::replace(&unchecked, &text, Readers::Owner)?;
     let tls = MutualTls::load(same_file(unchecked.clone()), false, now)?;
     anyhow::ensure!(tls.node() == node, "the certificate is that of {}, not of {node}", tls.node());
-    std::fs::rename(&unchecked, data.join(STORED_FILE))
+    std::fs::rename(&unchecked, stored_certificate(data))
         .with_context(|| format!("cannot rename {}", unchecked.display()))?;
     Ok(MutualTls::load(stored_files(data), false, now)?)
 }
@@ -310,6 +312,10 @@ mod tests {
         std::fs::remove_file(dir.path().join("token")).expect("removed");
         let credentials = load().for_member(&config, id(4)).expect("it joined");
         assert_eq!(credentials.node(), Some(id(4)));
+        let without_setting = Config { join_token: None, ..config.clone() };
+        let start = StartCredentials::load(&without_setting, now).expect("valid");
+        let credentials = start.for_member(&without_setting, id(4)).expect("it joined");
+        assert_eq!(credentials.node(), Some(id(4)), "the setting may be removed after the join");
     }
 
     #[test]

@@ -170,6 +170,10 @@ fn node_profile(config: &Config) -> Profile {
             peer: advertised_address(config.settings.peer.port()),
             grpc: advertised_address(config.settings.grpc.port()),
             http: advertised_address(config.settings.http.port()),
+            https: match config.tls_files() {
+                Some(_) => advertised_address(config.settings.https.port()),
+                None => String::new(),
+            },
             quic: advertised_address(config.settings.quic.port()),
         },
         region: config.settings.region.clone(),

@@ -38,6 +38,7 @@ pub(super) fn status_text(status: &StatusResponse) -> String {
     }
     let rows = status.members.iter().map(member_row).collect();
     text += &table(["id", "name", "state", "link", "region", "zone", "roles", "grpc"], rows);
+    text.extend(tls_addresses(status));
     text += "\nbuilds\n";
     text += &build_lines(status);
     text += &format!(
@@ -78,6 +79,15 @@ fn problem_lines(status: &StatusResponse) -> String {
     };
     let lines: String = status.problems.iter().map(line).collect();
     if lines.is_empty() { lines } else { lines + "\n" }
+}
+
+/// The addresses for clients of the members that serve them with TLS.
+fn tls_addresses(status: &StatusResponse) -> Option<String> {
+    let row = |m: &Member| [node_label(m.id), m.https_address.clone(), m.quic_address.clone()];
+    let with_tls = status.members.iter().filter(|member| !member.https_address.is_empty());
+    let rows: Vec<_> = with_tls.map(row).collect();
+    let has_rows = !rows.is_empty();
+    has_rows.then(|| format!("\nclients with TLS\n{}", table(["id", "https", "quic"], rows)))
 }
 
 /// The line of a pending change of the consensus times.
@@ -250,6 +260,25 @@ mod tests {
         ] {
             assert!(text.lines().any(|text_line| text_line == line), "{line:?} is not in {text}");
         }
+    }
+
+    #[test]
+    fn members_that_serve_clients_with_tls_are_listed_with_these_addresses() {
+        let with_tls = Member {
+            id: 2,
+            https_address: "b:7443".to_owned(),
+            quic_address: "b:7444".to_owned(),
+            ..Member::default()
+        };
+        let mut status = StatusResponse {
+            members: vec![Member { id: 1, ..Member::default() }, with_tls],
+            ..StatusResponse::default()
+        };
+        let text = status_text(&status);
+        let expected = "clients with TLS\n  id  https   quic\n  n2  b:7443  b:7444\n\nbuilds";
+        assert!(text.contains(expected), "{text}");
+        status.members.truncate(1);
+        assert!(!status_text(&status).contains("clients with TLS"));
     }
 
     #[test]

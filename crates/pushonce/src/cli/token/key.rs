@@ -35,19 +35,23 @@ pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
         None => file.clone(),
     };
     let verifying = std::path::absolute(&verifying)?;
-    let member = if public.is_some() { "file" } else { "secret-file" };
+    let (nodes_need, member) = match &public {
+        // The issuers file is complete: it can be copied to every node.
+        Some(public) => {
+            ("no other file", format!("public-key = \"\"\"\n{}\n\"\"\"", public.trim_end()))
+        }
+        None => ("this file, too", format!("secret-file = {:?}", verifying.display().to_string())),
+    };
     print_output(
         json,
         || json!({ "algorithm": algorithm.as_str(), "private": file, "verifying": verifying }),
         || {
             format!(
-                "# Made {}. Keep it where tokens are made. Nodes read {}:\n\
-                 # put this into the file of `serve --issuers`.\n\
+                "# Made {}. Keep it where tokens are made. Put this into the file of `serve --issuers`;\n\
+                 # nodes need {nodes_need}.\n\
                  [[issuer]]\nissuer = \"pushonce\"\naudience = \"pushonce\"\n\n\
-                 [[issuer.key]]\nalgorithm = \"{algorithm}\"\n{member} = {:?}\n",
+                 [[issuer.key]]\nalgorithm = \"{algorithm}\"\n{member}\n",
                 file.display(),
-                verifying.display(),
-                verifying.display().to_string(),
             )
         },
     )?;
