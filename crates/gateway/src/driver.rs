@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::access_watch::AccessCheck;
 use crate::encoder;
 use crate::lane::LaneState;
-use crate::limits::PublishRateExceeded;
+use crate::limits::RateExceeded;
 use crate::liveness::{Activity, KeepaliveAction, Liveness};
 use crate::metrics::{self, TransportKind};
 use crate::registry::{RegisteredSession, SessionSlot};
@@ -171,9 +171,26 @@ impl<T: SessionTransport> SessionDriver<T> {
         session.caller().map_or(address, |caller| caller.key(self.address))
     }
 
-    fn check_publish(&self, topic: &Topic) -> Result<(), PublishRateExceeded> {
+    fn check_rate(&self, command: &ClientCommand) -> Result<(), RateExceeded> {
         let LaneState { client_limits, access, .. } = &*self.lane;
-        client_limits.check_publish(topic, self.caller_key(), access)
+        match command {
+            ClientCommand::Publish(publish) => {
+                Ok(client_limits.check_publish(&publish.topic, self.caller_key(), access)?)
+            }
+            ClientCommand::Subscribe { .. } => {
+                let now = std::time::Instant::now();
+                Ok(client_limits.caller_rates.check_subscribe(self.caller_key(), now)?)
+            }
+            ClientCommand::Unsubscribe { .. } | ClientCommand::Authenticate { .. } => Ok(()),
+        }
+    }
+
+    /// Counts the topics that these publishes of the session created.
+    fn count_new_topics(&self, results: &[Result<Acknowledgement, PublishError>]) {
+        let (caller, now) = (self.caller_key(), std::time::Instant::now());
+        for acknowledgement in results.iter().flatten() {
+            self.lane.client_limits.caller_rates.on_acknowledged(acknowledgement, caller, now);
+        }
     }
 
     /// Begins a message of which a part was received.
@@ -198,8 +215,8 @@ impl<T: SessionTransport> SessionDriver<T> {
         self.lane.metrics.for_transport(T::KIND).frames_in.increment(1);
         let command = request.as_ref().map(|request| &request.command);
         let micros = work::request_micros(matches!(command, Ok(ClientCommand::Subscribe { .. })));
-        if let Ok(ClientRequest { id, command: ClientCommand::Publish(publish) }) = &request
-            && let Err(exceeded) = self.check_publish(&publish.topic)
+        if let Ok(ClientRequest { id, command }) = &request
+            && let Err(exceeded) = self.check_rate(command)
         {
             self.reply(&ServerEvent::error(*id, ErrorCode::Overloaded, exceeded.to_string()));
             return micros;
@@ -239,6 +256,7 @@ impl<T: SessionTransport> SessionDriver<T> {
 
     /// Handles results that arrived together; their replies are sent in one write.
     fn on_publish_results(self: &Rc<Self>, results: Vec<Result<Acknowledgement, PublishError>>) {
+        self.count_new_topics(&results);
         let mut replies = Vec::new();
         for result in results {
             let effects =
