@@ -326,9 +326,11 @@ impl<T: SessionTransport> SessionDriver<T> {
         self.end_refused_subscriptions(Some(caller));
     }
 
-    /// Ends the subscriptions that the caller may not have any more.
-    fn end_refused_subscriptions(&self, caller: Option<&Caller>) {
-        for topic in self.lane.fanout.topics(self.key) {
+    /// Ends the subscriptions that the caller may not have any more. Returns how many the session had.
+    fn end_refused_subscriptions(&self, caller: Option<&Caller>) -> usize {
+        let topics = self.lane.fanout.topics(self.key);
+        let count = topics.len();
+        for topic in topics {
             let Err(error) = self.lane.authorize(caller, Action::Subscribe(&topic)) else {
                 continue;
             };
@@ -339,6 +341,7 @@ impl<T: SessionTransport> SessionDriver<T> {
             self.reply(&ServerEvent::error(None, rejection::access_code(&error), &error));
             self.reply(&session::unsubscribe_reply(None, topic, true));
         }
+        count
     }
 
     fn record_refusal(&self, error: &AccessError) {
@@ -480,13 +483,14 @@ impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
         self.close(&close::GOING_AWAY, "the server is shutting down");
     }
 
+    fn check_subscriptions(self: Rc<Self>) -> usize {
+        let caller = self.session.borrow().caller().cloned();
+        self.end_refused_subscriptions(caller.as_ref())
+    }
+
     fn check_access(self: Rc<Self>, check: AccessCheck) {
         match check {
             AccessCheck::Token => {}
-            AccessCheck::Subscriptions => {
-                let caller = self.session.borrow().caller().cloned();
-                return self.end_refused_subscriptions(caller.as_ref());
-            }
             AccessCheck::Age => {
                 let reason = "the session reached the maximum age of sessions";
                 self.send_goaway(0, 0, reason);
