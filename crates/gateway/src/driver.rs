@@ -18,7 +18,7 @@ use pushonce_core::{
 };
 use pushonce_fanout::{FrameSink, SessionKey, WireFormat};
 use pushonce_listener::Holding;
-use pushonce_proto::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFrame, ServerEvent};
+use pushonce_proto::client::{ClientCommand, ClientRequest, InvalidFrame, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
 use tokio::time::Instant;
 
@@ -218,7 +218,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         if let Ok(ClientRequest { id, command }) = &request
             && let Err(exceeded) = self.check_rate(command)
         {
-            self.reply(&ServerEvent::error(*id, ErrorCode::Overloaded, exceeded.to_string()));
+            self.reply(&ServerEvent::rate_error(*id, &exceeded, exceeded.retry_after()));
             return micros;
         }
         self.handle_input(SessionInput::Request(request));

@@ -57,6 +57,16 @@ pub(crate) enum RateExceeded {
     Subscribe(#[from] SubscribeRateExceeded),
 }
 
+impl RateExceeded {
+    /// How long the caller has to wait.
+    pub(crate) fn retry_after(&self) -> Duration {
+        match self {
+            RateExceeded::Publish(exceeded) => exceeded.retry_after(),
+            RateExceeded::Subscribe(exceeded) => exceeded.retry_after,
+        }
+    }
+}
+
 impl PublishRateExceeded {
     /// How long the caller has to wait.
     pub(crate) fn retry_after(&self) -> Duration {

@@ -107,7 +107,7 @@ async fn publish_rate_is_limited_over_http_with_retry_after_and_over_websocket_w
     // More than the rate allows in the time that a slow machine takes for it.
     session.send(&client_frame(0x81, publish).repeat(100)).await;
     let text = session.read_text_containing("\"overloaded\"").await;
-    assert!(text.contains("retry in") && text.contains("\"id\":5"), "{text}");
+    assert!(text.contains("\"back_ms\":") && text.contains("\"id\":5"), "{text}");
     for _ in 0..5 {
         let head = publish_over_http([127, 0, 0, 1]).await;
         assert!(head.starts_with("HTTP/1.1 200"), "this host is not limited: {head}");
@@ -315,7 +315,7 @@ async fn subscribe_rate_of_a_caller_is_limited_over_websocket_and_another_caller
     let mut stranger = RawConnection::session_from(STRANGER, server.http).await;
     stranger.send(&subscribe_many(0)).await;
     let text = stranger.read_text_containing("\"overloaded\"").await;
-    assert!(text.contains("retry in") && text.contains("--subscribe-rate-max"), "{text}");
+    assert!(text.contains("\"back_ms\":") && text.contains("--subscribe-rate-max"), "{text}");
     // The rate is that of the caller, not of one session.
     let mut again = RawConnection::session_from(STRANGER, server.http).await;
     again.send(&subscribe_many(0)).await;
