@@ -230,7 +230,7 @@ async fn calls_in_the_name_of_another_cluster_make_no_node_leave_or_adopt_anythi
         let status = forge_raft_message(peer, cluster_id, from).await;
         assert_ne!(status.code(), Code::Ok, "a message of n{from} of {cluster_id}");
     }
-    // Longer than a node evaluates what it was told.
+    // Longer than the interval at which a node evaluates the calls.
     for _ in 0..10 {
         tokio::time::sleep(secs(1)).await;
         bystanders.assert_served(1).await;

@@ -1,6 +1,6 @@
 //! A gRPC connection, which is closed after some minutes without a call.
 //!
-//! A client that answers the pings of the server would otherwise hold a connection for ever. A client library
+//! A client that answers the pings of the server would otherwise hold a connection indefinitely. A client library
 //! connects again by itself at the next call.
 
 use std::io::{self, IoSlice};
