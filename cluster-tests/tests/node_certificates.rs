@@ -304,7 +304,7 @@ async fn forged_raft_message_is_rejected(cluster: &ProcessCluster, authority: &V
         kind: pb::raft_request::Kind::Vote.into(),
         body: vec![0xff; 32].into(),
     };
-    let forged = pb::ExchangeRequest { requests: vec![vote], writes: 0 };
+    let forged = pb::ExchangeRequest { requests: vec![vote], ..pb::ExchangeRequest::default() };
     let mut request = tonic::Request::new(futures::stream::iter([forged]));
     let greeting = [
         ("pushonce-cluster", text("cluster")),

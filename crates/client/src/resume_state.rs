@@ -194,7 +194,7 @@ impl ResumeState {
                     false => SessionAction::Ignore,
                 }
             }
-            client::ServerEvent::Error { id, code, message, retry } => {
+            client::ServerEvent::Error { id, code, message, retry, .. } => {
                 let topic = id.and_then(|id| self.pending_requests.remove(&id));
                 match topic {
                     Some(topic) if retry => self.on_unavailable(topic, message),

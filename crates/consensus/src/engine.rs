@@ -21,7 +21,8 @@ use tokio_util::task::TaskTracker;
 use crate::cluster_nodes::ClusterNodes;
 use crate::disk_reserve::{DiskProbe, DiskReserve, DiskSpace};
 use crate::network::{
-    FRAME_BYTES_MAX, Fence, GroupRegistry, PeerCalls, RaftLinks, RaftLinksContext, RollbackDetector,
+    FRAME_BYTES_MAX, Fence, GroupRegistry, LogKey, PeerCalls, RaftLinks, RaftLinksContext,
+    RollbackDetector,
 };
 use crate::recovery;
 use crate::store::{DelayedFsyncStore, FatalHook, LogMark, RedbStore, StoreWriter, WriteCounter};
@@ -68,6 +69,7 @@ struct OpenedStore {
     stored_groups: Vec<GroupId>,
     log_mark: LogMark,
     write_counter: WriteCounter,
+    log_key: Option<LogKey>,
     fence: Fence,
 }
 
@@ -255,10 +257,10 @@ impl ConsensusEngine {
         transport: PeerTransport,
     ) -> ConsensusEngine {
         let me = transport.me();
-        let OpenedStore { writer, stored_groups, log_mark, write_counter, fence } = opened;
+        let OpenedStore { writer, stored_groups, log_mark, write_counter, log_key, fence } = opened;
         let lease_times = LeaseTimes::new(settings.election_max);
         let rollback_detector =
-            RollbackDetector::new(me, log_mark.writes, write_counter, fence.clone());
+            RollbackDetector::new(me, log_mark.writes, write_counter, log_key, fence.clone());
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(disk_reserve.clone().run(shutdown.clone()));
         let groups = GroupRegistry::default();
@@ -436,6 +438,7 @@ async fn open_store(
     let open = move |dir: &Path| with_log_mark(dir, RedbStore::open(dir, cluster, me)?);
     let (mut disk, log_mark) = run_blocking(dir, open).await?;
     let stored_groups = disk.groups().map_err(io_error)?;
+    let log_key = disk.read_log_key().map_err(io_error)?;
     let (version, write_counter) = (disk.version(), disk.write_counter());
     let writer = match FailPoint::AcknowledgeBeforeFsync.is_active() {
         true => StoreWriter::start(DelayedFsyncStore::new(disk), disk_reserve, on_fatal),
@@ -443,7 +446,8 @@ async fn open_store(
     };
     let writer = writer.map_err(io_error)?.with_agreed_version(transport.agreed_version());
     writer.agreed_version().raise(version);
-    Ok(OpenedStore { writer, stored_groups, log_mark, write_counter, fence: Fence::load(dir) })
+    let fence = Fence::load(dir);
+    Ok(OpenedStore { writer, stored_groups, log_mark, write_counter, log_key, fence })
 }
 
 fn with_log_mark(dir: &Path, mut disk: RedbStore) -> Result<(RedbStore, LogMark), EngineOpenError> {

@@ -12,6 +12,7 @@ pub const METRICS: &[Metric] = &[
     HALTED_REPLICAS,
     ROLLED_BACK,
     ROLLED_BACK_PEERS,
+    FORGED_CLAIMS,
     REJECTED_REQUESTS,
 ];
 
@@ -63,6 +64,12 @@ pub(crate) const ROLLED_BACK: Metric = Metric::gauge(
 pub(crate) const ROLLED_BACK_PEERS: Metric = Metric::counter(
     "pushonce_consensus_rolled_back_peers_total",
     "Peers that were rejected because their log was restored to an earlier state.",
+);
+
+pub(crate) const FORGED_CLAIMS: Metric = Metric::counter(
+    "pushonce_consensus_forged_claims_total",
+    "Times that another node named a number of commits of this node's log that this node never signed: that node \
+     runs an earlier build, or lies. Such a number is ignored.",
 );
 
 pub(crate) const REJECTED_REQUESTS: Metric = Metric::counter(

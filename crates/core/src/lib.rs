@@ -98,7 +98,10 @@ pub use namespace::{
     DeliveryNotAllowed, Durability, History, InvalidNamespace, Namespace, NamespaceAccess,
     NamespaceChange, Namespaces,
 };
-pub use overload::{DiskFull, NamespaceRateExceeded, OverloadReason, TopicLimit};
+pub use overload::{
+    DiskFull, NamespaceRateExceeded, NewTopicRateExceeded, OverloadReason, SubscribeRateExceeded,
+    TopicLimit,
+};
 pub use ownership::{OwnershipClaim, ShardOwners};
 pub use placement::{Placement, Spread};
 pub use position::{Epoch, InvalidPosition, Offset, Position};

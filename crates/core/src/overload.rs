@@ -53,9 +53,34 @@ pub enum OverloadReason {
     /// The caller publishes to the namespace more often than it may.
     #[error(transparent)]
     NamespaceRate(#[from] NamespaceRateExceeded),
+    /// The caller created topics more often than it may.
+    #[error(transparent)]
+    NewTopicRate(#[from] NewTopicRateExceeded),
     /// The text of another node.
     #[error("{0}")]
     Reported(String),
+}
+
+/// A caller created topics more often than its node allows, and waits before it publishes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "you create topics too often; retry in {retry_after:?}, and publish to fewer new topics, or raise \
+     --new-topic-rate-max of the node"
+)]
+pub struct NewTopicRateExceeded {
+    /// How long the caller has to wait.
+    pub retry_after: Duration,
+}
+
+/// A caller subscribes more often than its node allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "you subscribe too often; retry in {retry_after:?}, and subscribe less often, or raise --subscribe-rate-max of \
+     the node"
+)]
+pub struct SubscribeRateExceeded {
+    /// How long the caller has to wait.
+    pub retry_after: Duration,
 }
 
 /// A caller publishes to a namespace more often than its

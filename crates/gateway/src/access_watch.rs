@@ -19,6 +19,11 @@ const CHECKS_PER_TICK_MIN: usize = 256;
 /// tokens expire at the same moment end over the same time, so that they do not all reconnect at once.
 const TICKS_PER_SWEEP: usize = 20;
 
+/// Subscriptions that one tick compares with changed namespaces, where a session counts as one more: about a
+/// microsecond each, so that a lane stops for some 16 ms. A session may have 1,000: a number of sessions would be no
+/// bound. 200,000 sessions with one subscription each are checked within three seconds.
+const SUBSCRIPTIONS_PER_TICK: usize = 16_384;
+
 /// The deadlines of the sessions of a lane, and the view with which they were compared.
 pub(crate) struct AccessWatch {
     deadlines: RefCell<Deadlines>,
@@ -48,8 +53,6 @@ enum Sweep {
 pub(crate) enum AccessCheck {
     /// The token may be expired or revoked.
     Token,
-    /// Some subscriptions may not be granted any more.
-    Subscriptions,
     /// The session has reached the maximum age.
     Age,
 }
@@ -88,9 +91,8 @@ impl AccessWatch {
     }
 
     /// The sessions to check at this tick: those whose deadline has passed, and, after a change of the
-    /// revocations, the next part of all sessions with a token. After a change of the namespaces, the next part of
-    /// all sessions, which are in the first `slots` slots.
-    pub(crate) fn tick(&self, now: Timestamp, slots: usize) -> Vec<(usize, AccessCheck)> {
+    /// revocations, the next part of all sessions with a token.
+    pub(crate) fn tick(&self, now: Timestamp) -> Vec<(usize, AccessCheck)> {
         let mut deadlines = self.deadlines.borrow_mut();
         let per_tick = (deadlines.len() / TICKS_PER_SWEEP).max(CHECKS_PER_TICK_MIN);
         let mut due = Vec::new();
@@ -121,12 +123,19 @@ impl AccessWatch {
             });
             due.extend(sessions.into_iter().map(|session| (session, AccessCheck::Token)));
         }
-        if let Some(first) = self.next_slot.get() {
-            let end = first + (slots / TICKS_PER_SWEEP).max(CHECKS_PER_TICK_MIN);
-            self.next_slot.set((end < slots).then_some(end));
-            due.extend((first..end.min(slots)).map(|slot| (slot, AccessCheck::Subscriptions)));
-        }
         due
+    }
+
+    /// After a change of the namespaces, checks the subscriptions of the next part of all sessions, which are in the
+    /// first `slots` slots. `check` returns how many subscriptions the session in a slot has.
+    pub(crate) fn sweep_subscriptions(&self, slots: usize, mut check: impl FnMut(usize) -> usize) {
+        let Some(mut slot) = self.next_slot.get() else { return };
+        let mut checked = 0;
+        while slot < slots && checked < SUBSCRIPTIONS_PER_TICK {
+            checked += 1 + check(slot);
+            slot += 1;
+        }
+        self.next_slot.set((slot < slots).then_some(slot));
     }
 
     /// Compares the newest view with the one before. Returns whether the revocations have changed.
@@ -172,7 +181,7 @@ mod tests {
     }
 
     fn checked(access_watch: &AccessWatch) -> Vec<usize> {
-        access_watch.tick(Timestamp(0), 0).into_iter().map(|(session, _)| session).collect()
+        access_watch.tick(Timestamp(0)).into_iter().map(|(session, _)| session).collect()
     }
 
     #[test]
@@ -187,13 +196,35 @@ mod tests {
         assert_eq!(all, (0..10_000).collect::<Vec<_>>());
     }
 
+    /// The slots that one tick checks, of sessions with this many subscriptions.
+    fn swept(access_watch: &AccessWatch, slots: usize, subscriptions: usize) -> Vec<usize> {
+        let mut swept = Vec::new();
+        access_watch.tick(Timestamp(0));
+        access_watch.sweep_subscriptions(slots, |slot| {
+            swept.push(slot);
+            subscriptions
+        });
+        swept
+    }
+
     #[test]
     fn change_of_the_namespaces_checks_every_session_once() {
         let (access_watch, sender) = watch_of(0);
+        assert!(swept(&access_watch, 100_000, 1).is_empty());
         sender.send_modify(|view| Arc::make_mut(view).namespaces.revision += 1);
-        let ticks = (0..50).flat_map(|_| access_watch.tick(Timestamp(0), 10_000));
-        let checked: Vec<_> = ticks.map(|(session, _)| session).collect();
-        assert_eq!(checked, (0..10_000).collect::<Vec<_>>());
+        let checked: Vec<_> = (0..50).flat_map(|_| swept(&access_watch, 100_000, 1)).collect();
+        assert_eq!(checked, (0..100_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn work_of_a_tick_is_bounded_in_subscriptions() {
+        let (access_watch, sender) = watch_of(0);
+        sender.send_modify(|view| Arc::make_mut(view).namespaces.revision += 1);
+        let counts = (0..100).map(|_| swept(&access_watch, 256, 1_000).len());
+        let counts: Vec<_> = counts.take_while(|&count| count > 0).collect();
+        assert_eq!(counts.iter().sum::<usize>(), 256);
+        let most = counts.iter().max().expect("a tick") * 1_001;
+        assert!(most < SUBSCRIPTIONS_PER_TICK + 1_001, "{most} in one tick");
     }
 
     #[test]
@@ -201,6 +232,7 @@ mod tests {
         let (access_watch, sender) = watch_of(10);
         sender.send_modify(|view| Arc::make_mut(view).version += 1);
         assert!(checked(&access_watch).is_empty());
+        assert!(swept(&access_watch, 10, 1).is_empty());
     }
 
     #[test]
@@ -220,7 +252,7 @@ mod tests {
         let (access_watch, _sender) = watch_of(0);
         (0..10_000).for_each(|session| access_watch.set_token(session, Timestamp(1)));
         let counts: Vec<_> = (0..200)
-            .map(|_| access_watch.tick(Timestamp(1), 0).len())
+            .map(|_| access_watch.tick(Timestamp(1)).len())
             .take_while(|&n| n > 0)
             .collect();
         assert_eq!(counts.iter().sum::<usize>(), 10_000);

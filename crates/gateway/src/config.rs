@@ -45,6 +45,14 @@ pub struct Config {
     /// Maximum number of publishes a second of one caller over HTTP, WebSocket and QUIC, twice as many at once; 0
     /// for no limit. Callers on 127.0.0.1 and `::1` are not limited.
     pub publish_rate_max: u32,
+    /// Maximum number of subscriptions a second of one caller over WebSocket, QUIC and gRPC,
+    /// [`SUBSCRIBE_BURST_SECONDS`](pushonce_listener::SUBSCRIBE_BURST_SECONDS) times as many at once; 0 for no limit.
+    /// Callers on 127.0.0.1 and `::1` are not limited.
+    pub subscribe_rate_max: u32,
+    /// Maximum number of replicated topics that one caller may create in a second over HTTP, WebSocket, QUIC and gRPC,
+    /// [`NEW_TOPIC_BURST_SECONDS`](pushonce_listener::NEW_TOPIC_BURST_SECONDS) times as many at once; 0 for no limit.
+    /// Callers on 127.0.0.1 and `::1` are not limited.
+    pub new_topic_rate_max: u32,
     /// Maximum bytes of all requests and messages that are only half received.
     pub receive_bytes_max: usize,
     /// Whether the WebSocket extension permessage-deflate (RFC 7692) is accepted. A message is then
@@ -123,6 +131,10 @@ impl Default for Config {
             // The viewers behind one address translator of a stadium or of a mobile provider.
             address_connections_max: 10_000,
             publish_rate_max: 1_000,
+            // 6 % of a lane. The 10,000 sessions behind one address come back at once.
+            subscribe_rate_max: 2_000,
+            // The million topics of a namespace take more than an hour.
+            new_topic_rate_max: 200,
             // Sixty of the largest messages at once.
             receive_bytes_max: 64 << 20,
             // On a typical node a message has many subscribers, and browsers offer compression.

@@ -18,14 +18,14 @@ use pushonce_core::{
 };
 use pushonce_fanout::{FrameSink, SessionKey, WireFormat};
 use pushonce_listener::Holding;
-use pushonce_proto::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFrame, ServerEvent};
+use pushonce_proto::client::{ClientCommand, ClientRequest, InvalidFrame, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
 use tokio::time::Instant;
 
 use crate::access_watch::AccessCheck;
 use crate::encoder;
 use crate::lane::LaneState;
-use crate::limits::PublishRateExceeded;
+use crate::limits::RateExceeded;
 use crate::liveness::{Activity, KeepaliveAction, Liveness};
 use crate::metrics::{self, TransportKind};
 use crate::registry::{RegisteredSession, SessionSlot};
@@ -171,9 +171,26 @@ impl<T: SessionTransport> SessionDriver<T> {
         session.caller().map_or(address, |caller| caller.key(self.address))
     }
 
-    fn check_publish(&self, topic: &Topic) -> Result<(), PublishRateExceeded> {
+    fn check_rate(&self, command: &ClientCommand) -> Result<(), RateExceeded> {
         let LaneState { client_limits, access, .. } = &*self.lane;
-        client_limits.check_publish(topic, self.caller_key(), access)
+        match command {
+            ClientCommand::Publish(publish) => {
+                Ok(client_limits.check_publish(&publish.topic, self.caller_key(), access)?)
+            }
+            ClientCommand::Subscribe { .. } => {
+                let now = std::time::Instant::now();
+                Ok(client_limits.caller_rates.check_subscribe(self.caller_key(), now)?)
+            }
+            ClientCommand::Unsubscribe { .. } | ClientCommand::Authenticate { .. } => Ok(()),
+        }
+    }
+
+    /// Counts the topics that these publishes of the session created.
+    fn count_new_topics(&self, results: &[Result<Acknowledgement, PublishError>]) {
+        let (caller, now) = (self.caller_key(), std::time::Instant::now());
+        for acknowledgement in results.iter().flatten() {
+            self.lane.client_limits.caller_rates.on_acknowledged(acknowledgement, caller, now);
+        }
     }
 
     /// Begins a message of which a part was received.
@@ -201,10 +218,10 @@ impl<T: SessionTransport> SessionDriver<T> {
             Ok(request) => work::request_micros(&request.command, subscriptions),
             Err(_) => work::INVALID_FRAME_MICROS,
         };
-        if let Ok(ClientRequest { id, command: ClientCommand::Publish(publish) }) = &request
-            && let Err(exceeded) = self.check_publish(&publish.topic)
+        if let Ok(ClientRequest { id, command }) = &request
+            && let Err(exceeded) = self.check_rate(command)
         {
-            self.reply(&ServerEvent::error(*id, ErrorCode::Overloaded, exceeded.to_string()));
+            self.reply(&ServerEvent::rate_error(*id, &exceeded, exceeded.retry_after()));
             return micros;
         }
         self.handle_input(SessionInput::Request(request));
@@ -242,6 +259,7 @@ impl<T: SessionTransport> SessionDriver<T> {
 
     /// Handles results that arrived together; their replies are sent in one write.
     fn on_publish_results(self: &Rc<Self>, results: Vec<Result<Acknowledgement, PublishError>>) {
+        self.count_new_topics(&results);
         let mut replies = Vec::new();
         for result in results {
             let effects =
@@ -311,9 +329,11 @@ impl<T: SessionTransport> SessionDriver<T> {
         self.end_refused_subscriptions(Some(caller));
     }
 
-    /// Ends the subscriptions that the caller may not have any more.
-    fn end_refused_subscriptions(&self, caller: Option<&Caller>) {
-        for topic in self.lane.fanout.topics(self.key) {
+    /// Ends the subscriptions that the caller may not have any more. Returns how many the session had.
+    fn end_refused_subscriptions(&self, caller: Option<&Caller>) -> usize {
+        let topics = self.lane.fanout.topics(self.key);
+        let count = topics.len();
+        for topic in topics {
             let Err(error) = self.lane.authorize(caller, Action::Subscribe(&topic)) else {
                 continue;
             };
@@ -324,6 +344,7 @@ impl<T: SessionTransport> SessionDriver<T> {
             self.reply(&ServerEvent::error(None, rejection::access_code(&error), &error));
             self.reply(&session::unsubscribe_reply(None, topic, true));
         }
+        count
     }
 
     fn record_refusal(&self, error: &AccessError) {
@@ -465,13 +486,14 @@ impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
         self.close(&close::GOING_AWAY, "the server is shutting down");
     }
 
+    fn check_subscriptions(self: Rc<Self>) -> usize {
+        let caller = self.session.borrow().caller().cloned();
+        self.end_refused_subscriptions(caller.as_ref())
+    }
+
     fn check_access(self: Rc<Self>, check: AccessCheck) {
         match check {
             AccessCheck::Token => {}
-            AccessCheck::Subscriptions => {
-                let caller = self.session.borrow().caller().cloned();
-                return self.end_refused_subscriptions(caller.as_ref());
-            }
             AccessCheck::Age => {
                 let reason = "the session reached the maximum age of sessions";
                 self.send_goaway(0, 0, reason);

@@ -457,12 +457,14 @@ impl LaneState {
 
     /// Ends the sessions whose token or time is over.
     fn check_access(&self) {
-        let slots = self.sessions.slots();
-        for (session, check) in self.access_watch.tick(self.access.now(), slots) {
+        for (session, check) in self.access_watch.tick(self.access.now()) {
             if let Some(session) = self.sessions.get(session) {
                 session.check_access(check);
             }
         }
+        self.access_watch.sweep_subscriptions(self.sessions.slots(), |slot| {
+            self.sessions.get(slot).map_or(0, |session| session.check_subscriptions())
+        });
     }
 
     /// Ends a new session at the maximum age, if there is one.

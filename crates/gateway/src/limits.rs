@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pushonce_auth::AccessControl;
-use pushonce_core::{CallerKey, NamespaceRateExceeded, RateLimit, Topic};
+use pushonce_core::{
+    CallerKey, NamespaceRateExceeded, NewTopicRateExceeded, RateLimit, SubscribeRateExceeded, Topic,
+};
 use pushonce_listener::{
-    AddressLimits, KeyedRates, NamespaceRates, PUBLISH_BURST_SECONDS, ReceiveBudget,
+    AddressLimits, CallerRates, KeyedRates, NamespaceRates, PUBLISH_BURST_SECONDS, ReceiveBudget,
 };
 use pushonce_telemetry::Counter;
 use tokio::sync::Semaphore;
@@ -22,6 +24,8 @@ pub struct ClientLimits {
     pub receive_budget: ReceiveBudget,
     /// The publishes of each caller to each namespace that limits them.
     pub namespace_rates: NamespaceRates,
+    /// The subscriptions and the new topics of each caller.
+    pub caller_rates: CallerRates,
     /// Permits for connections over all transports.
     pub(crate) connections: Arc<Semaphore>,
     /// The publishes of each caller.
@@ -40,6 +44,27 @@ pub(crate) enum PublishRateExceeded {
     Node { retry_after: Duration },
     #[error(transparent)]
     Namespace(#[from] NamespaceRateExceeded),
+    #[error(transparent)]
+    NewTopics(#[from] NewTopicRateExceeded),
+}
+
+/// A session requests more often than its caller may.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RateExceeded {
+    #[error(transparent)]
+    Publish(#[from] PublishRateExceeded),
+    #[error(transparent)]
+    Subscribe(#[from] SubscribeRateExceeded),
+}
+
+impl RateExceeded {
+    /// How long the caller has to wait.
+    pub(crate) fn retry_after(&self) -> Duration {
+        match self {
+            RateExceeded::Publish(exceeded) => exceeded.retry_after(),
+            RateExceeded::Subscribe(exceeded) => exceeded.retry_after,
+        }
+    }
 }
 
 impl PublishRateExceeded {
@@ -48,6 +73,7 @@ impl PublishRateExceeded {
         match self {
             PublishRateExceeded::Node { retry_after } => *retry_after,
             PublishRateExceeded::Namespace(exceeded) => exceeded.retry_after,
+            PublishRateExceeded::NewTopics(exceeded) => exceeded.retry_after,
         }
     }
 }
@@ -63,6 +89,7 @@ impl ClientLimits {
                 config.connections_max.min(Semaphore::MAX_PERMITS),
             )),
             namespace_rates: NamespaceRates::default(),
+            caller_rates: CallerRates::new(config.subscribe_rate_max, config.new_topic_rate_max),
             publishes: Arc::default(),
             publish_limit: (rate > 0).then_some(limit),
             rejected_publishes: metrics::PUBLISHES_REJECTED.register_counter(&[]),
@@ -82,6 +109,7 @@ impl ClientLimits {
         access: &AccessControl,
     ) -> Result<(), PublishRateExceeded> {
         let now = Instant::now();
+        self.caller_rates.check_publish(caller, now)?;
         if let Some(limit) = self.publish_limit.filter(|_| !caller.is_exempt()) {
             self.publishes.try_take(caller, limit, 1, now).map_err(|retry_after| {
                 self.rejected_publishes.increment(1);

@@ -53,8 +53,10 @@ pub(crate) trait RegisteredSession {
     /// `reconnect_within_ms`.
     fn drain(self: Rc<Self>, reconnect_within_ms: u32);
 
-    /// Closes the session if its token is expired or revoked, or if it has reached the maximum age, or ends the
-    /// subscriptions that are not granted any more.
+    /// Ends the subscriptions that are not granted any more. Returns how many the session had.
+    fn check_subscriptions(self: Rc<Self>) -> usize;
+
+    /// Closes the session if its token is expired or revoked, or if it has reached the maximum age.
     fn check_access(self: Rc<Self>, check: AccessCheck);
 }
 
@@ -181,6 +183,10 @@ mod tests {
         fn drain(self: Rc<Self>, reconnect_within_ms: u32) {
             self.drained.set(self.drained.get() + 1);
             self.reconnect_within_ms.set(reconnect_within_ms);
+        }
+
+        fn check_subscriptions(self: Rc<Self>) -> usize {
+            0
         }
 
         fn check_access(self: Rc<Self>, _: AccessCheck) {}

@@ -107,7 +107,7 @@ async fn publish_rate_is_limited_over_http_with_retry_after_and_over_websocket_w
     // More than the rate allows in the time that a slow machine takes for it.
     session.send(&client_frame(0x81, publish).repeat(100)).await;
     let text = session.read_text_containing("\"overloaded\"").await;
-    assert!(text.contains("retry in") && text.contains("\"id\":5"), "{text}");
+    assert!(text.contains("\"back_ms\":") && text.contains("\"id\":5"), "{text}");
     for _ in 0..5 {
         let head = publish_over_http([127, 0, 0, 1]).await;
         assert!(head.starts_with("HTTP/1.1 200"), "this host is not limited: {head}");
@@ -299,4 +299,63 @@ async fn storm_of_subscriptions_does_not_delay_others() {
         assert_eq!(viewer.read_pong().await, [nth]);
     }
     reader.abort();
+}
+
+#[tokio::test]
+async fn subscribe_rate_of_a_caller_is_limited_over_websocket_and_another_caller_is_not() {
+    let server = TestGateway::with_config(|config| config.subscribe_rate_max = 1).await;
+    let subscribe_many = |first: u32| -> Vec<u8> {
+        (first..first + 100)
+            .flat_map(|nth| {
+                let request = format!(r#"{{"id":{nth},"subscribe":{{"topic":"t/{nth}"}}}}"#);
+                client_frame(0x81, request.as_bytes())
+            })
+            .collect()
+    };
+    let mut stranger = RawConnection::session_from(STRANGER, server.http).await;
+    stranger.send(&subscribe_many(0)).await;
+    let text = stranger.read_text_containing("\"overloaded\"").await;
+    assert!(text.contains("\"back_ms\":") && text.contains("--subscribe-rate-max"), "{text}");
+    // The rate is that of the caller, not of one session.
+    let mut again = RawConnection::session_from(STRANGER, server.http).await;
+    again.send(&subscribe_many(0)).await;
+    again.read_text_containing("\"overloaded\"").await;
+    for source in [VIEWER, THIS_HOST] {
+        let mut viewer = RawConnection::session_from(source, server.http).await;
+        viewer.send(&client_frame(0x81, br#"{"id":7,"subscribe":{"topic":"t/7"}}"#)).await;
+        viewer.read_text_containing("\"subscribed\"").await;
+    }
+}
+
+#[tokio::test]
+async fn caller_that_creates_topics_too_fast_waits_over_http_and_websocket() {
+    let server = TestGateway::with_config(|config| config.new_topic_rate_max = 1).await;
+    let mut session = RawConnection::session_from(STRANGER, server.http).await;
+    let mut created = 0;
+    let text = with_timeout(async {
+        loop {
+            created += 1;
+            let request = format!(r#"{{"publish":{{"topic":"new/{created}","data":"x"}}}}"#);
+            session.send(&client_frame(0x81, request.as_bytes())).await;
+            let (_, reply) = session.read_frame_after_heartbeats().await;
+            let reply = String::from_utf8(reply).expect("a text");
+            if !reply.contains("\"published\"") {
+                break reply;
+            }
+        }
+    })
+    .await;
+    assert!(created > 100, "{created}");
+    assert!(text.contains("\"overloaded\"") && text.contains("--new-topic-rate-max"), "{text}");
+    let request = post(1) + "x";
+    let publish_from = async |source| {
+        let request = request.as_bytes();
+        head_of(&mut RawConnection::connect_from(source, server.http, request).await).await
+    };
+    let head = publish_from(STRANGER).await;
+    assert!(head.starts_with("HTTP/1.1 429") && head.contains("retry-after: "), "{head}");
+    for source in [VIEWER, THIS_HOST] {
+        let head = publish_from(source).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{source:?}: {head}");
+    }
 }

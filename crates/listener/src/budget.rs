@@ -51,6 +51,9 @@ const RESERVE_MAX: u64 = 8_192;
 /// Minimum number of peer connections, so that a small cluster works under any limit.
 const PEER_CONNECTIONS_MIN: u64 = 16;
 
+/// Minimum number of peer connections of one address, so that some nodes on one host work under any limit.
+const PEER_ADDRESS_CONNECTIONS_MIN: usize = 16;
+
 impl DescriptorBudget {
     /// The budget of a process with `limit` descriptors.
     pub fn new(limit: u64) -> DescriptorBudget {
@@ -86,6 +89,13 @@ impl DescriptorBudget {
     pub fn connections_max(self, purpose: ConnectionPurpose) -> Option<usize> {
         let max = (self.reserve / 4).max(PEER_CONNECTIONS_MIN);
         (purpose == ConnectionPurpose::Peer).then(|| usize::try_from(max).unwrap_or(usize::MAX))
+    }
+
+    /// Maximum open connections of this purpose from one address, if the number of all is limited: a quarter, so that
+    /// one host cannot keep the others out. A node opens about four to each other node.
+    pub fn address_connections_max(self, purpose: ConnectionPurpose) -> Option<usize> {
+        let max = self.connections_max(purpose)?;
+        Some((max / 4).max(PEER_ADDRESS_CONNECTIONS_MIN))
     }
 
     fn descriptor_limit(self, purpose: ConnectionPurpose) -> u64 {
@@ -131,6 +141,10 @@ mod tests {
         assert_eq!(first_rejected_descriptor(budget, ConnectionPurpose::Peer), 1_024);
         assert_eq!(budget.connections_max(ConnectionPurpose::Peer), Some(64));
         assert_eq!(budget.connections_max(ConnectionPurpose::Client), None);
+        assert_eq!(budget.address_connections_max(ConnectionPurpose::Peer), Some(16));
+        let large = DescriptorBudget::new(1 << 20);
+        assert_eq!(large.address_connections_max(ConnectionPurpose::Peer), Some(512));
+        assert_eq!(large.address_connections_max(ConnectionPurpose::Publisher), None);
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //!
 //! The limits of what a client may cost a node before and while it is served are here as well, because all
 //! doors share them: [`AddressLimits`] of connections, [`ReceiveBudget`] of half-received messages,
-//! [`KeyedRates`] of requests, [`NamespaceRates`] of publishes and [`FailedAttempts`] of authentications.
+//! [`KeyedRates`] of requests, [`NamespaceRates`] of publishes, [`CallerRates`] of subscriptions and new topics,
+//! and [`FailedAttempts`] of authentications.
 //!
 //! # Guarantees
 //!
@@ -56,6 +57,7 @@
 
 mod address_limits;
 mod budget;
+mod caller_rates;
 mod connection;
 mod failed_attempts;
 mod incoming;
@@ -68,6 +70,7 @@ mod receive_budget;
 
 pub use address_limits::{AddressLimits, AddressPermit, AddressRefusal};
 pub use budget::{ConnectionPurpose, DescriptorBudget};
+pub use caller_rates::{CallerRates, NEW_TOPIC_BURST_SECONDS, SUBSCRIBE_BURST_SECONDS};
 pub use connection::GrpcConnection;
 pub use failed_attempts::FailedAttempts;
 pub use incoming::incoming;

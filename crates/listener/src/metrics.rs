@@ -9,6 +9,8 @@ pub const METRICS: &[Metric] = &[
     PARTIAL_BYTES,
     PARTIAL_EVICTED,
     NAMESPACE_PUBLISHES_REJECTED,
+    SUBSCRIBES_REJECTED,
+    NEW_TOPICS_REJECTED,
 ];
 
 pub(crate) const ACCEPT_ERRORS: Metric = Metric::counter(
@@ -28,6 +30,17 @@ pub(crate) const NAMESPACE_PUBLISHES_REJECTED: Metric = Metric::counter(
     "pushonce_listener_namespace_publishes_rejected_total",
     "Publishes over all doors for clients and back ends that were rejected because their caller exceeded the \
      publish rate of the namespace.",
+);
+
+pub(crate) const SUBSCRIBES_REJECTED: Metric = Metric::counter(
+    "pushonce_listener_subscribes_rejected_total",
+    "Subscriptions over WebSocket, QUIC and gRPC that were rejected because their caller exceeded its rate.",
+);
+
+pub(crate) const NEW_TOPICS_REJECTED: Metric = Metric::counter(
+    "pushonce_listener_new_topics_rejected_total",
+    "Publishes over all doors for clients and back ends that were rejected because their caller created topics \
+     too fast.",
 );
 
 pub(crate) const PARTIAL_BYTES: Metric = Metric::gauge(

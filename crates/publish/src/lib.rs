@@ -49,9 +49,12 @@
 //! [`Publish::validate`]: pushonce_core::Publish::validate
 
 mod authenticate;
+mod caller_limits;
 mod cluster;
+mod connection;
 mod decode_error;
 mod metrics;
+mod open_calls;
 mod ordered;
 mod partial_messages;
 mod ports;

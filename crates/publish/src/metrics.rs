@@ -6,7 +6,7 @@ use pushonce_core::{Acknowledgement, PublishError, PublishRejection};
 use pushonce_telemetry::{Counter, Histogram, Metric, Unit};
 
 /// Every metric of this crate.
-pub const METRICS: &[Metric] = &[PUBLISHES, LATENCY];
+pub const METRICS: &[Metric] = &[PUBLISHES, LATENCY, IDLE_CLOSED];
 
 const PUBLISHES: Metric = Metric::counter(
     "pushonce_publishes_total",
@@ -27,6 +27,11 @@ const LATENCY: Metric = Metric::histogram(
 )
 .with_labels(&["call"])
 .with_unit(Unit::Seconds);
+
+pub(crate) const IDLE_CLOSED: Metric = Metric::counter(
+    "pushonce_publish_idle_connections_closed_total",
+    "gRPC connections that were closed because they had no call for five to ten minutes.",
+);
 
 /// One counter handle for each outcome: a lookup costs as much as the rest of the routing.
 pub(crate) struct PublishMetrics {

@@ -11,10 +11,9 @@ use futures::{FutureExt, Stream, StreamExt};
 use pushonce_auth::audit::Requester;
 use pushonce_auth::{AccessControl, Action, Caller, PublishDoor};
 use pushonce_core::{
-    InvalidDelivery, InvalidPublish, NamespaceRateExceeded, OverloadReason, Publish, PublishError,
-    PublishRejection, StartFrom, SubscribeOptions, Topic,
+    InvalidDelivery, InvalidPublish, OverloadReason, Publish, PublishError, PublishRejection,
+    StartFrom, SubscribeOptions, Topic,
 };
-use pushonce_listener::NamespaceRates;
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::publisher::v1 as pb;
@@ -26,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::{KeyRef, MetadataMap, MetadataValue};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::caller_limits::CallerLimits;
 use crate::{
     Router, SubscriptionSource, SubscriptionSourceError, authenticate, decode_error, subscription,
 };
@@ -35,7 +35,7 @@ const OVERLOAD_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 pub(crate) struct PublisherService {
     pub access: AccessControl,
-    pub namespace_rates: NamespaceRates,
+    pub limits: CallerLimits,
     pub router: Router,
     pub subscriptions: Arc<dyn SubscriptionSource>,
     pub heartbeat_interval: Duration,
@@ -95,13 +95,18 @@ impl publisher_service_server::PublisherService for PublisherService {
         if let Ok(publish) = &publish {
             let action = Action::Publish(&publish.topic, PublishDoor::Backend);
             authenticate::authorize(&self.access, &requester, action)?;
-            check_rate(&self.namespace_rates, &self.access, &requester, &publish.topic)
-                .map_err(|exceeded| rate_status(&exceeded))?;
+            self.limits.check_publish(&requester, &publish.topic).map_err(|exceeded| {
+                let mut status = rate_status(exceeded.retry_after(), &exceeded);
+                let refused = MetadataValue::from_static("refused");
+                status.metadata_mut().insert(OUTCOME_HEADER, refused);
+                status
+            })?;
         }
         let result = match publish {
             Ok(publish) => self.router.publish(publish).await,
             Err(error) => Err(error),
         };
+        self.limits.on_outcome(&requester, &result);
         self.router.metrics().record_unary(received_at.elapsed());
         result
             .map(|acknowledgement| Response::new(acknowledgement.into()))
@@ -127,13 +132,15 @@ impl publisher_service_server::PublisherService for PublisherService {
             requests: request.into_inner(),
             closing: self.stream_end(requester.caller.clone()),
             access: self.access.clone(),
-            namespace_rates: self.namespace_rates.clone(),
-            requester,
+            limits: self.limits.clone(),
+            requester: requester.clone(),
             stream_error: stream_error.clone(),
         };
         let latency = self.router.metrics().stream_latency();
         let outcomes = self.router.publish_ordered(requests).with_latency(latency);
-        let responses = outcomes.enumerate().map(|(count, outcome)| {
+        let limits = self.limits.clone();
+        let responses = outcomes.enumerate().map(move |(count, outcome)| {
+            limits.on_outcome(&requester, &outcome);
             Ok(pb::PublishStreamResponse::from_outcome(count as u64 + 1, outcome))
         });
         let error_item = stream::once(future::lazy(move |_| stream_error.get().cloned().map(Err)));
@@ -164,6 +171,9 @@ impl publisher_service_server::PublisherService for PublisherService {
         if !matches!(from, StartFrom::Now | StartFrom::Last(0)) {
             authenticate::authorize(&self.access, &requester, Action::ReadHistory(&topic))?;
         }
+        self.limits
+            .check_subscribe(&requester)
+            .map_err(|exceeded| rate_status(exceeded.retry_after, &exceeded))?;
         let delivery = Some(request.delivery).filter(|text| !text.is_empty());
         let delivery = delivery.map(|text| text.parse()).transpose();
         let delivery =
@@ -197,33 +207,15 @@ impl PublisherService {
     }
 }
 
-/// Counts a publish to the rate of its namespace.
-fn check_rate(
-    rates: &NamespaceRates,
-    access: &AccessControl,
-    requester: &Requester,
-    topic: &Topic,
-) -> Result<(), NamespaceRateExceeded> {
-    let max = access.publish_rate_max(topic);
-    rates.check(topic, max, requester.key(), std::time::Instant::now())
-}
-
-fn rate_status(exceeded: &NamespaceRateExceeded) -> Status {
-    let retry_delay = Some(exceeded.retry_after);
-    let reason = ErrorReason { retry_delay, ..ErrorCode::Overloaded.into() };
-    let mut status = reason.to_status(Code::ResourceExhausted, exceeded.to_string());
-    status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static("refused"));
-    status
+fn rate_status(retry_after: Duration, exceeded: &dyn std::error::Error) -> Status {
+    let reason = ErrorReason { retry_delay: Some(retry_after), ..ErrorCode::Overloaded.into() };
+    reason.to_status(Code::ResourceExhausted, exceeded.to_string())
 }
 
 fn subscribe_status(error: SubscriptionSourceError) -> Status {
     match error {
         SubscriptionSourceError::Fetch(error) => fetch_status(&error),
-        SubscriptionSourceError::Overloaded => {
-            let retry_delay = Some(OVERLOAD_RETRY_DELAY);
-            let reason = ErrorReason { retry_delay, ..ErrorCode::Overloaded.into() };
-            reason.to_status(Code::ResourceExhausted, error.to_string())
-        }
+        SubscriptionSourceError::Overloaded => rate_status(OVERLOAD_RETRY_DELAY, &error),
     }
 }
 
@@ -255,7 +247,7 @@ struct PublishRequests {
     requests: Streaming<pb::PublishStreamRequest>,
     closing: BoxFuture<'static, Status>,
     access: AccessControl,
-    namespace_rates: NamespaceRates,
+    limits: CallerLimits,
     requester: Arc<Requester>,
     stream_error: Arc<OnceLock<Status>>,
 }
@@ -264,7 +256,8 @@ impl PublishRequests {
     fn authorize(&self, publish: Publish) -> Result<Publish, PublishError> {
         let action = Action::Publish(&publish.topic, PublishDoor::Backend);
         authenticate::authorize_publish(&self.access, &self.requester, action)?;
-        check_rate(&self.namespace_rates, &self.access, &self.requester, &publish.topic)
+        self.limits
+            .check_publish(&self.requester, &publish.topic)
             .map_err(|exceeded| PublishRejection::from(OverloadReason::from(exceeded)))?;
         Ok(publish)
     }

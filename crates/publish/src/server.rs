@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
 use pushonce_auth::AccessControl;
 use pushonce_listener::{
-    AddressLimits, ConnectionPurpose, DescriptorBudget, InfallibleListener, NamespaceRates,
-    ReceiveBudget, incoming,
+    AddressLimits, CallerRates, ConnectionPurpose, DescriptorBudget, InfallibleListener,
+    NamespaceRates, ReceiveBudget, incoming,
 };
 use pushonce_proto::pb;
 use pushonce_proto::pb::cluster::v1::cluster_service_server::ClusterServiceServer;
@@ -20,15 +20,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codegen::http;
 use tonic::server::NamedService as _;
-use tonic::transport::server::{Router as Services, TcpConnectInfo, TlsConnectInfo};
+use tonic::transport::server::Router as Services;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::Span;
 
 use crate::authenticate::AuthenticateService;
 use crate::authenticate::WithoutToken::{self, Allowed, Refused};
+use crate::caller_limits::CallerLimits;
 use crate::cluster::ClusterService;
+use crate::connection::{CallConnection, ConnectionInfo};
 use crate::decode_error::DecodeErrorService;
+use crate::open_calls::OpenCallService;
 use crate::partial_messages::PartialMessageService;
 use crate::publisher::{PublisherService, StreamDrain};
 use crate::{ClusterAdmin, ClusterStatusProvider, Router, SubscriptionSource, TopicDirectory};
@@ -113,6 +116,8 @@ pub struct ServerParts {
     pub receive_budget: ReceiveBudget,
     /// The publishes of each caller to each namespace that limits them.
     pub namespace_rates: NamespaceRates,
+    /// The subscriptions and the new topics of each caller.
+    pub caller_rates: CallerRates,
     /// Period over which the streams are ended one by one on shutdown, so that their clients do not all
     /// reconnect to other nodes at once. New calls are rejected meanwhile.
     pub grace: Duration,
@@ -180,6 +185,7 @@ impl Server {
             address_limits,
             receive_budget,
             namespace_rates,
+            caller_rates,
             grace,
         } = parts;
         let listener =
@@ -191,7 +197,7 @@ impl Server {
         let drain = StreamDrain { closing: draining.clone(), grace, streams: streams.clone() };
         let publisher = PublisherService {
             access: access.clone(),
-            namespace_rates,
+            limits: CallerLimits { namespace_rates, caller_rates, access: access.clone() },
             router,
             subscriptions,
             heartbeat_interval,
@@ -210,14 +216,14 @@ impl Server {
         // Health is open: it says only whether the node serves.
         let services = server_builder()
             .add_service(authenticated(
-                partial(DecodeErrorService(publisher), &receive_budget),
+                limited(DecodeErrorService(publisher), &receive_budget),
                 &access,
                 Allowed,
             ))
-            .add_service(authenticated(partial(cluster, &receive_budget), &access, Allowed))
-            .add_service(partial(health_service, &receive_budget))
-            .add_service(authenticated(partial(v1, &receive_budget), &access, Refused))
-            .add_service(authenticated(partial(v1alpha, &receive_budget), &access, Refused));
+            .add_service(authenticated(limited(cluster, &receive_budget), &access, Allowed))
+            .add_service(limited(health_service, &receive_budget))
+            .add_service(authenticated(limited(v1, &receive_budget), &access, Refused))
+            .add_service(authenticated(limited(v1alpha, &receive_budget), &access, Refused));
         let listener = InfallibleListener::new("grpc", listener);
         Ok(Server {
             addr,
@@ -267,9 +273,13 @@ impl Server {
         let mut serve = match tls {
             Some(config) => {
                 let incoming = pushonce_tls::accept(incoming, config, "grpc");
+                let incoming = incoming.map_ok(CallConnection::new);
                 services.serve_with_incoming_shutdown(incoming, stopped).boxed()
             }
-            None => services.serve_with_incoming_shutdown(incoming, stopped).boxed(),
+            None => {
+                let incoming = incoming.map_ok(CallConnection::new);
+                services.serve_with_incoming_shutdown(incoming, stopped).boxed()
+            }
         };
         tokio::select! {
             ended = &mut serve => return Ok(ended?),
@@ -302,8 +312,9 @@ fn authenticated<S>(
     AuthenticateService { service, access: access.clone(), without_token }
 }
 
-fn partial<S>(service: S, budget: &ReceiveBudget) -> PartialMessageService<S> {
-    PartialMessageService { service, budget: budget.clone() }
+/// Limits the requests and counts the calls of a service.
+fn limited<S>(service: S, budget: &ReceiveBudget) -> OpenCallService<PartialMessageService<S>> {
+    OpenCallService(PartialMessageService { service, budget: budget.clone() })
 }
 
 /// Keeps the health service up to date with the readiness. Never returns.
@@ -352,8 +363,7 @@ fn call_span(request: &http::Request<()>) -> Span {
 
 /// The address of the client, with or without TLS.
 pub(crate) fn remote_address(extensions: &http::Extensions) -> Option<SocketAddr> {
-    let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
-    extensions.get::<TcpConnectInfo>().or(tls)?.remote_addr()
+    extensions.get::<ConnectionInfo>()?.remote
 }
 
 fn reflection_builder() -> tonic_reflection::server::Builder<'static> {

@@ -49,7 +49,9 @@ use pushonce_control::ControlHandle;
 use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{AllowedOrigins, Backend, Gateway, PagePolicy, Pages};
-use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
+use pushonce_listener::{
+    AddressLimits, ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming,
+};
 use pushonce_peer::{Credentials, PeerAddresses, PeerTransport};
 use pushonce_relay::Relay;
 use pushonce_shard::{NodeTopics, ShardSettings};
@@ -254,6 +256,8 @@ impl Node {
             session_age_max: config.settings.session_age_max.map(|age| age.0),
             address_connections_max: config.settings.address_connections_max,
             publish_rate_max: config.settings.publish_rate_max,
+            subscribe_rate_max: config.settings.subscribe_rate_max,
+            new_topic_rate_max: config.settings.new_topic_rate_max,
             ..Default::default()
         };
         let access = AccessControl::new(
@@ -300,6 +304,7 @@ impl Node {
             address_limits: client_limits.addresses,
             receive_budget: client_limits.receive_budget,
             namespace_rates: client_limits.namespace_rates,
+            caller_rates: client_limits.caller_rates,
             grace: config.settings.shutdown_grace.0,
         })
         .await?;
@@ -423,8 +428,10 @@ impl Node {
             .add_service(own_tickets.service())
             .add_service(self.membership.clone().service());
         let listener = InfallibleListener::new("peer", self.peer_listener);
-        let peer_connections =
-            incoming(listener, DescriptorBudget::for_process(), ConnectionPurpose::Peer, None);
+        let budget = DescriptorBudget::for_process();
+        let address_limits =
+            budget.address_connections_max(ConnectionPurpose::Peer).map(AddressLimits::new);
+        let peer_connections = incoming(listener, budget, ConnectionPurpose::Peer, address_limits);
         let peer_connections = self.transport.incoming(peer_connections);
         let serving = peers.serve_with_incoming_shutdown(
             peer_connections,

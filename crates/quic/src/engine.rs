@@ -15,6 +15,7 @@ use crate::send_batch::SendBatch;
 use crate::socket::ReceivedPacket;
 use crate::steering::LaneCidGenerator;
 use crate::timers::{ConnectionTimer, Timers};
+use crate::unproven_address::UnprovenAddress;
 
 /// Handshakes in progress on a lane; one more is refused. Each costs about half a millisecond of CPU: many
 /// more would not complete in the time that a client waits.
@@ -42,6 +43,8 @@ struct ConnectionEntry<H> {
     connection: Rc<Connection>,
     handler: H,
     timer: ConnectionTimer,
+    /// `None` once the client has proven its address.
+    unproven: Option<UnprovenAddress>,
 }
 
 impl<A: Acceptor> Engine<A> {
@@ -85,21 +88,27 @@ impl<A: Acceptor> Engine<A> {
 
     pub(crate) fn on_packet(&mut self, packet: ReceivedPacket, now: Instant) {
         let ReceivedPacket { source, local_ip, ecn, data } = packet;
+        let received = data.len();
         let buffer = self.batch.next_buffer();
         match self.protocol.handle(now, source, local_ip, ecn, data, buffer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some(Some(entry)) = self.connections.get(handle.0) {
+                if let Some(Some(entry)) = self.connections.get_mut(handle.0) {
+                    if let Some(address) = &mut entry.unproven {
+                        address.on_received(received);
+                    }
                     entry.connection.protocol().handle_event(event);
                     entry.connection.mark_ready();
                 }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.on_new_connection(incoming, now),
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                self.on_new_connection(incoming, received, now);
+            }
             Some(DatagramEvent::Response(transmit)) => self.batch.enqueue(transmit),
             None => {}
         }
     }
 
-    fn on_new_connection(&mut self, incoming: Incoming, now: Instant) {
+    fn on_new_connection(&mut self, incoming: Incoming, received: usize, now: Instant) {
         let buffer = self.batch.next_buffer();
         let is_full = self.handshakes >= HANDSHAKES_MAX || !self.acceptor.is_accepting();
         let is_busy = self.handshakes >= HANDSHAKES_BEFORE_RETRY;
@@ -115,16 +124,18 @@ impl<A: Acceptor> Engine<A> {
             let transmit = self.protocol.refuse(incoming, buffer);
             return self.send_refusal(Some(transmit));
         };
+        let mut unproven = (!incoming.remote_address_validated()).then(UnprovenAddress::default);
+        if let Some(address) = &mut unproven {
+            address.on_received(received);
+        }
         match self.protocol.accept(incoming, now, buffer, None) {
             Ok((handle, protocol)) => {
                 let connection =
                     Rc::new(Connection::new(handle, protocol, self.ready_queue.clone()));
                 connection.mark_ready();
                 let handler = self.acceptor.open(connection.clone(), permit);
-                self.insert(
-                    handle,
-                    ConnectionEntry { connection, handler, timer: ConnectionTimer::default() },
-                );
+                let timer = ConnectionTimer::default();
+                self.insert(handle, ConnectionEntry { connection, handler, timer, unproven });
             }
             Err(error) => self.send_refusal(error.response),
         }
@@ -178,18 +189,23 @@ impl<A: Acceptor> Engine<A> {
     /// Passes events to the handler, lets it read and write, and takes the packets that result.
     fn drive_connection(&mut self, handle: ConnectionHandle, now: Instant) {
         let Some(Some(entry)) = self.connections.get_mut(handle.0) else { return };
-        let ConnectionEntry { connection, handler, timer } = entry;
+        let ConnectionEntry { connection, handler, timer, unproven } = entry;
         let was_handshaking = handler.is_handshaking();
         run_handler(connection, handler);
         self.handshakes -= usize::from(was_handshaking && !handler.is_handshaking());
         connection.clear_ready();
         let mut protocol = connection.protocol();
+        if !protocol.is_handshaking() && !protocol.is_closed() {
+            *unproven = None;
+        }
         let mut packets = 0;
         while packets < PACKETS_PER_TURN && self.batch.has_room() {
             let Some(transmit) = protocol.poll_transmit(now, 1, self.batch.next_buffer()) else {
                 break;
             };
-            self.batch.enqueue(transmit);
+            if unproven.as_mut().is_none_or(|address| address.try_send(transmit.size)) {
+                self.batch.enqueue(transmit);
+            }
             packets += 1;
         }
         let has_more = packets == PACKETS_PER_TURN || !self.batch.has_room();
@@ -231,10 +247,12 @@ impl<A: Acceptor> Engine<A> {
         mut flush: impl FnMut(&mut SendBatch),
     ) {
         let now = Instant::now();
-        for entry in self.connections.iter().flatten() {
-            entry.connection.close(code, reason);
-            let mut protocol = entry.connection.protocol();
-            if let Some(transmit) = protocol.poll_transmit(now, 1, self.batch.next_buffer()) {
+        for ConnectionEntry { connection, unproven, .. } in self.connections.iter_mut().flatten() {
+            connection.close(code, reason);
+            let mut protocol = connection.protocol();
+            if let Some(transmit) = protocol.poll_transmit(now, 1, self.batch.next_buffer())
+                && unproven.as_mut().is_none_or(|address| address.try_send(transmit.size))
+            {
                 self.batch.enqueue(transmit);
             }
             if !self.batch.has_room() {

@@ -56,6 +56,7 @@ mod socket;
 mod steering;
 mod timers;
 mod transport;
+mod unproven_address;
 
 pub use certificate::Certificate;
 pub use connection::{Connection, StreamRead, StreamWriteError};

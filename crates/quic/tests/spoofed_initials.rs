@@ -45,3 +45,26 @@ fn forged_initials_are_answered_with_at_most_three_times_their_bytes() {
     assert!(sent <= 3 * received, "{sent} bytes for {received}");
     assert_eq!(server.connection_count(), 0, "half-open connections end");
 }
+
+/// Whatever the endpoint repeats while nobody answers: each address counts for itself.
+#[test]
+fn forged_initial_of_one_address_is_answered_with_at_most_three_times_its_bytes() {
+    let start = Instant::now();
+    let mut server = FuzzEndpoint::new().expect("an endpoint");
+    let victim = SocketAddr::from(([192, 0, 2, 1], 1_000));
+    let mut client = Client::connect(start, b"x", server.certificate());
+    let (mut received, mut sent) = (0, 0);
+    for datagram in client.send(start) {
+        received += datagram.len();
+        sent += total(&server.receive(victim, &datagram, start));
+    }
+    assert!(sent > 0, "the endpoint answers");
+    let mut now = start;
+    while let Some(deadline) = server.next_deadline()
+        && deadline < start + Duration::from_secs(300)
+    {
+        now = now.max(deadline);
+        sent += total(&server.advance(now));
+    }
+    assert!(sent <= 3 * received, "{sent} bytes for {received}");
+}

@@ -1,7 +1,9 @@
 //! The sequence of each producer in each topic, and the positions of its last messages.
 
+mod record_shares;
+
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use pushonce_core::{Acknowledgement, FailPoint, ProducerId, ProducerSequence, Topic};
 use serde::{Deserialize, Serialize};
@@ -10,13 +12,14 @@ use crate::dedupe::{ItemRejection, MessageFingerprint};
 use crate::log_clock::LogTime;
 use crate::rules::ShardRules;
 use crate::shares::TableShares;
+use record_shares::RecordShares;
 
 /// Maximum number of records of one producer: twice [`ProducerSequence::IN_FLIGHT_MAX`].
 pub(crate) const RECORDS_PER_PRODUCER_MAX: usize = 16_384;
 
 /// Maximum number of records of all producers of a shard: eight producers with the maximum, 12 MiB. With
-/// more, the producers with the most records lose their oldest, so that some of their repeats have an
-/// unknown outcome; nothing is placed twice.
+/// more, the producers with the most records of the topic with the most, in the namespace with the most, lose
+/// their oldest, so that some of their repeats have an unknown outcome; nothing is placed twice.
 pub(crate) const RECORDS_MAX: usize = 8 * RECORDS_PER_PRODUCER_MAX;
 
 /// Maximum memory of the topics of tracked producers: some 100,000 producers of one topic each. A new
@@ -40,13 +43,10 @@ pub(crate) struct ProducerTable {
     producers: BTreeMap<ProducerId, ProducerState>,
     /// Every topic of every producer, once. The front holds those with the oldest known use.
     idle_queue: VecDeque<IdleCandidate>,
-    /// The number of records of all producers.
+    /// The records of all producers. There may be 100,000 producers, and each recorded message may need the one
+    /// that pays for it.
     #[serde(skip)]
-    record_count: usize,
-    /// The producers that have records, ordered by their number of records. There may be 100,000 producers,
-    /// and each recorded message may need the one with the most.
-    #[serde(skip)]
-    by_record_count: BTreeSet<(usize, ProducerId)>,
+    records: RecordShares,
     /// The memory that the topics of all producers take.
     #[serde(skip)]
     shares: TableShares,
@@ -222,30 +222,21 @@ impl ProducerTable {
         (progress.epoch, progress.last_number, progress.last_used) = (epoch, number, now);
         progress.records.push_back(SequenceRecord { epoch, number, fingerprint, ack });
         let state = self.producers.entry(producer).or_default();
-        let before = state.record_order.len();
         state.record_order.push_back(SequenceRef { topic: topic.clone(), epoch, number });
-        self.record_count += 1;
+        self.records.add(producer, topic);
         if state.record_order.len() > self.rules.records_per_producer_max {
-            self.record_count -= state.evict_oldest();
+            self.evict_oldest(producer);
         }
-        let after = state.record_order.len();
-        self.update_rank(producer, before, after);
-        while self.record_count > self.rules.records_max {
-            let Some(&(most, producer)) = self.by_record_count.last() else { break };
-            let state = self.producers.get_mut(&producer);
-            self.record_count -= state.map_or(0, ProducerState::evict_oldest);
-            self.update_rank(producer, most, most - 1);
-        }
+        while self.records.len() > self.rules.records_max
+            && let Some(producer) = self.records.largest()
+            && self.evict_oldest(producer)
+        {}
     }
 
-    /// Updates the order by record count, after the count of a producer changed.
-    fn update_rank(&mut self, producer: ProducerId, before: usize, after: usize) {
-        if before != after {
-            self.by_record_count.remove(&(before, producer));
-            if after > 0 {
-                self.by_record_count.insert((after, producer));
-            }
-        }
+    /// Evicts the oldest record of a producer. Returns whether it had one.
+    fn evict_oldest(&mut self, producer: ProducerId) -> bool {
+        let evicted = self.producers.get_mut(&producer).and_then(ProducerState::evict_oldest);
+        evicted.inspect(|topic| self.records.remove(producer, topic)).is_some()
     }
 
     /// Forgets some of the topics that have been idle for longer than the window.
@@ -278,10 +269,8 @@ impl ProducerTable {
         state.topics.remove(&topic);
         self.shares.remove(&topic, tracked_bytes(&topic, self.rules));
         if state.topics.is_empty() {
-            let count = state.record_order.len();
-            self.record_count -= count;
             self.producers.remove(&producer);
-            self.by_record_count.remove(&(count, producer));
+            self.records.remove_producer(producer);
         }
     }
 
@@ -301,19 +290,12 @@ impl ProducerTable {
             && count == idle_queue.len()
             && producers.values().all(|known| !known.topics.is_empty())
             && idle_queue.iter().all(is_there);
-        let record_count = producers.values().map(|known| known.record_order.len()).sum();
-        let by_record_count =
-            producers.iter().map(|(&producer, known)| (known.record_order.len(), producer));
-        let by_record_count = by_record_count.filter(|(turns, _)| *turns > 0).collect();
+        let mut records = RecordShares::default();
+        for (&producer, known) in &producers {
+            known.record_order.iter().for_each(|record| records.add(producer, &record.topic));
+        }
         let shares = shares_of(&idle_queue, rules);
-        is_consistent.then_some(ProducerTable {
-            producers,
-            idle_queue,
-            record_count,
-            by_record_count,
-            shares,
-            rules,
-        })
+        is_consistent.then_some(ProducerTable { producers, idle_queue, records, shares, rules })
     }
 }
 
@@ -330,19 +312,16 @@ fn tracked_bytes(topic: &Topic, rules: &ShardRules) -> usize {
 }
 
 impl ProducerState {
-    /// Evicts the oldest record. Returns the number of removed elements of the record order: one, or 0 when
-    /// it is empty.
-    fn evict_oldest(&mut self) -> usize {
-        let Some(SequenceRef { topic, epoch, number }) = self.record_order.pop_front() else {
-            return 0;
-        };
+    /// Evicts the oldest record. Returns its topic, or `None` when there is none.
+    fn evict_oldest(&mut self) -> Option<Topic> {
+        let SequenceRef { topic, epoch, number } = self.record_order.pop_front()?;
         if let Some(progress) = self.topics.get_mut(&topic) {
             let oldest = progress.records.front();
             if oldest.is_some_and(|place| (place.epoch, place.number) == (epoch, number)) {
                 progress.records.pop_front();
             }
         }
-        1
+        Some(topic)
     }
 }
 

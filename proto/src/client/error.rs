@@ -1,5 +1,7 @@
 //! The error codes of the client protocol, and the error for an invalid frame.
 
+use std::time::Duration;
+
 use pushonce_core::{FetchError, InvalidPublish, PublishError, PublishRejection};
 
 use super::ServerEvent;
@@ -175,13 +177,28 @@ impl From<&FetchError> for ErrorCode {
 impl ServerEvent {
     /// Creates the response to a request that is rejected.
     pub fn error(id: Option<u64>, code: ErrorCode, message: impl std::fmt::Display) -> ServerEvent {
-        ServerEvent::Error { id, code, message: message.to_string(), retry: code.is_retryable() }
+        let (message, retry) = (message.to_string(), code.is_retryable());
+        ServerEvent::Error { id, code, message, retry, retry_after_ms: 0 }
+    }
+
+    /// Creates the response to a request of a caller that exceeded its rate.
+    pub fn rate_error(
+        id: Option<u64>,
+        message: impl std::fmt::Display,
+        retry_after: Duration,
+    ) -> ServerEvent {
+        // Rounded up: a client that waits exactly so long succeeds.
+        let millis = retry_after.as_nanos().div_ceil(1_000_000);
+        let retry_after_ms = u32::try_from(millis).unwrap_or(u32::MAX);
+        let (code, message) = (ErrorCode::Overloaded, message.to_string());
+        ServerEvent::Error { id, code, message, retry: true, retry_after_ms }
     }
 
     /// Creates the response to a publish that is not acknowledged.
     pub fn publish_error(id: Option<u64>, error: &PublishError) -> ServerEvent {
         let (code, message) = (ErrorCode::from(error), error.to_string());
-        ServerEvent::Error { id, code, message, retry: error.is_retryable() }
+        let retry = error.is_retryable();
+        ServerEvent::Error { id, code, message, retry, retry_after_ms: 0 }
     }
 }
 

@@ -152,6 +152,8 @@ pub enum ServerEvent {
         message: String,
         /// Whether the same request may succeed later.
         retry: bool,
+        /// Time in milliseconds after which it may; 0 if the server does not know.
+        retry_after_ms: u32,
     },
     /// A heartbeat of the server, with the positions that it has sent.
     Heartbeat {

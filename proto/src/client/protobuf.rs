@@ -216,6 +216,7 @@ fn decode_event_body(id: Option<u64>, event: WireEvent) -> Result<ServerEvent, I
             code: ErrorCode::parse(&error.code, error.retry),
             message: error.message,
             retry: error.retry,
+            retry_after_ms: error.back_ms,
         },
         WireEvent::Heartbeat(heartbeat) => {
             ServerEvent::Heartbeat { positions: decode_positions(heartbeat)? }
@@ -308,9 +309,10 @@ pub(super) fn encode_event(event: &ServerEvent) -> Bytes {
             let (topic, position) = (topic.to_string(), position.to_string());
             (None, WireEvent::Live(pb::Live { topic, position }))
         }
-        ServerEvent::Error { id, code, message, retry } => {
+        ServerEvent::Error { id, code, message, retry, retry_after_ms } => {
             let (code, message) = (code.as_str().to_owned(), message.clone());
-            (*id, WireEvent::Error(pb::Error { code, message, retry: *retry }))
+            let (retry, back_ms) = (*retry, *retry_after_ms);
+            (*id, WireEvent::Error(pb::Error { code, message, retry, back_ms }))
         }
         ServerEvent::Heartbeat { positions } => {
             let to_strings =

@@ -89,6 +89,9 @@ fn event() -> impl Strategy<Value = ServerEvent> {
         (topic(), any::<u64>()).prop_map(|(topic, count)| ServerEvent::Audience { topic, count }),
         (id(), select(&ErrorCode::ALL[..]), any::<String>())
             .prop_map(|(id, code, message)| ServerEvent::error(id, code, message)),
+        (id(), any::<String>(), any::<u32>()).prop_map(|(id, message, millis)| {
+            ServerEvent::rate_error(id, message, std::time::Duration::from_millis(millis.into()))
+        }),
         vec((topic(), position()), 0..3).prop_map(|mut positions| {
             positions.sort();
             positions.dedup_by(|a, b| a.0 == b.0);

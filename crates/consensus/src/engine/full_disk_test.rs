@@ -67,6 +67,7 @@ fn engine(disk: &FillableStore) -> ConsensusEngine {
         stored_groups: Vec::new(),
         log_mark,
         write_counter,
+        log_key: None,
         fence: Fence::default(),
     };
     let settings = Arc::new(ConsensusSettings::lan());

@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 
 use super::link::RaftLink;
 use super::log_handshake::CheckedResponse;
+use super::log_proof::WritesProof;
 use super::rollback::{LogHandshake, RollbackDetector};
 use super::snapshot_channel::SnapshotChannel;
 use super::wire::FRAME_BYTES_MAX;
@@ -166,6 +167,7 @@ impl RaftLinksShared {
         let frames = stream::unfold(begin, move |(link, rollback_detector)| async move {
             let mut frame = link.next_frame(stream_id).await?;
             frame.writes = rollback_detector.writes();
+            frame.writes_proof = rollback_detector.proof_bytes(frame.writes);
             Some((frame, (link, rollback_detector)))
         });
         let mut request = Request::new(frames);
@@ -191,6 +193,7 @@ impl RaftLinksShared {
                         link.peer(),
                         handshake,
                         frame.writes,
+                        WritesProof::from_bytes(&frame.writes_proof),
                     );
                     link.on_responses(frame.responses);
                 }

@@ -59,7 +59,7 @@ impl Forger {
         self.last_id += 1;
         let (id, group) = (self.last_id, GROUP.0);
         let request = pb::RaftRequest { id, group, kind: kind.into(), body };
-        let frame = pb::ExchangeRequest { requests: vec![request], writes: 0 };
+        let frame = pb::ExchangeRequest { requests: vec![request], ..Default::default() };
         self.requests.send(frame).await.unwrap();
         let response = self.responses.message().await.unwrap().expect("a response");
         let [pb::RaftResponse { id: answered, result }] = &response.responses[..] else {
@@ -310,7 +310,7 @@ async fn oversized_frame_ends_the_stream_and_a_second_stream_replaces_the_first(
 
     let body = Bytes::from(vec![0; FRAME_BYTES_MAX]);
     let request = pb::RaftRequest { id: 9, group: GROUP.0, kind: Kind::Append.into(), body };
-    let frame = pb::ExchangeRequest { requests: vec![request], writes: 0 };
+    let frame = pb::ExchangeRequest { requests: vec![request], ..Default::default() };
     second.requests.send(frame).await.unwrap();
     let ended = second.responses.message().await;
     assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");

@@ -11,12 +11,16 @@ use pushonce_peer::DialError;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
 
-use super::rollback::{LogHandshake, RollbackDetector};
+use super::rollback::{LogHandshake, RollbackDetector, WritesClaim};
 
 /// The log handshake of the sender.
 const LOG_KEY: &str = "pushonce-log";
 /// The writes of the receiver that the sender knows of; absent when there are none.
 const KNOWN_WRITES_KEY: &str = "pushonce-known-writes";
+/// The signature of the sender over its log handshake; absent when its store has no key.
+const LOG_PROOF_KEY: &str = "pushonce-log-proof";
+/// The signature of the receiver over these writes; absent when the sender has none.
+const KNOWN_WRITES_PROOF_KEY: &str = "pushonce-known-writes-proof";
 
 /// A response whose greeting and log handshake were checked.
 pub(super) struct CheckedResponse<T> {
@@ -29,9 +33,19 @@ pub(super) struct CheckedResponse<T> {
 impl RollbackDetector {
     /// Adds the state of this node's log, and what this node knows of the peer's log.
     pub(super) fn insert_handshake(&self, peer: NodeId, metadata: &mut MetadataMap) {
-        insert(metadata, LOG_KEY, self.handshake());
-        if let Some(known_writes) = self.known_writes(peer) {
-            insert(metadata, KNOWN_WRITES_KEY, known_writes);
+        let handshake = self.handshake();
+        insert(metadata, LOG_KEY, handshake);
+        if let Some(proof) = self.prove(handshake.writes) {
+            insert(metadata, LOG_PROOF_KEY, proof);
+        }
+        self.insert_claim(peer, metadata);
+    }
+
+    fn insert_claim(&self, peer: NodeId, metadata: &mut MetadataMap) {
+        let Some(WritesClaim { known_writes, proof }) = self.claim_about(peer) else { return };
+        insert(metadata, KNOWN_WRITES_KEY, known_writes);
+        if let Some(proof) = proof {
+            insert(metadata, KNOWN_WRITES_PROOF_KEY, proof);
         }
     }
 
@@ -43,19 +57,16 @@ impl RollbackDetector {
         metadata: &MetadataMap,
     ) -> Result<LogHandshake, Status> {
         let rejected = |reason: String| Status::failed_precondition(reason);
-        self.check_own_log(read(metadata, KNOWN_WRITES_KEY))
-            .map_err(|error| rejected(error.to_string()))?;
+        self.check_own_log(read_claim(metadata)).map_err(|error| rejected(error.to_string()))?;
         if let Some(reason) = self.fence().reason() {
             return Err(rejected(reason));
         }
         let handshake: Option<LogHandshake> = read(metadata, LOG_KEY);
         let handshake =
             handshake.ok_or_else(|| Status::invalid_argument(format!("{LOG_KEY} is missing")))?;
-        self.check_peer(from, handshake).map_err(|error| {
+        self.check_peer(from, handshake, read(metadata, LOG_PROOF_KEY)).map_err(|error| {
             let mut status = rejected(error.to_string());
-            if let Some(known_writes) = self.known_writes(from) {
-                insert(status.metadata_mut(), KNOWN_WRITES_KEY, known_writes);
-            }
+            self.insert_claim(from, status.metadata_mut());
             status
         })?;
         Ok(handshake)
@@ -70,17 +81,17 @@ impl RollbackDetector {
     ) -> Result<CheckedResponse<T>, DialError> {
         let aborted = |reason: String| DialError::Failed(Status::aborted(reason));
         if let Err(DialError::Failed(status)) = &response {
-            self.check_own_log(read(status.metadata(), KNOWN_WRITES_KEY))
+            self.check_own_log(read_claim(status.metadata()))
                 .map_err(|error| aborted(error.to_string()))?;
         }
         let (version, response) = response?;
         let metadata = response.metadata();
-        self.check_own_log(read(metadata, KNOWN_WRITES_KEY))
-            .map_err(|error| aborted(error.to_string()))?;
+        self.check_own_log(read_claim(metadata)).map_err(|error| aborted(error.to_string()))?;
         let handshake: Option<LogHandshake> = read(metadata, LOG_KEY);
         let handshake =
             handshake.ok_or_else(|| aborted(format!("{peer} sent no log handshake")))?;
-        self.check_peer(peer, handshake).map_err(|error| aborted(error.to_string()))?;
+        let proof = read(metadata, LOG_PROOF_KEY);
+        self.check_peer(peer, handshake, proof).map_err(|error| aborted(error.to_string()))?;
         Ok(CheckedResponse { version, handshake, body: response.into_inner() })
     }
 }
@@ -90,6 +101,11 @@ fn insert(metadata: &mut MetadataMap, key: &'static str, value: impl Display) {
     if let Ok(value) = value.to_string().parse() {
         metadata.insert(key, value);
     }
+}
+
+fn read_claim(metadata: &MetadataMap) -> Option<WritesClaim> {
+    let known_writes = read(metadata, KNOWN_WRITES_KEY)?;
+    Some(WritesClaim { known_writes, proof: read(metadata, KNOWN_WRITES_PROOF_KEY) })
 }
 
 fn read<T: FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::log_proof::WritesProof;
 use super::peer_streams::PeerCalls;
 use super::requests::{handle_decoded, handle_request, reject};
 use super::rollback::{LogHandshake, RollbackDetector};
@@ -176,7 +177,8 @@ impl RaftService {
                 }
                 frame = requests.message(), if in_flight.len() < REQUESTS_IN_FLIGHT_MAX => {
                     let Ok(Some(frame)) = frame else { return };
-                    self.rollback_detector.record_writes(from, handshake, frame.writes);
+                    let proof = WritesProof::from_bytes(&frame.writes_proof);
+                    self.rollback_detector.record_writes(from, handshake, frame.writes, proof);
                     for request in frame.requests {
                         let mut work = self.start_request(from, request);
                         // The first poll passes it to openraft: it happens here, in order.
@@ -197,7 +199,9 @@ impl RaftService {
 
     /// A frame of responses. Acknowledged writes are durable already, so the counter includes them.
     fn response_frame(&self, responses: Vec<pb::RaftResponse>) -> pb::ExchangeResponse {
-        pb::ExchangeResponse { responses, writes: self.rollback_detector.writes() }
+        let writes = self.rollback_detector.writes();
+        let writes_proof = self.rollback_detector.proof_bytes(writes);
+        pb::ExchangeResponse { responses, writes, writes_proof }
     }
 
     fn start_request(&self, from: NodeId, request: pb::RaftRequest) -> ResponseFuture {

@@ -74,7 +74,8 @@ mod tests {
     fn channel() -> SnapshotChannel {
         let (me, addresses) = (NodeId(1), PeerAddresses::default());
         let transport = PeerTransport::new(ClusterId(7), me, addresses, &ConsensusTimes::LAN);
-        let detector = RollbackDetector::new(me, 0, WriteCounter::default(), Fence::default());
+        let (counter, fence) = (WriteCounter::default(), Fence::default());
+        let detector = RollbackDetector::new(me, 0, counter, None, fence);
         SnapshotChannel::new(NodeId(2), transport, detector)
     }
 

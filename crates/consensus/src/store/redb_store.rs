@@ -14,6 +14,7 @@ use redb::{
 
 use super::backend::{FirstFailure, TrackedBackend, is_disk_full};
 use super::{LogMark, RaftStore, StoreChange, StoreKey, StoredGroup, WriteCounter};
+use crate::network::LogKey;
 use crate::{EngineOpenError, GroupId};
 
 /// (group, index) to entry.
@@ -29,6 +30,8 @@ const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 /// Keys of [`IDENTITY`].
 const OWNER_KEY: &str = "owner";
 const VERSION_KEY: &str = "version";
+/// A secret of the store, since its creation.
+const LOG_KEY: &str = "log-key";
 
 /// The store file of a node.
 pub(crate) const STORE_FILE: &str = "raft.redb";
@@ -125,6 +128,11 @@ impl RedbStore {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the log mark is missing"))
     }
 
+    /// The key of the store; `None` for one that an earlier build created.
+    pub(crate) fn read_log_key(&mut self) -> io::Result<Option<LogKey>> {
+        read_log_key(self.database()?).map_err(io::Error::other)
+    }
+
     /// The number of durable commits, updated with each commit.
     pub(crate) fn write_counter(&self) -> WriteCounter {
         self.write_counter.clone()
@@ -167,6 +175,11 @@ fn read_log_mark(database: &Database) -> Result<Option<LogMark>, redb::Error> {
     Ok(value("log")?.zip(value("writes")?).map(|(log, writes)| LogMark { log, writes }))
 }
 
+fn read_log_key(database: &Database) -> Result<Option<LogKey>, redb::Error> {
+    let secret = database.begin_read()?.open_table(IDENTITY)?.get(LOG_KEY)?;
+    Ok(secret.map(|secret| LogKey::new(secret.value())))
+}
+
 /// Reads the owner of the store, and the version of its cluster as two bytes.
 fn read_identity(database: &Database) -> Result<(Option<String>, Option<Vec<u8>>), redb::Error> {
     let read = database.begin_read()?;
@@ -192,6 +205,7 @@ pub(super) fn write_identity(
         table.insert(OWNER_KEY, format_identity(cluster, me).as_bytes())?;
         // The oldest version that this build writes: the cluster's version is not lower.
         table.insert(VERSION_KEY, VersionRange::SUPPORTED.min.prefix().as_slice())?;
+        table.insert(LOG_KEY, LogKey::draw_secret().as_slice())?;
     }
     let mut mark = write.open_table(LOG_MARK)?;
     mark.insert("log", rand::random::<u64>())?;

@@ -46,6 +46,8 @@ pub(super) async fn post(
     let outcome = http.publisher.publish(publish).await;
     http.publish_seconds.record(received_at.elapsed());
     let acknowledgement = outcome?;
+    let now = std::time::Instant::now();
+    http.limits.caller_rates.on_acknowledged(&acknowledgement, payer, now);
     Ok(Json(json!({
         "position": acknowledgement.position.to_string(),
         "time": acknowledgement.time.0,

@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use pushonce_proto::client::ErrorCode;
+use pushonce_proto::error_details::ErrorReason;
+use pushonce_proto::pb::publisher::v1::PublishStreamRequest;
+use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::{TestServer, request};
+use super::{LIVE, NEW_TOPIC_RATE, SUBSCRIBE_RATE, TestServer, request, subscribe_request};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PUBLISH: &str = "/pushonce.publisher.v1.PublisherService/Publish";
@@ -190,4 +194,55 @@ async fn message_that_is_not_complete_in_time_is_refused() {
     let response = timeout(Duration::from_secs(60), call.response).await.expect("in time");
     let response = response.expect("a response");
     assert_eq!(response.headers()["grpc-status"], "8", "{response:?}");
+}
+
+#[tokio::test]
+async fn subscribe_rate_of_a_caller_is_limited_and_another_caller_is_not() {
+    let node = TestServer::start().await;
+    let mut stranger = node.stranger().await;
+    let mut streams = Vec::new();
+    let status = loop {
+        match stranger.subscribe(subscribe_request(LIVE)).await {
+            Ok(stream) => streams.push(stream),
+            Err(status) => break status,
+        }
+    };
+    // More than the burst only if the machine took a second for it.
+    assert!(streams.len() >= 10 * SUBSCRIBE_RATE as usize, "{}", streams.len());
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
+    let reason = ErrorReason::from_status(&status).expect("a reason");
+    assert!(reason.retry && reason.retry_delay.is_some(), "{reason:?}");
+    assert!(status.message().contains("--subscribe-rate-max"), "{status:?}");
+    assert_eq!(node.recorder.value("pushonce_listener_subscribes_rejected_total", &[]), 1.0);
+    node.publisher().await.subscribe(subscribe_request(LIVE)).await.expect("this host");
+}
+
+#[tokio::test]
+async fn caller_that_creates_topics_too_fast_waits_and_another_caller_does_not() {
+    let node = TestServer::start().await;
+    let mut stranger = node.stranger().await;
+    let mut created = 0;
+    let status = loop {
+        match stranger.publish(request(&format!("new/{created}"), "x")).await {
+            Ok(_) => created += 1,
+            Err(status) => break status,
+        }
+    };
+    assert!(created > 100 * NEW_TOPIC_RATE, "{created}");
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
+    let outcome = status.metadata().get(pushonce_proto::publisher::OUTCOME_HEADER);
+    assert_eq!(outcome.expect("an outcome"), "refused");
+    let reason = ErrorReason::from_status(&status).expect("a reason");
+    assert!(reason.retry && reason.retry_delay.is_some(), "{reason:?}");
+    assert!(status.message().contains("--new-topic-rate-max"), "{status:?}");
+
+    let created_by_stream =
+        |nth: u32| PublishStreamRequest::from(request(&format!("s/{nth}"), "x"));
+    let requests = stream::iter((0..500).map(created_by_stream));
+    let replies = stranger.publish_stream(requests).await.expect("open").into_inner();
+    let replies: Vec<_> = replies.map(|reply| reply.expect("a reply").outcome).collect().await;
+    assert!(replies.iter().any(|outcome| matches!(outcome, Some(Outcome::Failed(failure))
+        if failure.code == tonic::Code::ResourceExhausted as i32 && failure.retry)));
+    assert!(node.recorder.value("pushonce_listener_new_topics_rejected_total", &[]) >= 2.0);
+    assert_publishes(&node).await;
 }

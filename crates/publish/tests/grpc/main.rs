@@ -24,7 +24,7 @@ use pushonce_core::{
     Publish, PublishError, RevokedTokens, ShardId, ShardOwners, StartFrom, SubscribeAck,
     SubscribeOptions, Timestamp, Topic, TopicEvent, UnavailableReason, test_util,
 };
-use pushonce_listener::{AddressLimits, NamespaceRates, ReceiveBudget};
+use pushonce_listener::{AddressLimits, CallerRates, NamespaceRates, ReceiveBudget};
 use pushonce_proto::cluster::{
     ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList, TopicQuery,
 };
@@ -308,6 +308,7 @@ async fn bind(
         address_limits: AddressLimits::new(0),
         receive_budget: ReceiveBudget::new(RECEIVE_BYTES_MAX),
         namespace_rates: NamespaceRates::default(),
+        caller_rates: recorder.run(|| CallerRates::new(SUBSCRIBE_RATE, NEW_TOPIC_RATE)),
         grace,
     };
     Server::bind(parts).await
@@ -315,6 +316,10 @@ async fn bind(
 
 /// Less than two of the largest messages.
 const RECEIVE_BYTES_MAX: usize = 3 << 20;
+
+/// Subscriptions and new topics a second of each caller, ten and a hundred times as many at once.
+const SUBSCRIBE_RATE: u32 = 1;
+const NEW_TOPIC_RATE: u32 = 1;
 
 /// Short, to keep the tests that wait for a heartbeat short.
 const HEARTBEAT: Duration = Duration::from_millis(100);

@@ -190,6 +190,19 @@ pub struct Settings {
     /// ::1 are not limited
     #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 1_000)]
     pub publish_rate_max: u32,
+    // The 10,000 sessions behind one address translator come back at once when a node restarts.
+    /// Maximum number of subscriptions a second of one caller (the subject of its token, else its address) over
+    /// WebSocket, QUIC and gRPC, ten times as many at once. 0: no limit. The addresses 127.0.0.1 and ::1 are not
+    /// limited
+    #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 2_000)]
+    pub subscribe_rate_max: u32,
+    // At this rate the million topics of a namespace take more than an hour.
+    /// Maximum number of replicated topics that one caller (the subject of its token, else its address) may create in a
+    /// second over HTTP, WebSocket, QUIC and gRPC, a hundred times as many at once; beyond it, the caller waits before
+    /// it publishes again. Raise it for a back end that publishes to many new topics. 0: no limit. The addresses
+    /// 127.0.0.1 and ::1 are not limited
+    #[arg(long, help_heading = "Limits", value_name = "N", default_value_t = 200)]
+    pub new_topic_rate_max: u32,
     /// Free space to keep on the disk of --data: with less the node accepts no publishes [default: 256MiB,
     /// or a twentieth of the disk]
     #[arg(long, help_heading = "Limits", value_name = "SIZE", value_parser = bytes)]

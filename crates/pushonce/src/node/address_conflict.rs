@@ -3,8 +3,12 @@
 //! A node that was initialized by mistake in the place of a member of an older cluster looks healthy to
 //! itself. The members of the older cluster still dial its address and name their cluster. While more of
 //! them call than this node has links to members of its own cluster, the address belongs to them.
+//!
+//! A call is not authenticated on a port without TLS. Members are therefore counted by the hosts that they call
+//! from: one host that invents members counts once, and cannot stop a node that has a link.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,15 +29,29 @@ const CALLERS_MAX: usize = 1_024;
 
 /// Members of other clusters that called this node for one of their own members.
 #[derive(Debug, Default)]
-pub(super) struct ForeignCallers(Mutex<BTreeMap<(ClusterId, NodeId), Instant>>);
+pub(super) struct ForeignCallers(Mutex<BTreeMap<(ClusterId, NodeId), Call>>);
+
+/// The last call of a member.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    at: Instant,
+    /// `None` when it is not known.
+    host: Option<IpAddr>,
+}
 
 impl ForeignCallers {
     /// Records the call of a member of another cluster that expects a member of its cluster here.
-    pub(super) fn on_call(&self, cluster: ClusterId, node: NodeId, now: Instant) {
+    pub(super) fn on_call(
+        &self,
+        cluster: ClusterId,
+        node: NodeId,
+        host: Option<IpAddr>,
+        now: Instant,
+    ) {
         let mut callers = self.lock_callers();
-        callers.retain(|_, &mut at| now.saturating_duration_since(at) < CALLER_AGE_MAX);
+        callers.retain(|_, call| now.saturating_duration_since(call.at) < CALLER_AGE_MAX);
         if callers.len() < CALLERS_MAX || callers.contains_key(&(cluster, node)) {
-            callers.insert((cluster, node), now);
+            callers.insert((cluster, node), Call { at: now, host });
         }
     }
 
@@ -44,17 +62,17 @@ impl ForeignCallers {
         if FailPoint::AddressConflictIgnored.is_active() {
             return None;
         }
-        let mut counts: BTreeMap<ClusterId, usize> = BTreeMap::new();
-        for (&(cluster, _), &at) in self.lock_callers().iter() {
-            if now.saturating_duration_since(at) < CALLER_AGE_MAX {
-                *counts.entry(cluster).or_default() += 1;
+        let mut hosts: BTreeMap<ClusterId, BTreeSet<Option<IpAddr>>> = BTreeMap::new();
+        for (&(cluster, _), call) in self.lock_callers().iter() {
+            if now.saturating_duration_since(call.at) < CALLER_AGE_MAX {
+                hosts.entry(cluster).or_default().insert(call.host);
             }
         }
-        let (cluster, count) = counts.into_iter().max_by_key(|&(_, count)| count)?;
-        (count > links).then_some(cluster)
+        let (cluster, hosts) = hosts.into_iter().max_by_key(|(_, hosts)| hosts.len())?;
+        (hosts.len() > links).then_some(cluster)
     }
 
-    fn lock_callers(&self) -> MutexGuard<'_, BTreeMap<(ClusterId, NodeId), Instant>> {
+    fn lock_callers(&self) -> MutexGuard<'_, BTreeMap<(ClusterId, NodeId), Call>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,11 +116,15 @@ mod tests {
 
     const THEIRS: ClusterId = ClusterId(9);
 
+    fn host(number: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([192, 0, 2, number]))
+    }
+
     #[test]
     fn isolated_node_called_by_members_of_another_cluster_is_in_conflict_until_the_calls_stop() {
         let (callers, start) = (ForeignCallers::default(), Instant::now());
         assert_eq!(callers.conflicting_cluster(0, start), None);
-        callers.on_call(THEIRS, NodeId(2), start);
+        callers.on_call(THEIRS, NodeId(2), host(2), start);
         assert_eq!(callers.conflicting_cluster(0, start), Some(THEIRS));
         assert_eq!(callers.conflicting_cluster(0, start + CALLER_AGE_MAX), None);
     }
@@ -111,17 +133,17 @@ mod tests {
     fn single_foreign_caller_does_not_stop_a_node_with_more_links() {
         let (callers, start) = (ForeignCallers::default(), Instant::now());
         for _ in 0..10 {
-            callers.on_call(THEIRS, NodeId(2), start);
+            callers.on_call(THEIRS, NodeId(2), host(2), start);
         }
         assert_eq!(callers.conflicting_cluster(2, start), None, "two links against one caller");
-        callers.on_call(THEIRS, NodeId(3), start);
-        callers.on_call(THEIRS, NodeId(4), start);
+        callers.on_call(THEIRS, NodeId(3), host(3), start);
+        callers.on_call(THEIRS, NodeId(4), host(4), start);
         assert_eq!(
             callers.conflicting_cluster(2, start),
             Some(THEIRS),
             "two links against three callers"
         );
-        callers.on_call(ClusterId(10), NodeId(5), start);
+        callers.on_call(ClusterId(10), NodeId(5), host(5), start);
         assert_eq!(
             callers.conflicting_cluster(3, start),
             None,
@@ -130,13 +152,24 @@ mod tests {
     }
 
     #[test]
+    fn one_host_that_invents_members_does_not_stop_a_node_with_a_link() {
+        let (callers, start) = (ForeignCallers::default(), Instant::now());
+        for node in 2..100 {
+            callers.on_call(THEIRS, NodeId(node), host(1), start);
+        }
+        assert_eq!(callers.conflicting_cluster(1, start), None);
+        callers.on_call(THEIRS, NodeId(100), host(2), start);
+        assert_eq!(callers.conflicting_cluster(1, start), Some(THEIRS), "two hosts against a link");
+    }
+
+    #[test]
     fn foreign_callers_are_bounded() {
         let (callers, start) = (ForeignCallers::default(), Instant::now());
         for node in 0..2 * CALLERS_MAX as u64 {
-            callers.on_call(THEIRS, NodeId(node), start);
+            callers.on_call(THEIRS, NodeId(node), None, start);
         }
         assert_eq!(callers.lock_callers().len(), CALLERS_MAX);
-        callers.on_call(THEIRS, NodeId(0), start + CALLER_AGE_MAX);
+        callers.on_call(THEIRS, NodeId(0), None, start + CALLER_AGE_MAX);
         assert_eq!(callers.lock_callers().len(), 1, "expired callers are removed");
     }
 }

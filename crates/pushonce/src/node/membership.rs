@@ -1,6 +1,7 @@
 //! The responding side of a join: forwards requests to the control leader, and identifies this node.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -62,9 +63,7 @@ impl MembershipService {
 
     /// Rejects a call of an address that calls too often. The caller asks again later, or another node.
     fn check_rate<T>(&self, request: &Request<T>, call: &'static str) -> Result<(), Status> {
-        let info = request.extensions().get::<PeerInfo>().copied().unwrap_or_default();
-        let address = info.address.map(|address| address.ip());
-        match self.call_limits.allow(address, Instant::now()) {
+        match self.call_limits.allow(caller_host(request), Instant::now()) {
             true => Ok(()),
             false => Err(too_many(call)),
         }
@@ -229,6 +228,7 @@ impl membership_service_server::MembershipService for MembershipService {
         request: Request<pb::IdentifyRequest>,
     ) -> Result<Response<pb::IdentifyResponse>, Status> {
         self.check_rate(&request, "identify")?;
+        let host = caller_host(&request);
         let pb::IdentifyRequest {
             cluster_id: caller_cluster_id,
             node_id,
@@ -248,7 +248,7 @@ impl membership_service_server::MembershipService for MembershipService {
                 let _ = self.caller_addresses.try_send(caller);
             }
         } else if expected_node != 0 {
-            self.foreign_callers.on_call(caller_cluster, NodeId(node_id), Instant::now());
+            self.foreign_callers.on_call(caller_cluster, NodeId(node_id), host, Instant::now());
         }
         let cluster_id = cluster_id_bytes(cluster);
         Ok(Response::new(pb::IdentifyResponse { cluster_id, node_id: node.0, peers }))
@@ -278,6 +278,12 @@ impl membership_service_server::MembershipService for MembershipService {
         let progress = shard_progress::local_progress(self.hosted.progress());
         Ok(self.transport.respond(peer, shard_progress::to_response(progress)))
     }
+}
+
+/// The address from which a call came.
+fn caller_host<T>(request: &Request<T>) -> Option<IpAddr> {
+    let info = request.extensions().get::<PeerInfo>().copied().unwrap_or_default();
+    info.address.map(|address| address.ip())
 }
 
 fn too_many(call: &'static str) -> Status {

@@ -114,7 +114,7 @@ fn number_older_than_the_retained_records_is_reported_as_forgotten() {
         Some(Err(ItemRejection::PositionForgotten))
     );
     assert_eq!(lookup(&producers, "a", sequence(0, 3)), Some(Ok(ack(3))));
-    assert_eq!(producers.record_count, RECORDS_PER_PRODUCER_MAX);
+    assert_eq!(producers.records.len(), RECORDS_PER_PRODUCER_MAX);
 }
 
 #[test]
@@ -145,13 +145,45 @@ fn full_table_evicts_records_of_the_producer_with_the_most() {
             publish_next(&mut producers, "busy", sequence_of(producer, number), minute(0));
         }
     }
-    assert_eq!(producers.record_count, RECORDS_MAX);
+    assert_eq!(producers.records.len(), RECORDS_MAX);
     assert_eq!(lookup(&producers, "quiet", sequence_of(99, 1)), Some(Ok(ack(1))));
     let last = RECORDS_PER_PRODUCER_MAX as u64;
     assert!(
         (0..9).all(|producer| lookup(&producers, "busy", sequence_of(producer, last))
             == Some(Ok(ack(last))))
     );
+}
+
+#[test]
+fn many_small_producers_of_a_stranger_never_evict_a_busy_producer_of_another_topic() {
+    for (own, strange) in [("home/score", "away/spam"), ("home/score", "home/spam")] {
+        let mut producers = ProducerTable::default();
+        for number in 1..=RECORDS_PER_PRODUCER_MAX as u64 {
+            publish_next(&mut producers, own, sequence(0, number), minute(0));
+        }
+        let stranger = |nth: usize, number| ProducerSequence {
+            producer: ProducerId(1_000 + nth as u128),
+            ..sequence(0, number)
+        };
+        // As many producers as its topic can have, and more records than the table holds.
+        let mut count = 0;
+        while lookup(&producers, strange, stranger(count, 1)).is_none() {
+            publish_next(&mut producers, strange, stranger(count, 1), minute(0));
+            count += 1;
+        }
+        for number in 2..=6 {
+            for nth in 0..count {
+                publish_next(&mut producers, strange, stranger(nth, number), minute(0));
+            }
+        }
+        assert!(6 * count > RECORDS_MAX, "{count} producers");
+        assert_eq!(producers.records.len(), RECORDS_MAX);
+        for number in 1..=RECORDS_PER_PRODUCER_MAX as u64 {
+            let again = lookup(&producers, own, sequence(0, number));
+            assert_eq!(again, Some(Ok(ack(number))), "{own} beside {strange}");
+        }
+        assert_eq!(producers.clone().rebuild_indexes(), Some(producers));
+    }
 }
 
 #[test]
@@ -167,7 +199,7 @@ fn idle_topic_is_expired_and_a_used_one_is_not() {
     assert_eq!(lookup(&producers, "used", sequence(0, 2)), Some(Ok(ack(2))));
     producers.expire_idle(minute(11));
     assert_eq!(
-        (producers.producers.len(), producers.idle_queue.len(), producers.record_count),
+        (producers.producers.len(), producers.idle_queue.len(), producers.records.len()),
         (0, 0, 0)
     );
     const { assert!(DEDUPE_WINDOW_MS < 6 * 60_000) };

@@ -274,7 +274,13 @@ fn parse_audience(_: Option<u64>, body: &mut JsonFields<'_>) -> Result<ServerEve
 fn parse_error(id: Option<u64>, body: &mut JsonFields<'_>) -> Result<ServerEvent, InvalidFrame> {
     let retry = body.take("retry", "true or false")?.unwrap_or(false);
     let code = ErrorCode::parse(&body.take_required::<String>("code", "a string")?, retry);
-    Ok(ServerEvent::Error { id, code, message: body.take_required("message", "a string")?, retry })
+    Ok(ServerEvent::Error {
+        id,
+        code,
+        message: body.take_required("message", "a string")?,
+        retry,
+        retry_after_ms: body.take("back_ms", "a whole number")?.unwrap_or(0),
+    })
 }
 
 fn parse_heartbeat(_: Option<u64>, body: &mut JsonFields<'_>) -> Result<ServerEvent, InvalidFrame> {

@@ -114,11 +114,14 @@ pub(in crate::client) fn encode_event(event: &ServerEvent) -> Bytes {
             object.plain("count", count);
             object.finish()
         }
-        ServerEvent::Error { id, code, message, retry } => {
+        ServerEvent::Error { id, code, message, retry, retry_after_ms: back_ms } => {
             let mut object = JsonFrameWriter::new(*id, "error", FRAME_BYTES_HINT + message.len());
             object.string("code", code.as_str());
             object.string("message", message);
             object.plain("retry", retry);
+            if *back_ms > 0 {
+                object.plain("back_ms", back_ms);
+            }
             object.finish()
         }
         ServerEvent::Heartbeat { positions } => {
