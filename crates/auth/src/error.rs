@@ -105,9 +105,4 @@ impl AuthenticationError {
             }
         }
     }
-
-    /// Whether the same token may be accepted later.
-    pub fn is_temporary(&self) -> bool {
-        matches!(self, AuthenticationError::KeysUnavailable | AuthenticationError::NotYetValid)
-    }
 }
