@@ -7,24 +7,31 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures::future::BoxFuture;
-use pushonce_core::{NodeId, Timestamp, Topic};
+use pushonce_core::{CallerKey, NodeId, Timestamp, Topic};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::metrics::TICKETS;
-use crate::{Caller, Grants, PatternSet, VerifiedToken};
+use crate::{Caller, Grants, PatternSet, TopicPattern, VerifiedToken};
 
 /// How long a ticket can be redeemed: a page asks for it and connects at once.
-const LIFETIME: Duration = Duration::from_secs(30);
+const LIFETIME_MS: u64 = 30_000;
 
-/// Maximum number of tickets that are not redeemed yet: some 10 MiB.
-const TICKETS_MAX: usize = 16_384;
+/// Maximum of the tickets that are not redeemed yet: 16 MiB, and as many as are counted in a tenth of a
+/// millisecond.
+const TOTAL_MAX: TicketLoad = TicketLoad { count: 16_384, bytes: 16 << 20 };
 
-/// Maximum number of them for one subject, so that one caller cannot use up those of others.
-const TICKETS_PER_SUBJECT_MAX: usize = 256;
+/// Maximum of those of one caller, so that it cannot use up the tickets of others: 256, or 27 with as many and as
+/// long topics as possible.
+const CALLER_MAX: TicketLoad = TicketLoad { count: 256, bytes: 1 << 20 };
+
+/// Bytes of a ticket besides its patterns: the token with its names, and the entries of the maps.
+const TICKET_BYTES: usize = 600;
+
+/// Bytes of a pattern besides its text.
+const PATTERN_BYTES: usize = 40;
 
 /// Maximum number of topics that a ticket can be bound to.
 pub const TICKET_TOPICS_MAX: usize = 64;
@@ -76,11 +83,34 @@ struct TicketsInner {
     issued: Mutex<BTreeMap<u64, IssuedTicket>>,
 }
 
+/// A ticket that is to be issued.
+#[derive(Clone, Copy)]
+pub struct NewTicket<'a> {
+    /// The caller that asks for it.
+    pub caller: &'a Caller,
+    /// The topics that it can read and publish to; all that the caller can, when `None`. None may have a `*` in
+    /// its name.
+    pub topics: Option<&'a [Topic]>,
+    /// The caller to whose limit it counts.
+    pub payer: CallerKey,
+    /// The random id and secret.
+    pub random: (u64, [u8; 32]),
+}
+
 /// A ticket that was not redeemed yet. Only the hash of its secret is kept.
 struct IssuedTicket {
     secret_hash: [u8; 32],
-    expires_at: Timestamp,
+    issued_at: Timestamp,
+    payer: CallerKey,
+    bytes: usize,
     caller: Caller,
+}
+
+/// How many tickets there are, and what memory they take.
+#[derive(Clone, Copy, Debug, Default)]
+struct TicketLoad {
+    count: usize,
+    bytes: usize,
 }
 
 impl Tickets {
@@ -89,34 +119,31 @@ impl Tickets {
         Tickets(Arc::new(TicketsInner { me, peers, issued: Mutex::default() }))
     }
 
-    /// Issues a ticket for a caller, with its time of expiry. `topics` are those that it can read and publish
-    /// to; all that the caller can, when `None`.
+    /// Issues a ticket, and returns it with its time of expiry.
     ///
     /// # Errors
     /// [`InvalidTicket::TooMany`] when too many tickets wait to be redeemed.
     pub fn issue(
         &self,
-        caller: &Caller,
-        topics: Option<&[Topic]>,
-        random: (u64, [u8; 32]),
+        new: NewTicket<'_>,
         now: Timestamp,
     ) -> Result<(Ticket, Timestamp), InvalidTicket> {
-        let (id, secret) = random;
-        let expires_at = Timestamp(now.0.saturating_add(LIFETIME.as_millis() as u64));
+        let NewTicket { caller, topics, payer, random: (id, secret) } = new;
         let caller = restrict(caller, topics);
+        let bytes = memory_bytes(&caller);
         let mut issued = self.issued();
-        issued.retain(|_, ticket| now < ticket.expires_at);
-        let same_subject = |ticket: &&IssuedTicket| {
-            (ticket.caller.issuer(), ticket.caller.subject()) == (caller.issuer(), caller.subject())
-        };
-        let of_subject = issued.values().filter(same_subject).count();
-        if issued.len() >= TICKETS_MAX || of_subject >= TICKETS_PER_SUBJECT_MAX {
+        issued.retain(|_, ticket| ticket.is_valid(now));
+        let of_payer = issued.values().filter(|ticket| ticket.payer == payer);
+        if !TicketLoad::of(issued.values()).has_room(bytes, TOTAL_MAX)
+            || !TicketLoad::of(of_payer).has_room(bytes, CALLER_MAX)
+        {
             TICKETS.register_counter(&["rejected"]).increment(1);
             return Err(InvalidTicket::TooMany);
         }
         let secret_hash = Sha256::digest(secret).into();
-        issued.insert(id, IssuedTicket { secret_hash, expires_at, caller });
+        issued.insert(id, IssuedTicket { secret_hash, issued_at: now, payer, bytes, caller });
         TICKETS.register_counter(&["issued"]).increment(1);
+        let expires_at = Timestamp(now.0.saturating_add(LIFETIME_MS));
         Ok((Ticket { node: self.0.me, id, secret }, expires_at))
     }
 
@@ -141,7 +168,7 @@ impl Tickets {
         let hash = Sha256::digest(ticket.secret);
         // The id is no secret. A wrong secret must not use the ticket up.
         let is_valid = issued.get(&ticket.id).is_some_and(|known| {
-            now < known.expires_at && bool::from(known.secret_hash.ct_eq(hash.as_slice()))
+            known.is_valid(now) && bool::from(known.secret_hash.ct_eq(hash.as_slice()))
         });
         let redeemed = if is_valid { issued.remove(&ticket.id) } else { None };
         let result = if redeemed.is_some() { "redeemed" } else { "unknown" };
@@ -152,6 +179,35 @@ impl Tickets {
     fn issued(&self) -> MutexGuard<'_, BTreeMap<u64, IssuedTicket>> {
         self.0.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl IssuedTicket {
+    /// Not before its issue either: a clock that is set back must not lengthen its life.
+    fn is_valid(&self, now: Timestamp) -> bool {
+        now.0.checked_sub(self.issued_at.0).is_some_and(|age_ms| age_ms < LIFETIME_MS)
+    }
+}
+
+impl TicketLoad {
+    fn of<'a>(tickets: impl Iterator<Item = &'a IssuedTicket>) -> TicketLoad {
+        tickets.fold(TicketLoad::default(), |TicketLoad { count, bytes }, ticket| TicketLoad {
+            count: count + 1,
+            bytes: bytes + ticket.bytes,
+        })
+    }
+
+    /// Whether one more ticket of this size fits.
+    fn has_room(self, bytes: usize, max: TicketLoad) -> bool {
+        self.count < max.count && self.bytes + bytes <= max.bytes
+    }
+}
+
+/// The memory that a ticket of this caller takes, roughly.
+fn memory_bytes(caller: &Caller) -> usize {
+    let Grants { subscribe, publish, admin: _ } = caller.grants();
+    let lists = [&subscribe.allow, &subscribe.deny, &publish.allow, &publish.deny];
+    let pattern_bytes = |pattern: &TopicPattern| PATTERN_BYTES + pattern.as_str().len();
+    TICKET_BYTES + lists.into_iter().flatten().map(pattern_bytes).sum::<usize>()
 }
 
 /// The caller of a ticket: without the admin grant, and only for `topics`.

@@ -4,7 +4,7 @@ use pushonce_core::test_util::topic;
 use pushonce_core::{ClusterId, RevokedTokens};
 
 use super::*;
-use crate::{Grants, PatternSet, VerifiedToken};
+use crate::{Grants, NewTicket, PatternSet, VerifiedToken};
 
 /// The time of the tests of this file, which change it: one test each.
 static NOW: AtomicU64 = AtomicU64::new(0);
@@ -87,10 +87,11 @@ async fn address_with_too_many_invalid_tickets_waits_and_others_do_not() {
     let (access, _sender) = access(Duration::ZERO, || Timestamp(0));
     let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap().into();
     // Of this node, which issued none.
-    let ticket: Ticket = Tickets::new(NodeId(1), Arc::new(NoPeers))
-        .issue(&token("alice"), None, (7, [7; 32]), Timestamp(0))
-        .unwrap()
-        .0;
+    let alice = token("alice");
+    let payer = alice.key(ClientAddress::LOCALHOST);
+    let new = NewTicket { caller: &alice, topics: None, payer, random: (7, [7; 32]) };
+    let other_store = Tickets::new(NodeId(1), Arc::new(NoPeers));
+    let (ticket, _) = other_store.issue(new, Timestamp(0)).unwrap();
     let refused = loop {
         let error = access.redeem(&ticket, address("192.0.2.1")).await.unwrap_err();
         if error != AccessError::Ticket(InvalidTicket::Unknown) {
