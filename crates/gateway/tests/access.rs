@@ -258,6 +258,29 @@ async fn revocation_ends_the_sessions_of_its_subject_only() {
 }
 
 #[tokio::test]
+async fn publish_whose_token_is_revoked_while_its_body_arrives_is_refused() {
+    let issuer = Issuer::new();
+    let server = closed_gateway(&issuer).await;
+    let token = issuer::token("alice", &["chat/*"]);
+    let head = format!(
+        "POST /topics/chat/7 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: 1\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    );
+    let mut raw = RawConnection::connect(server.http, head.as_bytes()).await;
+    // The body is asked for after the request was granted.
+    let head = raw.read_head().await;
+    assert!(head.starts_with("HTTP/1.1 100"), "{head}");
+    let tokens = RevokedTokens::OfSubject { subject: "alice".to_owned(), issued_before: None };
+    server.change_view(|view| {
+        let revocations = Arc::make_mut(&mut view.revocations);
+        revocations.revoke(tokens, Timestamp(u64::MAX)).expect("room");
+    });
+    raw.send(b"x").await;
+    let response = raw.read_to_end().await;
+    assert!(response.starts_with("HTTP/1.1 401") && response.contains("revoked"), "{response}");
+}
+
+#[tokio::test]
 async fn renewal_with_fewer_grants_ends_the_subscriptions_that_it_does_not_grant() {
     let issuer = Issuer::new();
     let server = closed_gateway(&issuer).await;

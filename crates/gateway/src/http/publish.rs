@@ -27,7 +27,8 @@ pub(super) async fn post(
     body: Body,
 ) -> Result<Json<Value>, HttpError> {
     let topic = parse_topic(path)?;
-    caller.authorize(&http.access, Action::Publish(&topic, PublishDoor::Client))?;
+    let authorize = || caller.authorize(&http.access, Action::Publish(&topic, PublishDoor::Client));
+    authorize()?;
     query::expect_none(query.as_deref())?;
     headers::check_supported(&headers)?;
     let key = headers::idempotency_key(&headers)?;
@@ -35,6 +36,8 @@ pub(super) async fn post(
     http.limits.check_publish(&topic, payer, &http.access)?;
     let holding = http.limits.receive_budget.begin(payer);
     let payload = read_body(&headers, body, http.body_timeout, holding).await?;
+    // A body may take 30 seconds, and a revocation holds after five.
+    authorize()?;
     let content_type = headers::content_type(&headers, &payload)?;
     let publish = Publish { topic, content_type, key, publish_id: None, payload };
     let received_at = Instant::now();
