@@ -157,6 +157,19 @@ async fn http_challenges_follow_rfc_6750() {
 }
 
 #[tokio::test]
+async fn request_without_a_token_learns_no_setting_of_the_namespace() {
+    let server = closed_gateway(&Issuer::new()).await;
+    server.change_view(|view| view.namespaces.default.history.count_max = 5_432);
+    let response = request(&server, "GET /topics/chat/7?last=9999999 HTTP/1.1\r\n", "").await;
+    assert!(response.starts_with("HTTP/1.1 401") && !response.contains("5432"), "{response}");
+    let token = issuer::token("alice", &["chat/*"]);
+    let head =
+        format!("GET /topics/chat/7?last=9999999 HTTP/1.1\r\nAuthorization: Bearer {token}\r\n");
+    let response = request(&server, &head, "").await;
+    assert!(response.starts_with("HTTP/1.1 400") && response.contains("5432"), "{response}");
+}
+
+#[tokio::test]
 async fn public_namespace_is_read_without_a_token_and_cached_as_it_says() {
     let server = closed_gateway(&Issuer::new()).await;
     server.cluster.publish_text("chat/7", "goal").await;
