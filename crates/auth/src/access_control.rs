@@ -81,6 +81,9 @@ impl AccessControl {
     pub const TOKEN_GRACE_DEFAULT: Duration = Duration::from_secs(10);
     /// The longest such time. A session ends within it after the expiry of its token.
     pub const TOKEN_GRACE_MAX: Duration = Duration::from_secs(25);
+    /// Maximum time between two comparisons of an expiry with the clock. The timers of the runtime do not follow
+    /// when the clock is set, or when a virtual machine was paused.
+    const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
     /// The access control of a node. `peers` redeems the tickets of other nodes.
     pub fn new(
@@ -168,13 +171,31 @@ impl AccessControl {
     /// # Errors
     /// [`AccessError`] with the reason.
     pub fn authorize(&self, caller: &Caller, action: Action<'_>) -> Result<(), AccessError> {
-        let decision = self
-            .check_valid(caller)
-            .and_then(|()| Ok(authorize(caller, action, &self.0.view.borrow().namespaces)?));
-        if decision.is_err() {
-            REFUSED.register_counter(&[action.name()]).increment(1);
+        self.decide(caller, action)
+            .inspect_err(|_| REFUSED.register_counter(&[action.name()]).increment(1))
+    }
+
+    /// Refuses a caller without a token, for a request that no namespace allows without one and whose topic is not
+    /// known yet. `action` names it.
+    ///
+    /// # Errors
+    /// [`Denied::TokenRequired`].
+    pub fn require_token(&self, caller: &Caller, action: &'static str) -> Result<(), AccessError> {
+        if !caller.is_anonymous() {
+            return Ok(());
         }
-        decision
+        REFUSED.register_counter(&[action]).increment(1);
+        Err(Denied::TokenRequired { action: action.to_owned() }.into())
+    }
+
+    /// Whether `caller` may do `action` now, to show it more or less. It does not count as a refusal.
+    pub fn allows(&self, caller: &Caller, action: Action<'_>) -> bool {
+        self.decide(caller, action).is_ok()
+    }
+
+    fn decide(&self, caller: &Caller, action: Action<'_>) -> Result<(), AccessError> {
+        self.check_valid(caller)?;
+        Ok(authorize(caller, action, &self.0.view.borrow().namespaces)?)
     }
 
     /// Whether the token of a caller is neither expired nor revoked.
@@ -202,22 +223,43 @@ impl AccessControl {
     /// Waits until the token of a caller is expired or revoked. Without a token it never returns. For streams
     /// that outlive their request; sessions have one timer for all.
     pub async fn wait_until_invalid(&self, caller: &Caller) -> AccessError {
+        self.wait_until_error(caller, || self.check_valid(caller)).await
+    }
+
+    /// Waits until a caller may no longer do `action`: its token is expired or revoked, or the namespace is no
+    /// longer open to everyone. Where everything is allowed, it never returns.
+    pub async fn wait_until_refused(&self, caller: &Caller, action: Action<'_>) -> AccessError {
+        if caller.is_unrestricted() {
+            return std::future::pending().await;
+        }
+        self.wait_until_error(caller, || self.decide(caller, action)).await
+    }
+
+    /// Repeats `check` when the view has changed or the token of `caller` may have expired, until it fails.
+    async fn wait_until_error(
+        &self,
+        caller: &Caller,
+        check: impl Fn() -> Result<(), AccessError>,
+    ) -> AccessError {
         let mut view = self.0.view.clone();
         loop {
             view.mark_unchanged();
-            if let Err(error) = self.check_valid(caller) {
+            if let Err(error) = check() {
                 return error;
             }
-            let Some(until) = self.valid_until(caller) else {
-                return std::future::pending().await;
-            };
-            let remaining = Duration::from_millis(until.0.saturating_sub(self.now().0));
             tokio::select! {
-                () = tokio::time::sleep(remaining) => {}
+                () = self.wait_until_clock_check(caller) => {}
                 // Without a sender the node is about to stop, and the expiry remains.
                 () = next_change(&mut view) => {}
             }
         }
+    }
+
+    /// Waits until the expiry of a token is to be compared with the clock; without a token it never returns.
+    async fn wait_until_clock_check(&self, caller: &Caller) {
+        let Some(until) = self.valid_until(caller) else { return std::future::pending().await };
+        let remaining = Duration::from_millis(until.0.saturating_sub(self.now().0));
+        tokio::time::sleep(remaining.min(Self::CLOCK_CHECK_INTERVAL)).await;
     }
 
     /// How many messages a second one caller may publish to the namespace of `topic` at this node, if there is a

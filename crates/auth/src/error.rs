@@ -61,7 +61,9 @@ pub enum AuthenticationError {
     #[error("the token has expired; get a new one")]
     Expired,
     /// The token is not valid yet.
-    #[error("the token is not valid yet (`nbf`); check the clocks")]
+    #[error(
+        "the token is not valid yet, or was issued in the future (`nbf`, `iat`); check the clocks"
+    )]
     NotYetValid,
     /// A grant is malformed.
     #[error("the grant {grant:?} of the token is malformed: {reason}")]
@@ -102,10 +104,5 @@ impl AuthenticationError {
                 "grants"
             }
         }
-    }
-
-    /// Whether the same token may be accepted later.
-    pub fn is_temporary(&self) -> bool {
-        matches!(self, AuthenticationError::KeysUnavailable | AuthenticationError::NotYetValid)
     }
 }

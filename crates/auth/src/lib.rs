@@ -81,5 +81,7 @@ pub use issuers::IssuersError;
 pub use key::{InvalidKey, NewKey, SigningError, SigningKey};
 pub use metrics::METRICS;
 pub use pattern::{InvalidPattern, TopicPattern};
-pub use tickets::{InvalidTicket, NoPeers, TICKET_TOPICS_MAX, Ticket, TicketPeers, Tickets};
+pub use tickets::{
+    InvalidTicket, NewTicket, NoPeers, TICKET_TOPICS_MAX, Ticket, TicketPeers, Tickets,
+};
 pub use token::{NewToken, read_unverified};

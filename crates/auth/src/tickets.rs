@@ -6,27 +6,26 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures::future::BoxFuture;
-use pushonce_core::{NodeId, Timestamp, Topic};
+use pushonce_core::{CallerKey, NodeId, Timestamp, Topic};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use self::issued::{IssuedTicket, IssuedTickets};
 use crate::metrics::TICKETS;
-use crate::{Caller, Grants, PatternSet, VerifiedToken};
+use crate::{Caller, Grants, PatternSet, TopicPattern, VerifiedToken};
 
 mod issued;
 
 /// How long a ticket can be redeemed: a page asks for it and connects at once.
-const LIFETIME: Duration = Duration::from_secs(30);
+const LIFETIME_MS: u64 = 30_000;
 
-/// Maximum number of tickets that are not redeemed yet: some 10 MiB.
-const TICKETS_MAX: usize = 16_384;
+/// Bytes of a ticket besides its patterns: the token with its names, and the entries of the maps.
+const TICKET_BYTES: usize = 600;
 
-/// Maximum number of them for one subject, so that one caller cannot use up those of others.
-const TICKETS_PER_SUBJECT_MAX: usize = 256;
+/// Bytes of a pattern besides its text.
+const PATTERN_BYTES: usize = 40;
 
 /// Maximum number of topics that a ticket can be bound to.
 pub const TICKET_TOPICS_MAX: usize = 64;
@@ -78,36 +77,48 @@ struct TicketsInner {
     issued: Mutex<IssuedTickets>,
 }
 
+/// A ticket that is to be issued.
+#[derive(Clone, Copy)]
+pub struct NewTicket<'a> {
+    /// The caller that asks for it.
+    pub caller: &'a Caller,
+    /// The topics that it can read and publish to; all that the caller can, when `None`. None may have a `*` in
+    /// its name.
+    pub topics: Option<&'a [Topic]>,
+    /// The caller to whose limit it counts.
+    pub payer: CallerKey,
+    /// The random id and secret.
+    pub random: (u64, [u8; 32]),
+}
+
 impl Tickets {
     /// An empty store for the tickets of node `me`.
     pub fn new(me: NodeId, peers: Arc<dyn TicketPeers>) -> Tickets {
         Tickets(Arc::new(TicketsInner { me, peers, issued: Mutex::default() }))
     }
 
-    /// Issues a ticket for a caller, with its time of expiry. `topics` are those that it can read and publish
-    /// to; all that the caller can, when `None`.
+    /// Issues a ticket, and returns it with its time of expiry.
     ///
     /// # Errors
     /// [`InvalidTicket::TooMany`] when too many tickets wait to be redeemed.
     pub fn issue(
         &self,
-        caller: &Caller,
-        topics: Option<&[Topic]>,
-        random: (u64, [u8; 32]),
+        new: NewTicket<'_>,
         now: Timestamp,
     ) -> Result<(Ticket, Timestamp), InvalidTicket> {
-        let (id, secret) = random;
-        let expires_at = Timestamp(now.0.saturating_add(LIFETIME.as_millis() as u64));
+        let NewTicket { caller, topics, payer, random: (id, secret) } = new;
         let caller = restrict(caller, topics);
+        let bytes = memory_bytes(&caller);
         let mut issued = self.issued();
         issued.remove_expired(now);
-        if !issued.has_room(&caller) {
+        if !issued.has_room(&payer, bytes) {
             TICKETS.register_counter(&["rejected"]).increment(1);
             return Err(InvalidTicket::TooMany);
         }
         let secret_hash = Sha256::digest(secret).into();
-        issued.insert(id, IssuedTicket { secret_hash, expires_at, caller });
+        issued.insert(id, IssuedTicket { secret_hash, issued_at: now, payer, bytes, caller });
         TICKETS.register_counter(&["issued"]).increment(1);
+        let expires_at = Timestamp(now.0.saturating_add(LIFETIME_MS));
         Ok((Ticket { node: self.0.me, id, secret }, expires_at))
     }
 
@@ -132,7 +143,7 @@ impl Tickets {
         let hash = Sha256::digest(ticket.secret);
         // The id is no secret. A wrong secret must not use the ticket up.
         let is_valid = issued.get(ticket.id).is_some_and(|known| {
-            now < known.expires_at && bool::from(known.secret_hash.ct_eq(hash.as_slice()))
+            known.is_valid(now) && bool::from(known.secret_hash.ct_eq(hash.as_slice()))
         });
         let redeemed = if is_valid { issued.remove(ticket.id) } else { None };
         let result = if redeemed.is_some() { "redeemed" } else { "unknown" };
@@ -143,6 +154,14 @@ impl Tickets {
     fn issued(&self) -> MutexGuard<'_, IssuedTickets> {
         self.0.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The memory that a ticket of this caller takes, roughly.
+fn memory_bytes(caller: &Caller) -> usize {
+    let Grants { subscribe, publish, admin: _ } = caller.grants();
+    let lists = [&subscribe.allow, &subscribe.deny, &publish.allow, &publish.deny];
+    let pattern_bytes = |pattern: &TopicPattern| PATTERN_BYTES + pattern.as_str().len();
+    TICKET_BYTES + lists.into_iter().flatten().map(pattern_bytes).sum::<usize>()
 }
 
 /// The caller of a ticket: without the admin grant, and only for `topics`.

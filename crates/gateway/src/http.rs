@@ -12,6 +12,7 @@ mod headers;
 mod origin;
 mod page_policy;
 mod publish;
+mod request_body;
 mod request_check;
 mod snapshot;
 mod tickets;

@@ -157,6 +157,19 @@ async fn http_challenges_follow_rfc_6750() {
 }
 
 #[tokio::test]
+async fn request_without_a_token_learns_no_setting_of_the_namespace() {
+    let server = closed_gateway(&Issuer::new()).await;
+    server.change_view(|view| view.namespaces.default.history.count_max = 5_432);
+    let response = request(&server, "GET /topics/chat/7?last=9999999 HTTP/1.1\r\n", "").await;
+    assert!(response.starts_with("HTTP/1.1 401") && !response.contains("5432"), "{response}");
+    let token = issuer::token("alice", &["chat/*"]);
+    let head =
+        format!("GET /topics/chat/7?last=9999999 HTTP/1.1\r\nAuthorization: Bearer {token}\r\n");
+    let response = request(&server, &head, "").await;
+    assert!(response.starts_with("HTTP/1.1 400") && response.contains("5432"), "{response}");
+}
+
+#[tokio::test]
 async fn public_namespace_is_read_without_a_token_and_cached_as_it_says() {
     let server = closed_gateway(&Issuer::new()).await;
     server.cluster.publish_text("chat/7", "goal").await;
@@ -255,6 +268,29 @@ async fn revocation_ends_the_sessions_of_its_subject_only() {
         again.send(1, authenticate(issuer::token(&revoked, &["chat/*"]))).await;
         assert_eq!(again.close_code().await, close::NOT_AUTHENTICATED.code, "{via:?}");
     }
+}
+
+#[tokio::test]
+async fn publish_whose_token_is_revoked_while_its_body_arrives_is_refused() {
+    let issuer = Issuer::new();
+    let server = closed_gateway(&issuer).await;
+    let token = issuer::token("alice", &["chat/*"]);
+    let head = format!(
+        "POST /topics/chat/7 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: 1\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    );
+    let mut raw = RawConnection::connect(server.http, head.as_bytes()).await;
+    // The body is asked for after the request was granted.
+    let head = raw.read_head().await;
+    assert!(head.starts_with("HTTP/1.1 100"), "{head}");
+    let tokens = RevokedTokens::OfSubject { subject: "alice".to_owned(), issued_before: None };
+    server.change_view(|view| {
+        let revocations = Arc::make_mut(&mut view.revocations);
+        revocations.revoke(tokens, Timestamp(u64::MAX)).expect("room");
+    });
+    raw.send(b"x").await;
+    let response = raw.read_to_end().await;
+    assert!(response.starts_with("HTTP/1.1 401") && response.contains("revoked"), "{response}");
 }
 
 #[tokio::test]

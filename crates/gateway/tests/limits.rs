@@ -243,6 +243,20 @@ async fn sender_of_the_largest_half_received_bodies_pays_and_a_publisher_beside_
 }
 
 #[tokio::test]
+async fn half_received_requests_for_tickets_share_the_same_budget() {
+    let server = TestGateway::with_config(|config| config.receive_bytes_max = 60_000).await;
+    let head = "POST /tickets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 32000\r\n\r\n";
+    let half = [head.as_bytes(), &[b' '; 30_000]].concat();
+    let mut slow = Vec::new();
+    for _ in 0..3 {
+        slow.push(RawConnection::connect_from(STRANGER, server.http, &half).await);
+    }
+    let heads = slow.iter_mut().map(|connection| Box::pin(connection.read_head()));
+    let (head, _, _) = with_timeout(futures::future::select_all(heads)).await;
+    assert!(head.starts_with("HTTP/1.1 503") && head.contains("retry-after"), "{head}");
+}
+
+#[tokio::test]
 async fn half_received_websocket_messages_share_the_same_budget() {
     let server = TestGateway::with_config(|config| config.receive_bytes_max = 100_000).await;
     let mut viewer = RawConnection::session_from(VIEWER, server.http).await;

@@ -18,7 +18,11 @@ use tonic::metadata::MetadataValue;
 use tonic::server::NamedService;
 use tonic::{Code, Extensions, Status};
 
+use crate::decode_error::PUBLISH_METHODS;
 use crate::server::remote_address;
+
+/// The content type of a call; a suffix or parameters may follow (gRPC over HTTP/2).
+const GRPC: &[u8] = b"application/grpc";
 
 /// Whether calls without a token reach the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,11 @@ where
         let mut service = std::mem::replace(&mut self.service, ready);
         let (access, without_token) = (self.access.clone(), self.without_token);
         Box::pin(async move {
+            if !is_call(request.headers()) {
+                let mut response = http::Response::new(R::default());
+                *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                return Ok(response);
+            }
             let address = remote_address(request.extensions()).map(|address| address.ip());
             let caller = match authenticate(&access, request.headers(), address.into()).await {
                 Ok(caller) if caller.is_anonymous() && without_token == WithoutToken::Refused => {
@@ -74,10 +83,27 @@ where
                     return Ok(refused_status(&error).into_http());
                 }
             };
+            // Before any of the message is read.
+            if PUBLISH_METHODS.contains(&request.uri().path())
+                && let Err(error) = access.require_token(&caller, "publish")
+            {
+                audit::record_refusal(&caller, address, &error);
+                return Ok(refused_status(&error).into_http());
+            }
             request.extensions_mut().insert(Arc::new(Requester { caller, address }));
             service.call(request).await
         })
     }
+}
+
+/// Whether a request is a call. A browser sends requests of other types from any page to any server, over TLS also
+/// as HTTP/2, and without asking the server before. A node without issuers would carry them out.
+fn is_call(headers: &http::HeaderMap) -> bool {
+    let content_type = headers.get(http::header::CONTENT_TYPE);
+    let parts = content_type.and_then(|text| text.as_bytes().split_at_checked(GRPC.len()));
+    parts.is_some_and(|(name, rest)| {
+        name.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';'))
+    })
 }
 
 /// Why a call is not authenticated.

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use crate::server::MESSAGE_BYTES_MAX;
 
 /// The methods that publish.
-const PUBLISH_METHODS: [&str; 2] = [
+pub(crate) const PUBLISH_METHODS: [&str; 2] = [
     "/pushonce.publisher.v1.PublisherService/Publish",
     "/pushonce.publisher.v1.PublisherService/PublishStream",
 ];

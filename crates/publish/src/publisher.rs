@@ -9,7 +9,7 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
 use pushonce_auth::audit::Requester;
-use pushonce_auth::{AccessControl, Action, Caller, PublishDoor};
+use pushonce_auth::{AccessControl, AccessError, Action, PublishDoor};
 use pushonce_core::{
     InvalidDelivery, InvalidPublish, OverloadReason, Publish, PublishError, PublishRejection,
     StartFrom, SubscribeOptions, Topic,
@@ -123,14 +123,13 @@ impl publisher_service_server::PublisherService for PublisherService {
             return Err(idempotency_header_status(&name));
         }
         let requester = authenticate::requester(request.extensions())?;
-        if requester.caller.is_anonymous() {
-            // No namespace accepts publishes without a token.
-            return Err(authenticate::token_required());
-        }
         let stream_error = Arc::new(OnceLock::new());
         let requests = PublishRequests {
             requests: request.into_inner(),
-            closing: self.stream_end(requester.caller.clone()),
+            closing: self.stream_end({
+                let (access, caller) = (self.access.clone(), requester.caller.clone());
+                async move { access.wait_until_invalid(&caller).await }
+            }),
             access: self.access.clone(),
             limits: self.limits.clone(),
             requester: requester.clone(),
@@ -183,11 +182,14 @@ impl publisher_service_server::PublisherService for PublisherService {
             report_conflated: request.conflated,
             ..SubscribeOptions::default()
         };
-        let subscribed = self.subscriptions.subscribe(topic, from, options).await;
+        let subscribed = self.subscriptions.subscribe(topic.clone(), from, options).await;
         let (start, items) = subscribed.map_err(subscribe_status)?;
         let events = subscription::event_stream(from, start, items, self.heartbeat_interval);
         let events = events.map(|event| Ok(event.into()));
-        let mut stream_end = self.stream_end(requester.caller.clone()).shared();
+        let (access, caller) = (self.access.clone(), requester.caller.clone());
+        let refusal =
+            async move { access.wait_until_refused(&caller, Action::Subscribe(&topic)).await };
+        let mut stream_end = self.stream_end(refusal).shared();
         let events = events.take_until(stream_end.clone());
         let last = stream::once(async move { Err((&mut stream_end).await) });
         Ok(Response::new(self.drain.track(events.chain(last))))
@@ -195,13 +197,17 @@ impl publisher_service_server::PublisherService for PublisherService {
 }
 
 impl PublisherService {
-    /// Waits until a stream of a caller must end, and returns the status with which it does.
-    fn stream_end(&self, caller: Caller) -> BoxFuture<'static, Status> {
-        let (access, closing) = (self.access.clone(), self.drain.wait_until_close());
+    /// Waits until a stream must end, because of `refusal` or because the node shuts down, and returns the status
+    /// with which it does.
+    fn stream_end(
+        &self,
+        refusal: impl Future<Output = AccessError> + Send + 'static,
+    ) -> BoxFuture<'static, Status> {
+        let closing = self.drain.wait_until_close();
         Box::pin(async move {
             tokio::select! {
                 () = closing => shutting_down(),
-                error = access.wait_until_invalid(&caller) => authenticate::refused_status(&error),
+                error = refusal => authenticate::refused_status(&error),
             }
         })
     }

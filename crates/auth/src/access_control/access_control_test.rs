@@ -4,7 +4,7 @@ use pushonce_core::test_util::topic;
 use pushonce_core::{ClusterId, RevokedTokens};
 
 use super::*;
-use crate::{Grants, PatternSet, VerifiedToken};
+use crate::{Grants, NewTicket, PatternSet, VerifiedToken};
 
 /// The time of the tests of this file, which change it: one test each.
 static NOW: AtomicU64 = AtomicU64::new(0);
@@ -67,6 +67,41 @@ async fn revocation_ends_the_wait_of_the_revoked_subject_only() {
     assert_eq!(wait_of_bob.await, AccessError::Revoked);
 }
 
+/// NTP corrects a clock that was behind, or a virtual machine continues after a pause.
+#[tokio::test(start_paused = true)]
+async fn clock_that_steps_past_the_expiry_ends_the_wait_within_seconds() {
+    static CLOCK_MS: AtomicU64 = AtomicU64::new(0);
+    let clock = || Timestamp(CLOCK_MS.load(Ordering::Relaxed));
+    let (access, _sender) = access(Duration::ZERO, clock);
+    let alice = token("alice");
+    let mut wait = Box::pin(access.wait_until_invalid(&alice));
+    assert!(futures::poll!(&mut wait).is_pending());
+    let stepped_at = tokio::time::Instant::now();
+    CLOCK_MS.store(3_600_000, Ordering::Relaxed);
+    assert_eq!(wait.await, AccessError::Expired);
+    // By the timers of the runtime the token would be valid for 100 seconds more.
+    assert!(stepped_at.elapsed() <= Duration::from_secs(5), "{:?}", stepped_at.elapsed());
+}
+
+#[tokio::test]
+async fn closed_namespace_ends_the_wait_of_callers_that_it_was_open_to_only() {
+    let (access, sender) = access(Duration::ZERO, || Timestamp(0));
+    let set_open = |is_open: bool| {
+        sender.send_modify(|view| {
+            Arc::make_mut(view).namespaces.default.access.anonymous_read = is_open;
+        });
+    };
+    set_open(true);
+    let (alice, stranger, topic) = (token("alice"), Caller::anonymous(), topic("chat/7"));
+    let action = Action::Subscribe(&topic);
+    let mut wait_of_alice = Box::pin(access.wait_until_refused(&alice, action));
+    let mut wait_of_stranger = Box::pin(access.wait_until_refused(&stranger, action));
+    assert!(futures::poll!(&mut wait_of_stranger).is_pending());
+    set_open(false);
+    assert_eq!(wait_of_stranger.await.kind(), RefusalKind::TokenRequired);
+    assert!(futures::poll!(&mut wait_of_alice).is_pending());
+}
+
 #[test]
 fn refused_callers_are_told_what_to_do() {
     let denied = |caller: &Caller| {
@@ -87,10 +122,11 @@ async fn address_with_too_many_invalid_tickets_waits_and_others_do_not() {
     let (access, _sender) = access(Duration::ZERO, || Timestamp(0));
     let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap().into();
     // Of this node, which issued none.
-    let ticket: Ticket = Tickets::new(NodeId(1), Arc::new(NoPeers))
-        .issue(&token("alice"), None, (7, [7; 32]), Timestamp(0))
-        .unwrap()
-        .0;
+    let alice = token("alice");
+    let payer = alice.key(ClientAddress::LOCALHOST);
+    let new = NewTicket { caller: &alice, topics: None, payer, random: (7, [7; 32]) };
+    let other_store = Tickets::new(NodeId(1), Arc::new(NoPeers));
+    let (ticket, _) = other_store.issue(new, Timestamp(0)).unwrap();
     let refused = loop {
         let error = access.redeem(&ticket, address("192.0.2.1")).await.unwrap_err();
         if error != AccessError::Ticket(InvalidTicket::Unknown) {

@@ -54,6 +54,9 @@ fn each_mistake_is_refused_with_issuer_key_and_remedy() {
         (format!("{ISSUER}jwks = \"https://x\"\nalgorithms = [\"HS256\"]"), "HS256"),
         (format!("{ISSUER}jwks-file = \"absent\""), "absent"),
         (format!("{ISSUER}jwks-file = \"rsa.pem\""), "array `keys`"),
+        // Secrets in the wrong place.
+        (format!("{ISSUER}key = \"0123456789abcdef\""), "line 4: invalid type: string"),
+        (format!("{ISSUER}key = [\"a\\\"0123456789abcdef\"]"), "line 4: invalid type: string"),
         (key("algorithm = \"RS256\"\n"), "set exactly one of `public-key`"),
         (key("algorithm = \"none\"\nfile = \"rsa.pem\"\n"), "\"none\""),
         (key("algorithm = \"RS256\"\nfile = \"absent.pem\"\n"), "absent.pem"),

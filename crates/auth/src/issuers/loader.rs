@@ -117,10 +117,11 @@ impl Loader<'_> {
         let text = String::from_utf8(text)
             .map_err(|_| Reason::Syntax { line: 1, message: "the file is not UTF-8".to_owned() })?;
         let IssuersFile { issuer: tables } = toml::from_str(&text).map_err(|error| {
-            // Not the text of the error itself: it quotes the line, which may have a secret by mistake.
+            // Not the text of the error itself: it quotes the line, which may have a secret by mistake. Nor the
+            // value that its message quotes.
             let start = error.span().map_or(0, |span| span.start);
             let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
-            Reason::Syntax { line, message: error.message().to_owned() }
+            Reason::Syntax { line, message: without_quoted(error.message()) }
         })?;
         let mut issuers = BTreeMap::new();
         for table in tables {
@@ -265,6 +266,15 @@ impl Loader<'_> {
         self.digest.update(&content.len().to_be_bytes());
         self.digest.update(&content);
         Ok(content)
+    }
+}
+
+/// A message without the text between its first and its last quotation mark.
+fn without_quoted(message: &str) -> String {
+    let quoted = message.split_once('"').zip(message.rsplit_once('"'));
+    match quoted {
+        Some(((before, _), (_, after))) => format!("{before}\"…\"{after}"),
+        None => message.to_owned(),
     }
 }
 

@@ -221,6 +221,18 @@ fn times_are_compared_with_a_tolerance_of_thirty_seconds() {
     }
 }
 
+/// `pushonce token revoke --issued-before` could not end a session whose token claims to be of the future.
+#[test]
+fn token_that_was_issued_in_the_future_is_refused() {
+    let pair = key_pair(Algorithm::EdDsa);
+    let (_stage, authenticator) = Stage::with_key(&pair);
+    for (issued, expected) in [(NOW + 30, None), (NOW + 31, Some("not_yet_valid"))] {
+        let token = sign(&pair, None, &claims(json!({ "iat": issued, "exp": NOW + 600 })));
+        let result = authenticate(&authenticator, &token);
+        assert_eq!(result.err().map(|error| error.reason()), expected, "{issued}");
+    }
+}
+
 #[test]
 fn several_audiences_may_include_this_one() {
     let pair = key_pair(Algorithm::EdDsa);

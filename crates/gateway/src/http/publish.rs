@@ -1,26 +1,21 @@
 //! `POST /topics/{topic}`: publishes the body as a message.
 
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
+use axum::Json;
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::{BoxError, Json};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, StatusCode};
-use http_body_util::{LengthLimitError, Limited};
 use pushonce_auth::{Action, PublishDoor};
 use pushonce_core::{InvalidPublish, Publish};
-use pushonce_listener::{Holding, ReceiveBudgetExceeded};
-use pushonce_proto::client::ErrorCode;
+use pushonce_listener::Holding;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Authenticated, HttpError, HttpState, headers, parse_topic};
+use super::{Authenticated, HttpError, HttpState, headers, parse_topic, request_body};
 use crate::query;
 
 pub(super) async fn post(
@@ -32,7 +27,8 @@ pub(super) async fn post(
     body: Body,
 ) -> Result<Json<Value>, HttpError> {
     let topic = parse_topic(path)?;
-    caller.authorize(&http.access, Action::Publish(&topic, PublishDoor::Client))?;
+    let authorize = || caller.authorize(&http.access, Action::Publish(&topic, PublishDoor::Client));
+    authorize()?;
     query::expect_none(query.as_deref())?;
     headers::check_supported(&headers)?;
     let key = headers::idempotency_key(&headers)?;
@@ -40,6 +36,8 @@ pub(super) async fn post(
     http.limits.check_publish(&topic, payer, &http.access)?;
     let holding = http.limits.receive_budget.begin(payer);
     let payload = read_body(&headers, body, http.body_timeout, holding).await?;
+    // A body may take 30 seconds, and a revocation holds after five.
+    authorize()?;
     let content_type = headers::content_type(&headers, &payload)?;
     let publish = Publish { topic, content_type, key, publish_id: None, payload };
     let received_at = Instant::now();
@@ -55,8 +53,7 @@ pub(super) async fn post(
     })))
 }
 
-/// Reads the body, limited in time, to the largest payload that a namespace can allow, and to the budget of
-/// requests that are half received.
+/// Reads the body, of at most the largest payload that a namespace can allow.
 async fn read_body(
     headers: &HeaderMap,
     body: Body,
@@ -69,36 +66,5 @@ async fn read_body(
     if let Some(len) = content_length.filter(|&len: &usize| len > max) {
         return Err(InvalidPublish::PayloadTooLarge { len, max }.into());
     }
-    match tokio::time::timeout(timeout, collect(Limited::new(body, max), holding)).await {
-        Ok(result) => result,
-        Err(_) => Err(HttpError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "timeout",
-            format!("the body was not received within {timeout:?}; send it faster"),
-        )),
-    }
-}
-
-async fn collect(mut body: Limited<Body>, mut holding: Holding) -> Result<Bytes, HttpError> {
-    let mut bytes = BytesMut::new();
-    loop {
-        let frame = poll_fn(|cx| match holding.poll_evicted(cx.waker()) {
-            true => Poll::Ready(Err(ReceiveBudgetExceeded)),
-            false => Pin::new(&mut body).poll_frame(cx).map(Ok),
-        });
-        let Some(frame) = frame.await? else { return Ok(bytes.freeze()) };
-        if let Ok(data) = frame.map_err(body_error)?.into_data() {
-            bytes.extend_from_slice(&data);
-            holding.set(bytes.capacity())?;
-        }
-    }
-}
-
-fn body_error(error: BoxError) -> HttpError {
-    if error.is::<LengthLimitError>() {
-        let text = format!("the body exceeds the maximum of {} bytes", Publish::PAYLOAD_BYTES_CAP);
-        return HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge.as_str(), text);
-    }
-    let text = format!("the body cannot be read: {error}");
-    HttpError::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest.as_str(), text)
+    request_body::read(body, max, timeout, holding).await
 }

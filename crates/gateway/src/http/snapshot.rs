@@ -43,7 +43,7 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     let topic = check_readable(parse_topic(path)?)?;
-    let params = parse_params(query.as_deref().unwrap_or_default(), last_max(&http, &topic))?;
+    let params = parse_params(query.as_deref().unwrap_or_default())?;
     let action = match params {
         SnapshotParams::Newest => Action::ReadSnapshot(&topic),
         SnapshotParams::Last(_) => Action::ReadHistory(&topic),
@@ -53,6 +53,7 @@ pub(super) async fn get(
     let mut response = match params {
         SnapshotParams::Newest => newest_response(&*newest(&http, &topic).await?, &headers),
         SnapshotParams::Last(count) => {
+            check_last(count, last_max(&http, &topic))?;
             last_response(topic.clone(), http.hub.latest(&topic, count).await?)
         }
         SnapshotParams::Audience => audience::get(&http, topic.clone()).await?,
@@ -67,12 +68,20 @@ fn last_max(http: &HttpState, topic: &Topic) -> u32 {
     http.view.borrow().namespaces.for_topic(topic).history.count_max.max(LAST_MAX)
 }
 
-fn parse_params(query: &str, last_max: u32) -> Result<SnapshotParams, HttpError> {
+/// Checked only for a caller that may read the history: the maximum is a setting of the namespace.
+fn check_last(count: u32, max: u32) -> Result<(), HttpError> {
+    match count {
+        count if count <= max => Ok(()),
+        _ => Err(bad_request(format!("last must be a number from 1 to {max}, not {count}"))),
+    }
+}
+
+fn parse_params(query: &str) -> Result<SnapshotParams, HttpError> {
     let pairs = query::pairs(query)?;
     let pairs: Vec<_> = pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let last = |count: &str| match count.parse() {
-        Ok(count) if (1..=last_max).contains(&count) => Ok(SnapshotParams::Last(count)),
-        _ => Err(bad_request(format!("last must be a number from 1 to {last_max}, not {count:?}"))),
+        Ok(count @ 1..) => Ok(SnapshotParams::Last(count)),
+        _ => Err(bad_request(format!("last must be a number from 1 up, not {count:?}"))),
     };
     match *pairs {
         [] => Ok(SnapshotParams::Newest),

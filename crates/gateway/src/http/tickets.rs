@@ -1,19 +1,19 @@
 //! `POST /tickets`: exchanges a token for a one-use ticket, for clients that cannot send a header.
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CACHE_CONTROL;
 use http::{HeaderValue, StatusCode};
-use pushonce_auth::{Action, InvalidTicket, TICKET_TOPICS_MAX};
+use pushonce_auth::{Action, InvalidTicket, NewTicket, TICKET_TOPICS_MAX};
 use pushonce_core::Topic;
 use pushonce_proto::client::ErrorCode;
 use rand::Rng;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Authenticated, HttpError, HttpState};
+use super::{Authenticated, HttpError, HttpState, request_body};
 
 /// Fits [`TICKET_TOPICS_MAX`] topics of the largest length.
 const BODY_BYTES_MAX: usize = 32 << 10;
@@ -35,12 +35,9 @@ pub(super) async fn post(
             "a ticket stands for a token; send Authorization: Bearer TOKEN",
         ));
     }
-    let body = tokio::time::timeout(http.body_timeout, to_bytes(body, BODY_BYTES_MAX)).await;
-    let Ok(Ok(body)) = body else {
-        return Err(bad_request(format!(
-            "the body must arrive in time, in {BODY_BYTES_MAX} bytes"
-        )));
-    };
+    let payer = caller.0.key();
+    let holding = http.limits.receive_budget.begin(payer);
+    let body = request_body::read(body, BODY_BYTES_MAX, http.body_timeout, holding).await?;
     let request: TicketRequest = match body.is_empty() {
         true => TicketRequest::default(),
         false => serde_json::from_slice(&body)
@@ -50,9 +47,13 @@ pub(super) async fn post(
     for topic in topics.iter().flatten() {
         caller.authorize(&http.access, Action::Subscribe(topic))?;
     }
-    let random = rand::rng().random();
-    let tickets = http.access.tickets();
-    let issued = tickets.issue(&caller.0.caller, topics.as_deref(), random, http.access.now());
+    let request = NewTicket {
+        caller: &caller.0.caller,
+        topics: topics.as_deref(),
+        payer,
+        random: rand::rng().random(),
+    };
+    let issued = http.access.tickets().issue(request, http.access.now());
     let (ticket, expires_at) = issued.map_err(ticket_error)?;
     let body = json!({"ticket": ticket.secret_text(), "expires": expires_at.0});
     let mut response = Json(body).into_response();

@@ -76,8 +76,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for PeerConnection<IO> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Before the read: a peer that sends without pause always has bytes to read.
+        if let Poll::Ready(error) = self.poll_end(cx) {
+            return Poll::Ready(Err(error));
+        }
         let (info, filled) = (self.info, buffer.filled().len());
-        let read = match &mut self.stream {
+        match &mut self.stream {
             Stream::Plaintext { io, has_begun } => {
                 let read = Pin::new(io).poll_read(cx, buffer);
                 if read.is_ready() && !std::mem::replace(has_begun, true) {
@@ -90,13 +94,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for PeerConnection<IO> {
                 read
             }
             Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buffer),
-        };
-        if read.is_pending()
-            && let Poll::Ready(error) = self.poll_end(cx)
-        {
-            return Poll::Ready(Err(error));
         }
-        read
     }
 }
 
@@ -147,7 +145,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PeerConnection<IO> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -157,6 +155,18 @@ mod tests {
         let mut connection = PeerConnection::plaintext(near, PeerInfo::default());
         connection.end = Some(Box::pin(tokio::time::sleep(Duration::from_secs(3_600))));
         let error = connection.read_u8().await.expect_err("no byte arrives");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_with_unread_bytes_ends_with_the_certificate_of_the_peer() {
+        let (near, mut far) = tokio::io::duplex(64);
+        far.write_all(&[0; 64]).await.expect("there is room");
+        let mut connection = PeerConnection::plaintext(near, PeerInfo::default());
+        connection.end = Some(Box::pin(tokio::time::sleep(Duration::from_secs(3_600))));
+        connection.read_u8().await.expect("the certificate is valid");
+        tokio::time::advance(Duration::from_secs(3_601)).await;
+        let error = connection.read_u8().await.expect_err("the certificate has expired");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

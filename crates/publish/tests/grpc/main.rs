@@ -1,6 +1,7 @@
 //! Tests of the gRPC server over loopback with the clients of a publisher, a back end and an operator,
 //! against a fake node that owns every shard and stores every message.
 
+mod access;
 mod cluster;
 mod limits;
 mod publish;
@@ -254,10 +255,13 @@ fn namespaces() -> Namespaces {
     Namespaces { named, ..Namespaces::default() }
 }
 
-fn fake_node() -> Arc<FakeNode> {
+fn cluster_view() -> ClusterView {
     let placement = Placement { version: 4, replicas: vec![vec![ME]; 16] };
-    let view =
-        ClusterView { version: 9, placement, namespaces: namespaces(), ..test_util::view([]) };
+    ClusterView { version: 9, placement, namespaces: namespaces(), ..test_util::view([]) }
+}
+
+fn fake_node() -> Arc<FakeNode> {
+    let view = cluster_view();
     let claims = view.shards.ids().map(|shard| test_util::claim(shard.0, ME.0, 2));
     let owners = test_util::owners(claims);
     Arc::new(FakeNode {
@@ -274,8 +278,14 @@ struct TestServer {
     recorder: TestRecorder,
 }
 
+/// The access control of a server without issuers.
+fn open_access() -> AccessControl {
+    AccessControl::open(watch::channel(Arc::new(cluster_view())).1)
+}
+
 async fn bind(
     addr: &str,
+    access: AccessControl,
     tls: Option<Arc<rustls::ServerConfig>>,
     ready: watch::Receiver<Readiness>,
     recorder: &TestRecorder,
@@ -288,7 +298,6 @@ async fn bind(
         shards: node.clone(),
         peers: node.clone(),
     };
-    let access = AccessControl::open(watch::channel(node.view.clone()).1);
     let router = recorder.run(|| Router::new(router::Config::default(), parts));
     let addr = addr.parse().expect("an address");
     let (feed, overview, topics, operations) = (node.clone(), node.clone(), node.clone(), node);
@@ -336,15 +345,22 @@ impl TestServer {
 
     /// Starts a server with a given readiness.
     async fn with_readiness(ready: watch::Receiver<Readiness>) -> TestServer {
-        TestServer::bind(None, ready).await
+        TestServer::bind(open_access(), None, ready).await
+    }
+
+    /// Starts a server with given access control.
+    async fn with_access(access: AccessControl) -> TestServer {
+        TestServer::bind(access, None, watch::channel(READY).1).await
     }
 
     async fn bind(
+        access: AccessControl,
         tls: Option<Arc<rustls::ServerConfig>>,
         ready: watch::Receiver<Readiness>,
     ) -> TestServer {
         let recorder = TestRecorder::default();
-        let server = bind("127.0.0.1:0", tls, ready, &recorder).await.expect("a free port");
+        let server = bind("127.0.0.1:0", access, tls, ready, &recorder).await;
+        let server = server.expect("a free port");
         let (addr, shutdown) = (server.addr(), CancellationToken::new());
         TestServer { addr, task: tokio::spawn(server.run(shutdown.clone())), shutdown, recorder }
     }
@@ -424,7 +440,8 @@ async fn streams_end_one_by_one_on_shutdown_and_publishes_are_accepted_until_the
 async fn bind_error_names_the_port_in_use() {
     let node = TestServer::start().await;
     let (addr, ready) = (node.addr.to_string(), watch::channel(READY).1);
-    let error = bind(&addr, None, ready, &node.recorder).await.err().expect("an error");
+    let error = bind(&addr, open_access(), None, ready, &node.recorder).await.err();
+    let error = error.expect("an error");
     let text = error.to_string();
     assert!(text.contains(&node.addr.to_string()) && text.contains("choose another"), "{text}");
 }

@@ -15,7 +15,7 @@ async fn start(authority: &TestAuthority) -> TestServer {
     let files = authority.issue(now).write(directory.path());
     let certificates = CertificateStore::load("tls-cert", files, now).expect("valid files");
     let config = server_config(&certificates, &[b"h2"], None).expect("valid settings");
-    TestServer::bind(Some(Arc::new(config)), watch::channel(READY).1).await
+    TestServer::bind(open_access(), Some(Arc::new(config)), watch::channel(READY).1).await
 }
 
 async fn connect(server: &TestServer, authority: &TestAuthority) -> Result<Channel, String> {
