@@ -74,6 +74,8 @@ async fn ten_commands_make_a_secure_cluster_on_three_hosts() {
     members_are_named_by_their_certificates(&hosts, &names, status).await;
     callers_without_token_or_authority_are_rejected(&hosts, commands, status).await;
     plain_text_is_rejected(&hosts, &names).await;
+    load_generators_measure_the_cluster(&hosts, status).await;
+    join_token_of_the_environment_is_accepted_and_never_printed(&hosts, status).await;
     settings_are_accepted_on_addresses_that_others_reach(&hosts, commands).await;
     for mut node in nodes {
         node.output_while_running();
@@ -142,6 +144,63 @@ async fn plain_text_is_rejected(hosts: &Hosts, names: &BTreeSet<&str>) {
             assert!(is_alert, "{address} replied {reply:?}");
         }
     }
+}
+
+async fn load_generators_measure_the_cluster(hosts: &Hosts, status: &HostCommand) {
+    let token = "PUSHONCE_TOKEN=$(pushonce token mint --key backend.pem --subject bench \
+                 --subscribe 'bench/**' --publish 'bench/**')";
+    let run = async |bench: &str| {
+        let line = format!("{token} pushonce --json bench {bench} --duration 1s --ca ca/ca.crt");
+        let output = hosts.run(&HostCommand { line, ..status.clone() }).await.expect_success();
+        serde_json::from_str::<Value>(&output).expect("JSON")
+    };
+    for mode in ["", "--unary"] {
+        let report = run(&format!("publish --server https://b.example:7090 {mode}")).await;
+        assert!(report["acknowledged"].as_u64() > Some(0), "{report}");
+    }
+    for (transport, servers) in [
+        ("ws", "https://a.example:7443,wss://c.example:7443"),
+        ("quic", "quic://a.example:7443,quic://c.example:7443"),
+    ] {
+        let line = format!(
+            "fanout --subscribers 6 --transport {transport} --server {servers} \
+             --publish-to https://b.example:7090"
+        );
+        let report = run(&line).await;
+        assert_eq!((&report["subscribers"], &report["ended"]), (&6.into(), &0.into()), "{report}");
+        assert!(report["deliveries"].as_u64() > Some(0), "{report}");
+    }
+    // Without the authority, or without a token.
+    for line in [
+        format!("{token} pushonce bench publish --server https://b.example:7090"),
+        "pushonce bench fanout --server https://c.example:7443 --publish-to https://b.example:7090"
+            .to_owned(),
+    ] {
+        let output = hosts.run(&HostCommand { line, ..status.clone() }).await;
+        output.expect_failure(&["the certificate of", "--ca FILE"]);
+    }
+}
+
+async fn join_token_of_the_environment_is_accepted_and_never_printed(
+    hosts: &Hosts,
+    status: &HostCommand,
+) {
+    let make = status.with("--admin read", "--admin write").with("cluster status", "cluster token");
+    let token = hosts.run(&make).await.expect_success();
+    let token = token.trim();
+    let check = async |token: &str| {
+        let settings = "pushonce check-config --peer 0.0.0.0:7091 --advertise d.example";
+        let line = format!("PUSHONCE_JOIN_TOKEN={token} {settings}");
+        hosts.run_unbound(&HostCommand { line, ..status.clone() }).await
+    };
+    let accepted = check(token).await;
+    assert!(accepted.stderr.is_empty(), "{}", accepted.stderr);
+    assert!(!accepted.expect_success().contains("pushonce-join"));
+    let cut = &token[..token.len() - 4];
+    let rejected = check(cut).await;
+    assert!(!rejected.stderr.contains(cut), "{}", rejected.stderr);
+    rejected.expect_failure(&["PUSHONCE_JOIN_TOKEN: the join token is incomplete"]);
+    check("").await.expect_failure(&["can be reached by other hosts"]);
 }
 
 /// On loopback addresses a node asks for less. With 0.0.0.0 as it stands, its settings must be complete.
