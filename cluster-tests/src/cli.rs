@@ -72,7 +72,7 @@ async fn start<S: AsRef<str>>(
     (child, stdin)
 }
 
-async fn wait_output(child: Child) -> CommandOutput {
+pub(crate) async fn wait_output(child: Child) -> CommandOutput {
     let output =
         timeout(secs(60), child.wait_with_output()).await.expect("the command exits within 60 s");
     let output = output.expect("read the output");

@@ -38,6 +38,7 @@ mod environment;
 pub mod faults;
 pub mod history;
 pub mod hostile;
+pub mod hosts;
 pub mod http_client;
 pub mod load;
 mod node;

@@ -16,7 +16,7 @@
 //!   subscriber delivers the same whole messages, each verified by its checksum.
 //! - A server whose certificate is not accepted is reported at once, with the cause and what to change. A subscriber
 //!   that has not been connected yet does not try it again; one that has been tries again, since the certificate may
-//!   be renewed, and says so in each [`SubscriberEvent::Disconnected`].
+//!   be renewed, and reports each attempt ([`SubscriberEvent::Disconnected`]).
 //! - A publish has three outcomes: acknowledged, rejected, unknown. It is retried until it is acknowledged
 //!   or rejected permanently, or until its deadline, and is stored once however often it was sent.
 //! - The messages of a [`PublishStream`] are also stored in the order of sending, per topic. This and the
@@ -88,8 +88,8 @@ pub use domain::*;
 pub use publisher::{Publisher, PublisherOptions};
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
 pub use session::{
-    CertificateFingerprint, CertificateTrust, GrpcConnectError, InvalidCertificateFingerprint,
-    Transport, connect_grpc,
+    CertificateFingerprint, CertificateTrust, ConnectError, InvalidCertificateFingerprint,
+    Transport, connect_grpc, connect_http,
 };
 pub use stream::{AcknowledgementFuture, PublishStream};
 pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};

@@ -1,6 +1,7 @@
 //! One session with one node over any transport.
 
 mod certificate_check;
+mod connect_error;
 mod fingerprint;
 mod grpc;
 mod quic;
@@ -17,10 +18,12 @@ use crate::resume_state::SubscriptionRequest;
 use crate::server_address::{Scheme, ServerAddress};
 use crate::token::TokenProvider;
 
+pub use connect_error::ConnectError;
 pub use fingerprint::{CertificateFingerprint, InvalidCertificateFingerprint};
-pub use grpc::{GrpcConnectError, connect_with as connect_grpc};
+pub use grpc::connect_with as connect_grpc;
 pub(crate) use grpc::{add_token, connect as grpc_connect};
 pub use trust::CertificateTrust;
+pub use ws::connect as connect_http;
 
 /// The transport of a subscription.
 ///
@@ -141,7 +144,7 @@ impl Session {
         server: &ServerAddress,
     ) -> Result<Session, SessionEnd> {
         let opening = async {
-            Ok(match options.transport {
+            Ok::<_, SessionEnd>(match options.transport {
                 Transport::Ws => Session::Ws(Box::new(ws::Session::open(server, options).await?)),
                 Transport::Quic => {
                     Session::Quic(quic::Session::open(server, &options.trust).await?)

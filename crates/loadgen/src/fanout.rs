@@ -19,6 +19,7 @@ use pushonce_proto::client::Encoding;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::Access;
 use super::pace::{ArrivalSchedule, LoadPacer};
 use super::progress::{self, WaitOutcome};
 use audience::DeliveryTracker;
@@ -53,7 +54,7 @@ pub(super) struct Args {
     /// Number of connections opened per second at the start
     #[arg(long, value_name = "PER_SECOND", default_value = "1000", value_parser = parse_connect_rate)]
     connect_rate: f64,
-    /// Servers that subscribers connect to, in turn: http://HOST:PORT (ws) or
+    /// Servers that subscribers connect to, in turn: https://HOST:PORT or http://HOST:PORT (ws), or
     /// quic://HOST:PORT [default: the transport's usual port on this machine]
     #[arg(long, value_delimiter = ',')]
     server: Vec<ServerAddress>,
@@ -89,10 +90,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum time until the last message has arrived everywhere.
 const TAIL_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<FanoutReport> {
+pub(super) async fn run(
+    args: Args,
+    access: Access,
+    shutdown: CancellationToken,
+) -> anyhow::Result<FanoutReport> {
     let servers = args.servers()?;
     let mut monitor = ProcessMonitor::start(&args.server_pid)?;
-    let stream = Publisher::new(args.publish_to.clone()).stream().await?;
+    let publisher = Publisher::with_options(args.publish_to.clone(), access.clone().into());
+    let stream = publisher.stream().await?;
     let rss_before_bytes = monitor.rss_bytes();
 
     let tracker = Arc::new(DeliveryTracker::new(args.topics as usize));
@@ -101,6 +107,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     tasks.spawn(connect_subscribers(
         args.subscriber_specs(servers)?,
         args.connect_rate,
+        access,
         tracker.clone(),
     ));
     let connect_outcome = wait_for_subscribers(&args, &tracker, &shutdown).await;
@@ -171,18 +178,23 @@ enum SubscriberTransport {
 }
 
 /// Opens the connections at a limited rate, because a node accepts a limited number per second.
-async fn connect_subscribers(specs: Vec<SubscriberSpec>, rate: f64, tracker: Arc<DeliveryTracker>) {
+async fn connect_subscribers(
+    specs: Vec<SubscriberSpec>,
+    rate: f64,
+    access: Access,
+    tracker: Arc<DeliveryTracker>,
+) {
     let mut pacer = LoadPacer::open_loop(ArrivalSchedule::new(Instant::now(), rate));
     let mut sessions = JoinSet::new();
     for spec in specs {
         pacer.next_due().await;
-        let tracker = tracker.clone();
+        let (tracker, access) = (tracker.clone(), access.clone());
         sessions.spawn(async move {
             let error = match spec.transport {
                 SubscriberTransport::Ws(encoding) => {
-                    ws::run_subscriber(&spec, encoding, &tracker).await
+                    ws::run_subscriber(&spec, encoding, &access, &tracker).await
                 }
-                SubscriberTransport::Quic => quic::run_subscriber(&spec, &tracker).await,
+                SubscriberTransport::Quic => quic::run_subscriber(&spec, &access, &tracker).await,
             };
             tracker.on_session_ended(&format!("{}: {error}", spec.server));
         });

@@ -26,6 +26,7 @@
 //!
 //! # Caller contract
 //!
+//! - The token of [`Access`] is valid for longer than the bench: subscribers over WebSocket do not renew it.
 //! - The program has the commands `init`, `serve` and `bench origin` of `pushonce`: `push-once` starts it.
 //! - The caller prints the report. Progress goes to standard error.
 
@@ -40,6 +41,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
+use pushonce_client::{CertificateTrust, PublisherOptions, TokenProvider};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +67,15 @@ enum Command {
     Origin(push_once::origin::Args),
 }
 
+/// How the bench authenticates itself and its servers.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// The source of the access token; `None` for servers that need none.
+    pub token: Option<TokenProvider>,
+    /// The certificates that servers may have.
+    pub trust: CertificateTrust,
+}
+
 /// The results of a bench.
 pub trait BenchReport {
     /// Lines of text, or a page of Markdown.
@@ -74,18 +85,20 @@ pub trait BenchReport {
 }
 
 /// Measures until the duration is over or `shutdown` is cancelled, and returns the results until then; `None`
-/// for the site of `push-once`, which has no results. `program` is the binary of `pushonce`.
+/// for the site of `push-once`, which has no results. `program` is the binary of `pushonce`. `access` is for the
+/// servers of `publish` and `fanout`.
 ///
 /// # Errors
 /// When a server cannot be reached, a process cannot be started or measured, or `push-once` is interrupted.
 pub async fn run(
     args: Args,
     program: PathBuf,
+    access: Access,
     shutdown: CancellationToken,
 ) -> anyhow::Result<Option<Box<dyn BenchReport>>> {
     Ok(Some(match args.command {
-        Command::Publish(args) => Box::new(publish::run(args, shutdown).await?),
-        Command::Fanout(args) => Box::new(fanout::run(args, shutdown).await?),
+        Command::Publish(args) => Box::new(publish::run(args, access, shutdown).await?),
+        Command::Fanout(args) => Box::new(fanout::run(args, access, shutdown).await?),
         Command::PushOnce(args) => Box::new(push_once::run(args, program, shutdown).await?),
         Command::Capacity(args) => Box::new(capacity::run(args)),
         Command::Origin(args) => {
@@ -93,6 +106,12 @@ pub async fn run(
             return Ok(None);
         }
     }))
+}
+
+impl From<Access> for PublisherOptions {
+    fn from(Access { token, trust }: Access) -> PublisherOptions {
+        PublisherOptions { token, trust }
+    }
 }
 
 /// Parses a duration above zero and of at most one day.

@@ -16,6 +16,7 @@ use pushonce_instruments::ProcessMonitor;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::Access;
 use super::pace::{ArrivalSchedule, LoadPacer};
 use super::progress;
 use report::PublishReport;
@@ -76,12 +77,16 @@ struct PublishBenchLoad {
     stop: CancellationToken,
 }
 
-pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<PublishReport> {
+pub(super) async fn run(
+    args: Args,
+    access: Access,
+    shutdown: CancellationToken,
+) -> anyhow::Result<PublishReport> {
     args.check()?;
     let mut monitor = ProcessMonitor::start(&args.server_pid)?;
     let stop = CancellationToken::new();
     let mut workers = JoinSet::new();
-    let loads = args.loads(&stop)?;
+    let loads = args.loads(&access, &stop)?;
     let tallies: Vec<_> = loads.iter().map(|load| load.tally.clone()).collect();
     let streams = if args.unary { vec![] } else { open_streams(&loads).await? };
     monitor.restart();
@@ -153,7 +158,11 @@ impl Args {
     }
 
     /// One load per stream, each with its own connection, spread over the servers.
-    fn loads(&self, stop: &CancellationToken) -> anyhow::Result<Vec<PublishBenchLoad>> {
+    fn loads(
+        &self,
+        access: &Access,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Vec<PublishBenchLoad>> {
         let topics = (0..self.topics).map(|n| Topic::new(&format!("bench/publish/{n}")));
         let topics: Arc<[Topic]> = topics.collect::<Result<_, _>>()?;
         let payload = Bytes::from(vec![b'x'; self.payload as usize]);
@@ -162,7 +171,7 @@ impl Args {
             let first = index % servers.len().max(1);
             servers.rotate_left(first);
             PublishBenchLoad {
-                publisher: Publisher::new(servers),
+                publisher: Publisher::with_options(servers, access.clone().into()),
                 topics: topics.clone(),
                 payload: payload.clone(),
                 topic_index: index * topics.len() / self.streams as usize,
@@ -241,7 +250,7 @@ mod tests {
     #[test]
     fn streams_start_at_different_topics_and_servers() {
         let line = "--in-flight 2 --streams 2 --topics 10 --server http://a:1,http://b:1";
-        let loads = args(line).loads(&CancellationToken::new()).unwrap();
+        let loads = args(line).loads(&Access::default(), &CancellationToken::new()).unwrap();
         let first = loads.into_iter().map(|mut load| load.next_message().topic.to_string());
         assert_eq!(first.collect::<Vec<_>>(), ["bench/publish/0", "bench/publish/5"]);
     }

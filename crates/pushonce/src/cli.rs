@@ -78,7 +78,7 @@ enum Command {
     /// Make keys and tokens, show what a token allows, and revoke tokens
     Token(token::Args),
     /// Put load on a cluster and measure the result
-    Bench(pushonce_loadgen::Args),
+    Bench(bench::BenchArgs),
     /// Print the settings that a node would run with, or the first invalid one
     CheckConfig(settings::NodeArgs),
 }

@@ -16,6 +16,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::certificate_check::CertificateCheck;
+use super::connect_error::ConnectError;
 use super::trust::DevelopmentCertificate;
 use super::{CONNECT_TIMEOUT, CertificateTrust, SessionEnd};
 use crate::resume_state::SubscriptionRequest;
@@ -40,7 +41,7 @@ pub(crate) struct Session {
 pub(crate) async fn connect(
     server: &ServerAddress,
     trust: &CertificateTrust,
-) -> Result<Channel, GrpcConnectError> {
+) -> Result<Channel, ConnectError> {
     connect_with(server, trust, |endpoint| {
         endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -52,49 +53,20 @@ pub(crate) async fn connect(
     .await
 }
 
-/// Why there is no connection to a gRPC server.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum GrpcConnectError {
-    /// The address or the trusted certificates cannot be used.
-    #[error("{0}")]
-    Invalid(String),
-    /// The certificate of the server is not accepted. The text says why, and what to change.
-    #[error("{0}")]
-    Certificate(String),
-    /// The server cannot be reached, or does not answer as a gRPC server.
-    #[error("{server}: {reason}")]
-    Unreachable {
-        /// The server.
-        server: ServerAddress,
-        /// The reason.
-        reason: String,
-    },
-}
-
-impl GrpcConnectError {
-    /// Whether a later attempt with the same settings may succeed.
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, GrpcConnectError::Unreachable { .. })
-    }
-}
-
 /// Connects to a gRPC server, with TLS at an `https://` address. `configure` sets the timeouts.
 ///
 /// # Errors
-/// [`GrpcConnectError`].
+/// [`ConnectError`].
 pub async fn connect_with(
     server: &ServerAddress,
     trust: &CertificateTrust,
     configure: impl FnOnce(Endpoint) -> Endpoint,
-) -> Result<Channel, GrpcConnectError> {
-    let (endpoint, check) = endpoint(server, trust).map_err(GrpcConnectError::Invalid)?;
+) -> Result<Channel, ConnectError> {
+    let (endpoint, check) = endpoint(server, trust).map_err(ConnectError::Invalid)?;
     let connected = configure(endpoint).connect().await;
     connected.map_err(|error| match check.and_then(|check| check.rejection()) {
-        Some(rejection) => GrpcConnectError::Certificate(rejection),
-        None => {
-            GrpcConnectError::Unreachable { server: server.clone(), reason: error_chain(&error) }
-        }
+        Some(rejection) => ConnectError::Certificate(rejection),
+        None => ConnectError::Unreachable { server: server.clone(), reason: error_chain(&error) },
     })
 }
 
@@ -124,11 +96,7 @@ impl Session {
         trust: &CertificateTrust,
         token: Option<TokenProvider>,
     ) -> Result<Session, SessionEnd> {
-        let channel = connect(server, trust).await.map_err(|error| match error {
-            GrpcConnectError::Certificate(rejection) => SessionEnd::untrusted(rejection),
-            error if error.is_retryable() => SessionEnd::retryable(error),
-            error => SessionEnd::permanent(error),
-        })?;
+        let channel = connect(server, trust).await?;
         let client =
             PublisherServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let (send, events) = mpsc::channel(EVENTS_MAX);

@@ -1,5 +1,6 @@
 //! A session over WebSocket.
 
+use std::io;
 use std::sync::Arc;
 
 use futures::{SinkExt, StreamExt};
@@ -14,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tokio_websockets::{ClientBuilder, Error, Limits, Message, WebSocketStream, upgrade};
 
+use super::connect_error::ConnectError;
 use super::trust::DevelopmentCertificate;
 use super::{CertificateTrust, ConnectOptions, SessionEnd};
 use crate::server_address::{Scheme, ServerAddress};
@@ -21,8 +23,11 @@ use crate::server_address::{Scheme, ServerAddress};
 /// Fits a frame with a payload of 1 MiB: in JSON, text of control characters only is six times as long.
 const FRAME_BYTES_MAX: usize = 8 << 20;
 
+/// A connection to the port for HTTP, with or without TLS.
+type Connection = Either<TcpStream, TlsStream<TcpStream>>;
+
 pub(crate) struct Session {
-    socket: WebSocketStream<Either<TcpStream, TlsStream<TcpStream>>>,
+    socket: WebSocketStream<Connection>,
     encoding: Encoding,
 }
 
@@ -39,12 +44,7 @@ impl Session {
             .limits(Limits::default().max_payload_len(Some(FRAME_BYTES_MAX)))
             .add_header(SEC_WEBSOCKET_PROTOCOL, subprotocol.clone())
             .map_err(SessionEnd::permanent)?;
-        let stream = TcpStream::connect(server.authority()).await.map_err(SessionEnd::retryable)?;
-        stream.set_nodelay(true).map_err(SessionEnd::retryable)?;
-        let stream = match scheme(server) {
-            "wss" => Either::Right(start_tls(stream, server, &options.trust).await?),
-            _ => Either::Left(stream),
-        };
+        let stream = connect(server, &options.trust).await?;
         let (socket, response) = builder.connect_on(stream).await.map_err(upgrade_failed)?;
         if response.headers().get(SEC_WEBSOCKET_PROTOCOL) != Some(&subprotocol) {
             let reason = format!("{server} does not support {}", encoding.subprotocol());
@@ -91,21 +91,35 @@ fn scheme(server: &ServerAddress) -> &'static str {
     }
 }
 
-async fn start_tls(
-    stream: TcpStream,
+/// Connects to the port for HTTP and WebSocket of a server, with TLS at `https://` and `wss://` addresses.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect(
     server: &ServerAddress,
     trust: &CertificateTrust,
-) -> Result<TlsStream<TcpStream>, SessionEnd> {
+) -> Result<Connection, ConnectError> {
+    let unreachable = |error: io::Error| ConnectError::Unreachable {
+        server: server.clone(),
+        reason: error.to_string(),
+    };
+    let stream = TcpStream::connect(server.authority()).await.map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    if scheme(server) != "wss" {
+        return Ok(Either::Left(stream));
+    }
     let config = trust.client_config(server, DevelopmentCertificate::Rejected);
-    let (mut config, check) = config.map_err(SessionEnd::permanent)?;
+    let (mut config, check) = config.map_err(ConnectError::Invalid)?;
     // A WebSocket begins with HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = server.host.trim_matches(['[', ']']).to_owned();
-    let name = ServerName::try_from(name).map_err(SessionEnd::permanent)?;
+    let name =
+        ServerName::try_from(name).map_err(|error| ConnectError::Invalid(error.to_string()))?;
     let connector = TlsConnector::from(Arc::new(config));
-    connector.connect(name, stream).await.map_err(|error| match check.rejection() {
-        Some(rejection) => SessionEnd::untrusted(rejection),
-        None => SessionEnd::retryable(error),
+    let connected = connector.connect(name, stream).await;
+    connected.map(Either::Right).map_err(|error| match check.rejection() {
+        Some(rejection) => ConnectError::Certificate(rejection),
+        None => unreachable(error),
     })
 }
 

@@ -6,14 +6,20 @@ use pushonce_core::StartFrom;
 
 use super::SubscriberSpec;
 use super::audience::{DeliveryTracker, SubscriberCursor};
+use crate::Access;
 
 /// Subscribes, and reads until the session ends; returns the reason. A second session would start with a gap
 /// of its own, so the subscriber does not reconnect.
 pub(super) async fn run_subscriber(
     spec: &SubscriberSpec,
+    access: &Access,
     tracker: &DeliveryTracker,
 ) -> anyhow::Error {
     let builder = Subscriber::builder(vec![spec.server.clone()]).transport(Transport::Quic);
+    let mut builder = builder.trust(access.trust.clone());
+    if let Some(token) = &access.token {
+        builder = builder.token(token.clone());
+    }
     let mut subscriber = match builder.topic(spec.topic.clone(), StartFrom::Now).connect() {
         Ok(subscriber) => subscriber,
         Err(error) => return error.into(),

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
+use pushonce_client::{AccessToken, connect_http};
 use pushonce_proto::client::{Encoding, ServerEvent};
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::SubscriberSpec;
 use super::audience::{DeliveryTracker, SubscriberCursor};
 use super::frame::{self, WebSocketFrame, WebSocketFrameKind};
+use crate::Access;
 
 /// Maximum size of one read: a few hundred messages of a lagging subscriber.
 const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -33,8 +34,8 @@ thread_local! {
 }
 
 /// A connection and its state.
-struct WebSocketSubscriber<'a> {
-    stream: TcpStream,
+struct WebSocketSubscriber<'a, S> {
+    stream: S,
     encoding: Encoding,
     tracker: &'a DeliveryTracker,
     topic_index: usize,
@@ -50,9 +51,10 @@ struct WebSocketSubscriber<'a> {
 pub(super) async fn run_subscriber(
     spec: &SubscriberSpec,
     encoding: Encoding,
+    access: &Access,
     tracker: &DeliveryTracker,
 ) -> anyhow::Error {
-    let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(spec, encoding)).await;
+    let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(spec, encoding, access)).await;
     let (stream, partial) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return error,
@@ -77,10 +79,16 @@ pub(super) async fn run_subscriber(
 async fn handshake(
     spec: &SubscriberSpec,
     encoding: Encoding,
-) -> anyhow::Result<(TcpStream, Vec<u8>)> {
-    let mut stream = TcpStream::connect(spec.server.authority()).await?;
-    stream.set_nodelay(true)?;
-    stream.write_all(handshake_request(spec, encoding).as_bytes()).await?;
+    access: &Access,
+) -> anyhow::Result<(impl AsyncRead + AsyncWrite + Unpin + use<>, Vec<u8>)> {
+    let token = match &access.token {
+        Some(provider) => Some(provider.token().await.map_err(anyhow::Error::from_boxed)?),
+        None => None,
+    };
+    let mut stream = connect_http(&spec.server, &access.trust).await?;
+    stream.write_all(handshake_request(spec, encoding, token.as_ref()).as_bytes()).await?;
+    // A stream of TLS may hold what was written.
+    stream.flush().await?;
     let mut head = Vec::with_capacity(1_024);
     loop {
         if stream.read_buf(&mut head).await? == 0 {
@@ -97,14 +105,21 @@ async fn handshake(
     }
 }
 
-fn handshake_request(spec: &SubscriberSpec, encoding: Encoding) -> String {
+fn handshake_request(
+    spec: &SubscriberSpec,
+    encoding: Encoding,
+    token: Option<&AccessToken>,
+) -> String {
+    let authorization = token
+        .map(|token| format!("Authorization: Bearer {}\r\n", token.secret()))
+        .unwrap_or_default();
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("topic", spec.topic.as_str());
     // The key distinguishes the response from a cached one; a node has no cache and accepts any key.
     format!(
         "GET /ws?{} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
-         Sec-WebSocket-Protocol: {}\r\n\r\n",
+         Sec-WebSocket-Protocol: {}\r\n{authorization}\r\n",
         query.finish(),
         spec.server.authority(),
         encoding.subprotocol(),
@@ -122,7 +137,7 @@ fn check_handshake_response(head: &[u8]) -> anyhow::Result<()> {
 /// Has no values: a connection ends only with an error.
 enum Uninhabited {}
 
-impl WebSocketSubscriber<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketSubscriber<'_, S> {
     async fn run(mut self, first: Vec<u8>) -> anyhow::Result<Uninhabited> {
         self.on_bytes(&first)?;
         loop {
@@ -139,6 +154,7 @@ impl WebSocketSubscriber<'_> {
             .await?;
             if !self.pending_pongs.is_empty() {
                 self.stream.write_all(&std::mem::take(&mut self.pending_pongs)).await?;
+                self.stream.flush().await?;
             }
         }
     }
@@ -220,10 +236,12 @@ mod tests {
             topic_index: 0,
             transport: SubscriberTransport::Ws(Encoding::Json),
         };
-        let request = handshake_request(&spec, Encoding::Json);
+        let request = handshake_request(&spec, Encoding::Json, None);
         assert!(request.starts_with("GET /ws?topic=a+b%2F%C3%BC HTTP/1.1\r\nHost: 127.0.0.1:7080"));
         assert!(request.contains("Sec-WebSocket-Protocol: pushonce.v1.json\r\n"));
         assert!(request.ends_with("\r\n\r\n"));
+        let request = handshake_request(&spec, Encoding::Json, Some(&AccessToken::new("t")));
+        assert!(request.ends_with("\r\nAuthorization: Bearer t\r\n\r\n"), "{request}");
     }
 
     #[test]

@@ -397,7 +397,7 @@ mod tests {
         for (host, id) in hosts.iter().zip(1..) {
             let node = first_certificate(&dir.join(host).join("node.crt")).expect("valid");
             assert_eq!(node.node().map(|node| node.node), Ok(NodeId(id)));
-            assert_eq!(node.hosts, [host.clone()]);
+            assert_eq!(node.hosts, std::slice::from_ref(host));
             let read = |path: PathBuf| files::read(&path).expect("reads");
             assert_eq!(read(dir.join(host).join("ca.crt")), read(dir.join("ca.crt")));
         }

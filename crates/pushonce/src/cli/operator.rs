@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pushonce_client::{
-    AccessToken, CertificateTrust, GrpcConnectError, InvalidServerAddress, Scheme, ServerAddress,
+    AccessToken, CertificateTrust, ConnectError, InvalidServerAddress, Scheme, ServerAddress,
     connect_grpc,
 };
 use pushonce_proto::error_details::ErrorReason;
@@ -96,7 +96,7 @@ impl ServerArgs {
                 Ok(client) => return Ok(client),
                 // It says what to change.
                 Err(error)
-                    if matches!(error.downcast_ref(), Some(GrpcConnectError::Certificate(_))) =>
+                    if matches!(error.downcast_ref(), Some(ConnectError::Certificate(_))) =>
                 {
                     last_error = Some(error);
                 }

@@ -61,7 +61,7 @@ fn lack(flag: &str, config: &Config) -> Option<(&'static str, &'static str)> {
         _ if peer_security::is_secured(config) => None,
         _ => Some((
             "everyone can act as a node of the cluster",
-            "set --peer-cert, --peer-key and --peer-ca (`pushonce ca` makes them), or --join-token-file",
+            "set --peer-cert, --peer-key and --peer-ca (`pushonce ca` makes them), or join with a token (--join-token-file, PUSHONCE_JOIN_TOKEN)",
         )),
     }
 }

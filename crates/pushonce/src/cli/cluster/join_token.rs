@@ -38,9 +38,9 @@ pub(super) async fn run(client: &mut OperatorClient, args: Args, json: bool) -> 
     let status = response.status.unwrap_or_default();
     if !json {
         output::notice(format!(
-            "join token {}, for one node until {}: write it to a file on the host of the node, readable by \
-             its owner only, and start the node with --join-token-file FILE and --join HOST:PORT of a \
-             node that has --peer-ca-key",
+            "join token {}, for one node until {}: start the node with --join HOST:PORT of a node that has \
+             --peer-ca-key, and with the token in a file that only its owner can read (--join-token-file FILE) or \
+             in the variable PUSHONCE_JOIN_TOKEN",
             status.id,
             timestamp(&status),
         ));
