@@ -54,12 +54,18 @@ impl Deadlines {
         }
     }
 
-    /// Removes and returns a session whose deadline has passed at `now`.
+    /// Removes a deadline that has passed at `now`, and returns its session.
     pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<(usize, DueReason)> {
         let &(at, session) = self.by_time.first().filter(|(at, _)| *at <= now)?;
-        let deadlines = self.by_session.get(&session).copied().unwrap_or_default();
-        self.remove(session);
-        let reason = if deadlines.token == Some(at) { DueReason::Token } else { DueReason::Age };
+        let mut reason = DueReason::Age;
+        self.change(session, |deadlines| {
+            if deadlines.token == Some(at) {
+                reason = DueReason::Token;
+                deadlines.token = None;
+            } else {
+                deadlines.age = None;
+            }
+        });
         Some((session, reason))
     }
 
@@ -82,8 +88,9 @@ impl Deadlines {
             self.by_time.remove(&(at, session));
         }
         change(deadlines);
-        if let Some(at) = deadlines.first() {
-            self.by_time.insert((at, session));
+        match deadlines.first() {
+            Some(at) => drop(self.by_time.insert((at, session))),
+            None => drop(self.by_session.remove(&session)),
         }
     }
 }
@@ -112,8 +119,10 @@ mod tests {
         deadlines.set_token(1, Timestamp(10));
         deadlines.set_token(1, Timestamp(50));
         assert_eq!(deadlines.pop_due(Timestamp(39)), None);
-        assert_eq!(deadlines.pop_due(Timestamp(60)), Some((1, DueReason::Age)));
-        assert_eq!(deadlines.pop_due(Timestamp(60)), None);
+        assert_eq!(deadlines.pop_due(Timestamp(49)), Some((1, DueReason::Age)));
+        assert_eq!(deadlines.pop_due(Timestamp(49)), None);
+        assert_eq!(deadlines.pop_due(Timestamp(50)), Some((1, DueReason::Token)));
+        assert_eq!((deadlines.pop_due(Timestamp(99)), deadlines.len()), (None, 0));
     }
 
     #[test]

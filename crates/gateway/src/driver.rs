@@ -319,13 +319,19 @@ impl<T: SessionTransport> SessionDriver<T> {
         });
     }
 
+    /// Checks the session when the token of its caller expires.
+    fn watch_token(&self, caller: &Caller) {
+        let Some(until) = self.lane.access.valid_until(caller) else { return };
+        let slot = self.slot.take();
+        if let Some(slot) = &slot {
+            self.lane.access_watch.set_token(slot.index(), until);
+        }
+        self.slot.set(slot);
+    }
+
     /// Watches the new token, and ends the subscriptions that it does not grant.
     fn on_caller_changed(&self, caller: &Caller) {
-        if let (Some(slot), Some(until)) = (self.slot.take(), self.lane.access.valid_until(caller))
-        {
-            self.lane.access_watch.set_token(slot.index(), until);
-            self.slot.set(Some(slot));
-        }
+        self.watch_token(caller);
         self.end_refused_subscriptions(Some(caller));
     }
 
@@ -501,7 +507,10 @@ impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
             }
         }
         let Some(caller) = self.session.borrow().caller().cloned() else { return };
-        let Err(error) = self.lane.access.check_valid(&caller) else { return };
+        let Err(error) = self.lane.access.check_valid(&caller) else {
+            // Not expired any more after all: the clock was set back.
+            return self.watch_token(&caller);
+        };
         let close = match error {
             AccessError::Expired => &close::TOKEN_EXPIRED,
             _ => &close::REVOKED,
