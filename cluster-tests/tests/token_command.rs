@@ -156,7 +156,15 @@ async fn configuration_with_unusable_issuers_is_refused() {
     let check = ["check-config", "--issuers", &files.issuers()];
     let printed = pushonce(check, "").await.expect_success();
     assert!(printed.contains("issuers = "), "{printed}");
+    // The printed file has the key itself, and needs no other.
+    let public = fs::read_to_string(files.path("key.pub")).expect("a key");
     fs::remove_file(files.path("key.pub")).expect("a key");
+    pushonce(check, "").await.expect_success();
+    let printed = fs::read_to_string(files.path("issuers.toml")).expect("readable");
+    let inline = format!("public-key = \"\"\"\n{}\n\"\"\"", public.trim_end());
+    assert!(printed.contains(&inline), "{printed}");
+    let with_file = printed.replace(&inline, "file = \"key.pub\"");
+    fs::write(files.path("issuers.toml"), with_file).expect("writable");
     expect_refusal(check, "", "key.pub").await;
     fs::copy(files.path("key"), files.path("key.pub")).expect("a key");
     expect_refusal(check, "", "private key").await;
