@@ -25,7 +25,8 @@
 //! - The lease and the vote hold can be changed at run time ([`ConsensusEngine::set_times`]). They are
 //!   measured with a clock that includes suspension.
 //! - A node whose log was rolled back to an earlier state takes part in no group as soon as one peer is up
-//!   that knows of its later commits ([`ConsensusEngine::rollback_reason`]).
+//!   that knows of its later commits ([`ConsensusEngine::rollback_reason`]). No peer can claim commits that the
+//!   node never signed.
 //! - Everything on disk and on a link begins with a cluster version: the agreed one
 //!   ([`ConsensusEngine::agreed_version`]), which [`ConsensusEngine::raise_version`] raises. A peer that
 //!   cannot read it is rejected with the reason. An entry or snapshot that the machine cannot read halts the

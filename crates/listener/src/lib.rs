@@ -20,6 +20,8 @@
 //! - Client connections cannot use the last quarter of the descriptors (8,192 at most), gRPC connections not
 //!   the last eighth (4,096 at most). The rest is for peers, health checks, metrics, outgoing connections and files.
 //! - A connection of an [`incoming`] stream that does not send the HTTP/2 preface in time is closed.
+//! - One address has at most a quarter of the connections between nodes
+//!   ([`DescriptorBudget::address_connections_max`]).
 //! - No client address has more connections than [`AddressLimits`] allows. The tables of addresses and callers are
 //!   bounded, and a client with many addresses cannot make a limit ineffective.
 //! - All half-received messages together stay within [`ReceiveBudget`]; the caller that holds the most loses its

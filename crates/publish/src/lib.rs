@@ -24,6 +24,8 @@
 //!
 //! - A message that is half received is charged to the budget of the node and must be complete in time. HTTP/2 limits
 //!   are set explicitly: no client can make the server work without end for calls that it resets.
+//! - A connection without a call for five to ten minutes is closed. A caller subscribes and creates topics at the rates of
+//!   the node, which all doors share.
 //!
 //! # Non-goals
 //!

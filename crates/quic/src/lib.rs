@@ -18,6 +18,7 @@
 //! - Packets of one turn are sent together. A write only marks the connection as ready.
 //! - At most 1,024 handshakes are in progress per lane. From 128 on, a client must first prove its address
 //!   by a retry.
+//! - An address that is not proven gets at most three times the bytes that were received from it.
 //! - No datagram causes a panic.
 //!
 //! # Non-goals
