@@ -17,6 +17,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("shard", &["core", "consensus", "telemetry"]),
     ("relay", &["core", "proto", "peer", "telemetry"]),
     ("fanout", &["core", "telemetry"]),
+    ("fuzz", &[]),
     ("listener", &["core", "telemetry"]),
     ("websocket", &[]),
     ("quic", &["telemetry", "tls"]),
