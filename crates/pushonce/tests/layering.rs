@@ -50,6 +50,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("metrics", &["telemetry"]),
     ("hdrhistogram", &["benches", "instruments"]),
     ("indicatif", &["loadgen"]),
+    ("libfuzzer-sys", &["fuzz"]),
 ];
 
 /// Libraries that the core crate must not depend on.

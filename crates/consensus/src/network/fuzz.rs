@@ -31,7 +31,7 @@ fn id(term: u64, index: u64) -> LogId {
     LogId::new_term_index(term, index)
 }
 
-fn entry(index: u64, payload: EntryPayload<TypeConfig>) -> LogEntry {
+fn entry(index: u64, payload: EntryPayload<ProposalData, u64, ()>) -> LogEntry {
     LogEntry { log_id: id(5, index), payload }
 }
 
@@ -57,7 +57,6 @@ fn snapshot_request() -> SnapshotRequest {
     let meta = SnapshotMeta {
         last_log_id: last,
         last_membership: StoredMembership::new(Some(id(5, 13)), membership()),
-        snapshot_id: "5-20".to_owned(),
     };
     let step = SnapshotStep::Piece(1);
     let vote = Vote::new_committed(7, LEADER.0);

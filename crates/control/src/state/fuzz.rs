@@ -63,8 +63,8 @@ fn assert_consistent(state: &ControlState) {
 
 #[test]
 fn accepted_commands_leave_a_consistent_state() {
-    let commands = commands();
-    pushonce_fuzz::check!("commands", vec![log(&commands), log(&commands[..3])], |input| {
+    let seeds = vec![log(&commands()), log(&commands()[..3])];
+    pushonce_fuzz::check!("commands", seeds, |input| {
         let mut state = ControlState::default();
         apply_log(&mut state, 1, Input::new(input));
         assert_consistent(&state);

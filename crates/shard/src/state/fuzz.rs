@@ -3,7 +3,8 @@
 
 use pushonce_core::test_util::publish;
 use pushonce_core::{
-    ContentType, History, MessageKey, Namespace, Namespaces, ProducerId, ShardCount,
+    ContentType, History, MessageKey, Namespace, Namespaces, ProducerId, ProducerSequence,
+    PublishId, ShardCount,
 };
 use pushonce_fuzz::Input;
 
@@ -86,7 +87,7 @@ fn assert_consistent(state: &ShardState) {
     let now = state.time();
     for stats in state.list_topics("", None, now) {
         for range in [HistoryRange::All, HistoryRange::Last(2)] {
-            let page = state.read_history(&stats.topic, range, now).expect("a known topic");
+            let page = state.fetch_history(&stats.topic, range, now).expect("a known topic");
             let positions: Vec<_> = page.messages.iter().map(|message| message.position).collect();
             assert!(
                 positions.is_sorted() && positions.last().is_none_or(|last| *last <= page.head)

@@ -3,11 +3,14 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -17,7 +20,7 @@ use pushonce_fuzz::Input;
 
 use super::{RequestFraming, ScanState};
 
-/// A connection that receives these bytes and then its end, and sends into nothing.
+/// A connection that receives these bytes and then nothing, and sends into nothing.
 struct Received<'a>(&'a [u8]);
 
 impl Read for Received<'_> {
@@ -26,6 +29,9 @@ impl Read for Received<'_> {
         _: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.0.is_empty() {
+            return Poll::Pending;
+        }
         let (now, later) = self.0.split_at(buffer.remaining().min(self.0.len()));
         buffer.put_slice(now);
         self.0 = later;
@@ -59,19 +65,26 @@ struct HyperReport {
     bodies: u64,
 }
 
-/// Serves the bytes with hyper as the gateway does; each response waits for the body of its request.
-fn serve(bytes: &[u8]) -> HyperReport {
+/// Serves the bytes with hyper as the gateway does: the response to a request with a violation closes the
+/// connection. Every other response waits for the body of its request.
+fn serve(bytes: &[u8], framing: &RequestFraming) -> HyperReport {
     let (requests, bodies) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let service = {
         let (requests, bodies) = (requests.clone(), bodies.clone());
         service_fn(move |request: Request<Incoming>| {
             requests.set(requests.get() + 1);
+            let is_rejected = framing.violation(requests.get()).is_some();
             let bodies = bodies.clone();
             async move {
+                let mut response = Response::new(Empty::<Bytes>::new());
+                if is_rejected {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    return Ok::<_, Infallible>(response);
+                }
                 if request.into_body().collect().await.is_ok() {
                     bodies.set(bodies.get() + 1);
                 }
-                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+                Ok(response)
             }
         })
     };
@@ -79,9 +92,29 @@ fn serve(bytes: &[u8]) -> HyperReport {
         .header_read_timeout(None)
         .max_headers(64)
         .serve_connection(Received(bytes), service);
-    // An error is the end of the connection: what was found before it counts.
-    let _ = futures::executor::block_on(connection);
+    run_until_idle(connection);
     HyperReport { requests: requests.get(), bodies: bodies.get() }
+}
+
+/// Polls a future until it is ready, or waits for something that is not there.
+fn run_until_idle(future: impl Future) {
+    let woken = Arc::new(WokenFlag(AtomicBool::new(true)));
+    let waker = Waker::from(woken.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    while woken.0.swap(false, Ordering::Relaxed) {
+        if future.as_mut().poll(&mut context).is_ready() {
+            return;
+        }
+    }
+}
+
+struct WokenFlag(AtomicBool);
+
+impl Wake for WokenFlag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> RequestFraming {
@@ -119,7 +152,7 @@ fn no_request_of_the_connection_escapes_the_scanner() {
             assert_eq!(split.violation, whole.violation);
             assert_eq!((split.begun, split.state), (whole.begun, whole.state));
         }
-        let hyper = serve(&stream);
+        let hyper = serve(&stream, &whole);
         // A request that the scanner does not count would be one that it took for a part of a body, and none
         // follows one that it reports: the gateway closes the connection there.
         assert!(hyper.requests <= whole.begun, "{hyper:?} {whole:?}");
