@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use client::Client;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use pushonce_quic::fuzz::{self, FuzzEndpoint};
+use pushonce_quic::fuzz::FuzzEndpoint;
 
 const CLIENT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4433);
 

@@ -1,7 +1,5 @@
 //! Tokens as attackers and careless issuers make them.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pushonce_core::test_util::topic;
 use pushonce_core::{Namespaces, Timestamp};
 use serde_json::{Value, json};
