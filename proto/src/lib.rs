@@ -51,6 +51,8 @@ pub mod cluster;
 pub mod delimited;
 pub mod error_details;
 mod field;
+#[cfg(test)]
+mod fuzz;
 pub mod peer;
 pub mod publisher;
 pub mod status;

@@ -59,6 +59,8 @@ mod authenticator;
 mod authorize;
 mod caller;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod grants;
 mod issuers;
 mod jwks;

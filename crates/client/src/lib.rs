@@ -75,6 +75,8 @@ mod cursor;
 mod delta;
 mod domain;
 mod event_queue;
+#[cfg(test)]
+mod fuzz;
 mod publisher;
 mod reconnect;
 mod resume_state;

@@ -686,6 +686,8 @@ fn check_supported_version(
 #[path = "state/arbitrary_commands_test.rs"]
 mod arbitrary_commands_test;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 #[path = "state/join_credential_test.rs"]
 mod join_credential_test;
 #[cfg(test)]

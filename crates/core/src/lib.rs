@@ -53,6 +53,8 @@ mod commit_age;
 mod delivery;
 mod error;
 mod fail_point;
+#[cfg(test)]
+mod fuzz;
 mod host_port;
 mod ids;
 mod join_token;

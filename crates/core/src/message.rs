@@ -18,6 +18,7 @@ pub struct Timestamp(pub u64);
 
 /// The content type of a payload as in HTTP. The three common types need no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedContentType")]
 pub enum ContentType {
     /// `application/json`: embedded unchanged in JSON frames, so it is validated on publish.
     Json,
@@ -30,9 +31,19 @@ pub enum ContentType {
     Other(Arc<str>),
 }
 
+/// A content type in an entry or a snapshot, which a peer may have made.
+#[derive(Deserialize)]
+enum UncheckedContentType {
+    Json,
+    Text,
+    Binary,
+    Other(Arc<str>),
+}
+
 /// An idempotency key that travels with the message: 1 to 128 bytes of UTF-8. A publish that repeats a key
 /// within the idempotency window of its topic's shard is treated as the same publish.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Arc<str>")]
 pub struct MessageKey(Arc<str>);
 
 /// A message before it is ordered.
@@ -240,9 +251,41 @@ impl ContentType {
     }
 }
 
+impl TryFrom<UncheckedContentType> for ContentType {
+    type Error = InvalidPublish;
+
+    fn try_from(unchecked: UncheckedContentType) -> Result<ContentType, InvalidPublish> {
+        Ok(match unchecked {
+            UncheckedContentType::Json => ContentType::Json,
+            UncheckedContentType::Text => ContentType::Text,
+            UncheckedContentType::Binary => ContentType::Binary,
+            UncheckedContentType::Other(text) => {
+                ContentType::parse(&text)?;
+                ContentType::Other(text)
+            }
+        })
+    }
+}
+
 impl fmt::Display for ContentType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl TryFrom<Arc<str>> for MessageKey {
+    type Error = InvalidPublish;
+
+    fn try_from(text: Arc<str>) -> Result<MessageKey, InvalidPublish> {
+        check_key(&text)?;
+        Ok(MessageKey(text))
+    }
+}
+
+fn check_key(text: &str) -> Result<(), InvalidPublish> {
+    match text.len() {
+        1..=MessageKey::BYTES_MAX => Ok(()),
+        _ => Err(InvalidPublish::Key),
     }
 }
 
@@ -255,9 +298,7 @@ impl MessageKey {
     /// # Errors
     /// [`InvalidPublish::Key`] when it is empty or too long.
     pub fn new(text: &str) -> Result<MessageKey, InvalidPublish> {
-        if text.is_empty() || text.len() > Self::BYTES_MAX {
-            return Err(InvalidPublish::Key);
-        }
+        check_key(text)?;
         Ok(MessageKey(text.into()))
     }
 
@@ -349,6 +390,22 @@ mod tests {
             assert_eq!(ContentType::parse(text), Ok(ContentType::Other(text.into())));
         }
         assert_eq!(ContentType::parse("application/json; odata=full"), Ok(ContentType::Json));
+    }
+
+    /// Both are sent to clients, in headers and in frames.
+    #[test]
+    fn invalid_content_type_or_key_of_a_peer_is_not_decoded() {
+        let decode = |bytes: &[u8]| postcard::from_bytes::<(ContentType, MessageKey)>(bytes);
+        let valid = (ContentType::Other("image/png".into()), MessageKey::new("k1").unwrap());
+        let encoded = postcard::to_stdvec(&valid).unwrap();
+        assert_eq!(decode(&encoded), Ok(valid));
+        for (content_type, key) in
+            [("a/b\r\nSet-Cookie: c", "k1"), ("a/b", ""), ("a/b", &"k".repeat(129))]
+        {
+            // The same form as that of the valid value: the variant, then both texts.
+            let forged = postcard::to_stdvec(&(encoded[0], content_type, key)).unwrap();
+            assert!(decode(&forged).is_err(), "{content_type:?} {key:?}");
+        }
     }
 
     #[test]

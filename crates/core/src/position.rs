@@ -78,8 +78,9 @@ impl FromStr for Position {
         let invalid = || InvalidPosition(text.chars().take(64).collect());
         let (epoch, offset) = text.split_once(':').ok_or_else(invalid)?;
         let number = |part: &str| {
-            // `parse` would also accept "+1"; a position has exactly one spelling.
-            if part.starts_with('+') { Err(invalid()) } else { part.parse().map_err(|_| invalid()) }
+            // `parse` would also accept "+1" and "01"; a position has exactly one spelling.
+            let has_other_spelling = part.starts_with(['+', '0']) && part != "0";
+            if has_other_spelling { Err(invalid()) } else { part.parse().map_err(|_| invalid()) }
         };
         Ok(Position::new(number(epoch)?, number(offset)?))
     }
@@ -107,6 +108,8 @@ mod tests {
             "1:2:3",
             "-1:2",
             "+1:2",
+            "01:2",
+            "1:00",
             "1: 2",
             "99999999999999999999:1",
         ] {

@@ -8,6 +8,8 @@ pub(crate) mod cors;
 mod error;
 pub(crate) mod framing;
 pub(crate) mod front;
+#[cfg(test)]
+mod fuzz;
 mod headers;
 mod origin;
 mod page_policy;

@@ -8,6 +8,8 @@ mod consensus_times;
 pub(crate) mod duration;
 mod environment;
 mod exposure;
+#[cfg(test)]
+mod fuzz;
 mod host_defaults;
 mod layer;
 mod listen;

@@ -17,6 +17,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("shard", &["core", "consensus", "telemetry"]),
     ("relay", &["core", "proto", "peer", "telemetry"]),
     ("fanout", &["core", "telemetry"]),
+    ("fuzz", &[]),
     ("listener", &["core", "telemetry"]),
     ("websocket", &[]),
     ("quic", &["telemetry", "tls"]),
@@ -49,6 +50,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("metrics", &["telemetry"]),
     ("hdrhistogram", &["benches", "instruments"]),
     ("indicatif", &["loadgen"]),
+    ("libfuzzer-sys", &["fuzz"]),
 ];
 
 /// Libraries that the core crate must not depend on.

@@ -1,6 +1,4 @@
-//! An entry point for fuzzers: arbitrary datagrams into an endpoint, without a socket.
-//!
-//! A target of `cargo fuzz` is one line: `fuzz_target!(|data: &[u8]| fuzz::receive(data));`. Random bytes
+//! An entry point for fuzzers: arbitrary datagrams into an endpoint, without a socket. Random bytes
 //! are rejected before the first handshake; [`FuzzEndpoint`] also answers a real client, whose datagrams
 //! a test can drop, repeat, reorder and change.
 
@@ -20,6 +18,12 @@ use crate::handler::{Acceptor, ConnectionEvent, ConnectionHandler};
 use crate::rotation;
 use crate::socket::ReceivedPacket;
 use crate::transport::TransportSettings;
+
+#[cfg(test)]
+#[path = "../tests/client/mod.rs"]
+mod client;
+#[cfg(test)]
+mod targets;
 
 /// The largest payload of a UDP packet over IPv4.
 const DATAGRAM_BYTES_MAX: usize = 65_507;

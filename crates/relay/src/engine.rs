@@ -7,6 +7,8 @@ mod downstream;
 mod effect;
 mod fetches;
 mod freshness;
+#[cfg(test)]
+mod fuzz;
 mod links;
 mod ownership;
 mod publishes;

@@ -516,6 +516,8 @@ pub(crate) fn topics_with_prefix<'a, T>(
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod model_test;
 #[cfg(test)]
 mod state_test;

@@ -69,7 +69,8 @@ mod decoder;
 mod deflate;
 mod extensions;
 pub mod frame;
-pub mod fuzz;
+#[cfg(test)]
+mod fuzz;
 mod handshake;
 mod header;
 mod violation;

@@ -156,27 +156,7 @@ proptest! {
         }
     }
 
-    #[test]
-    fn random_bytes_never_panic(encoding in encoding(), bytes in vec(any::<u8>(), 0..80)) {
-        let frame = Bytes::from(bytes);
-        let _ = encoding.decode_request(&frame);
-        let _ = encoding.decode_event(&frame);
-    }
 
-    #[test]
-    fn a_damaged_frame_never_panics(
-        encoding in encoding(), request in request(), event in event(),
-        at in any::<proptest::sample::Index>(), byte in any::<u8>(),
-    ) {
-        let mut request = encoding.encode_request(&request).to_vec();
-        let index = at.index(request.len());
-        request[index] = byte;
-        let _ = encoding.decode_request(&request.into());
-
-        let mut event = encoding.encode_event(&event).to_vec();
-        event.truncate(at.index(event.len()));
-        let _ = encoding.decode_event(&event.into());
-    }
 }
 
 #[test]

@@ -1,4 +1,3 @@
-use proptest::prelude::*;
 use serde_json::json;
 
 use crate::testing::{
@@ -110,24 +109,5 @@ fn secret_comes_from_a_file_without_its_line_break_or_from_a_variable() {
         let variable = |name: &str| (name == "TOKEN_SECRET").then(|| secret.to_owned());
         let authenticator = stage.load_with(variable).unwrap();
         assert!(authenticate(&authenticator, &token).is_ok(), "{source}");
-    }
-}
-
-proptest! {
-    #[test]
-    fn arbitrary_issuers_files_never_panic(
-        lines in prop::collection::vec(
-            prop_oneof![
-                Just("[[issuer]]".to_owned()),
-                Just("[[issuer.key]]".to_owned()),
-                "(issuer|audience|jwks|jwks-file|algorithms|typ|id|algorithm|file|secret-file) = (\"[a-z:/.]{0,12}\"|[0-9]{1,3}|\\[\\])",
-                "\\PC{0,20}",
-            ],
-            0..12,
-        ),
-    ) {
-        let stage = Stage::new();
-        stage.write_issuers(&lines.join("\n"));
-        let _ = stage.load();
     }
 }

@@ -1,4 +1,3 @@
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -184,37 +183,4 @@ fn debug_output_has_nothing_of_a_key() {
     let pair = key_pair(Algorithm::Hs256);
     let key = VerificationKey::secret(pair.file.as_bytes()).unwrap();
     assert_eq!(format!("{key:?} {:?}", pair.signing), "VerificationKey(Hs256) SigningKey(Hs256)");
-}
-
-proptest! {
-    #[test]
-    fn arbitrary_key_files_never_panic(
-        bytes in prop::collection::vec(any::<u8>(), 0..200),
-        at in any::<prop::sample::Index>(),
-        byte in any::<u8>(),
-    ) {
-        let mut changed = RSA_PUBLIC.as_bytes().to_vec();
-        let at = at.index(changed.len());
-        changed[at] = byte;
-        let pem = pem::write("PUBLIC KEY", &bytes).into_bytes();
-        for text in [&bytes, &changed, &pem] {
-            let _ = VerificationKey::read(text, Algorithm::Rs256);
-            let _ = SigningKey::from_pem(text);
-        }
-        let _ = der::read_public_key(&bytes);
-    }
-
-    #[test]
-    fn arbitrary_key_sets_never_panic(
-        text in "[\\[\\]{}\",:0-9a-zA-Z_-]{0,200}",
-        member in prop::sample::select(vec!["kty", "crv", "x", "y", "n", "e", "k", "alg", "kid"]),
-        value in "[A-Za-z0-9_=-]{0,90}",
-    ) {
-        let _ = KeySetDocument::read(text.as_bytes(), &Algorithm::ALL);
-        for kty in ["OKP", "EC", "RSA", "oct"] {
-            let mut jwk = json!({ "kty": kty, "crv": "P-256", "x": "AA", "y": "AA", "n": "AA", "e": "AQAB" });
-            jwk[member] = value.clone().into();
-            let _ = KeySetDocument::read(json!({ "keys": [jwk] }).to_string().as_bytes(), &Algorithm::ALL);
-        }
-    }
 }

@@ -4,6 +4,8 @@
 mod dial;
 mod fence;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod hostile_test;
 mod link;
 mod log_handshake;

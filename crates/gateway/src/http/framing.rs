@@ -345,3 +345,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
 #[cfg(test)]
 #[path = "framing/framing_test.rs"]
 mod framing_test;
+#[cfg(test)]
+mod fuzz;

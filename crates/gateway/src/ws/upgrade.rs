@@ -202,6 +202,9 @@ fn parse_from(text: &str) -> Result<StartFrom, QueryRejection> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use pushonce_core::Position;
 

@@ -1,5 +1,3 @@
-use proptest::prelude::*;
-
 use super::*;
 
 fn scan(pieces: &[&[u8]]) -> RequestFraming {
@@ -54,35 +52,5 @@ fn ambiguous_request_is_found_with_its_number() {
             assert_eq!(framing.violation(number), Some(violation), "{before:?} {request:?}");
             assert_eq!(framing.violation(number + 1), None);
         }
-    }
-}
-
-proptest! {
-    #[test]
-    fn result_does_not_depend_on_how_the_bytes_are_split(
-        which in prop::collection::vec(0_usize..6, 1..5),
-        cuts in prop::collection::vec(1_usize..9, 0..200),
-    ) {
-        let folded = "GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n";
-        let parts = [GET, POST, CHUNKED, "\r\n", "GET / HTTP/1.1\nHost: a\r\n\r\n", folded];
-        let bytes = which.iter().map(|&part| parts[part]).collect::<String>().into_bytes();
-        let whole = scan(&[&bytes]);
-        let mut split = RequestFraming::new();
-        let mut rest = &bytes[..];
-        for cut in cuts {
-            let (piece, more) = rest.split_at(cut.min(rest.len()));
-            split.scan(piece);
-            rest = more;
-        }
-        split.scan(rest);
-        prop_assert_eq!(whole.violation, split.violation);
-        prop_assert_eq!(whole.begun, split.begun);
-        prop_assert_eq!(whole.state, split.state);
-    }
-
-    #[test]
-    fn any_bytes_are_scanned_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        scan(&[b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", &bytes]);
-        scan(&[&bytes]);
     }
 }
