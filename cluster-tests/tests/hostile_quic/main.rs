@@ -1,6 +1,7 @@
 //! Set-up: one node with one lane, subscribers on every transport and a publisher.
 //! Fault: QUIC clients with forged addresses, half-open handshakes, one-byte writes, streams that are reset, malformed
-//! and oversized frames, datagrams that nobody asked for, floods of pings, early data, and sessions that never read.
+//! and oversized frames, datagrams that nobody asked for, floods of pings and of subscriptions, early data, and sessions that
+//! never read.
 //! Claim: a forged address gets at most three times the bytes that were sent in its name; other clients are not
 //! affected, and memory and descriptors return to the baseline.
 
@@ -13,7 +14,9 @@ use pushonce_client::Transport;
 use pushonce_cluster_tests::hostile::{Bystanders, Footprint, STRANGER};
 use pushonce_cluster_tests::{ProcessCluster, secs, text_message};
 use pushonce_core::StartFrom;
+use pushonce_proto::client::{Encoding, ErrorCode, ServerEvent};
 use pushonce_proto::close;
+use pushonce_proto::delimited::FrameDecoder;
 use quinn::{SendDatagramError, VarInt};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -220,6 +223,37 @@ async fn early_data_is_refused() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storm_of_subscriptions_is_told_when_to_retry() {
+    let flags = ["--subscribe-rate-max", "10"];
+    let cluster = ProcessCluster::with_nodes(1).flags(&flags).start().await;
+    let mut bystanders = Bystanders::connect(&cluster).await;
+    let stranger = QuicStranger::connect(cluster.ports(0).quic).await;
+    let (mut control, mut replies) = stranger.connection.open_bi().await.expect("a stream");
+    let storm = (1..=300).flat_map(|nth| subscribe_frame(nth, &format!("storm/{nth}")));
+    control.write_all(&storm.collect::<Vec<_>>()).await.expect("open");
+    let mut decoder = FrameDecoder::new(1 << 20);
+    let refused = async {
+        loop {
+            let chunk = replies.read_chunk(4_096, true).await.expect("open").expect("not finished");
+            decoder.push(&chunk.bytes);
+            while let Some(frame) = decoder.next().expect("a frame") {
+                if let ServerEvent::Error { code, retry, retry_after_ms: 1.., message, .. } =
+                    Encoding::Proto.decode_event(&frame).expect("an event")
+                {
+                    return (code, retry, message);
+                }
+            }
+        }
+    };
+    let (code, retry, message) = timeout(secs(60), refused).await.expect("a refusal");
+    assert!(code == ErrorCode::Overloaded && retry, "{code:?}");
+    assert!(message.contains("--subscribe-rate-max"), "{message}");
+    let rejected = cluster.metric_sum("pushonce_listener_subscribes_rejected_total", &[]).await;
+    assert!(rejected > 0, "{rejected}");
+    bystanders.assert_served(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
