@@ -136,7 +136,13 @@ impl ControlState {
         readable: VersionRange,
         snapshot: &[u8],
     ) -> Result<ControlState, VersionedDecodeError> {
-        versioned::decode_in_range(readable, snapshot).map(|(_, state)| state)
+        let (version, state): (_, ControlState) = versioned::decode_in_range(readable, snapshot)?;
+        // Its own snapshots would have a version that nobody reads.
+        if state.0.as_ref().is_some_and(|cluster| cluster.cluster_version != version) {
+            let reason = format!("the state is not of version {version}, as its snapshot");
+            return Err(VersionedDecodeError::Corrupt(reason));
+        }
+        Ok(state)
     }
 
     fn bootstrap(&mut self, command: BootstrapCommand) -> Result<CommandReply, CommandRejection> {

@@ -8,7 +8,7 @@ use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
 use crate::mutation;
 
-/// How long one target may take in a test run after the replay of its corpus.
+/// Maximum time of one target in a test run after the replay of its corpus.
 const TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The maximum number of inputs in a test run after the replay of the corpus.

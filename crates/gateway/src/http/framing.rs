@@ -7,7 +7,7 @@
 //! only observes: the gateway answers the request whose number [`RequestFraming::violation`] has.
 //!
 //! The scanner looks at each byte of a head once and skips bodies by their length. Where it cannot follow (a
-//! malformed length or chunk, which hyper rejects as well) it stops.
+//! malformed chunk or trailer) it stops, and the next request has a violation, if hyper finds one.
 
 use std::cell::RefCell;
 use std::io;
@@ -41,6 +41,11 @@ pub(crate) enum FramingViolation {
     /// `Transfer-Encoding` occurs more than once.
     #[error("send Transfer-Encoding once")]
     TransferEncoding,
+    /// The chunks or trailers of the request before are malformed, so that its end is not certain.
+    #[error(
+        "the chunks or trailers of the previous request are malformed; end every line with CR LF"
+    )]
+    PreviousBody,
 }
 
 /// The scanner of one connection.
@@ -149,14 +154,17 @@ impl RequestFraming {
         let line = std::mem::replace(&mut self.line, LinePrefix::EMPTY);
         let next = match line.without_cr() {
             Some(line) => self.on_line(line),
-            // hyper accepts a bare LF in a head and rejects it in a chunk.
+            // hyper accepts a bare LF in a head and in a trailer, and rejects it in a chunk.
             None if is_in_head => Err(Some(FramingViolation::BareLf)),
             None => Err(None),
         };
         match next {
             Ok(state) => self.state = state,
             Err(Some(violation)) => self.stop_with(violation),
-            Err(None) => self.state = ScanState::Stopped,
+            Err(None) => {
+                self.violation = Some((self.begun + 1, FramingViolation::PreviousBody));
+                self.state = ScanState::Stopped;
+            }
         }
     }
 

@@ -20,6 +20,17 @@ fn well_formed_requests_are_counted_and_bodies_are_skipped() {
 }
 
 #[test]
+fn request_after_chunks_or_trailers_of_uncertain_end_is_ambiguous() {
+    const HEAD: &str = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for body in ["0\r\nTrailer: a\n\r\n", "0\r\n\n", "0\n\r\n", "x\r\n\r\n", "ffffffffffffffff\r\n"]
+    {
+        let framing = scan(&[HEAD.as_bytes(), body.as_bytes(), GET.as_bytes()]);
+        assert_eq!(framing.violation(2), Some(FramingViolation::PreviousBody), "{body:?}");
+        assert_eq!(framing.violation(1), None);
+    }
+}
+
+#[test]
 fn ambiguous_request_is_found_with_its_number() {
     use FramingViolation::*;
     for (request, violation) in [
