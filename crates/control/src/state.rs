@@ -26,6 +26,9 @@ use join_tokens::JoinTokens;
 
 pub use recover::RecoverError;
 
+/// How long a revocation stays after its tokens have expired: a day.
+const EXPIRED_REVOCATION_KEEP_MS: u64 = 24 * 3_600_000;
+
 /// The state of the cluster as of an index of the log; empty before the bootstrap. Two replicas that
 /// applied the same commands are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -589,7 +592,8 @@ impl ClusterState {
         Ok(settings)
     }
 
-    /// Revokes tokens. Revocations whose tokens have all expired make room for it.
+    /// Revokes tokens. Revocations whose tokens expired more than a day ago make room for it: `at` is the clock of
+    /// the node that received the command, and one that is ahead must not end the revocations of valid tokens.
     fn revoke(
         &mut self,
         tokens: RevokedTokens,
@@ -597,7 +601,7 @@ impl ClusterState {
         kept_until: Timestamp,
     ) -> Result<CommandReply, CommandRejection> {
         let mut revocations = Revocations::clone(&self.revocations);
-        revocations.expire(at);
+        revocations.expire(Timestamp(at.0.saturating_sub(EXPIRED_REVOCATION_KEEP_MS)));
         revocations.revoke(tokens, kept_until).map_err(CommandRejection::Revocation)?;
         self.revocations = Arc::new(revocations);
         Ok(CommandReply::Done)
@@ -705,6 +709,9 @@ mod namespace_test;
 #[cfg(test)]
 #[path = "state/recover_test.rs"]
 mod recover_test;
+#[cfg(test)]
+#[path = "state/revocation_test.rs"]
+mod revocation_test;
 #[cfg(test)]
 #[path = "state/state_test.rs"]
 pub(crate) mod state_test;

@@ -25,8 +25,9 @@ use crate::{AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, To
 /// Maximum number of topics in one reply: some hundred KiB.
 pub const TOPICS_MAX: u32 = 1_000;
 
-/// How long a revocation is kept when the request does not say: a day, longer than most tokens are valid.
-const REVOCATION_KEEP_MS: u64 = 24 * 3_600_000;
+/// How long a revocation is kept when the request does not say: 30 days, longer than most tokens are valid. A token
+/// that outlives its revocation is accepted again.
+const REVOCATION_KEEP_MS: u64 = 30 * 24 * 3_600_000;
 
 pub(crate) struct ClusterService {
     pub access: AccessControl,

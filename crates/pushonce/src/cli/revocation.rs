@@ -24,7 +24,7 @@ pub(super) struct RevokeArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     issued_before: Option<Timestamp>,
     /// How long the revocation is kept: as long as the longest of the tokens is valid
-    #[arg(long = "for", value_name = "TIME", default_value = "24h", value_parser = duration::parse)]
+    #[arg(long = "for", value_name = "TIME", default_value = "30d", value_parser = duration::parse)]
     keep: Duration,
     #[command(flatten)]
     server: ServerArgs,
