@@ -160,12 +160,12 @@ impl Hosts {
 }
 
 impl RunningCommand {
-    /// What it has written so far.
+    /// The output until now.
     pub fn output(&self) -> String {
         read(&self.output)
     }
 
-    /// What it has written, if it has not ended.
+    /// The output until now. Panics if the command has ended.
     pub fn output_while_running(&mut self) -> String {
         let ended = self.child.try_wait().expect("query the process");
         assert!(ended.is_none(), "it ended with {ended:?}: {}", self.output());

@@ -1,6 +1,6 @@
 //! Set-up: one node with one lane, subscribers on every transport and a publisher.
 //! Fault: QUIC clients with forged addresses, half-open handshakes, one-byte writes, streams that are reset, malformed
-//! and oversized frames, datagrams that nobody asked for, floods of pings and of subscriptions, early data, and sessions that
+//! and oversized frames, unsolicited datagrams, floods of pings and of subscriptions, early data, and sessions that
 //! never read.
 //! Claim: a forged address gets at most three times the bytes that were sent in its name; other clients are not
 //! affected, and memory and descriptors return to the baseline.
@@ -74,7 +74,7 @@ async fn forged_initials_get_at_most_three_times_their_bytes_and_a_new_client_is
     let topic = "bystanders/late";
     let mut late = cluster.subscriber(0, Transport::Quic, topic, StartFrom::Now);
     late.wait_subscribed(secs(20)).await;
-    // The node sends again what is not acknowledged, until it gives the handshakes up after ten seconds.
+    // The node repeats packets without an acknowledgement until it ends the handshakes after ten seconds.
     for _ in 0..12 {
         sleep(secs(1)).await;
         bystanders.assert_served(1).await;
@@ -156,7 +156,7 @@ async fn malformed_and_oversized_frames_end_their_session_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn datagrams_that_nobody_asked_for_are_not_noticed() {
+async fn unsolicited_datagrams_are_not_noticed() {
     withstand(|quic| async move {
         let stranger = QuicStranger::connect(quic).await;
         let refused = stranger.connection.send_datagram(vec![7; 100].into());

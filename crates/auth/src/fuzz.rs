@@ -1,5 +1,4 @@
-//! Tokens, keys and patterns: nothing is accepted that nobody signed, and nothing is granted that the text does
-//! not say.
+//! Tokens, keys and patterns: every accepted token is signed, and no grant goes beyond its text.
 
 use std::sync::LazyLock;
 
@@ -182,7 +181,7 @@ fn arbitrary_issuers_file_is_loaded_or_refused() {
         let stage = &ISSUER.1;
         stage.write("issuers.toml", text);
         if stage.load().is_ok() {
-            // Without an issuer and its audience nobody could be authenticated.
+            // A file without an issuer or an audience authenticates no caller.
             assert!(text.contains("issuer") && text.contains("audience"));
         }
     });

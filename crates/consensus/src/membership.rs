@@ -86,7 +86,7 @@ impl RaftGroup {
     }
 
     /// Replaces the voters in one joint step; each must be a member already, and [`GroupStatus::matched`] must
-    /// show that it holds entries: a replica without any votes for nobody. Removed replicas are not notified:
+    /// show that it holds entries: a replica without any rejects every candidate. Removed replicas are not notified:
     /// their node must stop and destroy them.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), MembershipError> {
         let voters = voters.into_iter().map(|node| node.0).collect();

@@ -99,7 +99,7 @@ impl fmt::Display for ReconcileStep {
 const CAUGHT_UP_LAG_MAX: u64 = 64;
 
 /// Whether the leader knows that a replica holds its log, up to [`CAUGHT_UP_LAG_MAX`] entries. A replica
-/// without any entry is not caught up: it does not know the members of its group and votes for nobody.
+/// without any entry is not caught up: it does not know the members of its group and rejects every candidate.
 pub(crate) fn is_caught_up(status: &GroupStatus, node: NodeId) -> bool {
     let matched = status.matched.get(&node).copied().unwrap_or(0);
     matched > 0 && matched.saturating_add(CAUGHT_UP_LAG_MAX) >= status.last_log_index

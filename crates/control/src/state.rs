@@ -140,7 +140,7 @@ impl ControlState {
         snapshot: &[u8],
     ) -> Result<ControlState, VersionedDecodeError> {
         let (version, state): (_, ControlState) = versioned::decode_in_range(readable, snapshot)?;
-        // Its own snapshots would have a version that nobody reads.
+        // Its own snapshots would have a version that no build reads.
         if state.0.as_ref().is_some_and(|cluster| cluster.cluster_version != version) {
             let reason = format!("the state is not of version {version}, as its snapshot");
             return Err(VersionedDecodeError::Corrupt(reason));

@@ -90,8 +90,8 @@ impl CallerRates {
         now: Instant,
     ) -> Result<(), NewTopicRateExceeded> {
         let LimitedRate { rates, limit, rejected } = &self.0.new_topics;
-        let nobody_waits = self.elapsed(now) >= self.0.waits_until.load(Ordering::Relaxed);
-        let Some(limit) = limit.filter(|_| !nobody_waits && !caller.is_exempt()) else {
+        let no_caller_waits = self.elapsed(now) >= self.0.waits_until.load(Ordering::Relaxed);
+        let Some(limit) = limit.filter(|_| !no_caller_waits && !caller.is_exempt()) else {
             return Ok(());
         };
         rates.try_take(caller, limit, 0, now).map_err(|retry_after| {

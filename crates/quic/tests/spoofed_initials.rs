@@ -46,7 +46,7 @@ fn forged_initials_are_answered_with_at_most_three_times_their_bytes() {
     assert_eq!(server.connection_count(), 0, "half-open connections end");
 }
 
-/// Whatever the endpoint repeats while nobody answers: each address counts for itself.
+/// The packets that the endpoint repeats without an answer count for each address by itself.
 #[test]
 fn forged_initial_of_one_address_is_answered_with_at_most_three_times_its_bytes() {
     let start = Instant::now();

@@ -70,7 +70,7 @@ impl Claims {
         if is_past(self.exp.0, now) {
             return Err(AuthenticationError::Expired);
         }
-        // Also `iat`: a token of the future would escape every revocation of what was issued before some time.
+        // Also `iat`: a token with a later time would escape every revocation by time of issue.
         let is_ahead = |date: &NumericDate| date.0.0 > now.0.saturating_add(leeway_ms());
         if self.nbf.iter().chain(&self.iat).any(is_ahead) {
             return Err(AuthenticationError::NotYetValid);

@@ -18,7 +18,7 @@ const NAMES_SHOWN_MAX: usize = 5;
 pub(super) struct CertificateCheck {
     verifier: Arc<dyn ServerCertVerifier>,
     server: ServerAddress,
-    /// What to change when nobody that is trusted issued the certificate.
+    /// The remedy for a certificate of an unknown authority.
     trust_hint: &'static str,
     rejection: Mutex<Option<String>>,
 }

@@ -1,4 +1,4 @@
-//! Requests of peers and records of a disk, of any content: what is accepted keeps the rules that openraft asserts.
+//! Requests of peers and records of a disk, of any content: accepted ones keep the rules that openraft asserts.
 
 use std::collections::BTreeSet;
 
