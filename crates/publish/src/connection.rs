@@ -135,10 +135,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for CallConnection<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
-            Poll::Pending => self.poll_idle(cx).map(Err),
-            read => read,
+        // Before the read: a client that sends without a pause is checked, too.
+        if let Poll::Ready(error) = self.poll_idle(cx) {
+            return Poll::Ready(Err(error));
         }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
@@ -201,6 +202,21 @@ mod tests {
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(received.len() > 40, "{} bytes", received.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_without_a_call_is_closed_although_bytes_are_always_readable() {
+        let (mut connection, _, mut client) = connection();
+        for _ in 0..3 {
+            tokio::io::AsyncWriteExt::write_all(&mut client, b"pong").await.expect("open");
+            tokio::time::advance(IDLE_INTERVAL / 2 + Duration::from_secs(1)).await;
+            let read = connection.read(&mut [0; 4]).await;
+            if let Err(error) = read {
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                return;
+            }
+        }
+        panic!("the connection is still open");
     }
 
     #[tokio::test(start_paused = true)]
