@@ -69,11 +69,15 @@ pub(crate) fn sign(pair: &KeyPair, key_id: Option<&str>, claims: &Value) -> Stri
     let header = json!({ "alg": pair.signing.algorithm().as_str(), "kid": key_id });
     let mut header = header;
     header.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
-    sign_text(pair, &header.to_string(), &claims.to_string())
+    sign_text(pair, header.to_string(), claims.to_string())
 }
 
 /// A token with any header and claims, signed by `pair`.
-pub(crate) fn sign_text(pair: &KeyPair, header: &str, claims: &str) -> String {
+pub(crate) fn sign_text(
+    pair: &KeyPair,
+    header: impl AsRef<[u8]>,
+    claims: impl AsRef<[u8]>,
+) -> String {
     sign_json(header, claims, &pair.signing).expect("random numbers")
 }
 

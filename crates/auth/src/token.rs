@@ -25,7 +25,7 @@ pub(crate) struct UnverifiedToken<'a> {
     pub(crate) signed: &'a str,
     pub(crate) signature: Vec<u8>,
     /// The claims as JSON.
-    pub(crate) claims: Vec<u8>,
+    pub(crate) claims: String,
 }
 
 /// The members of the header that are used. Others are ignored: above all `jwk`, `jku`, `x5c` and `x5u`,
@@ -54,13 +54,14 @@ impl<'a> UnverifiedToken<'a> {
         let malformed = || AuthenticationError::Malformed;
         let (signed, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
         let (header, claims) = signed.split_once('.').ok_or_else(malformed)?;
-        let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| malformed())?;
+        let header: Header =
+            serde_json::from_str(&decode_text(header)?).map_err(|_| malformed())?;
         if header.has_critical {
             return Err(AuthenticationError::CriticalExtension);
         }
-        let (claims, signature) = (decode(claims)?, decode(signature)?);
+        let (claims, signature) = (decode_text(claims)?, decode(signature)?);
         let IssuerClaim { iss: issuer } =
-            serde_json::from_slice(&claims).map_err(|_| AuthenticationError::NoIssuer)?;
+            serde_json::from_str(&claims).map_err(|_| AuthenticationError::NoIssuer)?;
         Ok(UnverifiedToken { header, issuer, signed, signature, claims })
     }
 }
@@ -79,6 +80,10 @@ pub fn read_unverified(token: &str) -> Result<Caller, AuthenticationError> {
 /// spelling.
 fn decode(part: &str) -> Result<Vec<u8>, AuthenticationError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthenticationError::Malformed)
+}
+
+fn decode_text(part: &str) -> Result<String, AuthenticationError> {
+    String::from_utf8(decode(part)?).map_err(|_| AuthenticationError::Malformed)
 }
 
 fn is_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 
 use crate::mutation;
 
@@ -49,7 +49,12 @@ impl Target {
                 panic!("{name} failed with {}", message(&*panic));
             }
         }
-        let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+        let config = Config {
+            cases: CASES,
+            failure_persistence: None,
+            rng_seed: seed(),
+            ..Config::default()
+        };
         let inputs = mutation::inputs(known.into_iter().map(|(_, input)| input).collect());
         let deadline = Instant::now() + TIME_MAX;
         let result = TestRunner::new(config).run(&inputs, |input| {
@@ -80,6 +85,15 @@ impl Target {
             (path.display().to_string(), input)
         };
         paths.into_iter().map(read).collect()
+    }
+}
+
+/// The same input in every run, so that a test fails with the change that made it fail. `PROPTEST_RNG_SEED`
+/// chooses other input; `scripts/fuzz` searches for more.
+fn seed() -> RngSeed {
+    match Config::default().rng_seed {
+        RngSeed::Random => RngSeed::Fixed(0),
+        chosen => chosen,
     }
 }
 

@@ -59,7 +59,9 @@ impl KeySetDocument {
     /// Reads a JWK set. Keys of other algorithms than `allowed`, for encryption, or broken are left out: a
     /// new kind of key must not make the others unusable. Of keys with the same id the first counts.
     pub(crate) fn read(text: &[u8], allowed: &[Algorithm]) -> Result<KeySetDocument, UnusableKey> {
-        let JwkSet { keys } = serde_json::from_slice(text).map_err(|_| UnusableKey::Malformed)?;
+        let malformed = || UnusableKey::Malformed;
+        let text = std::str::from_utf8(text).map_err(|_| malformed())?;
+        let JwkSet { keys } = serde_json::from_str(text).map_err(|_| malformed())?;
         if keys.len() > Self::KEYS_MAX {
             return Err(UnusableKey::TooMany(keys.len()));
         }
@@ -84,7 +86,8 @@ impl KeySetDocument {
 
 /// Reads one JWK.
 pub(super) fn read_key(text: &[u8]) -> Result<VerificationKey, InvalidKey> {
-    let jwk: Jwk = serde_json::from_slice(text).map_err(|_| InvalidKey::Encoding)?;
+    let text = std::str::from_utf8(text).map_err(|_| InvalidKey::Encoding)?;
+    let jwk: Jwk = serde_json::from_str(text).map_err(|_| InvalidKey::Encoding)?;
     if jwk.d.is_some() {
         return Err(InvalidKey::PrivateKey);
     }

@@ -57,8 +57,8 @@ struct NumericDate(Timestamp);
 
 impl Claims {
     /// Reads the claims of a token whose signature was verified.
-    pub(crate) fn read(json: &[u8]) -> Result<Claims, AuthenticationError> {
-        serde_json::from_slice(json)
+    pub(crate) fn read(json: &str) -> Result<Claims, AuthenticationError> {
+        serde_json::from_str(json)
             .map_err(|error| AuthenticationError::Claims { reason: error.to_string() })
     }
 

@@ -38,7 +38,7 @@ impl NewToken {
         if let (Some(header), Some(key_id)) = (header.as_object_mut(), key_id) {
             header.insert("kid".to_owned(), key_id.into());
         }
-        sign_json(&header.to_string(), &self.claims().to_string(), key)
+        sign_json(header.to_string(), self.claims().to_string(), key)
     }
 
     fn claims(&self) -> Value {
@@ -74,8 +74,8 @@ impl NewToken {
 
 /// Signs any header and claims.
 pub(crate) fn sign_json(
-    header: &str,
-    claims: &str,
+    header: impl AsRef<[u8]>,
+    claims: impl AsRef<[u8]>,
     key: &SigningKey,
 ) -> Result<String, SigningError> {
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));

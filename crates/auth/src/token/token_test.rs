@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::testing::{
     NOW, RSA_PUBLIC, Stage, authenticate, claims, key_pair, rejection, sign, sign_text,
 };
+use crate::token::read_unverified;
 use crate::{
     Action, Algorithm, AuthenticationError, Authenticator, Grants, NewToken, SigningKey, authorize,
 };
@@ -84,14 +85,14 @@ fn algorithm_that_is_not_that_of_the_key_is_refused() {
         let (_stage, authenticator) = Stage::with_key(&pair);
         for named in ["none", "None", "NONE", "", "HS384", "RS512", "PS256", "ES384", "eddsa"] {
             let header = json!({ "alg": named }).to_string();
-            let token = sign_text(&pair, &header, &plain().to_string());
+            let token = sign_text(&pair, &header, plain().to_string());
             assert_eq!(rejection(&authenticator, &token), AuthenticationError::OtherAlgorithm);
             let unsigned = &token[..=token.rfind('.').unwrap()];
             assert!(authenticate(&authenticator, unsigned).is_err());
         }
         for other in Algorithm::ALL.into_iter().filter(|other| *other != algorithm) {
             let header = json!({ "alg": other.as_str() }).to_string();
-            let token = sign_text(&pair, &header, &plain().to_string());
+            let token = sign_text(&pair, &header, plain().to_string());
             assert_eq!(rejection(&authenticator, &token), AuthenticationError::OtherAlgorithm);
         }
     }
@@ -139,7 +140,7 @@ fn keys_and_addresses_inside_a_token_are_ignored() {
         "alg": "EdDSA", "jwk": crate::testing::jwk("x", &foreign), "jku": "http://127.0.0.1:9/",
         "x5u": "http://127.0.0.1:9/", "x5c": ["AAAA"], "jwt": 7,
     });
-    let token = |pair| sign_text(pair, &header.to_string(), &plain().to_string());
+    let token = |pair| sign_text(pair, header.to_string(), plain().to_string());
     assert!(authenticate(&authenticator, &token(&own)).is_ok());
     assert_eq!(rejection(&authenticator, &token(&foreign)), AuthenticationError::Signature);
 }
@@ -150,7 +151,7 @@ fn critical_extensions_are_refused_whatever_their_form() {
     let (_stage, authenticator) = Stage::with_key(&pair);
     for critical in [json!(["b64"]), json!([]), json!("exp"), json!(null), json!({})] {
         let header = json!({ "alg": "EdDSA", "crit": critical }).to_string();
-        let token = sign_text(&pair, &header, &plain().to_string());
+        let token = sign_text(&pair, &header, plain().to_string());
         assert_eq!(rejection(&authenticator, &token), AuthenticationError::CriticalExtension);
     }
 }
@@ -330,6 +331,24 @@ fn claim_that_appears_twice_refuses_the_token() {
 }
 
 #[test]
+fn json_that_is_not_utf8_is_refused_also_where_it_is_ignored() {
+    let pair = key_pair(Algorithm::EdDsa);
+    let (_stage, authenticator) = Stage::with_key(&pair);
+    let [header, claims] = [json!({ "alg": "EdDSA", "x": "#" }), claims(json!({ "x": "#" }))]
+        .map(|json| json.to_string().into_bytes());
+    let broken = |json: &[u8]| -> Vec<u8> {
+        json.iter().map(|byte| if *byte == b'#' { 0xff } else { *byte }).collect()
+    };
+    assert!(authenticate(&authenticator, &sign_text(&pair, &header, &claims)).is_ok());
+    for token in
+        [sign_text(&pair, broken(&header), &claims), sign_text(&pair, &header, broken(&claims))]
+    {
+        assert_eq!(rejection(&authenticator, &token), AuthenticationError::Malformed);
+        assert_eq!(read_unverified(&token), Err(AuthenticationError::Malformed));
+    }
+}
+
+#[test]
 fn deeply_nested_json_is_refused() {
     let pair = key_pair(Algorithm::EdDsa);
     let (_stage, authenticator) = Stage::with_key(&pair);
@@ -386,7 +405,7 @@ fn id_token_is_refused_where_keys_come_from_a_key_set() {
         if let Some(typ) = typ {
             header["typ"] = typ.into();
         }
-        let token = sign_text(&pair, &header.to_string(), &plain().to_string());
+        let token = sign_text(&pair, header.to_string(), plain().to_string());
         let accepted = [&strict, &configured, &single_key]
             .map(|authenticator| authenticate(authenticator, &token).is_ok());
         assert_eq!(accepted, expected, "{typ:?}");
