@@ -165,7 +165,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
             SubscriberEvent::Gap { topic, gap } => {
                 tracing::warn!(%topic, %gap, "messages are missing")
             }
-            SubscriberEvent::Rejected { code, message } => bail!("{code}: {message}"),
+            SubscriberEvent::Rejected { topic: Some(topic), code, message } => {
+                bail!("{topic}: {code}: {message}")
+            }
+            SubscriberEvent::Rejected { code, message, .. } => bail!("{code}: {message}"),
             SubscriberEvent::Disconnected { server, reason: why, retry_in: Some(pause) } => {
                 tracing::warn!(%server, error = why, retry_in = ?pause, "not connected, retrying");
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::stream;
 use pushonce_auth::AdminAccess;
 use pushonce_client::{
-    AccessToken, ContentType, Publish, PublishFailure, Publisher, PublisherOptions, StartFrom,
-    Subscriber, SubscriberEvent, TokenProvider, Topic, Transport,
+    AccessToken, ContentType, Publish, PublishFailure, Publisher, StartFrom, Subscriber,
+    SubscriberEvent, TokenProvider, Topic, Transport,
 };
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
@@ -68,14 +68,16 @@ pub async fn sdk_publishes_with_a_token(node: &TestNode) {
     let message = || Publish::new(Topic::new("chat/7").expect("valid"), ContentType::Text, "goal");
     let token = mint("alice", 3_600, grants(&[], &["chat/*"], &[]));
     let provider = TokenProvider::fixed(AccessToken::new(token));
-    let publisher = Publisher::with_options(
-        [server()],
-        PublisherOptions { token: Some(provider.clone()), ..PublisherOptions::default() },
-    );
+    let publisher =
+        Publisher::builder([server()]).token(provider.clone()).build().expect("a gRPC address");
     publisher.publish(message()).await.expect("granted");
     let mut stream = publisher.stream().await.expect("granted");
     stream.send(message()).await.expect("valid").await.expect("granted");
-    let failure = Publisher::new([server()]).publish(message()).await.expect_err("no token");
+    let failure = Publisher::new([server()])
+        .expect("a gRPC address")
+        .publish(message())
+        .await
+        .expect_err("no token");
     let PublishFailure::Rejected { reason, retry, .. } = failure else { panic!("{failure}") };
     assert_eq!((reason, retry), (ErrorCode::NotAuthenticated, false));
     let other = Publish::new(Topic::new("news").expect("valid"), ContentType::Text, "goal");
