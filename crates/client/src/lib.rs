@@ -73,6 +73,11 @@
 //! # }
 //! ```
 
+/// The examples of the crate's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod build_error;
 mod cursor;
 mod delta;

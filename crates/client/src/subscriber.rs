@@ -63,7 +63,7 @@ pub use event::SubscriberEvent;
 ///     }
 /// }
 /// orders.close().await;
-/// # assert_eq!(std::fs::read_to_string(&file)?.parse::<Position>()?, Position::new(1, 1));
+/// # assert_eq!(std::fs::read_to_string(&file)?.parse::<Position>()?.offset.0, 1);
 /// # Ok(())
 /// # }
 /// ```
