@@ -1,0 +1,72 @@
+// The interface of the package.
+
+import { Client } from "./client.js";
+import { baseUrl } from "./urls.js";
+import { recall, remember } from "./memory.js";
+import { openWebSocket } from "./websocket.js";
+
+export { Client } from "./client.js";
+export { Subscription } from "./subscription.js";
+export { PublishError, PushonceError } from "./errors.js";
+
+/** @typedef {import("./types.js").Acknowledgement} Acknowledgement */
+/** @typedef {import("./types.js").ClientEvents} ClientEvents */
+/** @typedef {import("./types.js").ConnectOptions} ConnectOptions */
+/** @typedef {import("./types.js").Delivery} Delivery */
+/** @typedef {import("./types.js").Gap} Gap */
+/** @typedef {import("./types.js").Message} Message */
+/** @typedef {import("./types.js").PublishOptions} PublishOptions */
+/** @typedef {import("./types.js").Snapshot} Snapshot */
+/** @typedef {import("./types.js").StartFrom} StartFrom */
+/** @typedef {import("./types.js").Subscribed} Subscribed */
+/** @typedef {import("./types.js").SubscribeOptions} SubscribeOptions */
+/** @typedef {import("./types.js").SubscriptionEvents} SubscriptionEvents */
+/** @typedef {import("./types.js").TokenProvider} TokenProvider */
+
+/**
+ * Connects to a cluster, and stays connected until `close()`: when a node or the network fails, the client connects again, to another node if
+ * there is one, and every subscription continues where it stopped.
+ * @param {string | URL | (string | URL)[]} url the address of a node, or of several: `https://push.example.com`
+ * @param {ConnectOptions} [options]
+ * @returns {Client}
+ */
+export function connect(url, options = {}) {
+  const { token, whenHidden, transports = ["websocket"], fetch = globalThis.fetch } = options;
+  const urls = [url].flat().map(baseUrl);
+  if (!urls.length) throw new TypeError("no address of a node");
+  const WebSocket = options.WebSocket ?? globalThis.WebSocket;
+  if (transports.includes("websocket") && !WebSocket) {
+    throw new TypeError("no WebSocket here: use Node 22, or give connect(url, { WebSocket }) that of a package");
+  }
+  const getToken = typeof token === "function" ? token : options.getToken;
+  const key = urls.join();
+  const now = monotonic(Date.now);
+  return new Client({
+    session: {
+      urls,
+      transports,
+      first: recall(key, now()),
+      random: Math.random,
+      token: typeof token === "string" ? token : undefined,
+      canAsk: !!getToken,
+      whenHidden,
+    },
+    open: (_transport, address, events) => openWebSocket(address, WebSocket, events),
+    getToken,
+    fetch: (input, init) => fetch(input, init),
+    now,
+    remember: (transport) => remember(key, transport, now()),
+  });
+}
+
+/** A clock that does not go back when the clock of the device is set back. @param {() => number} clock */
+function monotonic(clock) {
+  let offset = 0;
+  let last = 0;
+  return () => {
+    const time = clock() + offset;
+    if (time < last) offset += last - time;
+    last = Math.max(time, last);
+    return last;
+  };
+}
