@@ -8,7 +8,7 @@ import { createSession } from "./session.js";
 import { fetchSnapshot } from "./snapshot.js";
 import { Subscription } from "./subscription.js";
 
-/** @import { Acknowledgement, ClientEvents, Connection, ConnectionEvents, Effect, PublishOptions, Snapshot, SubscribeOptions, TokenProvider, TokenRequest, TransportName } from "./types.js" */
+/** @import { Acknowledgement, ClientEvents, Connection, ConnectionEvents, Effects, PublishOptions, Snapshot, SubscribeOptions, TokenProvider, TransportName } from "./types.js" */
 /** @import { Session, SessionOptions } from "./session.js" */
 
 /** Longer than a shard needs to get a new owner (2 s) and than the node's own deadline (5 s). */
@@ -178,7 +178,7 @@ export class Client {
       this.#session.tick(now());
       const effects = this.#session.takeEffects();
       if (!effects.length) break;
-      effects.forEach((effect) => this.#perform(effect));
+      for (const [effect, ...args] of effects) /** @type {any} */ (this.#handlers[effect])(...args);
     }
     this.#isRunning = false;
     clearTimeout(this.#timer);
@@ -186,66 +186,59 @@ export class Client {
     if (wait < Infinity) this.#timer = setTimeout(() => this.#run("tick"), Math.min(Math.max(wait, 0), TIMER_MAX));
   }
 
-  /** @param {Effect} effect */
-  #perform(effect) {
-    switch (effect.do) {
-      case "open":
-        return this.#open(effect.transport, effect.url);
-      case "try":
-        return this.#try(effect.transport, effect.url);
-      case "disconnect":
-        this.#connection?.close();
-        this.#connection = undefined;
-        return undefined;
-      case "send":
-        return this.#connection?.send(effect.frame);
-      case "token":
-        return this.#requestToken(effect.reason);
-      case "deliver":
-        return this.#subscriptions.get(effect.topic)?.deliver(effect.event, effect.newestOnly);
-      case "end": {
-        const subscription = this.#subscriptions.get(effect.topic);
-        this.#subscriptions.delete(effect.topic);
-        return subscription?.finish(effect.error);
+  /** Carries out effects. @type {{ [N in keyof Effects]: (...args: Effects[N]) => unknown }} */
+  #handlers = {
+    open: (transport, url) => {
+      /** @type {Connection | undefined} */
+      let connection;
+      // What a connection reports after its end is ignored.
+      const isCurrent = () => connection === this.#connection;
+      connection = this.#connection = this.#connect(transport, url, {
+        opened: () => isCurrent() && this.#run("opened"),
+        frame: (frame, text) => isCurrent() && this.#run("frame", frame, text),
+        closed: (code, reason) => isCurrent() && this.#run("closed", code, reason),
+      });
+    },
+    try: (transport, url) => {
+      const connection = this.#connect(transport, url, {
+        opened: () => {
+          connection?.close();
+          this.#run("tried", true);
+        },
+        frame: () => {},
+        closed: () => this.#run("tried", false),
+      });
+    },
+    disconnect: () => {
+      this.#connection?.close();
+      this.#connection = undefined;
+    },
+    send: (frame) => this.#connection?.send(frame),
+    token: async (reason) => {
+      try {
+        this.setToken(String(await this.#parts.getToken?.({ reason })));
+      } catch (error) {
+        this.#run("tokenFailed", error);
       }
-      case "settle": {
-        const { publish, result } = effect;
-        const settle = this.#publishes.get(publish);
-        this.#publishes.delete(publish);
-        return result instanceof PublishError ? settle?.reject(result) : settle?.resolve(result);
-      }
-      case "remember":
-        return this.#parts.remember(effect.transport);
-      case "report":
-        if (effect.name === "closed") this.#stopWatching();
-        return this.#listeners.call(effect.name, effect.value);
-    }
-  }
-
-  /** @param {TransportName} transport @param {string} url */
-  #open(transport, url) {
-    /** @type {Connection | undefined} */
-    let connection;
-    // What a connection reports after its end is ignored.
-    const isCurrent = () => connection === this.#connection;
-    connection = this.#connection = this.#connect(transport, url, {
-      opened: () => isCurrent() && this.#run("opened"),
-      frame: (frame, text) => isCurrent() && this.#run("frame", frame, text),
-      closed: (code, reason) => isCurrent() && this.#run("closed", code, reason),
-    });
-  }
-
-  /** Opens a connection only to see whether the transport works. @param {TransportName} transport @param {string} url */
-  #try(transport, url) {
-    const connection = this.#connect(transport, url, {
-      opened: () => {
-        connection?.close();
-        this.#run("tried", true);
-      },
-      frame: () => {},
-      closed: () => this.#run("tried", false),
-    });
-  }
+    },
+    deliver: (topic, event, newestOnly) => this.#subscriptions.get(topic)?.deliver(event, newestOnly),
+    end: (topic, error) => {
+      const subscription = this.#subscriptions.get(topic);
+      this.#subscriptions.delete(topic);
+      subscription?.finish(error);
+    },
+    settle: (publish, result) => {
+      const settle = this.#publishes.get(publish);
+      this.#publishes.delete(publish);
+      if (result instanceof PublishError) settle?.reject(result);
+      else settle?.resolve(result);
+    },
+    remember: (transport) => this.#parts.remember(transport),
+    report: (name, value) => {
+      if (name === "closed") this.#stopWatching();
+      this.#listeners.call(name, value);
+    },
+  };
 
   /** @param {TransportName} transport @param {string} url @param {ConnectionEvents} events */
   #connect(transport, url, events) {
@@ -254,15 +247,6 @@ export class Client {
     } catch (error) {
       queueMicrotask(() => events.closed(undefined, String(error)));
       return undefined;
-    }
-  }
-
-  /** @param {TokenRequest["reason"]} reason */
-  async #requestToken(reason) {
-    try {
-      this.setToken(String(await this.#parts.getToken?.({ reason })));
-    } catch (error) {
-      this.#run("tokenFailed", error);
     }
   }
 }

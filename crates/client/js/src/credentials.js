@@ -34,7 +34,7 @@ export function createCredentials(emit, token, canAsk) {
   function ask(why) {
     if (isAsking) return;
     isAsking = true;
-    emit({ do: "token", reason: why });
+    emit("token", why);
   }
 
   return {

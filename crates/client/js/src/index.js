@@ -33,10 +33,10 @@ export { PublishError, PushonceError } from "./errors.js";
 export function connect(url, options = {}) {
   const { token, whenHidden, transports = ["websocket"], fetch = globalThis.fetch } = options;
   const urls = [url].flat().map(baseUrl);
-  if (!urls.length) throw new TypeError("no address of a node");
+  if (!urls.length) throw new TypeError("no address");
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
   if (transports.includes("websocket") && !WebSocket) {
-    throw new TypeError("no WebSocket here: use Node 22, or give connect(url, { WebSocket }) that of a package");
+    throw new TypeError("no WebSocket: use Node 22, or give { WebSocket }");
   }
   const getToken = typeof token === "function" ? token : options.getToken;
   const key = urls.join();

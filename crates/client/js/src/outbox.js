@@ -45,7 +45,7 @@ export function createOutbox(emit, nextId, random) {
   /** @param {PendingPublish} entry @param {import("./types.js").Acknowledgement | PublishError} result */
   function settle(entry, result) {
     pending = pending.filter((other) => other !== entry);
-    emit({ do: "settle", publish: entry.number, result });
+    emit("settle", entry.number, result);
   }
 
   return {

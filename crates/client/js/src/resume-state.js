@@ -59,13 +59,11 @@ export function createResumeState(emit, nextId, random, whenHidden) {
    * @param {N} type
    * @param {any} value
    */
-  const deliver = ({ topic, cursor }, type, value) =>
-    emit({ do: "deliver", topic, event: { type, value }, newestOnly: cursor.isNewestOnly() });
+  const deliver = ({ topic, cursor }, type, value) => emit("deliver", topic, { type, value }, cursor.isNewestOnly());
 
   /** Ends what the node sends of a topic; it can be requested again at once. @param {TopicSubscription} subscription */
   function release(subscription) {
-    if (isOpen && subscription.phase)
-      emit({ do: "send", frame: { id: nextId(), unsubscribe: { topic: subscription.topic } } });
+    if (isOpen && subscription.phase) emit("send", { id: nextId(), unsubscribe: { topic: subscription.topic } });
     subscription.phase = IDLE;
     subscription.isStale = false;
   }
@@ -93,7 +91,7 @@ export function createResumeState(emit, nextId, random, whenHidden) {
   /** @param {TopicSubscription} subscription @param {PushonceError} [error] */
   function end({ topic }, error) {
     subscriptions.delete(topic);
-    emit({ do: "end", topic, error });
+    emit("end", topic, error);
   }
 
   return {

@@ -45,8 +45,7 @@ const UNVERIFIED_REQUESTS_MAX = 60;
 export function createSession({ urls, transports, first, random, token, canAsk, whenHidden }) {
   /** @type {Effect[]} */
   let effects = [];
-  /** @param {Effect} effect */
-  const emit = (effect) => void effects.push(effect);
+  const emit = /** @type {import("./types.js").Emit} */ ((/** @type {any} */ ...effect) => void effects.push(effect));
   let lastId = 0;
   const nextId = () => ++lastId;
 
@@ -80,8 +79,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
   const upgradeDelay = createBackoff(60_000, 3_600_000, random);
 
   /** @template {keyof ClientEvents} N @param {N} name @param {ClientEvents[N]} value */
-  const report = (name, value) => emit({ do: "report", name, value });
-  const current = () => ({ url: servers.url(), transport: servers.transport() });
+  const report = (name, value) => emit("report", name, value);
 
   /** @param {number} now */
   function start(now) {
@@ -93,13 +91,13 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     phase = "opening";
     hadFrame = false;
     openBy = now + Math.min(OPEN_TIMEOUT * (failures + 1), OPEN_TIMEOUT_MAX);
-    emit({ do: "open", ...current() });
+    emit("open", servers.transport(), servers.url());
   }
 
   /** @param {Frame} request */
   function send(request) {
     const id = nextId();
-    emit({ do: "send", frame: { id, ...request } });
+    emit("send", { id, ...request });
     return id;
   }
 
@@ -109,7 +107,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     const requests = topics.takeRequests(now, isVerified ? Infinity : UNVERIFIED_REQUESTS_MAX - lastId);
     if (requests.length && !hadFrame) aliveUntil = Math.min(aliveUntil, now + REPLY_TIMEOUT);
     if (isVerified) requests.push(...outbox.takeRequests(now));
-    for (const frame of requests) emit({ do: "send", frame });
+    for (const frame of requests) emit("send", frame);
   }
 
   function authenticate() {
@@ -119,7 +117,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
   function onVerified() {
     isVerified = true;
     authenticationId = 0;
-    report("connected", current());
+    report("connected", { url: servers.url(), transport: servers.transport() });
   }
 
   /** Ends the connection, or the attempt to open one, and schedules the next. @param {number} now @param {string} reason @param {{ code?: number, isLater?: boolean, isWanted?: boolean }} [how] */
@@ -135,7 +133,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
   }
 
   function disconnect() {
-    emit({ do: "disconnect" });
+    emit("disconnect");
     topics.begin(false);
     outbox.begin(false);
     credentials.stopRenewal();
@@ -202,7 +200,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     else if (phase === "open") credentials.tick(now);
     if (now >= upgradeAt) {
       upgradeAt = Infinity;
-      emit({ do: "try", url: servers.url(), transport: transports[0] });
+      emit("try", transports[0], servers.url());
     }
     pump(now);
   }
@@ -284,9 +282,10 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     /** The connection has ended, or could not be opened. @param {number} now @param {number} [code] @param {string} [reason] */
     closed(now, code = 1006, reason) {
       if (phase !== "opening" && phase !== "open") return;
-      const text = reason || TOKEN[code] || FINAL[code] || "the connection ended";
-      if (FINAL[code]) close(new PushonceError(FINAL[code], `${code} ${text}`), code);
-      else if (TOKEN[code]) refuse(now, TOKEN[code], text);
+      const word = FINAL[code];
+      const text = reason || word || "the connection ended";
+      if (TOKEN.includes(code)) refuse(now, word, text);
+      else if (word) close(new PushonceError(word, `${code} ${text}`), code);
       else lose(now, text, { code, isLater: LATER.includes(code) });
     },
 
@@ -315,7 +314,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
         lose(now, "a better transport works", { isWanted: true });
       } else {
         scheduleUpgrade(now);
-        emit({ do: "remember", transport: servers.transport() });
+        emit("remember", servers.transport());
       }
     },
 

@@ -136,20 +136,23 @@
  */
 
 /**
- * What the loop carries out for a state machine.
- * @typedef {{ do: "open", url: string, transport: TransportName }
- *   | { do: "try", url: string, transport: TransportName }
- *   | { do: "disconnect" }
- *   | { do: "send", frame: Frame }
- *   | { do: "token", reason: TokenRequest["reason"] }
- *   | { do: "deliver", topic: string, event: SubscriptionEvent, newestOnly?: boolean }
- *   | { do: "end", topic: string, error?: import("./errors.js").PushonceError }
- *   | { do: "settle", publish: number, result: Acknowledgement | import("./errors.js").PublishError }
- *   | { do: "report", name: keyof ClientEvents, value: any }
- *   | { do: "remember", transport: TransportName }} Effect
+ * What the loop carries out for a session: the name of the effect and its arguments.
+ * @typedef {object} Effects
+ * @property {[transport: TransportName, url: string]} open
+ * @property {[transport: TransportName, url: string]} try opens a connection only to see whether the transport works
+ * @property {[]} disconnect
+ * @property {[frame: Frame]} send
+ * @property {[reason: TokenRequest["reason"]]} token
+ * @property {[topic: string, event: SubscriptionEvent, newestOnly: boolean]} deliver
+ * @property {[topic: string, error?: import("./errors.js").PushonceError]} end
+ * @property {[publish: number, result: Acknowledgement | import("./errors.js").PublishError]} settle
+ * @property {[transport: TransportName]} remember
+ * @property {[name: keyof ClientEvents, value: any]} report
  */
 
-/** @typedef {(effect: Effect) => void} Emit */
+/** @typedef {{ [N in keyof Effects]: [name: N, ...args: Effects[N]] }[keyof Effects]} Effect */
+
+/** @typedef {<N extends keyof Effects>(name: N, ...args: Effects[N]) => void} Emit */
 
 /**
  * A connection of any transport.

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { PushonceError } from "../src/errors.js";
-import { Harness } from "./harness.js";
+import { Harness } from "./session-harness.js";
 
 const refusal = (id, code = "not_authenticated") => ({ id, error: { code, message: "no", retry: false } });
 const tokens = (h) => h.of("token").map(({ reason }) => reason);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Harness } from "./harness.js";
+import { Harness } from "./session-harness.js";
 
 test("subscription resumes after the last delivered message", () => {
   const h = new Harness().open().live("chat/7", "5:2");

@@ -2,6 +2,20 @@
 
 import { createSession } from "../src/session.js";
 
+/** The names of the arguments of each effect. */
+const ARGUMENTS = {
+  open: ["transport", "url"],
+  try: ["transport", "url"],
+  disconnect: [],
+  send: ["frame"],
+  token: ["reason"],
+  deliver: ["topic", "event", "newestOnly"],
+  end: ["topic", "error"],
+  settle: ["publish", "result"],
+  remember: ["transport"],
+  report: ["name", "value"],
+};
+
 export class Harness {
   now = 1_000_000;
   /** Every effect since the last `take`. */
@@ -70,7 +84,8 @@ export class Harness {
   }
 
   of(kind) {
-    return this.effects.filter((effect) => effect.do === kind);
+    const named = (args) => Object.fromEntries(ARGUMENTS[kind].map((name, index) => [name, args[index]]));
+    return this.effects.filter(([effect]) => effect === kind).map(([, ...args]) => named(args));
   }
 
   get sent() {
