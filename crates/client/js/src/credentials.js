@@ -87,8 +87,9 @@ export function createCredentials(emit, token, canAsk) {
       if (canAsk && expires) scheduleRenewal(now);
     },
 
-    /** The connection has ended. */
-    stopRenewal() {
+    /** The connection has ended. A question without an answer is asked again when a token is needed. */
+    reset() {
+      isAsking = false;
       expiresAt = 0;
       renewAt = Infinity;
     },

@@ -124,7 +124,6 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
   function lose(now, reason, { code, isLater = false, isWanted = false } = {}) {
     if (phase === "closed") return;
     const url = servers.url();
-    if (phase === "token") credentials.askAgain(now);
     disconnect();
     if (!isWanted) failures += 1;
     phase = "waiting";
@@ -136,7 +135,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     emit("disconnect");
     topics.begin(false);
     outbox.begin(false);
-    credentials.stopRenewal();
+    credentials.reset();
     openBy = aliveUntil = leaveAt = switchAt = upgradeAt = Infinity;
     authenticationId = 0;
     isVerified = false;
@@ -153,11 +152,11 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     report("closed", error);
   }
 
-  /** The node refused the token, or it has expired. @param {number} now @param {string} code @param {string} message */
-  function refuse(now, code, message) {
-    const error = credentials.refuse(code, message);
-    if (error) close(error);
-    else lose(now, message, { isWanted: true });
+  /** The node refused the token, or it has expired. @param {number} now @param {string} word @param {string} message @param {number} [code] */
+  function refuse(now, word, message, code) {
+    const error = credentials.refuse(word, message);
+    if (error) close(error, code);
+    else lose(now, message, { code, isWanted: true });
   }
 
   /** The reply to a token. @param {Frame} frame @param {number} now */
@@ -284,7 +283,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       if (phase !== "opening" && phase !== "open") return;
       const word = FINAL[code];
       const text = reason || word || "the connection ended";
-      if (TOKEN.includes(code)) refuse(now, word, text);
+      if (TOKEN.includes(code)) refuse(now, word, text, code);
       else if (word) close(new PushonceError(word, `${code} ${text}`), code);
       else lose(now, text, { code, isLater: LATER.includes(code) });
     },

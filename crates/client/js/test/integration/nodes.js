@@ -42,8 +42,9 @@ export class Testbed {
     const join = (name) => this.#start(name, ["--name", name, "--data", this.path(name), "--join", a.peer, ...flags]);
     const nodes = [a, ...(await Promise.all([join("b"), join("c")]))];
     await waitUntil("every shard has three replicas", async () => {
-      const { stdout } = await this.command(["cluster", "status", "--server", a.grpc]);
-      return stdout.includes("nothing is moving");
+      // Exit code 3: not yet.
+      const status = await this.command(["cluster", "status", "--server", a.grpc]).catch((error) => error);
+      return status.stdout?.includes("nothing is moving") && !status.code;
     });
     return nodes;
   }
