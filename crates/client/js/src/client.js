@@ -23,7 +23,6 @@ const TIMER_MAX = 60_000;
  * @property {TokenProvider} [getToken]
  * @property {typeof globalThis.fetch} fetch
  * @property {() => number} now
- * @property {(transport: TransportName) => void} remember
  */
 
 /** @typedef {{ resolve: (acknowledgement: Acknowledgement) => void, reject: (error: unknown) => void }} Settle */
@@ -96,8 +95,7 @@ export class Client {
    */
   subscribe(topic, options = {}) {
     if (this.state === "closed") throw new PushonceError("closed", "the client is closed");
-    if (this.#subscriptions.has(topic))
-      throw new PushonceError("already_subscribed", `there is a subscription to ${topic}: share it`);
+    if (this.#subscriptions.has(topic)) throw new PushonceError("already_subscribed", `${topic} is subscribed already`);
     const subscription = new Subscription(topic, {
       setPaused: (isPaused) => this.#run("setPaused", topic, isPaused),
       unsubscribe: () => {
@@ -233,7 +231,6 @@ export class Client {
       if (result instanceof PublishError) settle?.reject(result);
       else settle?.resolve(result);
     },
-    remember: (transport) => this.#parts.remember(transport),
     report: (name, value) => {
       if (name === "closed") this.#stopWatching();
       this.#listeners.call(name, value);

@@ -1,8 +1,10 @@
 // The interface of the package.
 
 import { Client } from "./client.js";
-import { baseUrl } from "./urls.js";
+import { httpError } from "./http-error.js";
 import { recall, remember } from "./memory.js";
+import { toBytes } from "./payload.js";
+import { baseUrl } from "./urls.js";
 import { openWebSocket } from "./websocket.js";
 
 export { Client } from "./client.js";
@@ -31,16 +33,19 @@ export { PublishError, PushonceError } from "./errors.js";
  * @returns {Client}
  */
 export function connect(url, options = {}) {
-  const { token, whenHidden, transports = ["websocket"], fetch = globalThis.fetch } = options;
+  const { token, whenHidden, transports = ["websocket", "sse", "long-poll"], fetch = globalThis.fetch } = options;
   const urls = [url].flat().map(baseUrl);
   if (!urls.length) throw new TypeError("no address");
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
   if (transports.includes("websocket") && !WebSocket) {
-    throw new TypeError("no WebSocket: use Node 22, or give { WebSocket }");
+    throw new TypeError("no WebSocket here: give { WebSocket }");
   }
   const getToken = typeof token === "function" ? token : options.getToken;
   const key = urls.join();
-  const now = monotonic(Date.now);
+  // Called as a function: `fetch` of a browser refuses to be called as a method.
+  /** @type {typeof globalThis.fetch} */
+  const request = (input, init) => fetch(input, init);
+  const now = monotonic();
   return new Client({
     session: {
       urls,
@@ -51,20 +56,29 @@ export function connect(url, options = {}) {
       canAsk: !!getToken,
       whenHidden,
     },
-    open: (_transport, address, events) => openWebSocket(address, WebSocket, events),
+    open: (transport, address, events) => {
+      if (transport === "websocket") return openWebSocket(address, WebSocket, events);
+      const opening = import("./fallback.js").then(({ open }) =>
+        open(transport, address, events, request, httpError, toBytes, remember.bind(null, key)),
+      );
+      opening.catch((error) => events.closed(undefined, String(error)));
+      return {
+        send: (frame) => opening.then((connection) => connection.send(frame)),
+        close: () => opening.then((connection) => connection.close()).catch(() => {}),
+      };
+    },
     getToken,
-    fetch: (input, init) => fetch(input, init),
+    fetch: request,
     now,
-    remember: (transport) => remember(key, transport, now()),
   });
 }
 
-/** A clock that does not go back when the clock of the device is set back. @param {() => number} clock */
-function monotonic(clock) {
+/** A clock that does not go back when the clock of the device is set back. */
+function monotonic() {
   let offset = 0;
   let last = 0;
   return () => {
-    const time = clock() + offset;
+    const time = Date.now() + offset;
     if (time < last) offset += last - time;
     last = Math.max(time, last);
     return last;

@@ -1,9 +1,8 @@
-// Which transport last worked, for the next page load. Without storage, as in private windows, nothing is remembered.
+// The fallback transport that this page, or the one before it, had to use. Without storage, as in private windows, nothing is remembered.
 
 /** @import { TransportName } from "./types.js" */
 
-const KEY = "pushonce.transport ";
-const DAY = 86_400_000;
+const KEY = "pushonce ";
 
 /** @param {string} url @param {number} now @returns {TransportName | undefined} */
 export function recall(url, now) {
@@ -15,10 +14,11 @@ export function recall(url, now) {
   }
 }
 
-/** @param {string} url @param {TransportName} transport @param {number} now */
-export function remember(url, transport, now) {
+/** Forgets it when there is none. @param {string} url @param {TransportName} [transport] @param {number} [until] */
+export function remember(url, transport, until) {
   try {
-    localStorage[KEY + url] = `${transport} ${now + DAY}`;
+    if (transport) localStorage[KEY + url] = `${transport} ${until}`;
+    else delete localStorage[KEY + url];
   } catch {
     // The next page begins with the best transport.
   }

@@ -54,7 +54,7 @@ export function createOutbox(emit, nextId, random) {
       const entry = { number, publish, deadline, retryAt: 0 };
       pending.push(entry);
       if (pending.length > PENDING_MAX) {
-        fail(entry, { code: "overloaded", message: `${PENDING_MAX} publishes have no outcome yet`, retry: true });
+        fail(entry, { code: "overloaded", message: "too many publishes", retry: true });
       }
     },
 
@@ -107,7 +107,7 @@ export function createOutbox(emit, nextId, random) {
         backoff.reset();
         settle(entry, published);
       } else if (published) {
-        fail(entry, { code: "unknown", message: "the reply has no durability" });
+        fail(entry, { code: "unknown", message: "no durability" });
       } else if (error.retry || error.code === "unknown") {
         entry.error = error;
         entry.mayBeStored ||= error.code === "unknown";

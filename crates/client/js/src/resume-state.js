@@ -95,8 +95,8 @@ export function createResumeState(emit, nextId, random, whenHidden) {
   }
 
   return {
-    /** @param {string} topic @param {SubscribeOptions} options @param {DeltaDecoder} [decoder] */
-    add(topic, options, decoder) {
+    /** @param {number} _now @param {string} topic @param {SubscribeOptions} options @param {DeltaDecoder} [decoder] */
+    add(_now, topic, options, decoder) {
       subscriptions.set(topic, {
         topic,
         options,
@@ -107,24 +107,24 @@ export function createResumeState(emit, nextId, random, whenHidden) {
       });
     },
 
-    /** @param {string} topic */
-    remove(topic) {
+    /** @param {number} _now @param {string} topic */
+    remove(_now, topic) {
       const subscription = subscriptions.get(topic);
       if (!subscription) return;
       release(subscription);
       end(subscription);
     },
 
-    /** Stops a topic until the application has caught up, or continues it. @param {string} topic @param {boolean} isPaused */
-    setPaused(topic, isPaused) {
+    /** Stops a topic until the application has caught up, or continues it. @param {number} _now @param {string} topic @param {boolean} isPaused */
+    setPaused(_now, topic, isPaused) {
       const subscription = subscriptions.get(topic);
       if (!subscription) return;
       subscription.isPaused = isPaused;
       if (isPaused) release(subscription);
     },
 
-    /** @param {boolean} hidden */
-    setHidden(hidden) {
+    /** @param {number} _now @param {boolean} hidden */
+    setHidden(_now, hidden) {
       if (hidden === isHidden || !whenHidden) return;
       isHidden = hidden;
       for (const subscription of all()) {
@@ -244,7 +244,7 @@ export function createResumeState(emit, nextId, random, whenHidden) {
   }
 
   /** @param {Frame} [error] */
-  function toError({ code = "not_allowed", message = "the node ended the subscription" } = {}) {
+  function toError({ code = "not_allowed", message = "the subscription has ended" } = {}) {
     return new PushonceError(code, message);
   }
 }

@@ -8,7 +8,7 @@ import { createOutbox } from "./outbox.js";
 import { createResumeState } from "./resume-state.js";
 import { createServers } from "./servers.js";
 
-/** @import { ClientEvents, ConnectOptions, DeltaDecoder, Effect, Frame, SubscribeOptions, TransportName } from "./types.js" */
+/** @import { ClientEvents, ConnectOptions, Effect, Frame, TransportName } from "./types.js" */
 
 /** Time to open a connection before the next node is tried. It grows with each failure, for slow networks. */
 const OPEN_TIMEOUT = 5_000;
@@ -191,8 +191,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
   function tick(now) {
     outbox.expire(now);
     if (phase === "waiting" && now >= retryAt) start(now);
-    else if (now >= openBy)
-      lose(now, `no ${phase === "token" ? phase : "connection"} in time`, { isWanted: phase === "token" });
+    else if (now >= openBy) lose(now, `timeout: ${phase}`, { isWanted: phase === "token" });
     else if (now >= leaveAt) lose(now, leaveReason, { isWanted: true });
     else if (now >= switchAt) lose(now, "a topic is stale", { isWanted: true });
     else if (now >= aliveUntil) lose(now, "the node is silent");
@@ -248,13 +247,16 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       else authenticate();
     },
 
-    /** @param {number} now @param {Frame} frame @param {string} text the frame as it was received */
+    /** @param {number} now @param {Frame} frame @param {string} text the frame as it was received; empty for a reply of the transport */
     frame(now, frame, text) {
       if (phase !== "open") return;
-      lastFrameAt = now;
-      aliveUntil = now + IDLE_TIMEOUT;
-      hadFrame = true;
-      servers.onFrame();
+      // Without a text, it did not come from the node.
+      if (text) {
+        lastFrameAt = now;
+        aliveUntil = now + IDLE_TIMEOUT;
+        hadFrame = true;
+        servers.onFrame();
+      }
       const { id, goaway } = frame;
       if (goaway) {
         if (goaway.back_ms) servers.avoid(now, goaway.back_ms);
@@ -291,7 +293,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     /** A token of the application. @param {number} now @param {string} next */
     token(now, next) {
       const isNew = credentials.onToken(next);
-      if (credentials.isRefused()) return close(new PushonceError("not_authenticated", "the token was refused before"));
+      if (credentials.isRefused()) return close(new PushonceError("not_authenticated", "the token was refused"));
       if (phase === "token") start(now);
       else if (phase === "open" && isNew) authenticate();
       else if (phase === "open") credentials.askAgain(now);
@@ -310,10 +312,9 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       if (phase !== "open" || servers.transport() === transports[0]) return;
       if (isOpen) {
         servers.resetTransport();
-        lose(now, "a better transport works", { isWanted: true });
+        lose(now, "upgrade", { isWanted: true });
       } else {
         scheduleUpgrade(now);
-        emit("remember", servers.transport());
       }
     },
 
@@ -326,23 +327,17 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       if (phase === "waiting") {
         retryAt = Math.max(now, servers.notBefore());
       } else if (phase === "open" && now - lastFrameAt > PROBE_AFTER && aliveUntil > now + PROBE_TIMEOUT) {
-        // There is no request without an effect. The reply to this one is `not_subscribed`.
-        send({ unsubscribe: { topic: "pushonce/probe" } });
+        // There is no request without an effect. Nobody is subscribed to a reserved topic: the reply is an error.
+        send({ unsubscribe: { topic: "$" } });
         aliveUntil = now + PROBE_TIMEOUT;
       }
     },
 
-    /** The page is hidden, or visible again. @param {number} _now @param {boolean} isHidden */
-    setHidden: (_now, isHidden) => topics.setHidden(isHidden),
-
-    /** @param {number} _now @param {string} topic @param {SubscribeOptions} options @param {DeltaDecoder} [decoder] */
-    subscribe: (_now, topic, options, decoder) => topics.add(topic, options, decoder),
-
-    /** @param {number} _now @param {string} topic */
-    unsubscribe: (_now, topic) => topics.remove(topic),
-
-    /** @param {number} _now @param {string} topic @param {boolean} isPaused */
-    setPaused: (_now, topic, isPaused) => topics.setPaused(topic, isPaused),
+    /** The page is hidden, or visible again. */
+    setHidden: topics.setHidden,
+    subscribe: topics.add,
+    unsubscribe: topics.remove,
+    setPaused: topics.setPaused,
 
     /** @param {number} now @param {number} number @param {Frame} publish @param {number} timeout */
     publish: (now, number, publish, timeout) => outbox.add(number, publish, now + timeout),

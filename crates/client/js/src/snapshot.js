@@ -1,9 +1,8 @@
 // The newest message of a topic over HTTP: for the load of a page, before its connection is open.
 
-import { PushonceError } from "./errors.js";
-import { topicUrl } from "./urls.js";
+import { httpError } from "./http-error.js";
 
-/** @import { Frame, Snapshot } from "./types.js" */
+/** @import { Snapshot } from "./types.js" */
 
 /**
  * @param {typeof globalThis.fetch} fetch
@@ -13,24 +12,15 @@ import { topicUrl } from "./urls.js";
  * @returns {Promise<Snapshot>}
  */
 export async function fetchSnapshot(fetch, base, topic, token) {
-  const response = await fetch(topicUrl(base, topic), { headers: authorization(token) });
+  const path = topic.split("/").map(encodeURIComponent).join("/");
+  const headers = token === undefined ? undefined : { authorization: `Bearer ${token}` };
+  const response = await fetch(`${base}/topics/${path}`, { headers });
   const position = response.headers.get("pushonce-position") ?? "0:0";
   // Everything that is published from now on comes after 0:0.
   if (response.status === 404) return { data: undefined, position };
   if (!response.ok) throw await httpError(response);
   const contentType = response.headers.get("content-type") ?? "application/octet-stream";
   return { data: await readBody(response, contentType), position, contentType };
-}
-
-/** The header with the token. @param {string} [token] @returns {Record<string, string>} */
-export const authorization = (token) => (token === undefined ? {} : { authorization: `Bearer ${token}` });
-
-/** The error of a response. @param {Response} response */
-export async function httpError(response) {
-  /** @type {Frame} */
-  const { error = {} } = await response.json().catch(() => ({}));
-  const { code = "unavailable", message = `HTTP ${response.status}`, retry = response.status >= 429 } = error;
-  return new PushonceError(code, message, retry);
 }
 
 /** The payload as in a message. @param {Response} response @param {string} contentType */

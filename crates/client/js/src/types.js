@@ -146,7 +146,6 @@
  * @property {[topic: string, event: SubscriptionEvent, newestOnly: boolean]} deliver
  * @property {[topic: string, error?: import("./errors.js").PushonceError]} end
  * @property {[publish: number, result: Acknowledgement | import("./errors.js").PublishError]} settle
- * @property {[transport: TransportName]} remember
  * @property {[name: keyof ClientEvents, value: any]} report
  */
 
@@ -157,8 +156,8 @@
 /**
  * A connection of any transport.
  * @typedef {object} Connection
- * @property {(frame: Frame) => void} send
- * @property {() => void} close
+ * @property {(frame: Frame) => unknown} send
+ * @property {() => unknown} close
  */
 
 /**
@@ -175,5 +174,7 @@
  * @property {() => void} reset forgets the last message
  * @property {(message: Frame, text: string) => Frame} decode throws when the delta does not fit the last message
  */
+
+/** Remembers a transport until a time, or forgets it. @typedef {(transport?: TransportName, until?: number) => void} Remember */
 
 export {};

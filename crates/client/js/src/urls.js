@@ -12,6 +12,3 @@ export function baseUrl(address) {
   if (!/^https?:$/.test(url.protocol)) throw new TypeError(`${address} is not https://, http://, wss:// or ws://`);
   return url.origin + url.pathname.replace(/(\/ws)?\/?$/, "");
 }
-
-/** The address of a topic. @param {string} base @param {string} topic */
-export const topicUrl = (base, topic) => `${base}/topics/${topic.split("/").map(encodeURIComponent).join("/")}`;

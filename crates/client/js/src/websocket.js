@@ -21,9 +21,9 @@ export function openWebSocket(url, WebSocket, events) {
     let frame;
     try {
       frame = JSON.parse(data);
-    } catch {
+    } catch (error) {
       close(socket);
-      events.closed(undefined, "a frame is not JSON");
+      events.closed(undefined, String(error));
       return;
     }
     events.frame(frame, data);

@@ -3,7 +3,8 @@ import { test } from "node:test";
 
 import { decode, encode } from "../src/payload.js";
 import { follows, isAfter } from "../src/position.js";
-import { baseUrl, topicUrl } from "../src/urls.js";
+import { topicPath } from "../src/http-connection.js";
+import { baseUrl } from "../src/urls.js";
 
 test("payloads come back as they were published", () => {
   const bytes = Uint8Array.from({ length: 256 }, (_, index) => index);
@@ -48,5 +49,5 @@ test("address of a node is accepted in each of its forms", () => {
   for (const [address, base] of Object.entries(cases)) assert.equal(baseUrl(address), base);
   assert.throws(() => baseUrl("quic://example.com:7443"), TypeError);
   assert.throws(() => baseUrl("example.com"), TypeError);
-  assert.equal(topicUrl("http://a", "chat/7 ü?/ä"), "http://a/topics/chat/7%20%C3%BC%3F/%C3%A4");
+  assert.equal(topicPath("chat/7 ü?/ä"), "/topics/chat/7%20%C3%BC%3F/%C3%A4");
 });

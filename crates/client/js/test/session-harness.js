@@ -12,7 +12,6 @@ const ARGUMENTS = {
   deliver: ["topic", "event", "newestOnly"],
   end: ["topic", "error"],
   settle: ["publish", "result"],
-  remember: ["transport"],
   report: ["name", "value"],
 };
 
