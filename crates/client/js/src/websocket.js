@@ -1,0 +1,41 @@
+// A connection over WebSocket, with JSON frames.
+
+/** @import { Connection, ConnectionEvents, Frame, WebSocketConstructor, WebSocketLike } from "./types.js" */
+
+const SUBPROTOCOL = "pushonce.v1.json";
+
+/**
+ * @param {string} url the address of the node, `http://…` or `https://…`
+ * @param {WebSocketConstructor} WebSocket
+ * @param {ConnectionEvents} events
+ * @returns {Connection}
+ */
+export function openWebSocket(url, WebSocket, events) {
+  const socket = new WebSocket(`${url.replace("http", "ws")}/ws`, SUBPROTOCOL);
+  socket.onopen = () => events.opened();
+  socket.onclose = ({ code, reason }) => events.closed(code, reason);
+  // Every error is followed by a close.
+  socket.onerror = () => {};
+  socket.onmessage = ({ data }) => {
+    /** @type {Frame} */
+    let frame;
+    try {
+      frame = JSON.parse(data);
+    } catch (error) {
+      close(socket);
+      events.closed(undefined, String(error));
+      return;
+    }
+    events.frame(frame, data);
+  };
+  return {
+    send: (frame) => socket.send(JSON.stringify(frame)),
+    close: () => close(socket),
+  };
+}
+
+/** Closes a socket without waiting for the reply, which a dead network never brings. @param {WebSocketLike} socket */
+function close(socket) {
+  socket.onopen = socket.onmessage = socket.onclose = null;
+  socket.close(1000);
+}
