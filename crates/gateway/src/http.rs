@@ -3,6 +3,7 @@
 mod audience;
 pub(crate) mod authenticate;
 mod authority;
+mod body_cache;
 mod cache;
 pub(crate) mod cors;
 mod error;
@@ -11,13 +12,17 @@ pub(crate) mod front;
 #[cfg(test)]
 mod fuzz;
 mod headers;
+mod history;
+mod long_poll;
 mod origin;
 mod page_policy;
 mod publish;
+mod representation;
 mod request_body;
 mod request_check;
 mod snapshot;
 mod tickets;
+mod topic_query;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +43,10 @@ use pushonce_telemetry::Histogram;
 use tokio::sync::watch;
 
 pub use authenticate::Authenticated;
+pub(crate) use body_cache::BodyCache;
 pub use cors::{SameOriginOnly, apply_page_policy};
 pub use error::HttpError;
+pub(crate) use long_poll::LongPolls;
 pub use origin::{AllowedOrigins, InvalidOrigin, Origin};
 pub use page_policy::PagePolicy;
 
@@ -59,6 +66,10 @@ pub(crate) struct HttpState {
     pub(crate) body_timeout: Duration,
     /// The limits that the lanes share.
     pub(crate) limits: ClientLimits,
+    /// Bodies that are served to many.
+    pub(crate) bodies: BodyCache,
+    /// The requests that wait for a message.
+    pub(crate) long_polls: LongPolls,
     /// Of publishes over HTTP.
     pub(crate) publish_seconds: Histogram,
 }
