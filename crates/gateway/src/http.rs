@@ -1,4 +1,4 @@
-//! The HTTP routes, with the topic in the URL path. Module `ws` implements `/ws`.
+//! The HTTP routes, with the topic in the URL path. Module `ws` implements `/ws`, and module `sse` event streams.
 
 mod audience;
 pub(crate) mod authenticate;
@@ -15,7 +15,7 @@ mod headers;
 mod history;
 mod long_poll;
 mod origin;
-mod page_policy;
+pub(crate) mod page_policy;
 mod publish;
 mod representation;
 mod request_body;
@@ -31,7 +31,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Json, Router};
 use http::StatusCode;
 use pushonce_auth::AccessControl;
@@ -77,9 +77,11 @@ pub(crate) struct HttpState {
 type RouteBuilder = fn() -> MethodRouter<HttpState>;
 
 /// The routes of the gateway. Their handlers check what the caller may do.
-const ROUTES: [(&str, RouteBuilder); 3] = [
+const ROUTES: [(&str, RouteBuilder); 4] = [
     ("/topics/{*topic}", || get(snapshot::get).post(publish::post).fallback(method_not_allowed)),
     ("/tickets", || post(tickets::post).fallback(method_not_allowed)),
+    // The connection serves GET.
+    ("/sse", || any(method_not_allowed)),
     ("/dev/certificate", || get(certificate)),
 ];
 

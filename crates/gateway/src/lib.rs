@@ -115,6 +115,8 @@ mod registry;
 mod rejection;
 mod session;
 mod socket;
+mod socket_sink;
+mod sse;
 #[cfg(test)]
 mod testing;
 mod tls_stream;

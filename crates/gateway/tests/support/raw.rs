@@ -161,6 +161,29 @@ impl RawConnection {
         }
     }
 
+    /// Reads the next block of an event stream; `None` at the end of the connection.
+    pub async fn read_block(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.buffer.windows(2).position(|two| two == b"\n\n") {
+                let block: Vec<u8> = self.buffer.drain(..at + 2).collect();
+                return Some(String::from_utf8(block).expect("text"));
+            }
+            if !self.read_more().await {
+                return None;
+            }
+        }
+    }
+
+    /// Reads the next block of an event stream that has data; `None` at the end of the connection.
+    pub async fn read_event(&mut self) -> Option<String> {
+        loop {
+            let block = self.read_block().await?;
+            if block.starts_with("data:") || block.contains("\ndata:") {
+                return Some(block);
+            }
+        }
+    }
+
     /// Reads until the end of the connection.
     pub async fn read_to_end(&mut self) -> String {
         while self.read_more().await {}
