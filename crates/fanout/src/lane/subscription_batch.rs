@@ -91,8 +91,12 @@ impl SubscriptionBatch {
     }
 
     pub(super) fn runs(&self, token: u32) -> [FrameRun<'_>; 4] {
-        let mut runs =
-            self.frame_groups().map(|frames| FrameRun { token, frames, concatenated: None, cursors: &[] });
+        let mut runs = self.frame_groups().map(|frames| FrameRun {
+            token,
+            frames,
+            concatenated: None,
+            cursors: &[],
+        });
         runs[BATCH_INDEX].concatenated = self.batch.concatenated.get();
         runs[BATCH_INDEX].cursors = &self.batch.cursors_after;
         runs
