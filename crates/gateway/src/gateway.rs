@@ -72,7 +72,7 @@ impl Gateway {
     /// Binds the ports. Clients that connect before [`Gateway::run`] wait in the backlog.
     ///
     /// `extra` holds the other pages of the node, such as `/metrics`, each with the rule who may read it. It
-    /// must not define a path under `/topics`, `/tickets`, `/ws` or `/dev`. The metrics recorder of the process must be installed before
+    /// must not define a path under `/topics`, `/tickets`, `/ws`, `/sse` or `/dev`. The metrics recorder of the process must be installed before
     /// [`Gateway::run`].
     ///
     /// # Errors

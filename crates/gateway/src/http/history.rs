@@ -2,7 +2,7 @@
 //! soon as there are any ([`long_poll`](super::long_poll)).
 //!
 //! A page is `{"messages":[…],"next":"12:4100"}` with the `message` frames of a JSON session. The bytes of a full
-//! page never change, so that a cache may keep it for ever; they are made once for all callers.
+//! page never change, so that a cache may always keep it; they are made once for all callers.
 
 use std::sync::Arc;
 
