@@ -96,7 +96,7 @@ impl ConnectionPermit {
 
 /// The session that a connection becomes.
 enum SessionOpening {
-    WebSocket(ws::UpgradeRequest),
+    WebSocket(Box<ws::UpgradeRequest>),
     EventStream(EventStreamOpening),
 }
 
@@ -244,7 +244,7 @@ pub(crate) async fn serve<S: ClientSocket>(
     match session_slot.take() {
         Some(SessionOpening::WebSocket(upgrade_request)) => {
             let span = session_span("websocket", stream.tcp());
-            let session = ws::run(lane.clone(), stream, &parts.read_buf, upgrade_request);
+            let session = ws::run(lane.clone(), stream, &parts.read_buf, *upgrade_request);
             lane.spawn_connection(span, session.map(move |()| drop(permit)));
         }
         Some(SessionOpening::EventStream(opening)) => {
@@ -298,7 +298,7 @@ fn upgrade_to_websocket(
     };
     let accept = |slot: &SessionSlot, upgrade: ws::UpgradeRequest| {
         let response = upgrade.response();
-        slot.set(SessionOpening::WebSocket(upgrade));
+        slot.set(SessionOpening::WebSocket(Box::new(upgrade)));
         response
     };
     if !upgrade.has_credential() {

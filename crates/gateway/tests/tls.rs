@@ -186,7 +186,7 @@ async fn read_until(body: &mut hyper::body::Incoming, part: &str) -> String {
     let mut text = String::new();
     while !text.contains(part) {
         let frame = with_timeout(body.frame()).await;
-        let frame = frame.unwrap_or_else(|| panic!("the body ended: {text}")).unwrap();
+        let frame = frame.unwrap_or_else(|| panic!("the body ended: {text}")).expect("a frame");
         text += std::str::from_utf8(frame.data_ref().expect("data")).expect("text");
     }
     text

@@ -64,9 +64,8 @@ pub(crate) async fn open(
 ) -> Result<EventStreamOpening, HttpError> {
     let request = EventStreamRequest::parse(uri, headers)?;
     let credential = Credential::from_request(headers, uri.query())?;
-    let caller = credential.authenticate(&lane.access, address).await.map_err(|error| {
-        audit::record_refusal(&lane.access.without_token(), address.0, &error);
-        error
+    let caller = credential.authenticate(&lane.access, address).await.inspect_err(|error| {
+        audit::record_refusal(&lane.access.without_token(), address.0, error);
     })?;
     let requester = Authenticated(Requester { caller, address: address.0 });
     for (topic, start) in &request.topics {
