@@ -15,8 +15,8 @@ const BASE64: &str = "base64";
 /// Bytes of a block besides its data: the fields and their ends.
 const BLOCK_OVERHEAD_BYTES: usize = 96;
 
-/// A comment, which keeps the connection alive.
-pub(super) const COMMENT: Bytes = Bytes::from_static(b":\n\n");
+/// A comment, which keeps the connection alive. It is no block: some clients report a block without data as an event.
+pub(super) const COMMENT: Bytes = Bytes::from_static(b":\n");
 
 /// A block in progress.
 pub(super) struct EventBlock(BytesMut);
@@ -89,6 +89,11 @@ impl EventBlock {
         self.0.put(&b": "[..]);
         self.0.put(value.as_bytes());
         self.0.put_u8(b'\n');
+    }
+
+    /// The fields so far, which the client reads at once although the block continues.
+    pub(super) fn begin(self) -> Bytes {
+        self.0.freeze()
     }
 
     /// Ends the block.

@@ -116,11 +116,12 @@ impl<O: EventOutput> EventStreamTransport<O> {
             block = block.padding(PADDING_BYTES);
         }
         block = block.retry(rand::rng().random_range(RETRY_MS));
-        if let Some(position) = resume {
-            block = block.position(position);
-        }
+        let block = match resume {
+            Some(position) => block.position(position).finish(),
+            None => block.begin(),
+        };
         let head = opening.response.finish(response).map(drop);
-        self.sink.borrow_mut().output.begin(head, block.finish());
+        self.sink.borrow_mut().output.begin(head, block);
         true
     }
 

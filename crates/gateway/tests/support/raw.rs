@@ -174,13 +174,29 @@ impl RawConnection {
         }
     }
 
-    /// Reads the next block of an event stream that has data; `None` at the end of the connection.
+    /// Reads the next block of an event stream that has data, without the comments and the time to retry before it;
+    /// `None` at the end of the connection.
     pub async fn read_event(&mut self) -> Option<String> {
         loop {
             let block = self.read_block().await?;
-            if block.starts_with("data:") || block.contains("\ndata:") {
-                return Some(block);
+            let is_before = |line: &str| line.starts_with(':') || line.starts_with("retry: ");
+            let begin: usize =
+                block.split_inclusive('\n').take_while(|line| is_before(line)).map(str::len).sum();
+            let event = &block[begin..];
+            if event.starts_with("data:") || event.contains("\ndata:") {
+                return Some(event.to_owned());
             }
+        }
+    }
+
+    /// Reads the next line of a text.
+    pub async fn read_line(&mut self) -> String {
+        loop {
+            if let Some(at) = self.buffer.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=at).collect();
+                return String::from_utf8(line).expect("text");
+            }
+            assert!(self.read_more().await, "the connection ended in a line");
         }
     }
 
