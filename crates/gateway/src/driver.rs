@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::channel::mpsc::{self, UnboundedSender};
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
-use pushonce_auth::{AccessError, Action, Caller, audit};
+use pushonce_auth::{AccessError, Action, Caller, PublishDoor, audit};
 use pushonce_core::{
     AccessToken, Acknowledgement, CallerKey, ClientAddress, Delivery, Position, Publish,
     PublishError, StartFrom, SubscribeOptions, Topic,
@@ -171,18 +171,28 @@ impl<T: SessionTransport> SessionDriver<T> {
         session.caller().map_or(address, |caller| caller.key(self.address))
     }
 
+    /// A publish that the session will refuse takes no part in the rates: their errors show the settings of the
+    /// namespace.
     fn check_rate(&self, command: &ClientCommand) -> Result<(), RateExceeded> {
         let LaneState { client_limits, access, .. } = &*self.lane;
         match command {
-            ClientCommand::Publish(publish) => {
+            ClientCommand::Publish(publish) if self.may_publish(&publish.topic) => {
                 Ok(client_limits.check_publish(&publish.topic, self.caller_key(), access)?)
             }
             ClientCommand::Subscribe { .. } => {
                 let now = std::time::Instant::now();
                 Ok(client_limits.caller_rates.check_subscribe(self.caller_key(), now)?)
             }
-            ClientCommand::Unsubscribe { .. } | ClientCommand::Authenticate { .. } => Ok(()),
+            ClientCommand::Publish(_)
+            | ClientCommand::Unsubscribe { .. }
+            | ClientCommand::Authenticate { .. } => Ok(()),
         }
+    }
+
+    fn may_publish(&self, topic: &Topic) -> bool {
+        let session = self.session.borrow();
+        let action = Action::Publish(topic, PublishDoor::Client);
+        self.lane.allows(session.caller(), action)
     }
 
     /// Counts the topics that these publishes of the session created.

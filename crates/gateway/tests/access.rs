@@ -205,11 +205,18 @@ async fn namespace_without_client_publish_rejects_every_client() {
     let token = issuer::token("alice", &["**"]);
     let head = format!("POST /topics/chat/7 HTTP/1.1\r\nAuthorization: Bearer {token}\r\n");
     assert!(request(&server, &head, "x").await.starts_with("HTTP/1.1 403"));
-    let mut client = GatewayClient::connect(&server, ClientTransport::Quic).await;
-    client.send(1, authenticate(token)).await;
-    client.next_reply().await;
-    client.send(2, publish("chat/7", "x")).await;
-    assert_eq!(client.error_code().await, (Some(2), ErrorCode::NotAllowed));
+    // A stranger learns no setting of the namespace.
+    let head = "POST /topics/chat/7 HTTP/1.1\r\n";
+    assert!(request(&server, head, "x").await.starts_with("HTTP/1.1 401"));
+    for via in TRANSPORTS {
+        let mut client = GatewayClient::connect(&server, via).await;
+        client.send(1, publish("chat/7", "x")).await;
+        assert_eq!(client.error_code().await, (Some(1), ErrorCode::NotAuthenticated), "{via:?}");
+        client.send(2, authenticate(token.clone())).await;
+        client.next_reply().await;
+        client.send(3, publish("chat/7", "x")).await;
+        assert_eq!(client.error_code().await, (Some(3), ErrorCode::NotAllowed), "{via:?}");
+    }
 }
 
 #[tokio::test]
