@@ -47,7 +47,7 @@ pub enum AccessError {
     Revoked,
     /// Too many credentials of the address were not valid, so this one was not read.
     #[error(
-        "too many tokens of your address were not valid; retry in {retry_after:?} with a valid one"
+        "too many tokens of your address are not valid; retry in {retry_after:?} with a valid one"
     )]
     TooManyFailures {
         /// How long the client has to wait.
@@ -144,8 +144,9 @@ impl AccessControl {
         self.attempt(address, async { Ok(authenticator.authenticate(token.secret()).await?) }).await
     }
 
-    /// Runs an authentication, unless too many of the address failed. Only a credential that is not valid counts
-    /// as a failure: an expired token was valid, and an issuer that cannot be reached is not the client's fault.
+    /// Runs an authentication, unless too many of the address failed. Only a credential that anyone could have made counts
+    /// as a failure: clients behind one address share it, and an expired or revoked token of one must not delay the
+    /// others. An issuer that cannot be reached is not the client's fault.
     async fn attempt(
         &self,
         address: ClientAddress,
@@ -160,7 +161,7 @@ impl AccessControl {
             self.check_valid(&caller)?;
             Ok(caller)
         });
-        if result.as_ref().is_err_and(|error| error.kind() == RefusalKind::InvalidToken) {
+        if result.as_ref().is_err_and(AccessError::is_guess) {
             attempts.record(address, Instant::now());
         }
         result
@@ -315,6 +316,19 @@ impl AccessError {
             AccessError::TooManyFailures { .. } => RefusalKind::TooManyFailures,
             AccessError::Denied(denied) if denied.is_token_required() => RefusalKind::TokenRequired,
             AccessError::Denied(_) => RefusalKind::NotAllowed,
+        }
+    }
+
+    /// Whether anyone could have made the credential.
+    fn is_guess(&self) -> bool {
+        match self {
+            AccessError::Authentication(error) => error.is_guess(),
+            AccessError::Ticket(InvalidTicket::Malformed | InvalidTicket::Unknown) => true,
+            AccessError::Ticket(InvalidTicket::Unavailable { .. } | InvalidTicket::TooMany)
+            | AccessError::Expired
+            | AccessError::Revoked
+            | AccessError::TooManyFailures { .. }
+            | AccessError::Denied(_) => false,
         }
     }
 
