@@ -80,7 +80,7 @@ pub use caller::{Caller, VerifiedToken};
 pub use error::AuthenticationError;
 pub use grants::{AdminAccess, Grants, PatternSet};
 pub use issuers::IssuersError;
-pub use key::{InvalidKey, NewKey, SigningError, SigningKey};
+pub use key::{InvalidKey, KeyFingerprint, NewKey, SigningError, SigningKey};
 pub use metrics::METRICS;
 pub use pattern::{InvalidPattern, TopicPattern};
 pub use tickets::{

@@ -278,6 +278,48 @@ async fn revocation_ends_the_sessions_of_its_subject_only() {
 }
 
 #[tokio::test]
+async fn removed_key_ends_the_sessions_whose_tokens_it_signed_and_no_others() {
+    let issuer = Issuer::new();
+    issuer.set_keys(&["old", "new"]);
+    let authenticator = issuer.authenticator();
+    let access = |view| issuer::access_by(authenticator.clone(), view, issuer::system_time);
+    let server = TestGateway::with_access(|_| {}, access).await;
+    let reloading = tokio::spawn(authenticator.clone().run());
+    let token = |key| issuer::token_by(key, "alice", &["chat/*"]);
+    let mut sessions = Vec::new();
+    for via in TRANSPORTS {
+        let mut clients = Vec::new();
+        for key in ["old", "new", "old"] {
+            let mut client = GatewayClient::connect(&server, via).await;
+            client.send(1, authenticate(token(key))).await;
+            client.next_reply().await;
+            client.subscribe(2, "chat/7", StartFrom::Now).await;
+            clients.push(client);
+        }
+        // A renewed token is judged by its own key.
+        clients[2].send(3, authenticate(token("new"))).await;
+        let reply = clients[2].next_reply().await;
+        assert!(matches!(reply, ServerEvent::Authenticated { .. }), "{reply:?}");
+        sessions.push((via, clients));
+    }
+    issuer.set_keys(&["new"]);
+    authenticator.reload();
+    for (via, clients) in &mut sessions {
+        assert_eq!(clients[0].error_code().await, (None, ErrorCode::NotAuthenticated), "{via:?}");
+        assert_eq!(clients[0].close_code().await, close::REVOKED.code, "{via:?}");
+    }
+    server.cluster.publish_text("chat/7", "goal").await;
+    for (via, clients) in &mut sessions {
+        for client in &mut clients[1..] {
+            assert_eq!(client.next_message().await.1, "goal", "{via:?}");
+        }
+    }
+    let head = format!("GET /topics/chat/7 HTTP/1.1\r\nAuthorization: Bearer {}\r\n", token("old"));
+    assert!(request(&server, &head, "").await.starts_with("HTTP/1.1 401"));
+    reloading.abort();
+}
+
+#[tokio::test]
 async fn publish_whose_token_is_revoked_while_its_body_arrives_is_refused() {
     let issuer = Issuer::new();
     let server = closed_gateway(&issuer).await;

@@ -21,6 +21,7 @@ fn token(subject: &str) -> Caller {
         issued_at: Some(Timestamp(1_000)),
         expires_at: Timestamp(100_000),
         grants: Grants { subscribe, ..Grants::default() },
+        key: None,
     })
 }
 
@@ -211,4 +212,33 @@ async fn valid_token_is_accepted_soon_after_a_flood_of_forged_ones_from_its_addr
     // A later failure may have begun the wait again.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(access.authenticate(&valid, shared_address()).await.is_ok());
+}
+
+#[tokio::test]
+async fn removed_key_ends_the_wait_of_its_tokens_only() {
+    let [removed, kept] = [Algorithm::EdDsa; 2].map(key_pair);
+    let stage = Stage::new();
+    stage.write_keys(&[("removed", &removed), ("kept", &kept)]);
+    let authenticator = stage.load().unwrap();
+    let (access, _view) = access_of(authenticator.clone());
+    let caller = async |pair, id| {
+        let token = AccessToken::new(sign(pair, Some(id), &claims(json!({}))));
+        access.authenticate(&token, shared_address()).await.unwrap()
+    };
+    let (alice, bob) = (caller(&removed, "removed").await, caller(&kept, "kept").await);
+    let mut wait_of_alice = Box::pin(access.wait_until_invalid(&alice));
+    let mut wait_of_bob = Box::pin(access.wait_until_invalid(&bob));
+    assert!(futures::poll!(&mut wait_of_alice).is_pending());
+    assert!(futures::poll!(&mut wait_of_bob).is_pending());
+    stage.write_keys(&[("kept", &kept)]);
+    let run = tokio::spawn(authenticator.clone().run());
+    authenticator.reload();
+    let ended = tokio::time::timeout(Duration::from_secs(60), wait_of_alice).await;
+    assert_eq!(ended.expect("the reload ends the wait"), AccessError::KeyRemoved);
+    assert_eq!(AccessError::KeyRemoved.kind(), RefusalKind::InvalidToken);
+    assert!(futures::poll!(&mut wait_of_bob).is_pending());
+    let topic = topic("chat/7");
+    let refused = access.authorize(&alice, Action::Subscribe(&topic));
+    assert_eq!(refused, Err(AccessError::KeyRemoved));
+    run.abort();
 }

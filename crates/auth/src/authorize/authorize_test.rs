@@ -58,6 +58,7 @@ fn caller(grants: Grants) -> Caller {
         issued_at: None,
         expires_at: Timestamp(u64::MAX),
         grants,
+        key: None,
     })
 }
 

@@ -39,6 +39,7 @@ fn caller(subject: &str, patterns: &[&str]) -> Caller {
         issued_at: None,
         expires_at: Timestamp(7),
         grants: Grants { subscribe: set.clone(), publish: set, admin: None },
+        key: None,
     })
 }
 
