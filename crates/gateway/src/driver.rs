@@ -31,7 +31,7 @@ use crate::metrics::{self, TransportKind};
 use crate::registry::{RegisteredSession, SessionSlot};
 use crate::rejection::{self, SubscribeRejection};
 use crate::session::{
-    self, AccessGate as _, Session, SessionEffect, SessionInput, SubscriptionGrant,
+    self, AccessGate as _, ReceiveState, Session, SessionEffect, SessionInput, SubscriptionGrant,
 };
 use crate::work::{self, WorkMeter};
 
@@ -77,6 +77,9 @@ pub(crate) trait SessionTransport: 'static {
 
     /// Sends a ping to check that the client is alive.
     fn send_ping(&self);
+
+    /// Receives again after [`ReceiveState::Waiting`].
+    fn resume_receiving(&self);
 
     /// Ends the session after all queued frames were sent.
     fn close(&self, close: &'static CloseCode, reason: &str);
@@ -203,6 +206,17 @@ impl<T: SessionTransport> SessionDriver<T> {
         }
     }
 
+    /// What is received of the client now.
+    pub(crate) fn receive_state(&self) -> ReceiveState {
+        self.session.borrow().receive_state(&*self.lane)
+    }
+
+    /// Closes a session whose frame exceeds the bound.
+    pub(crate) fn close_too_large(self: &Rc<Self>, text: &str) {
+        let (close, reason) = self.session.borrow().too_large(&*self.lane, text);
+        self.close(close, reason);
+    }
+
     /// Begins a message of which a part was received.
     pub(crate) fn begin_partial_message(&self) -> Holding {
         self.lane.client_limits.receive_budget.begin(self.caller_key())
@@ -326,6 +340,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         self.lane.spawn(async move {
             let result = verification.await;
             driver.handle_input(SessionInput::Authenticated(result));
+            driver.transport.resume_receiving();
         });
     }
 

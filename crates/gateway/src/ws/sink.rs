@@ -229,9 +229,14 @@ impl<S: ClientSocket> WebSocketSink<S> {
     }
 
     fn wake(&self) {
-        if let Some(waker) = &self.waker
-            && (self.needs_socket() || self.state != WebSocketSinkState::Open)
-        {
+        if self.needs_socket() || self.state != WebSocketSinkState::Open {
+            self.wake_session();
+        }
+    }
+
+    /// Has the session polled again.
+    pub(super) fn wake_session(&self) {
+        if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
     }

@@ -94,7 +94,8 @@ pub fn token_of(subject: &str, patterns: &[&str], lifetime: Duration) -> String 
     new_token(subject, patterns, lifetime).sign(&key, None).expect("signed")
 }
 
-fn new_token(subject: &str, patterns: &[&str], lifetime: Duration) -> NewToken {
+/// A token that is not signed yet.
+pub fn new_token(subject: &str, patterns: &[&str], lifetime: Duration) -> NewToken {
     let allow = patterns.iter().map(|text| text.parse().expect("valid")).collect();
     let set = PatternSet { allow, deny: Vec::new() };
     let now = system_time();
