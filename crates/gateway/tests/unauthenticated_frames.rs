@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use pushonce_auth::{Algorithm, Authenticator, SigningKey};
 use pushonce_core::{AccessToken, StartFrom};
-use pushonce_proto::client::{ClientCommand, ErrorCode, ServerEvent};
-use pushonce_proto::close;
+use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ErrorCode, ServerEvent};
+use pushonce_proto::{close, delimited};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use support::TestGateway;
-use support::client::{ClientTransport, GatewayClient, publish, subscribe};
+use support::client::{self, ClientTransport, GatewayClient, publish, subscribe};
 use support::issuer::{self, Issuer};
 use support::raw::{HANDSHAKE, RawConnection, client_frame, deflate};
 
@@ -218,6 +218,34 @@ async fn requests_behind_a_token_wait_for_its_verification_however_many_they_are
             assert!(matches!(reply, ServerEvent::Subscribed { .. }), "{via:?}: {reply:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn quic_client_sends_no_more_than_a_small_window_while_its_token_is_verified() {
+    let issuer = SlowIssuer::start(false).await;
+    let server = issuer.gateway().await;
+    let (_endpoint, connection) = client::dial(&server, b"pushonce/1").await.expect("connected");
+    let (mut control, _replies) = connection.open_bi().await.expect("a stream");
+    let request = |id, command| {
+        let request = ClientRequest { id: Some(id), command };
+        delimited::encode(&Encoding::Proto.encode_request(&request))
+    };
+    control.write_all(&request(1, authenticate(issuer.token()))).await.expect("open");
+    issuer.was_asked.notified().await;
+    let large = request(2, publish(TOPIC, &text(LARGE)));
+    let mut sent = 0;
+    // Until the client may send no more: the window does not grow for a second.
+    let blocked_for = Duration::from_secs(1);
+    while let Ok(written) = tokio::time::timeout(blocked_for, control.write(&large[sent..])).await {
+        sent += written.expect("open");
+        assert!(
+            sent < large.len(),
+            "the node holds {sent} bytes of a client that it does not know"
+        );
+    }
+    assert!(sent <= 2 * BOUND, "{sent} bytes");
+    issuer.release.notify_one();
+    control.write_all(&large[sent..]).await.expect("the window grows again");
 }
 
 #[tokio::test]
