@@ -33,7 +33,7 @@ impl TestIssuer {
         issuer
     }
 
-    /// Replaces the key. The nodes read it when they are told to, or within half a minute.
+    /// Replaces the key. The nodes read it after SIGHUP, or within half a minute.
     pub fn replace_key(&mut self, name: &str) {
         self.secret = format!("the {name} secret of the test, thirty-two bytes or more");
         std::fs::write(&self.secret_file, &self.secret).expect("writable");
