@@ -124,8 +124,11 @@ impl JwksSource {
             keys.as_ref().map(|keys| keys.values().map(VerificationKey::fingerprint).collect());
         let removed = self.with_cache(|cache| cache.end_attempt(keys, now));
         if let Some(accepted) = accepted {
-            self.accepted.store(Some(Arc::new(accepted)));
-            self.changes.notify();
+            let before = self.accepted.swap(Some(Arc::new(accepted)));
+            // Not for the same keys again: every session would be compared.
+            if before.is_none() || !removed.is_empty() {
+                self.changes.notify();
+            }
         }
         if !removed.is_empty() {
             tracing::info!(

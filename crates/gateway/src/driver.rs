@@ -78,8 +78,8 @@ pub(crate) trait SessionTransport: 'static {
     /// Sends a ping to check that the client is alive.
     fn send_ping(&self);
 
-    /// Receives again after [`ReceiveState::Waiting`].
-    fn resume_receiving(&self);
+    /// Receives again after [`ReceiveState::Waiting`]. A transport that receives no frames has nothing to do.
+    fn resume_receiving(&self) {}
 
     /// Ends the session after all queued frames were sent.
     fn close(&self, close: &'static CloseCode, reason: &str);

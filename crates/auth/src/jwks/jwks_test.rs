@@ -159,6 +159,13 @@ async fn keys_stay_while_the_server_fails_and_nothing_is_accepted_without_keys()
         assert!(source.find_key(Some("k")).await.is_ok(), "{bad:.80}");
         assert!(source.accepts_key(key.fingerprint()), "sessions stay: {bad:.80}");
     }
+    let changes = source.changes.subscribe();
+    server.set(key_set(&[("k", &pair)])).await;
+    wait_for_next_attempt().await;
+    let before = server.request_count();
+    assert_eq!(error(&source, "other").await, AuthenticationError::UnknownKey);
+    assert_eq!(server.request_count(), before + 1);
+    assert!(!changes.has_changed().unwrap(), "the same keys");
 }
 
 #[tokio::test]

@@ -69,8 +69,6 @@ impl SessionTransport for RejectingTransport {
 
     fn send_ping(&self) {}
 
-    fn resume_receiving(&self) {}
-
     fn close(&self, _: &'static CloseCode, _: &str) {}
 
     fn remote_address(&self) -> Option<SocketAddr> {
