@@ -32,6 +32,10 @@ pub struct TicketCaller {
     pub publish: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "9")]
     pub deny_publish: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// 16 bytes that name the key that verified the token; empty: not known. The node that redeems the ticket ends the session
+    /// when the issuer removes this key.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub key_fingerprint: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MovesRequest {}
