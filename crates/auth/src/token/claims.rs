@@ -59,8 +59,12 @@ struct NumericDate(Timestamp);
 impl Claims {
     /// Reads the claims of a token whose signature was verified.
     pub(crate) fn read(json: &str) -> Result<Claims, AuthenticationError> {
-        serde_json::from_str(json)
-            .map_err(|error| AuthenticationError::Claims { reason: error.to_string() })
+        let invalid =
+            |error: serde_json::Error| AuthenticationError::Claims { reason: error.to_string() };
+        // Everything is parsed first: serde_json accepts half a surrogate pair in what it skips, which other parsers
+        // reject or change.
+        serde_json::from_str::<serde_json::Value>(json).map_err(invalid)?;
+        serde_json::from_str(json).map_err(invalid)
     }
 
     /// Checks that the token is for `audience` and valid at `now`.

@@ -349,6 +349,19 @@ fn json_that_is_not_utf8_is_refused_also_where_it_is_ignored() {
 }
 
 #[test]
+fn half_a_surrogate_pair_is_refused_also_where_it_is_ignored() {
+    let pair = key_pair(Algorithm::EdDsa);
+    let (_stage, authenticator) = Stage::with_key(&pair);
+    let claims = claims(json!({ "x": "#" })).to_string();
+    for (escape, is_valid) in
+        [("\\ud83d\\ude00", true), ("\\ud83d", false), ("\\ude00", false), ("\\ud83dx", false)]
+    {
+        let token = sign_text(&pair, "{\"alg\":\"EdDSA\"}", claims.replace('#', escape));
+        assert_eq!(authenticate(&authenticator, &token).is_ok(), is_valid, "{escape}");
+    }
+}
+
+#[test]
 fn deeply_nested_json_is_refused() {
     let pair = key_pair(Algorithm::EdDsa);
     let (_stage, authenticator) = Stage::with_key(&pair);
