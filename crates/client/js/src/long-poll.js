@@ -14,20 +14,19 @@ const LIMIT = 100;
  * @returns {Connection}
  */
 export function openLongPolls(parts, events) {
-  /** The topics that are polled. @type {Map<string, AbortController>} */
+  /** The subscriptions that are polled. @type {Map<HttpSubscription, AbortController>} */
   const polls = new Map();
   const http = createHttpConnection(parts, events, () => {
-    for (const [topic, poll] of polls) {
-      if (http.topics.has(topic)) continue;
+    const wanted = new Set(http.topics.values());
+    for (const [subscription, poll] of polls) {
+      if (wanted.has(subscription)) continue;
       poll.abort();
-      polls.delete(topic);
+      polls.delete(subscription);
     }
     for (const [topic, subscription] of http.topics) {
-      if (subscription.isLive) continue;
-      polls.get(topic)?.abort();
+      if (polls.has(subscription)) continue;
       const poll = new AbortController();
-      polls.set(topic, poll);
-      subscription.isLive = true;
+      polls.set(subscription, poll);
       run(topic, subscription, poll.signal);
     }
   });
@@ -42,6 +41,7 @@ export function openLongPolls(parts, events) {
       // The history begins later than at 0:0: that is where the subscription starts.
       if (subscription.from === "start") first.gap = undefined;
       const delivery = subscription.delivery ?? "all";
+      subscription.isLive = true;
       http.receive({ id: subscription.id, subscribed: { topic, position, recovered: true, delivery } }, "page");
       if (subscription.from !== "now") position = deliver(delivery, first);
       while (!signal.aborted) {
