@@ -71,6 +71,16 @@ export function createHttpConnection({ url, fetch, httpError, toBytes }, events,
     signal: closing.signal,
     change,
 
+    /** Opens the connection once the node answers: a node that is down must not look like a connection. */
+    async begin() {
+      try {
+        await fetch(`${url}/sse`, { method: "OPTIONS", signal: closing.signal });
+        if (!closing.signal.aborted) events.opened();
+      } catch (error) {
+        this.fail(undefined, String(error));
+      }
+    },
+
     /** A request with the token of now. @param {string} path @param {RequestInit} init */
     get: (path, init = {}) =>
       fetch(url + path, { cache: "no-store", ...init, headers: { ...init.headers, ...authorization() } }),

@@ -84,8 +84,7 @@ export function openLongPolls(parts, events) {
     return position;
   }
 
-  // After the caller has the connection.
-  setTimeout(() => http.signal.aborted || events.opened());
+  http.begin();
   return http.connection;
 }
 

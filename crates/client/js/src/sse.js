@@ -108,8 +108,7 @@ export function openEventStreams(parts, events) {
     subscription.isLive = true;
   }
 
-  // After the caller has the connection.
-  setTimeout(() => http.signal.aborted || events.opened());
+  http.begin();
   return http.connection;
 }
 

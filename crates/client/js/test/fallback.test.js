@@ -36,6 +36,7 @@ class FakeNode {
 
   #fetch(url, { method = "GET", headers = {}, body, signal }) {
     return new Promise((resolve, reject) => {
+      if (method === "OPTIONS") return resolve(new Response(null, { status: 204 }));
       const path = decodeURIComponent(url.replace("http://node", "").replaceAll("+", " "));
       const request = { method, path, headers, body, isAborted: false, reject };
       signal.addEventListener("abort", () => {
@@ -53,6 +54,7 @@ class FakeNode {
       };
       request.write = (text) => request.stream.enqueue(new TextEncoder().encode(text));
       this.requests.push(request);
+      return undefined;
     });
   }
 
