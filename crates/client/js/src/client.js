@@ -65,10 +65,9 @@ export class Client {
     this.#run("tick");
   }
 
-  /** `connecting`, `connected` or `closed`. */
+  /** `waiting` for the next attempt, waiting for a `token`, `opening` a connection, `open`, or `closed`. */
   get state() {
-    const phase = this.#session.phase();
-    return phase === "open" ? "connected" : phase === "closed" ? phase : "connecting";
+    return this.#session.phase();
   }
 
   /** The address of the node in use, or of the next one. */

@@ -229,6 +229,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       );
     },
 
+    /** @returns {Phase} */
     phase: () => phase,
     url: () => servers.url(),
 

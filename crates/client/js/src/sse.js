@@ -49,12 +49,14 @@ export function openEventStreams(parts, events) {
         if (names.length > 1 && !signal.aborted && !error.retry) for (const name of names) read([name], signal);
         return;
       }
-      const events = readEvents(response.body);
-      for await (const { name, data } of events) {
+      for await (const blocks of readBlocks(response.body)) {
         clearTimeout(timer);
         if (signal.aborted) return;
         http.receive({}, ":");
-        if (data) handle(name, JSON.parse(data), data, names);
+        for (const block of blocks) {
+          const { name, data } = parse(block);
+          if (data) handle(name, JSON.parse(data), data, names);
+        }
       }
       if (!signal.aborted) http.fail(undefined, "the stream ended");
     } catch (error) {
@@ -113,10 +115,10 @@ export function openEventStreams(parts, events) {
 }
 
 /**
- * The events of a stream: comments and blocks without data have no `data`.
+ * The whole blocks of each chunk of a stream: none for a comment.
  * @param {ReadableStream<Uint8Array>} body
  */
-async function* readEvents(body) {
+async function* readBlocks(body) {
   const reader = body.getReader();
   const decoder = new TextDecoder();
   let text = "";
@@ -126,14 +128,17 @@ async function* readEvents(body) {
     text += decoder.decode(value, { stream: true });
     const blocks = text.split("\n\n");
     text = blocks.pop() ?? "";
-    for (const block of blocks) {
-      let name = "message";
-      let data = "";
-      for (const line of block.split("\n")) {
-        if (line.startsWith("event: ")) name = line.slice(7);
-        if (line.startsWith("data: ")) data += line.slice(6);
-      }
-      yield { name, data };
-    }
+    yield blocks;
   }
+}
+
+/** The name and the data of an event; a block without data has none. @param {string} block */
+function parse(block) {
+  let name = "message";
+  let data = "";
+  for (const line of block.split("\n")) {
+    if (line.startsWith("event: ")) name = line.slice(7);
+    if (line.startsWith("data: ")) data += line.slice(6);
+  }
+  return { name, data };
 }

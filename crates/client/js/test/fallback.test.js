@@ -15,7 +15,8 @@ class FakeNode {
   remembered = [];
   isOpen = false;
 
-  constructor(transport) {
+  constructor(transport, { isDown = false } = {}) {
+    this.isDown = isDown;
     const events = {
       opened: () => (this.isOpen = true),
       frame: (frame, text) => this.frames.push(text === ":" ? ":" : frame),
@@ -36,6 +37,7 @@ class FakeNode {
 
   #fetch(url, { method = "GET", headers = {}, body, signal }) {
     return new Promise((resolve, reject) => {
+      if (this.isDown) return reject(new TypeError("refused"));
       if (method === "OPTIONS") return resolve(new Response(null, { status: 204 }));
       const path = decodeURIComponent(url.replace("http://node", "").replaceAll("+", " "));
       const request = { method, path, headers, body, isAborted: false, reject };
@@ -82,6 +84,14 @@ const subscribe = (id, topic, from = "now", delivery = undefined) => ({ id, subs
 const event = (name, frame) => `event: ${name}\ndata: ${JSON.stringify(frame)}\n\n`;
 const message = (topic, position) => ({ message: { topic, position, time: 1, data: position } });
 const subscribed = (id, topic, position) => ({ id, subscribed: { topic, position, recovered: true } });
+
+test("node that is down is no connection", async () => {
+  for (const transport of ["sse", "long-poll"]) {
+    const node = new FakeNode(transport, { isDown: true });
+    await settle();
+    assert.deepEqual([node.isOpen, node.closes], [false, [[undefined, "TypeError: refused"]]]);
+  }
+});
 
 test("subscriptions of one turn share an event stream and receive its frames with their ids", async () => {
   const node = new FakeNode("sse");
@@ -229,8 +239,9 @@ test("transport is remembered while it brings frames, and forgotten when it is l
   await node.send(subscribe(1, "a"));
   assert.deepEqual(node.remembered, []);
   node.requests[0].begin();
-  node.requests[0].write(":\n\n");
+  node.requests[0].write(":\n");
   await settle();
+  assert.deepEqual(node.frames, [":"]);
   assert.equal(node.remembered[0][0], "sse");
   node.connection.close();
   assert.deepEqual(node.remembered.at(-1), []);
