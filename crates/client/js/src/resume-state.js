@@ -179,12 +179,9 @@ export function createResumeState(emit, nextId, random, whenHidden) {
       // Before that, frames belong to an earlier subscription.
       else if (subscription.phase !== LIVE) return undefined;
       else if (name === "message") return onMessage(subscription, value, text);
-      else if (name === "unsubscribed") {
-        // Without an id, the node ended it.
-        if (!frame.id) end(subscription, toError(lastError));
-      } else if (
-        name === "gap" ? subscription.cursor.skip(value) : name === "audience" || isChange(subscription, name)
-      ) {
+      // Not a reply, which comes before the topic is live again: the node ended it.
+      else if (name === "unsubscribed") end(subscription, toError(lastError));
+      else if (name === "gap" ? subscription.cursor.skip(value) : name === "audience" || isChange(subscription, name)) {
         deliver(subscription, /** @type {keyof SubscriptionEvents} */ (name), value);
       }
       return undefined;

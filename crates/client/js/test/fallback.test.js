@@ -183,6 +183,33 @@ test("refused topic ends alone", async () => {
   assert.deepEqual(node.closes, []);
 });
 
+test("topic that was live and cannot be served now ends the connection, which resumes it", async () => {
+  const node = new FakeNode("sse");
+  await node.send(subscribe(1, "a"));
+  node.requests[0].begin();
+  node.requests[0].write(event("subscribed", subscribed(1, "a", "5:7")));
+  await settle();
+  await node.send(subscribe(2, "b"));
+  node.active[0].begin();
+  node.active[0].write(event("error", { id: 1, error: { code: "unavailable", message: "no owner", retry: true } }));
+  await settle();
+  assert.deepEqual(node.closes, [[undefined, "no owner"]]);
+});
+
+test("topic that was live and is no longer granted ends with its error", async () => {
+  const node = new FakeNode("sse");
+  await node.send(subscribe(1, "a"));
+  node.requests[0].begin();
+  node.requests[0].write(event("subscribed", subscribed(1, "a", "5:7")));
+  await settle();
+  await node.send({ id: 2, unsubscribe: { topic: "$" } });
+  node.take();
+  const error = { code: "not_allowed", message: "no grant", retry: false };
+  node.active[0].respond(403, { error });
+  await settle();
+  assert.deepEqual(node.take(), [{ id: undefined, error }, { unsubscribed: { topic: "a" } }]);
+});
+
 test("token is sent with each request, and a refused or expired one ends the connection", async () => {
   for (const [status, code, expected] of [
     [401, "not_authenticated", 4401],
@@ -345,6 +372,15 @@ test("history that has moved on is a gap of a long poll", async () => {
     assert.deepEqual(node.take()[1], { gap: { topic: "a", from: "5:2", to, reason } });
     assert.match(node.requests[1].path, new RegExp(`after=${to}`));
   }
+});
+
+test("history that begins later is no gap of a long poll from the start", async () => {
+  const node = new FakeNode("long-poll");
+  await node.send(subscribe(1, "a", "start"));
+  node.requests[0].respond(410, { error: { code: "gone", message: "", retry: false } }, { "pushonce-position": "5:8" });
+  await settle();
+  assert.equal(node.take().length, 1);
+  assert.match(node.requests[1].path, /after=5:8/);
 });
 
 test("long poll of a newest-only topic delivers the newest message of a page", async () => {
