@@ -7,6 +7,7 @@ mod floor;
 mod mqtt;
 mod nats;
 mod quic;
+mod sse;
 mod ws;
 
 use clap::ValueEnum;
@@ -20,6 +21,8 @@ pub(crate) enum ServerProtocol {
     Floor,
     /// WebSocket, JSON.
     Pushonce,
+    /// Event streams, with publishers over WebSocket.
+    PushonceSse,
     /// QUIC, protobuf, one stream per subscription.
     PushonceQuic,
     /// QUIC, protobuf, the newest message as a datagram.
@@ -78,6 +81,10 @@ impl ServerProtocol {
         match self {
             ServerProtocol::Floor => floor::opening_bytes(spec.role, spec.topic),
             ServerProtocol::Pushonce => ws::pushonce_opening_bytes(spec),
+            ServerProtocol::PushonceSse if spec.role == Role::Publisher => {
+                ws::pushonce_opening_bytes(spec)
+            }
+            ServerProtocol::PushonceSse => sse::opening_bytes(spec),
             ServerProtocol::PushonceQuic => quic::opening_bytes(spec, false),
             ServerProtocol::PushonceDatagrams => quic::opening_bytes(spec, true),
             ServerProtocol::Nchan | ServerProtocol::Uws => ws::nchan_opening_bytes(spec),
@@ -99,6 +106,10 @@ impl ServerProtocol {
             ServerProtocol::Pushonce => {
                 ws::decode_next_pushonce(bytes, role, ready, with_resume_tokens)
             }
+            ServerProtocol::PushonceSse if role == Role::Publisher => {
+                ws::decode_next_pushonce(bytes, role, ready, with_resume_tokens)
+            }
+            ServerProtocol::PushonceSse => sse::decode_next(bytes, ready, with_resume_tokens),
             ServerProtocol::PushonceQuic | ServerProtocol::PushonceDatagrams => {
                 quic::decode_next(bytes, role, ready)
             }
@@ -131,7 +142,9 @@ impl ServerProtocol {
     pub(crate) fn publish(self, out: &mut Vec<u8>, topic: &str, payload: &[u8]) {
         match self {
             ServerProtocol::Floor => floor::publish(out, topic, payload),
-            ServerProtocol::Pushonce => ws::publish_pushonce(out, topic, payload),
+            ServerProtocol::Pushonce | ServerProtocol::PushonceSse => {
+                ws::publish_pushonce(out, topic, payload)
+            }
             ServerProtocol::PushonceQuic | ServerProtocol::PushonceDatagrams => {
                 quic::publish(out, topic, payload)
             }
@@ -146,6 +159,7 @@ impl ServerProtocol {
         match self {
             // A Pushonce session may have 64 publishes in flight.
             ServerProtocol::Pushonce
+            | ServerProtocol::PushonceSse
             | ServerProtocol::PushonceQuic
             | ServerProtocol::PushonceDatagrams => topics.min(16),
             // The channel is in the path.
@@ -161,7 +175,10 @@ impl ServerProtocol {
 
     /// Whether a client can resume after a lost connection and receive the missed messages.
     pub(crate) fn resumes(self) -> bool {
-        matches!(self, ServerProtocol::Pushonce | ServerProtocol::Nchan)
+        matches!(
+            self,
+            ServerProtocol::Pushonce | ServerProtocol::PushonceSse | ServerProtocol::Nchan
+        )
     }
 }
 
@@ -181,9 +198,10 @@ fn find_bytes(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    const ALL: [ServerProtocol; 5] = [
+    const ALL: [ServerProtocol; 6] = [
         ServerProtocol::Floor,
         ServerProtocol::Pushonce,
+        ServerProtocol::PushonceSse,
         ServerProtocol::Nchan,
         ServerProtocol::Nats,
         ServerProtocol::Mqtt,
@@ -191,9 +209,10 @@ mod tests {
 
     #[test]
     fn incomplete_server_messages_are_not_consumed() {
-        let whole: [&[u8]; 5] = [
+        let whole: [&[u8]; 6] = [
             &[[0, 4].as_slice(), b"~abc"].concat(),
             &[[0x81, 4].as_slice(), b"~abc"].concat(),
+            b"data: ~abc\nid: 1:2\n\n",
             &[[0x81, 4].as_slice(), b"~abc"].concat(),
             b"MSG t 1 4\r\n~abc\r\n",
             &[[0x30, 7, 0, 1].as_slice(), b"t~abc"].concat(),

@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    CommitAge, FetchError, Gap, HistoryPage, HistoryRange, Message, Position, StartFrom,
+    CommitAge, FetchError, Gap, GapReason, HistoryPage, HistoryRange, Message, Position, StartFrom,
     SubscribeOptions, SubscriberCount, Topic, UnavailableReason,
 };
+
+use tokio::time::Instant;
 
 use crate::registry::TopicRegistry;
 use crate::ring::{RingBounds, RingPlace};
 use crate::start_position::{PreparedSubscription, prepare};
 use crate::topic_buffer::{TopicBuffer, TopicBufferState};
-use crate::{FrameEncoder, Lane, LaneDriver, Retention, TopicHealth, TopicReader, Upstream};
+use crate::{
+    FrameEncoder, Lane, LaneDriver, Retention, TopicHealth, TopicReader, Upstream, warm_topics,
+};
 
 /// Limits of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,22 +118,79 @@ impl Hub {
     }
 
     /// The newest `n` messages of a topic, as far as its namespace retains them. Served from the ring if it
-    /// has them and is not stale, else fetched from upstream, once for all concurrent calls.
+    /// has them and is not stale, else fetched from upstream, once for all concurrent calls. A topic that is
+    /// read often is watched, so that further reads are in the ring.
     ///
     /// # Errors
     /// [`FetchError::Unavailable`] when upstream is unavailable or does not reply in time.
     pub async fn latest(&self, topic: &Topic, n: u32) -> Result<HistoryPage, FetchError> {
+        self.read(topic, HistoryRange::Last(n), StartFrom::Last(n), usize::MAX).await
+    }
+
+    /// The oldest messages of a topic after `position`, at most `messages_max`; the page need not end at the
+    /// head. Messages that history no longer has are reported as a gap. Served as [`Hub::latest`].
+    ///
+    /// # Errors
+    /// [`FetchError::FuturePosition`] when the position was never assigned; [`FetchError::Unavailable`] when
+    /// upstream is unavailable or does not reply in time.
+    pub async fn after(
+        &self,
+        topic: &Topic,
+        position: Position,
+        messages_max: usize,
+    ) -> Result<HistoryPage, FetchError> {
+        let range = HistoryRange::After(position);
+        self.read(topic, range, StartFrom::Position(position), messages_max).await
+    }
+
+    async fn read(
+        &self,
+        topic: &Topic,
+        range: HistoryRange,
+        from: StartFrom,
+        messages_max: usize,
+    ) -> Result<HistoryPage, FetchError> {
         let registry = &self.shared.registry;
-        let retention = registry.retention(topic);
-        if let Some(page) =
-            registry.get(topic).and_then(|buffer| newest_in_ring(&buffer.state(), n, &retention))
-        {
+        if let Some(page) = self.read_buffer(topic, range, messages_max) {
+            registry.warm_topics.on_hit(topic, Instant::now());
             return Ok(page);
         }
         let timeout = self.shared.config.upstream_timeout;
-        match tokio::time::timeout(timeout, registry.fetch(topic, HistoryRange::Last(n))).await {
-            Ok(page) => page.map(Arc::unwrap_or_clone),
-            Err(_) => Err(upstream_timeout_error(timeout)),
+        warm_topics::on_miss(registry, topic, timeout);
+        let fetched = tokio::time::timeout(timeout, async {
+            let is_watched = registry.get(topic).is_some_and(|buffer| is_current(&buffer.state()));
+            // Position zero is answered by upstream only, so that its page stays out of the ring.
+            if is_watched && from != StartFrom::Position(Position::ZERO) {
+                // The ring keeps the page for the next read.
+                let _prepared = prepare(registry, topic, from).await?;
+                if let Some(page) = self.read_buffer(topic, range, messages_max) {
+                    return Ok(page);
+                }
+            }
+            let mut page = registry.fetch(topic, range).await.map(Arc::unwrap_or_clone)?;
+            page.messages.truncate(messages_max);
+            Ok(page)
+        });
+        fetched.await.unwrap_or_else(|_| Err(upstream_timeout_error(timeout)))
+    }
+
+    /// The messages of a range, if all of them are in the ring.
+    fn read_buffer(
+        &self,
+        topic: &Topic,
+        range: HistoryRange,
+        messages_max: usize,
+    ) -> Option<HistoryPage> {
+        let registry = &self.shared.registry;
+        let buffer = registry.get(topic)?;
+        let retention = registry.retention(topic);
+        let state = buffer.state();
+        match range {
+            HistoryRange::Last(n) => newest_in_ring(&state, n, &retention),
+            HistoryRange::After(position) => {
+                after_in_ring(&state, position, messages_max, &retention)
+            }
+            HistoryRange::All => None,
         }
     }
 
@@ -176,7 +237,7 @@ fn upstream_timeout_error(timeout: Duration) -> FetchError {
 
 /// The newest `n` messages that retention allows, if all of them are in the ring.
 fn newest_in_ring(state: &TopicBufferState, n: u32, retention: &Retention) -> Option<HistoryPage> {
-    if !state.is_open() || state.health() == TopicHealth::Stale {
+    if !is_current(state) {
         return None;
     }
     let ring = &state.ring;
@@ -185,4 +246,33 @@ fn newest_in_ring(state: &TopicBufferState, n: u32, retention: &Retention) -> Op
     };
     let messages = ring.entries_from(index).map(|entry| Arc::clone(&entry.message)).collect();
     Some(HistoryPage { messages, head: ring.head(), gap: None })
+}
+
+/// The oldest messages after `position`, if all of them are in the ring. Only upstream knows whether a position
+/// ahead of the head was assigned, and whether there was an earlier epoch for a reader at zero.
+fn after_in_ring(
+    state: &TopicBufferState,
+    position: Position,
+    messages_max: usize,
+    retention: &Retention,
+) -> Option<HistoryPage> {
+    let ring = &state.ring;
+    if !is_current(state) || position > ring.head() || position == Position::ZERO {
+        return None;
+    }
+    let RingPlace::At(index) = ring.locate(position) else { return None };
+    let oldest = ring.first_visible_index(index, retention);
+    let gap = (oldest > index).then(|| Gap {
+        from: position.next(),
+        to: ring.cursor_at(oldest),
+        reason: GapReason::Expired,
+    });
+    let entries = ring.entries_from(oldest).take(messages_max);
+    let messages = entries.map(|entry| Arc::clone(&entry.message)).collect();
+    Some(HistoryPage { messages, head: ring.head(), gap })
+}
+
+/// Whether the ring has every message up to now.
+fn is_current(state: &TopicBufferState) -> bool {
+    state.is_open() && state.health() == TopicHealth::Live
 }

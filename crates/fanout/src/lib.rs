@@ -34,7 +34,8 @@
 //! turn, so that a hundred topics cost it one write. A blocked subscriber is skipped until
 //! [`Lane::on_writable`]; its cursor moves only behind accepted frames, so rejected frames are not stored.
 //! Messages older than the ring are fetched from upstream, once for all concurrent requests, and prepended
-//! to the ring. Everything that is read as history, from the ring or from a page, is truncated to what the
+//! to the ring. A topic that is read often without a subscriber is watched as if it had one, so that a
+//! storm of reads is answered on this node. Everything that is read as history, from the ring or from a page, is truncated to what the
 //! topic's namespace allows ([`Retention`]).
 //!
 //! # Caller contract
@@ -59,6 +60,7 @@ mod sink;
 mod start_position;
 mod topic_buffer;
 mod topic_reader;
+mod warm_topics;
 
 pub use hub::Hub;
 pub use lane::{Lane, LaneDriver, SessionKey, SubscribeError};

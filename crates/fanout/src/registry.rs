@@ -12,6 +12,7 @@ use crate::audience::ChangedTopics;
 use crate::metrics::FanoutMetrics;
 use crate::ring::RingBounds;
 use crate::topic_buffer::{TopicBuffer, lock};
+use crate::warm_topics::WarmTopics;
 use crate::{Retention, Upstream};
 
 /// Number of partitions, a power of two. Lanes contend for a lock only when they add or remove topics of
@@ -27,6 +28,7 @@ pub(crate) struct TopicRegistry {
     bounds: RingBounds,
     upstream: Arc<dyn Upstream>,
     changed_topics: ChangedTopics,
+    pub(crate) warm_topics: WarmTopics,
     pub(crate) metrics: FanoutMetrics,
 }
 
@@ -56,6 +58,7 @@ impl TopicRegistry {
             bounds,
             upstream,
             changed_topics: ChangedTopics::default(),
+            warm_topics: WarmTopics::default(),
             metrics: FanoutMetrics::new(),
         }
     }

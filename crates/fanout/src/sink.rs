@@ -1,6 +1,7 @@
 //! The output of one session.
 
 use bytes::Bytes;
+use pushonce_core::Position;
 
 /// Accepts the frames of one session; owned by the thread of its lane.
 ///
@@ -29,6 +30,8 @@ pub struct FrameRun<'a> {
     pub frames: &'a [Bytes],
     /// The same frames in one buffer, where several sessions receive several frames.
     pub concatenated: Option<&'a Bytes>,
+    /// The position of the subscription after each frame. Empty where the frames do not change it.
+    pub cursors: &'a [Position],
 }
 
 impl<'a> FrameRun<'a> {

@@ -2,8 +2,13 @@
 
 mod support;
 
+use std::slice;
+use std::time::Duration;
+
 use pushonce_core::test_util::topic;
-use pushonce_core::{Gap, GapReason, Position, StartFrom, SubscribeOptions, TopicEvent};
+use pushonce_core::{
+    FetchError, Gap, GapReason, Position, StartFrom, SubscribeOptions, TopicEvent,
+};
 use pushonce_fanout::hub;
 use support::{JSON, TestHub, at, run_local};
 
@@ -52,7 +57,111 @@ fn snapshot_is_served_from_the_ring_if_it_holds_the_messages() {
         test_hub.publish(&a, 3).await;
         let page = test_hub.hub.latest(&a, 2).await.expect("a page");
         assert_eq!((page.messages.len(), page.head), (2, at(1, 4)));
-        assert_eq!(test_hub.owner.fetch_count(), 2, "only snapshots without a ring are fetched");
+        let fetched = test_hub.owner.fetch_count();
+        for _ in 0..10 {
+            test_hub.hub.latest(&a, 2).await.expect("a page");
+        }
+        assert_eq!(test_hub.owner.fetch_count(), fetched, "the ring has the messages");
+    });
+}
+
+#[test]
+fn topic_that_is_read_often_is_watched_until_nobody_reads_it() {
+    run_local(async || {
+        tokio::time::pause();
+        let (test_hub, a) = (TestHub::new(hub::Config::default()), topic("a"));
+        test_hub.publish(&a, 20).await;
+        for _ in 0..2 {
+            test_hub.hub.latest(&a, 1).await.expect("a page");
+        }
+        test_hub.run_until_idle().await;
+        assert_eq!(test_hub.owner.watched(), slice::from_ref(&a));
+        let fetched = test_hub.owner.fetch_count();
+        for _ in 0..1_000 {
+            let page = test_hub.hub.latest(&a, 1).await.expect("a page");
+            assert_eq!(page.head, at(1, 20));
+        }
+        assert_eq!(test_hub.owner.fetch_count(), fetched, "every read is answered from the ring");
+        test_hub.publish(&a, 1).await;
+        let page = test_hub.hub.latest(&a, 1).await.expect("a page");
+        assert_eq!((page.head, page.messages.len()), (at(1, 21), 1), "the newest message");
+        tokio::time::advance(Duration::from_secs(9)).await;
+        test_hub.hub.latest(&a, 1).await.expect("a page");
+        tokio::time::advance(Duration::from_secs(9)).await;
+        test_hub.run_until_idle().await;
+        assert_eq!(test_hub.owner.watched(), slice::from_ref(&a), "it was read nine seconds ago");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        test_hub.run_until_idle().await;
+        assert!(test_hub.owner.watched().is_empty());
+    });
+}
+
+#[test]
+fn topic_that_is_read_once_a_minute_is_not_watched() {
+    run_local(async || {
+        tokio::time::pause();
+        let (test_hub, a) = (TestHub::new(hub::Config::default()), topic("a"));
+        for _ in 0..3 {
+            test_hub.hub.latest(&a, 1).await.expect("a page");
+            test_hub.run_until_idle().await;
+            assert!(test_hub.owner.watched().is_empty());
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+    });
+}
+
+#[test]
+fn page_after_a_position_is_the_same_from_the_owner_and_from_the_ring() {
+    run_local(async || {
+        let (test_hub, a) = (TestHub::new(hub::Config::default()), topic("a"));
+        test_hub.publish(&a, 10).await;
+        let mut pages = Vec::new();
+        for _ in 0..5 {
+            let page = test_hub.hub.after(&a, at(1, 3), 4).await.expect("a page");
+            pages.push(page.messages.iter().map(|m| m.position.offset.0).collect::<Vec<_>>());
+            test_hub.run_until_idle().await;
+        }
+        assert!(pages.iter().all(|page| *page == [4, 5, 6, 7]), "{pages:?}");
+        assert_eq!(test_hub.owner.watched(), slice::from_ref(&a));
+        let fetched = test_hub.owner.fetch_count();
+        let empty = test_hub.hub.after(&a, at(1, 10), 4).await.expect("a page");
+        assert_eq!((empty.messages.len(), empty.gap), (0, None));
+        test_hub.hub.after(&a, at(1, 3), 4).await.expect("a page");
+        assert_eq!(test_hub.owner.fetch_count(), fetched, "the ring has the page");
+        let error = test_hub.hub.after(&a, at(1, 11), 4).await;
+        assert!(matches!(error, Err(FetchError::FuturePosition { .. })), "{error:?}");
+    });
+}
+
+#[test]
+fn page_after_a_position_that_history_no_longer_has_reports_the_gap() {
+    run_local(async || {
+        let (test_hub, a) = (TestHub::new(hub::Config::default()), topic("a"));
+        test_hub.publish(&a, 10).await;
+        test_hub.owner.expire(&a, 2);
+        let page = test_hub.hub.after(&a, at(1, 3), 100).await.expect("a page");
+        let gap = Gap { from: at(1, 4), to: at(1, 8), reason: GapReason::Expired };
+        assert_eq!(page.gap, Some(gap));
+        assert_eq!(page.messages.first().map(|m| m.position), Some(at(1, 9)));
+    });
+}
+
+#[test]
+fn concurrent_reads_of_one_range_share_one_request_to_the_owner() {
+    run_local(async || {
+        let (test_hub, a) = (TestHub::new(hub::Config::default()), topic("a"));
+        test_hub.publish(&a, 10).await;
+        test_hub.owner.hold_replies();
+        let reads = (0..500).map(|_| test_hub.hub.after(&a, at(1, 3), 4));
+        let release = async {
+            test_hub.run_until_idle().await;
+            let fetched = test_hub.owner.fetch_count();
+            assert!(fetched <= 2, "{fetched}: one for the readers, one to watch the topic");
+            test_hub.owner.release_replies(1_000);
+            test_hub.run_until_idle().await;
+        };
+        let (pages, ()) = futures::join!(futures::future::join_all(reads), release);
+        assert!(pages.iter().all(|page| page.as_ref().is_ok_and(|page| page.messages.len() == 4)));
     });
 }
 

@@ -64,6 +64,10 @@ pub struct Config {
     /// Maximum age of a session, which is then closed with
     /// [`SESSION_AGE`](pushonce_proto::close::SESSION_AGE); `None` for no limit.
     pub session_age_max: Option<Duration>,
+    /// Age after which an event stream ends and its client connects again, differing by a fifth from stream to
+    /// stream; `None` for no limit. It spreads streams over the nodes again after one was added, and ends those
+    /// that a proxy holds open for a client that is gone.
+    pub sse_age_max: Option<Duration>,
     /// Time to drain sessions at shutdown. Sessions get their `goaway` spread over four fifths of it, so that
     /// they reconnect to other servers at an even rate; the last fifth is for sessions that close slowly.
     /// Zero sends all of them at once.
@@ -140,6 +144,8 @@ impl Default for Config {
             // On a typical node a message has many subscribers, and browsers offer compression.
             compression: true,
             session_age_max: None,
+            // A page that is open all day connects a hundred times, which costs nothing.
+            sse_age_max: Some(Duration::from_secs(15 * 60)),
             grace: Duration::from_secs(5),
         }
     }

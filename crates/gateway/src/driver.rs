@@ -23,7 +23,6 @@ use pushonce_proto::close::{self, CloseCode};
 use tokio::time::Instant;
 
 use crate::access_watch::AccessCheck;
-use crate::encoder;
 use crate::lane::LaneState;
 use crate::limits::RateExceeded;
 use crate::liveness::{Activity, KeepaliveAction, Liveness};
@@ -34,6 +33,7 @@ use crate::session::{
     self, AccessGate as _, Session, SessionEffect, SessionInput, SubscriptionGrant,
 };
 use crate::work::{self, WorkMeter};
+use crate::{Config, encoder};
 
 /// The transport of one session. Every method except [`SessionTransport::open_subscription`] returns at once.
 pub(crate) trait SessionTransport: 'static {
@@ -68,12 +68,30 @@ pub(crate) trait SessionTransport: 'static {
     /// Releases the resources of a subscription.
     fn close_subscription(&self, token: u32);
 
+    /// The maximum age of the session, if there is one.
+    fn age_max(&self, config: &Config) -> Option<Duration> {
+        config.session_age_max
+    }
+
+    /// Queues a reply to a request, or an event of the session.
+    fn reply_event(&self, event: &ServerEvent) {
+        self.reply(encode(self.wire(), event));
+    }
+
     /// Queues replies to requests, as complete encoded frames.
     fn reply(&self, frames: Bytes);
 
     /// Queues the heartbeat. The position of each subscription, identified by its token, must follow every
     /// frame that the position covers.
     fn send_heartbeat(&self, positions: Vec<(u32, Topic, Position)>);
+
+    /// Whether [`SessionTransport::on_half_interval`] is to be called.
+    fn needs_half_intervals(&self) -> bool {
+        false
+    }
+
+    /// Handles the middle of a heartbeat interval.
+    fn on_half_interval(&self) {}
 
     /// Sends a ping to check that the client is alive.
     fn send_ping(&self);
@@ -135,7 +153,7 @@ impl<T: SessionTransport> SessionDriver<T> {
             lane,
         });
         let slot = driver.lane.sessions.insert(driver.clone());
-        driver.lane.watch_age(slot.index());
+        driver.lane.watch_age(slot.index(), driver.transport.age_max(&driver.lane.config));
         driver.slot.set(Some(slot));
         if driver.lane.draining.is_cancelled() {
             // The session was accepted while the lane was already draining.
@@ -368,16 +386,13 @@ impl<T: SessionTransport> SessionDriver<T> {
     }
 
     fn reply(&self, event: &ServerEvent) {
-        self.transport.reply(self.encode(event));
+        count_error(event);
+        self.transport.reply_event(event);
     }
 
     fn encode(&self, event: &ServerEvent) -> Bytes {
-        if let ServerEvent::Error { code, .. } = event {
-            metrics::count_error(*code);
-        }
-        let wire = self.transport.wire();
-        let payload = encoder::encoding(wire).encode_event(event);
-        encoder::wrap(wire, &payload)
+        count_error(event);
+        encode(self.transport.wire(), event)
     }
 
     fn publish(self: &Rc<Self>, publish: Publish) {
@@ -460,7 +475,27 @@ impl<T: SessionTransport> SessionDriver<T> {
     }
 }
 
+/// A complete frame of a session.
+fn encode(wire: WireFormat, event: &ServerEvent) -> Bytes {
+    let payload = encoder::encoding(wire).encode_event(event);
+    encoder::wrap(wire, &payload)
+}
+
+fn count_error(event: &ServerEvent) {
+    if let ServerEvent::Error { code, .. } = event {
+        metrics::count_error(*code);
+    }
+}
+
 impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
+    fn needs_half_intervals(&self) -> bool {
+        self.transport.needs_half_intervals()
+    }
+
+    fn on_half_interval(self: Rc<Self>) {
+        self.transport.on_half_interval();
+    }
+
     fn on_interval(self: Rc<Self>) {
         let mut liveness = self.liveness.get();
         let action = liveness.on_interval(self.transport.take_activity());

@@ -7,8 +7,8 @@ use pushonce_proto::client::{self, Encoding, MessageDelta, ServerEvent};
 use pushonce_proto::delimited;
 use pushonce_websocket::frame;
 
-use crate::delta;
 use crate::metrics::TransportKind;
+use crate::{delta, sse};
 
 /// JSON in WebSocket text messages.
 pub(crate) const WS_JSON: WireFormat = WireFormat(0);
@@ -21,12 +21,19 @@ pub(crate) const WS_JSON_DEFLATE: WireFormat = WireFormat(3);
 /// [`WS_PROTO`] with permessage-deflate.
 pub(crate) const WS_PROTO_DEFLATE: WireFormat = WireFormat(4);
 
+/// Events with the payloads of one topic.
+pub(crate) const SSE_PAYLOAD: WireFormat = WireFormat(5);
+/// Events with JSON frames, of several topics.
+pub(crate) const SSE_FRAMES: WireFormat = WireFormat(6);
+
 const WIRE_FORMATS: &[(WireFormat, &str)] = &[
     (WS_JSON, TransportKind::WebSocket.as_str()),
     (WS_PROTO, TransportKind::WebSocket.as_str()),
     (QUIC_PROTO, TransportKind::Quic.as_str()),
     (WS_JSON_DEFLATE, TransportKind::WebSocket.as_str()),
     (WS_PROTO_DEFLATE, TransportKind::WebSocket.as_str()),
+    (SSE_PAYLOAD, TransportKind::EventStream.as_str()),
+    (SSE_FRAMES, TransportKind::EventStream.as_str()),
 ];
 
 /// Encodes frames for every wire format of the gateway. The hub needs an instance.
@@ -39,6 +46,9 @@ impl FrameEncoder for Encoder {
     }
 
     fn encode_message(&self, wire: WireFormat, topic: &Topic, message: &Message) -> Bytes {
+        if wire == SSE_PAYLOAD {
+            return sse::encode_message(message);
+        }
         wrap_compressed(wire, &client::encode_message(encoding(wire), topic, message))
     }
 
@@ -59,7 +69,8 @@ impl FrameEncoder for Encoder {
     }
 
     fn encode_gap(&self, wire: WireFormat, topic: &Topic, gap: &Gap) -> Bytes {
-        wrap(wire, &client::encode_gap(encoding(wire), topic, gap))
+        let frame = client::encode_gap(encoding(wire), topic, gap);
+        wrap_named(wire, "gap", Some(gap.to), &frame)
     }
 
     fn encode_health(
@@ -70,23 +81,23 @@ impl FrameEncoder for Encoder {
         reached: Position,
     ) -> Bytes {
         let topic = topic.clone();
-        let event = match health {
-            TopicHealth::Stale => ServerEvent::Stale { topic, since: reached },
-            TopicHealth::Live => ServerEvent::Live { topic, position: reached },
+        let (name, event) = match health {
+            TopicHealth::Stale => ("stale", ServerEvent::Stale { topic, since: reached }),
+            TopicHealth::Live => ("live", ServerEvent::Live { topic, position: reached }),
         };
-        wrap(wire, &encoding(wire).encode_event(&event))
+        wrap_named(wire, name, None, &encoding(wire).encode_event(&event))
     }
 
     fn encode_audience(&self, wire: WireFormat, topic: &Topic, sessions: u64) -> Bytes {
         let event = ServerEvent::Audience { topic: topic.clone(), count: sessions };
-        wrap(wire, &encoding(wire).encode_event(&event))
+        wrap_named(wire, "audience", None, &encoding(wire).encode_event(&event))
     }
 }
 
 /// The encoding of client frames in the format `wire`.
 pub(crate) fn encoding(wire: WireFormat) -> Encoding {
     match wire {
-        WS_JSON | WS_JSON_DEFLATE => Encoding::Json,
+        WS_JSON | WS_JSON_DEFLATE | SSE_PAYLOAD | SSE_FRAMES => Encoding::Json,
         _ => Encoding::Proto,
     }
 }
@@ -97,7 +108,23 @@ pub(crate) fn wrap(wire: WireFormat, payload: &[u8]) -> Bytes {
     match wire {
         WS_JSON | WS_JSON_DEFLATE => frame::text(payload),
         WS_PROTO | WS_PROTO_DEFLATE => frame::binary(payload),
+        SSE_PAYLOAD | SSE_FRAMES => sse::encode_frame(None, None, payload),
         _ => delimited::encode(payload),
+    }
+}
+
+/// Wraps a client frame that is no message. In an event stream it has a name, and the position that it reaches: the
+/// id of a stream of several topics holds all of them, and is sent with each write.
+fn wrap_named(
+    wire: WireFormat,
+    name: &'static str,
+    position: Option<Position>,
+    payload: &[u8],
+) -> Bytes {
+    match wire {
+        SSE_PAYLOAD => sse::encode_frame(Some(name), position, payload),
+        SSE_FRAMES => sse::encode_frame(Some(name), None, payload),
+        _ => wrap(wire, payload),
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::HttpsSettings;
 use crate::http::front::HttpFront;
-use crate::http::{self, HttpState};
+use crate::http::{self, BodyCache, HttpState, LongPolls};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
 use crate::{
@@ -53,6 +53,8 @@ pub struct Gateway {
     admission: Admission,
     memory: MemoryUse,
     limits: ClientLimits,
+    /// Cancelled when the lanes stop accepting connections.
+    draining: CancellationToken,
 }
 
 /// Why the gateway ended before its shutdown was requested.
@@ -70,7 +72,7 @@ impl Gateway {
     /// Binds the ports. Clients that connect before [`Gateway::run`] wait in the backlog.
     ///
     /// `extra` holds the other pages of the node, such as `/metrics`, each with the rule who may read it. It
-    /// must not define a path under `/topics`, `/tickets`, `/ws` or `/dev`. The metrics recorder of the process must be installed before
+    /// must not define a path under `/topics`, `/tickets`, `/ws`, `/sse` or `/dev`. The metrics recorder of the process must be installed before
     /// [`Gateway::run`].
     ///
     /// # Errors
@@ -90,6 +92,7 @@ impl Gateway {
         };
         let quic = quic::bind(&config, certificate)?;
         let limits = ClientLimits::new(&config);
+        let draining = CancellationToken::new();
         let routes = HttpState {
             hub: backend.hub.clone(),
             publisher: backend.publisher.clone(),
@@ -99,6 +102,8 @@ impl Gateway {
             fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
             limits: limits.clone(),
+            bodies: BodyCache::default(),
+            long_polls: LongPolls::new(draining.clone()),
             publish_seconds: metrics::PUBLISH.register_histogram(&["http"]),
         };
         let paths = http::paths().chain(extra.paths()).collect();
@@ -127,6 +132,7 @@ impl Gateway {
             admission,
             memory,
             limits,
+            draining,
         })
     }
 
@@ -182,8 +188,15 @@ impl Gateway {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let stop = shutdown.child_token();
         let _guard = stop.clone().drop_guard();
+        let draining = self.draining.clone();
         let (lanes, rotator) = self.start(&stop)?;
+        let drain_requests = async {
+            stop.cancelled().await;
+            draining.cancel();
+            std::future::pending().await
+        };
         tokio::select! {
+            () = drain_requests => Ok(()),
             outcome = wait_for_lanes(lanes, &stop) => outcome,
             never = rotator.run() => match never {},
         }

@@ -1,8 +1,9 @@
-//! The HTTP routes, with the topic in the URL path. Module `ws` implements `/ws`.
+//! The HTTP routes, with the topic in the URL path. Module `ws` implements `/ws`, and module `sse` event streams.
 
 mod audience;
 pub(crate) mod authenticate;
 mod authority;
+mod body_cache;
 mod cache;
 pub(crate) mod cors;
 mod error;
@@ -11,13 +12,17 @@ pub(crate) mod front;
 #[cfg(test)]
 mod fuzz;
 mod headers;
+mod history;
+mod long_poll;
 mod origin;
-mod page_policy;
+pub(crate) mod page_policy;
 mod publish;
+mod representation;
 mod request_body;
 mod request_check;
 mod snapshot;
 mod tickets;
+mod topic_query;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +31,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Json, Router};
 use http::StatusCode;
 use pushonce_auth::AccessControl;
@@ -38,8 +43,10 @@ use pushonce_telemetry::Histogram;
 use tokio::sync::watch;
 
 pub use authenticate::Authenticated;
+pub(crate) use body_cache::BodyCache;
 pub use cors::{SameOriginOnly, apply_page_policy};
 pub use error::HttpError;
+pub(crate) use long_poll::LongPolls;
 pub use origin::{AllowedOrigins, InvalidOrigin, Origin};
 pub use page_policy::PagePolicy;
 
@@ -59,6 +66,10 @@ pub(crate) struct HttpState {
     pub(crate) body_timeout: Duration,
     /// The limits that the lanes share.
     pub(crate) limits: ClientLimits,
+    /// Bodies that are served to many.
+    pub(crate) bodies: BodyCache,
+    /// The requests that wait for a message.
+    pub(crate) long_polls: LongPolls,
     /// Of publishes over HTTP.
     pub(crate) publish_seconds: Histogram,
 }
@@ -66,9 +77,11 @@ pub(crate) struct HttpState {
 type RouteBuilder = fn() -> MethodRouter<HttpState>;
 
 /// The routes of the gateway. Their handlers check what the caller may do.
-const ROUTES: [(&str, RouteBuilder); 3] = [
+const ROUTES: [(&str, RouteBuilder); 4] = [
     ("/topics/{*topic}", || get(snapshot::get).post(publish::post).fallback(method_not_allowed)),
     ("/tickets", || post(tickets::post).fallback(method_not_allowed)),
+    // The connection serves GET.
+    ("/sse", || any(method_not_allowed)),
     ("/dev/certificate", || get(certificate)),
 ];
 

@@ -103,8 +103,8 @@ pub(crate) struct LaneState {
     connections: TaskTracker,
 }
 
-/// The permits of one QUIC connection, released with it.
-pub(crate) struct QuicPermit {
+/// The permits of one session that is no TCP connection, released with it.
+pub(crate) struct SessionPermit {
     _address: AddressPermit,
     _connection: OwnedSemaphorePermit,
 }
@@ -467,9 +467,16 @@ impl LaneState {
         });
     }
 
-    /// Ends a new session at the maximum age, if there is one.
-    pub(crate) fn watch_age(&self, session: usize) {
-        self.access_watch.set_age(session, self.access.now(), self.config.session_age_max);
+    /// Ends a new session at its maximum age, if there is one.
+    pub(crate) fn watch_age(&self, session: usize, age_max: Option<Duration>) {
+        self.access_watch.set_age(session, self.access.now(), age_max);
+    }
+
+    /// Whether everyone may read the topic.
+    pub(crate) fn is_public(&self, topic: &Topic) -> bool {
+        let view = self.view.borrow();
+        let view = view.borrow();
+        self.is_open() || view.namespaces.for_topic(topic).access.anonymous_read
     }
 
     /// Detects a full node before the next client connects: load balancers send clients to nodes that report
@@ -516,12 +523,13 @@ impl LaneState {
         admitted.inspect_err(|&refusal| self.metrics.count_rejected_address(refusal))
     }
 
-    /// Returns the permit of a new QUIC connection.
-    pub(crate) fn admit_quic(&self, address: IpAddr) -> Option<QuicPermit> {
+    /// Returns the permit of a session that is no TCP connection of its own: a QUIC connection, or an event
+    /// stream that shares a connection of HTTP/2.
+    pub(crate) fn admit_session(&self, address: IpAddr) -> Option<SessionPermit> {
         // The address may be forged: it pays for the connection, and its rate is not used up.
         let counted = self.client_limits.addresses.count(address);
         let counted = counted.inspect_err(|&refusal| self.metrics.count_rejected_address(refusal));
-        Some(QuicPermit { _address: counted.ok()?, _connection: self.acquire_permit()? })
+        Some(SessionPermit { _address: counted.ok()?, _connection: self.acquire_permit()? })
     }
 
     /// Whether the descriptor of a connection is within the budget of clients.

@@ -1,4 +1,4 @@
-//! Serves the clients of a node over HTTP, WebSocket and QUIC, with one session type for all transports.
+//! Serves the clients of a node over HTTP, WebSocket, event streams (SSE) and QUIC, with one session type for all transports.
 //!
 //! # Overview
 //!
@@ -13,6 +13,8 @@
 //! # Guarantees
 //!
 //! - The frames of one topic reach a client in the order of the hub. No frame is interrupted by another.
+//! - Pages of history and compressed bodies are made once for all callers; a page that is reloaded by everyone
+//!   costs the owner of its topic nothing but the delivery of each message.
 //! - A message is compressed once, and its delta to the previous message is computed once, for all
 //!   subscribers that accept it. No session keeps state for either.
 //! - Datagrams, on request, arrive in any order or not at all, except the newest message, which always
@@ -42,7 +44,7 @@
 //!
 //! Knowledge of the cluster: shards, links and Raft are behind the hub, the [`PublishRouter`] and the
 //! [`AudienceSource`]; tokens and grants behind [`AccessControl`](pushonce_auth::AccessControl). WebSockets over
-//! HTTP/2, WebTransport and server-sent events are not supported.
+//! HTTP/2 and WebTransport are not supported.
 //!
 //! # Data flow
 //!
@@ -52,7 +54,7 @@
 //!
 //! # Caller contract
 //!
-//! - Do not define a path under `/topics`, `/tickets`, `/ws` or `/dev` in the [`Pages`] passed to
+//! - Do not define a path under `/topics`, `/tickets`, `/ws`, `/sse` or `/dev` in the [`Pages`] passed to
 //!   [`Gateway::bind`]: axum panics at start when a route is defined twice.
 //! - Install the metrics recorder before [`Gateway::run`].
 //! - Wait for [`Gateway::run`] to return before the process ends, so that sessions are drained.
@@ -115,6 +117,8 @@ mod registry;
 mod rejection;
 mod session;
 mod socket;
+mod socket_sink;
+mod sse;
 #[cfg(test)]
 mod testing;
 mod tls_stream;

@@ -22,9 +22,9 @@ const BYTES_MAX: usize = 16 << 20;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Closes the connection after the last written byte.
-pub(crate) async fn close(lane: &LaneState, stream: impl ClientSocket) {
+pub(crate) async fn close(lane: &LaneState, stream: &impl ClientSocket) {
     let closed = async {
-        end_stream(&stream).await;
+        end_stream(stream).await;
         if !FailPoint::LingerSkipped.is_active() {
             discard(lane, stream.tcp()).await;
         }

@@ -134,6 +134,7 @@ pub(crate) const PRESSURE: Metric = Metric::gauge(
 pub(crate) enum TransportKind {
     WebSocket,
     Quic,
+    EventStream,
 }
 
 impl TransportKind {
@@ -142,6 +143,7 @@ impl TransportKind {
         match self {
             TransportKind::WebSocket => "websocket",
             TransportKind::Quic => "quic",
+            TransportKind::EventStream => "sse",
         }
     }
 }
@@ -188,6 +190,7 @@ impl Shortage {
 pub(crate) struct GatewayMetrics {
     ws: TransportMetrics,
     quic: TransportMetrics,
+    sse: TransportMetrics,
     /// Rejected new connections, by [`Shortage`].
     rejected: [Counter; 3],
     /// New connections that were rejected because of their address.
@@ -226,6 +229,7 @@ impl GatewayMetrics {
         GatewayMetrics {
             ws: TransportMetrics::new(TransportKind::WebSocket),
             quic: TransportMetrics::new(TransportKind::Quic),
+            sse: TransportMetrics::new(TransportKind::EventStream),
             rejected: Shortage::ALL
                 .map(|shortage| CONNECTIONS_REJECTED.register_counter(&[shortage.as_str()])),
             rejected_addresses: ["address", "address_rate"]
@@ -255,6 +259,7 @@ impl GatewayMetrics {
         match kind {
             TransportKind::WebSocket => &self.ws,
             TransportKind::Quic => &self.quic,
+            TransportKind::EventStream => &self.sse,
         }
     }
 }

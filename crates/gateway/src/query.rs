@@ -49,7 +49,8 @@ pub(crate) fn expect_none(query: Option<&str>) -> Result<(), InvalidQuery> {
     }
 }
 
-fn decode(text: &str) -> Result<String, InvalidQuery> {
+/// Decodes a name or value of a query.
+pub(crate) fn decode(text: &str) -> Result<String, InvalidQuery> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut remaining = text.as_bytes();
     while let [first, more @ ..] = remaining {

@@ -46,6 +46,14 @@ pub(crate) trait RegisteredSession {
     /// Handles the end of a heartbeat interval.
     fn on_interval(self: Rc<Self>);
 
+    /// Whether [`RegisteredSession::on_half_interval`] is to be called.
+    fn needs_half_intervals(&self) -> bool {
+        false
+    }
+
+    /// Handles the middle of a heartbeat interval.
+    fn on_half_interval(self: Rc<Self>) {}
+
     /// Closes the session because the node is overloaded. The client may reconnect after `retry_after_ms`.
     fn shed(self: Rc<Self>, retry_after_ms: u32);
 
@@ -74,16 +82,22 @@ impl SessionSlot {
 #[derive(Default)]
 pub(crate) struct SessionRegistry {
     sessions: RefCell<Slab<Rc<dyn RegisteredSession>>>,
+    /// Number of sessions that need half intervals.
+    half_interval_sessions: Cell<usize>,
     tick_index: Cell<usize>,
 }
 
 impl SessionRegistry {
     pub(crate) fn insert(&self, session: Rc<dyn RegisteredSession>) -> SessionSlot {
+        let needing = usize::from(session.needs_half_intervals());
+        self.half_interval_sessions.set(self.half_interval_sessions.get() + needing);
         SessionSlot(self.sessions.borrow_mut().insert(session))
     }
 
     pub(crate) fn remove(&self, SessionSlot(index): SessionSlot) {
-        self.sessions.borrow_mut().try_remove(index);
+        let removed = self.sessions.borrow_mut().try_remove(index);
+        let needing = usize::from(removed.is_some_and(|session| session.needs_half_intervals()));
+        self.half_interval_sessions.set(self.half_interval_sessions.get() - needing);
     }
 
     /// The number of slots, used or not.
@@ -102,8 +116,16 @@ impl SessionRegistry {
         (interval / TICKS_PER_INTERVAL as u32).max(Duration::from_millis(1))
     }
 
-    /// Runs the next tick: calls [`RegisteredSession::on_interval`] of the sessions that are due.
+    /// Runs the next tick: calls [`RegisteredSession::on_interval`] of the sessions that are due, and
+    /// [`RegisteredSession::on_half_interval`] of those whose interval is half over.
     pub(crate) fn tick(&self) {
+        if self.half_interval_sessions.get() > 0 {
+            let half = (self.tick_index.get() + TICKS_PER_INTERVAL / 2) % TICKS_PER_INTERVAL;
+            let sessions = self.sessions_in_group(half, TICKS_PER_INTERVAL).into_iter();
+            sessions
+                .filter(|session| session.needs_half_intervals())
+                .for_each(RegisteredSession::on_half_interval);
+        }
         for session in self.advance_tick() {
             session.on_interval();
         }
@@ -166,6 +188,7 @@ mod tests {
     #[derive(Default)]
     struct CountingSession {
         intervals: Cell<usize>,
+        half_intervals: Cell<usize>,
         drained: Cell<usize>,
         reconnect_within_ms: Cell<u32>,
         shed_retry_ms: Cell<u32>,
@@ -174,6 +197,14 @@ mod tests {
     impl RegisteredSession for CountingSession {
         fn on_interval(self: Rc<Self>) {
             self.intervals.set(self.intervals.get() + 1);
+        }
+
+        fn needs_half_intervals(&self) -> bool {
+            true
+        }
+
+        fn on_half_interval(self: Rc<Self>) {
+            self.half_intervals.set(self.half_intervals.get() + 1);
         }
 
         fn shed(self: Rc<Self>, retry_after_ms: u32) {
@@ -209,6 +240,7 @@ mod tests {
         assert_eq!(at_once, 4);
         (1..TICKS_PER_INTERVAL).for_each(|_| registry.tick());
         assert!(sessions.iter().all(|session| session.intervals.get() == 1));
+        assert!(sessions.iter().all(|session| session.half_intervals.get() == 1));
     }
 
     #[test]

@@ -6,10 +6,10 @@ mod echo;
 mod heartbeat;
 mod in_flight;
 mod session;
-mod sink;
 mod upgrade;
 
 #[cfg(feature = "echo")]
 pub(crate) use echo::PATH as ECHO_PATH;
+pub(crate) use in_flight::InFlightWindow;
 pub(crate) use session::run;
 pub(crate) use upgrade::UpgradeRequest;

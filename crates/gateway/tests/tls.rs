@@ -5,6 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http_body_util::BodyExt as _;
 use pushonce_core::{TicketKey, TicketKeys, Timestamp};
 use pushonce_gateway::HttpsConfig;
 use pushonce_proto::close;
@@ -178,6 +179,64 @@ async fn requests_are_answered_over_http_2() {
         let response = with_timeout(client.send_request(request)).await.unwrap();
         assert_eq!(response.status(), status, "{path}");
     }
+}
+
+/// The text of a response body up to `part`.
+async fn read_until(body: &mut hyper::body::Incoming, part: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(part) {
+        let frame = with_timeout(body.frame()).await;
+        let frame = frame.unwrap_or_else(|| panic!("the body ended: {text}")).expect("a frame");
+        text += std::str::from_utf8(frame.data_ref().expect("data")).expect("text");
+    }
+    text
+}
+
+#[tokio::test]
+async fn event_streams_share_a_connection_of_http_2() {
+    let gateway = TlsGateway::with_tickets(&keys(), |config| {
+        config.heartbeat = Duration::from_millis(500);
+    })
+    .await;
+    let stream = gateway.connect_with(gateway.authority.client_config(&[b"h2"])).await;
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (client, connection) =
+        with_timeout(hyper::client::conn::http2::handshake(executor, io)).await.unwrap();
+    tokio::spawn(connection);
+    let open = async |path: &str| {
+        let request = http::Request::get(format!("https://localhost{path}"))
+            .header("accept", "text/event-stream")
+            .body(axum::body::Body::empty())
+            .unwrap();
+        with_timeout(client.clone().send_request(request)).await.unwrap()
+    };
+    let refused = open("/topics/a?from=9:9").await;
+    assert_eq!(refused.status(), 400);
+    let response = open("/topics/a?from=start").await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["pushonce-position"], "0:0");
+    assert!(!response.headers().contains_key("connection"));
+    let mut single = response.into_body();
+    let mut several = open("/sse?topic=a&topic=b").await.into_body();
+    let mut unread = open("/topics/a").await.into_body();
+    read_until(&mut several, "id: 0:0,0:0\n\n").await;
+    gateway.server.cluster.publish_text("a", "goal").await;
+    read_until(&mut single, "data: goal\nid: 7:1\n\n").await;
+    read_until(&mut several, "id: 7:1,0:0\n\n").await;
+    read_until(&mut single, ":\n").await;
+    // More than the buffers of a stream that is not read; the others go on.
+    let text = "x".repeat(10_000);
+    for n in 2..=50 {
+        gateway.server.cluster.publish_text("a", &text).await;
+        read_until(&mut single, &format!("id: 7:{n}\n\n")).await;
+    }
+    read_until(&mut unread, "id: 7:3\n\n").await;
+    drop(unread);
+    gateway.server.stop();
+    read_until(&mut single, "event: rotate").await;
+    read_until(&mut several, "event: rotate").await;
+    while with_timeout(single.frame()).await.is_some_and(|frame| frame.is_ok()) {}
 }
 
 #[tokio::test]

@@ -254,6 +254,7 @@ impl Node {
             grace: config.settings.shutdown_grace.0,
             heartbeat: config.settings.session_heartbeat.0,
             session_age_max: config.settings.session_age_max.map(|age| age.0),
+            sse_age_max: Some(config.settings.sse_age_max.0),
             address_connections_max: config.settings.address_connections_max,
             publish_rate_max: config.settings.publish_rate_max,
             subscribe_rate_max: config.settings.subscribe_rate_max,

@@ -91,9 +91,14 @@ impl SubscriptionBatch {
     }
 
     pub(super) fn runs(&self, token: u32) -> [FrameRun<'_>; 4] {
-        let mut runs =
-            self.frame_groups().map(|frames| FrameRun { token, frames, concatenated: None });
+        let mut runs = self.frame_groups().map(|frames| FrameRun {
+            token,
+            frames,
+            concatenated: None,
+            cursors: &[],
+        });
         runs[BATCH_INDEX].concatenated = self.batch.concatenated.get();
+        runs[BATCH_INDEX].cursors = &self.batch.cursors_after;
         runs
     }
 

@@ -1,6 +1,7 @@
-//! HTTP/2 for snapshots and publishes. Browsers open WebSockets over HTTP/1.1.
+//! HTTP/2 for reads, event streams and publishes. Browsers open WebSockets over HTTP/1.1.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,9 +11,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{ConnectionPermit, HttpResponseFuture, ready_response, respond};
+use super::{
+    ConnectionPermit, EventStreamRequest, HttpResponseFuture, full_response, ready_response,
+    respond,
+};
 use crate::http::HttpError;
 use crate::http::authenticate::RemoteIp;
 use crate::http::framing::RequestFraming;
@@ -20,6 +25,7 @@ use crate::http::front::HttpFront;
 use crate::lane::LaneState;
 use crate::socket::ClientSocket as _;
 use crate::tls_stream::TlsStream;
+use crate::{driver, sse};
 
 /// Requests that a client may have open at the same time. A browser has a few for each page.
 const STREAMS_MAX: u32 = 100;
@@ -67,7 +73,9 @@ pub(super) async fn serve(
 ) {
     let requests = Rc::new(Requests::default());
     let service_requests = requests.clone();
-    let address = RemoteIp(stream.tcp().peer_addr().ok().map(|address| address.ip()));
+    let peer = stream.tcp().peer_addr().ok();
+    let address = RemoteIp(peer.map(|address| address.ip()));
+    let service_lane = lane.clone();
     // HTTP/2 frames its requests itself.
     let framing = RefCell::new(RequestFraming::new());
     let service = service_fn(move |request: Request<Incoming>| {
@@ -78,6 +86,10 @@ pub(super) async fn serve(
         };
         let response = match request.uri().path() {
             "/ws" => http1_required(),
+            _ if sse::is_event_stream(request.method(), request.uri(), request.headers()) => {
+                let request = EventStreamRequest { request, address, access: access.clone() };
+                open_event_stream(request, &http, &service_lane, peer)
+            }
             _ => respond(request, &http, address),
         };
         let http = http.clone();
@@ -106,6 +118,32 @@ pub(super) async fn serve(
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
     drop(permit);
+}
+
+/// Opens an event stream as the body of the response.
+fn open_event_stream(
+    request: EventStreamRequest,
+    http: &HttpFront,
+    lane: &Rc<LaneState>,
+    peer: Option<SocketAddr>,
+) -> HttpResponseFuture {
+    let permit = peer.map(|peer| lane.admit_session(peer.ip()));
+    let Some(permit) = permit.flatten() else { return full_response() };
+    let (http, lane) = (http.clone(), lane.clone());
+    async move {
+        let opening = match request.admit(&http, &lane).await {
+            Ok(opening) => opening,
+            Err(response) => return Ok(*response),
+        };
+        let (sender, response) = oneshot::channel();
+        let session = sse::run_on_body(lane.clone(), peer, opening, sender);
+        let id = driver::next_session_id();
+        let span = tracing::debug_span!("session", id, transport = "sse", remote = ?peer);
+        lane.spawn_connection(span, session.map(move |()| drop(permit)));
+        // The session ends without a response only with its lane.
+        Ok(response.await.unwrap_or_default())
+    }
+    .boxed_local()
 }
 
 /// The response to a request for a WebSocket.

@@ -31,7 +31,7 @@ pub(crate) fn preflight() -> Response {
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-    let allowed = "content-type, idempotency-key, if-none-match, authorization";
+    let allowed = "content-type, idempotency-key, if-none-match, authorization, last-event-id";
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
     response

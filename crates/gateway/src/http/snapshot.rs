@@ -1,5 +1,5 @@
-//! `GET /topics/{topic}`: the newest message as published; with `?last=N`, the last N messages as JSON; with
-//! `?audience`, the number of subscribers.
+//! `GET /topics/{topic}`: the newest message as published; with `?last=N`, the last N messages as JSON. The other
+//! queries have modules of their own.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,33 +7,27 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
-use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use pushonce_auth::Action;
 use pushonce_core::{HistoryPage, Message, Topic};
 use pushonce_proto::client::{self, Encoding, ErrorCode};
 
-use super::{Authenticated, HttpError, HttpState, audience, cache, check_readable, parse_topic};
-use crate::query;
-
-const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
+use super::cache::{self, CacheSubject};
+use super::representation::Resource;
+use super::topic_query::TopicQuery;
+use super::{
+    Authenticated, HttpError, HttpState, audience, check_readable, history, long_poll, parse_topic,
+};
 
 /// The largest `?last=N` that is always accepted: the default length of a history.
 const LAST_MAX: u32 = 1_000;
 
 /// Payload bytes of an answer that is encoded at once, with a `Content-Length`.
 const BUFFERED_BYTES_MAX: usize = 64 << 10;
-
-/// The parsed query.
-#[derive(Clone, Copy)]
-enum SnapshotParams {
-    Newest,
-    Last(u32),
-    Audience,
-}
 
 pub(super) async fn get(
     State(http): State<HttpState>,
@@ -43,22 +37,32 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     let topic = check_readable(parse_topic(path)?)?;
-    let params = parse_params(query.as_deref().unwrap_or_default())?;
-    let action = match params {
-        SnapshotParams::Newest => Action::ReadSnapshot(&topic),
-        SnapshotParams::Last(_) => Action::ReadHistory(&topic),
-        SnapshotParams::Audience => Action::ReadAudience(&topic),
+    let query = TopicQuery::parse(query.as_deref().unwrap_or_default())?;
+    let action = match query {
+        TopicQuery::Newest => Action::ReadSnapshot(&topic),
+        TopicQuery::Last(_) | TopicQuery::Page(_) => Action::ReadHistory(&topic),
+        TopicQuery::Audience => Action::ReadAudience(&topic),
     };
-    caller.authorize(&http.access, action)?;
-    let mut response = match params {
-        SnapshotParams::Newest => newest_response(&*newest(&http, &topic).await?, &headers),
-        SnapshotParams::Last(count) => {
+    let authorize = || caller.authorize(&http.access, action);
+    authorize()?;
+    let mut response = match query {
+        TopicQuery::Newest => newest_response(&http, &topic, &headers).await?,
+        TopicQuery::Last(count) => {
             check_last(count, last_max(&http, &topic))?;
             last_response(topic.clone(), http.hub.latest(&topic, count).await?)
         }
-        SnapshotParams::Audience => audience::get(&http, topic.clone()).await?,
+        TopicQuery::Audience => audience::get(&http, topic.clone()).await?,
+        TopicQuery::Page(page) => {
+            return match page.wait {
+                None => history::get(&http, &topic, page, &headers).await,
+                Some(wait) => {
+                    let address = caller.0.address;
+                    long_poll::get(&http, &topic, page, wait, address, &headers, authorize).await
+                }
+            };
+        }
     };
-    cache::set_rules(&mut response, &http, &topic);
+    cache::set_rules(&mut response, &http, &topic, CacheSubject::Newest);
     Ok(response)
 }
 
@@ -76,24 +80,6 @@ fn check_last(count: u32, max: u32) -> Result<(), HttpError> {
     }
 }
 
-fn parse_params(query: &str) -> Result<SnapshotParams, HttpError> {
-    let pairs = query::pairs(query)?;
-    let pairs: Vec<_> = pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    let last = |count: &str| match count.parse() {
-        Ok(count @ 1..) => Ok(SnapshotParams::Last(count)),
-        _ => Err(bad_request(format!("last must be a number from 1 up, not {count:?}"))),
-    };
-    match *pairs {
-        [] => Ok(SnapshotParams::Newest),
-        [("audience", "" | "true")] => Ok(SnapshotParams::Audience),
-        [("last", count)] => last(count),
-        _ if pairs.iter().any(|(name, _)| *name == "audience") => {
-            Err(bad_request("audience takes no value and no other parameters".to_owned()))
-        }
-        _ => Err(bad_request(format!("invalid query {query:?}; use ?last=N or ?audience"))),
-    }
-}
-
 async fn newest(http: &HttpState, topic: &Topic) -> Result<Arc<Message>, HttpError> {
     http.hub.latest(topic, 1).await?.messages.pop().ok_or_else(|| {
         let text = format!("topic {topic} has no message yet; publish one with POST");
@@ -105,30 +91,22 @@ fn bad_request(text: String) -> HttpError {
     HttpError::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest.as_str(), text)
 }
 
-fn newest_response(message: &Message, request_headers: &HeaderMap) -> Response {
-    let position = message.position.to_string();
-    let etag = format!("\"{position}\"");
-    let mut response = if etag_matches(request_headers, &etag) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        let mut response = Response::new(Body::from(message.payload.clone()));
-        if let Ok(content_type) = HeaderValue::from_str(message.content_type.as_str()) {
-            response.headers_mut().insert(CONTENT_TYPE, content_type);
-        }
-        if !is_passive(message.content_type.as_str()) {
-            response
-                .headers_mut()
-                .insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-        }
-        response
-    };
-    let headers = response.headers_mut();
-    for (name, text) in [(ETAG, &etag), (POSITION, &position)] {
-        if let Ok(value) = HeaderValue::from_str(text) {
-            headers.insert(name, value);
-        }
+async fn newest_response(
+    http: &HttpState,
+    topic: &Topic,
+    headers: &HeaderMap,
+) -> Result<Response, HttpError> {
+    let message = newest(http, topic).await?;
+    let content_type = message.content_type.as_str();
+    let tag = message.position.to_string();
+    let resource = Resource { topic, tag, content_type, may_compress: true };
+    let mut response = resource.respond(headers, &http.bodies, message.payload.clone());
+    if !is_passive(content_type) {
+        let attachment = HeaderValue::from_static("attachment");
+        response.headers_mut().insert(CONTENT_DISPOSITION, attachment);
     }
-    response
+    history::set_position(&mut response, message.position);
+    Ok(response)
 }
 
 /// Whether a browser that is pointed at the payload shows it as data. It offers anything else, such as HTML and
@@ -148,21 +126,11 @@ fn is_passive(content_type: &str) -> bool {
         || essence.starts_with("video/")
 }
 
-/// Whether `If-None-Match` contains the ETag (RFC 9110, 13.1.2: weak comparison).
-fn etag_matches(request_headers: &HeaderMap, etag: &str) -> bool {
-    request_headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
-        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
-}
-
 /// Builds a JSON array of message frames, oldest first, each in the format that subscribers receive. The frames of a
 /// large answer are encoded when the client reads them: an answer that nobody reads holds only the messages, which
 /// the history holds as well.
 fn last_response(topic: Topic, page: HistoryPage) -> Response {
+    let head = page.head;
     let payload_bytes: usize = page.messages.iter().map(|message| message.payload.len()).sum();
     let frames = page.messages.into_iter().enumerate().map(move |(index, message)| {
         let mut frame = BytesMut::from(if index > 0 { &b","[..] } else { &b""[..] });
@@ -179,6 +147,7 @@ fn last_response(topic: Topic, page: HistoryPage) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    history::set_position(&mut response, head);
     response
 }
 
@@ -195,22 +164,6 @@ mod tests {
             ["text/html", "image/svg+xml", "text/xml", "application/pdf", "text/html;text/plain"]
         {
             assert!(!is_passive(file), "{file}");
-        }
-    }
-
-    #[test]
-    fn if_none_match_accepts_lists_weak_tags_and_star() {
-        for (if_none_match, matches) in [
-            ("\"1:2\"", true),
-            ("\"1:1\", \"1:2\"", true),
-            ("W/\"1:2\"", true),
-            ("*", true),
-            ("\"1:22\"", false),
-            ("1:2", false),
-        ] {
-            let headers =
-                HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static(if_none_match))]);
-            assert_eq!(etag_matches(&headers, "\"1:2\""), matches, "{if_none_match}");
         }
     }
 }

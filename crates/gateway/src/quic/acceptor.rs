@@ -6,7 +6,7 @@ use std::rc::Rc;
 use pushonce_quic::{Acceptor, Connection};
 
 use super::session::Session;
-use crate::lane::{LaneState, QuicPermit};
+use crate::lane::{LaneState, SessionPermit};
 use crate::metrics::TransportKind;
 
 /// Makes each admitted connection a session of the lane.
@@ -21,18 +21,18 @@ impl SessionAcceptor {
 }
 
 impl Acceptor for SessionAcceptor {
-    type Permit = QuicPermit;
+    type Permit = SessionPermit;
     type Handler = Session;
 
     fn is_accepting(&self) -> bool {
         !self.lane.draining.is_cancelled()
     }
 
-    fn admit(&self, client: SocketAddr) -> Option<QuicPermit> {
-        self.lane.admit_quic(client.ip())
+    fn admit(&self, client: SocketAddr) -> Option<SessionPermit> {
+        self.lane.admit_session(client.ip())
     }
 
-    fn open(&self, connection: Rc<Connection>, permit: QuicPermit) -> Session {
+    fn open(&self, connection: Rc<Connection>, permit: SessionPermit) -> Session {
         Session::new(self.lane.clone(), connection, permit)
     }
 

@@ -22,7 +22,7 @@ use tracing::Span;
 use super::sink::{FinishProgress, QuicSink};
 use super::subscription::QuicSubscription;
 use crate::driver::{self, SessionDriver, SessionTransport, StreamUnavailable};
-use crate::lane::{LaneState, QuicPermit};
+use crate::lane::{LaneState, SessionPermit};
 use crate::liveness::Activity;
 use crate::metrics::TransportKind;
 use crate::{encoder, partial, work};
@@ -40,7 +40,7 @@ pub(crate) struct Session {
     /// The deadline of the current phase, if it has one.
     deadline: Option<Instant>,
     /// The connection permit, held until the session is closed.
-    permit: Option<QuicPermit>,
+    permit: Option<SessionPermit>,
     /// Names the session in log lines; disabled unless `debug` is on.
     span: Span,
     /// A draining lane waits until the client knows that the connection is closed.
@@ -91,7 +91,7 @@ impl Session {
     pub(super) fn new(
         lane: Rc<LaneState>,
         connection: Rc<Connection>,
-        permit: QuicPermit,
+        permit: SessionPermit,
     ) -> Session {
         let deadline = Some(Instant::now() + lane.config.handshake_timeout);
         let phase = SessionPhase::Handshaking { connected: false };

@@ -32,7 +32,7 @@ const ROUND_TRIP_MAX: Duration = Duration::from_millis(250);
 
 /// The window of one session.
 #[derive(Debug)]
-pub(super) struct InFlightWindow {
+pub(crate) struct InFlightWindow {
     limit: u64,
     /// Frames sent in total.
     sent: u64,
@@ -51,13 +51,13 @@ struct PingProbe {
 }
 
 impl InFlightWindow {
-    pub(super) fn new() -> InFlightWindow {
+    pub(crate) fn new() -> InFlightWindow {
         let pong_delay_min = ROUND_TRIP_MAX;
         InFlightWindow { limit: FRAMES_INITIAL, sent: 0, confirmed: 0, probe: None, pong_delay_min }
     }
 
     /// Number of frames that may be sent now.
-    pub(super) fn available(&self) -> usize {
+    pub(crate) fn available(&self) -> usize {
         if FailPoint::WindowUnbounded.is_active() {
             return usize::MAX;
         }
@@ -66,18 +66,18 @@ impl InFlightWindow {
     }
 
     /// Records sent frames. Returns the payload of a ping that must follow them, if one is due.
-    pub(super) fn on_sent(&mut self, frames: usize, now: Instant) -> Option<[u8; 8]> {
+    pub(crate) fn on_sent(&mut self, frames: usize, now: Instant) -> Option<[u8; 8]> {
         self.sent += frames as u64;
         self.start_probe_if_due(now)
     }
 
     /// The payload of the outstanding ping.
-    pub(super) fn outstanding_ping(&self) -> Option<[u8; 8]> {
+    pub(crate) fn outstanding_ping(&self) -> Option<[u8; 8]> {
         self.probe.map(|probe| probe.frames_before.to_be_bytes())
     }
 
     /// Handles a pong. Returns the payload of the next ping, if one is due.
-    pub(super) fn on_pong(&mut self, payload: &[u8], now: Instant) -> Option<[u8; 8]> {
+    pub(crate) fn on_pong(&mut self, payload: &[u8], now: Instant) -> Option<[u8; 8]> {
         let probe = self.probe.filter(|probe| probe.frames_before.to_be_bytes() == payload)?;
         self.probe = None;
         self.confirmed = probe.frames_before;

@@ -21,7 +21,6 @@ use pushonce_websocket::{
 use tokio::time::Sleep;
 
 use super::heartbeat;
-use super::sink::WebSocketSink;
 use super::upgrade::UpgradeRequest;
 use crate::driver::{SessionDriver, SessionTransport, StreamUnavailable};
 use crate::lane::LaneState;
@@ -29,6 +28,7 @@ use crate::liveness::Activity;
 use crate::metrics::TransportKind;
 use crate::partial::PartialMessage;
 use crate::socket::ClientSocket;
+use crate::socket_sink::SocketSink;
 use crate::{connection, encoder, work};
 
 /// Maximum time for the closing handshake.
@@ -79,7 +79,7 @@ pub(crate) fn run<S: ClientSocket>(
 
 /// The transport that the driver of the session uses.
 struct WebSocketTransport<S> {
-    sink: Rc<RefCell<WebSocketSink<S>>>,
+    sink: Rc<RefCell<SocketSink<S>>>,
     encoding: Encoding,
     /// Whether permessage-deflate was negotiated.
     deflate: bool,
@@ -123,7 +123,8 @@ impl<S: ClientSocket> Session<S> {
         };
         let address = connection::client_address(stream.tcp());
         let stream = Rc::new(stream);
-        let sink = Rc::new(RefCell::new(WebSocketSink::new(stream.clone(), lane.clone())));
+        let sink = SocketSink::new(stream.clone(), lane.clone(), TransportKind::WebSocket);
+        let sink = Rc::new(RefCell::new(sink));
         let transport =
             WebSocketTransport { sink, encoding, deflate, has_received: Cell::new(true) };
         let driver = SessionDriver::start(lane, transport, address);

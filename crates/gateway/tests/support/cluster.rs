@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use futures::stream::LocalBoxStream;
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
-    Acknowledgement, ContentType, FetchError, History, HistoryPage, HistoryRange, Message,
-    Position, Publish, PublishError, Timestamp, Topic, UnavailableReason,
+    Acknowledgement, ContentType, FetchError, Gap, GapReason, History, HistoryPage, HistoryRange,
+    Message, Position, Publish, PublishError, Timestamp, Topic, UnavailableReason,
 };
 use pushonce_fanout::{Hub, Retention, Upstream};
 use pushonce_gateway::{AudienceSource, PublishRouter};
@@ -29,6 +29,8 @@ pub struct FakeCluster {
 pub struct FakeClusterTask {
     requests: mpsc::UnboundedReceiver<ClusterRequest>,
     topics: HashMap<Topic, Vec<Arc<Message>>>,
+    /// How many messages of a topic are no longer in its history.
+    expired: HashMap<Topic, usize>,
     payload_bytes_max: usize,
     watched: watch::Sender<HashSet<Topic>>,
 }
@@ -37,6 +39,7 @@ enum ClusterRequest {
     PayloadMax(usize),
     SetLive(Topic, bool),
     SetAudience(Topic, u64),
+    Expire(Topic, usize),
     Watch(Topic),
     Unwatch(Topic),
     Fetch(Topic, HistoryRange, oneshot::Sender<Result<HistoryPage, FetchError>>),
@@ -51,6 +54,7 @@ impl FakeCluster {
         let task = FakeClusterTask {
             requests,
             topics: HashMap::new(),
+            expired: HashMap::new(),
             payload_bytes_max,
             watched: watched_sender,
         };
@@ -92,6 +96,12 @@ impl FakeCluster {
     pub fn set_audience(&self, name: &str, sessions: u64) {
         let topic = Topic::new(name).expect("valid");
         self.requests.send(ClusterRequest::SetAudience(topic, sessions)).ok();
+    }
+
+    /// Drops the history of a topic but the newest `keep` messages.
+    pub fn expire(&self, name: &str, keep: usize) {
+        let topic = Topic::new(name).expect("valid");
+        self.requests.send(ClusterRequest::Expire(topic, keep)).ok();
     }
 
     /// Waits until the node watches no topic.
@@ -179,6 +189,11 @@ impl FakeClusterTask {
                 ClusterRequest::SetLive(topic, true) => hub.mark_live(&topic),
                 ClusterRequest::SetLive(topic, false) => hub.mark_stale(&topic),
                 ClusterRequest::SetAudience(topic, sessions) => hub.set_audience(&topic, sessions),
+                ClusterRequest::Expire(topic, keep) => {
+                    let messages = self.topics.get_mut(&topic).expect("published");
+                    let first = messages.len() - keep;
+                    self.expired.insert(topic, first);
+                }
                 ClusterRequest::Fetch(topic, range, sender) => {
                     sender.send(self.page(&topic, range)).ok();
                 }
@@ -196,18 +211,24 @@ impl FakeClusterTask {
 
     fn page(&self, topic: &Topic, range: HistoryRange) -> Result<HistoryPage, FetchError> {
         let head = self.head(topic);
-        let all = self.topics.get(topic).map_or(&[][..], Vec::as_slice);
+        let expired = self.expired.get(topic).copied().unwrap_or(0);
+        let all = self.topics.get(topic).map_or(&[][..], |messages| &messages[expired..]);
+        let mut gap = None;
         let messages = match range {
             HistoryRange::After(requested) if requested > head => {
                 return Err(FetchError::FuturePosition { requested, head });
             }
             HistoryRange::After(requested) => {
+                let to = Position::new(EPOCH, expired as u64);
+                if to > requested && expired > 0 {
+                    gap = Some(Gap { from: requested.next(), to, reason: GapReason::Expired });
+                }
                 all.iter().filter(|message| message.position > requested).cloned().collect()
             }
             HistoryRange::Last(n) => all[all.len().saturating_sub(n as usize)..].to_vec(),
             HistoryRange::All => all.to_vec(),
         };
-        Ok(HistoryPage { messages, head, gap: None })
+        Ok(HistoryPage { messages, head, gap })
     }
 
     fn publish(&mut self, hub: &Hub, publish: Publish) -> Result<Acknowledgement, PublishError> {

@@ -161,6 +161,45 @@ impl RawConnection {
         }
     }
 
+    /// Reads the next block of an event stream; `None` at the end of the connection.
+    pub async fn read_block(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.buffer.windows(2).position(|two| two == b"\n\n") {
+                let block: Vec<u8> = self.buffer.drain(..at + 2).collect();
+                return Some(String::from_utf8(block).expect("text"));
+            }
+            if !self.read_more().await {
+                return None;
+            }
+        }
+    }
+
+    /// Reads the next block of an event stream that has data, without the comments and the time to retry before it;
+    /// `None` at the end of the connection.
+    pub async fn read_event(&mut self) -> Option<String> {
+        loop {
+            let block = self.read_block().await?;
+            let is_before = |line: &str| line.starts_with(':') || line.starts_with("retry: ");
+            let begin: usize =
+                block.split_inclusive('\n').take_while(|line| is_before(line)).map(str::len).sum();
+            let event = &block[begin..];
+            if event.starts_with("data:") || event.contains("\ndata:") {
+                return Some(event.to_owned());
+            }
+        }
+    }
+
+    /// Reads the next line of a text.
+    pub async fn read_line(&mut self) -> String {
+        loop {
+            if let Some(at) = self.buffer.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=at).collect();
+                return String::from_utf8(line).expect("text");
+            }
+            assert!(self.read_more().await, "the connection ended in a line");
+        }
+    }
+
     /// Reads until the end of the connection.
     pub async fn read_to_end(&mut self) -> String {
         while self.read_more().await {}

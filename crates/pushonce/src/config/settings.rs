@@ -166,6 +166,11 @@ pub struct Settings {
     #[arg(long, help_heading = "Client sessions", value_name = "TIME")]
     #[arg(value_parser = between(HumanDuration::from_secs(60), HumanDuration::from_secs(30 * 86_400)))]
     pub session_age_max: Option<HumanDuration>,
+    /// Age after which an event stream (SSE) ends and its client connects again, more or less a fifth, 10s to 1d: it
+    /// spreads the streams over nodes that were added
+    #[arg(long, help_heading = "Client sessions", value_name = "TIME", default_value = "15m")]
+    #[arg(value_parser = between(HumanDuration::from_secs(10), HumanDuration::from_secs(86_400)))]
+    pub sse_age_max: HumanDuration,
 
     /// Memory limit of this process. Near it, `latest` subscriptions receive messages less often, then new topics,
     /// new sessions and publishes are rejected; at it, sessions are closed if they hold more than the topics. 0: no

@@ -158,6 +158,24 @@ impl TestNode {
         (status.unwrap_or(0), response)
     }
 
+    /// Requests an event stream. Returns the status, 0 without a response.
+    pub async fn event_stream_status(&self, path: &str, token: Option<&str>) -> u16 {
+        let Ok(mut stream) = TcpStream::connect(self.http).await else { return 0 };
+        let token = token.map_or_else(String::new, |t| format!("Authorization: Bearer {t}\r\n"));
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{token}\r\n",
+            self.http
+        );
+        let mut status_line = [0; "HTTP/1.1 200".len()];
+        let exchange = async {
+            stream.write_all(head.as_bytes()).await?;
+            stream.read_exact(&mut status_line).await
+        };
+        let is_complete = exchange.await.is_ok();
+        let status = String::from_utf8_lossy(&status_line[9..]).parse().ok();
+        status.filter(|_| is_complete).unwrap_or(0)
+    }
+
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.expect("no panic").expect("a clean shutdown");

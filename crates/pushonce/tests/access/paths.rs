@@ -126,10 +126,46 @@ pub const PATHS: &[Path] = &[
         request: |n, g| http_get(n, g, "?last=3"),
     },
     Path {
+        name: "page of history",
+        covers: &[],
+        expected: READ_TOPIC,
+        request: |n, g| http_get(n, g, "?after=0:0&limit=3"),
+    },
+    Path {
+        name: "long poll",
+        covers: &[],
+        expected: READ_TOPIC,
+        request: |n, g| http_get(n, g, "?after=0:0&live=long-poll&timeout=1"),
+    },
+    Path {
         name: "audience",
         covers: &[],
         expected: READ_TOPIC,
         request: |n, g| http_get(n, g, "?audience"),
+    },
+    Path {
+        name: "event stream: live",
+        covers: &["/sse"],
+        expected: READ_TOPIC,
+        request: |n, g| event_stream(n, g, "/sse?topic=TOPIC"),
+    },
+    Path {
+        name: "event stream: history",
+        covers: &[],
+        expected: READ_TOPIC,
+        request: |n, g| event_stream(n, g, "/sse?topic=TOPIC&from=last:3"),
+    },
+    Path {
+        name: "event stream: resume",
+        covers: &[],
+        expected: READ_TOPIC,
+        request: |n, g| event_stream(n, g, "/sse?topic=TOPIC&last_event_id=0:0"),
+    },
+    Path {
+        name: "event stream of a topic",
+        covers: &[],
+        expected: READ_TOPIC,
+        request: |n, g| event_stream(n, g, "/topics/TOPIC"),
     },
     Path { name: "publish", covers: &[], expected: PUBLISH, request: http_publish },
     Path {
@@ -375,6 +411,19 @@ fn http_get<'n>(node: &'n TestNode, grant: Grant, query: &'static str) -> BoxFut
     async move {
         let path = format!("/topics/{}{query}", grant.topic());
         Outcome::from_http(node.get(node.http, &path, grant.token().as_deref()).await.0)
+    }
+    .boxed()
+}
+
+/// Opens an event stream and reads the head of its response: the body does not end.
+fn event_stream<'n>(
+    node: &'n TestNode,
+    grant: Grant,
+    path: &'static str,
+) -> BoxFuture<'n, Outcome> {
+    async move {
+        let path = path.replace("TOPIC", grant.topic());
+        Outcome::from_http(node.event_stream_status(&path, grant.token().as_deref()).await)
     }
     .boxed()
 }

@@ -1,4 +1,4 @@
-//! Writes the frames of one WebSocket session directly to its socket.
+//! Writes the frames of one session directly to its socket: of a WebSocket, or of an event stream over HTTP/1.
 //!
 //! Replies and the remainder of a partly written frame form one queue that is sent before anything new, so
 //! that no frame is interrupted by another. The queue is bounded. For a session that does not read it holds
@@ -7,7 +7,8 @@
 //!
 //! A session with a subscription of `latest` or `rate` has two more limits, so that a slow client receives
 //! the newest message and none that is seconds old: the kernel holds no unsent bytes when a frame is written,
-//! and an [`InFlightWindow`] limits the frames that the client has not read yet.
+//! and an [`InFlightWindow`] limits the frames that the client of a WebSocket has not read yet. The client of an
+//! event stream confirms nothing.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -24,10 +25,10 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::in_flight::InFlightWindow;
 use crate::lane::LaneState;
 use crate::metrics::TransportKind;
 use crate::socket::ClientSocket;
+use crate::ws::InFlightWindow;
 
 /// Maximum number of slices in one write: as many as a turn of the lane has offers, so that one message from
 /// each topic of a session is one write. Slices that do not fit into the socket buffer cost only their list
@@ -46,7 +47,7 @@ const LATEST_SEND_BUFFER_BYTES: usize = 64 << 10;
 #[cfg(target_os = "linux")]
 const LATEST_UNSENT_BYTES_MAX: u32 = 1;
 
-pub(crate) struct WebSocketSink<S> {
+pub(crate) struct SocketSink<S> {
     stream: Rc<S>,
     queue: VecDeque<Bytes>,
     /// Set when an offer was not accepted completely. The lane must then be notified when there is room.
@@ -54,8 +55,11 @@ pub(crate) struct WebSocketSink<S> {
     /// The window of a session with a subscription of `latest` or `rate`. Boxed, because most sessions have
     /// none.
     window: Option<Box<InFlightWindow>>,
+    /// Whether frames are written only while the kernel holds no unsent bytes.
+    limits_unsent: bool,
     progressed: bool,
-    state: WebSocketSinkState,
+    kind: TransportKind,
+    state: SinkState,
     waker: Option<Waker>,
     lane: Rc<LaneState>,
 }
@@ -70,7 +74,7 @@ enum BlockedOn {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WebSocketSinkState {
+enum SinkState {
     Open,
     /// Queued frames are still sent, new ones are rejected.
     Closing,
@@ -78,23 +82,25 @@ enum WebSocketSinkState {
     Failed,
 }
 
-impl<S: ClientSocket> WebSocketSink<S> {
-    pub(super) fn new(stream: Rc<S>, lane: Rc<LaneState>) -> WebSocketSink<S> {
-        WebSocketSink {
+impl<S: ClientSocket> SocketSink<S> {
+    pub(crate) fn new(stream: Rc<S>, lane: Rc<LaneState>, kind: TransportKind) -> SocketSink<S> {
+        SocketSink {
             stream,
             queue: VecDeque::new(),
             blocked_on: None,
             window: None,
+            limits_unsent: false,
             progressed: false,
-            state: WebSocketSinkState::Open,
+            kind,
+            state: SinkState::Open,
             waker: None,
             lane,
         }
     }
 
     /// Queues a frame and sends it at once if possible.
-    pub(super) fn push(&mut self, frame: Bytes) {
-        if self.state == WebSocketSinkState::Open {
+    pub(crate) fn push(&mut self, frame: Bytes) {
+        if self.state == SinkState::Open {
             self.queue.push_back(frame);
             self.flush();
             self.wake();
@@ -104,11 +110,19 @@ impl<S: ClientSocket> WebSocketSink<S> {
     /// Limits the bytes and frames in flight from now on, so that a slow client gets the newest messages when
     /// it reads. This holds for the rest of the session: the kernel does not resume automatic sizing of a
     /// send buffer whose size was set.
-    pub(super) fn limit_in_flight(&mut self) {
+    pub(crate) fn limit_in_flight(&mut self) {
         if self.window.is_some() {
             return;
         }
         self.window = Some(Box::new(InFlightWindow::new()));
+        self.limit_unsent();
+    }
+
+    /// Limits the bytes that the kernel holds, for a client that confirms nothing.
+    pub(crate) fn limit_unsent(&mut self) {
+        if std::mem::replace(&mut self.limits_unsent, true) {
+            return;
+        }
         let socket = SockRef::from(self.stream.tcp());
         // A failure means that the connection is gone.
         let _ = socket.set_send_buffer_size(LATEST_SEND_BUFFER_BYTES);
@@ -118,14 +132,14 @@ impl<S: ClientSocket> WebSocketSink<S> {
 
     /// Sends a keepalive ping. A client may answer only the last of several pings, so this repeats the one
     /// that the window waits for.
-    pub(super) fn ping(&mut self) {
+    pub(crate) fn ping(&mut self) {
         let outstanding = self.window.as_ref().and_then(|window| window.outstanding_ping());
         let ping = outstanding.map_or_else(|| frame::ping(&[]), |payload| frame::ping(&payload));
         self.push(ping);
     }
 
     /// Handles a pong. Returns whether the lane must be notified that there is room.
-    pub(super) fn on_pong(&mut self, payload: &[u8]) -> bool {
+    pub(crate) fn on_pong(&mut self, payload: &[u8]) -> bool {
         let Some(window) = &mut self.window else { return false };
         let ping = window.on_pong(payload, Instant::now());
         let has_room = window.available() > 0;
@@ -140,16 +154,16 @@ impl<S: ClientSocket> WebSocketSink<S> {
     }
 
     /// Queues the last frame of the session.
-    pub(super) fn push_last(&mut self, frame: Bytes) {
+    pub(crate) fn push_last(&mut self, frame: Bytes) {
         self.push(frame);
-        if self.state == WebSocketSinkState::Open {
-            self.state = WebSocketSinkState::Closing;
+        if self.state == SinkState::Open {
+            self.state = SinkState::Closing;
             self.wake();
         }
     }
 
     /// Writes queued frames until the socket is full.
-    pub(super) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if self.stream.has_unsent() {
             match self.stream.flush_unsent() {
                 Ok(0) => return,
@@ -180,18 +194,18 @@ impl<S: ClientSocket> WebSocketSink<S> {
     }
 
     /// Whether frames wait to be sent, here or in the hub.
-    pub(super) fn has_pending(&self) -> bool {
+    pub(crate) fn has_pending(&self) -> bool {
         self.has_queued() || self.blocked_on.is_some()
     }
 
     /// Whether the session must be woken when the socket has room.
-    pub(super) fn needs_socket(&self) -> bool {
+    pub(crate) fn needs_socket(&self) -> bool {
         self.has_queued() || self.blocked_on == Some(BlockedOn::Socket)
     }
 
     /// Handles a writable socket. Returns whether the lane must be notified that there is room, once for each
     /// time it was blocked.
-    pub(super) fn on_socket_writable(&mut self) -> bool {
+    pub(crate) fn on_socket_writable(&mut self) -> bool {
         let is_unblocked = !self.has_queued() && self.blocked_on == Some(BlockedOn::Socket);
         if is_unblocked {
             self.blocked_on = None;
@@ -199,29 +213,29 @@ impl<S: ClientSocket> WebSocketSink<S> {
         is_unblocked
     }
 
-    pub(super) fn is_congested(&self) -> bool {
+    pub(crate) fn is_congested(&self) -> bool {
         self.queue.len() > QUEUED_REPLIES_MAX
     }
 
     /// The address of the client, while the connection lasts.
-    pub(super) fn remote_address(&self) -> Option<SocketAddr> {
+    pub(crate) fn remote_address(&self) -> Option<SocketAddr> {
         self.stream.tcp().peer_addr().ok()
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        self.state == WebSocketSinkState::Open
+    pub(crate) fn is_open(&self) -> bool {
+        self.state == SinkState::Open
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.state == WebSocketSinkState::Failed
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state == SinkState::Failed
     }
 
-    pub(super) fn take_progressed(&mut self) -> bool {
+    pub(crate) fn take_progressed(&mut self) -> bool {
         std::mem::take(&mut self.progressed)
     }
 
     /// Registers the task to wake when frames are left to write.
-    pub(super) fn register_waker(&mut self, waker: &Waker) {
+    pub(crate) fn register_waker(&mut self, waker: &Waker) {
         match &mut self.waker {
             Some(current) => current.clone_from(waker),
             none => *none = Some(waker.clone()),
@@ -230,20 +244,20 @@ impl<S: ClientSocket> WebSocketSink<S> {
 
     fn wake(&self) {
         if let Some(waker) = &self.waker
-            && (self.needs_socket() || self.state != WebSocketSinkState::Open)
+            && (self.needs_socket() || self.state != SinkState::Open)
         {
             waker.wake_by_ref();
         }
     }
 
     fn fail(&mut self) {
-        self.state = WebSocketSinkState::Failed;
+        self.state = SinkState::Failed;
         self.queue = VecDeque::new();
     }
 
     fn on_written(&mut self, bytes: usize) {
         self.progressed = true;
-        let metrics = self.lane.metrics.for_transport(TransportKind::WebSocket);
+        let metrics = self.lane.metrics.for_transport(self.kind);
         metrics.bytes_out.increment(bytes as u64);
         metrics.writes.increment(1);
     }
@@ -259,17 +273,15 @@ impl<S: ClientSocket> WebSocketSink<S> {
         complete + cut
     }
 
-    /// Writes frames as [`Self::write_runs`], but no more than the window allows, and only if the kernel
-    /// holds no unsent bytes.
+    /// Writes frames as [`Self::write_runs`], but no more than the window allows.
     fn write_runs_in_window(
         &mut self,
         window: &mut InFlightWindow,
         runs: &[FrameRun<'_>],
     ) -> usize {
         let available = window.available();
-        if available == 0 || !is_send_buffer_empty(self.stream.tcp()) {
-            self.blocked_on =
-                Some(if available == 0 { BlockedOn::Window } else { BlockedOn::Socket });
+        if available == 0 {
+            self.blocked_on = Some(BlockedOn::Window);
             return 0;
         }
         let frame_count: usize = runs.iter().map(|run| run.frames.len()).sum();
@@ -333,11 +345,15 @@ impl<S: ClientSocket> WebSocketSink<S> {
     }
 }
 
-impl<S: ClientSocket> pushonce_fanout::FrameSink for WebSocketSink<S> {
+impl<S: ClientSocket> pushonce_fanout::FrameSink for SocketSink<S> {
     fn offer(&mut self, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
         self.flush();
         let frame_count = runs.iter().map(|run| run.frames.len()).sum();
-        let ready = self.state == WebSocketSinkState::Open && !self.has_queued();
+        let mut ready = self.state == SinkState::Open && !self.has_queued();
+        if ready && self.limits_unsent && !is_send_buffer_empty(self.stream.tcp()) {
+            self.blocked_on = Some(BlockedOn::Socket);
+            ready = false;
+        }
         let window = self.window.take();
         let (taken, window) = match window {
             Some(mut window) if ready => {
@@ -351,10 +367,8 @@ impl<S: ClientSocket> pushonce_fanout::FrameSink for WebSocketSink<S> {
         }
         self.wake();
         match self.state {
-            WebSocketSinkState::Open => {
-                Ok(OfferOutcome { accepted: taken, is_blocked: self.has_queued() })
-            }
-            WebSocketSinkState::Closing | WebSocketSinkState::Failed => Err(SinkClosed),
+            SinkState::Open => Ok(OfferOutcome { accepted: taken, is_blocked: self.has_queued() }),
+            SinkState::Closing | SinkState::Failed => Err(SinkClosed),
         }
     }
 }
@@ -367,7 +381,7 @@ fn first_frames<'a>(runs: &[FrameRun<'a>], count: usize) -> Vec<FrameRun<'a>> {
         let frames = &run.frames[..run.frames.len().min(remaining)];
         let joined = run.concatenated.filter(|_| frames.len() == run.frames.len());
         remaining -= frames.len();
-        cut.push(FrameRun { token: run.token, frames, concatenated: joined });
+        cut.push(FrameRun { token: run.token, frames, concatenated: joined, cursors: run.cursors });
         if remaining == 0 {
             break;
         }
@@ -421,12 +435,13 @@ mod tests {
     use crate::testing::LaneHarness;
 
     /// Returns a client, its socket on the server, and a sink whose socket is writable.
-    async fn connected_sink() -> (TcpStream, Rc<TcpStream>, WebSocketSink<TcpStream>) {
+    async fn connected_sink() -> (TcpStream, Rc<TcpStream>, SocketSink<TcpStream>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let stream = Rc::new(listener.accept().await.unwrap().0);
         stream.writable().await.unwrap();
-        let sink = WebSocketSink::new(stream.clone(), LaneHarness::new().lane);
+        let sink =
+            SocketSink::new(stream.clone(), LaneHarness::new().lane, TransportKind::WebSocket);
         (client, stream, sink)
     }
 
@@ -440,6 +455,7 @@ mod tests {
                 token,
                 frames: slice::from_ref(frame),
                 concatenated: None,
+                cursors: &[],
             })
             .collect();
         let mut expected = Vec::new();
@@ -472,7 +488,7 @@ mod tests {
         let (mut client, _, mut sink) = connected_sink().await;
         let frames: Vec<Bytes> = (0..60).map(|n| format!("{n:>1000}").into()).collect();
         let joined = Bytes::from(frames.concat());
-        let run = FrameRun { token: 0, frames: &frames, concatenated: Some(&joined) };
+        let run = FrameRun { token: 0, frames: &frames, concatenated: Some(&joined), cursors: &[] };
         let mut expected = Vec::new();
         let frame_count = loop {
             let OfferOutcome { accepted, .. } = sink.offer(&[run]).unwrap();
