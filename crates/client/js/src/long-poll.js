@@ -42,7 +42,7 @@ export function openLongPolls(parts, events) {
       if (subscription.from === "start") first.gap = undefined;
       const delivery = subscription.delivery ?? "all";
       subscription.isLive = true;
-      http.receive({ id: subscription.id, subscribed: { topic, position, recovered: true, delivery } }, "page");
+      http.receive({ id: subscription.id, subscribed: { topic, position, recovered: !first.gap, delivery } }, "page");
       if (subscription.from !== "now") position = deliver(delivery, first);
       while (!signal.aborted) {
         const page = await request(topic, `after=${position}&limit=${LIMIT}&live=long-poll`, signal);

@@ -98,19 +98,21 @@ for (const transport of TRANSPORTS) {
     context.after(() => proxy.stop());
     const client = open(context, proxy.url);
     const topic = `${transport}/cut`;
+    let disconnections = 0;
+    client.on("disconnected", () => (disconnections += 1));
     const recorded = record(client.subscribe(topic, { from: "start" }));
     const publisher = connect(context, node.url);
     for (const value of range(1, 100)) {
       await publisher.publish(topic, value);
       if (value % 20 === 0) {
         await received(recorded, value - 10);
-        const disconnected = once(client, "disconnected");
+        // Between two requests, nobody notices.
         proxy.cut();
-        await disconnected;
       }
     }
     await received(recorded, 100);
     assert.deepEqual(recorded.data, range(1, 100));
+    assert.ok(disconnections > 0);
   });
 
   test(`${transport}: history that has moved on is a gap`, async (context) => {
