@@ -41,6 +41,7 @@ pub mod history;
 pub mod hostile;
 pub mod hosts;
 pub mod http_client;
+pub mod issuer;
 pub mod load;
 mod node;
 mod publish_load;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use pushonce_client::{AcknowledgementFuture, PublishFailure, Publisher, Transport};
+use pushonce_client::{AcknowledgementFuture, PublishFailure, Publisher, ServerAddress, Transport};
 use pushonce_core::{Acknowledgement, ContentType, Position, Publish, Topic};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -45,13 +45,18 @@ pub fn text_message(topic: &str, text: &str) -> Publish {
     }
 }
 
+/// A publisher to gRPC addresses.
+pub(crate) fn publisher_to(servers: impl IntoIterator<Item = ServerAddress>) -> Publisher {
+    Publisher::new(servers).expect("gRPC addresses")
+}
+
 impl ProcessCluster {
     /// A publisher at the `i`th node that falls back to the other nodes.
     pub fn publisher(&self, i: usize) -> Publisher {
         let mut servers: Vec<_> =
             (0..self.len()).map(|i| self.server_address(i, Transport::Grpc)).collect();
         servers.rotate_left(i);
-        Publisher::new(servers)
+        publisher_to(servers)
     }
 
     /// Publishes numbers on a topic through the `i`th node; returns what every subscriber must receive.

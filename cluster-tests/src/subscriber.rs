@@ -98,7 +98,9 @@ impl TestSubscriber {
                     return (message.position, text);
                 }
                 SubscriberEvent::Gap { gap, .. } => panic!("a gap: {gap}"),
-                SubscriberEvent::Rejected { code, message } => panic!("rejected: {code} {message}"),
+                SubscriberEvent::Rejected { code, message, .. } => {
+                    panic!("rejected: {code} {message}")
+                }
                 _ => {}
             }
         }
@@ -138,7 +140,7 @@ impl TestSubscriber {
     pub async fn wait_rejected(&mut self, limit: Duration) -> (ErrorCode, String) {
         loop {
             match self.next_event(limit).await {
-                SubscriberEvent::Rejected { code, message } => return (code, message),
+                SubscriberEvent::Rejected { code, message, .. } => return (code, message),
                 SubscriberEvent::Connected { .. } => {}
                 other => panic!("not rejected: {other:?}"),
             }

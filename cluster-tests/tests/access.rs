@@ -1,19 +1,18 @@
 //! Set-up: three nodes that accept the tokens of one issuer, and a session with a token at each of them.
-//! Fault: the subject of the sessions is revoked at one node.
+//! Fault: the subject of the sessions is revoked at one node; the key of the issuer is replaced.
 //! Claim: a ticket that one node issued opens one session at another, and a revocation ends the sessions at
-//! every node within five seconds; the sessions of other subjects continue.
+//! every node within five seconds; the sessions of other subjects continue. A replaced key ends the sessions and tickets of
+//! its tokens.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use pushonce_auth::{AdminAccess, Grants, NewToken, PatternSet, SigningKey};
+use pushonce_auth::{AdminAccess, Grants, PatternSet};
 use pushonce_cluster_tests::cli::pushonce;
-use pushonce_cluster_tests::{ProcessCluster, WebSocketClient, http_client, secs, wait_until};
-use pushonce_core::Timestamp;
+use pushonce_cluster_tests::issuer::{self, TestIssuer};
+use pushonce_cluster_tests::{ProcessCluster, WebSocketClient, http_client, secs};
 use tokio::time::Instant;
 
-const SECRET: &str = "a secret of the test, thirty-two bytes or more";
 const TOPIC: &str = "chat/7";
 
 /// The time within which a revocation must end a session, with a margin for a loaded machine.
@@ -22,23 +21,12 @@ const REVOCATION_TIMEOUT: Duration = secs(5);
 #[tokio::test]
 async fn tickets_are_redeemed_at_other_nodes_and_revocations_reach_all_of_them() {
     let mut cluster = ProcessCluster::with_nodes(3).start().await;
-    let issuers = write_issuers(cluster.dir());
-    // The test support asks for the state of the cluster without a token until it has settled.
-    (0..3).for_each(|i| cluster.kill(i));
-    for i in 0..3 {
-        cluster.restart_with(i, &["--issuers", &issuers]);
-    }
+    let issuer = TestIssuer::write(cluster.dir());
+    issuer.restart_nodes(&mut cluster).await;
     let http: Vec<_> = (0..3).map(|i| cluster.ports(i).http).collect();
-    for &server in &http {
-        let is_ready = async || match http_client::get(server, "/health/ready", &[]).await {
-            Ok(response) if response.status == 200 => Ok(()),
-            other => Err(format!("{other:?}")),
-        };
-        wait_until("the node is ready", secs(30), is_ready).await;
-    }
 
     let subscribe = grants(Some("chat/*"), None);
-    let (alice, bob) = (token("alice", subscribe.clone()), token("bob", subscribe));
+    let (alice, bob) = (issuer.token("alice", subscribe.clone()), issuer.token("bob", subscribe));
     let ticket = issue_ticket(http[0], &alice).await;
     let query = format!("?topic={TOPIC}&ticket={ticket}");
     let mut session = WebSocketClient::open(http[1], &query).await;
@@ -53,7 +41,7 @@ async fn tickets_are_redeemed_at_other_nodes_and_revocations_reach_all_of_them()
         revoked.push(open_session(server, &alice).await);
         kept.push(open_session(server, &bob).await);
     }
-    let admin = token("operator", grants(None, Some(AdminAccess::Write)));
+    let admin = issuer.token("operator", grants(None, Some(AdminAccess::Write)));
     let admin_file = cluster.dir().join("admin.token");
     std::fs::write(&admin_file, admin).expect("writable");
     let grpc = format!("http://{}", cluster.ports(0).grpc);
@@ -81,12 +69,39 @@ async fn tickets_are_redeemed_at_other_nodes_and_revocations_reach_all_of_them()
     assert!(pushonce(arguments, "").await.expect_success().contains("alice"));
 }
 
+/// Replaces the key at the nodes of the issuer. A ticket of a removed key is as dead as its token.
+#[tokio::test]
+async fn replaced_key_ends_the_sessions_of_its_tokens_and_their_tickets() {
+    let mut cluster = ProcessCluster::with_nodes(1).start().await;
+    let mut issuer = TestIssuer::write(cluster.dir());
+    issuer.restart_nodes(&mut cluster).await;
+    let http = cluster.ports(0).http;
+    let old = issuer.token("alice", grants(Some("chat/*"), None));
+    let mut session = open_session(http, &old).await;
+    let ticket = issue_ticket(http, &old).await;
+
+    issuer.replace_key("second");
+    let new = issuer.token("alice", grants(Some("chat/*"), None));
+    let pid = cluster.node(0).pid().expect("the node runs");
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("the node runs");
+    let reloaded_at = Instant::now();
+    let code = loop {
+        if let Err(code) = session.next_frame().await {
+            break code;
+        }
+    };
+    assert_eq!(code, 4403);
+    assert!(reloaded_at.elapsed() < REVOCATION_TIMEOUT, "{:?}", reloaded_at.elapsed());
+    let query = format!("?topic={TOPIC}&ticket={ticket}");
+    let mut refused = WebSocketClient::open(http, &query).await;
+    let frame = refused.next_frame().await.expect("an error first");
+    assert_eq!(frame["error"]["code"], "not_authenticated", "{frame}");
+    open_session(http, &new).await;
+}
+
 /// Opens a session that is subscribed to the topic.
 async fn open_session(server: SocketAddr, token: &str) -> WebSocketClient {
-    let mut session = WebSocketClient::open(server, "").await;
-    let frame = format!(r#"{{"id":1,"authenticate":{{"token":"{token}"}}}}"#);
-    let answer = session.request(&frame).await;
-    assert!(answer["authenticated"].is_object(), "{answer}");
+    let mut session = issuer::open_session(server, token).await;
     session.subscribe(TOPIC).await;
     session
 }
@@ -99,34 +114,7 @@ async fn issue_ticket(server: SocketAddr, token: &str) -> String {
     response.json()["ticket"].as_str().expect("a ticket").to_owned()
 }
 
-fn write_issuers(directory: &Path) -> String {
-    let (secret, issuers) = (directory.join("secret"), directory.join("issuers.toml"));
-    std::fs::write(&secret, SECRET).expect("writable");
-    let text = format!(
-        "[[issuer]]\nissuer = \"test\"\naudience = \"pushonce\"\n[[issuer.key]]\n\
-         algorithm = \"HS256\"\nsecret-file = {secret:?}\n"
-    );
-    std::fs::write(&issuers, text).expect("writable");
-    issuers.to_str().expect("UTF-8").to_owned()
-}
-
 fn grants(subscribe: Option<&str>, admin: Option<AdminAccess>) -> Grants {
     let allow = subscribe.iter().map(|text| text.parse().expect("valid")).collect();
     Grants { subscribe: PatternSet { allow, deny: Vec::new() }, admin, ..Grants::default() }
-}
-
-/// A token that is valid for an hour.
-fn token(subject: &str, grants: Grants) -> String {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    let now = since_epoch.as_millis() as u64;
-    let token = NewToken {
-        issuer: "test".to_owned(),
-        audience: "pushonce".to_owned(),
-        subject: Some(subject.to_owned()),
-        token_id: None,
-        issued_at: Timestamp(now),
-        expires_at: Timestamp(now + 3_600_000),
-        grants,
-    };
-    token.sign(&SigningKey::from_secret(SECRET.as_bytes()).expect("long"), None).expect("signed")
 }

@@ -23,6 +23,8 @@ async fn commands_work_as_documented() {
     subscriber_waits_for_the_first_message(&cluster).await;
     topic_info_and_list_are_printed(&cluster).await;
     cluster_status_and_explain_are_printed(&cluster).await;
+    health_is_waited_for(&cluster).await;
+    rates_are_printed_instead_of_messages(&cluster).await;
     namespace_settings_are_set_and_unset(&cluster).await;
     configuration_is_checked().await;
     invalid_arguments_are_reported(&cluster).await;
@@ -202,6 +204,31 @@ async fn cluster_status_and_explain_are_printed(cluster: &ProcessCluster) {
         serde_json::from_str(&pushonce(explain, "").await.expect_success()).expect("JSON");
     let shard = &status["shards"][place["shard"].as_u64().expect("a shard") as usize];
     assert_eq!(place["owner"], shard["owner"]);
+}
+
+async fn health_is_waited_for(cluster: &ProcessCluster) {
+    let server = grpc_server(cluster, 0);
+    // Two nodes: the loss of one ends the majority.
+    let degraded = pushonce(["cluster", "health", "--json", "--server", &server], "").await;
+    let health: Value = serde_json::from_str(&degraded.expect_exit_code(3)).expect("JSON");
+    assert_eq!((&health["healthy"], &health["active_members"]), (&json!(false), &json!(2)));
+    let wait = ["cluster", "health", "--wait", "1s", "--nodes", "3", "--server", &server];
+    pushonce(wait, "").await.expect_exit_code(3);
+}
+
+async fn rates_are_printed_instead_of_messages(cluster: &ProcessCluster) {
+    let (server, grpc) = (ws_server(cluster, 0), grpc_server(cluster, 0));
+    pushonce(["publish", "stats/1", "one", "--server", &grpc], "").await.expect_success();
+    let subscribe =
+        ["subscribe", "stats/1", "--from", "start", "--count", "1", "--stats", "--json"];
+    let lines = pushonce([&subscribe[..], &["--server", &server]].concat(), "").await;
+    let lines = lines.expect_success();
+    let last = lines.lines().last().expect("a line");
+    let line: Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!(
+        (&line["messages"], &line["bytes"], &line["gaps"]),
+        (&json!(1), &json!(3), &json!(0))
+    );
 }
 
 async fn namespace_settings_are_set_and_unset(cluster: &ProcessCluster) {

@@ -125,7 +125,7 @@ async fn messages_up_to(
                 let text = String::from_utf8_lossy(&message.payload).into_owned();
                 received.push((*reached, text));
             }
-            SubscriberEvent::Rejected { code, message } => panic!("rejected: {code} {message}"),
+            SubscriberEvent::Rejected { code, message, .. } => panic!("rejected: {code} {message}"),
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_client::{Publisher, Transport};
+use pushonce_client::Transport;
 use rand::Rng;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{IN_FLIGHT_MAX, WorkloadContext, outcome_event};
 use crate::history::{HistoryEvent, hash};
-use crate::publish_load::text_message;
+use crate::publish_load::{publisher_to, text_message};
 
 /// The time limit for outstanding outcomes at the end.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
@@ -21,7 +21,7 @@ pub(super) async fn run(context: WorkloadContext, first_node: usize) {
     let mut rng = context.plan.rng_for(&name);
     let mut servers: Vec<_> = context.nodes.iter().map(|n| n.server(Transport::Grpc)).collect();
     servers.rotate_left(first_node);
-    let publisher = Publisher::new(servers);
+    let publisher = publisher_to(servers);
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let mut tick = tokio::time::interval(context.plan.publish_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);

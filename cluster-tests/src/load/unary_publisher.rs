@@ -20,6 +20,7 @@ use super::{IN_FLIGHT_MAX, WorkloadContext, outcome_event};
 use crate::history::{HistoryEvent, ProcessRecorder, hash};
 use crate::http_client;
 use crate::node::Ports;
+use crate::publish_load::publisher_to;
 
 /// The time limit of one attempt before another node is tried. The SDK would wait longer for the only node
 /// that it knows here.
@@ -52,8 +53,7 @@ enum PublishRoute {
 pub(super) async fn run(context: WorkloadContext, first_node: usize) {
     let name = format!("unary{first_node}");
     let mut rng = context.plan.rng_for(&name);
-    let node_clients =
-        |ports: &Ports| (Publisher::new(vec![ports.server(Transport::Grpc)]), ports.http);
+    let node_clients = |ports: &Ports| (publisher_to([ports.server(Transport::Grpc)]), ports.http);
     let nodes = context.nodes.iter().map(node_clients).collect();
     let clients = Arc::new(NodeClients {
         nodes,

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::hostile::{Bystanders, Footprint, STRANGER};
+use pushonce_cluster_tests::issuer::TestIssuer;
 use pushonce_cluster_tests::{ProcessCluster, secs, text_message};
 use pushonce_core::StartFrom;
 use pushonce_proto::client::{Encoding, ErrorCode, ServerEvent};
 use pushonce_proto::close;
-use pushonce_proto::delimited::FrameDecoder;
+use pushonce_proto::delimited::{self, FrameDecoder};
 use quinn::{SendDatagramError, VarInt};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -153,6 +154,26 @@ async fn malformed_and_oversized_frames_end_their_session_only() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_frame_of_a_stranger_without_a_token_is_refused_at_its_head() {
+    let mut cluster = ProcessCluster::with_nodes(1).start().await;
+    let issuer = TestIssuer::write(cluster.dir());
+    issuer.restart_nodes(&mut cluster).await;
+    let quic = cluster.ports(0).quic;
+    for len in [16_385_usize, 300_000] {
+        let stranger = QuicStranger::connect(quic).await;
+        let (mut control, _replies) = stranger.connection.open_bi().await.expect("a stream");
+        // The head suffices.
+        control.write_all(&delimited::encode(&vec![0; len])[..3]).await.expect("open");
+        assert_eq!(stranger.close_code().await, u64::from(close::TOO_BIG.code), "{len}");
+    }
+    let stranger = QuicStranger::connect(quic).await;
+    let (mut control, mut replies) = stranger.connection.open_bi().await.expect("a stream");
+    control.write_all(&subscribe_frame(1, "chat/7")).await.expect("open");
+    let reply = timeout(secs(20), replies.read(&mut [0; 1_024])).await;
+    reply.expect("a reply").expect("open").expect("not finished");
 }
 
 #[tokio::test(flavor = "multi_thread")]

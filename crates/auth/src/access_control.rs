@@ -45,9 +45,12 @@ pub enum AccessError {
     /// The token, its subject or its time of issue was revoked.
     #[error("the token was revoked; ask its issuer for a new one")]
     Revoked,
+    /// The issuer or the key that verified the token was removed.
+    #[error("the key that signed the token is no longer accepted; ask its issuer for a new token")]
+    KeyRemoved,
     /// Too many credentials of the address were not valid, so this one was not read.
     #[error(
-        "too many tokens of your address were not valid; retry in {retry_after:?} with a valid one"
+        "too many tokens of your address are not valid; retry in {retry_after:?} with a valid one"
     )]
     TooManyFailures {
         /// How long the client has to wait.
@@ -144,8 +147,9 @@ impl AccessControl {
         self.attempt(address, async { Ok(authenticator.authenticate(token.secret()).await?) }).await
     }
 
-    /// Runs an authentication, unless too many of the address failed. Only a credential that is not valid counts
-    /// as a failure: an expired token was valid, and an issuer that cannot be reached is not the client's fault.
+    /// Runs an authentication, unless too many of the address failed. Only a credential that anyone could have made counts
+    /// as a failure: clients behind one address share it, and an expired or revoked token of one must not delay the
+    /// others. An issuer that cannot be reached is not the client's fault.
     async fn attempt(
         &self,
         address: ClientAddress,
@@ -160,7 +164,7 @@ impl AccessControl {
             self.check_valid(&caller)?;
             Ok(caller)
         });
-        if result.as_ref().is_err_and(|error| error.kind() == RefusalKind::InvalidToken) {
+        if result.as_ref().is_err_and(AccessError::is_guess) {
             attempts.record(address, Instant::now());
         }
         result
@@ -198,10 +202,10 @@ impl AccessControl {
         Ok(authorize(caller, action, &self.0.view.borrow().namespaces)?)
     }
 
-    /// Whether the token of a caller is neither expired nor revoked.
+    /// Whether the token of a caller is neither expired nor revoked, and its issuer still has its key.
     ///
     /// # Errors
-    /// [`AccessError::Expired`] or [`AccessError::Revoked`].
+    /// [`AccessError::Expired`], [`AccessError::Revoked`] or [`AccessError::KeyRemoved`].
     pub fn check_valid(&self, caller: &Caller) -> Result<(), AccessError> {
         let Some(facts) = caller.token_facts() else { return Ok(()) };
         let now = self.now();
@@ -210,6 +214,9 @@ impl AccessControl {
         }
         if self.0.view.borrow().revocations.is_revoked(&facts) {
             return Err(AccessError::Revoked);
+        }
+        if !self.0.authenticator.accepts_key_of(caller) {
+            return Err(AccessError::KeyRemoved);
         }
         Ok(())
     }
@@ -220,14 +227,14 @@ impl AccessControl {
         caller.expires_at().map(|expiry| Timestamp(expiry.0.saturating_add(grace_ms)))
     }
 
-    /// Waits until the token of a caller is expired or revoked. Without a token it never returns. For streams
+    /// Waits until the token of a caller is expired or revoked, or its key removed. Without a token it never returns. For streams
     /// that outlive their request; sessions have one timer for all.
     pub async fn wait_until_invalid(&self, caller: &Caller) -> AccessError {
         self.wait_until_error(caller, || self.check_valid(caller)).await
     }
 
-    /// Waits until a caller may no longer do `action`: its token is expired or revoked, or the namespace is no
-    /// longer open to everyone. Where everything is allowed, it never returns.
+    /// Waits until a caller may no longer do `action`: its token is expired or revoked, its key removed, or the namespace
+    /// no longer open to everyone. Where everything is allowed, it never returns.
     pub async fn wait_until_refused(&self, caller: &Caller, action: Action<'_>) -> AccessError {
         if caller.is_unrestricted() {
             return std::future::pending().await;
@@ -235,15 +242,17 @@ impl AccessControl {
         self.wait_until_error(caller, || self.decide(caller, action)).await
     }
 
-    /// Repeats `check` when the view has changed or the token of `caller` may have expired, until it fails.
+    /// Repeats `check` when the view or the keys have changed or the token of `caller` may have expired, until it fails.
     async fn wait_until_error(
         &self,
         caller: &Caller,
         check: impl Fn() -> Result<(), AccessError>,
     ) -> AccessError {
         let mut view = self.0.view.clone();
+        let mut keys = self.key_changes();
         loop {
             view.mark_unchanged();
+            keys.mark_unchanged();
             if let Err(error) = check() {
                 return error;
             }
@@ -251,6 +260,7 @@ impl AccessControl {
                 () = self.wait_until_clock_check(caller) => {}
                 // Without a sender the node is about to stop, and the expiry remains.
                 () = next_change(&mut view) => {}
+                () = next_change(&mut keys) => {}
             }
         }
     }
@@ -271,6 +281,11 @@ impl AccessControl {
     /// The version of the revocations that this node knows. When it changes, live sessions are checked again.
     pub fn view(&self) -> watch::Receiver<Arc<ClusterView>> {
         self.0.view.clone()
+    }
+
+    /// Notifies of changes of the keys of issuers. Then live sessions are checked again, too.
+    pub fn key_changes(&self) -> watch::Receiver<()> {
+        self.0.authenticator.key_changes()
     }
 
     /// The present time by the clock of this access control.
@@ -294,8 +309,13 @@ impl AccessControl {
         ticket: &Ticket,
         address: ClientAddress,
     ) -> Result<Caller, AccessError> {
-        let tickets = &self.0.tickets;
-        self.attempt(address, async { Ok(tickets.redeem(ticket, self.now()).await?) }).await
+        let AccessInner { tickets, authenticator, .. } = &*self.0;
+        let redeemed = async {
+            let caller = tickets.redeem(ticket, self.now()).await?;
+            authenticator.refresh_unknown_key(&caller).await;
+            Ok(caller)
+        };
+        self.attempt(address, redeemed).await
     }
 }
 
@@ -308,13 +328,28 @@ impl AccessError {
             }
             AccessError::Authentication(AuthenticationError::Expired) => RefusalKind::Expired,
             AccessError::Ticket(InvalidTicket::Unavailable { .. }) => RefusalKind::Unavailable,
-            AccessError::Authentication(_) | AccessError::Ticket(_) | AccessError::Revoked => {
-                RefusalKind::InvalidToken
-            }
+            AccessError::Authentication(_)
+            | AccessError::Ticket(_)
+            | AccessError::Revoked
+            | AccessError::KeyRemoved => RefusalKind::InvalidToken,
             AccessError::Expired => RefusalKind::Expired,
             AccessError::TooManyFailures { .. } => RefusalKind::TooManyFailures,
             AccessError::Denied(denied) if denied.is_token_required() => RefusalKind::TokenRequired,
             AccessError::Denied(_) => RefusalKind::NotAllowed,
+        }
+    }
+
+    /// Whether anyone could have made the credential.
+    fn is_guess(&self) -> bool {
+        match self {
+            AccessError::Authentication(error) => error.is_guess(),
+            AccessError::Ticket(InvalidTicket::Malformed | InvalidTicket::Unknown) => true,
+            AccessError::Ticket(InvalidTicket::Unavailable { .. } | InvalidTicket::TooMany)
+            | AccessError::Expired
+            | AccessError::Revoked
+            | AccessError::KeyRemoved
+            | AccessError::TooManyFailures { .. }
+            | AccessError::Denied(_) => false,
         }
     }
 
@@ -333,8 +368,8 @@ impl fmt::Debug for AccessControl {
     }
 }
 
-async fn next_change(view: &mut watch::Receiver<Arc<ClusterView>>) {
-    if view.changed().await.is_err() {
+async fn next_change<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
         std::future::pending().await
     }
 }

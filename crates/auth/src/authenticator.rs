@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use pushonce_core::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use crate::issuers::{self, Fingerprint, Issuers, IssuersError};
+use crate::issuers::{self, Fingerprint, Issuer, Issuers, IssuersError, KeyChanges};
 use crate::token::UnverifiedToken;
 use crate::{AuthenticationError, Caller, metrics};
 
@@ -23,6 +23,7 @@ struct Source {
     issuers: ArcSwap<Issuers>,
     fingerprint: Mutex<Fingerprint>,
     reload: Notify,
+    changes: KeyChanges,
     clock: Clock,
     variable: Variable,
 }
@@ -31,10 +32,13 @@ type Clock = Box<dyn Fn() -> SystemTime + Send + Sync>;
 type Variable = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// How a reload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Reload {
     Unchanged,
-    Changed,
+    Changed {
+        /// The issuers that are gone, and the keys of the others, as `ISSUER KEY-ID`.
+        removed: Vec<String>,
+    },
 }
 
 impl Authenticator {
@@ -65,12 +69,14 @@ impl Authenticator {
         clock: Clock,
         variable: Variable,
     ) -> Result<Authenticator, IssuersError> {
-        let (issuers, fingerprint) = issuers::load(path, &variable)?;
+        let changes = KeyChanges::default();
+        let (issuers, fingerprint) = issuers::load(path, &variable, &changes)?;
         Ok(Authenticator(Some(Arc::new(Source {
             path: path.to_owned(),
             issuers: ArcSwap::from_pointee(issuers),
             fingerprint: Mutex::new(fingerprint),
             reload: Notify::new(),
+            changes,
             clock,
             variable,
         }))))
@@ -99,6 +105,33 @@ impl Authenticator {
             metrics::TOKENS_REJECTED.register_counter(&[error.reason()]).increment(1);
         }
         result
+    }
+
+    /// Whether the key that verified the token of a caller is still one of its issuer. Keys with an address count until
+    /// the set was fetched again without them. Without a token, or without issuers, there is no such key.
+    pub fn accepts_key_of(&self, caller: &Caller) -> bool {
+        let (Some(source), Some(token)) = (&self.0, caller.token()) else { return true };
+        let issuers = source.issuers.load();
+        let accepts = |issuer: &Issuer| token.key.is_none_or(|key| issuer.accepts_key(key));
+        issuers.find(&token.issuer).is_ok_and(accepts)
+    }
+
+    /// Fetches the keys of the caller's issuer again, if its token was verified by another node with a key that is not
+    /// known here. At most every 30 seconds, and for up to 5 seconds.
+    pub(crate) async fn refresh_unknown_key(&self, caller: &Caller) {
+        let (Some(source), Some(token)) = (&self.0, caller.token()) else { return };
+        let issuers = source.issuers.load_full();
+        if let (Ok(issuer), Some(key)) = (issuers.find(&token.issuer), token.key) {
+            issuer.refresh_if_unknown(key).await;
+        }
+    }
+
+    /// Notifies of every change of the accepted keys.
+    pub fn key_changes(&self) -> watch::Receiver<()> {
+        match &self.0 {
+            Some(source) => source.changes.subscribe(),
+            None => watch::channel(()).1,
+        }
     }
 
     /// Reads the files again soon, as [`Authenticator::run`] does every 30 seconds.
@@ -141,9 +174,12 @@ impl Source {
     fn reload_and_report(&self) {
         match self.reload() {
             Ok(Reload::Unchanged) => {}
-            Ok(Reload::Changed) => {
+            Ok(Reload::Changed { removed }) => {
                 metrics::ISSUERS_RELOADS.register_counter(&["ok"]).increment(1);
-                tracing::info!(target: "audit", file = %self.path.display(), "issuers and keys changed");
+                tracing::info!(
+                    target: "audit", file = %self.path.display(), ?removed,
+                    "issuers and keys changed, the sessions with tokens of removed keys end"
+                );
             }
             Err(error) => {
                 metrics::ISSUERS_RELOADS.register_counter(&["error"]).increment(1);
@@ -154,15 +190,18 @@ impl Source {
 
     /// Reads the files. On an error the old keys stay.
     fn reload(&self) -> Result<Reload, IssuersError> {
-        let (mut issuers, fingerprint) = issuers::load(&self.path, &self.variable)?;
+        let (mut issuers, fingerprint) = issuers::load(&self.path, &self.variable, &self.changes)?;
         let mut current = self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner);
         if *current == fingerprint {
             return Ok(Reload::Unchanged);
         }
-        issuers.reuse_fetched_keys(&self.issuers.load());
+        let old = self.issuers.load_full();
+        issuers.reuse_fetched_keys(&old);
+        let removed = old.removed_in(&issuers);
         self.issuers.store(Arc::new(issuers));
         *current = fingerprint;
-        Ok(Reload::Changed)
+        self.changes.notify();
+        Ok(Reload::Changed { removed })
     }
 }
 

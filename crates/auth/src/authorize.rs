@@ -119,13 +119,23 @@ pub fn decide<'a>(
     action: Action<'_>,
     namespaces: &Namespaces,
 ) -> Result<Permission<'a>, Denied> {
-    // A property of the namespace, not of the caller: it also holds where no issuer is configured.
+    let permission = by_grants(caller, action, namespaces)?;
+    // A property of the namespace, not of the caller: it also holds where no issuer is configured. After the grants,
+    // so that only a caller that may publish learns it.
     if let Action::Publish(topic, PublishDoor::Client) = action
         && !namespaces.for_topic(topic).access.client_publish
     {
         let namespace = topic.namespace().to_owned();
         return Err(Denied::ClientPublishDisabled { namespace });
     }
+    Ok(permission)
+}
+
+fn by_grants<'a>(
+    caller: &'a Caller,
+    action: Action<'_>,
+    namespaces: &Namespaces,
+) -> Result<Permission<'a>, Denied> {
     if caller.is_unrestricted() {
         return Ok(Permission::Unrestricted);
     }

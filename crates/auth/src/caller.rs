@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pushonce_core::{CallerKey, ClientAddress, SubjectHash, Timestamp, TokenFacts};
 
-use crate::Grants;
+use crate::{Grants, KeyFingerprint};
 
 /// The authenticated origin of a request. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct VerifiedToken {
     pub expires_at: Timestamp,
     /// What the token grants.
     pub grants: Grants,
+    /// The key that verified its signature; `None` when that is not known.
+    pub key: Option<KeyFingerprint>,
 }
 
 /// Tolerance for the difference between the clocks of an issuer and of a node.
@@ -153,6 +155,7 @@ mod tests {
             issued_at: None,
             expires_at: Timestamp(100_000),
             grants: Grants::default(),
+            key: None,
         })
     }
 

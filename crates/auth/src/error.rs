@@ -85,6 +85,29 @@ pub enum AuthenticationError {
 }
 
 impl AuthenticationError {
+    /// Whether anyone could have made the token. A token whose signature was verified is no guess, even if it is refused
+    /// because it expired, or is for others.
+    pub(crate) fn is_guess(&self) -> bool {
+        match self {
+            AuthenticationError::TooLong { .. }
+            | AuthenticationError::Malformed
+            | AuthenticationError::CriticalExtension
+            | AuthenticationError::NoIssuer
+            | AuthenticationError::UnknownIssuer
+            | AuthenticationError::UnknownKey
+            | AuthenticationError::OtherAlgorithm
+            | AuthenticationError::Signature => true,
+            AuthenticationError::KeysUnavailable
+            | AuthenticationError::OtherType { .. }
+            | AuthenticationError::Claims { .. }
+            | AuthenticationError::OtherAudience { .. }
+            | AuthenticationError::Expired
+            | AuthenticationError::NotYetValid
+            | AuthenticationError::Grant { .. }
+            | AuthenticationError::TooManyPatterns { .. } => false,
+        }
+    }
+
     /// The value of the label `reason` of `pushonce_auth_tokens_rejected_total`.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -1,8 +1,10 @@
 //! The issuers whose tokens a node accepts.
 
 mod file;
+mod key_changes;
 mod loader;
 
+pub(crate) use key_changes::{KeyChanges, removed_keys};
 pub use loader::IssuersError;
 pub(crate) use loader::{Fingerprint, load};
 
@@ -14,7 +16,7 @@ use pushonce_core::Timestamp;
 use crate::jwks::JwksSource;
 use crate::key::VerificationKey;
 use crate::token::{Claims, UnverifiedToken};
-use crate::{Algorithm, AuthenticationError, Caller};
+use crate::{Algorithm, AuthenticationError, Caller, KeyFingerprint};
 
 /// The issuers by name. Each one has its own keys: a key of one never verifies a token of another, even if
 /// both use the same key id.
@@ -78,6 +80,23 @@ impl Issuers {
             }
         }
     }
+
+    /// What `new` does not have of these issuers and keys, for the audit log. Fetched keys are compared when they are
+    /// fetched.
+    pub(crate) fn removed_in(&self, new: &Issuers) -> Vec<String> {
+        let mut removed = Vec::new();
+        for (name, old) in &self.0 {
+            match (&old.keys, new.0.get(name).map(|issuer| &issuer.keys)) {
+                (_, None) => removed.push(name.to_string()),
+                (Keys::Static(old), Some(Keys::Static(new))) => {
+                    let keys = removed_keys(old, new);
+                    removed.extend(keys.into_iter().map(|id| format!("{name} {id}")));
+                }
+                (Keys::Fetched(_), Some(_)) | (_, Some(Keys::Fetched(_))) => {}
+            }
+        }
+        removed
+    }
 }
 
 impl Issuer {
@@ -100,7 +119,24 @@ impl Issuer {
         self.token_type.check(token.header.typ.as_deref())?;
         let claims = Claims::read(&token.claims)?;
         claims.check(&self.audience, now)?;
-        claims.into_caller(&self.name)
+        claims.into_caller(&self.name, Some(key.fingerprint()))
+    }
+
+    /// Whether this is a key of the issuer. Until the keys of an address were fetched, every key is.
+    pub(crate) fn accepts_key(&self, key: KeyFingerprint) -> bool {
+        match &self.keys {
+            Keys::Static(keys) => keys.values().any(|known| known.fingerprint() == key),
+            Keys::Fetched(source) => source.accepts_key(key),
+        }
+    }
+
+    /// Fetches the keys again, if they come from an address and `key` is not one of them.
+    pub(crate) async fn refresh_if_unknown(&self, key: KeyFingerprint) {
+        if let Keys::Fetched(source) = &self.keys
+            && !source.accepts_key(key)
+        {
+            source.refresh().await;
+        }
     }
 
     async fn find_key(&self, key_id: Option<&str>) -> Result<VerificationKey, AuthenticationError> {

@@ -8,11 +8,13 @@ pub(crate) use fetch::{InvalidJwksUrl, JwksUrl};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use pushonce_telemetry::LogLimiter;
 use tokio::time::Instant;
 
+use crate::issuers::KeyChanges;
 use crate::key::{KeySetDocument, VerificationKey};
-use crate::{Algorithm, AuthenticationError, metrics};
+use crate::{Algorithm, AuthenticationError, KeyFingerprint, metrics};
 use cache::{KeyCache, Lookup};
 
 /// Fetches and keeps the keys of one issuer. The address comes from the issuers file, never from a token.
@@ -21,6 +23,9 @@ pub(crate) struct JwksSource {
     url: JwksUrl,
     algorithms: Vec<Algorithm>,
     cache: Mutex<KeyCache>,
+    /// The keys of the last set that was fetched, for decisions about open sessions; `None` until there is one.
+    accepted: ArcSwapOption<Vec<KeyFingerprint>>,
+    changes: KeyChanges,
     /// Held during a fetch: callers that need the same keys wait for one fetch.
     single_flight: tokio::sync::Mutex<()>,
     errors: LogLimiter,
@@ -31,12 +36,15 @@ impl JwksSource {
         issuer: &str,
         url: &str,
         algorithms: Vec<Algorithm>,
+        changes: KeyChanges,
     ) -> Result<JwksSource, InvalidJwksUrl> {
         Ok(JwksSource {
             issuer: issuer.to_owned(),
             url: JwksUrl::parse(url)?,
             algorithms,
             cache: Mutex::default(),
+            accepted: ArcSwapOption::empty(),
+            changes,
             single_flight: tokio::sync::Mutex::default(),
             errors: LogLimiter::new(),
         })
@@ -73,9 +81,15 @@ impl JwksSource {
         }
     }
 
+    /// Whether a key is in the last set that was fetched. While the issuer cannot be reached, its keys stay: an outage must
+    /// not end sessions.
+    pub(crate) fn accepts_key(&self, key: KeyFingerprint) -> bool {
+        self.accepted.load().as_ref().is_none_or(|accepted| accepted.contains(&key))
+    }
+
     /// Fetches the keys, or waits for the fetch that runs. The fetch goes on when the caller is dropped:
     /// else a client that disconnects at once could use up the attempts of all others.
-    async fn refresh(self: &Arc<Self>) {
+    pub(crate) async fn refresh(self: &Arc<Self>) {
         let source = self.clone();
         let fetch = tokio::spawn(async move { source.refresh_once().await });
         // An error means that the runtime shuts down.
@@ -106,7 +120,22 @@ impl JwksSource {
                 None
             }
         };
-        self.with_cache(|cache| cache.end_attempt(keys, now));
+        let accepted =
+            keys.as_ref().map(|keys| keys.values().map(VerificationKey::fingerprint).collect());
+        let removed = self.with_cache(|cache| cache.end_attempt(keys, now));
+        if let Some(accepted) = accepted {
+            let before = self.accepted.swap(Some(Arc::new(accepted)));
+            // Not for the same keys again: every session would be compared.
+            if before.is_none() || !removed.is_empty() {
+                self.changes.notify();
+            }
+        }
+        if !removed.is_empty() {
+            tracing::info!(
+                target: "audit", issuer = self.issuer, ?removed,
+                "an issuer removed keys, the sessions with their tokens end"
+            );
+        }
     }
 
     fn lookup(&self, key_id: Option<&str>) -> Lookup {

@@ -1,11 +1,13 @@
 //! Keys that sign tokens and keys that verify them.
 
 mod der;
+mod fingerprint;
 mod jwk;
 mod pem;
 mod signing;
 mod verification;
 
+pub use fingerprint::KeyFingerprint;
 pub(crate) use jwk::{KeySetDocument, UnusableKey};
 pub use signing::{NewKey, SigningError, SigningKey};
 pub(crate) use verification::VerificationKey;

@@ -19,7 +19,10 @@
 //! - A change of the files takes effect within 30 seconds. If the new files are not usable, the old keys stay.
 //! - A key set is fetched at most every 30 seconds for each issuer, and used for at most 24 hours after the
 //!   last success.
-//! - An address with too many invalid tokens has to wait before the next one is read, over all doors of a node.
+//! - When an issuer or a key is removed, its tokens are no longer valid, also in open sessions
+//!   ([`AccessControl::check_valid`]). A file or a set that cannot be read or fetched removes nothing.
+//! - An address with too many forged or malformed tokens has to wait up to a tenth of a second before the next one is
+//!   read, over all doors of a node. A token whose signature was verified never counts.
 //! - Keys and tokens appear in no `Debug` output, log line or error.
 //!
 //! # Non-goals
@@ -35,8 +38,8 @@
 //!
 //! - Ask [`authorize`] for every request, also for one that continues an earlier one, such as a page of
 //!   history: the token and the namespaces may have changed.
-//! - Check [`Caller::is_expired`] and the revocations of the cluster ([`Caller::token_facts`]) for as long as
-//!   a session lives.
+//! - Check [`AccessControl::check_valid`] for as long as a session lives: at its expiry, and when the view or
+//!   [`AccessControl::key_changes`] change.
 //! - Run [`Authenticator::run`], and call [`Authenticator::reload`] on SIGHUP.
 //! - Never decide by [`read_unverified`].
 //!
@@ -80,7 +83,7 @@ pub use caller::{Caller, VerifiedToken};
 pub use error::AuthenticationError;
 pub use grants::{AdminAccess, Grants, PatternSet};
 pub use issuers::IssuersError;
-pub use key::{InvalidKey, NewKey, SigningError, SigningKey};
+pub use key::{InvalidKey, KeyFingerprint, NewKey, SigningError, SigningKey};
 pub use metrics::METRICS;
 pub use pattern::{InvalidPattern, TopicPattern};
 pub use tickets::{

@@ -122,6 +122,19 @@ impl Stage {
         self.write("issuers.toml", content);
     }
 
+    /// Replaces the issuers file by one whose issuer `a` has these public keys.
+    pub(crate) fn write_keys(&self, keys: &[(&str, &KeyPair)]) {
+        let mut text = "[[issuer]]\nissuer = \"a\"\naudience = \"pushonce\"\n".to_owned();
+        for (id, pair) in keys {
+            self.write(id, &pair.file);
+            text += &format!(
+                "[[issuer.key]]\nid = {id:?}\nalgorithm = \"{}\"\nfile = {id:?}\n",
+                pair.signing.algorithm()
+            );
+        }
+        self.write_issuers(&text);
+    }
+
     pub(crate) fn load(&self) -> Result<Authenticator, IssuersError> {
         self.load_with(|_| None)
     }

@@ -73,7 +73,7 @@ impl<'a> UnverifiedToken<'a> {
 /// [`AuthenticationError`] when the token is malformed. Its signature, audience and times are not checked.
 pub fn read_unverified(token: &str) -> Result<Caller, AuthenticationError> {
     let token = UnverifiedToken::parse(token)?;
-    Claims::read(&token.claims)?.into_caller(&token.issuer.into())
+    Claims::read(&token.claims)?.into_caller(&token.issuer.into(), None)
 }
 
 /// Strict: without padding, and with the unused bits of the last character zero, so that a token has one

@@ -22,7 +22,7 @@ pub use pushonce_core::AccessToken;
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let node = pushonce_test_node::TestNode::start().await;
-/// # let publisher = Publisher::new([node.grpc().parse()?]);
+/// # let publisher = Publisher::new([node.grpc().parse()?])?;
 /// # let publish = |text| Publish::new(Topic::new("chat/7").unwrap(), ContentType::Text, text);
 /// # let first = publisher.publish(publish("one")).await?;
 /// # let second = publisher.publish(publish("two")).await?;
@@ -63,7 +63,7 @@ pub use pushonce_core::Position;
 /// let server = "http://127.0.0.1:7090";
 /// # let node = pushonce_test_node::TestNode::start().await;
 /// # let server = node.grpc();
-/// let publisher = Publisher::new([server.parse()?]);
+/// let publisher = Publisher::new([server.parse()?])?;
 /// let order = Publish {
 ///     key: Some(MessageKey::new("order-4711")?),
 ///     ..Publish::new(Topic::new("orders/eu")?, ContentType::Json, r#"{"total":12}"#)
@@ -153,7 +153,7 @@ pub use pushonce_proto::client::Encoding;
 ///     .topic(Topic::new("chat/7")?, StartFrom::Position("99:1".parse()?))
 ///     .connect()?;
 /// while let Some(event) = subscriber.next().await {
-///     if let SubscriberEvent::Rejected { code, message } = event {
+///     if let SubscriberEvent::Rejected { code, message, .. } = event {
 ///         assert_eq!(code, ErrorCode::FuturePosition);
 ///         println!("{code}: {message}");
 ///     }
@@ -173,7 +173,7 @@ pub use pushonce_proto::client::ErrorCode;
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let publisher = Publisher::new(["http://127.0.0.1:7090".parse()?]);
+/// let publisher = Publisher::new(["http://127.0.0.1:7090".parse()?])?;
 /// let publish = Publish::new(Topic::new("chat/7")?, ContentType::Json, "{");
 /// match publisher.publish(publish).await {
 ///     Ok(acknowledgement) => println!("stored at {}", acknowledgement.position),

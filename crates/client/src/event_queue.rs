@@ -7,14 +7,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use pushonce_core::{FailPoint, Gap, GapReason, Message, Position, Topic};
 use tokio::sync::Notify;
 
 use crate::subscriber::SubscriberEvent;
 
-/// Maximum number of ordered events; the sender of another one waits.
-const EVENTS_MAX: usize = 256;
+/// Maximum number of ordered events if the caller sets none; the sender of another one waits.
+pub(crate) const EVENTS_MAX_DEFAULT: usize = 256;
 
 /// The sending half, owned by the task of the session.
 pub(crate) struct EventSender(Arc<EventQueueShared>);
@@ -27,11 +28,9 @@ pub(crate) struct EventReceiver(Arc<EventQueueShared>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReceiverDropped;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct EventQueueShared {
     state: Mutex<EventQueueState>,
-    /// Wakes the receiver.
-    pushed: Notify,
     /// Wakes the sender.
     popped: Notify,
 }
@@ -39,6 +38,9 @@ struct EventQueueShared {
 #[derive(Debug, Default)]
 struct EventQueueState {
     queue: VecDeque<QueuedEvent>,
+    events_max: usize,
+    /// Wakes the receiver.
+    receiver: Option<Waker>,
     /// Number of ordered events in the queue.
     ordered: usize,
     latest: HashMap<Topic, LatestMessage>,
@@ -67,8 +69,9 @@ struct LatestMessage {
 }
 
 /// Creates an empty queue.
-pub(crate) fn channel() -> (EventSender, EventReceiver) {
-    let shared = Arc::new(EventQueueShared::default());
+pub(crate) fn channel(events_max: usize) -> (EventSender, EventReceiver) {
+    let state = Mutex::new(EventQueueState { events_max, ..EventQueueState::default() });
+    let shared = Arc::new(EventQueueShared { state, popped: Notify::new() });
     (EventSender(shared.clone()), EventReceiver(shared))
 }
 
@@ -76,6 +79,15 @@ impl EventQueueShared {
     fn state(&self) -> MutexGuard<'_, EventQueueState> {
         // No code of callers runs under the lock, so a poisoned state is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes the receiver after the lock is released.
+fn wake_receiver(mut state: MutexGuard<'_, EventQueueState>) {
+    let receiver = state.receiver.take();
+    drop(state);
+    if let Some(waker) = receiver {
+        waker.wake();
     }
 }
 
@@ -96,7 +108,7 @@ impl EventSender {
                 }
                 if state.has_room(&event) {
                     state.push(event);
-                    self.0.pushed.notify_one();
+                    wake_receiver(state);
                     return Ok(());
                 }
             }
@@ -120,7 +132,7 @@ impl EventSender {
             return Err(ReceiverDropped);
         }
         state.replace_latest(topic, update, reports_gaps);
-        self.0.pushed.notify_one();
+        wake_receiver(state);
         Ok(())
     }
 }
@@ -134,8 +146,9 @@ pub(crate) enum LatestUpdate {
 
 impl Drop for EventSender {
     fn drop(&mut self) {
-        self.0.state().sender_closed = true;
-        self.0.pushed.notify_one();
+        let mut state = self.0.state();
+        state.sender_closed = true;
+        wake_receiver(state);
     }
 }
 
@@ -145,20 +158,21 @@ impl EventReceiver {
     /// The next event; `None` when the task has ended and the queue is empty. Cancel safe: no event is lost
     /// when the future is dropped.
     pub(crate) async fn recv(&mut self) -> Option<SubscriberEvent> {
-        loop {
-            let pushed = self.0.pushed.notified();
-            {
-                let mut state = self.0.state();
-                if let Some(event) = state.pop() {
-                    self.0.popped.notify_one();
-                    return Some(event);
-                }
-                if state.sender_closed {
-                    return None;
-                }
-            }
-            pushed.await;
+        std::future::poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    /// [`EventReceiver::recv`] for a [`Stream`](futures::Stream).
+    pub(crate) fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<SubscriberEvent>> {
+        let mut state = self.0.state();
+        if let Some(event) = state.pop() {
+            self.0.popped.notify_one();
+            return Poll::Ready(Some(event));
         }
+        if state.sender_closed {
+            return Poll::Ready(None);
+        }
+        state.receiver = Some(context.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -173,7 +187,7 @@ impl Drop for EventReceiver {
 
 impl EventQueueState {
     fn has_room(&self, event: &SubscriberEvent) -> bool {
-        matches!(event, SubscriberEvent::Audience { .. }) || self.ordered < EVENTS_MAX
+        matches!(event, SubscriberEvent::Audience { .. }) || self.ordered < self.events_max
     }
 
     fn push(&mut self, event: SubscriberEvent) {

@@ -2,7 +2,9 @@
 //!
 //! # Overview
 //!
-//! A [`Publisher`] and a [`Subscriber`], each with the addresses of several nodes.
+//! A [`Publisher`] and a [`Subscriber`], each with the addresses of several nodes. The features choose the
+//! transports of subscribers besides gRPC: `websocket` and `quic`, both by default. With `metrics`, publishes and
+//! sessions are counted through the facade of that name. Events are logged through `tracing`.
 //!
 //! # Guarantees
 //!
@@ -55,7 +57,7 @@
 //! # let node = pushonce_test_node::TestNode::start().await;
 //! # let (grpc, websocket) = (node.grpc(), node.websocket());
 //! let topic = Topic::new("chat/7")?;
-//! let publisher = Publisher::new([grpc.parse()?]);
+//! let publisher = Publisher::new([grpc.parse()?])?;
 //! publisher.publish(Publish::new(topic.clone(), ContentType::Text, "hello")).await?;
 //!
 //! let mut subscriber =
@@ -71,12 +73,19 @@
 //! # }
 //! ```
 
+/// The examples of the crate's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod build_error;
 mod cursor;
 mod delta;
 mod domain;
 mod event_queue;
 #[cfg(test)]
 mod fuzz;
+mod metrics;
 mod publisher;
 mod reconnect;
 mod resume_state;
@@ -86,13 +95,16 @@ mod stream;
 mod subscriber;
 mod token;
 
+pub use build_error::BuildError;
 pub use domain::*;
-pub use publisher::{Publisher, PublisherOptions};
+pub use publisher::{Publisher, PublisherBuilder};
 pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
+#[cfg(feature = "websocket")]
+pub use session::connect_http;
 pub use session::{
     CertificateFingerprint, CertificateTrust, ConnectError, InvalidCertificateFingerprint,
-    Transport, connect_grpc, connect_http,
+    Transport, connect_grpc,
 };
 pub use stream::{AcknowledgementFuture, PublishStream};
-pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};
+pub use subscriber::{Subscriber, SubscriberBuilder, SubscriberEvent};
 pub use token::{TokenError, TokenProvider};

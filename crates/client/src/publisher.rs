@@ -1,24 +1,30 @@
 //! Publishing over gRPC.
 
+mod builder;
+mod connection;
+
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{Acknowledgement, Backoff, InvalidPublish, Publish, PublishError, PublishId};
 use pushonce_proto::client::ErrorCode;
+use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::publisher::PublishFailure;
 use pushonce_proto::status::describe;
 use rand::Rng;
-use tokio::sync::Mutex;
-use tonic::transport::Channel;
+use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
-use crate::server_address::{Scheme, ServerAddress};
-use crate::session::{CertificateTrust, add_token, grpc_connect};
+use crate::build_error::BuildError;
+use crate::metrics;
+use crate::server_address::ServerAddress;
 use crate::stream::{PublishCall, PublishStream};
-use crate::token::TokenProvider;
+pub use builder::PublisherBuilder;
+pub(crate) use builder::PublisherSettings;
+pub(crate) use connection::{PublisherShared, no_reachable_server};
 
 /// Publishes to the first of its servers that is available. Cheap to clone; clones share the connection.
 ///
@@ -32,7 +38,7 @@ use crate::token::TokenProvider;
 /// let servers = ["http://127.0.0.1:7090", "http://127.0.0.1:7190"];
 /// # let node = pushonce_test_node::TestNode::start().await;
 /// # let servers = [node.grpc(), node.grpc()];
-/// let publisher = Publisher::new([servers[0].parse()?, servers[1].parse()?]);
+/// let publisher = Publisher::new([servers[0].parse()?, servers[1].parse()?])?;
 /// let goal = Publish::new(Topic::new("scores/live")?, ContentType::Json, r#"{"home":1,"away":0}"#);
 /// let acknowledgement = publisher.publish(goal).await?;
 /// println!("stored at {}", acknowledgement.position);
@@ -44,29 +50,16 @@ pub struct Publisher {
     shared: Arc<PublisherShared>,
 }
 
-/// How a publisher authenticates itself and its servers.
-#[derive(Clone, Debug, Default)]
-pub struct PublisherOptions {
-    /// The source of the access token, which is asked for each publish and stream; `None` to send none.
-    pub token: Option<TokenProvider>,
-    /// The certificates that servers with `https://` addresses may have.
-    pub trust: CertificateTrust,
+/// A failed attempt, and how long the server wants the publisher to wait before the next one.
+struct FailedAttempt {
+    failure: PublishFailure,
+    delay_min: Duration,
 }
 
-/// State shared by publishers and their streams.
-#[derive(Debug)]
-pub(crate) struct PublisherShared {
-    servers: Vec<ServerAddress>,
-    pub(crate) options: PublisherOptions,
-    pub(crate) deadline: Duration,
-    connection: Mutex<CurrentConnection>,
-}
-
-/// The connection in use, and the index of its server.
-#[derive(Debug, Default)]
-struct CurrentConnection {
-    server: usize,
-    channel: Option<Channel>,
+impl From<PublishFailure> for FailedAttempt {
+    fn from(failure: PublishFailure) -> FailedAttempt {
+        FailedAttempt { failure, delay_min: Duration::ZERO }
+    }
 }
 
 impl Publisher {
@@ -84,21 +77,18 @@ impl Publisher {
     pub(crate) const RETRY_BACKOFF: Backoff =
         Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
 
-    /// Creates a publisher for `servers` (`https://HOST:PORT` or `http://HOST:PORT` of their gRPC ports).
-    /// Connects when needed. The first server is used until it fails, then the next one, in turn.
-    pub fn new(servers: impl IntoIterator<Item = ServerAddress>) -> Publisher {
-        Publisher::with_options(servers, PublisherOptions::default())
+    /// Creates a publisher with the default settings for `servers`: `https://HOST:PORT` or `http://HOST:PORT` of
+    /// their gRPC ports. The first server is used until it fails, then the next one, in turn.
+    ///
+    /// # Errors
+    /// [`BuildError`] when no message could ever be published.
+    pub fn new(servers: impl IntoIterator<Item = ServerAddress>) -> Result<Publisher, BuildError> {
+        Publisher::builder(servers).build()
     }
 
-    /// Creates a publisher as [`Publisher::new`], with a token or another trust in certificates.
-    pub fn with_options(
-        servers: impl IntoIterator<Item = ServerAddress>,
-        options: PublisherOptions,
-    ) -> Publisher {
-        let servers = servers.into_iter().collect();
-        let (deadline, connection) = (Self::DEADLINE, Mutex::default());
-        let shared = PublisherShared { servers, options, deadline, connection };
-        Publisher { shared: Arc::new(shared) }
+    /// Creates a builder for a publisher with a token, trust in certificates or other settings.
+    pub fn builder(servers: impl IntoIterator<Item = ServerAddress>) -> PublisherBuilder {
+        PublisherBuilder::new(servers)
     }
 
     /// Publishes one message and waits for its acknowledgement.
@@ -115,19 +105,29 @@ impl Publisher {
         if !publish.is_idempotent() {
             publish.publish_id = Some(PublishId::Nonce(rand::rng().random()));
         }
-        let request = pb::PublishRequest::from(publish);
-        let deadline = tokio::time::Instant::now() + self.shared.deadline;
-        let mut backoff = Self::RETRY_BACKOFF;
+        let started = Instant::now();
+        let outcome = self.publish_until(publish.into(), started + self.shared.deadline()).await;
+        metrics::record_publish(started.elapsed(), &outcome);
+        outcome
+    }
+
+    async fn publish_until(
+        &self,
+        request: pb::PublishRequest,
+        deadline: Instant,
+    ) -> Result<Acknowledgement, PublishFailure> {
+        let mut backoff = self.shared.settings.backoff.clone();
         let mut unknown_outcome = None;
         loop {
-            let failure = match self.try_publish(request.clone(), deadline).await {
-                Ok(acknowledgement) => return Ok(acknowledgement),
-                Err(failure) => failure,
-            };
+            let FailedAttempt { failure, delay_min } =
+                match self.try_publish(request.clone(), deadline).await {
+                    Ok(acknowledgement) => return Ok(acknowledgement),
+                    Err(attempt) => attempt,
+                };
             let is_retryable = match &failure {
                 // The next attempt has a new token.
                 PublishFailure::Rejected { reason: ErrorCode::TokenExpired, .. } => {
-                    self.shared.options.token.is_some()
+                    self.shared.settings.token.is_some()
                 }
                 PublishFailure::Rejected { retry, .. } => *retry,
                 PublishFailure::Unknown(_) => true,
@@ -135,8 +135,8 @@ impl Publisher {
             if matches!(failure, PublishFailure::Unknown(_)) {
                 unknown_outcome = Some(failure.clone());
             }
-            let delay = backoff.next_delay(rand::random());
-            if !is_retryable || tokio::time::Instant::now() + delay >= deadline {
+            let delay = backoff.next_delay(rand::random()).max(delay_min);
+            if !is_retryable || Instant::now() + delay >= deadline {
                 // A message that this server rejected may have been stored by an earlier one.
                 return Err(unknown_outcome.unwrap_or(failure));
             }
@@ -147,21 +147,22 @@ impl Publisher {
     async fn try_publish(
         &self,
         request: pb::PublishRequest,
-        deadline: tokio::time::Instant,
-    ) -> Result<Acknowledgement, PublishFailure> {
+        deadline: Instant,
+    ) -> Result<Acknowledgement, FailedAttempt> {
         let found = tokio::time::timeout_at(deadline, self.shared.channel()).await;
-        let (server, channel) = found.unwrap_or_else(|_| Err(no_reachable_server("timeout")))?;
-        let timeout = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let (server, channel) =
+            found.unwrap_or_else(|_| Err(no_reachable_server("timeout", true)))?;
+        let timeout = deadline.saturating_duration_since(Instant::now());
         let timeout = timeout.min(Self::ATTEMPT_TIMEOUT);
         let mut request = Request::new(request);
         request.set_timeout(timeout);
         self.shared.add_token(&mut request).await?;
-        let call = async { PublisherServiceClient::new(channel).publish(request).await };
+        let call = async { PublisherServiceClient::new(channel.get()).publish(request).await };
         let response = match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) if is_connect_error(&status) => {
-                self.shared.switch_from(server).await;
-                return Err(no_reachable_server(&describe(&status)));
+            Ok(Err(status)) if is_connect_error(&status) || channel.wrong_protocol().is_some() => {
+                let reason = describe(&status);
+                return Err(self.shared.on_unreachable(server, &channel, &reason).await.into());
             }
             Ok(Err(status)) => {
                 let failure = PublishFailure::from(&status);
@@ -171,15 +172,18 @@ impl Publisher {
                 {
                     self.shared.switch_from(server).await;
                 }
-                return Err(failure);
+                let reason = ErrorReason::from_status(&status);
+                let delay_min = reason.and_then(|reason| reason.retry_delay).unwrap_or_default();
+                return Err(FailedAttempt { failure, delay_min });
             }
             Err(_) => {
                 self.shared.switch_from(server).await;
-                return Err(PublishFailure::Unknown("the server did not reply in time".to_owned()));
+                let reason = "the server did not reply in time".to_owned();
+                return Err(PublishFailure::Unknown(reason).into());
             }
         };
         Acknowledgement::try_from(response)
-            .map_err(|error| PublishFailure::Unknown(error.to_string()))
+            .map_err(|error| PublishFailure::Unknown(error.to_string()).into())
     }
 
     /// Opens a stream: messages are sent without waiting for each other, and stored in order and once, over
@@ -188,75 +192,13 @@ impl Publisher {
     /// # Errors
     /// [`PublishFailure::Rejected`] when no server can be reached.
     pub async fn stream(&self) -> Result<PublishStream, PublishFailure> {
-        let mut last = no_usable_server(None);
-        for _ in &self.shared.servers {
+        let mut attempts = 1;
+        loop {
             match PublishCall::open(&self.shared).await {
                 Ok(call) => return Ok(PublishStream::open(self.shared.clone(), call)),
-                Err(failure) => last = failure,
+                Err(failure) if attempts >= self.shared.server_count() => return Err(failure),
+                Err(_) => attempts += 1,
             }
-        }
-        Err(last)
-    }
-}
-
-impl PublisherShared {
-    /// Adds the present token to a call, if there is one.
-    pub(crate) async fn add_token<T>(
-        &self,
-        request: &mut Request<T>,
-    ) -> Result<(), PublishFailure> {
-        add_token(self.options.token.as_ref(), request).await.map_err(|error| {
-            PublishFailure::Rejected {
-                code: Code::Unauthenticated,
-                reason: ErrorCode::Unavailable,
-                message: format!("there is no token: {error}"),
-                retry: true,
-            }
-        })
-    }
-
-    /// The connection in use, or a new one to the next reachable server.
-    pub(crate) async fn channel(&self) -> Result<(usize, Channel), PublishFailure> {
-        let mut connection = self.connection.lock().await;
-        if let Some(channel) = &connection.channel {
-            return Ok((connection.server, channel.clone()));
-        }
-        let is_grpc = |scheme| matches!(scheme, Scheme::Http | Scheme::Https);
-        let wrong_scheme = self.servers.iter().find(|server| !is_grpc(server.scheme));
-        if self.servers.is_empty() || wrong_scheme.is_some() {
-            return Err(no_usable_server(wrong_scheme));
-        }
-        let (mut reason, mut is_retryable) = (String::new(), false);
-        for _ in &self.servers {
-            let server = connection.server % self.servers.len();
-            // Advanced before the attempt, so that a cancelled attempt is not repeated first.
-            connection.server = server + 1;
-            match grpc_connect(&self.servers[server], &self.options.trust).await {
-                Ok(channel) => {
-                    connection.server = server;
-                    connection.channel = Some(channel.clone());
-                    return Ok((server, channel));
-                }
-                Err(error) => {
-                    is_retryable |= error.is_retryable();
-                    reason = error.to_string();
-                }
-            }
-        }
-        match no_reachable_server(&reason) {
-            PublishFailure::Rejected { code, reason, message, .. } if !is_retryable => {
-                Err(PublishFailure::Rejected { code, reason, message, retry: false })
-            }
-            failure => Err(failure),
-        }
-    }
-
-    /// Switches to the next server, unless another caller already did.
-    pub(crate) async fn switch_from(&self, server: usize) {
-        let mut connection = self.connection.lock().await;
-        if connection.server == server {
-            connection.server = (server + 1) % self.servers.len().max(1);
-            connection.channel = None;
         }
     }
 }
@@ -276,30 +218,6 @@ fn is_connect_error(status: &Status) -> bool {
 /// The rejection of a message that no server would accept.
 pub(crate) fn invalid_publish(error: InvalidPublish) -> PublishFailure {
     PublishFailure::from(pb::PublishFailure::from(&PublishError::from(error)))
-}
-
-/// The rejection for an unusable list of servers: it is empty, or contains `wrong_scheme`.
-fn no_usable_server(wrong_scheme: Option<&ServerAddress>) -> PublishFailure {
-    let reason = match wrong_scheme {
-        None => "the list of servers is empty".to_owned(),
-        Some(server) => format!("{server} is not a gRPC address"),
-    };
-    let message = format!("{reason}; give servers as http://HOST:7090");
-    PublishFailure::Rejected {
-        code: Code::InvalidArgument,
-        reason: ErrorCode::BadRequest,
-        message,
-        retry: false,
-    }
-}
-
-pub(crate) fn no_reachable_server(reason: &str) -> PublishFailure {
-    PublishFailure::Rejected {
-        code: Code::Unavailable,
-        reason: ErrorCode::Unavailable,
-        message: format!("no server can be reached: {reason}"),
-        retry: true,
-    }
 }
 
 #[cfg(test)]

@@ -1,23 +1,24 @@
 //! Keeps a session: when it ends, opens the next one at the next server after a delay.
 
+mod session_run;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use pushonce_core::{Backoff, FailPoint, GapReason};
-use pushonce_proto::client::{ErrorCode, ServerEvent};
+use pushonce_core::{Backoff, FailPoint};
 use pushonce_proto::close::Reconnect;
-use rand::Rng;
-use tokio::time::Instant;
+use tokio::sync::mpsc;
 
-use crate::event_queue::{EventSender, LatestUpdate};
-use crate::resume_state::{NewestOnly, ResumeState, SessionAction};
+use crate::event_queue::EventSender;
+use crate::metrics;
+use crate::resume_state::ResumeState;
 use crate::server_address::ServerAddress;
-use crate::session::{AUTHENTICATE_ID, ConnectOptions, Session, SessionEnd};
-use crate::subscriber::SubscriberEvent;
-use crate::token::{self, TokenProvider};
+use crate::session::{ConnectOptions, EndCause, Session, SessionEnd};
+use crate::subscriber::{SubscriberEvent, TopicCommand};
+use session_run::SessionRun;
 
-/// The subscriber was dropped.
-struct SubscriberDropped;
+/// The caller closed or dropped the subscriber.
+struct ClosedByCaller;
 
 /// Delays between sessions and between calls, as `proto/README.md` requires. At most five seconds: after an
 /// operator restarts a node, its clients should return soon.
@@ -38,218 +39,132 @@ struct RetryState {
     has_been_connected: bool,
 }
 
-/// How long, at most, a server with a stale topic is kept the first time: the owner may be back soon, and
-/// all clients of an isolated node move to its neighbours. Doubled with each further server with a stale
-/// topic, because then the servers are not the cause.
-const STALE_TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
-const STALE_DOUBLINGS_MAX: u32 = 6;
+/// Keeps the sessions of one subscriber.
+pub(crate) struct SubscriberTask {
+    /// The next server is the first.
+    pub(crate) servers: VecDeque<ServerAddress>,
+    pub(crate) connect_options: ConnectOptions,
+    pub(crate) resume_state: ResumeState,
+    pub(crate) commands: mpsc::UnboundedReceiver<TopicCommand>,
+    pub(crate) events: EventSender,
+}
 
-/// Runs session after session, until a reconnect is pointless or the subscriber is dropped.
-pub(crate) async fn run(
-    mut servers: VecDeque<ServerAddress>,
-    connect_options: ConnectOptions,
-    mut resume_state: ResumeState,
-    events: EventSender,
-) {
-    let mut retry = RetryState {
-        backoff: RECONNECT_BACKOFF,
-        has_other_servers: false,
-        stale_sessions: 0,
-        reconnect_after: Duration::ZERO,
-        has_been_connected: false,
-    };
-    while let Some(server) = servers.pop_front() {
-        retry.has_other_servers = !servers.is_empty();
-        let end = match Session::open(&connect_options, &server).await {
-            Err(end)
-                if end.reconnect == Reconnect::No
-                    && FailPoint::WrongServerEndsSubscriber.is_active() =>
-            {
-                Ok(end)
-            }
-            // The settings of this client are right, so the certificate of the server has to be replaced.
-            Err(end) if end.is_untrusted && retry.has_been_connected => {
-                servers.push_back(server.clone());
-                Ok(SessionEnd { reconnect: Reconnect::Later, ..end })
-            }
-            // This server is not tried again. The others may be usable.
-            Err(end) if end.reconnect == Reconnect::No && retry.has_other_servers => {
-                Ok(SessionEnd::retryable(end.reason))
-            }
-            opened => {
-                servers.push_back(server.clone());
-                match opened {
-                    Ok(session) => {
-                        retry.has_been_connected = true;
-                        let token = connect_options.token.as_ref();
-                        let state = &mut resume_state;
-                        run_session(session, token, state, &server, &mut retry, &events).await
-                    }
-                    Err(end) => Ok(end),
-                }
-            }
-        };
-        let backoff = &mut retry.backoff;
-        let Ok(SessionEnd { reason, reconnect, .. }) = end else { return };
-        let retry_in = match reconnect {
-            Reconnect::Yes => Some(backoff.next_delay(rand::random())),
-            Reconnect::Later => Some(backoff.next_delay_long(rand::random())),
-            Reconnect::No => None,
-        };
-        let reconnect_after = std::mem::take(&mut retry.reconnect_after);
-        // The requested delay does not apply to other servers.
-        let delay_min = if retry.has_other_servers { Duration::ZERO } else { reconnect_after };
-        let retry_in = retry_in.map(|delay| delay.max(delay_min));
-        let event = SubscriberEvent::Disconnected { server, reason, retry_in };
-        if send_event(&events, event).await.is_err() {
+/// Runs session after session, until a reconnect is pointless or the caller closes or drops the subscriber.
+pub(crate) async fn run(mut task: SubscriberTask) {
+    let mut retry = RetryState::new(task.connect_options.backoff.clone());
+    loop {
+        if task.wait_for_topic().await.is_err() {
             return;
         }
-        match retry_in {
-            Some(delay) => tokio::time::sleep(delay).await,
-            None => return,
+        let Some(server) = task.servers.pop_front() else { return };
+        retry.has_other_servers = !task.servers.is_empty();
+        let Ok(end) = task.run_session(&server, &mut retry).await else { return };
+        let retry_in = retry.delay_after(&end);
+        let event = SubscriberEvent::Disconnected { server, reason: end.reason, retry_in };
+        if task.events.send(event).await.is_err() {
+            return;
+        }
+        let Some(delay) = retry_in else { return };
+        if task.pause(delay).await.is_err() {
+            return;
         }
     }
 }
 
-/// Runs one session to its end.
-async fn run_session(
-    mut session: Session,
-    token: Option<&TokenProvider>,
-    resume_state: &mut ResumeState,
-    server: &ServerAddress,
-    retry: &mut RetryState,
-    events: &EventSender,
-) -> Result<SessionEnd, SubscriberDropped> {
-    send_event(events, SubscriberEvent::Connected { server: server.clone() }).await?;
-    let mut requests = resume_state.begin_session();
-    let mut topic_backoff = RECONNECT_BACKOFF;
-    let (mut request_at, mut leave_at, mut switch_at) = (None, None, None);
-    let (mut renew_at, mut leave_reason) = (None, String::new());
-    loop {
-        for request in requests.drain(..) {
-            if let Err(end) = session.subscribe(request).await {
+impl SubscriberTask {
+    /// Opens a session with `server` and runs it to its end. A server that cannot be used is removed from the list if
+    /// there are others.
+    async fn run_session(
+        &mut self,
+        server: &ServerAddress,
+        retry: &mut RetryState,
+    ) -> Result<SessionEnd, ClosedByCaller> {
+        let end = match Session::open(&self.connect_options, server).await {
+            Ok(session) => {
+                retry.has_been_connected = true;
+                metrics::record_session(self.connect_options.transport);
+                let token = self.connect_options.token.as_ref();
+                let SubscriberTask { resume_state, commands, events, .. } = self;
+                SessionRun::new(session, server, token, resume_state, retry, events)
+                    .run(commands)
+                    .await?
+            }
+            Err(end) if is_permanent(&end) && FailPoint::WrongServerEndsSubscriber.is_active() => {
                 return Ok(end);
             }
-        }
-        let event = tokio::select! {
-            event = session.next() => event,
-            () = wait_until(request_at) => {
-                request_at = None;
-                requests = resume_state.take_requests();
-                continue;
+            // The settings of this client are right, so the certificate of the server has to be replaced.
+            Err(end) if end.cause == EndCause::Certificate && retry.has_been_connected => {
+                SessionEnd { reconnect: Reconnect::Later, ..end }
             }
-            () = wait_until(renew_at) => {
-                renew_at = None;
-                if let Some(provider) = token
-                    && let Err(end) = session.authenticate(provider).await
-                {
-                    return Ok(end);
-                }
-                continue;
-            }
-            () = wait_until(switch_at) => {
-                retry.stale_sessions = (retry.stale_sessions + 1).min(STALE_DOUBLINGS_MAX);
-                return Ok(SessionEnd::retryable("the server lost contact with the owner of a topic"));
-            }
-            () = wait_until(leave_at) => return Ok(SessionEnd::retryable(format!("the server shuts down: {leave_reason}"))),
+            Err(end) if is_permanent(&end) => SessionEnd { cause: EndCause::Protocol, ..end },
+            Err(end) => end,
         };
-        let event = match event {
-            Ok(event) => event,
-            Err(end) => return Ok(end),
-        };
-        match &event {
-            ServerEvent::Authenticated { expires, .. } => {
-                renew_at = Some(Instant::now() + token::renewal_delay(*expires));
-            }
-            // A server without issuers serves everyone.
-            ServerEvent::Error {
-                id: Some(AUTHENTICATE_ID), code: ErrorCode::NotSupported, ..
-            } => {
-                continue;
-            }
-            _ => {}
+        if end.cause == EndCause::Protocol && retry.has_other_servers {
+            return Ok(SessionEnd::retryable(end.reason));
         }
-        match resume_state.on_event(event) {
-            SessionAction::Ignore => {}
-            SessionAction::Deliver(event) => {
-                if matches!(event, SubscriberEvent::Message { .. } | SubscriberEvent::Live { .. }) {
-                    retry.stale_sessions = 0;
-                }
-                deliver(events, resume_state, event).await?;
+        self.servers.push_back(server.clone());
+        Ok(end)
+    }
+
+    /// Waits until there is a topic to subscribe to.
+    async fn wait_for_topic(&mut self) -> Result<(), ClosedByCaller> {
+        while self.resume_state.is_empty() {
+            let command = self.commands.recv().await.ok_or(ClosedByCaller)?;
+            self.apply(command)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for `delay`, and applies commands meanwhile.
+    async fn pause(&mut self, delay: Duration) -> Result<(), ClosedByCaller> {
+        let pause = tokio::time::sleep(delay);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return Ok(()),
+                command = self.commands.recv() => self.apply(command.ok_or(ClosedByCaller)?)?,
             }
-            SessionAction::RetryLater { message } => {
-                if request_at.is_none() {
-                    tracing::warn!(%server, "asked again after a pause: {message}");
-                }
-                request_at.get_or_insert_with(|| {
-                    Instant::now() + topic_backoff.next_delay(rand::random())
-                });
+        }
+    }
+
+    /// Applies a command while there is no session.
+    fn apply(&mut self, command: TopicCommand) -> Result<(), ClosedByCaller> {
+        match command {
+            TopicCommand::Add { topic, from, options } => {
+                self.resume_state.add_topic(topic, from, options);
             }
-            SessionAction::Leave { within, reconnect_after, reason } => {
-                retry.reconnect_after = reconnect_after;
-                leave_at.get_or_insert_with(|| Instant::now() + random_within(within));
-                leave_reason = reason;
-            }
-            SessionAction::Close(end) => return Ok(end),
+            TopicCommand::Remove { topic } => self.resume_state.remove_topic(&topic),
+            TopicCommand::Close => return Err(ClosedByCaller),
         }
-        if resume_state.is_empty() {
-            return Ok(SessionEnd::permanent("every topic was rejected"));
-        }
-        // Not earlier: a node that accepts the session but serves no topic would be contacted again and
-        // again without a growing delay.
-        if resume_state.is_fully_subscribed() {
-            retry.backoff.reset();
-            topic_backoff.reset();
-        }
-        if !resume_state.has_stale_topics() {
-            switch_at = None;
-        } else if retry.has_other_servers {
-            let stale_timeout = STALE_TIMEOUT_INITIAL * (1 << retry.stale_sessions);
-            switch_at.get_or_insert_with(|| Instant::now() + random_within(stale_timeout));
-        }
+        Ok(())
     }
 }
 
-/// Waits until `deadline`; never returns without one.
-async fn wait_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
+fn is_permanent(end: &SessionEnd) -> bool {
+    end.reconnect == Reconnect::No
+}
+
+impl RetryState {
+    fn new(backoff: Backoff) -> RetryState {
+        RetryState {
+            backoff,
+            has_other_servers: false,
+            stale_sessions: 0,
+            reconnect_after: Duration::ZERO,
+            has_been_connected: false,
+        }
     }
-}
 
-/// A random time within `span`, so that the clients of a node that shuts down do not all leave at once.
-fn random_within(span: Duration) -> Duration {
-    span.mul_f64(rand::rng().random())
-}
-
-async fn send_event(events: &EventSender, event: SubscriberEvent) -> Result<(), SubscriberDropped> {
-    events.send(event).await.map_err(|_| SubscriberDropped)
-}
-
-/// Delivers an event of the session to the caller. With newest-only delivery it does not wait for the
-/// caller, so that the session is read further.
-async fn deliver(
-    events: &EventSender,
-    resume_state: &ResumeState,
-    event: SubscriberEvent,
-) -> Result<(), SubscriberDropped> {
-    let (topic, update) = match event {
-        SubscriberEvent::Message { topic, message } => (topic, LatestUpdate::Message(message)),
-        SubscriberEvent::Gap { topic, gap } if gap.reason == GapReason::Conflated => {
-            (topic, LatestUpdate::Skipped(gap))
-        }
-        event => return send_event(events, event).await,
-    };
-    match (resume_state.newest_only(&topic), update) {
-        (Some(NewestOnly { reports_gaps }), update) => {
-            events.replace_latest(topic, update, reports_gaps).map_err(|_| SubscriberDropped)
-        }
-        (None, LatestUpdate::Message(message)) => {
-            send_event(events, SubscriberEvent::Message { topic, message }).await
-        }
-        (None, LatestUpdate::Skipped(gap)) => {
-            send_event(events, SubscriberEvent::Gap { topic, gap }).await
-        }
+    /// The delay before the next session; `None` if there is none.
+    fn delay_after(&mut self, end: &SessionEnd) -> Option<Duration> {
+        let reconnect_after = std::mem::take(&mut self.reconnect_after);
+        // The requested delay does not apply to other servers.
+        let delay_min = if self.has_other_servers { Duration::ZERO } else { reconnect_after };
+        let delay = match end.reconnect {
+            Reconnect::Yes => self.backoff.next_delay(rand::random()),
+            Reconnect::Later => self.backoff.next_delay_long(rand::random()),
+            Reconnect::No => return None,
+        };
+        Some(delay.max(delay_min))
     }
 }

@@ -31,8 +31,13 @@ pub(crate) struct ResumeState {
     subscribed: BTreeSet<Topic>,
     /// Topics that this server could not serve yet.
     to_request: BTreeSet<Topic>,
+    /// Topics that were added since the session began and have not been requested.
+    new: BTreeSet<Topic>,
     /// Topics that are stale at this server.
     stale: BTreeSet<Topic>,
+    /// Topics that this session still serves after they were removed, with the id of the request to end the
+    /// subscription. Their events are ignored.
+    leaving: BTreeMap<Topic, u64>,
 }
 
 /// A subscribed topic.
@@ -49,10 +54,14 @@ pub(crate) enum SessionAction {
     Ignore,
     /// Deliver an event to the caller.
     Deliver(SubscriberEvent),
+    /// Send the requests of [`ResumeState::take_new_requests`].
+    RequestAgain,
     /// After a delay, send the requests of [`ResumeState::take_requests`].
     RetryLater {
         /// The reason.
         message: String,
+        /// Minimum delay, which the server asked for.
+        retry_after: Duration,
     },
     /// Leave this session at a random time within `within`.
     Leave {
@@ -84,9 +93,34 @@ pub(crate) struct NewestOnly {
 }
 
 impl ResumeState {
+    /// Adds a topic, or starts it anew with other options. During a session, [`ResumeState::take_new_requests`]
+    /// requests it.
     pub(crate) fn add_topic(&mut self, topic: Topic, from: StartFrom, options: SubscribeOptions) {
-        self.subscriptions
-            .insert(topic, TopicSubscription { cursor: SubscriptionCursor::new(from), options });
+        let cursor = SubscriptionCursor::new(from);
+        self.subscriptions.insert(topic.clone(), TopicSubscription { cursor, options });
+        self.new.insert(topic);
+    }
+
+    /// Removes a topic while there is no session.
+    pub(crate) fn remove_topic(&mut self, topic: &Topic) {
+        self.subscriptions.remove(topic);
+        self.new.remove(topic);
+    }
+
+    /// Removes a topic during a session. Returns the id of the request to end its subscription, if the session has
+    /// one.
+    pub(crate) fn leave_topic(&mut self, topic: &Topic) -> Option<u64> {
+        self.remove_topic(topic);
+        self.to_request.remove(topic);
+        self.stale.remove(topic);
+        let is_requested = self.pending_requests.values().any(|requested| requested == topic);
+        if !self.subscribed.remove(topic) && !is_requested {
+            return None;
+        }
+        self.pending_requests.retain(|_, requested| requested != topic);
+        self.last_request_id += 1;
+        self.leaving.insert(topic.clone(), self.last_request_id);
+        Some(self.last_request_id)
     }
 
     /// Begins a session. Returns the requests to send.
@@ -95,6 +129,8 @@ impl ResumeState {
         self.delta_bases.clear();
         self.subscribed.clear();
         self.stale.clear();
+        self.leaving.clear();
+        self.new.clear();
         self.last_request_id = 0;
         self.to_request = self.subscriptions.keys().cloned().collect();
         self.take_requests()
@@ -103,7 +139,21 @@ impl ResumeState {
     /// The requests for topics that this session could not serve so far.
     pub(crate) fn take_requests(&mut self) -> Vec<SubscriptionRequest> {
         let to_request = std::mem::take(&mut self.to_request);
-        let requests = to_request.into_iter().filter_map(|topic| {
+        self.requests(to_request)
+    }
+
+    /// The requests for topics that were added. A topic that was removed before waits for the end of its old
+    /// subscription: until then its messages could be of either.
+    pub(crate) fn take_new_requests(&mut self) -> Vec<SubscriptionRequest> {
+        let (waiting, new) = std::mem::take(&mut self.new)
+            .into_iter()
+            .partition(|topic| self.leaving.contains_key(topic));
+        self.new = waiting;
+        self.requests(new)
+    }
+
+    fn requests(&mut self, topics: BTreeSet<Topic>) -> Vec<SubscriptionRequest> {
+        let requests = topics.into_iter().filter_map(|topic| {
             let TopicSubscription { cursor, options } = self.subscriptions.get(&topic)?;
             let (from, options) = (cursor.resume_from(), *options);
             self.last_request_id += 1;
@@ -123,7 +173,7 @@ impl ResumeState {
         !self.stale.is_empty()
     }
 
-    /// Whether every topic was rejected.
+    /// Whether there is no topic.
     pub(crate) fn is_empty(&self) -> bool {
         self.subscriptions.is_empty()
     }
@@ -135,6 +185,9 @@ impl ResumeState {
     }
 
     pub(crate) fn on_event(&mut self, event: client::ServerEvent) -> SessionAction {
+        if topic_of(&event).is_some_and(|topic| self.leaving.contains_key(topic)) {
+            return SessionAction::Ignore;
+        }
         match event {
             client::ServerEvent::Subscribed { topic, position, recovered, delivery, .. } => {
                 self.pending_requests.retain(|_, requested| *requested != topic);
@@ -194,18 +247,25 @@ impl ResumeState {
                     false => SessionAction::Ignore,
                 }
             }
-            client::ServerEvent::Error { id, code, message, retry, .. } => {
+            client::ServerEvent::Error { id, code, message, retry, retry_after_ms } => {
+                if let Some(topic) = id.and_then(|id| self.topic_left_by(id)) {
+                    return self.on_left(&topic);
+                }
                 let topic = id.and_then(|id| self.pending_requests.remove(&id));
                 match topic {
-                    Some(topic) if retry => self.on_unavailable(topic, message),
-                    Some(topic) => {
-                        self.subscriptions.remove(&topic);
-                        let message = format!("{topic}: {message}");
-                        SessionAction::Deliver(SubscriberEvent::Rejected { code, message })
+                    Some(topic) if retry => {
+                        let retry_after = Duration::from_millis(retry_after_ms.into());
+                        self.on_unavailable(topic, message, retry_after)
                     }
-                    None => SessionAction::Deliver(SubscriberEvent::Rejected { code, message }),
+                    topic => {
+                        if let Some(topic) = &topic {
+                            self.subscriptions.remove(topic);
+                        }
+                        SessionAction::Deliver(SubscriberEvent::Rejected { topic, code, message })
+                    }
                 }
             }
+            client::ServerEvent::Unsubscribed { topic, .. } => self.on_left(&topic),
             client::ServerEvent::Goaway { after_ms, retry_after_ms, reason } => {
                 SessionAction::Leave {
                     within: Duration::from_millis(after_ms.into()),
@@ -213,8 +273,7 @@ impl ResumeState {
                     reason,
                 }
             }
-            client::ServerEvent::Unsubscribed { .. }
-            | client::ServerEvent::Published { .. }
+            client::ServerEvent::Published { .. }
             | client::ServerEvent::Authenticated { .. }
             | client::ServerEvent::Heartbeat { .. }
             | client::ServerEvent::Stream { .. } => SessionAction::Ignore,
@@ -243,15 +302,50 @@ impl ResumeState {
         }
     }
 
+    /// The subscription of a removed topic has ended.
+    fn on_left(&mut self, topic: &Topic) -> SessionAction {
+        match self.leaving.remove(topic).is_some() && self.new.contains(topic) {
+            true => SessionAction::RequestAgain,
+            false => SessionAction::Ignore,
+        }
+    }
+
+    /// The topic whose subscription the request `id` was to end. It fails when the subscription was rejected before.
+    fn topic_left_by(&self, id: u64) -> Option<Topic> {
+        let mut leaving = self.leaving.iter();
+        leaving.find(|(_, request)| **request == id).map(|(topic, _)| topic.clone())
+    }
+
     /// One topic without an owner must not interrupt the others. A server that serves no topic is left for
     /// another.
-    fn on_unavailable(&mut self, topic: Topic, message: String) -> SessionAction {
+    fn on_unavailable(
+        &mut self,
+        topic: Topic,
+        message: String,
+        retry_after: Duration,
+    ) -> SessionAction {
         let message = format!("{topic}: {message}");
         self.to_request.insert(topic);
-        if self.subscribed.is_empty() && self.pending_requests.is_empty() {
+        // A server that asked for time serves the topic later, and others would count the same requests.
+        let is_useless = self.subscribed.is_empty() && self.pending_requests.is_empty();
+        if is_useless && retry_after.is_zero() {
             SessionAction::Close(SessionEnd::retryable(message))
         } else {
-            SessionAction::RetryLater { message }
+            SessionAction::RetryLater { message, retry_after }
         }
+    }
+}
+
+/// The topic whose subscription sent the event, except the confirmation of its end.
+fn topic_of(event: &client::ServerEvent) -> Option<&Topic> {
+    match event {
+        client::ServerEvent::Subscribed { topic, .. }
+        | client::ServerEvent::Message { topic, .. }
+        | client::ServerEvent::MessageDelta { topic, .. }
+        | client::ServerEvent::Gap { topic, .. }
+        | client::ServerEvent::Stale { topic, .. }
+        | client::ServerEvent::Live { topic, .. }
+        | client::ServerEvent::Audience { topic, .. } => Some(topic),
+        _ => None,
     }
 }

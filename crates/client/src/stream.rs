@@ -35,12 +35,13 @@ use window::PublishWindow;
 /// # let node = pushonce_test_node::TestNode::start().await;
 /// # let server = node.grpc();
 /// let topic = Topic::new("scores/live")?;
-/// let mut stream = Publisher::new([server.parse()?]).stream().await?;
+/// let mut stream = Publisher::new([server.parse()?])?.stream().await?;
 /// let mut acknowledgements = Vec::new();
 /// for score in ["1:0", "1:1", "2:1"] {
 ///     let message = Publish::new(topic.clone(), ContentType::Text, score);
 ///     acknowledgements.push(stream.send(message).await?);
 /// }
+/// stream.drain().await;
 /// for acknowledgement in acknowledgements {
 ///     println!("stored at {}", acknowledgement.await?.position);
 /// }
@@ -49,8 +50,8 @@ use window::PublishWindow;
 /// ```
 #[derive(Debug)]
 pub struct PublishStream {
-    messages: mpsc::Sender<QueuedPublish>,
-    _driver: AbortOnDropHandle<()>,
+    messages: mpsc::Sender<StreamCommand>,
+    driver: AbortOnDropHandle<()>,
 }
 
 /// The outcome of one message of a stream, within [`Publisher::DEADLINE`](crate::Publisher::DEADLINE).
@@ -71,7 +72,7 @@ pub struct PublishStream {
 /// let server = "http://127.0.0.1:7090";
 /// # let node = pushonce_test_node::TestNode::start().await;
 /// # let server = node.grpc();
-/// let mut stream = Publisher::new([server.parse()?]).stream().await?;
+/// let mut stream = Publisher::new([server.parse()?])?.stream().await?;
 /// let message = Publish::new(Topic::new("chat/7")?, ContentType::Text, "hello");
 /// let acknowledgement = stream.send(message).await?;
 /// let outcome = tokio::spawn(async {
@@ -90,10 +91,15 @@ pub struct AcknowledgementFuture(oneshot::Receiver<Result<Acknowledgement, Publi
 
 type AcknowledgementSender = oneshot::Sender<Result<Acknowledgement, PublishFailure>>;
 
-/// A message in the queue of the driver.
-type QueuedPublish = (Publish, AcknowledgementSender);
+/// A request in the queue of the driver.
+#[derive(Debug)]
+enum StreamCommand {
+    Publish(Publish, AcknowledgementSender),
+    /// Answer when every earlier message has its outcome.
+    Flush(oneshot::Sender<()>),
+}
 
-/// Maximum number of messages queued between the caller and the driver, and taken at once.
+/// Maximum number of requests queued between the caller and the driver, and taken at once.
 const QUEUE_MAX: usize = 64;
 
 impl PublishStream {
@@ -103,9 +109,9 @@ impl PublishStream {
     pub(crate) fn open(shared: Arc<PublisherShared>, call: PublishCall) -> PublishStream {
         let (messages, pending) = mpsc::channel(QUEUE_MAX);
         let producer = ProducerId(rand::rng().random());
-        let window = PublishWindow::new(producer, shared.deadline);
+        let window = PublishWindow::new(producer, shared.deadline());
         let driver = tokio::spawn(call::run(shared, call, window, pending));
-        PublishStream { messages, _driver: AbortOnDropHandle::new(driver) }
+        PublishStream { messages, driver: AbortOnDropHandle::new(driver) }
     }
 
     /// Sends a message, in the order of the calls; waits only while too many are unacknowledged. The
@@ -120,8 +126,26 @@ impl PublishStream {
         publish.validate(Publish::PAYLOAD_BYTES_CAP).map_err(invalid_publish)?;
         let (sender, future) = oneshot::channel();
         // The driver ends only with the runtime; the future then fails too.
-        let _closed = self.messages.send((publish, sender)).await;
+        let _closed = self.messages.send(StreamCommand::Publish(publish, sender)).await;
         Ok(AcknowledgementFuture(future))
+    }
+
+    /// Waits until every message that was sent before has its outcome: at most the deadline of the publisher after the
+    /// last one. The outcomes are those of the [`AcknowledgementFuture`]s.
+    pub async fn flush(&mut self) {
+        let (sender, flushed) = oneshot::channel();
+        let _closed = self.messages.send(StreamCommand::Flush(sender)).await;
+        // Fails only with the driver, which ends with the runtime.
+        let _closed = flushed.await;
+    }
+
+    /// Waits as [`PublishStream::flush`], and ends the stream at the server.
+    pub async fn drain(mut self) {
+        self.flush().await;
+        let PublishStream { messages, driver } = self;
+        drop(messages);
+        // Fails only with the runtime.
+        let _ended = driver.await;
     }
 }
 

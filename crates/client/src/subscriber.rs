@@ -1,161 +1,72 @@
 //! A subscription across sessions.
 
-use std::sync::Arc;
+mod builder;
+mod event;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pushonce_core::{Delivery, Gap, Message, Position, StartFrom, SubscribeOptions, Topic};
-use pushonce_proto::client::{Encoding, ErrorCode};
+use futures::Stream;
+use pushonce_core::{StartFrom, SubscribeOptions, Topic};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::event_queue;
-use crate::reconnect;
-use crate::resume_state::ResumeState;
+use crate::event_queue::EventReceiver;
 use crate::server_address::ServerAddress;
-use crate::session::{CertificateTrust, ConnectOptions, Transport};
-use crate::token::TokenProvider;
+pub use builder::SubscriberBuilder;
+pub use event::SubscriberEvent;
 
-/// An event of a subscriber, in the order of delivery.
+/// A running subscriber, which receives events over one session after another. It is a [`Stream`] of
+/// [`SubscriberEvent`]. Dropping it disconnects; [`Subscriber::close`] also says so to the server.
 ///
-/// # Example
+/// # Resuming after a restart
+///
+/// A subscriber resumes by itself while it runs. To continue after a restart of the process, store the position of the
+/// last event that was *processed* for each topic, and start from it. It is `message.position` of a
+/// [`SubscriberEvent::Message`], `gap.to` of a [`SubscriberEvent::Gap`], and `position` of the first
+/// [`SubscriberEvent::Subscribed`] if nothing came yet. A position is text: 20 bytes or less.
 ///
 /// ```
-/// use pushonce_client::{StartFrom, Subscriber, SubscriberEvent, Topic};
+/// use pushonce_client::{Position, StartFrom, Subscriber, SubscriberEvent, Topic};
 /// # use pushonce_client::{ContentType, Publish, Publisher};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let node = pushonce_test_node::TestNode::start().await;
-/// # let publish = Publish::new(Topic::new("chat/7")?, ContentType::Text, "hello");
-/// # Publisher::new([node.grpc().parse()?]).publish(publish).await?;
+/// # let publish = Publish::new(Topic::new("orders/eu")?, ContentType::Text, "hello");
+/// # Publisher::new([node.grpc().parse()?])?.publish(publish).await?;
 /// let server = "ws://127.0.0.1:7080";
 /// # let server = node.websocket();
-/// let mut subscriber = Subscriber::builder([server.parse()?])
-///     .topic(Topic::new("chat/7")?, StartFrom::Start)
+/// let file = "orders.position";
+/// # let directory = tempfile::tempdir()?;
+/// # let file = directory.path().join(file);
+/// let from = match std::fs::read_to_string(&file) {
+///     Ok(text) => StartFrom::Position(text.parse::<Position>()?),
+///     Err(_) => StartFrom::Start,
+/// };
+/// let mut orders = Subscriber::builder([server.parse()?])
+///     .topic(Topic::new("orders/eu")?, from)
 ///     .connect()?;
-/// while let Some(event) = subscriber.next().await {
+/// while let Some(event) = orders.next().await {
 ///     match event {
-///         SubscriberEvent::Message { topic, message } => {
-///             println!("{topic}: {:?}", message.payload);
+///         SubscriberEvent::Message { message, .. } => {
+///             println!("process {:?}", message.payload);
+///             std::fs::write(&file, message.position.to_string())?;
 /// #           break;
 ///         }
-///         SubscriberEvent::Gap { topic, gap } => println!("{topic}: missed {gap}, load the page"),
-///         SubscriberEvent::Stale { topic, .. } => println!("{topic}: may be out of date"),
-///         SubscriberEvent::Live { topic, .. } => println!("{topic}: up to date"),
-///         SubscriberEvent::Rejected { code, message } => println!("{code}: {message}"),
-///         SubscriberEvent::Disconnected { reason, retry_in, .. } => {
-///             println!("disconnected: {reason}; next attempt in {retry_in:?}");
+///         SubscriberEvent::Gap { gap, .. } => {
+///             println!("load the orders again, missed {gap}");
+///             std::fs::write(&file, gap.to.to_string())?;
 ///         }
 ///         _ => {}
 ///     }
 /// }
+/// orders.close().await;
+/// # assert_eq!(std::fs::read_to_string(&file)?.parse::<Position>()?.offset.0, 1);
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum SubscriberEvent {
-    /// A session was opened.
-    Connected {
-        /// The server of the session.
-        server: ServerAddress,
-    },
-    /// A topic is live in this session.
-    Subscribed {
-        /// The topic.
-        topic: Topic,
-        /// The newest position of the topic at that time.
-        position: Position,
-        /// Whether everything since the last session follows.
-        recovered: bool,
-        /// The delivery granted by the server. With `latest` or a rate, skipped messages are not a loss.
-        delivery: Delivery,
-    },
-    /// The next message of a topic.
-    Message {
-        /// The topic.
-        topic: Topic,
-        /// The message.
-        message: Arc<Message>,
-    },
-    /// Messages that are no longer available.
-    Gap {
-        /// The topic.
-        topic: Topic,
-        /// The missing positions, and the reason.
-        gap: Gap,
-    },
-    /// The server lost contact with the topic's owner: newer messages may exist that it does not know. A
-    /// subscriber with other servers reconnects to one of them after a short time.
-    Stale {
-        /// The topic.
-        topic: Topic,
-        /// Everything up to this position was delivered.
-        since: Position,
-    },
-    /// The server restored contact with the topic's owner; missed messages follow.
-    Live {
-        /// The topic.
-        topic: Topic,
-        /// Everything up to this position was delivered.
-        position: Position,
-    },
-    /// The number of subscribers of a topic, if requested: see [`SubscribeOptions::report_audience`].
-    Audience {
-        /// The topic.
-        topic: Topic,
-        /// Number of sessions in the whole cluster, at most some seconds old.
-        count: u64,
-    },
-    /// The server rejected a request; the session continues without it.
-    Rejected {
-        /// The error code.
-        code: ErrorCode,
-        /// The topic, and what to change.
-        message: String,
-    },
-    /// The session ended.
-    Disconnected {
-        /// The server of the session.
-        server: ServerAddress,
-        /// The reason.
-        reason: String,
-        /// Delay until the next attempt; `None` when there is none, and this is the last event.
-        retry_in: Option<Duration>,
-    },
-}
-
-/// Configuration of a subscriber.
-///
-/// # Example
-///
-/// ```
-/// use pushonce_client::{Encoding, StartFrom, Subscriber, SubscriberEvent, Topic, Transport};
-///
-/// # #[tokio::main]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let servers = ["ws://127.0.0.1:7080", "ws://127.0.0.1:7180"];
-/// # let node = pushonce_test_node::TestNode::start().await;
-/// # let servers = [node.websocket(), node.websocket()];
-/// let mut subscriber = Subscriber::builder([servers[0].parse()?, servers[1].parse()?])
-///     .transport(Transport::Ws)
-///     .encoding(Encoding::Json)
-///     .topic(Topic::new("scores/live")?, StartFrom::Last(1))
-///     .topic(Topic::new("chat/7")?, StartFrom::Now)
-///     .connect()?;
-/// let first = subscriber.next().await;
-/// assert!(matches!(first, Some(SubscriberEvent::Connected { .. })));
-/// # Ok(())
-/// # }
-/// ```
-#[must_use = "a subscriber exists after `connect`"]
-#[derive(Clone, Debug)]
-pub struct SubscriberBuilder {
-    servers: Vec<ServerAddress>,
-    connect_options: ConnectOptions,
-    resume_state: ResumeState,
-}
-
-/// A running subscriber, which receives events over one session after another. Dropping it disconnects.
 ///
 /// # Example
 ///
@@ -167,7 +78,7 @@ pub struct SubscriberBuilder {
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let node = pushonce_test_node::TestNode::start().await;
 /// # let publish = Publish::new(Topic::new("chat/7")?, ContentType::Text, "hello");
-/// # Publisher::new([node.grpc().parse()?]).publish(publish).await?;
+/// # Publisher::new([node.grpc().parse()?])?.publish(publish).await?;
 /// let server = "ws://127.0.0.1:7080";
 /// # let server = node.websocket();
 /// let mut subscriber = Subscriber::builder([server.parse()?])
@@ -184,55 +95,27 @@ pub struct SubscriberBuilder {
 /// ```
 #[derive(Debug)]
 pub struct Subscriber {
-    events: event_queue::EventReceiver,
-    _task: AbortOnDropHandle<()>,
+    events: EventReceiver,
+    /// Not bounded: the caller sends them one by one, and they are applied as fast as requests are sent.
+    commands: mpsc::UnboundedSender<TopicCommand>,
+    task: AbortOnDropHandle<()>,
 }
 
-/// Why a subscriber cannot be created. Each text says what to change.
-///
-/// # Example
-///
-/// ```
-/// use pushonce_client::{BuildError, StartFrom, Subscriber, Topic, Transport};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let builder = Subscriber::builder(["ws://127.0.0.1:7080".parse()?])
-///     .transport(Transport::Quic)
-///     .topic(Topic::new("chat/7")?, StartFrom::Now);
-/// match builder.connect() {
-///     Err(error @ BuildError::WrongScheme { .. }) => println!("{error}"),
-///     _ => unreachable!("QUIC needs quic://HOST:PORT"),
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// The list of servers is empty.
-    #[error("a subscriber needs the address of at least one server")]
-    NoServers,
-    /// There is no topic.
-    #[error("a subscriber needs at least one topic")]
-    NoTopics,
-    /// A server address is for another transport.
-    #[error("{server} is not an address for this transport: {}", transport.address_form())]
-    WrongScheme {
-        /// The address.
-        server: ServerAddress,
-        /// The transport of the subscriber.
-        transport: Transport,
-    },
+/// A change of the topics of a running subscriber.
+#[derive(Debug)]
+pub(crate) enum TopicCommand {
+    Add { topic: Topic, from: StartFrom, options: SubscribeOptions },
+    Remove { topic: Topic },
+    Close,
 }
+
+/// Longer than a close frame takes to be sent, unless the connection is stuck.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Subscriber {
     /// Creates a builder with the addresses of one or more nodes, for the transport that is used.
     pub fn builder(servers: impl IntoIterator<Item = ServerAddress>) -> SubscriberBuilder {
-        SubscriberBuilder {
-            servers: servers.into_iter().collect(),
-            connect_options: ConnectOptions::default(),
-            resume_state: ResumeState::default(),
-        }
+        SubscriberBuilder::new(servers)
     }
 
     /// The next event; `None` after a [`SubscriberEvent::Disconnected`] without retry. Cancel safe: no
@@ -240,74 +123,42 @@ impl Subscriber {
     pub async fn next(&mut self) -> Option<SubscriberEvent> {
         self.events.recv().await
     }
+
+    /// Subscribes to another topic in the running session. A topic that is subscribed already starts anew. The outcome
+    /// is a [`SubscriberEvent::Subscribed`] or [`SubscriberEvent::Rejected`] of the topic.
+    pub fn add_topic(&self, topic: Topic, from: StartFrom, options: SubscribeOptions) {
+        self.command(TopicCommand::Add { topic, from, options });
+    }
+
+    /// Ends the subscription of a topic. Events of the topic that were received before are still returned. A subscriber
+    /// without topics stays connected and waits for the next one.
+    pub fn remove_topic(&self, topic: Topic) {
+        self.command(TopicCommand::Remove { topic });
+    }
+
+    /// Ends the subscriber and tells the server, which then does not take the session for lost. Events that were not
+    /// returned are dropped.
+    pub async fn close(self) {
+        let Subscriber { events, commands, task } = self;
+        // A task that waits for room in the queue is notified.
+        drop(events);
+        let _has_ended = commands.send(TopicCommand::Close);
+        let _is_stuck = tokio::time::timeout(CLOSE_TIMEOUT, task).await;
+    }
+
+    fn command(&self, command: TopicCommand) {
+        // Fails when the subscriber has ended: its last event says why.
+        let _has_ended = self.commands.send(command);
+    }
 }
 
-impl SubscriberBuilder {
-    /// Sets the transport; the default is WebSocket.
-    pub fn transport(mut self, transport: Transport) -> SubscriberBuilder {
-        self.connect_options.transport = transport;
-        self
-    }
+impl Stream for Subscriber {
+    type Item = SubscriberEvent;
 
-    /// Sets which server certificates are accepted.
-    pub fn trust(mut self, trust: CertificateTrust) -> SubscriberBuilder {
-        self.connect_options.trust = trust;
-        self
-    }
-
-    /// Sets where the access token comes from. It is asked for each session, and before its token expires.
-    pub fn token(mut self, provider: TokenProvider) -> SubscriberBuilder {
-        self.connect_options.token = Some(provider);
-        self
-    }
-
-    /// Sets the encoding of frames over WebSocket; the default is protobuf, the smaller one. The other
-    /// transports have one encoding.
-    pub fn encoding(mut self, encoding: Encoding) -> SubscriberBuilder {
-        self.connect_options.encoding = encoding;
-        self
-    }
-
-    /// Adds a topic. At least one is required: a server closes a QUIC connection without requests.
-    pub fn topic(self, topic: Topic, from: StartFrom) -> SubscriberBuilder {
-        self.topic_with_options(topic, from, SubscribeOptions::default())
-    }
-
-    /// Adds a topic with options. Deltas are applied before messages are delivered. A server rejects a
-    /// topic with options that it does not support ([`SubscriberEvent::Rejected`]); over gRPC these are the
-    /// audience, deltas and datagrams.
-    pub fn topic_with_options(
-        mut self,
-        topic: Topic,
-        from: StartFrom,
-        options: SubscribeOptions,
-    ) -> SubscriberBuilder {
-        self.resume_state.add_topic(topic, from, options);
-        self
-    }
-
-    /// Spawns a task that connects to the first available server, in the given order: an application with
-    /// many clients should give each client a different order. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// [`BuildError`] when no session could ever be opened.
-    pub fn connect(self) -> Result<Subscriber, BuildError> {
-        let SubscriberBuilder { servers, connect_options, resume_state } = self;
-        if servers.is_empty() {
-            return Err(BuildError::NoServers);
-        }
-        if resume_state.is_empty() {
-            return Err(BuildError::NoTopics);
-        }
-        let transport = connect_options.transport;
-        if let Some(server) =
-            servers.iter().find(|server| !transport.supports_scheme(server.scheme))
-        {
-            return Err(BuildError::WrongScheme { server: server.clone(), transport });
-        }
-        let (sender, events) = event_queue::channel();
-        let task =
-            tokio::spawn(reconnect::run(servers.into(), connect_options, resume_state, sender));
-        Ok(Subscriber { events, _task: AbortOnDropHandle::new(task) })
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<SubscriberEvent>> {
+        self.events.poll_recv(context)
     }
 }

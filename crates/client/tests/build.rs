@@ -1,7 +1,14 @@
-//! Configurations and servers that a subscriber rejects.
+//! Configurations and servers that a publisher or subscriber rejects.
 
-use pushonce_client::{BuildError, ServerAddress, Subscriber, SubscriberEvent, Transport};
+#![allow(clippy::panic)]
+
+use std::time::Duration;
+
+use pushonce_client::{
+    BuildError, CertificateTrust, Publisher, ServerAddress, Subscriber, SubscriberEvent, Transport,
+};
 use pushonce_core::{StartFrom, Topic, test_util};
+use pushonce_test_node::TestNode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn topic() -> Topic {
@@ -13,11 +20,37 @@ fn server(text: &str) -> ServerAddress {
 }
 
 #[tokio::test]
-async fn builder_rejects_a_subscriber_without_servers_or_topics() {
-    let without_servers = Subscriber::builder([]).topic(topic(), StartFrom::Now).connect();
-    assert_eq!(without_servers.err(), Some(BuildError::NoServers));
-    let without_topics = Subscriber::builder([server("ws://127.0.0.1:1")]).connect();
-    assert_eq!(without_topics.err(), Some(BuildError::NoTopics));
+async fn builder_rejects_what_cannot_work() {
+    assert_eq!(Publisher::new([]).err(), Some(BuildError::NoServers));
+    assert_eq!(Subscriber::builder([]).connect().err(), Some(BuildError::NoServers));
+    let wrong = Publisher::new([server("http://a:1"), server("ws://a:1")]).expect_err("rejected");
+    assert_eq!(
+        wrong,
+        BuildError::WrongScheme { server: server("ws://a:1"), transport: Transport::Grpc }
+    );
+    assert!(wrong.to_string().contains("gRPC requires https://HOST:PORT"), "{wrong}");
+
+    let subscriber = || Subscriber::builder([server("ws://a:1")]);
+    let publisher = || Publisher::builder([server("https://a:1")]);
+    let roots = || CertificateTrust::Roots(b"no certificate".to_vec());
+    let invalid_trust = |error| matches!(error, Some(BuildError::InvalidTrust(_)));
+    assert!(invalid_trust(subscriber().trust(roots()).connect().err()));
+    assert!(invalid_trust(publisher().trust(roots()).build().err()));
+
+    let setting_of = |error| match error {
+        Some(BuildError::InvalidSetting { setting, .. }) => setting,
+        other => panic!("{other:?}"),
+    };
+    let (none, day) = (Duration::ZERO, Duration::from_secs(86_400));
+    for wrong in [none, day] {
+        assert_eq!(setting_of(publisher().deadline(wrong).build().err()), "deadline");
+        let error = subscriber().connect_timeout(wrong).connect().err();
+        assert_eq!(setting_of(error), "connect_timeout");
+    }
+    for wrong in [0, 1 << 20] {
+        let error = subscriber().queue_events_max(wrong).connect().err();
+        assert_eq!(setting_of(error), "queue_events_max");
+    }
 }
 
 #[tokio::test]
@@ -94,4 +127,43 @@ async fn server_without_websocket_is_dropped_and_the_others_are_retried() {
         }
     }
     assert_eq!(disconnects, [(wrong, true), (busy.clone(), true), (busy, true)]);
+}
+
+#[tokio::test]
+async fn wrong_port_ends_the_subscriber_with_its_cause() {
+    let node = TestNode::start().await;
+    let [ws, grpc] = [node.websocket(), node.grpc()];
+    for (server, transport, words) in [
+        (grpc.replace("http://", "ws://"), Transport::Ws, "give the address of a node's --http"),
+        (ws.replace("ws://", "wss://"), Transport::Ws, "write http:// or ws://"),
+        (ws.replace("ws://", "http://"), Transport::Grpc, "give the address of a node's --grpc"),
+        (grpc.replace("http://", "https://"), Transport::Grpc, "write http:// or ws://"),
+    ] {
+        let mut subscriber = Subscriber::builder([self::server(&server)])
+            .transport(transport)
+            .topic(topic(), StartFrom::Now)
+            .connect()
+            .expect("a valid configuration");
+        let (reason, is_retried) = loop {
+            match subscriber.next().await.expect("an event") {
+                SubscriberEvent::Disconnected { reason, retry_in, .. } => {
+                    break (reason, retry_in.is_some());
+                }
+                _ => continue,
+            }
+        };
+        assert!(reason.contains(words) && !is_retried, "{server}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn server_with_another_protocol_is_dropped_and_the_other_one_is_used() {
+    let node = TestNode::start().await;
+    let wrong = node.websocket().replace("ws://", "http://");
+    let mut subscriber = Subscriber::builder([server(&wrong), server(&node.grpc())])
+        .transport(Transport::Grpc)
+        .topic(topic(), StartFrom::Now)
+        .connect()
+        .expect("a valid configuration");
+    while !matches!(subscriber.next().await, Some(SubscriberEvent::Subscribed { .. })) {}
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pushonce_client::{
-    CertificateTrust, PublishFailure, Publisher, PublisherOptions, ServerAddress, Subscriber,
-    SubscriberEvent, Transport,
+    CertificateTrust, PublishFailure, Publisher, ServerAddress, Subscriber, SubscriberEvent,
+    Transport,
 };
 use pushonce_core::{ContentType, Publish, StartFrom};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -105,8 +105,7 @@ fn unacceptable(
 }
 
 fn publisher(server: &str, trust: CertificateTrust) -> Publisher {
-    let options = PublisherOptions { trust, ..PublisherOptions::default() };
-    Publisher::with_options([server.parse().unwrap()], options)
+    Publisher::builder([server.parse().unwrap()]).trust(trust).build().unwrap()
 }
 
 fn assert_rejected(failure: PublishFailure, words: &[&str]) {

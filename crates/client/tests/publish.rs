@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use futures::FutureExt as _;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use pushonce_client::{ErrorCode, PublishFailure, Publisher, ServerAddress};
@@ -15,6 +16,7 @@ use pushonce_core::{
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_service_server::{self, PublisherServiceServer};
 use pushonce_proto::publisher::publish_status;
+use pushonce_test_node::TestNode;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -92,7 +94,7 @@ fn message() -> Publish {
 #[tokio::test]
 async fn unreachable_server_is_skipped() {
     let (reachable, _) = serve(Ok(self::acknowledgement())).await;
-    let publisher = Publisher::new(vec![unused_address().await, reachable]);
+    let publisher = Publisher::new(vec![unused_address().await, reachable]).unwrap();
     assert_eq!(publisher.publish(message()).await, Ok(acknowledgement()));
 }
 
@@ -101,7 +103,7 @@ async fn unavailable_server_is_skipped() {
     let rejection = PublishRejection::from(UnavailableReason::NoMajority);
     let (unavailable, _) = serve(Err(rejection.into())).await;
     let (available, _) = serve(Ok(acknowledgement())).await;
-    let publisher = Publisher::new(vec![unavailable, available]);
+    let publisher = Publisher::new(vec![unavailable, available]).unwrap();
     assert_eq!(publisher.publish(message()).await, Ok(acknowledgement()));
 }
 
@@ -110,7 +112,7 @@ async fn unknown_outcome_is_retried_with_the_same_key_or_nonce() {
     for key in [None, Some(MessageKey::new("k").unwrap())] {
         let (unsure, first) = serve(Err(PublishError::unknown("the link broke"))).await;
         let (other, second) = serve(Ok(acknowledgement())).await;
-        let publisher = Publisher::new(vec![unsure, other]);
+        let publisher = Publisher::new(vec![unsure, other]).unwrap();
         let outcome = publisher.publish(Publish { key: key.clone(), ..message() }).await;
         assert_eq!(outcome, Ok(acknowledgement()));
         let (first, second) = (first.lock().unwrap(), second.lock().unwrap());
@@ -123,7 +125,7 @@ async fn unknown_outcome_is_retried_with_the_same_key_or_nonce() {
 #[tokio::test]
 async fn each_message_gets_its_own_nonce() {
     let (server, requests) = serve(Ok(acknowledgement())).await;
-    let publisher = Publisher::new(vec![server]);
+    let publisher = Publisher::new(vec![server]).unwrap();
     for _ in 0..2 {
         publisher.publish(message()).await.unwrap();
     }
@@ -135,7 +137,7 @@ async fn each_message_gets_its_own_nonce() {
 async fn rejection_after_an_unknown_outcome_leaves_it_unknown() {
     let (unsure, _) = serve(Err(PublishError::unknown("the link broke"))).await;
     let (rejecting, _) = serve(Err(InvalidPublish::SystemTopic.into())).await;
-    let publisher = Publisher::new(vec![unsure, rejecting]);
+    let publisher = Publisher::new(vec![unsure, rejecting]).unwrap();
     assert!(matches!(publisher.publish(message()).await, Err(PublishFailure::Unknown(_))));
 }
 
@@ -143,7 +145,7 @@ async fn rejection_after_an_unknown_outcome_leaves_it_unknown() {
 async fn invalid_message_is_rejected_without_a_retry() {
     let rejection = InvalidPublish::SystemTopic;
     let (server, requests) = serve(Err(rejection.into())).await;
-    let publisher = Publisher::new(vec![server]);
+    let publisher = Publisher::new(vec![server]).unwrap();
     let result = publisher.publish(message()).await;
     let Err(PublishFailure::Rejected { code, reason, message, retry: false }) = result else {
         panic!("{result:?}")
@@ -157,7 +159,7 @@ async fn invalid_message_is_rejected_without_a_retry() {
 async fn failed_stream_continues_at_the_next_server_with_the_same_numbers() {
     let (first, first_requests) = serve(Ok(acknowledgement())).await;
     let (second, second_requests) = serve(Ok(acknowledgement())).await;
-    let mut stream = Publisher::new(vec![first, second]).stream().await.unwrap();
+    let mut stream = Publisher::new(vec![first, second]).unwrap().stream().await.unwrap();
     let mut acknowledgements = Vec::new();
     for _ in 0..4 {
         acknowledgements.push(stream.send(message()).await.unwrap());
@@ -179,8 +181,50 @@ async fn failed_stream_continues_at_the_next_server_with_the_same_numbers() {
 #[tokio::test]
 async fn dropped_stream_leaves_the_outcome_unknown() {
     let (server, _) = serve(Ok(acknowledgement())).await;
-    let mut stream = Publisher::new(vec![server]).stream().await.unwrap();
+    let mut stream = Publisher::new(vec![server]).unwrap().stream().await.unwrap();
     let outcome = stream.send(message()).await.unwrap();
     drop(stream);
     assert!(matches!(outcome.await, Err(PublishFailure::Unknown(_))));
+}
+
+#[tokio::test]
+async fn flush_waits_for_the_outcomes_of_all_earlier_messages() {
+    let node = TestNode::start().await;
+    let publisher = Publisher::new([node.grpc().parse().unwrap()]).unwrap();
+    let mut stream = publisher.stream().await.unwrap();
+    stream.flush().await;
+    let mut outcomes = Vec::new();
+    for _ in 0..100 {
+        outcomes.push(stream.send(message()).await.unwrap());
+    }
+    stream.flush().await;
+    for outcome in &mut outcomes {
+        let outcome = outcome.now_or_never().expect("an outcome before the end of the flush");
+        outcome.expect("stored");
+    }
+    let last = stream.send(message()).await.unwrap();
+    stream.drain().await;
+    last.now_or_never().expect("an outcome before the end of the drain").expect("stored");
+}
+
+#[tokio::test]
+async fn wrong_port_is_reported_with_its_cause_and_not_tried_again() {
+    let node = TestNode::start().await;
+    let http = node.websocket().replace("ws://", "http://");
+    let tls = node.grpc().replace("http://", "https://");
+    for (server, words) in [(http, "give the address of a node's --grpc"), (tls, "write http://")] {
+        let publisher = Publisher::new([server.parse().unwrap()]).unwrap();
+        let PublishFailure::Rejected { retry: false, message, .. } =
+            publisher.publish(self::message()).await.expect_err("another protocol")
+        else {
+            panic!("{server}")
+        };
+        assert!(message.contains(words) && message.contains(&server), "{message}");
+        let failure = publisher.stream().await.expect_err("another protocol");
+        assert!(failure.to_string().contains(words), "{failure}");
+        // The other server is used.
+        let addresses = [server.parse().unwrap(), node.grpc().parse().unwrap()];
+        let publisher = Publisher::new(addresses).unwrap();
+        publisher.publish(self::message()).await.expect("stored by the other server");
+    }
 }

@@ -63,7 +63,7 @@ where
         nodes.spawn(start_node(spec, stop.clone()).await.context(context)?);
     }
     let servers = ports.iter().map(|ports| ports.grpc_server()).collect::<Result<Vec<_>, _>>()?;
-    let publisher = Publisher::new(servers);
+    let publisher = Publisher::new(servers)?;
     let replayed = async {
         form_cluster(&steps, &publisher, &mut report).await?;
         print(&welcome_text(&ports, report.time_to_form));

@@ -1,5 +1,5 @@
-//! Ends the sessions of a lane whose token has expired or was revoked, or that reached the maximum age, and the
-//! subscriptions to namespaces that are no longer open to everyone.
+//! Ends the sessions of a lane whose token has expired or was revoked, whose key was removed, or that reached the
+//! maximum age, and the subscriptions to namespaces that are no longer open to everyone.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -29,7 +29,9 @@ pub(crate) struct AccessWatch {
     deadlines: RefCell<Deadlines>,
     view: RefCell<watch::Receiver<Arc<ClusterView>>>,
     seen: RefCell<Arc<ClusterView>>,
-    /// The sessions with a token, after a change of the revocations.
+    /// Notifies of changes of the keys of issuers.
+    keys: RefCell<watch::Receiver<()>>,
+    /// The sessions with a token, after a change of the revocations or the keys.
     sweep: Cell<Sweep>,
     /// The first slot whose session was not checked since the namespaces changed.
     next_slot: Cell<Option<usize>>,
@@ -37,13 +39,13 @@ pub(crate) struct AccessWatch {
     checks_subscriptions: bool,
 }
 
-/// The comparison of all sessions with changed revocations.
+/// The comparison of all sessions with changed revocations and keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Sweep {
     /// All sessions were compared.
     #[default]
     Done,
-    /// The sessions up to this one were compared. `changed`: the revocations have changed since the sweep began,
+    /// The sessions up to this one were compared. `changed`: they have changed since the sweep began,
     /// so another one follows. Without it, frequent changes would never let a sweep reach the last session.
     Running { after: Option<usize>, changed: bool },
 }
@@ -51,7 +53,7 @@ enum Sweep {
 /// A session to end or to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AccessCheck {
-    /// The token may be expired or revoked.
+    /// The token may be expired or revoked, or its key removed.
     Token,
     /// The session has reached the maximum age.
     Age,
@@ -65,6 +67,7 @@ impl AccessWatch {
             deadlines: RefCell::default(),
             view: RefCell::new(view),
             seen: RefCell::new(seen),
+            keys: RefCell::new(access.key_changes()),
             sweep: Cell::default(),
             next_slot: Cell::default(),
             checks_subscriptions: !access.is_open(),
@@ -91,7 +94,7 @@ impl AccessWatch {
     }
 
     /// The sessions to check at this tick: those whose deadline has passed, and, after a change of the
-    /// revocations, the next part of all sessions with a token.
+    /// revocations or the keys, the next part of all sessions with a token.
     pub(crate) fn tick(&self, now: Timestamp) -> Vec<(usize, AccessCheck)> {
         let mut deadlines = self.deadlines.borrow_mut();
         let per_tick = (deadlines.len() / TICKS_PER_SWEEP).max(CHECKS_PER_TICK_MIN);
@@ -105,7 +108,7 @@ impl AccessWatch {
             };
             due.push((session, check));
         }
-        let is_changed = self.apply_view();
+        let is_changed = self.apply_view() | self.have_keys_changed();
         let sweep = match self.sweep.get() {
             Sweep::Done if is_changed => Sweep::Running { after: None, changed: false },
             Sweep::Done => Sweep::Done,
@@ -136,6 +139,14 @@ impl AccessWatch {
             slot += 1;
         }
         self.next_slot.set((slot < slots).then_some(slot));
+    }
+
+    fn have_keys_changed(&self) -> bool {
+        let mut keys = self.keys.borrow_mut();
+        // Without a sender, on a node without issuers, nothing changes.
+        let have_changed = keys.has_changed().unwrap_or(false);
+        keys.mark_unchanged();
+        have_changed
     }
 
     /// Compares the newest view with the one before. Returns whether the revocations have changed.
@@ -194,6 +205,17 @@ mod tests {
         let rest = (0..2 * TICKS_PER_SWEEP).flat_map(|_| checked(&access_watch));
         let all: Vec<_> = first.into_iter().chain(rest).collect();
         assert_eq!(all, (0..10_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn change_of_the_keys_checks_every_session_with_a_token_once() {
+        let (mut access_watch, _view) = watch_of(1_000);
+        let (keys, receiver) = watch::channel(());
+        access_watch.keys = RefCell::new(receiver);
+        assert!(checked(&access_watch).is_empty());
+        keys.send_replace(());
+        let all: Vec<_> = (0..20).flat_map(|_| checked(&access_watch)).collect();
+        assert_eq!(all, (0..1_000).collect::<Vec<_>>());
     }
 
     /// The slots that one tick checks, of sessions with this many subscriptions.

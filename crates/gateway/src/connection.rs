@@ -60,6 +60,14 @@ pub(crate) const TOO_MANY_RESPONSE: &[u8] =
     {\"error\":{\"code\":\"overloaded\",\
     \"message\":\"your address has too many connections; close some\",\"retry\":true}}";
 
+/// The begin of the first bytes of an HTTP/2 client (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// The response to it: clients speak HTTP/2 without TLS only at the port for gRPC.
+const HTTP1_ONLY_RESPONSE: &[u8] =
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\n\
+    X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n";
+
 /// The permit of one connection, released when it is dropped.
 pub(crate) enum ConnectionPermit {
     /// Permits a session, or any number of requests.
@@ -253,6 +261,10 @@ pub(crate) async fn serve<S: ClientSocket>(
             lane.spawn_connection(span, session.map(move |()| drop(permit)));
         }
         None => {
+            // hyper closes without a response.
+            if parts.read_buf.starts_with(HTTP2_PREFACE) {
+                let _ = stream.try_write(HTTP1_ONLY_RESPONSE);
+            }
             permit.on_response_sent();
             tokio::select! {
                 () = linger::close(&lane, &stream) => {}

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::channel::mpsc::{self, UnboundedSender};
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
-use pushonce_auth::{AccessError, Action, Caller, audit};
+use pushonce_auth::{AccessError, Action, Caller, PublishDoor, audit};
 use pushonce_core::{
     AccessToken, Acknowledgement, CallerKey, ClientAddress, Delivery, Position, Publish,
     PublishError, StartFrom, SubscribeOptions, Topic,
@@ -30,7 +30,7 @@ use crate::metrics::{self, TransportKind};
 use crate::registry::{RegisteredSession, SessionSlot};
 use crate::rejection::{self, SubscribeRejection};
 use crate::session::{
-    self, AccessGate as _, Session, SessionEffect, SessionInput, SubscriptionGrant,
+    self, AccessGate as _, ReceiveState, Session, SessionEffect, SessionInput, SubscriptionGrant,
 };
 use crate::work::{self, WorkMeter};
 use crate::{Config, encoder};
@@ -95,6 +95,9 @@ pub(crate) trait SessionTransport: 'static {
 
     /// Sends a ping to check that the client is alive.
     fn send_ping(&self);
+
+    /// Receives again after [`ReceiveState::Waiting`]. A transport that receives no frames has nothing to do.
+    fn resume_receiving(&self) {}
 
     /// Ends the session after all queued frames were sent.
     fn close(&self, close: &'static CloseCode, reason: &str);
@@ -189,18 +192,28 @@ impl<T: SessionTransport> SessionDriver<T> {
         session.caller().map_or(address, |caller| caller.key(self.address))
     }
 
+    /// A publish that the session will refuse takes no part in the rates: their errors show the settings of the
+    /// namespace.
     fn check_rate(&self, command: &ClientCommand) -> Result<(), RateExceeded> {
         let LaneState { client_limits, access, .. } = &*self.lane;
         match command {
-            ClientCommand::Publish(publish) => {
+            ClientCommand::Publish(publish) if self.may_publish(&publish.topic) => {
                 Ok(client_limits.check_publish(&publish.topic, self.caller_key(), access)?)
             }
             ClientCommand::Subscribe { .. } => {
                 let now = std::time::Instant::now();
                 Ok(client_limits.caller_rates.check_subscribe(self.caller_key(), now)?)
             }
-            ClientCommand::Unsubscribe { .. } | ClientCommand::Authenticate { .. } => Ok(()),
+            ClientCommand::Publish(_)
+            | ClientCommand::Unsubscribe { .. }
+            | ClientCommand::Authenticate { .. } => Ok(()),
         }
+    }
+
+    fn may_publish(&self, topic: &Topic) -> bool {
+        let session = self.session.borrow();
+        let action = Action::Publish(topic, PublishDoor::Client);
+        self.lane.allows(session.caller(), action)
     }
 
     /// Counts the topics that these publishes of the session created.
@@ -209,6 +222,17 @@ impl<T: SessionTransport> SessionDriver<T> {
         for acknowledgement in results.iter().flatten() {
             self.lane.client_limits.caller_rates.on_acknowledged(acknowledgement, caller, now);
         }
+    }
+
+    /// What is received of the client now.
+    pub(crate) fn receive_state(&self) -> ReceiveState {
+        self.session.borrow().receive_state(&*self.lane)
+    }
+
+    /// Closes a session whose frame exceeds the bound.
+    pub(crate) fn close_too_large(self: &Rc<Self>, text: &str) {
+        let (close, reason) = self.session.borrow().too_large(&*self.lane, text);
+        self.close(close, reason);
     }
 
     /// Begins a message of which a part was received.
@@ -334,6 +358,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         self.lane.spawn(async move {
             let result = verification.await;
             driver.handle_input(SessionInput::Authenticated(result));
+            driver.transport.resume_receiving();
         });
     }
 

@@ -392,6 +392,11 @@ impl LaneState {
         }
     }
 
+    /// Whether a caller may do an action now, without counting a refusal.
+    pub(crate) fn allows(&self, caller: Option<&Caller>, action: Action<'_>) -> bool {
+        self.access.allows(caller.unwrap_or(&self.without_token), action)
+    }
+
     /// Resolves the requested delivery by the current settings of the topic's namespace.
     ///
     /// # Errors

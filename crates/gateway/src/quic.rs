@@ -20,6 +20,9 @@ const ALPN: &[u8] = b"pushonce/1";
 /// what a client that sends out of order can make a session hold.
 const RECEIVE_WINDOW_BYTES: u32 = 64 << 10;
 
+/// The same until a credential was verified: the largest frame that is accepted then.
+const UNAUTHENTICATED_RECEIVE_WINDOW_BYTES: u32 = 16 << 10;
+
 /// Bytes of a session that are sent and not acknowledged, over all streams. The default of quinn is
 /// 10 MiB; with 256 KiB, a thousand stopped readers hold no more than 256 MiB.
 const SEND_WINDOW_BYTES: u64 = 256 << 10;
@@ -37,7 +40,8 @@ pub(crate) fn bind(config: &Config, certificate: CertificateSource) -> Result<Po
     let transport = TransportSettings {
         // The control stream is all that a client opens.
         bidi_streams_max: 1,
-        receive_window_bytes: RECEIVE_WINDOW_BYTES,
+        stream_receive_window_bytes: RECEIVE_WINDOW_BYTES,
+        receive_window_bytes: UNAUTHENTICATED_RECEIVE_WINDOW_BYTES,
         send_window_bytes: SEND_WINDOW_BYTES,
         datagram_send_buffer_bytes: DATAGRAM_SEND_BUFFER_BYTES,
         keep_alive: config.heartbeat,

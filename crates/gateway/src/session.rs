@@ -7,6 +7,7 @@
 //! in it.
 
 mod authentication;
+mod receive_state;
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -24,6 +25,7 @@ use pushonce_proto::close::{self, CloseCode};
 
 use crate::rejection::{self, SubscribeRejection};
 use authentication::{PendingAuthentication, SessionAccess, TooManyWaiting};
+pub(crate) use receive_state::ReceiveState;
 
 /// The limits of one session.
 #[derive(Clone, Copy, Debug)]

@@ -243,9 +243,14 @@ impl<S: ClientSocket> SocketSink<S> {
     }
 
     fn wake(&self) {
-        if let Some(waker) = &self.waker
-            && (self.needs_socket() || self.state != SinkState::Open)
-        {
+        if self.needs_socket() || self.state != SinkState::Open {
+            self.wake_session();
+        }
+    }
+
+    /// Has the session polled again.
+    pub(super) fn wake_session(&self) {
+        if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
     }

@@ -205,11 +205,18 @@ async fn namespace_without_client_publish_rejects_every_client() {
     let token = issuer::token("alice", &["**"]);
     let head = format!("POST /topics/chat/7 HTTP/1.1\r\nAuthorization: Bearer {token}\r\n");
     assert!(request(&server, &head, "x").await.starts_with("HTTP/1.1 403"));
-    let mut client = GatewayClient::connect(&server, ClientTransport::Quic).await;
-    client.send(1, authenticate(token)).await;
-    client.next_reply().await;
-    client.send(2, publish("chat/7", "x")).await;
-    assert_eq!(client.error_code().await, (Some(2), ErrorCode::NotAllowed));
+    // A stranger learns no setting of the namespace.
+    let head = "POST /topics/chat/7 HTTP/1.1\r\n";
+    assert!(request(&server, head, "x").await.starts_with("HTTP/1.1 401"));
+    for via in TRANSPORTS {
+        let mut client = GatewayClient::connect(&server, via).await;
+        client.send(1, publish("chat/7", "x")).await;
+        assert_eq!(client.error_code().await, (Some(1), ErrorCode::NotAuthenticated), "{via:?}");
+        client.send(2, authenticate(token.clone())).await;
+        client.next_reply().await;
+        client.send(3, publish("chat/7", "x")).await;
+        assert_eq!(client.error_code().await, (Some(3), ErrorCode::NotAllowed), "{via:?}");
+    }
 }
 
 #[tokio::test]
@@ -268,6 +275,48 @@ async fn revocation_ends_the_sessions_of_its_subject_only() {
         again.send(1, authenticate(issuer::token(&revoked, &["chat/*"]))).await;
         assert_eq!(again.close_code().await, close::NOT_AUTHENTICATED.code, "{via:?}");
     }
+}
+
+#[tokio::test]
+async fn removed_key_ends_the_sessions_whose_tokens_it_signed_and_no_others() {
+    let issuer = Issuer::new();
+    issuer.set_keys(&["old", "new"]);
+    let authenticator = issuer.authenticator();
+    let access = |view| issuer::access_by(authenticator.clone(), view, issuer::system_time);
+    let server = TestGateway::with_access(|_| {}, access).await;
+    let reloading = tokio::spawn(authenticator.clone().run());
+    let token = |key| issuer::token_by(key, "alice", &["chat/*"]);
+    let mut sessions = Vec::new();
+    for via in TRANSPORTS {
+        let mut clients = Vec::new();
+        for key in ["old", "new", "old"] {
+            let mut client = GatewayClient::connect(&server, via).await;
+            client.send(1, authenticate(token(key))).await;
+            client.next_reply().await;
+            client.subscribe(2, "chat/7", StartFrom::Now).await;
+            clients.push(client);
+        }
+        // A renewed token is judged by its own key.
+        clients[2].send(3, authenticate(token("new"))).await;
+        let reply = clients[2].next_reply().await;
+        assert!(matches!(reply, ServerEvent::Authenticated { .. }), "{reply:?}");
+        sessions.push((via, clients));
+    }
+    issuer.set_keys(&["new"]);
+    authenticator.reload();
+    for (via, clients) in &mut sessions {
+        assert_eq!(clients[0].error_code().await, (None, ErrorCode::NotAuthenticated), "{via:?}");
+        assert_eq!(clients[0].close_code().await, close::REVOKED.code, "{via:?}");
+    }
+    server.cluster.publish_text("chat/7", "goal").await;
+    for (via, clients) in &mut sessions {
+        for client in &mut clients[1..] {
+            assert_eq!(client.next_message().await.1, "goal", "{via:?}");
+        }
+    }
+    let head = format!("GET /topics/chat/7 HTTP/1.1\r\nAuthorization: Bearer {}\r\n", token("old"));
+    assert!(request(&server, &head, "").await.starts_with("HTTP/1.1 401"));
+    reloading.abort();
 }
 
 #[tokio::test]

@@ -47,6 +47,15 @@ async fn ambiguous_request_is_rejected_with_the_reason_and_ends_the_connection()
     }
 }
 
+/// As a gRPC client sends it that was given the wrong port.
+#[tokio::test]
+async fn http2_without_tls_is_answered_with_its_reason() {
+    let server = TestGateway::start().await;
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let response = response_to(&server, preface).await;
+    assert!(response.starts_with("HTTP/1.1 505 "), "{response}");
+}
+
 /// hyper rejects these by itself, without a body.
 #[tokio::test]
 async fn malformed_request_is_rejected() {

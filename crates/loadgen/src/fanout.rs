@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::ValueEnum;
-use pushonce_client::{Publisher, Scheme, ServerAddress};
+use pushonce_client::{Scheme, ServerAddress};
 use pushonce_core::{Publish, Topic};
 use pushonce_instruments::{MessageStamp, ProcessMonitor};
 use pushonce_proto::client::Encoding;
@@ -97,7 +97,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<FanoutReport> {
     let servers = args.servers()?;
     let mut monitor = ProcessMonitor::start(&args.server_pid)?;
-    let publisher = Publisher::with_options(args.publish_to.clone(), access.clone().into());
+    let publisher = access.publisher(args.publish_to.clone())?;
     let stream = publisher.stream().await?;
     let rss_before_bytes = monitor.rss_bytes();
 

@@ -41,7 +41,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use pushonce_client::{CertificateTrust, PublisherOptions, TokenProvider};
+use pushonce_client::{BuildError, CertificateTrust, Publisher, ServerAddress, TokenProvider};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -108,9 +108,14 @@ pub async fn run(
     }))
 }
 
-impl From<Access> for PublisherOptions {
-    fn from(Access { token, trust }: Access) -> PublisherOptions {
-        PublisherOptions { token, trust }
+impl Access {
+    /// A publisher to `servers`.
+    pub(crate) fn publisher(&self, servers: Vec<ServerAddress>) -> Result<Publisher, BuildError> {
+        let builder = Publisher::builder(servers).trust(self.trust.clone());
+        match self.token.clone() {
+            Some(token) => builder.token(token).build(),
+            None => builder.build(),
+        }
     }
 }
 

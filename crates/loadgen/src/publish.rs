@@ -170,16 +170,16 @@ impl Args {
             let mut servers = self.server.clone();
             let first = index % servers.len().max(1);
             servers.rotate_left(first);
-            PublishBenchLoad {
-                publisher: Publisher::with_options(servers, access.clone().into()),
+            Ok(PublishBenchLoad {
+                publisher: access.publisher(servers)?,
                 topics: topics.clone(),
                 payload: payload.clone(),
                 topic_index: index * topics.len() / self.streams as usize,
                 tally: Arc::default(),
                 stop: stop.clone(),
-            }
+            })
         };
-        Ok((0..self.streams as usize).map(to_load).collect())
+        (0..self.streams as usize).map(to_load).collect()
     }
 
     /// The share of each stream in the publishes in flight.

@@ -10,6 +10,7 @@ mod init;
 mod namespace;
 mod operator;
 mod publish;
+mod reference;
 mod revocation;
 mod serve;
 mod settings;
@@ -64,24 +65,66 @@ enum Command {
     /// Run a node. Never creates a cluster: an empty data directory needs `init` once, --join, or --dev
     Serve(serve::Args),
     /// Publish one message, or every line of standard input
+    #[command(after_help = PUBLISH_EXAMPLES)]
     Publish(publish::Args),
     /// Print the messages of topics as they arrive
+    #[command(after_help = SUBSCRIBE_EXAMPLES)]
     Subscribe(subscribe::Args),
     /// Inspect a cluster and change its members
+    #[command(after_help = CLUSTER_EXAMPLES)]
     Cluster(cluster::Args),
     /// Make the private certificate authority of a cluster, and the certificates of its nodes
     Ca(ca::Args),
     /// Show the owner, history and subscriber count of topics
     Topic(topic::Args),
     /// Show and change the settings of namespaces, such as history and payload limits
+    #[command(after_help = NAMESPACE_EXAMPLES)]
     Namespace(namespace::Args),
     /// Make keys and tokens, show what a token allows, and revoke tokens
+    #[command(after_help = TOKEN_EXAMPLES)]
     Token(token::Args),
     /// Put load on a cluster and measure the result
     Bench(bench::BenchArgs),
     /// Print the settings that a node would run with, or the first invalid one
     CheckConfig(settings::NodeArgs),
+    /// Print a script with which a shell completes the commands
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(reference::CompletionsArgs),
+    /// Write the manual pages
+    Man(reference::ManArgs),
 }
+
+const PUBLISH_EXAMPLES: &str = "Examples:
+  pushonce publish chat/7 '{\"text\":\"goal!\"}'
+  pushonce publish orders/eu --file order.json --key order-4711
+  tail -f scores.ndjson | pushonce publish scores/live";
+
+const SUBSCRIBE_EXAMPLES: &str = "Examples:
+  pushonce subscribe chat/7 --from start
+  pushonce subscribe prices/gold --delivery rate:2 --server https://push.example:7443
+  pushonce subscribe chat/7 --from 12:4051 --json | jq .message.data
+  pushonce subscribe scores/live --stats";
+
+const CLUSTER_EXAMPLES: &str = "Examples:
+  pushonce cluster status
+  pushonce cluster health --wait 2m --nodes 3
+  pushonce cluster drain b --wait && ssh b systemctl restart pushonce";
+
+const NAMESPACE_EXAMPLES: &str = "Examples:
+  pushonce namespace list
+  pushonce namespace set scores --history-count 1000 --anonymous-read on
+  pushonce namespace set cursors --durability memory";
+
+const TOKEN_EXAMPLES: &str = "Examples:
+  pushonce token key site.pem
+  pushonce token mint --key site.pem --subject alice --subscribe 'chat/*' --expires-in 1h
+  pushonce token explain --issuers issuers.toml --topic chat/7
+  pushonce token revoke --subject alice";
+
+const COMPLETIONS_EXAMPLES: &str = "Examples:
+  pushonce completions bash > /etc/bash_completion.d/pushonce
+  pushonce completions zsh > ~/.zfunc/_pushonce
+  pushonce completions fish > ~/.config/fish/completions/pushonce.fish";
 
 /// The default log filter of a node: events that an operator acts on. The consensus library logs every
 /// step of every election of every shard.
@@ -192,6 +235,8 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
             Command::Token(args) => token::run(args, json).await,
             Command::Bench(args) => bench::run(args, json, shutdown).await,
             Command::CheckConfig(args) => check_config::run(args, json),
+            Command::Completions(args) => reference::print_completions(&args, Cli::command()),
+            Command::Man(args) => reference::write_man_pages(&args, Cli::command()),
         }
     });
     if is_publish {
@@ -230,7 +275,9 @@ impl Command {
             | Command::Topic(_)
             | Command::Namespace(_)
             | Command::Token(_)
-            | Command::CheckConfig(_) => false,
+            | Command::CheckConfig(_)
+            | Command::Completions(_)
+            | Command::Man(_) => false,
         }
     }
 }
@@ -341,6 +388,56 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+
+    /// The commands of the examples in the help of `command` and of its subcommands.
+    fn examples(command: &clap::Command) -> Vec<String> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = help.lines().filter(|line| line.starts_with("  ")).flat_map(|line| {
+            let commands = line.split(['|', '&', '>', ';']).map(str::trim);
+            commands.filter_map(|part| Some(&part[part.find("pushonce ")?..]))
+        });
+        let own: Vec<_> = lines.map(str::to_owned).collect();
+        own.into_iter().chain(command.get_subcommands().flat_map(examples)).collect()
+    }
+
+    /// The words of a command of a shell, with single quotes.
+    fn words(command: &str) -> Vec<String> {
+        let mut words = vec![];
+        for (at, part) in command.split('\'').enumerate() {
+            match at % 2 {
+                0 => words.extend(part.split_whitespace().map(str::to_owned)),
+                _ => words.push(part.to_owned()),
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn examples_of_the_help_are_valid_commands() {
+        let examples = examples(&Cli::command());
+        assert!(examples.len() > 15, "{examples:?}");
+        for example in examples {
+            if let Err(error) = Cli::try_parse_from(words(&example)) {
+                panic!("{example}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn completions_and_manual_pages_name_every_command() {
+        let command = Cli::command();
+        let folder = tempfile::tempdir().expect("a folder");
+        clap_mangen::generate_to(command.clone(), folder.path()).expect("written");
+        let mut script = Vec::new();
+        let (shell, mut copy) = (clap_complete::Shell::Bash, command.clone());
+        clap_complete::generate(shell, &mut copy, "pushonce", &mut script);
+        let script = String::from_utf8(script).expect("text");
+        for subcommand in command.get_subcommands() {
+            let name = subcommand.get_name();
+            assert!(script.contains(name), "{name}");
+            assert!(folder.path().join(format!("pushonce-{name}.1")).exists(), "{name}");
+        }
+    }
 
     /// Collects the log lines of a test.
     #[derive(Clone, Default)]

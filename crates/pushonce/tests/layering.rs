@@ -47,7 +47,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("flate2", &["websocket"]),
     ("sha1", &["websocket"]),
     ("clap", &["benches", "demo", "loadgen", "pushonce"]),
-    ("metrics", &["telemetry"]),
+    ("metrics", &["client", "telemetry"]),
     ("hdrhistogram", &["benches", "instruments"]),
     ("indicatif", &["loadgen"]),
     ("libfuzzer-sys", &["fuzz"]),
@@ -95,6 +95,26 @@ fn core_has_no_io_dependencies() {
     let used = &dependencies()["pushonce-core"];
     for library in FORBIDDEN_IN_CORE {
         assert!(!used.contains(*library), "pushonce-core uses {library}");
+    }
+}
+
+/// Libraries that a service does not build which only publishes.
+const FORBIDDEN_IN_PUBLISHER: &[&str] =
+    &["quinn", "quinn-proto", "axum", "protox", "tokio-websockets"];
+
+#[test]
+fn sdk_without_features_brings_no_server_and_no_transport_of_subscribers() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--package=pushonce-client", "--no-default-features"])
+        .args(["--edges=normal,build", "--prefix=none", "--format={p}"])
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).expect("text");
+    let names: BTreeSet<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains("tonic"), "{tree}");
+    for library in FORBIDDEN_IN_PUBLISHER {
+        assert!(!names.contains(library), "the SDK without features uses {library}");
     }
 }
 

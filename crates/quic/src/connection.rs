@@ -73,6 +73,12 @@ impl Connection {
         self.protocol().set_send_window(bytes);
     }
 
+    /// Sets the bytes that the client may send before they are read, over all streams.
+    pub fn set_receive_window(&self, bytes: u32) {
+        self.protocol().set_receive_window(VarInt::from_u32(bytes));
+        self.mark_ready();
+    }
+
     /// The next stream that the client opened, if any.
     pub fn accept_stream(&self) -> Option<StreamId> {
         self.protocol().streams().accept(Dir::Bi)

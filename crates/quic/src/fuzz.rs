@@ -68,6 +68,7 @@ impl FuzzEndpoint {
         let leaf = certificate.chain.first()?.clone();
         let settings = TransportSettings {
             bidi_streams_max: 1,
+            stream_receive_window_bytes: 4 << 10,
             receive_window_bytes: 4 << 10,
             send_window_bytes: 4 << 10,
             datagram_send_buffer_bytes: 4 << 10,

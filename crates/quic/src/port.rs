@@ -106,6 +106,7 @@ mod tests {
     fn config(address: SocketAddr, lanes: usize) -> PortConfig {
         let transport = TransportSettings {
             bidi_streams_max: 1,
+            stream_receive_window_bytes: 1 << 10,
             receive_window_bytes: 1 << 10,
             send_window_bytes: 1 << 10,
             datagram_send_buffer_bytes: 1 << 10,

@@ -14,8 +14,10 @@ const PACKETS_PER_ACK: u32 = 10;
 pub struct TransportSettings {
     /// Bidirectional streams that a client may have open at the same time.
     pub bidi_streams_max: u32,
-    /// Bytes that a client may send before they are read. Also what a client that sends out of order can
-    /// make the server hold.
+    /// Bytes that a client may send on one stream before they are read.
+    pub stream_receive_window_bytes: u32,
+    /// The same over all streams, until [`Connection::set_receive_window`](crate::Connection::set_receive_window). Also
+    /// what a client that sends out of order can make the server hold.
     pub receive_window_bytes: u32,
     /// Bytes that are sent and not acknowledged, over all streams of a connection.
     pub send_window_bytes: u64,
@@ -35,7 +37,7 @@ impl TransportSettings {
         transport
             .max_concurrent_bidi_streams(VarInt::from_u32(self.bidi_streams_max))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
-            .stream_receive_window(VarInt::from_u32(self.receive_window_bytes))
+            .stream_receive_window(VarInt::from_u32(self.stream_receive_window_bytes))
             .receive_window(VarInt::from_u32(self.receive_window_bytes))
             .send_window(self.send_window_bytes)
             // Messages are small and rare: larger packets gain nothing, and the search for their size

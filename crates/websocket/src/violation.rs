@@ -28,6 +28,11 @@ impl ProtocolViolation {
     pub(crate) const CLOSE_REASON_NOT_UTF8: ProtocolViolation =
         ProtocolViolation { code: 1007, reason: "the close reason is not UTF-8" };
 
+    /// Whether the message exceeds [`DecoderLimits::message_bytes_max`](crate::DecoderLimits::message_bytes_max).
+    pub fn is_too_long(&self) -> bool {
+        *self == ProtocolViolation::TOO_LONG
+    }
+
     /// Any violation that has no close code of its own.
     pub(crate) const fn protocol_error(reason: &'static str) -> ProtocolViolation {
         ProtocolViolation { code: 1002, reason }

@@ -8,6 +8,7 @@ use super::ServerEvent;
 
 /// An error code that a client can branch on, as `README.md` lists it. Its meaning never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ErrorCode {
     /// The data is not a frame of the protocol; the session ends.
     BadFrame,

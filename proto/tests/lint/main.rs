@@ -1,14 +1,10 @@
-//! Checks the `.proto` files against the STANDARD rules of `buf lint`, without buf, on the descriptors that
-//! the build writes. As in buf, the comment `buf:lint:ignore RULE` in a file disables a rule.
+//! Checks the `.proto` files against the STANDARD rules of `buf lint`, without buf, on their descriptors. As in buf, the comment `buf:lint:ignore RULE` in a file disables a rule.
 
 mod checker;
 
 use checker::{Violation, violations};
-use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use protox::file::{File, FileResolver};
-
-const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/all.bin"));
 
 /// One `.proto` file in memory.
 struct Source(&'static str, String);
@@ -41,9 +37,16 @@ fn rules_broken_by(body: &str) -> Vec<&'static str> {
     broken_rules(PATH, &format!("syntax = 'proto3'; package acme.v1; {body}"))
 }
 
+/// The descriptors of all files.
+fn contracts() -> FileDescriptorSet {
+    let files = ["publisher", "cluster", "client", "peer"]
+        .map(|package| format!("pushonce/{package}/v1/{package}.proto"));
+    protox::compile(files, [env!("CARGO_MANIFEST_DIR")]).expect("the files compile")
+}
+
 #[test]
 fn proto_files_pass_the_standard_rules() {
-    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the build writes valid descriptors");
+    let set = contracts();
     let names: Vec<_> = set.file.iter().map(|file| file.name()).collect();
     for package in ["publisher", "cluster", "client", "peer"] {
         let name = format!("pushonce/{package}/v1/{package}.proto");
@@ -55,7 +58,7 @@ fn proto_files_pass_the_standard_rules() {
 
 #[test]
 fn rules_are_ignored_for_the_frames_of_a_link_alone() {
-    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the build writes valid descriptors");
+    let set = contracts();
     let link = "pushonce.peer.v1.RelayService.Link";
     let expected =
         ["RPC_REQUEST_RESPONSE_UNIQUE", "RPC_REQUEST_STANDARD_NAME", "RPC_RESPONSE_STANDARD_NAME"]

@@ -3,8 +3,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pushonce_core::test_util::topic;
 use pushonce_core::{ClusterId, RevokedTokens};
 
+use serde_json::json;
+
 use super::*;
-use crate::{Grants, NewTicket, PatternSet, VerifiedToken};
+use crate::testing::{self, Stage, claims, key_pair, sign};
+use crate::{Algorithm, Grants, NewTicket, PatternSet, VerifiedToken};
 
 /// The time of the tests of this file, which change it: one test each.
 static NOW: AtomicU64 = AtomicU64::new(0);
@@ -18,6 +21,7 @@ fn token(subject: &str) -> Caller {
         issued_at: Some(Timestamp(1_000)),
         expires_at: Timestamp(100_000),
         grants: Grants { subscribe, ..Grants::default() },
+        key: None,
     })
 }
 
@@ -139,4 +143,102 @@ async fn address_with_too_many_invalid_tickets_waits_and_others_do_not() {
         let error = access.redeem(&ticket, address(other)).await.unwrap_err();
         assert_eq!(error, AccessError::Ticket(InvalidTicket::Unknown), "{other}");
     }
+}
+
+/// An address of many clients.
+const SHARED: &str = "192.0.2.1";
+
+fn shared_address() -> ClientAddress {
+    SHARED.parse::<std::net::IpAddr>().unwrap().into()
+}
+
+fn access_of(authenticator: Authenticator) -> (AccessControl, watch::Sender<Arc<ClusterView>>) {
+    let (sender, view) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
+    let tickets = Tickets::new(NodeId(1), Arc::new(NoPeers));
+    let clock = || Timestamp(testing::NOW * 1_000);
+    let grace = Duration::ZERO;
+    (AccessControl::with_clock(authenticator, view, grace, tickets, clock), sender)
+}
+
+#[tokio::test]
+async fn refused_tokens_with_a_valid_signature_do_not_delay_others_at_the_address() {
+    let pair = key_pair(Algorithm::EdDsa);
+    let (_stage, authenticator) = Stage::with_key(&pair);
+    let (access, sender) = access_of(authenticator);
+    sender.send_modify(|view| {
+        let revoked = RevokedTokens::WithId("revoked".to_owned());
+        let revocations = Arc::make_mut(&mut Arc::make_mut(view).revocations);
+        revocations.revoke(revoked, Timestamp(u64::MAX)).unwrap();
+    });
+    let signed = |changes| AccessToken::new(sign(&pair, None, &claims(changes)));
+    let valid = signed(json!({}));
+    for (refused, error) in [
+        (json!({ "exp": 1 }), AuthenticationError::Expired.into()),
+        (json!({ "nbf": testing::NOW + 3_600 }), AuthenticationError::NotYetValid.into()),
+        (
+            json!({ "aud": "others" }),
+            AuthenticationError::OtherAudience { expected: "pushonce".to_owned() }.into(),
+        ),
+        (json!({ "jti": "revoked" }), AccessError::Revoked),
+    ] {
+        let token = signed(refused);
+        for _ in 0..100 {
+            let result = access.authenticate(&token, shared_address()).await;
+            assert_eq!(result, Err::<Caller, AccessError>(AccessError::clone(&error)));
+        }
+        assert!(access.authenticate(&valid, shared_address()).await.is_ok(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn valid_token_is_accepted_soon_after_a_flood_of_forged_ones_from_its_address() {
+    let pair = key_pair(Algorithm::EdDsa);
+    let (_stage, authenticator) = Stage::with_key(&pair);
+    let (access, _sender) = access_of(authenticator);
+    let forged = [
+        sign(&key_pair(Algorithm::EdDsa), None, &claims(json!({}))),
+        sign(&pair, None, &claims(json!({ "iss": "unknown" }))),
+        "malformed".to_owned(),
+    ]
+    .map(AccessToken::new);
+    let valid = AccessToken::new(sign(&pair, None, &claims(json!({}))));
+    let mut unread = None;
+    for token in forged.iter().cycle().take(1_000) {
+        let error = access.authenticate(token, shared_address()).await.unwrap_err();
+        unread = unread.or(error.retry_after());
+    }
+    let wait = unread.expect("tokens beyond the limit are not read");
+    assert!(wait <= Duration::from_millis(100), "{wait:?}");
+    // A later failure may have begun the wait again.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(access.authenticate(&valid, shared_address()).await.is_ok());
+}
+
+#[tokio::test]
+async fn removed_key_ends_the_wait_of_its_tokens_only() {
+    let [removed, kept] = [Algorithm::EdDsa; 2].map(key_pair);
+    let stage = Stage::new();
+    stage.write_keys(&[("removed", &removed), ("kept", &kept)]);
+    let authenticator = stage.load().unwrap();
+    let (access, _view) = access_of(authenticator.clone());
+    let caller = async |pair, id| {
+        let token = AccessToken::new(sign(pair, Some(id), &claims(json!({}))));
+        access.authenticate(&token, shared_address()).await.unwrap()
+    };
+    let (alice, bob) = (caller(&removed, "removed").await, caller(&kept, "kept").await);
+    let mut wait_of_alice = Box::pin(access.wait_until_invalid(&alice));
+    let mut wait_of_bob = Box::pin(access.wait_until_invalid(&bob));
+    assert!(futures::poll!(&mut wait_of_alice).is_pending());
+    assert!(futures::poll!(&mut wait_of_bob).is_pending());
+    stage.write_keys(&[("kept", &kept)]);
+    let run = tokio::spawn(authenticator.clone().run());
+    authenticator.reload();
+    let ended = tokio::time::timeout(Duration::from_secs(60), wait_of_alice).await;
+    assert_eq!(ended.expect("the reload ends the wait"), AccessError::KeyRemoved);
+    assert_eq!(AccessError::KeyRemoved.kind(), RefusalKind::InvalidToken);
+    assert!(futures::poll!(&mut wait_of_bob).is_pending());
+    let topic = topic("chat/7");
+    let refused = access.authorize(&alice, Action::Subscribe(&topic));
+    assert_eq!(refused, Err(AccessError::KeyRemoved));
+    run.abort();
 }

@@ -39,9 +39,71 @@ fn changed_key_is_loaded_and_a_bad_file_keeps_the_old_one() {
     assert!(authenticator.without_token().is_anonymous(), "an empty file does not open the node");
     assert_eq!(accepted(), [true, false], "the old key stays");
     stage.write_issuers(&issuers);
-    assert_eq!(reload(&authenticator).unwrap(), Reload::Changed);
+    let removed = vec!["a without id".to_owned()];
+    assert_eq!(reload(&authenticator).unwrap(), Reload::Changed { removed });
     assert_eq!(accepted(), [false, true]);
     assert_eq!(reload(&authenticator).unwrap(), Reload::Unchanged);
+}
+
+#[test]
+fn caller_is_accepted_while_its_issuer_has_the_key_that_verified_its_token() {
+    let [old, new] = [Algorithm::EdDsa; 2].map(key_pair);
+    let stage = Stage::new();
+    stage.write_keys(&[("old", &old)]);
+    let authenticator = stage.load().unwrap();
+    let mut changes = authenticator.key_changes();
+    let caller =
+        |pair, id| authenticate(&authenticator, &sign(pair, Some(id), &claims(json!({})))).unwrap();
+    let of_old = caller(&old, "old");
+    let mut expect_reload = |removed: &[&str], accepted: bool| {
+        let removed = removed.iter().map(|text| text.to_string()).collect();
+        assert_eq!(reload(&authenticator).unwrap(), Reload::Changed { removed });
+        assert_eq!(authenticator.accepts_key_of(&of_old), accepted);
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+    };
+    stage.write_keys(&[("old", &old), ("new", &new)]);
+    expect_reload(&[], true);
+    stage.write_keys(&[("renamed", &old), ("new", &new)]);
+    expect_reload(&[], true);
+    // Another key in the place of the old one.
+    stage.write_keys(&[("old", &new)]);
+    expect_reload(&["a renamed"], false);
+    assert!(authenticator.accepts_key_of(&caller(&new, "old")));
+    stage.write_keys(&[("old", &old)]);
+    expect_reload(&["a old"], true);
+    stage.write_issuers(
+        "[[issuer]]\nissuer = \"b\"\naudience = \"pushonce\"\n[[issuer.key]]\n\
+         algorithm = \"EdDSA\"\nfile = \"old\"\n",
+    );
+    expect_reload(&["a"], false);
+    stage.write_issuers("no issuers file");
+    assert!(reload(&authenticator).is_err());
+    assert!(!changes.has_changed().unwrap());
+    assert!(authenticator.accepts_key_of(&Caller::anonymous()));
+    assert!(Authenticator::open().accepts_key_of(&of_old));
+}
+
+#[test]
+fn each_kind_of_key_has_a_fingerprint_of_its_own() {
+    let mut fingerprints = Vec::new();
+    for algorithm in
+        [Algorithm::EdDsa, Algorithm::Es256, Algorithm::Rs256, Algorithm::Hs256, Algorithm::EdDsa]
+    {
+        let pair = key_pair(algorithm);
+        let (_stage, authenticator) = Stage::with_key(&pair);
+        let token = sign(&pair, None, &claims(json!({})));
+        let fingerprint = || {
+            let caller = authenticate(&authenticator, &token).unwrap();
+            assert!(authenticator.accepts_key_of(&caller));
+            caller.token().and_then(|token| token.key).expect("a verified token has a key")
+        };
+        assert_eq!(fingerprint(), fingerprint());
+        fingerprints.push(fingerprint());
+    }
+    fingerprints.sort();
+    fingerprints.dedup();
+    assert_eq!(fingerprints.len(), 5);
 }
 
 #[cfg(unix)]

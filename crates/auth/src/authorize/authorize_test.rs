@@ -58,6 +58,7 @@ fn caller(grants: Grants) -> Caller {
         issued_at: None,
         expires_at: Timestamp(u64::MAX),
         grants,
+        key: None,
     })
 }
 
@@ -138,10 +139,25 @@ fn namespace_without_client_publish_accepts_messages_over_grpc_only() {
     assert_allowed(&publisher, &closed, "publish(backend)");
     let client = Action::Publish(&CHAT, PublishDoor::Client);
     let denied = Denied::ClientPublishDisabled { namespace: "chat".to_owned() };
-    assert_eq!(authorize(&Caller::unrestricted(), client, &closed), Err(denied));
+    assert_eq!(authorize(&Caller::unrestricted(), client, &closed), Err(denied.clone()));
+    assert_eq!(authorize(&publisher, client, &closed), Err(denied));
     let elsewhere = topic("news/1");
     let client = Action::Publish(&elsewhere, PublishDoor::Client);
     assert_eq!(authorize(&publisher, client, &closed), Ok(()));
+}
+
+#[test]
+fn caller_that_may_not_publish_does_not_learn_whether_the_namespace_accepts_clients() {
+    let [open, closed] =
+        [true, false].map(|is_on| namespaces(|chat| chat.access.client_publish = is_on));
+    let reader = caller(grants([&["**"], &[]], [&[], &[]], Some(AdminAccess::Write)));
+    let denied_publisher = caller(grants([&[], &["**"]], [&[], &["chat/*"]], None));
+    for stranger in [Caller::anonymous(), reader, denied_publisher] {
+        for action in every_action(&CHAT) {
+            let [open, closed] = [&open, &closed].map(|all| authorize(&stranger, action, all));
+            assert_eq!(open, closed, "{stranger:?} {action}");
+        }
+    }
 }
 
 #[test]

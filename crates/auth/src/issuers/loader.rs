@@ -8,7 +8,7 @@ use std::{fmt, fs, io};
 use ring::digest;
 
 use super::file::{IssuerTable, IssuersFile, KeyTable};
-use super::{ACCESS_TOKEN, Issuer, Issuers, Keys, TokenType};
+use super::{ACCESS_TOKEN, Issuer, Issuers, KeyChanges, Keys, TokenType};
 use crate::Algorithm;
 use crate::jwks::JwksSource;
 use crate::key::{InvalidKey, KeySetDocument, UnusableKey, VerificationKey};
@@ -87,13 +87,15 @@ enum KeyReason {
 pub(crate) struct Fingerprint([u8; 32]);
 
 /// Reads the issuers file at `path` and the keys that it names. Relative paths in it start at its directory.
-/// `variable` gives the values of environment variables.
+/// `variable` gives the values of environment variables, and fetched sets of keys notify `changes`.
 pub(crate) fn load(
     path: &Path,
     variable: &dyn Fn(&str) -> Option<String>,
+    changes: &KeyChanges,
 ) -> Result<(Issuers, Fingerprint), IssuersError> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let mut loader = Loader { directory, variable, digest: digest::Context::new(&digest::SHA256) };
+    let digest = digest::Context::new(&digest::SHA256);
+    let mut loader = Loader { directory, variable, changes, digest };
     let issuers =
         loader.load(path).map_err(|reason| IssuersError { path: path.to_owned(), reason })?;
     let mut fingerprint = Fingerprint([0; 32]);
@@ -104,6 +106,7 @@ pub(crate) fn load(
 struct Loader<'a> {
     directory: &'a Path,
     variable: &'a dyn Fn(&str) -> Option<String>,
+    changes: &'a KeyChanges,
     digest: digest::Context,
 }
 
@@ -155,7 +158,7 @@ impl Loader<'_> {
                 if allowed.contains(&Algorithm::Hs256) {
                     return Err(IssuerReason::FetchedSecret);
                 }
-                Keys::Fetched(JwksSource::new(&issuer, &url, allowed)?.into())
+                Keys::Fetched(JwksSource::new(&issuer, &url, allowed, self.changes.clone())?.into())
             }
             (None, Some(file), true) => {
                 let allowed = allowed.unwrap_or_else(|| Algorithm::ASYMMETRIC.to_vec());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::issuers::find_key;
+use crate::issuers::{find_key, removed_keys};
 use crate::key::VerificationKey;
 
 /// The fetched keys of one issuer.
@@ -73,17 +73,18 @@ impl KeyCache {
         may_attempt
     }
 
-    /// Ends a fetch, with the keys if it succeeded. They replace all earlier ones.
+    /// Ends a fetch, with the keys if it succeeded. They replace all earlier ones. Returns the ids of those that are gone.
     pub(super) fn end_attempt(
         &mut self,
         keys: Option<BTreeMap<Option<String>, VerificationKey>>,
         now: Instant,
-    ) {
+    ) -> Vec<String> {
         self.is_fetching = false;
-        if let Some(keys) = keys {
-            self.keys = keys;
-            self.fetched_at = Some(now);
-        }
+        let Some(keys) = keys else { return Vec::new() };
+        self.fetched_at = Some(now);
+        let removed = removed_keys(&self.keys, &keys);
+        self.keys = keys;
+        removed
     }
 
     fn may_attempt(&self, now: Instant) -> bool {
@@ -151,7 +152,7 @@ mod tests {
         assert!(!cache.is_old(at(599)));
         assert!(cache.is_old(at(600)));
         assert!(cache.begin_attempt(at(600)));
-        cache.end_attempt(Some(keys("b")), at(600));
+        assert_eq!(cache.end_attempt(Some(keys("b")), at(600)), Vec::<String>::new(), "renamed");
         assert_eq!(word(&cache, "a", at(601)), "unknown");
         assert_eq!(word(&cache, "b", at(601)), "found");
     }

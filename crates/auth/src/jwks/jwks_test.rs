@@ -49,7 +49,10 @@ impl Server {
 
     fn source(&self) -> Arc<JwksSource> {
         let url = format!("http://{}/keys", self.address);
-        Arc::new(JwksSource::new("a", &url, Algorithm::ASYMMETRIC.to_vec()).expect("valid"))
+        Arc::new(
+            JwksSource::new("a", &url, Algorithm::ASYMMETRIC.to_vec(), KeyChanges::default())
+                .expect("valid"),
+        )
     }
 }
 
@@ -107,14 +110,18 @@ async fn rotated_key_is_found_and_the_withdrawn_one_is_forgotten() {
     let [old, new] = [Algorithm::EdDsa; 2].map(key_pair);
     let server = Server::start(key_set(&[("old", &old)])).await;
     let source = server.source();
+    let mut changes = source.changes.subscribe();
     let signature = old.signing.sign(b"message").expect("signed");
     let key = source.find_key(Some("old")).await.expect("published");
     assert!(key.verify(b"message", &signature));
+    assert!(source.accepts_key(key.fingerprint()));
+    changes.mark_unchanged();
     server.set(key_set(&[("new", &new)])).await;
     assert_eq!(error(&source, "new").await, AuthenticationError::UnknownKey, "within 30 s");
     wait_for_next_attempt().await;
     assert!(source.find_key(Some("new")).await.is_ok());
     assert_eq!(error(&source, "old").await, AuthenticationError::UnknownKey);
+    assert!(changes.has_changed().unwrap() && !source.accepts_key(key.fingerprint()));
     assert_eq!(server.request_count(), 2);
 }
 
@@ -124,10 +131,14 @@ async fn keys_stay_while_the_server_fails_and_nothing_is_accepted_without_keys()
     let server = Server::start(response("500 Internal Server Error", "", "")).await;
     let source = server.source();
     assert_eq!(error(&source, "k").await, AuthenticationError::KeysUnavailable);
+    let unknown = VerificationKey::secret(&[7; 32]).expect("long").fingerprint();
+    assert!(source.accepts_key(unknown), "sessions are not ended before a set was fetched");
     server.set(key_set(&[("k", &pair)])).await;
     assert_eq!(error(&source, "k").await, AuthenticationError::KeysUnavailable, "within 30 s");
     wait_for_next_attempt().await;
-    assert!(source.find_key(Some("k")).await.is_ok());
+    let key = source.find_key(Some("k")).await.expect("published");
+    let other = VerificationKey::secret(&[7; 32]).expect("long");
+    assert!(source.accepts_key(key.fingerprint()) && !source.accepts_key(other.fingerprint()));
     let oversized = format!("{{\"keys\":[],\"pad\":\"{}\"}}", "x".repeat(64 << 10));
     for bad in [
         response("500 Internal Server Error", "", ""),
@@ -146,7 +157,15 @@ async fn keys_stay_while_the_server_fails_and_nothing_is_accepted_without_keys()
         assert_eq!(error(&source, "other").await, AuthenticationError::UnknownKey, "{bad:.80}");
         assert_eq!(server.request_count(), before + 1, "{bad:.80}");
         assert!(source.find_key(Some("k")).await.is_ok(), "{bad:.80}");
+        assert!(source.accepts_key(key.fingerprint()), "sessions stay: {bad:.80}");
     }
+    let changes = source.changes.subscribe();
+    server.set(key_set(&[("k", &pair)])).await;
+    wait_for_next_attempt().await;
+    let before = server.request_count();
+    assert_eq!(error(&source, "other").await, AuthenticationError::UnknownKey);
+    assert_eq!(server.request_count(), before + 1);
+    assert!(!changes.has_changed().unwrap(), "the same keys");
 }
 
 #[tokio::test]
@@ -165,7 +184,8 @@ async fn redirect_is_not_followed() {
 async fn silent_server_is_given_up_after_five_seconds() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}/keys", listener.local_addr().expect("bound"));
-    let source = JwksSource::new("a", &url, Algorithm::ASYMMETRIC.to_vec()).expect("valid");
+    let source = JwksSource::new("a", &url, Algorithm::ASYMMETRIC.to_vec(), KeyChanges::default())
+        .expect("valid");
     let start = Instant::now();
     assert_eq!(error(&Arc::new(source), "k").await, AuthenticationError::KeysUnavailable);
     assert_eq!(start.elapsed().as_secs(), 5);

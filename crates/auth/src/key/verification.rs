@@ -8,12 +8,15 @@ use ring::signature::{
     UnparsedPublicKey,
 };
 
-use super::{InvalidKey, SigningKey, jwk, pem};
+use super::{InvalidKey, KeyFingerprint, SigningKey, jwk, pem};
 use crate::Algorithm;
 
 /// A key that verifies signatures of one algorithm. Its bytes appear in no `Debug` output.
 #[derive(Clone)]
-pub(crate) struct VerificationKey(Material);
+pub(crate) struct VerificationKey {
+    material: Material,
+    fingerprint: KeyFingerprint,
+}
 
 #[derive(Clone)]
 enum Material {
@@ -40,7 +43,7 @@ impl VerificationKey {
 
     pub(super) fn ed25519(bytes: &[u8]) -> Result<VerificationKey, InvalidKey> {
         match bytes.len() {
-            32 => Ok(VerificationKey(Material::Ed25519(bytes.to_vec()))),
+            32 => Ok(Material::Ed25519(bytes.to_vec()).into()),
             _ => Err(InvalidKey::Encoding),
         }
     }
@@ -49,7 +52,7 @@ impl VerificationKey {
     pub(super) fn p256(point: &[u8]) -> Result<VerificationKey, InvalidKey> {
         match point {
             [4, coordinates @ ..] if coordinates.len() == 64 => {
-                Ok(VerificationKey(Material::P256(point.to_vec())))
+                Ok(Material::P256(point.to_vec()).into())
             }
             _ => Err(InvalidKey::Encoding),
         }
@@ -67,12 +70,12 @@ impl VerificationKey {
             return Err(InvalidKey::RsaSize { bits });
         }
         let (modulus, exponent) = (modulus.to_vec(), exponent.to_vec());
-        Ok(VerificationKey(Material::Rsa { modulus, exponent }))
+        Ok(Material::Rsa { modulus, exponent }.into())
     }
 
     /// The key of HS256.
     pub(crate) fn secret(secret: &[u8]) -> Result<VerificationKey, InvalidKey> {
-        Ok(VerificationKey(Material::Hmac(hmac_key(secret)?)))
+        Ok(Material::Hmac(hmac_key(secret)?).into())
     }
 
     /// The key of HS256 in a file.
@@ -82,17 +85,17 @@ impl VerificationKey {
 
     /// The one algorithm of this key.
     pub(crate) fn algorithm(&self) -> Algorithm {
-        match self.0 {
-            Material::Ed25519(_) => Algorithm::EdDsa,
-            Material::P256(_) => Algorithm::Es256,
-            Material::Rsa { .. } => Algorithm::Rs256,
-            Material::Hmac(_) => Algorithm::Hs256,
-        }
+        self.material.algorithm()
+    }
+
+    /// Names this key among others.
+    pub(crate) fn fingerprint(&self) -> KeyFingerprint {
+        self.fingerprint
     }
 
     /// Whether `signature` is that of `message` by this key.
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        let verified = match &self.0 {
+        let verified = match &self.material {
             Material::Ed25519(key) => {
                 UnparsedPublicKey::new(&ED25519, key).verify(message, signature)
             }
@@ -107,6 +110,33 @@ impl VerificationKey {
             Material::Hmac(key) => hmac::verify(key, message, signature),
         };
         verified.is_ok()
+    }
+}
+
+impl Material {
+    fn algorithm(&self) -> Algorithm {
+        match self {
+            Material::Ed25519(_) => Algorithm::EdDsa,
+            Material::P256(_) => Algorithm::Es256,
+            Material::Rsa { .. } => Algorithm::Rs256,
+            Material::Hmac(_) => Algorithm::Hs256,
+        }
+    }
+
+    fn fingerprint(&self) -> KeyFingerprint {
+        let of_public_key =
+            |parts: &[&[u8]]| KeyFingerprint::of_public_key(self.algorithm(), parts);
+        match self {
+            Material::Ed25519(bytes) | Material::P256(bytes) => of_public_key(&[bytes]),
+            Material::Rsa { modulus, exponent } => of_public_key(&[modulus, exponent]),
+            Material::Hmac(key) => KeyFingerprint::of_secret(key),
+        }
+    }
+}
+
+impl From<Material> for VerificationKey {
+    fn from(material: Material) -> VerificationKey {
+        VerificationKey { fingerprint: material.fingerprint(), material }
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) fn caller(subject: &str) -> Caller {
             publish: PatternSet { allow: patterns(&["chat/7"]), deny: Vec::new() },
             admin: Some(AdminAccess::Write),
         },
+        key: None,
     })
 }
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer};
 
 use crate::caller::{is_past, leeway_ms};
 use crate::{
-    AdminAccess, AuthenticationError, Caller, Grants, PatternSet, TopicPattern, VerifiedToken,
+    AdminAccess, AuthenticationError, Caller, Grants, KeyFingerprint, PatternSet, TopicPattern,
+    VerifiedToken,
 };
 
 /// The claims that are used; others are ignored. A claim that appears twice refuses the token: which one
@@ -78,8 +79,12 @@ impl Claims {
         Ok(())
     }
 
-    /// The caller that the claims name.
-    pub(crate) fn into_caller(self, issuer: &Arc<str>) -> Result<Caller, AuthenticationError> {
+    /// The caller that the claims name. `key` verified their signature.
+    pub(crate) fn into_caller(
+        self,
+        issuer: &Arc<str>,
+        key: Option<KeyFingerprint>,
+    ) -> Result<Caller, AuthenticationError> {
         Ok(Caller::with_token(VerifiedToken {
             issuer: issuer.clone(),
             subject: self.sub.map(|sub| name("sub", sub)).transpose()?,
@@ -87,6 +92,7 @@ impl Claims {
             issued_at: self.iat.map(|iat| iat.0),
             expires_at: self.exp.0,
             grants: self.pushonce.try_into()?,
+            key,
         }))
     }
 }

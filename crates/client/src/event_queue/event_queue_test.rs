@@ -29,7 +29,7 @@ fn drain(receiver: &mut EventReceiver) -> Vec<SubscriberEvent> {
 
 #[test]
 fn only_the_latest_message_of_each_topic_is_queued() {
-    let (sender, mut receiver) = channel();
+    let (sender, mut receiver) = channel(EVENTS_MAX_DEFAULT);
     for offset in 1..=100_000 {
         send_latest(&sender, "a", offset);
         send_latest(&sender, "b", 2 * offset);
@@ -41,7 +41,7 @@ fn only_the_latest_message_of_each_topic_is_queued() {
 
 #[test]
 fn fast_topic_keeps_its_place_in_the_queue() {
-    let (sender, mut receiver) = channel();
+    let (sender, mut receiver) = channel(EVENTS_MAX_DEFAULT);
     send_latest(&sender, "fast", 1);
     send_latest(&sender, "slow", 1);
     send_latest(&sender, "fast", 2);
@@ -50,7 +50,7 @@ fn fast_topic_keeps_its_place_in_the_queue() {
 
 #[test]
 fn skipped_messages_become_one_gap_before_the_latest() {
-    let (sender, mut receiver) = channel();
+    let (sender, mut receiver) = channel(EVENTS_MAX_DEFAULT);
     let skipped = |from, to| Gap { from: at(from), to: at(to), reason: GapReason::Conflated };
     let replace = |update| sender.replace_latest(topic("a"), update, true).unwrap();
     replace(LatestUpdate::Message(message(3)));
@@ -63,7 +63,7 @@ fn skipped_messages_become_one_gap_before_the_latest() {
 
 #[test]
 fn message_does_not_overtake_earlier_events_of_its_topic() {
-    let (sender, mut receiver) = channel();
+    let (sender, mut receiver) = channel(EVENTS_MAX_DEFAULT);
     send_latest(&sender, "a", 1);
     assert_eq!(sender.send(stale("a", 1)).now_or_never(), Some(Ok(())));
     send_latest(&sender, "a", 2);
@@ -73,7 +73,7 @@ fn message_does_not_overtake_earlier_events_of_its_topic() {
 
 #[test]
 fn newer_audience_replaces_an_older_one() {
-    let (sender, mut receiver) = channel();
+    let (sender, mut receiver) = channel(EVENTS_MAX_DEFAULT);
     let audience = |count| SubscriberEvent::Audience { topic: topic("a"), count };
     for count in 0..1_000 {
         assert_eq!(sender.send(audience(count)).now_or_never(), Some(Ok(())));
@@ -83,12 +83,12 @@ fn newer_audience_replaces_an_older_one() {
 
 #[tokio::test]
 async fn full_queue_blocks_ordered_events_but_not_latest_messages() {
-    let (sender, mut receiver) = channel();
+    let (sender, mut receiver) = channel(EVENTS_MAX_DEFAULT);
     let mut sent = 0;
     while sender.send(stale("a", sent)).now_or_never().is_some() {
         sent += 1;
     }
-    assert_eq!(sent, EVENTS_MAX as u64);
+    assert_eq!(sent, EVENTS_MAX_DEFAULT as u64);
     send_latest(&sender, "b", 1);
     let sending = async {
         sender.send(stale("a", sent)).await.unwrap();
@@ -102,14 +102,14 @@ async fn full_queue_blocks_ordered_events_but_not_latest_messages() {
         events
     };
     let (events, ()) = futures::join!(receiving, sending);
-    assert_eq!(events.len(), EVENTS_MAX + 2);
+    assert_eq!(events.len(), EVENTS_MAX_DEFAULT + 2);
     assert_eq!(events.iter().filter(|event| **event == message_event("b", 1)).count(), 1);
     assert_eq!(events.last(), Some(&stale("a", sent)));
 }
 
 #[test]
 fn sender_fails_after_the_receiver_is_dropped() {
-    let (sender, receiver) = channel();
+    let (sender, receiver) = channel(EVENTS_MAX_DEFAULT);
     drop(receiver);
     assert_eq!(sender.send(stale("a", 1)).now_or_never(), Some(Err(ReceiverDropped)));
     assert_eq!(

@@ -71,10 +71,13 @@ fn rejected_topic_is_reported_and_not_requested_again() {
     state.begin_session();
     let action =
         state.on_event(client::ServerEvent::error(Some(2), ErrorCode::FuturePosition, "no"));
-    let SessionAction::Deliver(SubscriberEvent::Rejected { code, message }) = action else {
+    let SessionAction::Deliver(SubscriberEvent::Rejected { topic: rejected, code, message }) =
+        action
+    else {
         panic!("{action:?}")
     };
-    assert_eq!((code, message.as_str()), (ErrorCode::FuturePosition, "b: no"));
+    assert_eq!(rejected, Some(topic("b")));
+    assert_eq!((code, message.as_str()), (ErrorCode::FuturePosition, "no"));
     assert_eq!(state.begin_session().len(), 1);
     state.on_event(client::ServerEvent::error(Some(1), ErrorCode::NotAllowed, "no"));
     assert!(state.is_empty());
@@ -155,4 +158,36 @@ fn events_of_unsubscribed_topics_are_ignored() {
     assert!(matches!(state.on_event(subscribed(9, "c")), SessionAction::Ignore));
     let heartbeat = client::ServerEvent::Heartbeat { positions: vec![] };
     assert!(matches!(state.on_event(heartbeat), SessionAction::Ignore));
+}
+
+#[test]
+fn removed_topic_is_requested_again_only_after_its_old_subscription_has_ended() {
+    let mut state = resume_state();
+    state.begin_session();
+    state.on_event(subscribed(1, "a"));
+    let unsubscribe = state.leave_topic(&topic("a"));
+    assert_eq!(unsubscribe, Some(3));
+    assert!(matches!(state.on_event(message("a", 1)), SessionAction::Ignore));
+    state.add_topic(topic("a"), StartFrom::Start, OPTIONS);
+    assert_eq!(state.take_new_requests(), []);
+    assert!(matches!(state.on_event(message("a", 2)), SessionAction::Ignore));
+    let unsubscribed = client::ServerEvent::Unsubscribed { id: Some(3), topic: topic("a") };
+    assert!(matches!(state.on_event(unsubscribed), SessionAction::RequestAgain));
+    let (topic_a, from) = (topic("a"), StartFrom::Start);
+    let expected = SubscriptionRequest { id: 4, topic: topic_a, from, options: OPTIONS };
+    assert_eq!(state.take_new_requests(), [expected]);
+    assert!(matches!(state.on_event(message("a", 1)), SessionAction::Deliver(_)));
+}
+
+#[test]
+fn removal_of_a_topic_that_was_rejected_meanwhile_is_no_rejection() {
+    let mut state = resume_state();
+    state.begin_session();
+    assert_eq!(state.leave_topic(&topic("a")), Some(3));
+    let rejected = client::ServerEvent::error(Some(1), ErrorCode::NotAllowed, "no");
+    // The reply to the request that was pending; nobody asks for the topic any more.
+    assert!(matches!(state.on_event(rejected), SessionAction::Deliver(_)));
+    let not_subscribed = client::ServerEvent::error(Some(3), ErrorCode::NotSubscribed, "no");
+    assert!(matches!(state.on_event(not_subscribed), SessionAction::Ignore));
+    assert_eq!(state.leave_topic(&topic("a")), None, "it is not requested");
 }

@@ -56,6 +56,7 @@ const CLOSE_CODE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Session {
     control: SendStream,
     events: mpsc::Receiver<Result<ServerEvent, SessionEnd>>,
+    topics: Arc<watch::Sender<TopicStreams>>,
     /// Tasks that read the streams; aborted with the session.
     _readers: JoinSet<()>,
     connection: Connection,
@@ -73,18 +74,24 @@ impl Session {
         let shared = ReaderContext {
             connection: connection.clone(),
             events: send,
-            stream_epochs: watch::channel(HashMap::new()).0.into(),
+            topics: watch::channel(TopicStreams::default()).0.into(),
         };
+        let topics = shared.topics.clone();
         let mut readers = JoinSet::new();
         readers.spawn(read_stream(responses, shared.clone()));
         readers.spawn(datagrams::read(shared.clone()));
         readers.spawn(accept_streams(shared));
-        Ok(Session { control, events, _readers: readers, connection, _endpoint: endpoint })
+        Ok(Session { control, events, topics, _readers: readers, connection, _endpoint: endpoint })
     }
 
     pub(super) async fn send(&mut self, request: &ClientRequest) -> Result<(), SessionEnd> {
         let frame = delimited::encode(&Encoding::Proto.encode_request(request));
         self.control.write_all(&frame).await.map_err(SessionEnd::retryable)
+    }
+
+    /// A request to end the subscription of a topic follows: the end of its stream is then not the end of the session.
+    pub(super) fn on_unsubscribe(&self, topic: &Topic) {
+        self.topics.send_modify(|topics| topics.end(topic));
     }
 
     pub(super) async fn next(&mut self) -> Result<ServerEvent, SessionEnd> {
@@ -175,10 +182,41 @@ fn client_config(
 struct ReaderContext {
     connection: Connection,
     events: mpsc::Sender<Result<ServerEvent, SessionEnd>>,
-    /// The subscribed topics with the epoch that the stream of each has reached; 0 for none. Streams and
-    /// datagrams are not ordered among each other, but the caller must receive the subscribed event before
-    /// the first message, and a new epoch by its gap.
-    stream_epochs: Arc<watch::Sender<HashMap<Topic, Epoch>>>,
+    topics: Arc<watch::Sender<TopicStreams>>,
+}
+
+/// The topics of a session. Streams and datagrams are not ordered among each other, but the caller must receive the
+/// subscribed event before the first message, and a new epoch by its gap.
+#[derive(Debug, Default)]
+struct TopicStreams {
+    /// The epoch that the stream of each subscribed topic has reached; 0 for none.
+    epochs: HashMap<Topic, Epoch>,
+    /// How many subscriptions of a topic the caller ended. The streams of these are not read further.
+    ended: HashMap<Topic, u32>,
+}
+
+/// What a stream has delivered.
+#[derive(Default)]
+struct StreamProgress {
+    epoch: Epoch,
+    /// The topic, and how many of its subscriptions had ended when the stream began.
+    topic: Option<(Topic, u32)>,
+}
+
+impl TopicStreams {
+    fn end(&mut self, topic: &Topic) {
+        self.epochs.remove(topic);
+        *self.ended.entry(topic.clone()).or_default() += 1;
+    }
+
+    fn ended_count(&self, topic: &Topic) -> u32 {
+        self.ended.get(topic).copied().unwrap_or_default()
+    }
+
+    /// Whether the caller ended the subscription of this stream.
+    fn is_ended(&self, stream: &StreamProgress) -> bool {
+        stream.topic.as_ref().is_some_and(|(topic, before)| self.ended_count(topic) > *before)
+    }
 }
 
 /// Reads every stream that the server opens: each belongs to a topic.
@@ -195,11 +233,11 @@ async fn accept_streams(shared: ReaderContext) {
     }
 }
 
-/// Reads a stream to its end, which ends the session: a server ends a topic's stream only on request, and a
-/// topic without a stream would be silent.
+/// Reads a stream to its end, which ends the session unless the caller ended the subscription: a topic without a
+/// stream would be silent.
 async fn read_stream(mut stream: RecvStream, shared: ReaderContext) {
     let mut decoder = FrameDecoder::new(FRAME_BYTES_MAX);
-    let mut epoch = Epoch(0);
+    let mut progress = StreamProgress::default();
     while let Ok(Some(chunk)) = stream.read_chunk(64 << 10, true).await {
         decoder.push(&chunk.bytes);
         loop {
@@ -209,7 +247,7 @@ async fn read_stream(mut stream: RecvStream, shared: ReaderContext) {
                 Err(error) => return shared.close(SessionEnd::retryable(error)).await,
             };
             match event {
-                Ok(event) => shared.forward(event, &mut epoch).await,
+                Ok(event) => shared.forward(event, &mut progress).await,
                 Err(error) if error.is_fatal => {
                     return shared.close(SessionEnd::retryable(error)).await;
                 }
@@ -217,6 +255,9 @@ async fn read_stream(mut stream: RecvStream, shared: ReaderContext) {
                 Err(_) => {}
             }
         }
+    }
+    if shared.topics.borrow().is_ended(&progress) {
+        return;
     }
     let closed = tokio::time::timeout(CLOSE_CODE_TIMEOUT, shared.connection.closed()).await;
     shared
@@ -229,23 +270,28 @@ async fn read_stream(mut stream: RecvStream, shared: ReaderContext) {
 // === impl ReaderContext ===
 
 impl ReaderContext {
-    /// Forwards an event of a stream that has reached `epoch`.
-    async fn forward(&self, event: ServerEvent, epoch: &mut Epoch) {
+    /// Forwards an event of a stream.
+    async fn forward(&self, event: ServerEvent, stream: &mut StreamProgress) {
+        if self.topics.borrow().is_ended(stream) {
+            return;
+        }
+        let epoch = stream.epoch;
         let started = match &event {
             ServerEvent::Stream { topic } => {
+                stream.topic = Some((topic.clone(), self.topics.borrow().ended_count(topic)));
                 // Fails only without a sender, and `self` holds one.
-                let _ = self
-                    .stream_epochs
-                    .subscribe()
-                    .wait_for(|stream_epochs| stream_epochs.contains_key(topic))
-                    .await;
+                let mut topics = self.topics.subscribe();
+                let is_started = |topics: &TopicStreams| {
+                    topics.epochs.contains_key(topic) || topics.is_ended(stream)
+                };
+                let _ = topics.wait_for(is_started).await;
                 return;
             }
             ServerEvent::Subscribed { topic, .. } => Some((topic.clone(), Epoch(0))),
-            ServerEvent::Message { topic, message } if message.position.epoch != *epoch => {
+            ServerEvent::Message { topic, message } if message.position.epoch != epoch => {
                 Some((topic.clone(), message.position.epoch))
             }
-            ServerEvent::Gap { topic, gap } if gap.to.epoch != *epoch => {
+            ServerEvent::Gap { topic, gap } if gap.to.epoch != epoch => {
                 Some((topic.clone(), gap.to.epoch))
             }
             _ => None,
@@ -253,9 +299,9 @@ impl ReaderContext {
         // Fails only when the session was dropped.
         let _ = self.events.send(Ok(event)).await;
         if let Some((topic, started_epoch)) = started {
-            *epoch = started_epoch;
-            self.stream_epochs.send_modify(|topics| {
-                topics.insert(topic, started_epoch);
+            stream.epoch = started_epoch;
+            self.topics.send_modify(|topics| {
+                topics.epochs.insert(topic, started_epoch);
             });
         }
     }

@@ -7,9 +7,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 
 use super::CertificateFingerprint;
@@ -58,20 +56,22 @@ pub enum CertificateTrust {
 /// Whether a server may present any certificate, which only a node on this machine may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DevelopmentCertificate {
+    #[cfg_attr(not(feature = "quic"), expect(dead_code, reason = "for QUIC alone"))]
     Accepted,
     Rejected,
 }
 
 impl CertificateTrust {
     /// The settings of TLS for a server, without application protocols, and the check of its certificate.
+    #[cfg(any(feature = "quic", feature = "websocket"))]
     pub(super) fn client_config(
         &self,
         server: &ServerAddress,
         development: DevelopmentCertificate,
-    ) -> Result<(ClientConfig, Arc<CertificateCheck>), String> {
+    ) -> Result<(rustls::ClientConfig, Arc<CertificateCheck>), String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let check = self.check(server, development, &provider)?;
-        let config = ClientConfig::builder_with_provider(provider)
+        let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .dangerous()
@@ -89,6 +89,16 @@ impl CertificateTrust {
     ) -> Result<Arc<CertificateCheck>, String> {
         let verifier = self.verifier(development, provider)?;
         Ok(Arc::new(CertificateCheck::new(verifier, server, self)))
+    }
+
+    /// Checks the certificates of [`CertificateTrust::Roots`].
+    pub(crate) fn check_certificates(&self) -> Result<(), String> {
+        match self {
+            CertificateTrust::Roots(pem) => {
+                root_verifier(pem, &Arc::new(rustls::crypto::ring::default_provider())).map(drop)
+            }
+            CertificateTrust::System | CertificateTrust::Fingerprint(_) => Ok(()),
+        }
     }
 
     fn verifier(

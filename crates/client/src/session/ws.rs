@@ -9,13 +9,17 @@ use http::header::SEC_WEBSOCKET_PROTOCOL;
 use pushonce_proto::client::{ClientRequest, Encoding, ServerEvent};
 use pushonce_proto::status::error_chain;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
-use tokio_websockets::{ClientBuilder, Error, Limits, Message, WebSocketStream, upgrade};
+use tokio_websockets::{
+    ClientBuilder, CloseCode, Error, Limits, Message, WebSocketStream, upgrade,
+};
 
 use super::connect_error::ConnectError;
+use super::protocol_check::{CheckedStream, Protocol, ProtocolCheck};
 use super::trust::DevelopmentCertificate;
 use super::{CertificateTrust, ConnectOptions, SessionEnd};
 use crate::server_address::{Scheme, ServerAddress};
@@ -24,7 +28,7 @@ use crate::server_address::{Scheme, ServerAddress};
 const FRAME_BYTES_MAX: usize = 8 << 20;
 
 /// A connection to the port for HTTP, with or without TLS.
-type Connection = Either<TcpStream, TlsStream<TcpStream>>;
+type Connection = Either<CheckedStream<TcpStream>, TlsStream<CheckedStream<TcpStream>>>;
 
 pub(crate) struct Session {
     socket: WebSocketStream<Connection>,
@@ -44,8 +48,12 @@ impl Session {
             .limits(Limits::default().max_payload_len(Some(FRAME_BYTES_MAX)))
             .add_header(SEC_WEBSOCKET_PROTOCOL, subprotocol.clone())
             .map_err(SessionEnd::permanent)?;
-        let stream = connect(server, &options.trust).await?;
-        let (socket, response) = builder.connect_on(stream).await.map_err(upgrade_failed)?;
+        let (stream, protocol) = open_connection(server, &options.trust).await?;
+        let upgraded = builder.connect_on(stream).await;
+        let (socket, response) = upgraded.map_err(|error| match protocol.rejection() {
+            Some(rejection) => SessionEnd::permanent(rejection),
+            None => upgrade_failed(error),
+        })?;
         if response.headers().get(SEC_WEBSOCKET_PROTOCOL) != Some(&subprotocol) {
             let reason = format!("{server} does not support {}", encoding.subprotocol());
             return Err(SessionEnd::permanent(reason));
@@ -82,6 +90,11 @@ impl Session {
             }
         }
     }
+
+    /// Sends a close frame. Errors are ignored: the connection is closed in any case.
+    pub(super) async fn close(mut self) {
+        let _failed = self.socket.send(Message::close(Some(CloseCode::NORMAL_CLOSURE), "")).await;
+    }
 }
 
 fn scheme(server: &ServerAddress) -> &'static str {
@@ -98,15 +111,24 @@ fn scheme(server: &ServerAddress) -> &'static str {
 pub async fn connect(
     server: &ServerAddress,
     trust: &CertificateTrust,
-) -> Result<Connection, ConnectError> {
+) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, ConnectError> {
+    Ok(open_connection(server, trust).await?.0)
+}
+
+async fn open_connection(
+    server: &ServerAddress,
+    trust: &CertificateTrust,
+) -> Result<(Connection, Arc<ProtocolCheck>), ConnectError> {
     let unreachable = |error: io::Error| ConnectError::Unreachable {
         server: server.clone(),
         reason: error.to_string(),
     };
     let stream = TcpStream::connect(server.authority()).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
+    let protocol = ProtocolCheck::new(server, Protocol::Http1);
+    let stream = CheckedStream::new(stream, protocol.clone());
     if scheme(server) != "wss" {
-        return Ok(Either::Left(stream));
+        return Ok((Either::Left(stream), protocol));
     }
     let config = trust.client_config(server, DevelopmentCertificate::Rejected);
     let (mut config, check) = config.map_err(ConnectError::Invalid)?;
@@ -117,10 +139,14 @@ pub async fn connect(
         ServerName::try_from(name).map_err(|error| ConnectError::Invalid(error.to_string()))?;
     let connector = TlsConnector::from(Arc::new(config));
     let connected = connector.connect(name, stream).await;
-    connected.map(Either::Right).map_err(|error| match check.rejection() {
-        Some(rejection) => ConnectError::Certificate(rejection),
-        None => unreachable(error),
-    })
+    match connected {
+        Ok(stream) => Ok((Either::Right(stream), protocol)),
+        Err(error) => Err(match (check.rejection(), protocol.rejection()) {
+            (Some(rejection), _) => ConnectError::Certificate(rejection),
+            (None, Some(rejection)) => ConnectError::Invalid(rejection),
+            (None, None) => unreachable(error),
+        }),
+    }
 }
 
 /// A server that rejects the upgrade for a permanent reason is not tried again: it is not Pushonce, or not

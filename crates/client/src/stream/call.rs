@@ -1,6 +1,7 @@
 //! The driver of a stream: keeps a call open at one server after the other and sends what the window
 //! decides.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use pushonce_proto::publisher::PublishFailure;
 use pushonce_proto::status::describe;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
 use super::window::{self, PublishWindow};
-use super::{AcknowledgementSender, QueuedPublish};
+use super::{AcknowledgementSender, StreamCommand};
 use crate::publisher::{Publisher, PublisherShared};
 use crate::reconnect::RECONNECT_BACKOFF;
 
@@ -34,6 +35,9 @@ const RESPONSE_TIMEOUT: Duration = Publisher::ATTEMPT_TIMEOUT;
 
 /// Timeout for opening a call.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Timeout for the server to end a call that the publisher ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An open call of `PublishStream`.
 pub(crate) struct PublishCall {
@@ -66,6 +70,8 @@ struct PublishStreamDriver {
     window: PublishWindow<AcknowledgementSender>,
     timer: Option<Pin<Box<Sleep>>>,
     rng: StdRng,
+    /// Who waits for the outcomes of all messages before an index, in order.
+    flushes: VecDeque<(u64, oneshot::Sender<()>)>,
     /// Empty between uses.
     outcomes: Vec<window::StreamOutcome<AcknowledgementSender>>,
 }
@@ -75,7 +81,7 @@ impl PublishCall {
     pub(crate) async fn open(shared: &PublisherShared) -> Result<PublishCall, PublishFailure> {
         let (server, channel) = shared.channel().await?;
         let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE_MAX);
-        let mut client = PublisherServiceClient::new(channel);
+        let mut client = PublisherServiceClient::new(channel.get());
         let mut request = Request::new(ReceiverStream::new(request_queue));
         shared.add_token(&mut request).await?;
         let call = client.publish_stream(request);
@@ -97,8 +103,7 @@ impl PublishCall {
             Ok(Err(status)) => describe(&status),
             Err(_) => "the call was not opened in time".to_owned(),
         };
-        shared.switch_from(server).await;
-        Err(crate::publisher::no_reachable_server(&reason))
+        Err(shared.on_unreachable(server, &channel, &reason).await)
     }
 }
 
@@ -107,11 +112,13 @@ pub(super) async fn run(
     shared: Arc<PublisherShared>,
     call: PublishCall,
     window: PublishWindow<AcknowledgementSender>,
-    mut messages: mpsc::Receiver<QueuedPublish>,
+    mut messages: mpsc::Receiver<StreamCommand>,
 ) {
     let (rng, outcomes) = (StdRng::from_os_rng(), Vec::new());
     let call = CallState::Open(Box::new(call));
-    let mut driver = PublishStreamDriver { shared, call, window, timer: None, rng, outcomes };
+    let flushes = VecDeque::new();
+    let mut driver =
+        PublishStreamDriver { shared, call, window, timer: None, rng, flushes, outcomes };
     let mut received = Vec::new();
     loop {
         driver.send();
@@ -125,11 +132,18 @@ pub(super) async fn run(
             () = wait_for_timer(&mut driver.timer) => DriverEvent::Timer,
         };
         match event {
-            DriverEvent::Messages(0) => return,
+            DriverEvent::Messages(0) => return driver.close().await,
             DriverEvent::Messages(_) => {
                 let now = Instant::now();
-                for (publish, sender) in received.drain(..) {
-                    driver.window.push(publish, sender, now);
+                for command in received.drain(..) {
+                    match command {
+                        StreamCommand::Publish(publish, sender) => {
+                            driver.window.push(publish, sender, now);
+                        }
+                        StreamCommand::Flush(sender) => {
+                            driver.flushes.push_back((driver.window.end_index(), sender));
+                        }
+                    }
                 }
             }
             DriverEvent::CallOpened(call) => driver.call = CallState::Open(call),
@@ -141,6 +155,7 @@ pub(super) async fn run(
             // Fails only when the caller dropped the future.
             let _dropped = sender.send(outcome);
         }
+        driver.answer_flushes();
     }
 }
 
@@ -217,6 +232,24 @@ impl PublishStreamDriver {
         window.on_timer(now, rng, outcomes);
         if self.response_deadline().is_some_and(|at| at <= now) {
             self.on_call_failed("the server did not reply in time", now);
+        }
+    }
+
+    /// Ends the call from this side, and waits until the server ends it, too.
+    async fn close(self) {
+        let CallState::Open(call) = self.call else { return };
+        let PublishCall { requests, mut responses, .. } = *call;
+        drop(requests);
+        let ended = async { while let Ok(Some(_)) = responses.message().await {} };
+        let _is_stuck = timeout(CLOSE_TIMEOUT, ended).await;
+    }
+
+    fn answer_flushes(&mut self) {
+        let settled = self.window.settled_before();
+        while self.flushes.front().is_some_and(|(index, _)| *index <= settled) {
+            if let Some((_, sender)) = self.flushes.pop_front() {
+                let _dropped = sender.send(());
+            }
         }
     }
 

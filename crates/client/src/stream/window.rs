@@ -133,12 +133,22 @@ impl<W> PublishWindow<W> {
         self.entries.len() < ProducerSequence::IN_FLIGHT_MAX && self.bytes < BYTES_MAX
     }
 
+    /// The index of the next message.
+    pub(crate) fn end_index(&self) -> u64 {
+        self.first_index + self.entries.len() as u64
+    }
+
+    /// Every message before this index has its outcome.
+    pub(crate) fn settled_before(&self) -> u64 {
+        self.first_index
+    }
+
     /// Appends a message.
     pub(crate) fn push(&mut self, publish: Publish, waiter: W, now: Instant) {
         if self.topics.len() >= TOPICS_MAX {
             self.topics.retain(|_, topic_window| !topic_window.unsettled.is_empty());
         }
-        let index = self.first_index + self.entries.len() as u64;
+        let index = self.end_index();
         let topic_window = self.topics.entry(publish.topic.clone()).or_insert_with(|| {
             self.epoch = self.epoch.saturating_add(1);
             TopicWindow::new(self.epoch, now)

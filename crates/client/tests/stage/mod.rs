@@ -90,6 +90,19 @@ impl ScriptedWebSocketSession {
         self.send_event(ServerEvent::Message { topic: topic(), message: published(offset) }).await;
     }
 
+    /// Reads to the end. Returns the code of the client's close frame, if there was one.
+    pub(crate) async fn close_code(mut self) -> Option<u16> {
+        let read = async {
+            while let Some(Ok(message)) = self.socket.next().await {
+                if let Some((code, _)) = message.as_close() {
+                    return Some(code.into());
+                }
+            }
+            None
+        };
+        tokio::time::timeout(TEST_TIMEOUT, read).await.expect("the end in time")
+    }
+
     pub(crate) async fn close(mut self, code: u16) {
         let code = CloseCode::try_from(code).unwrap();
         self.socket.send(Message::close(Some(code), "because")).await.unwrap();

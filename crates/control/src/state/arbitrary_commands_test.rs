@@ -6,6 +6,7 @@ use pushonce_core::{TicketKey, Timestamp};
 use super::namespace_test::count;
 use super::state_test::{CLUSTER, CommandLog, bootstrap_command, drain, join_command};
 use super::*;
+use crate::JoinCredential;
 
 /// Commands that often conflict: few directories, few names, few ids.
 fn command() -> impl Strategy<Value = ControlCommand> {

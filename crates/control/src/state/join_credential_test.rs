@@ -4,6 +4,7 @@ use pushonce_core::{JoinTokenHash, JoinTokenStatus, Timestamp};
 
 use super::state_test::{CommandLog, join_command};
 use super::*;
+use crate::JoinCredential;
 
 const NOW: Timestamp = Timestamp(1_000);
 const EXPIRES: Timestamp = Timestamp(2_000);

@@ -1,6 +1,6 @@
 //! Settings of namespaces: defaults, revision, limits.
 
-use pushonce_core::{History, InvalidNamespace, Topic};
+use pushonce_core::{Durability, History, InvalidNamespace, Namespace, NamespaceChange, Topic};
 
 use super::state_test::{CommandLog, join_command};
 use super::*;

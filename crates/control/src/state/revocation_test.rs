@@ -1,4 +1,6 @@
 use super::state_test::CommandLog;
+use pushonce_core::{RevokedTokens, Timestamp};
+
 use super::*;
 
 const DAY_MS: u64 = 24 * 3_600_000;

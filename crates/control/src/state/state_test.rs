@@ -1,12 +1,13 @@
 //! Commands that change the members and the placement: bootstrap, join, drain, remove.
 
-use pushonce_core::ShardId;
+use pushonce_core::{ConsensusTimes, ShardId};
 
 use super::log_mark_test::log_mark;
 use super::namespace_test::count;
 use super::*;
 use crate::member::tests::profile;
 use crate::{InvalidProfile, ProcessRun, Profile};
+use crate::{JoinCredential, JoinReply};
 
 pub(super) const CLUSTER: ClusterId = ClusterId(77);
 

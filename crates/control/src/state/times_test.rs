@@ -1,6 +1,8 @@
 //! The consensus times: checked at a join, and changed in two steps.
 
 use super::state_test::{CommandLog, join_command};
+use pushonce_core::ConsensusTimes;
+
 use super::*;
 
 #[test]

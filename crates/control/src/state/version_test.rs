@@ -5,6 +5,7 @@ use pushonce_core::{BuildInfo, UnsupportedVersion};
 use super::state_test::bootstrap_command;
 use super::*;
 use crate::member::tests::profile;
+use crate::{JoinCredential, Profile};
 
 const ONE: ClusterVersion = ClusterVersion(1);
 const TWO: ClusterVersion = ClusterVersion(2);

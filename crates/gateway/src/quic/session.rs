@@ -25,6 +25,7 @@ use crate::driver::{self, SessionDriver, SessionTransport, StreamUnavailable};
 use crate::lane::{LaneState, SessionPermit};
 use crate::liveness::Activity;
 use crate::metrics::TransportKind;
+use crate::session::ReceiveState;
 use crate::{encoder, partial, work};
 
 /// Maximum time for the acknowledgement of the last replies.
@@ -66,7 +67,9 @@ struct OpenSession {
     driver: Rc<SessionDriver<QuicTransport>>,
     control: StreamId,
     decoder: delimited::FrameDecoder,
-    /// The decoder may hold complete frames, because the turn of the session was over.
+    /// Bytes that the client may send before they are read, and that are read at once.
+    window_bytes: u32,
+    /// The decoder may hold complete frames, because the turn of the session was over or its credential is being verified.
     has_unread: bool,
     /// The frame that is only half received, if there is one, and when it must be complete.
     partial: Option<(Holding, Instant)>,
@@ -228,13 +231,15 @@ impl OpenSession {
             sink: Rc::new(RefCell::new(sink)),
             close_reason: RefCell::new(None),
         };
-        let decoder = delimited::FrameDecoder::new(lane.frame_bytes_max(Encoding::Proto));
+        // The bound is set anew before each frame.
+        let decoder = delimited::FrameDecoder::new(0);
         let address = connection.remote_address().ip().into();
         let driver = SessionDriver::start(lane.clone(), transport, address);
         OpenSession {
             driver,
             control,
             decoder,
+            window_bytes: super::UNAUTHENTICATED_RECEIVE_WINDOW_BYTES,
             has_unread: false,
             partial: None,
             paused_until: None,
@@ -258,8 +263,10 @@ impl OpenSession {
             if self.is_peer_finished || !sink.borrow().is_open() {
                 return true;
             }
-            let congested = sink.borrow().is_congested();
-            if congested || self.paused_until.is_some() || !self.read_control() {
+            let is_congested = sink.borrow().is_congested();
+            let is_waiting = self.driver.receive_state() == ReceiveState::Waiting;
+            let may_read = !is_congested && !is_waiting && self.paused_until.is_none();
+            if !may_read || !self.read_control() {
                 return false;
             }
             if self.has_unread {
@@ -293,8 +300,9 @@ impl OpenSession {
             self.decode_frames();
             return true;
         }
+        self.widen_window();
         let connection = &self.driver.transport().connection;
-        match connection.read(self.control, super::RECEIVE_WINDOW_BYTES as usize) {
+        match connection.read(self.control, self.window_bytes as usize) {
             StreamRead::Bytes(bytes) => {
                 self.decoder.push(&bytes);
                 self.decode_frames();
@@ -305,22 +313,33 @@ impl OpenSession {
         true
     }
 
+    /// Lets the client send more at once when a credential was verified, or none is needed.
+    fn widen_window(&mut self) {
+        let is_narrow = self.window_bytes < super::RECEIVE_WINDOW_BYTES;
+        if is_narrow && self.driver.receive_state() == ReceiveState::Open {
+            self.window_bytes = super::RECEIVE_WINDOW_BYTES;
+            self.driver.transport().connection.set_receive_window(self.window_bytes);
+        }
+    }
+
     /// Handles received frames, as many as the turn of the session allows.
     fn decode_frames(&mut self) {
-        self.decoder.set_max(self.driver.lane().frame_bytes_max(Encoding::Proto));
         let mut micros = 0;
         while self.driver.transport().sink.borrow().is_open() {
-            if micros >= work::TURN_MICROS {
+            let state = self.driver.receive_state();
+            if micros >= work::TURN_MICROS || state == ReceiveState::Waiting {
                 self.has_unread = true;
                 break;
             }
+            let open_max = self.driver.lane().frame_bytes_max(Encoding::Proto);
+            self.decoder.set_max(state.frame_bytes_max(open_max));
             match self.decoder.next() {
                 Ok(Some(frame)) => {
                     self.partial = None;
                     micros += self.driver.on_request(Encoding::Proto.decode_request(&frame));
                 }
                 Ok(None) => break,
-                Err(error) => self.driver.close(&close::TOO_BIG, error.to_string()),
+                Err(error) => self.driver.close_too_large(&error.to_string()),
             }
         }
         let pause = self.driver.charge_work(micros);
@@ -414,6 +433,10 @@ impl SessionTransport for QuicTransport {
 
     /// Does nothing: QUIC keeps the connection alive and detects its end.
     fn send_ping(&self) {}
+
+    fn resume_receiving(&self) {
+        self.connection.wake_handler();
+    }
 
     fn close(&self, close: &'static CloseCode, reason: &str) {
         self.close_reason.replace(Some((close, reason.to_owned())));

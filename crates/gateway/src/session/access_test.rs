@@ -39,6 +39,7 @@ fn caller(subject: &str, patterns: &[&str]) -> Caller {
         issued_at: None,
         expires_at: Timestamp(7),
         grants: Grants { subscribe: set.clone(), publish: set, admin: None },
+        key: None,
     })
 }
 
@@ -183,4 +184,81 @@ fn caller_of_the_opening_request_needs_no_frame() {
         run(&mut session(), [opened_by, subscribe(1, "a")]),
         ["caller Some(\"alice\")", "subscribe a"]
     );
+}
+
+/// A node without issuers.
+struct OpenGate;
+
+impl AccessGate for OpenGate {
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    fn authorize(&self, _: Option<&Caller>, _: Action<'_>) -> Result<(), AccessError> {
+        Ok(())
+    }
+
+    fn expires_at(&self, _: &Caller) -> Timestamp {
+        Timestamp(0)
+    }
+}
+
+fn unavailable() -> SessionInput {
+    let error = pushonce_auth::AuthenticationError::KeysUnavailable;
+    SessionInput::Authenticated(Err(error.into()))
+}
+
+#[test]
+fn frames_are_small_until_a_credential_was_verified_and_wait_while_one_is() {
+    let mut session = session();
+    let mut state_after = |inputs: Vec<SessionInput>| {
+        run(&mut session, inputs);
+        session.receive_state(&ClosedGate)
+    };
+    assert_eq!(state_after(vec![subscribe(1, "public")]), ReceiveState::Restricted);
+    assert_eq!(state_after(vec![authenticate(2)]), ReceiveState::Waiting);
+    assert_eq!(state_after(vec![unavailable()]), ReceiveState::Restricted);
+    assert_eq!(state_after(vec![authenticate(3)]), ReceiveState::Waiting);
+    let alice = || authenticated(caller("alice", &["a"]));
+    assert_eq!(state_after(vec![alice()]), ReceiveState::Open);
+    assert_eq!(state_after(vec![authenticate(4)]), ReceiveState::Waiting, "a renewal");
+    assert_eq!(state_after(vec![unavailable()]), ReceiveState::Open, "its token is still valid");
+    assert_eq!(state_after(vec![authenticate(5), alice()]), ReceiveState::Open);
+}
+
+#[test]
+fn credential_of_the_opening_request_and_a_node_without_issuers_restrict_nothing() {
+    let mut session = session();
+    assert_eq!(session.receive_state(&OpenGate), ReceiveState::Open);
+    assert_eq!(session.receive_state(&ClosedGate), ReceiveState::Restricted);
+    run(&mut session, [SessionInput::Caller(caller("alice", &["a"]))]);
+    assert_eq!(session.receive_state(&ClosedGate), ReceiveState::Open);
+}
+
+#[test]
+fn bound_of_a_frame_is_never_above_that_of_the_namespaces() {
+    for (state, expected) in [
+        (ReceiveState::Open, [1_000, 1 << 20]),
+        (ReceiveState::Restricted, [1_000, 16 << 10]),
+        (ReceiveState::Waiting, [1_000, 16 << 10]),
+    ] {
+        assert_eq!([1_000, 1 << 20].map(|open| state.frame_bytes_max(open)), expected, "{state:?}");
+    }
+}
+
+#[test]
+fn session_with_a_frame_that_is_too_large_learns_whether_a_token_helps() {
+    let mut session = session();
+    let close = |session: &Session| {
+        let (close, reason) = session.too_large(&ClosedGate, "too long");
+        (close.code, reason)
+    };
+    let (code, reason) = close(&session);
+    assert!(code == close::TOO_BIG.code && reason.contains("authenticate first"), "{reason}");
+    run(&mut session, [authenticate(1), unavailable()]);
+    let (code, reason) = close(&session);
+    assert!(code == close::OVER_LIMIT.code && reason.contains("retry later"), "{reason}");
+    run(&mut session, [authenticate(2), authenticated(caller("alice", &["a"]))]);
+    assert_eq!(close(&session), (close::TOO_BIG.code, "too long".to_owned()));
+    assert!(reason.len() <= 123, "a close frame has no more room");
 }

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use pushonce_auth::Caller;
 use pushonce_proto::client::{ClientCommand, ClientRequest, InvalidFrame};
 
-/// Maximum number of requests that wait for the result of an authentication: those that a client sends at once
-/// when it connects.
+/// Maximum number of requests that wait for the result of an authentication. Few do: while a credential is verified, a
+/// session is not read ([`ReceiveState::Waiting`](super::ReceiveState)). The request in the query of a WebSocket waits,
+/// and the ends of subscriptions whose QUIC stream the client stopped.
 const WAITING_MAX: usize = 64;
 
 /// Maximum payload bytes of these requests. Nobody knows yet whether the client has a valid token, so little

@@ -27,6 +27,7 @@ use crate::lane::LaneState;
 use crate::liveness::Activity;
 use crate::metrics::TransportKind;
 use crate::partial::PartialMessage;
+use crate::session::ReceiveState;
 use crate::socket::ClientSocket;
 use crate::socket_sink::SocketSink;
 use crate::{connection, encoder, work};
@@ -90,8 +91,8 @@ struct Session<S: ClientSocket> {
     driver: Rc<SessionDriver<WebSocketTransport<S>>>,
     stream: Rc<S>,
     decoder: MessageDecoder,
-    /// Received bytes that are not decoded yet, because the turn of the session was over. At most
-    /// [`READ_BYTES`], or what came with the handshake.
+    /// Received bytes that are not decoded yet, because the turn of the session was over or its credential is being
+    /// verified. At most [`READ_BYTES`], or what came with the handshake.
     unread: Box<[u8]>,
     /// The message that is only half received, if there is one.
     partial: Option<Box<PartialMessage>>,
@@ -117,10 +118,8 @@ enum PeerState {
 
 impl<S: ClientSocket> Session<S> {
     fn new(lane: Rc<LaneState>, stream: S, encoding: Encoding, deflate: bool) -> Session<S> {
-        let limits = DecoderLimits {
-            message_bytes_max: lane.frame_bytes_max(encoding),
-            fragments_max: FRAGMENTS_MAX,
-        };
+        // Set anew before each message.
+        let limits = DecoderLimits { message_bytes_max: 0, fragments_max: FRAGMENTS_MAX };
         let address = connection::client_address(stream.tcp());
         let stream = Rc::new(stream);
         let sink = SocketSink::new(stream.clone(), lane.clone(), TransportKind::WebSocket);
@@ -160,7 +159,8 @@ impl<S: ClientSocket> Session<S> {
                 self.driver.close(close, reason);
                 continue;
             }
-            let may_read = !is_congested && !self.is_paused(cx);
+            let is_waiting = self.driver.receive_state() == ReceiveState::Waiting;
+            let may_read = !is_congested && !is_waiting && !self.is_paused(cx);
             if may_read && self.poll_read(cx).is_ready() {
                 // Reads one buffer per turn: a client that never pauses would otherwise block its lane.
                 cx.waker().wake_by_ref();
@@ -222,14 +222,14 @@ impl<S: ClientSocket> Session<S> {
     /// Handles received bytes, as many as the turn of the session allows.
     fn on_bytes(&mut self, mut bytes: &[u8]) {
         self.driver.transport().has_received.set(true);
-        let encoding = self.driver.transport().encoding;
-        self.decoder.set_message_bytes_max(self.driver.lane().frame_bytes_max(encoding));
         let (mut ping, mut micros) = (None, 0);
         while self.peer == PeerState::Open && self.driver.transport().sink.borrow().is_open() {
-            if micros >= work::TURN_MICROS {
+            let state = self.driver.receive_state();
+            if micros >= work::TURN_MICROS || state == ReceiveState::Waiting {
                 self.unread = bytes.into();
                 break;
             }
+            self.decoder.set_message_bytes_max(state.frame_bytes_max(self.open_frame_bytes_max()));
             match self.decoder.decode(&mut bytes) {
                 Ok(Some(IncomingMessage::Ping(payload))) => ping = Some(payload),
                 Ok(Some(message)) => {
@@ -249,6 +249,11 @@ impl<S: ClientSocket> Session<S> {
             self.pause = Some(Box::pin(tokio::time::sleep(pause)));
         }
         self.update_partial();
+    }
+
+    /// The bound of a message of a session with a verified credential.
+    fn open_frame_bytes_max(&self) -> usize {
+        self.driver.lane().frame_bytes_max(self.driver.transport().encoding)
     }
 
     fn answer_ping(&self, ping: Option<Bytes>) {
@@ -309,7 +314,11 @@ impl<S: ClientSocket> Session<S> {
         0
     }
 
-    fn on_violation(&mut self, ProtocolViolation { code, reason }: ProtocolViolation) {
+    fn on_violation(&mut self, violation: ProtocolViolation) {
+        let ProtocolViolation { code, reason } = violation;
+        if violation.is_too_long() {
+            return self.driver.close_too_large(reason);
+        }
         let close = match code {
             1007 => &close::BAD_DATA,
             1009 => &close::TOO_BIG,
@@ -440,6 +449,10 @@ impl<S: ClientSocket> SessionTransport for WebSocketTransport<S> {
 
     fn send_ping(&self) {
         self.sink.borrow_mut().ping();
+    }
+
+    fn resume_receiving(&self) {
+        self.sink.borrow().wake_session();
     }
 
     fn close(&self, close: &'static CloseCode, reason: &str) {

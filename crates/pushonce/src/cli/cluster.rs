@@ -1,5 +1,6 @@
 //! `pushonce cluster`: inspects a cluster and changes its members.
 
+mod health;
 mod join_token;
 mod recover;
 mod text;
@@ -37,6 +38,9 @@ enum Command {
     /// no node answers.
     #[command(verbatim_doc_comment)]
     Status,
+    /// Check whether the cluster is healthy, or wait until it is; for scripts
+    #[command(after_help = health::EXAMPLES)]
+    Health(health::Args),
     /// Show the shard and the owner of a topic
     Explain {
         /// Name of the topic
@@ -49,6 +53,9 @@ enum Command {
         /// Drain even if the other nodes then hold fewer replicas of each shard than configured
         #[arg(long)]
         force: bool,
+        /// Wait until the node holds no replicas
+        #[arg(long)]
+        wait: bool,
     },
     /// End the draining of a node, so that it holds replicas again
     Undrain {
@@ -85,9 +92,12 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
         Command::Recover(args) => return recover::run(args, json),
         command => command,
     };
+    if let Command::Health(check) = command {
+        return health::run(&args.server, &check, json).await;
+    }
     let mut client = args.server.connect().await?;
     match command {
-        Command::Recover(_) => {}
+        Command::Recover(_) | Command::Health(_) => {}
         Command::Status => {
             let status = client.status(StatusRequest {}).await.map_err(status_error)?.into_inner();
             print_output(json, || status_json(&status), || status_text(&status))?;
@@ -98,10 +108,15 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
             let explanation = client.explain(request).await.map_err(status_error)?.into_inner();
             print_output(json, || explain_json(&explanation), || explain_text(&explanation))?;
         }
-        Command::Drain { node: name, force } => {
+        Command::Drain { node: name, force, wait } => {
             let id = resolve_member(&mut client, &name).await?;
             client.drain(DrainRequest { node: id, force }).await.map_err(status_error)?;
-            print_change(json, id, "draining", "is draining: see `pushonce cluster status`")?;
+            if wait {
+                wait_until_empty(&mut client, id).await?;
+                print_change(json, id, "drained", "holds no replicas")?;
+            } else {
+                print_change(json, id, "draining", "is draining: see `pushonce cluster status`")?;
+            }
         }
         Command::Undrain { node: name } => {
             let id = resolve_member(&mut client, &name).await?;
@@ -118,7 +133,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
         Command::Remove { node: name, force } => {
             let id = resolve_member(&mut client, &name).await?;
             if !force {
-                drain_until_empty(&mut client, id).await?;
+                drain_if_reachable(&mut client, id).await?;
             }
             client.remove(RemoveRequest { node: id, force }).await.map_err(status_error)?;
             print_change(json, id, "removed", "is removed")?;
@@ -153,21 +168,25 @@ fn check_health(status: &StatusResponse) -> Result<(), Unhealthy> {
     }
 }
 
-/// Drains a running node, and waits until it holds no replicas. If the command is stopped meanwhile, the
-/// node continues to drain, and repeating the command waits again.
-async fn drain_until_empty(client: &mut OperatorClient, id: u64) -> anyhow::Result<()> {
-    let mut is_draining = false;
+/// Drains a running node that holds replicas, and waits until it holds none.
+async fn drain_if_reachable(client: &mut OperatorClient, id: u64) -> anyhow::Result<()> {
+    let status = client.status(StatusRequest {}).await.map_err(status_error)?.into_inner();
+    if held_groups(&status, id).is_empty() {
+        return Ok(());
+    }
+    client.drain(DrainRequest { node: id, force: false }).await.map_err(status_error)?;
+    wait_until_empty(client, id).await
+}
+
+/// Waits until a draining node holds no replicas, or is not reachable any more. If the command is stopped meanwhile,
+/// the node continues to drain, and repeating the command waits again.
+async fn wait_until_empty(client: &mut OperatorClient, id: u64) -> anyhow::Result<()> {
     let mut last_held = String::new();
     loop {
         let status = client.status(StatusRequest {}).await.map_err(status_error)?.into_inner();
-        let is_reachable = status.members.iter().any(|member| member.id == id && member.reachable);
-        let held_groups = groups_of_node(&status, id);
-        if !is_reachable || held_groups.is_empty() {
+        let held_groups = held_groups(&status, id);
+        if held_groups.is_empty() {
             return Ok(());
-        }
-        if !is_draining {
-            client.drain(DrainRequest { node: id, force: false }).await.map_err(status_error)?;
-            is_draining = true;
         }
         if held_groups != last_held {
             output::notice(format!("{} is draining: still in {held_groups}", node_label(id)));
@@ -175,6 +194,12 @@ async fn drain_until_empty(client: &mut OperatorClient, id: u64) -> anyhow::Resu
         }
         tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
     }
+}
+
+/// The groups of which a reachable node holds replicas, as text.
+fn held_groups(status: &StatusResponse, id: u64) -> String {
+    let is_reachable = status.members.iter().any(|member| member.id == id && member.reachable);
+    if is_reachable { groups_of_node(status, id) } else { String::new() }
 }
 
 /// Resolves an id such as `n3`, or the name of a member, to an id.

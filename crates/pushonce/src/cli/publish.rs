@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use pushonce_client::{
-    AcknowledgementFuture, PublishStream, Publisher, PublisherOptions, ServerAddress,
-};
+use pushonce_client::{AcknowledgementFuture, PublishStream, Publisher, ServerAddress};
 use pushonce_core::{Acknowledgement, ContentType, MessageKey, Publish, Topic};
 use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -52,8 +50,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let options = PublisherOptions { token: args.token.provider(), trust: args.trust.load()? };
-    let publisher = Publisher::with_options(args.server.clone(), options);
+    let builder = Publisher::builder(args.server.clone()).trust(args.trust.load()?);
+    let publisher = match args.token.provider() {
+        Some(token) => builder.token(token).build()?,
+        None => builder.build()?,
+    };
     let payload = match (&args.data, &args.file) {
         (Some(data), _) => Some(Bytes::from(data.clone().into_vec())),
         (None, Some(file)) => Some(read_payload(file)?),

@@ -1,5 +1,7 @@
 //! `pushonce subscribe`: prints the messages of topics as they arrive.
 
+mod stats;
+
 use anyhow::bail;
 use clap::ValueEnum;
 use pushonce_client::{
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::access_token::TokenArgs;
 use super::trust::TrustArgs;
 use crate::output::{self, OutputError, escape};
+use stats::Stats;
 
 /// What to subscribe to, from which position, and how.
 #[derive(clap::Args)]
@@ -36,6 +39,9 @@ pub(super) struct Args {
     /// Exit after this number of messages
     #[arg(long, value_name = "N")]
     count: Option<u64>,
+    /// Print one line a second with rates, latencies, gaps and disconnects, instead of the messages
+    #[arg(long)]
+    stats: bool,
     /// Transport [default: that of the server address, else ws]
     #[arg(long)]
     transport: Option<TransportArg>,
@@ -120,7 +126,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     if let Some(token) = args.token.provider() {
         builder = builder.token(token);
     }
-    let Args { delivery, conflated, audience, delta, datagrams, .. } = args;
+    let &Args { delivery, conflated, audience, delta, datagrams, .. } = &args;
     let options = SubscribeOptions {
         delivery,
         report_conflated: conflated,
@@ -138,17 +144,36 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
         builder = builder.topic_with_options(topic.clone(), args.from, options);
     }
     let mut subscriber = builder.connect()?;
+    let printed = tokio::select! {
+        printed = print_events(&mut subscriber, &args, json) => printed,
+        () = shutdown.cancelled() => Ok(()),
+    };
+    subscriber.close().await;
+    printed
+}
+
+/// Prints what arrives, until the subscriber ends or `--count` is reached.
+async fn print_events(subscriber: &mut Subscriber, args: &Args, json: bool) -> anyhow::Result<()> {
     let mut remaining = args.count.unwrap_or(u64::MAX);
+    let mut stats = args.stats.then(|| (Stats::default(), stats::interval()));
     while remaining > 0 {
-        let event = tokio::select! {
-            event = subscriber.next() => event,
-            () = shutdown.cancelled() => return Ok(()),
+        let event = match &mut stats {
+            None => subscriber.next().await,
+            Some((stats, interval)) => tokio::select! {
+                event = subscriber.next() => event.inspect(|event| stats.record(event)),
+                _ = interval.tick() => {
+                    stats.print(json)?;
+                    continue;
+                }
+            },
         };
         let Some(event) = event else { bail!("the session ended and is not retried") };
         match event {
             SubscriberEvent::Message { topic, message } => {
                 remaining -= 1;
-                print_message(json, &topic, &message)?;
+                if stats.is_none() {
+                    print_message(json, &topic, &message)?;
+                }
             }
             SubscriberEvent::Audience { topic, count } => {
                 print_audience(json, topic, count)?;
@@ -165,7 +190,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
             SubscriberEvent::Gap { topic, gap } => {
                 tracing::warn!(%topic, %gap, "messages are missing")
             }
-            SubscriberEvent::Rejected { code, message } => bail!("{code}: {message}"),
+            SubscriberEvent::Rejected { topic: Some(topic), code, message } => {
+                bail!("{topic}: {code}: {message}")
+            }
+            SubscriberEvent::Rejected { code, message, .. } => bail!("{code}: {message}"),
             SubscriberEvent::Disconnected { server, reason: why, retry_in: Some(pause) } => {
                 tracing::warn!(%server, error = why, retry_in = ?pause, "not connected, retrying");
             }
@@ -179,7 +207,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
             other => tracing::debug!(event = ?other, "ignored an unknown event"),
         }
     }
-    Ok(())
+    match stats {
+        Some((mut stats, _)) => Ok(stats.print(json)?),
+        None => Ok(()),
+    }
 }
 
 /// Prints the frame that a JSON client gets, or a line with the position and the payload.

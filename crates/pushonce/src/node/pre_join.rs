@@ -7,7 +7,8 @@ use pushonce_gateway::PagePolicy;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::{bind, web};
+use super::bind::bind;
+use super::web;
 
 /// Serves the health pages until the gateway takes over the port.
 pub(super) struct PreJoinServer(JoinHandle<()>);

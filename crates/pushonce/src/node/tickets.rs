@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_auth::{
-    AccessControl, Caller, Grants, InvalidTicket, PatternSet, Ticket, TicketPeers, TopicPattern,
-    VerifiedToken,
+    AccessControl, Caller, Grants, InvalidTicket, KeyFingerprint, PatternSet, Ticket, TicketPeers,
+    TopicPattern, VerifiedToken,
 };
 use pushonce_core::{NodeId, Timestamp};
 use pushonce_peer::PeerTransport;
@@ -95,10 +95,13 @@ fn encode_caller(token: &VerifiedToken) -> pb::TicketCaller {
         deny_subscribe: texts(&subscribe.deny),
         publish: texts(&publish.allow),
         deny_publish: texts(&publish.deny),
+        key_fingerprint: token
+            .key
+            .map_or_else(Default::default, |key| key.to_bytes().to_vec().into()),
     }
 }
 
-/// `None` when a pattern is malformed: then nothing is granted.
+/// `None` when a pattern or the fingerprint is malformed: then nothing is granted.
 fn decode_caller(caller: pb::TicketCaller) -> Option<Caller> {
     let patterns = |texts: Vec<String>| {
         texts.iter().map(|text| text.parse().ok()).collect::<Option<Vec<TopicPattern>>>()
@@ -114,6 +117,10 @@ fn decode_caller(caller: pb::TicketCaller) -> Option<Caller> {
         },
         admin: None,
     };
+    let key = match &caller.key_fingerprint[..] {
+        [] => None,
+        bytes => Some(KeyFingerprint::from_bytes(bytes.try_into().ok()?)),
+    };
     Some(Caller::with_token(VerifiedToken {
         issuer: caller.issuer.into(),
         subject: caller.subject.map(Arc::from),
@@ -121,6 +128,7 @@ fn decode_caller(caller: pb::TicketCaller) -> Option<Caller> {
         issued_at: caller.issued_at_ms.map(Timestamp),
         expires_at: Timestamp(caller.expires_at_ms),
         grants,
+        key,
     }))
 }
 
@@ -153,6 +161,7 @@ mod tests {
                 publish: PatternSet { allow: patterns(&["chat/*"]), deny: Vec::new() },
                 admin: None,
             },
+            key: Some(KeyFingerprint::from_bytes([7; KeyFingerprint::BYTES])),
         }
     }
 
@@ -160,6 +169,16 @@ mod tests {
     fn caller_of_a_ticket_round_trips_between_nodes() {
         let decoded = decode_caller(encode_caller(&token()));
         assert_eq!(decoded, Some(Caller::with_token(token())));
+        let without_key = VerifiedToken { key: None, ..token() };
+        let decoded = decode_caller(encode_caller(&without_key));
+        assert_eq!(decoded, Some(Caller::with_token(without_key)));
+    }
+
+    #[test]
+    fn malformed_fingerprint_of_a_key_grants_nothing() {
+        let mut wire = encode_caller(&token());
+        wire.key_fingerprint.truncate(15);
+        assert_eq!(decode_caller(wire), None);
     }
 
     #[test]

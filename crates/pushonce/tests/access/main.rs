@@ -115,6 +115,7 @@ async fn every_path_admits_exactly_the_callers_with_its_grant() {
     validity::health_details_are_for_operators(&node).await;
     validity::sdk_publishes_with_a_token(&node).await;
     validity::revocation_ends_open_streams(&node).await;
+    validity::removed_key_ends_open_streams(&node).await;
     validity::sdk_renews_the_token_of_a_session(&node).await;
     node.stop().await;
 }

@@ -1,6 +1,7 @@
 //! A node with issuers in this process.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
 use pushonce::config::{Config, HumanDuration, Settings};
@@ -15,6 +16,7 @@ use pushonce_proto::pb::cluster::v1::{
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
@@ -31,27 +33,37 @@ pub struct TestNode {
     paths: Vec<String>,
     shutdown: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
-    _directory: TempDir,
+    /// Stands for SIGHUP.
+    reload: watch::Sender<()>,
+    directory: TempDir,
 }
 
 /// How long the node may need to start or to apply a change.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Writes the issuers file, with an issuer that has these keys.
+fn write_issuers(directory: &Path, key_ids: &[&str]) {
+    let mut text = format!(
+        "[[issuer]]\nissuer = {:?}\naudience = {:?}\nalgorithms = [\"HS256\"]\n",
+        token::ISSUER,
+        token::AUDIENCE,
+    );
+    for id in key_ids {
+        let file = directory.join(id);
+        std::fs::write(&file, token::secret_of(id)).expect("writable");
+        text += &format!(
+            "[[issuer.key]]\nid = {id:?}\nalgorithm = \"HS256\"\nsecret-file = {file:?}\n"
+        );
+    }
+    std::fs::write(directory.join("issuers.toml"), text).expect("writable");
+}
+
 impl TestNode {
     /// Starts a node of one issuer, with the public namespace `public` and the revoked subject `revoked`.
     pub async fn start() -> TestNode {
         let directory = tempfile::tempdir().expect("a directory");
-        let secret = directory.path().join("secret");
-        std::fs::write(&secret, token::SECRET).expect("writable");
         let issuers = directory.path().join("issuers.toml");
-        let text = format!(
-            "[[issuer]]\nissuer = {:?}\naudience = {:?}\nalgorithms = [\"HS256\"]\n\
-             [[issuer.key]]\nid = \"test\"\nalgorithm = \"HS256\"\nsecret-file = {:?}\n",
-            token::ISSUER,
-            token::AUDIENCE,
-            secret,
-        );
-        std::fs::write(&issuers, text).expect("writable");
+        write_issuers(directory.path(), &[token::KEY, token::RETIRED_KEY]);
         let [http, grpc, peer, monitoring] = [(); 4].map(|()| free_tcp_address());
         let quic = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let quic = quic.expect("a free port");
@@ -73,7 +85,8 @@ impl TestNode {
         let shutdown = CancellationToken::new();
         let node = Node::build(config, demo_pages(), recorder, &shutdown).await.expect("a node");
         let paths = node.http_paths().iter().map(|path| (*path).to_owned()).collect();
-        let task = tokio::spawn(node.run(shutdown.clone()));
+        let (reload, reloads) = watch::channel(());
+        let task = tokio::spawn(node.with_reload(reloads).run(shutdown.clone()));
         let channel = Channel::from_shared(format!("http://{grpc}")).expect("a URL");
         let channel = channel.connect_lazy();
         let node = TestNode {
@@ -85,11 +98,18 @@ impl TestNode {
             paths,
             shutdown,
             task,
-            _directory: directory,
+            reload,
+            directory,
         };
         node.wait_until_ready().await;
         node.set_up().await;
         node
+    }
+
+    /// Replaces the keys of the issuer.
+    pub fn set_keys(&self, ids: &[&str]) {
+        write_issuers(self.directory.path(), ids);
+        self.reload.send_replace(());
     }
 
     async fn wait_until_ready(&self) {

@@ -7,7 +7,17 @@ use pushonce_core::Timestamp;
 
 pub const ISSUER: &str = "https://issuer.test";
 pub const AUDIENCE: &str = "pushonce";
-pub const SECRET: &[u8] = b"a secret of the test, thirty-two bytes or more";
+const SECRET: &[u8] = b"a secret of the test, thirty-two bytes or more";
+
+/// The id of the key of [`mint`].
+pub const KEY: &str = "test";
+/// The id of a key that the issuer removes.
+pub const RETIRED_KEY: &str = "retired";
+
+/// The secret of a key.
+pub fn secret_of(key: &str) -> Vec<u8> {
+    [SECRET, key.as_bytes()].concat()
+}
 
 /// Grants of patterns for topics. Those of `deny` are denied to subscribe and to publish.
 pub fn grants(subscribe: &[&str], publish: &[&str], deny: &[&str]) -> Grants {
@@ -23,6 +33,11 @@ pub fn admin(access: AdminAccess) -> Grants {
 
 /// A token of `subject` that expires in so many seconds.
 pub fn mint(subject: &str, expires_in: i64, grants: Grants) -> String {
+    mint_by(KEY, subject, expires_in, grants)
+}
+
+/// As [`mint`], signed by another key.
+pub fn mint_by(key_id: &str, subject: &str, expires_in: i64, grants: Grants) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() as i64;
     let time = |seconds: i64| Timestamp(u64::try_from(seconds).expect("after 1970") * 1_000);
     let token = NewToken {
@@ -34,6 +49,6 @@ pub fn mint(subject: &str, expires_in: i64, grants: Grants) -> String {
         expires_at: time(now + expires_in),
         grants,
     };
-    let key = SigningKey::from_secret(SECRET).expect("long enough");
-    token.sign(&key, Some("test")).expect("signed")
+    let key = SigningKey::from_secret(&secret_of(key_id)).expect("long enough");
+    token.sign(&key, Some(key_id)).expect("signed")
 }

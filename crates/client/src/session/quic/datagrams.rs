@@ -23,10 +23,10 @@ struct PendingDatagrams(VecDeque<(Topic, Arc<Message>)>);
 
 /// Reads datagrams to the end of the connection.
 pub(super) async fn read(shared: ReaderContext) {
-    let mut stream_epochs = shared.stream_epochs.subscribe();
+    let mut topics = shared.topics.subscribe();
     let mut pending = PendingDatagrams::default();
     loop {
-        let ready = pending.first_ready(&stream_epochs.borrow_and_update());
+        let ready = pending.first_ready(&topics.borrow_and_update().epochs);
         tokio::select! {
             datagram = shared.connection.read_datagram() => {
                 // The end of the connection is reported by `accept_streams`.
@@ -42,7 +42,7 @@ pub(super) async fn read(shared: ReaderContext) {
                     permit.send(Ok(ServerEvent::Message { topic, message }));
                 }
             }
-            Ok(()) = stream_epochs.changed() => {}
+            Ok(()) = topics.changed() => {}
         }
     }
 }

@@ -73,7 +73,7 @@ fn conflict_banner(status: &StatusResponse) -> String {
 }
 
 /// The lines of the problems, which come first; empty for a healthy cluster.
-fn problem_lines(status: &StatusResponse) -> String {
+pub(super) fn problem_lines(status: &StatusResponse) -> String {
     let line = |problem: &Problem| {
         format!("{}: {}\n", problem.severity.to_uppercase(), escape(&problem.text))
     };
