@@ -143,10 +143,10 @@ export function createResumeState(emit, nextId, random, whenHidden) {
       }
     },
 
-    /** Up to `max` requests that are to be sent now. @param {number} now @param {number} max @returns {Frame[]} */
-    takeRequests(now, max) {
+    /** The requests that are to be sent now. @param {number} now @returns {Frame[]} */
+    takeRequests(now) {
       if (now < requestAt) return [];
-      return inPhase(IDLE).slice(0, max).map(request);
+      return inPhase(IDLE).map(request);
     },
 
     /** When to call `takeRequests` again. @param {number} now */

@@ -23,8 +23,6 @@ const REPLY_TIMEOUT = 10_000;
 const PROBE_TIMEOUT = 3_000;
 /** A connection with a frame within this time needs no probe. */
 const PROBE_AFTER = 1_000;
-/** Requests that a node holds while it verifies the token: it accepts 64. */
-const UNVERIFIED_REQUESTS_MAX = 60;
 
 /** @typedef {"waiting" | "token" | "opening" | "open" | "closed"} Phase */
 
@@ -104,8 +102,9 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
   /** Sends what waits and may be sent. @param {number} now */
   function pump(now) {
     if (phase !== "open") return;
-    const requests = topics.takeRequests(now, isVerified ? Infinity : UNVERIFIED_REQUESTS_MAX - lastId);
+    const requests = topics.takeRequests(now);
     if (requests.length && !hadFrame) aliveUntil = Math.min(aliveUntil, now + REPLY_TIMEOUT);
+    // A publish that a refused token takes along would have an unknown outcome.
     if (isVerified) requests.push(...outbox.takeRequests(now));
     for (const frame of requests) emit("send", frame);
   }
