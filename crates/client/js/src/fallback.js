@@ -16,12 +16,12 @@ const DAY = 86_400_000;
  * @param {typeof globalThis.fetch} fetch
  * @param {typeof import("./http-error.js").httpError} httpError
  * @param {typeof import("./payload.js").toBytes} toBytes
- * @param {Remember} remember
+ * @param {Remember} remember a connection that the best transport opens forgets it
  * @returns {Connection}
  */
 export function open(transport, url, events, fetch, httpError, toBytes, remember) {
   const openTransport = transport === "sse" ? openEventStreams : openLongPolls;
-  const connection = openTransport(
+  return openTransport(
     { url, fetch, httpError, toBytes },
     {
       ...events,
@@ -32,11 +32,4 @@ export function open(transport, url, events, fetch, httpError, toBytes, remember
       },
     },
   );
-  return {
-    send: connection.send,
-    close: () => {
-      remember();
-      connection.close();
-    },
-  };
 }

@@ -57,9 +57,10 @@ export function connect(url, options = {}) {
       whenHidden,
     },
     open: (transport, address, events) => {
-      if (transport === "websocket") return openWebSocket(address, WebSocket, events);
+      const store = remember.bind(null, key);
+      if (transport === "websocket") return openWebSocket(address, WebSocket, events, store);
       const opening = import("./fallback.js").then(({ open }) =>
-        open(transport, address, events, request, httpError, toBytes, remember.bind(null, key)),
+        open(transport, address, events, request, httpError, toBytes, store),
       );
       opening.catch((error) => events.closed(undefined, String(error)));
       return {

@@ -261,7 +261,7 @@ test("proxy that holds events back ends the connection without a frame", async (
   assert.deepEqual([node.frames, node.remembered], [[], []]);
 });
 
-test("transport is remembered while it brings frames, and forgotten when it is left", async () => {
+test("transport is remembered once it brings frames", async () => {
   const node = new FakeNode("sse");
   await node.send(subscribe(1, "a"));
   assert.deepEqual(node.remembered, []);
@@ -270,8 +270,7 @@ test("transport is remembered while it brings frames, and forgotten when it is l
   await settle();
   assert.deepEqual(node.frames, [":"]);
   assert.equal(node.remembered[0][0], "sse");
-  node.connection.close();
-  assert.deepEqual(node.remembered.at(-1), []);
+  assert.ok(node.remembered[0][1] > Date.now());
 });
 
 test("probe begins the streams again", async () => {

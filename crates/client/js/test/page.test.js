@@ -136,6 +136,16 @@ test("transport that the page before had to use is used first", async (context) 
   assert.deepEqual([transport, FakeSocket.all], ["sse", []]);
 });
 
+test("transport that a page had to use is forgotten when a WebSocket opens", async (context) => {
+  const localStorage = { "pushonce http://node": `sse ${Date.now() - 1}` };
+  Object.defineProperty(globalThis, "localStorage", { configurable: true, value: localStorage });
+  context.after(() => delete globalThis.localStorage);
+  const client = connect("http://node", { WebSocket: FakeSocket });
+  context.after(() => client.close());
+  await settle();
+  assert.deepEqual([client.state, localStorage], ["open", {}]);
+});
+
 test("client without a WebSocket or an address fails at once", () => {
   const { WebSocket } = globalThis;
   delete globalThis.WebSocket;
