@@ -8,8 +8,8 @@ import { openEventStreams } from "./sse.js";
 const DAY = 86_400_000;
 
 /**
- * The functions of the core are passed in, and not imported: bundlers that move shared modules to a file of their own would make every page load
- * two files.
+ * The functions of the core are passed in, and not imported: bundlers that move shared modules to a file of their
+ * own would make every page load two files.
  * @param {TransportName} transport
  * @param {string} url the address of the node
  * @param {ConnectionEvents} events

@@ -26,8 +26,8 @@ export { PublishError, PushonceError } from "./errors.js";
 /** @typedef {import("./types.js").TokenProvider} TokenProvider */
 
 /**
- * Connects to a cluster, and stays connected until `close()`: when a node or the network fails, the client connects again, to another node if
- * there is one, and every subscription continues where it stopped.
+ * Connects to a cluster, and stays connected until `close()`: when a node or the network fails, the client connects
+ * again, to another node if there is one, and every subscription continues where it stopped.
  * @param {string | URL | (string | URL)[]} url the address of a node, or of several: `https://push.example.com`
  * @param {ConnectOptions} [options]
  * @returns {Client}

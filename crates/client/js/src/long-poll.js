@@ -1,4 +1,5 @@
-// A connection over long polls, for networks with a proxy that holds responses back until they end. Loaded only when it is used.
+// A connection over long polls, for networks with a proxy that holds responses back until they end. Loaded only
+// when it is used.
 
 import { createHttpConnection, topicPath } from "./http-connection.js";
 
@@ -77,7 +78,11 @@ export function openLongPolls(parts, events) {
     return { position, messages: body.messages ?? body };
   }
 
-  /** Delivers a page. Returns the position to continue from. @param {any} delivery @param {{ position: string, messages: Frame[], gap?: Frame }} page */
+  /**
+   * Delivers a page. Returns the position to continue from.
+   * @param {any} delivery
+   * @param {{ position: string, messages: Frame[], gap?: Frame }} page
+   */
   function deliver(delivery, { position, messages, gap }) {
     if (gap) http.receive({ gap }, "page");
     for (const frame of delivery === "all" ? messages : messages.slice(-1)) http.receive(frame, JSON.stringify(frame));
@@ -95,7 +100,11 @@ function begin(from) {
   return "last" in from ? `last=${from.last}` : `after=${from.position}&limit=${LIMIT}`;
 }
 
-/** The gap after the position of a request, up to the one from which the history can be read. @param {string} query @param {string} to */
+/**
+ * The gap after the position of a request, up to the one from which the history can be read.
+ * @param {string} query
+ * @param {string} to
+ */
 function gapBetween(query, to) {
   const [epoch, offset] = (new URLSearchParams(query).get("after") ?? to).split(":");
   const reason = to.startsWith(`${epoch}:`) ? "expired" : "epoch";

@@ -115,7 +115,12 @@ export function createResumeState(emit, nextId, random, whenHidden) {
       end(subscription);
     },
 
-    /** Stops a topic until the application has caught up, or continues it. @param {number} _now @param {string} topic @param {boolean} isPaused */
+    /**
+     * Stops a topic until the application has caught up, or continues it.
+     * @param {number} _now
+     * @param {string} topic
+     * @param {boolean} isPaused
+     */
     setPaused(_now, topic, isPaused) {
       const subscription = subscriptions.get(topic);
       if (!subscription) return;
@@ -198,7 +203,11 @@ export function createResumeState(emit, nextId, random, whenHidden) {
     deliver(subscription, "subscribed", { ...value, delivery });
   }
 
-  /** Whether a frame says that the topic is now stale, or live, and was not before. @param {TopicSubscription} subscription @param {string} name */
+  /**
+   * Whether a frame says that the topic is now stale, or live, and was not before.
+   * @param {TopicSubscription} subscription
+   * @param {string} name
+   */
   function isChange(subscription, name) {
     const isStale = name === "stale";
     if (isStale === subscription.isStale || !(isStale || name === "live")) return false;

@@ -119,7 +119,12 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     report("connected", { url: servers.url(), transport: servers.transport() });
   }
 
-  /** Ends the connection, or the attempt to open one, and schedules the next. @param {number} now @param {string} reason @param {{ code?: number, isLater?: boolean, isWanted?: boolean }} [how] */
+  /**
+   * Ends the connection, or the attempt to open one, and schedules the next.
+   * @param {number} now
+   * @param {string} reason
+   * @param {{ code?: number, isLater?: boolean, isWanted?: boolean }} [how]
+   */
   function lose(now, reason, { code, isLater = false, isWanted = false } = {}) {
     if (phase === "closed") return;
     const url = servers.url();
@@ -151,7 +156,13 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     report("closed", error);
   }
 
-  /** The node refused the token, or it has expired. @param {number} now @param {string} word @param {string} message @param {number} [code] */
+  /**
+   * The node refused the token, or it has expired.
+   * @param {number} now
+   * @param {string} word
+   * @param {string} message
+   * @param {number} [code]
+   */
   function refuse(now, word, message, code) {
     const error = credentials.refuse(word, message);
     if (error) close(error, code);
@@ -175,18 +186,27 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     }
   }
 
-  /** A node that has lost contact with the owner of a topic is left for another, if there is one. @param {number} now */
+  /**
+   * A node that has lost contact with the owner of a topic is left for another, if there is one.
+   * @param {number} now
+   */
   function considerSwitch(now) {
     if (!topics.hasStale()) switchAt = Infinity;
     else if (servers.hasOthers() && switchAt === Infinity) switchAt = now + staleDelay.next();
   }
 
-  /** A node that was down for a moment looks like a network that blocks WebSockets, and networks change. @param {number} now */
+  /**
+   * A node that was down for a moment looks like a network that blocks WebSockets, and networks change.
+   * @param {number} now
+   */
   function scheduleUpgrade(now) {
     if (servers.transport() !== transports[0]) upgradeAt = now + upgradeDelay.next();
   }
 
-  /** Applies every deadline that has passed, and sends what waits. To be called after every other event. @param {number} now */
+  /**
+   * Applies every deadline that has passed, and sends what waits. To be called after every other event.
+   * @param {number} now
+   */
   function tick(now) {
     outbox.expire(now);
     if (phase === "waiting" && now >= retryAt) start(now);
@@ -247,7 +267,11 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       else authenticate();
     },
 
-    /** @param {number} now @param {Frame} frame @param {string} text the frame as it was received; empty for a reply of the transport */
+    /**
+     * @param {number} now
+     * @param {Frame} frame
+     * @param {string} text the frame as it was received; empty for a reply of the transport
+     */
     frame(now, frame, text) {
       if (phase !== "open") return;
       // Without a text, it did not come from the node.
@@ -280,7 +304,12 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       }
     },
 
-    /** The connection has ended, or could not be opened. @param {number} now @param {number} [code] @param {string} [reason] */
+    /**
+     * The connection has ended, or could not be opened.
+     * @param {number} now
+     * @param {number} [code]
+     * @param {string} [reason]
+     */
     closed(now, code = 1006, reason) {
       if (phase !== "opening" && phase !== "open") return;
       const word = FINAL[code];
@@ -318,7 +347,11 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       }
     },
 
-    /** The page or the network came back: the connection may be dead, or the wait pointless. @param {number} now @param {boolean} isOtherNetwork */
+    /**
+     * The page or the network came back: the connection may be dead, or the wait pointless.
+     * @param {number} now
+     * @param {boolean} isOtherNetwork
+     */
     wake(now, isOtherNetwork) {
       if (isOtherNetwork) {
         if (upgradeAt < Infinity) upgradeAt = now;

@@ -1,4 +1,5 @@
-// A connection over event streams (SSE), read with `fetch`: an `EventSource` can send no token. Loaded only when it is used.
+// A connection over event streams (SSE), read with `fetch`: an `EventSource` can send no token. Loaded only when it
+// is used.
 
 import { createHttpConnection, toQuery } from "./http-connection.js";
 
@@ -20,7 +21,10 @@ export function openEventStreams(parts, events) {
   const http = createHttpConnection(parts, events, restart);
   http.signal.addEventListener("abort", () => streams.abort());
 
-  /** Browsers open six connections to a node without HTTP/2, so that topics share streams, and a change of them begins all streams again. */
+  /**
+   * Browsers open six connections to a node without HTTP/2, so that topics share streams, and a change of them
+   * begins all streams again.
+   */
   function restart() {
     streams.abort();
     streams = new AbortController();

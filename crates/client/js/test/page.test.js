@@ -146,6 +146,35 @@ test("transport that a page had to use is forgotten when a WebSocket opens", asy
   assert.deepEqual([client.state, localStorage], ["open", {}]);
 });
 
+test("snapshot uses the token that the connection asked for", async (context) => {
+  const reasons = [];
+  const headers = [];
+  const client = connect("http://node", {
+    WebSocket: FakeSocket,
+    token: async ({ reason }) => {
+      reasons.push(reason);
+      return "t1";
+    },
+    fetch: async (url, init) => {
+      headers.push([url, init.headers]);
+      return new Response('{"score":1}', {
+        headers: { "content-type": "application/json", "pushonce-position": "5:3" },
+      });
+    },
+  });
+  context.after(() => client.close());
+  const { data, position } = await client.snapshot("a b/c");
+  assert.deepEqual([data, position, reasons], [{ score: 1 }, "5:3", ["connect"]]);
+  assert.deepEqual(headers, [["http://node/topics/a%20b/c", { authorization: "Bearer t1" }]]);
+});
+
+test("function that returns no token is called again", async (context) => {
+  const client = connect("http://node", { WebSocket: FakeSocket, token: () => undefined });
+  context.after(() => client.close());
+  const { reason } = await new Promise((resolve) => client.on("disconnected", resolve));
+  assert.match(reason, /no token: TypeError/);
+});
+
 test("client without a WebSocket or an address fails at once", () => {
   const { WebSocket } = globalThis;
   delete globalThis.WebSocket;

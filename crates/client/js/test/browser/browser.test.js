@@ -1,4 +1,5 @@
-// The SDK in Chromium, imported by a page without a build step. Needs Debian's chromium, or another one named by CHROMIUM.
+// The SDK in Chromium, imported by a page without a build step. Needs Debian's chromium, or another one named by
+// CHROMIUM.
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
