@@ -108,7 +108,7 @@ export function openEventStreams(parts, events) {
     const { topic, position } = frame.subscribed;
     // Later streams continue from there: nothing may be missed between two of them.
     if (subscription.from === "now" || position === "0:0") subscription.from = { position };
-    // A topic that was live goes on. If it was stale, this stream says so anew.
+    // A topic that was live goes on. If it is still stale, this stream reports it again.
     if (subscription.isLive) http.receive({ live: { topic, position } }, text);
     else http.receive({ ...frame, id: subscription.id }, text);
     subscription.isLive = true;
