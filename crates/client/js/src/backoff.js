@@ -3,8 +3,9 @@
 /** @typedef {ReturnType<typeof createBackoff>} Backoff */
 
 /**
- * Each delay is drawn between zero and a bound that doubles with each failure, from `initial` to `max` milliseconds. Without jitter, all
- * clients of a node that died would connect again at the same time, again and again.
+ * Each delay is drawn between zero and a bound that doubles with each failure, from `initial` to `max`
+ * milliseconds. Without jitter, all clients of a node that died would connect again at the same time, again and
+ * again.
  * @param {number} initial
  * @param {number} max
  * @param {() => number} random from 0 to 1

@@ -8,7 +8,8 @@ import { createSession } from "./session.js";
 import { fetchSnapshot } from "./snapshot.js";
 import { Subscription } from "./subscription.js";
 
-/** @import { Acknowledgement, ClientEvents, Connection, ConnectionEvents, Effects, PublishOptions, Snapshot, SubscribeOptions, TokenProvider, TransportName } from "./types.js" */
+/** @import { Acknowledgement, ClientEvents, PublishOptions, Snapshot, SubscribeOptions } from "./types.js" */
+/** @import { Connection, ConnectionEvents, Effects, TokenProvider, TransportName } from "./types.js" */
 /** @import { Session, SessionOptions } from "./session.js" */
 
 /** Longer than a shard needs to get a new owner (2 s) and than the node's own deadline (5 s). */
@@ -27,7 +28,10 @@ const TIMER_MAX = 60_000;
 
 /** @typedef {{ resolve: (acknowledgement: Acknowledgement) => void, reject: (error: unknown) => void }} Settle */
 
-/** The events of a session. @typedef {Exclude<keyof Session, "phase" | "url" | "takeEffects" | "deadline">} SessionEvent */
+/**
+ * The events of a session.
+ * @typedef {Exclude<keyof Session, "phase" | "url" | "takeEffects" | "deadline">} SessionEvent
+ */
 
 /** @template {unknown[]} P @typedef {P extends [any, ...infer Rest] ? Rest : never} AfterNow */
 
@@ -51,6 +55,8 @@ export class Client {
   #isRunning = false;
   /** @type {string | undefined} */
   #token;
+  /** What the application was asked for last. @type {string | Promise<string> | undefined} */
+  #asked;
   #stopWatching;
 
   /** @internal @param {ClientParts} parts */
@@ -65,10 +71,9 @@ export class Client {
     this.#run("tick");
   }
 
-  /** `connecting`, `connected` or `closed`. */
+  /** `waiting` for the next attempt, waiting for a `token`, `opening` a connection, `open`, or `closed`. */
   get state() {
-    const phase = this.#session.phase();
-    return phase === "open" ? "connected" : phase === "closed" ? phase : "connecting";
+    return this.#session.phase();
   }
 
   /** The address of the node in use, or of the next one. */
@@ -133,8 +138,8 @@ export class Client {
    * @returns {Promise<Snapshot>}
    */
   async snapshot(topic) {
-    this.#token ??= await this.#parts.getToken?.({ reason: "connect" });
-    return fetchSnapshot(this.#parts.fetch, this.url, topic, this.#token);
+    const token = this.#token ?? (await this.#asked);
+    return fetchSnapshot(this.#parts.fetch, this.url, topic, token);
   }
 
   /**
@@ -214,7 +219,10 @@ export class Client {
     send: (frame) => this.#connection?.send(frame),
     token: async (reason) => {
       try {
-        this.setToken(String(await this.#parts.getToken?.({ reason })));
+        this.#asked = this.#parts.getToken?.({ reason });
+        const token = await this.#asked;
+        if (typeof token !== "string") throw new TypeError("it is no string");
+        this.setToken(token);
       } catch (error) {
         this.#run("tokenFailed", error);
       }

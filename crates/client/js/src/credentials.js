@@ -4,10 +4,16 @@ import { PushonceError } from "./errors.js";
 
 /** @import { Emit, TokenRequest } from "./types.js" */
 
-/** A token is renewed when a fifth of its remaining time is left: for a token of five minutes, a minute before it expires. */
+/**
+ * A token is renewed when a fifth of its remaining time is left: for a token of five minutes, a minute before it
+ * expires.
+ */
 const RENEWAL_SHARE = 0.8;
 
-/** Minimum time between two renewals. Doubled while they follow each other, as with a clock that is wrong or a token that stays the same. */
+/**
+ * Minimum time between two renewals. Doubled while they follow each other, as with a clock that is wrong or a token
+ * that stays the same.
+ */
 const RENEWAL_INTERVAL_MIN = 1_000;
 const RENEWAL_DOUBLINGS_MAX = 6;
 
@@ -68,7 +74,8 @@ export function createCredentials(emit, token, canAsk) {
     isRefused: () => token !== undefined && token === refused,
 
     /**
-     * The node refused the token, or it has expired. Returns the error that ends the client, or nothing when another token may do.
+     * The node refused the token, or it has expired. Returns the error that ends the client, or nothing when
+     * another token may do.
      * @param {string} code
      * @param {string} message
      */

@@ -5,7 +5,8 @@ import { follows, isAfter } from "./position.js";
 /** @import { Delivery, Gap, StartFrom } from "./types.js" */
 
 /**
- * How a message relates to a cursor: the next one, one that was delivered before, or one after missing ones for which no gap was received.
+ * How a message relates to a cursor: the next one, one that was delivered before, or one after missing ones for
+ * which no gap was received.
  * @typedef {"next" | "duplicate" | "hole"} Advance
  */
 
@@ -26,9 +27,10 @@ export function createCursor(start) {
     isNewestOnly: () => delivery !== "all",
 
     /**
-     * Records that the subscription is live and the topic was at `position`. Where no history was requested, everything after it must be
-     * delivered, even before the first message arrives: otherwise the messages between a disconnect and the next connection would be
-     * skipped. That applies to `now`, and to every start on a topic without messages.
+     * Records that the subscription is live and the topic was at `position`. Where no history was requested,
+     * everything after it must be delivered, even before the first message arrives: otherwise the messages between
+     * a disconnect and the next connection would be skipped. That applies to `now`, and to every start on a topic
+     * without messages.
      * @param {string} position
      * @param {Delivery} granted
      */

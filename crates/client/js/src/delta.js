@@ -1,7 +1,7 @@
 // Deltas in Fossil's format ("Delta Format" on fossil-scm.org). Loaded only by subscriptions that ask for them.
 //
-// A delta consists of the length of its result, a newline and segments: `COUNT@OFFSET,` copies from the base, `COUNT:TEXT` inserts text, and
-// `CHECKSUM;` ends the delta. Numbers are in base 64 with Fossil's own digits.
+// A delta consists of the length of its result, a newline and segments: `COUNT@OFFSET,` copies from the base,
+// `COUNT:TEXT` inserts text, and `CHECKSUM;` ends the delta. Numbers are in base 64 with Fossil's own digits.
 
 /** @import { DeltaDecoder, Frame } from "./types.js" */
 
@@ -51,7 +51,11 @@ function represent(bytes, whole) {
   return isText(whole) ? text : JSON.parse(text);
 }
 
-/** The bytes of JSON or text. `JSON.stringify` may write a value differently; its bytes are the end of the frame. @param {Frame} message @param {string} text */
+/**
+ * The bytes of JSON or text. `JSON.stringify` may write a value differently; its bytes are the end of the frame.
+ * @param {Frame} message
+ * @param {string} text
+ */
 function publishedBytes(message, text) {
   return new TextEncoder().encode(isText(message) ? message.data : text.slice(text.indexOf('"data":') + 7, -2));
 }

@@ -1,6 +1,8 @@
 // Errors with the code words of the protocol.
 
-/** A request was refused, or the client cannot continue. `code` is a code word of the protocol, such as `not_allowed`. */
+/**
+ * A request was refused, or the client cannot continue. `code` is a code word of the protocol, such as `not_allowed`.
+ */
 export class PushonceError extends Error {
   /**
    * @param {string} code
@@ -16,8 +18,8 @@ export class PushonceError extends Error {
 }
 
 /**
- * A publish that was not acknowledged. `rejected`: nothing happened. `unknown`: the message may be stored; publish it again with the
- * same `key`, and it is stored once.
+ * A publish that was not acknowledged. `rejected`: nothing happened. `unknown`: the message may be stored; publish
+ * it again with the same `key`, and it is stored once.
  */
 export class PublishError extends PushonceError {
   /**

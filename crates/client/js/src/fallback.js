@@ -8,20 +8,20 @@ import { openEventStreams } from "./sse.js";
 const DAY = 86_400_000;
 
 /**
- * The functions of the core are passed in, and not imported: bundlers that move shared modules to a file of their own would make every page load
- * two files.
+ * The functions of the core are passed in, and not imported: bundlers that move shared modules to a file of their
+ * own would make every page load two files.
  * @param {TransportName} transport
  * @param {string} url the address of the node
  * @param {ConnectionEvents} events
  * @param {typeof globalThis.fetch} fetch
  * @param {typeof import("./http-error.js").httpError} httpError
  * @param {typeof import("./payload.js").toBytes} toBytes
- * @param {Remember} remember
+ * @param {Remember} remember a connection that the best transport opens forgets it
  * @returns {Connection}
  */
 export function open(transport, url, events, fetch, httpError, toBytes, remember) {
   const openTransport = transport === "sse" ? openEventStreams : openLongPolls;
-  const connection = openTransport(
+  return openTransport(
     { url, fetch, httpError, toBytes },
     {
       ...events,
@@ -32,11 +32,4 @@ export function open(transport, url, events, fetch, httpError, toBytes, remember
       },
     },
   );
-  return {
-    send: connection.send,
-    close: () => {
-      remember();
-      connection.close();
-    },
-  };
 }

@@ -1,5 +1,5 @@
-// A connection over HTTP requests, for networks where no WebSocket passes. It speaks the frames of a session: what a WebSocket sends
-// to the node, it turns into requests. Loaded only when it is used.
+// A connection over HTTP requests, for networks where no WebSocket passes. It speaks the frames of a session: what
+// a WebSocket sends to the node, it turns into requests. Loaded only when it is used.
 
 /** @import { Connection, ConnectionEvents, Frame } from "./types.js" */
 /** @import { PushonceError } from "./errors.js" */
@@ -71,6 +71,16 @@ export function createHttpConnection({ url, fetch, httpError, toBytes }, events,
     signal: closing.signal,
     change,
 
+    /** Opens the connection once the node answers: a node that is down must not look like a connection. */
+    async begin() {
+      try {
+        await fetch(`${url}/sse`, { method: "OPTIONS", signal: closing.signal });
+        if (!closing.signal.aborted) events.opened();
+      } catch (error) {
+        this.fail(undefined, String(error));
+      }
+    },
+
     /** A request with the token of now. @param {string} path @param {RequestInit} init */
     get: (path, init = {}) =>
       fetch(url + path, { cache: "no-store", ...init, headers: { ...init.headers, ...authorization() } }),
@@ -86,7 +96,8 @@ export function createHttpConnection({ url, fetch, httpError, toBytes }, events,
     },
 
     /**
-     * A request for topics was refused. An error of one topic ends its subscription, and every other one the connection.
+     * A request for topics was refused. An error of one topic ends its subscription, and every other one the
+     * connection.
      * @param {Response} response
      * @param {string[]} names
      */

@@ -26,8 +26,8 @@ export { PublishError, PushonceError } from "./errors.js";
 /** @typedef {import("./types.js").TokenProvider} TokenProvider */
 
 /**
- * Connects to a cluster, and stays connected until `close()`: when a node or the network fails, the client connects again, to another node if
- * there is one, and every subscription continues where it stopped.
+ * Connects to a cluster, and stays connected until `close()`: when a node or the network fails, the client connects
+ * again, to another node if there is one, and every subscription continues where it stopped.
  * @param {string | URL | (string | URL)[]} url the address of a node, or of several: `https://push.example.com`
  * @param {ConnectOptions} [options]
  * @returns {Client}
@@ -57,9 +57,10 @@ export function connect(url, options = {}) {
       whenHidden,
     },
     open: (transport, address, events) => {
-      if (transport === "websocket") return openWebSocket(address, WebSocket, events);
+      const store = remember.bind(null, key);
+      if (transport === "websocket") return openWebSocket(address, WebSocket, events, store);
       const opening = import("./fallback.js").then(({ open }) =>
-        open(transport, address, events, request, httpError, toBytes, remember.bind(null, key)),
+        open(transport, address, events, request, httpError, toBytes, store),
       );
       opening.catch((error) => events.closed(undefined, String(error)));
       return {

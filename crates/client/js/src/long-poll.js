@@ -1,4 +1,5 @@
-// A connection over long polls, for networks with a proxy that holds responses back until they end. Loaded only when it is used.
+// A connection over long polls, for networks with a proxy that holds responses back until they end. Loaded only
+// when it is used.
 
 import { createHttpConnection, topicPath } from "./http-connection.js";
 
@@ -14,20 +15,19 @@ const LIMIT = 100;
  * @returns {Connection}
  */
 export function openLongPolls(parts, events) {
-  /** The topics that are polled. @type {Map<string, AbortController>} */
+  /** The subscriptions that are polled. @type {Map<HttpSubscription, AbortController>} */
   const polls = new Map();
   const http = createHttpConnection(parts, events, () => {
-    for (const [topic, poll] of polls) {
-      if (http.topics.has(topic)) continue;
+    const wanted = new Set(http.topics.values());
+    for (const [subscription, poll] of polls) {
+      if (wanted.has(subscription)) continue;
       poll.abort();
-      polls.delete(topic);
+      polls.delete(subscription);
     }
     for (const [topic, subscription] of http.topics) {
-      if (subscription.isLive) continue;
-      polls.get(topic)?.abort();
+      if (polls.has(subscription)) continue;
       const poll = new AbortController();
-      polls.set(topic, poll);
-      subscription.isLive = true;
+      polls.set(subscription, poll);
       run(topic, subscription, poll.signal);
     }
   });
@@ -42,7 +42,8 @@ export function openLongPolls(parts, events) {
       // The history begins later than at 0:0: that is where the subscription starts.
       if (subscription.from === "start") first.gap = undefined;
       const delivery = subscription.delivery ?? "all";
-      http.receive({ id: subscription.id, subscribed: { topic, position, recovered: true, delivery } }, "page");
+      subscription.isLive = true;
+      http.receive({ id: subscription.id, subscribed: { topic, position, recovered: !first.gap, delivery } }, "page");
       if (subscription.from !== "now") position = deliver(delivery, first);
       while (!signal.aborted) {
         const page = await request(topic, `after=${position}&limit=${LIMIT}&live=long-poll`, signal);
@@ -77,15 +78,18 @@ export function openLongPolls(parts, events) {
     return { position, messages: body.messages ?? body };
   }
 
-  /** Delivers a page. Returns the position to continue from. @param {any} delivery @param {{ position: string, messages: Frame[], gap?: Frame }} page */
+  /**
+   * Delivers a page. Returns the position to continue from.
+   * @param {any} delivery
+   * @param {{ position: string, messages: Frame[], gap?: Frame }} page
+   */
   function deliver(delivery, { position, messages, gap }) {
     if (gap) http.receive({ gap }, "page");
     for (const frame of delivery === "all" ? messages : messages.slice(-1)) http.receive(frame, JSON.stringify(frame));
     return position;
   }
 
-  // After the caller has the connection.
-  setTimeout(() => http.signal.aborted || events.opened());
+  http.begin();
   return http.connection;
 }
 
@@ -96,7 +100,11 @@ function begin(from) {
   return "last" in from ? `last=${from.last}` : `after=${from.position}&limit=${LIMIT}`;
 }
 
-/** The gap after the position of a request, up to the one from which the history can be read. @param {string} query @param {string} to */
+/**
+ * The gap after the position of a request, up to the one from which the history can be read.
+ * @param {string} query
+ * @param {string} to
+ */
 function gapBetween(query, to) {
   const [epoch, offset] = (new URLSearchParams(query).get("after") ?? to).split(":");
   const reason = to.startsWith(`${epoch}:`) ? "expired" : "epoch";

@@ -1,4 +1,5 @@
-// The fallback transport that this page, or the one before it, had to use. Without storage, as in private windows, nothing is remembered.
+// The fallback transport that this page, or the one before it, had to use. Without storage, as in private windows,
+// nothing is remembered.
 
 /** @import { TransportName } from "./types.js" */
 

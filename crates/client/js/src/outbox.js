@@ -1,4 +1,5 @@
-// Publishes without an outcome. Each is sent again, with its key, until it is acknowledged, rejected, or out of time. Pure.
+// Publishes without an outcome. Each is sent again, with its key, until it is acknowledged, rejected, or out of
+// time. Pure.
 
 import { createBackoff } from "./backoff.js";
 import { PublishError } from "./errors.js";
@@ -32,7 +33,8 @@ const PENDING_MAX = 1_000;
 export function createOutbox(emit, nextId, random) {
   /** In the order of publishing. @type {PendingPublish[]} */
   let pending = [];
-  // Far shorter than the delays between connections: a shard that moves is back in a second or two, and the caller waits.
+  // Far shorter than the delays between connections: a shard that moves is back in a second or two, and the caller
+  // waits.
   const backoff = createBackoff(20, 500, random);
   let isOpen = false;
 

@@ -11,10 +11,12 @@ export function watchPage(onVisibility, onWake) {
   const controller = new AbortController();
   /** @param {EventTarget | undefined} target @param {string} name @param {() => void} listener */
   const listen = (target, name, listener) => target?.addEventListener(name, listener, controller);
-  listen(document, "visibilitychange", () => {
+  const visibility = () => {
     onVisibility(document.hidden);
     if (!document.hidden) onWake(false);
-  });
+  };
+  listen(document, "visibilitychange", visibility);
+  if (document) visibility();
   listen(window, "pageshow", () => onWake(false));
   listen(window, "online", () => onWake(true));
   return () => controller.abort();

@@ -15,7 +15,8 @@ export function isAfter(a, b) {
 }
 
 /**
- * Whether a message at `a` may come directly after `b` without a gap: it is the next of the same epoch, or the first of any epoch after `0:0`.
+ * Whether a message at `a` may come directly after `b` without a gap: it is the next of the same epoch, or the
+ * first of any epoch after `0:0`.
  * @param {string} a
  * @param {string} b
  */

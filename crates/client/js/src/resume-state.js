@@ -115,7 +115,12 @@ export function createResumeState(emit, nextId, random, whenHidden) {
       end(subscription);
     },
 
-    /** Stops a topic until the application has caught up, or continues it. @param {number} _now @param {string} topic @param {boolean} isPaused */
+    /**
+     * Stops a topic until the application has caught up, or continues it.
+     * @param {number} _now
+     * @param {string} topic
+     * @param {boolean} isPaused
+     */
     setPaused(_now, topic, isPaused) {
       const subscription = subscriptions.get(topic);
       if (!subscription) return;
@@ -143,10 +148,10 @@ export function createResumeState(emit, nextId, random, whenHidden) {
       }
     },
 
-    /** Up to `max` requests that are to be sent now. @param {number} now @param {number} max @returns {Frame[]} */
-    takeRequests(now, max) {
+    /** The requests that are to be sent now. @param {number} now @returns {Frame[]} */
+    takeRequests(now) {
       if (now < requestAt) return [];
-      return inPhase(IDLE).slice(0, max).map(request);
+      return inPhase(IDLE).map(request);
     },
 
     /** When to call `takeRequests` again. @param {number} now */
@@ -179,12 +184,9 @@ export function createResumeState(emit, nextId, random, whenHidden) {
       // Before that, frames belong to an earlier subscription.
       else if (subscription.phase !== LIVE) return undefined;
       else if (name === "message") return onMessage(subscription, value, text);
-      else if (name === "unsubscribed") {
-        // Without an id, the node ended it.
-        if (!frame.id) end(subscription, toError(lastError));
-      } else if (
-        name === "gap" ? subscription.cursor.skip(value) : name === "audience" || isChange(subscription, name)
-      ) {
+      // Not a reply, which comes before the topic is live again: the node ended it.
+      else if (name === "unsubscribed") end(subscription, toError(lastError));
+      else if (name === "gap" ? subscription.cursor.skip(value) : name === "audience" || isChange(subscription, name)) {
         deliver(subscription, /** @type {keyof SubscriptionEvents} */ (name), value);
       }
       return undefined;
@@ -201,7 +203,11 @@ export function createResumeState(emit, nextId, random, whenHidden) {
     deliver(subscription, "subscribed", { ...value, delivery });
   }
 
-  /** Whether a frame says that the topic is now stale, or live, and was not before. @param {TopicSubscription} subscription @param {string} name */
+  /**
+   * Whether a frame says that the topic is now stale, or live, and was not before.
+   * @param {TopicSubscription} subscription
+   * @param {string} name
+   */
   function isChange(subscription, name) {
     const isStale = name === "stale";
     if (isStale === subscription.isStale || !(isStale || name === "live")) return false;

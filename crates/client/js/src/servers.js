@@ -4,7 +4,10 @@ import { createBackoff } from "./backoff.js";
 
 /** @import { TransportName } from "./types.js" */
 
-/** Failures to open a connection after which another transport is tried. A node that is down must not look like a blocked transport. */
+/**
+ * Failures to open a connection after which another transport is tried. A node that is down must not look like a
+ * blocked transport.
+ */
 const FAILURES_MAX = 2;
 
 /** @typedef {ReturnType<typeof createServers>} Servers */
@@ -44,7 +47,10 @@ export function createServers(urls, transports, random, first) {
       failures = 0;
     },
 
-    /** A connection serves everything that was asked for. Not earlier: a node that accepts connections and serves nothing would be contacted again and again. */
+    /**
+     * A connection serves everything that was asked for. Not earlier: a node that accepts connections and serves
+     * nothing would be contacted again and again.
+     */
     onComplete() {
       backoff.reset();
     },

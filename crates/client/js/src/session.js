@@ -23,8 +23,6 @@ const REPLY_TIMEOUT = 10_000;
 const PROBE_TIMEOUT = 3_000;
 /** A connection with a frame within this time needs no probe. */
 const PROBE_AFTER = 1_000;
-/** Requests that a node holds while it verifies the token: it accepts 64. */
-const UNVERIFIED_REQUESTS_MAX = 60;
 
 /** @typedef {"waiting" | "token" | "opening" | "open" | "closed"} Phase */
 
@@ -104,8 +102,9 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
   /** Sends what waits and may be sent. @param {number} now */
   function pump(now) {
     if (phase !== "open") return;
-    const requests = topics.takeRequests(now, isVerified ? Infinity : UNVERIFIED_REQUESTS_MAX - lastId);
+    const requests = topics.takeRequests(now);
     if (requests.length && !hadFrame) aliveUntil = Math.min(aliveUntil, now + REPLY_TIMEOUT);
+    // A publish that a refused token takes along would have an unknown outcome.
     if (isVerified) requests.push(...outbox.takeRequests(now));
     for (const frame of requests) emit("send", frame);
   }
@@ -120,7 +119,12 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     report("connected", { url: servers.url(), transport: servers.transport() });
   }
 
-  /** Ends the connection, or the attempt to open one, and schedules the next. @param {number} now @param {string} reason @param {{ code?: number, isLater?: boolean, isWanted?: boolean }} [how] */
+  /**
+   * Ends the connection, or the attempt to open one, and schedules the next.
+   * @param {number} now
+   * @param {string} reason
+   * @param {{ code?: number, isLater?: boolean, isWanted?: boolean }} [how]
+   */
   function lose(now, reason, { code, isLater = false, isWanted = false } = {}) {
     if (phase === "closed") return;
     const url = servers.url();
@@ -152,7 +156,13 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     report("closed", error);
   }
 
-  /** The node refused the token, or it has expired. @param {number} now @param {string} word @param {string} message @param {number} [code] */
+  /**
+   * The node refused the token, or it has expired.
+   * @param {number} now
+   * @param {string} word
+   * @param {string} message
+   * @param {number} [code]
+   */
   function refuse(now, word, message, code) {
     const error = credentials.refuse(word, message);
     if (error) close(error, code);
@@ -176,18 +186,27 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     }
   }
 
-  /** A node that has lost contact with the owner of a topic is left for another, if there is one. @param {number} now */
+  /**
+   * A node that has lost contact with the owner of a topic is left for another, if there is one.
+   * @param {number} now
+   */
   function considerSwitch(now) {
     if (!topics.hasStale()) switchAt = Infinity;
     else if (servers.hasOthers() && switchAt === Infinity) switchAt = now + staleDelay.next();
   }
 
-  /** A node that was down for a moment looks like a network that blocks WebSockets, and networks change. @param {number} now */
+  /**
+   * A node that was down for a moment looks like a network that blocks WebSockets, and networks change.
+   * @param {number} now
+   */
   function scheduleUpgrade(now) {
     if (servers.transport() !== transports[0]) upgradeAt = now + upgradeDelay.next();
   }
 
-  /** Applies every deadline that has passed, and sends what waits. To be called after every other event. @param {number} now */
+  /**
+   * Applies every deadline that has passed, and sends what waits. To be called after every other event.
+   * @param {number} now
+   */
   function tick(now) {
     outbox.expire(now);
     if (phase === "waiting" && now >= retryAt) start(now);
@@ -229,6 +248,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       );
     },
 
+    /** @returns {Phase} */
     phase: () => phase,
     url: () => servers.url(),
 
@@ -247,7 +267,11 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       else authenticate();
     },
 
-    /** @param {number} now @param {Frame} frame @param {string} text the frame as it was received; empty for a reply of the transport */
+    /**
+     * @param {number} now
+     * @param {Frame} frame
+     * @param {string} text the frame as it was received; empty for a reply of the transport
+     */
     frame(now, frame, text) {
       if (phase !== "open") return;
       // Without a text, it did not come from the node.
@@ -280,7 +304,12 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       }
     },
 
-    /** The connection has ended, or could not be opened. @param {number} now @param {number} [code] @param {string} [reason] */
+    /**
+     * The connection has ended, or could not be opened.
+     * @param {number} now
+     * @param {number} [code]
+     * @param {string} [reason]
+     */
     closed(now, code = 1006, reason) {
       if (phase !== "opening" && phase !== "open") return;
       const word = FINAL[code];
@@ -318,7 +347,11 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       }
     },
 
-    /** The page or the network came back: the connection may be dead, or the wait pointless. @param {number} now @param {boolean} isOtherNetwork */
+    /**
+     * The page or the network came back: the connection may be dead, or the wait pointless.
+     * @param {number} now
+     * @param {boolean} isOtherNetwork
+     */
     wake(now, isOtherNetwork) {
       if (isOtherNetwork) {
         if (upgradeAt < Infinity) upgradeAt = now;

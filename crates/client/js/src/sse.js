@@ -1,4 +1,5 @@
-// A connection over event streams (SSE), read with `fetch`: an `EventSource` can send no token. Loaded only when it is used.
+// A connection over event streams (SSE), read with `fetch`: an `EventSource` can send no token. Loaded only when it
+// is used.
 
 import { createHttpConnection, toQuery } from "./http-connection.js";
 
@@ -20,7 +21,10 @@ export function openEventStreams(parts, events) {
   const http = createHttpConnection(parts, events, restart);
   http.signal.addEventListener("abort", () => streams.abort());
 
-  /** Browsers open six connections to a node without HTTP/2, so that topics share streams, and a change of them begins all streams again. */
+  /**
+   * Browsers open six connections to a node without HTTP/2, so that topics share streams, and a change of them
+   * begins all streams again.
+   */
   function restart() {
     streams.abort();
     streams = new AbortController();
@@ -49,12 +53,14 @@ export function openEventStreams(parts, events) {
         if (names.length > 1 && !signal.aborted && !error.retry) for (const name of names) read([name], signal);
         return;
       }
-      const events = readEvents(response.body);
-      for await (const { name, data } of events) {
+      for await (const blocks of readBlocks(response.body)) {
         clearTimeout(timer);
         if (signal.aborted) return;
         http.receive({}, ":");
-        if (data) handle(name, JSON.parse(data), data, names);
+        for (const block of blocks) {
+          const { name, data } = parse(block);
+          if (data) handle(name, JSON.parse(data), data, names);
+        }
       }
       if (!signal.aborted) http.fail(undefined, "the stream ended");
     } catch (error) {
@@ -102,22 +108,21 @@ export function openEventStreams(parts, events) {
     const { topic, position } = frame.subscribed;
     // Later streams continue from there: nothing may be missed between two of them.
     if (subscription.from === "now" || position === "0:0") subscription.from = { position };
-    // A topic that was live goes on. If it was stale, this stream says so anew.
+    // A topic that was live goes on. If it is still stale, this stream reports it again.
     if (subscription.isLive) http.receive({ live: { topic, position } }, text);
     else http.receive({ ...frame, id: subscription.id }, text);
     subscription.isLive = true;
   }
 
-  // After the caller has the connection.
-  setTimeout(() => http.signal.aborted || events.opened());
+  http.begin();
   return http.connection;
 }
 
 /**
- * The events of a stream: comments and blocks without data have no `data`.
+ * The whole blocks of each chunk of a stream: none for a comment.
  * @param {ReadableStream<Uint8Array>} body
  */
-async function* readEvents(body) {
+async function* readBlocks(body) {
   const reader = body.getReader();
   const decoder = new TextDecoder();
   let text = "";
@@ -127,14 +132,17 @@ async function* readEvents(body) {
     text += decoder.decode(value, { stream: true });
     const blocks = text.split("\n\n");
     text = blocks.pop() ?? "";
-    for (const block of blocks) {
-      let name = "message";
-      let data = "";
-      for (const line of block.split("\n")) {
-        if (line.startsWith("event: ")) name = line.slice(7);
-        if (line.startsWith("data: ")) data += line.slice(6);
-      }
-      yield { name, data };
-    }
+    yield blocks;
   }
+}
+
+/** The name and the data of an event; a block without data has none. @param {string} block */
+function parse(block) {
+  let name = "message";
+  let data = "";
+  for (const line of block.split("\n")) {
+    if (line.startsWith("event: ")) name = line.slice(7);
+    if (line.startsWith("data: ")) data += line.slice(6);
+  }
+  return { name, data };
 }

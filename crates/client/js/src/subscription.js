@@ -6,8 +6,8 @@ import { Listeners } from "./events.js";
 /** @import { Message, Subscribed, SubscriptionEvent, SubscriptionEvents } from "./types.js" */
 
 /**
- * Events that wait for the application. At this number the client ends the subscription at the node, and requests it again from the
- * position of the last one when half of them are left: the node keeps the messages, not the page.
+ * Events that wait for the application. At this number the client ends the subscription at the node, and requests
+ * it again from the position of the last one when half of them are left: the node keeps the messages, not the page.
  */
 const EVENTS_MAX = 256;
 
@@ -21,8 +21,8 @@ const EVENTS_MAX = 256;
 /** @typedef {{ resolve: (result: IteratorResult<Message, undefined>) => void, reject: (error: unknown) => void }} Waiter */
 
 /**
- * A subscription to a topic. It continues across connections until `unsubscribe()`, without a missing or repeated message; what was
- * lost is reported as `gap`. Take its messages with `for await`, or with `on("message", …)`.
+ * A subscription to a topic. It continues across connections until `unsubscribe()`, without a missing or repeated
+ * message; what was lost is reported as `gap`. Take its messages with `for await`, or with `on("message", …)`.
  * @implements {AsyncIterable<Message>}
  */
 export class Subscription {
@@ -33,7 +33,9 @@ export class Subscription {
   /** @type {Waiter[]} */
   #waiters = [];
   #isPaused = false;
-  /** Whether a loop has a message that it may still be working on: what follows waits until it asks for the next one. */
+  /**
+   * Whether a loop has a message that it may still be working on: what follows waits until it asks for the next one.
+   */
   #isLoopBusy = false;
   /** Set when the subscription is over. @type {{ error?: PushonceError, isReported?: boolean } | undefined} */
   #end;
@@ -49,12 +51,14 @@ export class Subscription {
     /** @readonly */
     this.topic = topic;
     /**
-     * The position of the last message that the application received, or of the end of a gap after it. Store it to continue later.
+     * The position of the last message that the application received, or of the end of a gap after it. Store it to
+     * continue later.
      * @type {string | undefined}
      */
     this.position = undefined;
     /**
-     * Resolved when the subscription is live for the first time: every message after `position` follows. Rejected when the node refuses it.
+     * Resolved when the subscription is live for the first time: every message after `position` follows. Rejected
+     * when the node refuses it.
      * @readonly
      * @type {Promise<Subscribed>}
      */

@@ -7,8 +7,8 @@
  */
 
 /**
- * Which messages of a topic a subscription receives: every one in order (`"all"`), the newest one each time the client can take one
- * (`"latest"`), or the newest one at most `rate` times a second.
+ * Which messages of a topic a subscription receives: every one in order (`"all"`), the newest one each time the
+ * client can take one (`"latest"`), or the newest one at most `rate` times a second.
  * @typedef {"all" | "latest" | { rate: number }} Delivery
  */
 
@@ -17,8 +17,8 @@
  * @property {StartFrom} [from] where the subscription begins; `"now"` by default
  * @property {Delivery} [delivery] the default of the namespace when absent
  * @property {boolean} [audience] whether `audience` events report the number of subscribers
- * @property {boolean} [delta] whether the node may send differences in place of whole messages: fewer bytes for large payloads that
- *   change little. Messages are the same
+ * @property {boolean} [delta] whether the node may send differences in place of whole messages: fewer bytes for
+ *   large payloads that change little. Messages are the same
  */
 
 /**
@@ -60,7 +60,8 @@
  * @property {Message} message
  * @property {Gap} gap
  * @property {Subscribed} subscribed after every connect, when the topic is live again
- * @property {{ topic: string, since: string }} stale the node has lost contact with the topic's owner: messages after `since` may exist
+ * @property {{ topic: string, since: string }} stale the node has lost contact with the topic's owner: messages
+ *   after `since` may exist
  * @property {{ topic: string, position: string }} live the end of `stale`: messages that were missed follow
  * @property {{ topic: string, count: number }} audience
  * @property {import("./errors.js").PushonceError} error the node refused or ended the subscription; it is over
@@ -72,17 +73,18 @@
  * The events of a client.
  * @typedef {object} ClientEvents
  * @property {{ url: string, transport: TransportName }} connected
- * @property {{ url: string, reason: string, code?: number, retryIn?: number }} disconnected a connection ended, or could not be opened;
- *   the next attempt follows after `retryIn` milliseconds, or never when it is absent
- * @property {import("./errors.js").PushonceError | undefined} closed the client is closed: by `close()`, or with the error that made
- *   further attempts pointless
+ * @property {{ url: string, reason: string, code?: number, retryIn?: number }} disconnected a connection ended,
+ *   or could not be opened; the next attempt follows after `retryIn` milliseconds, or never when it is absent
+ * @property {import("./errors.js").PushonceError | undefined} closed the client is closed: by `close()`, or with
+ *   the error that made further attempts pointless
  */
 
 /** @typedef {"websocket" | "sse" | "long-poll"} TransportName */
 
 /**
- * Why a token is requested: for the first connection, because the one in use expires soon, has expired, or was rejected. After
- * `rejected` and `expired` return another token, or throw a `PushonceError` with the code `not_authenticated` to give up.
+ * Why a token is requested: for the first connection, because the one in use expires soon, has expired, or was
+ * rejected. After `rejected` and `expired` return another token, or throw a `PushonceError` with the code
+ * `not_authenticated` to give up.
  * @typedef {{ reason: "connect" | "expiring" | "expired" | "rejected" }} TokenRequest
  */
 
@@ -92,9 +94,9 @@
  * @typedef {object} ConnectOptions
  * @property {string | TokenProvider} [token] the access token, or a function that returns one
  * @property {TokenProvider} [getToken] returns further tokens, when `token` is the first one
- * @property {"pause" | { rate: number }} [whenHidden] what happens while the page is hidden. `{ rate: 1 }`: subscriptions with `latest` or
- *   a rate receive at most that many messages a second. `"pause"`: nothing is received. Afterwards each subscription continues from
- *   its position. By default nothing changes
+ * @property {"pause" | { rate: number }} [whenHidden] what happens while the page is hidden. `{ rate: 1 }`:
+ *   subscriptions with `latest` or a rate receive at most that many messages a second. `"pause"`: nothing is
+ *   received. Afterwards each subscription continues from its position. By default nothing changes
  * @property {TransportName[]} [transports] the transports to use, best first
  * @property {WebSocketConstructor} [WebSocket] for runtimes without a global `WebSocket`, such as Node 20
  * @property {typeof globalThis.fetch} [fetch] in place of the global one
@@ -115,8 +117,8 @@
 
 /**
  * @typedef {object} PublishOptions
- * @property {string} [key] the idempotency key: publishes with the same key are stored once. Drawn at random when absent, so that every
- *   retry of this publish is safe; give one to make it safe across page loads as well
+ * @property {string} [key] the idempotency key: publishes with the same key are stored once. Drawn at random when
+ *   absent, so that every retry of this publish is safe; give one to make it safe across page loads as well
  * @property {string} [contentType] by default a string is text, a `Uint8Array` is binary, and everything else is JSON
  * @property {number} [timeout] time in milliseconds after which the outcome is unknown; 8,000 by default
  */
@@ -175,6 +177,9 @@
  * @property {(message: Frame, text: string) => Frame} decode throws when the delta does not fit the last message
  */
 
-/** Remembers a transport until a time, or forgets it. @typedef {(transport?: TransportName, until?: number) => void} Remember */
+/**
+ * Remembers a transport until a time, or forgets it.
+ * @typedef {(transport?: TransportName, until?: number) => void} Remember
+ */
 
 export {};

@@ -1,8 +1,8 @@
 // The addresses of nodes.
 
 /**
- * The base address of a node, `http://HOST:PORT` or `https://…`, from what an application writes: also `ws://…`, `wss://…`, the address of
- * `/ws`, and on a page an address relative to it.
+ * The base address of a node, `http://HOST:PORT` or `https://…`, from what an application writes: also `ws://…`,
+ * `wss://…`, the address of `/ws`, and on a page an address relative to it.
  * @param {string | URL} address
  * @returns {string}
  */

@@ -1,6 +1,6 @@
 // A connection over WebSocket, with JSON frames.
 
-/** @import { Connection, ConnectionEvents, Frame, WebSocketConstructor, WebSocketLike } from "./types.js" */
+/** @import { Connection, ConnectionEvents, Frame, Remember, WebSocketConstructor, WebSocketLike } from "./types.js" */
 
 const SUBPROTOCOL = "pushonce.v1.json";
 
@@ -8,11 +8,16 @@ const SUBPROTOCOL = "pushonce.v1.json";
  * @param {string} url the address of the node, `http://…` or `https://…`
  * @param {WebSocketConstructor} WebSocket
  * @param {ConnectionEvents} events
+ * @param {Remember} remember
  * @returns {Connection}
  */
-export function openWebSocket(url, WebSocket, events) {
+export function openWebSocket(url, WebSocket, events, remember) {
   const socket = new WebSocket(`${url.replace("http", "ws")}/ws`, SUBPROTOCOL);
-  socket.onopen = () => events.opened();
+  socket.onopen = () => {
+    // No other transport is needed.
+    remember();
+    events.opened();
+  };
   socket.onclose = ({ code, reason }) => events.closed(code, reason);
   // Every error is followed by a close.
   socket.onerror = () => {};

@@ -45,6 +45,28 @@ test("repeated messages are dropped and messages of unknown topics ignored", () 
   assert.equal(h.messages("other").length, 0);
 });
 
+test("repeated messages disturb nothing, whatever the delivery", () => {
+  for (const delivery of ["all", "latest"]) {
+    const h = new Harness().open().live("chat/7", "5:2", { delivery }, delivery);
+    h.message("chat/7", "5:3").message("chat/7", "5:3").message("chat/7", "5:1").message("chat/7", "5:4");
+    assert.deepEqual([h.messages("chat/7"), h.reports("disconnected")], [["5:3", "5:4"], []]);
+  }
+});
+
+test("every start on a topic without messages resumes from its first message", () => {
+  for (const from of ["now", "start", { last: 1 }]) {
+    const h = new Harness().open().live("chat/7", "0:0", { from }).clear();
+    h.run("closed", 1006, "").advance().open();
+    assert.deepEqual(h.sent[0].subscribe.from, { position: "0:0" });
+  }
+});
+
+test("clients begin with any of the nodes", () => {
+  const urls = ["http://a", "http://b", "http://c"];
+  const first = (value) => new Harness({ urls, random: () => value }).opened[0];
+  assert.deepEqual([0, 0.5, 0.99].map(first), urls);
+});
+
 test("messages of an earlier subscription to the topic are ignored", () => {
   const h = new Harness().open().live("chat/7", "5:2");
   h.run("unsubscribe", "chat/7").run("subscribe", "chat/7", { from: "start" }).clear();

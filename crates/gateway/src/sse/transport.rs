@@ -159,6 +159,16 @@ impl<O: EventOutput> EventStreamTransport<O> {
         }
     }
 
+    /// A client of several topics learns of each when it is live, with the delivery that it was granted. The events of
+    /// a stream of one topic are its messages, and its response has the position.
+    fn report_subscribed(&self, event: &ServerEvent) {
+        let mut sink = self.sink.borrow_mut();
+        if sink.positions.is_some() {
+            let frame = Encoding::Json.encode_event(event);
+            sink.output.push(encode_frame(Some("subscribed"), None, &frame));
+        }
+    }
+
     /// Ends the stream because of an error. Before the response has begun, an error that a retry cannot fix is the
     /// response: a browser that gets it does not connect again.
     fn on_error(&self, code: ErrorCode, message: &str, retry_after_ms: u32, event: &ServerEvent) {
@@ -230,7 +240,10 @@ impl<O: EventOutput> SessionTransport for EventStreamTransport<O> {
 
     fn reply_event(&self, event: &ServerEvent) {
         match event {
-            ServerEvent::Subscribed { id, position, .. } => self.on_subscribed(*id, *position),
+            ServerEvent::Subscribed { id, position, .. } => {
+                self.report_subscribed(event);
+                self.on_subscribed(*id, *position);
+            }
             ServerEvent::Error { code, message, retry_after_ms, .. } => {
                 self.on_error(*code, message, *retry_after_ms, event);
             }

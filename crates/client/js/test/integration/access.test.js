@@ -144,7 +144,7 @@ test("token of another user opens another connection", async (context) => {
   const disconnected = once(client, "disconnected");
   client.setToken(await mintFor("heidi"));
   await disconnected;
-  await waitUntil("the client is connected", () => client.state === "connected");
+  await waitUntil("the client is connected", () => client.state === "open");
   await client.publish("chat/users", 1);
   await received(recorded, 1);
 });

@@ -5,9 +5,13 @@ import WebSocket from "ws";
 import { connect as connectWith } from "../../src/index.js";
 import { PATIENCE, waitUntil } from "./nodes.js";
 
-/** @param {import("node:test").TestContext} context @param {string | string[]} url @param {import("../../src/index.js").ConnectOptions} [options] */
+/**
+ * @param {import("node:test").TestContext} context
+ * @param {string | string[]} url
+ * @param {import("../../src/index.js").ConnectOptions} [options]
+ */
 export function connect(context, url, options = {}) {
-  const client = connectWith(url, { WebSocket, ...options });
+  const client = connectWith(url, { WebSocket: globalThis.WebSocket ?? WebSocket, ...options });
   context.after(() => client.close());
   return client;
 }

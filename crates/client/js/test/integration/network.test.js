@@ -29,7 +29,7 @@ test("subscription survives connections that are cut again and again", async (co
   for (const value of range(1, 200)) {
     await publisher.publish("net/cut", value);
     if (value % 20 === 0) {
-      await waitUntil("the client is connected", () => client.state === "connected");
+      await waitUntil("the client is connected", () => client.state === "open");
       const disconnected = once(client, "disconnected");
       proxy.cut();
       await disconnected;
@@ -86,7 +86,7 @@ test("client that starts before its node is served once the node is there", asyn
   await proxy.stop();
   const client = connect(context, url);
   for (let attempt = 0; attempt < 5; attempt += 1) await once(client, "disconnected");
-  assert.equal(client.state, "connecting");
+  assert.ok(["waiting", "opening"].includes(client.state), client.state);
   const again = await TcpProxy.start(node.address, Number(new URL(url).port));
   context.after(() => again.stop());
   await inTime("the subscription", client.subscribe("net/late").subscribed);
@@ -115,5 +115,5 @@ test("page that wakes on a dead connection is level at once", async (context) =>
   assert.equal((await disconnected).reason, "the node is silent");
   await received(recorded, 10);
   assert.deepEqual(recorded.data, range(1, 10));
-  await waitUntil("the client is connected", () => client.state === "connected");
+  await waitUntil("the client is connected", () => client.state === "open");
 });

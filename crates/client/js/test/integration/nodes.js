@@ -130,7 +130,13 @@ export async function waitUntil(condition, holds) {
   }
 }
 
-/** Fails when a promise is not settled in time. @template T @param {string} what @param {Promise<T>} promise @returns {Promise<T>} */
+/**
+ * Fails when a promise is not settled in time.
+ * @template T
+ * @param {string} what
+ * @param {Promise<T>} promise
+ * @returns {Promise<T>}
+ */
 export async function inTime(what, promise) {
   let timer;
   const timeout = new Promise((_, reject) => {
