@@ -102,9 +102,9 @@ enum SessionOpening {
 
 /// Holds the session that a connection becomes, once its request is admitted.
 #[derive(Clone, Default)]
-struct SessionSlot(Rc<RefCell<Option<SessionOpening>>>);
+struct OpeningSlot(Rc<RefCell<Option<SessionOpening>>>);
 
-impl SessionSlot {
+impl OpeningSlot {
     fn set(&self, opening: SessionOpening) {
         self.0.replace(Some(opening));
     }
@@ -179,8 +179,8 @@ pub(crate) async fn serve<S: ClientSocket>(
     permit: ConnectionPermit,
 ) {
     let address = RemoteIp(stream.tcp().peer_addr().ok().map(|address| address.ip()));
-    let session_slot = SessionSlot::default();
-    let service_slot = session_slot.clone();
+    let opening_slot = OpeningSlot::default();
+    let service_slot = opening_slot.clone();
     let service_lane = lane.clone();
     let permit = Rc::new(permit);
     let service_permit = permit.clone();
@@ -206,7 +206,7 @@ pub(crate) async fn serve<S: ClientSocket>(
                 match service_permit.is_regular() {
                     true => {
                         let request =
-                            EventStreamRequest { request, address, access: access.clone() };
+                            PendingEventStream { request, address, access: access.clone() };
                         request.open(&http, &service_slot, &service_lane)
                     }
                     false => full_response(),
@@ -232,16 +232,16 @@ pub(crate) async fn serve<S: ClientSocket>(
             let stream = connection.into_parts().io.into_inner().into_inner();
             return reject(&lane, stream, FULL_RESPONSE);
         }
-        () = poll_fn(|cx| session_slot.poll_leave(connection.poll_without_shutdown(cx))) => {}
+        () = poll_fn(|cx| opening_slot.poll_leave(connection.poll_without_shutdown(cx))) => {}
         () = lane.draining.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
-            poll_fn(|cx| session_slot.poll_leave(connection.poll_without_shutdown(cx))).await;
+            poll_fn(|cx| opening_slot.poll_leave(connection.poll_without_shutdown(cx))).await;
         }
     }
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().into_inner();
     // A session gets its own task: this one is several times as large, and most sessions are idle.
-    match session_slot.take() {
+    match opening_slot.take() {
         Some(SessionOpening::WebSocket(upgrade_request)) => {
             let span = session_span("websocket", stream.tcp());
             let session = ws::run(lane.clone(), stream, &parts.read_buf, *upgrade_request);
@@ -285,7 +285,7 @@ fn ready_response(response: Response<Body>) -> HttpResponseFuture {
 /// Handles a request for a session: the response is the upgrade, or the rejection of the handshake.
 fn upgrade_to_websocket(
     request: &Request<Incoming>,
-    slot: &SessionSlot,
+    slot: &OpeningSlot,
     lane: &Rc<LaneState>,
     address: RemoteIp,
 ) -> HttpResponseFuture {
@@ -296,7 +296,7 @@ fn upgrade_to_websocket(
             return ready_response(response);
         }
     };
-    let accept = |slot: &SessionSlot, upgrade: ws::UpgradeRequest| {
+    let accept = |slot: &OpeningSlot, upgrade: ws::UpgradeRequest| {
         let response = upgrade.response();
         slot.set(SessionOpening::WebSocket(Box::new(upgrade)));
         response
@@ -334,18 +334,18 @@ fn session_span(transport: &'static str, stream: &TcpStream) -> tracing::Span {
 }
 
 /// A request for an event stream.
-struct EventStreamRequest {
+struct PendingEventStream {
     request: Request<Incoming>,
     address: RemoteIp,
     access: PageAccess,
 }
 
-impl EventStreamRequest {
+impl PendingEventStream {
     /// Admits the request: hyper gets no response to an admitted one, and the connection leaves it.
     fn open(
         self,
         http: &HttpFront,
-        slot: &SessionSlot,
+        slot: &OpeningSlot,
         lane: &Rc<LaneState>,
     ) -> HttpResponseFuture {
         let (http, slot, lane) = (http.clone(), slot.clone(), lane.clone());
