@@ -14,10 +14,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{
-    ConnectionPermit, HttpResponseFuture, PendingEventStream, full_response, ready_response,
-    respond,
-};
+use super::opening::PendingEventStream;
+use super::{ConnectionPermit, HttpResponseFuture, full_response, ready_response, respond};
 use crate::http::HttpError;
 use crate::http::authenticate::RemoteIp;
 use crate::http::framing::RequestFraming;
