@@ -8,6 +8,7 @@ mod client_pool;
 mod floor;
 mod load;
 mod memory;
+mod reload;
 mod report;
 mod wire;
 mod workload;
@@ -35,6 +36,8 @@ enum PeersCommand {
     Load(LoadArgs),
     /// Close every connection at once, and measure the time until all are back
     Storm(StormArgs),
+    /// Read one URL over and over on many connections
+    Reload(ReloadArgs),
     /// Run the bare write loop as a server
     Floor {
         /// Address to listen at
@@ -111,11 +114,40 @@ struct StormArgs {
     target: BenchTarget,
 }
 
+#[derive(clap::Args)]
+struct ReloadArgs {
+    /// Address of the server
+    #[arg(long, value_name = "HOST:PORT")]
+    server: SocketAddr,
+    /// Process ids of the server, whose CPU is measured; comma-separated
+    #[arg(long, value_name = "PID", value_delimiter = ',', required = true)]
+    pid: Vec<u32>,
+    /// Path of the page
+    #[arg(long)]
+    path: String,
+    /// Number of connections
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    connections: u32,
+    /// Reloads a second; without it, as many as the server answers
+    #[arg(long, value_name = "PER_SECOND")]
+    rate: Option<f64>,
+    /// Change the page ten times a second, by a publish to its topic
+    #[arg(long)]
+    publish: bool,
+    /// Bytes of the page
+    #[arg(long, value_name = "BYTES", default_value_t = 1_024)]
+    payload: usize,
+    /// Duration of the measurement in seconds
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+}
+
 #[allow(clippy::print_stdout)]
 fn main() -> anyhow::Result<()> {
     match PeersCli::parse().command {
         PeersCommand::Load(args) => println!("{}", workload::run_load(&args)?),
         PeersCommand::Storm(args) => println!("{}", workload::run_storm(&args)?),
+        PeersCommand::Reload(args) => println!("{}", reload::run(&args)?),
         PeersCommand::Floor { listen } => floor::serve(listen)?,
         PeersCommand::Report { from, into, charts, machine } => {
             report::write(&from, &into, &charts, &machine)?;

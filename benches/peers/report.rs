@@ -10,10 +10,11 @@ use pushonce_instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number
 use serde_json::Value;
 
 /// The servers of a report in their order: the name in the script, and the display name.
-const SERVERS: [(&str, &str); 12] = [
+const SERVERS: [(&str, &str); 14] = [
     ("floor", "bare write loop"),
     ("pushonce", "Pushonce, on disk first"),
     ("memory", "Pushonce, in memory"),
+    ("sse", "Pushonce, in memory, event streams"),
     ("tls", "Pushonce, in memory, TLS"),
     ("quic", "Pushonce, QUIC streams"),
     ("datagrams", "Pushonce, QUIC datagrams"),
@@ -23,6 +24,7 @@ const SERVERS: [(&str, &str); 12] = [
     ("nchan-tls", "nchan, TLS"),
     ("nats", "NATS"),
     ("mosquitto", "mosquitto"),
+    ("nginx", "nginx, static file"),
 ];
 
 const BEGIN: &str = "<!-- begin of what scripts/bench-peers wrote -->\n";
@@ -104,6 +106,15 @@ const TABLES: &[(&str, &[ReportColumn])] = &[
             .scaled(1e-3),
             column("skipped with a notice", "slow", "/stopped/skipped").scaled(1e-3),
             column("connections closed", "slow", "/stopped/cut"),
+        ],
+    ),
+    (
+        "Reloads of one page of 1 KiB on 64 connections, as many as the server answers; of a node it changes ten times a second",
+        &[
+            column("reloads/s", "reload", "/per_second"),
+            column("CPU per reload, µs", "reload", "/cpu_us"),
+            column("requests to the owner a second", "reload", "/owner_requests_per_second"),
+            column("generator cores", "reload", "/generator_cores"),
         ],
     ),
     (

@@ -119,7 +119,8 @@ impl Hub {
 
     /// The newest `n` messages of a topic, as far as its namespace retains them. Served from the ring if it
     /// has them and is not stale, else fetched from upstream, once for all concurrent calls. A topic that is
-    /// read often is watched, so that further reads are in the ring.
+    /// read often is watched, so that further reads are in the ring. No read of such a topic returns less than one
+    /// before it.
     ///
     /// # Errors
     /// [`FetchError::Unavailable`] when upstream is unavailable or does not reply in time.
@@ -151,23 +152,27 @@ impl Hub {
         messages_max: usize,
     ) -> Result<HistoryPage, FetchError> {
         let registry = &self.shared.registry;
-        if let Some(page) = self.read_buffer(topic, range, messages_max) {
-            registry.warm_topics.on_hit(topic, Instant::now());
+        let read_buffer = || {
+            let page = self.read_buffer(topic, range, messages_max)?;
+            registry.warm_topics.on_hit(topic, page.head, Instant::now()).then_some(page)
+        };
+        if let Some(page) = read_buffer() {
             return Ok(page);
         }
         let timeout = self.shared.config.upstream_timeout;
-        warm_topics::on_miss(registry, topic, timeout);
+        warm_topics::on_miss(registry, topic);
         let fetched = tokio::time::timeout(timeout, async {
             let is_watched = registry.get(topic).is_some_and(|buffer| is_current(&buffer.state()));
             // Position zero is answered by upstream only, so that its page stays out of the ring.
             if is_watched && from != StartFrom::Position(Position::ZERO) {
                 // The ring keeps the page for the next read.
                 let _prepared = prepare(registry, topic, from).await?;
-                if let Some(page) = self.read_buffer(topic, range, messages_max) {
+                if let Some(page) = read_buffer() {
                     return Ok(page);
                 }
             }
             let mut page = registry.fetch(topic, range).await.map(Arc::unwrap_or_clone)?;
+            registry.warm_topics.on_fetched(topic, page.head);
             page.messages.truncate(messages_max);
             Ok(page)
         });

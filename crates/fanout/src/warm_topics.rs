@@ -8,11 +8,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pushonce_core::{StartFrom, Topic};
+use pushonce_core::{Position, Topic};
 use tokio::time::Instant;
 
 use crate::registry::TopicRegistry;
-use crate::start_position::prepare;
 use crate::topic_buffer::lock;
 
 /// Two misses within this time begin the watch of a topic. A topic that is read less often costs less as one
@@ -32,15 +31,29 @@ pub(crate) struct WarmTopics(Mutex<HashMap<Topic, TopicReads>>);
 
 struct TopicReads {
     last_read: Instant,
+    /// The newest position that a read has returned. The owner may have answered with a message that is still on its
+    /// way to the buffer: no later read may return an older one.
+    head: Position,
     /// Whether a task keeps the topic watched.
     is_watched: bool,
 }
 
 impl WarmTopics {
-    /// Records a read that was answered from the buffer.
-    pub(crate) fn on_hit(&self, topic: &Topic, now: Instant) {
+    /// Records a read that the buffer can answer, with the newest position of the buffer. Returns false if an earlier
+    /// read has returned a newer one.
+    pub(crate) fn on_hit(&self, topic: &Topic, head: Position, now: Instant) -> bool {
+        let mut topics = lock(&self.0);
+        let Some(reads) = topics.get_mut(topic) else { return true };
+        reads.last_read = now;
+        let is_newest = head >= reads.head;
+        reads.head = reads.head.max(head);
+        is_newest
+    }
+
+    /// Records the newest position that the owner has returned.
+    pub(crate) fn on_fetched(&self, topic: &Topic, head: Position) {
         if let Some(reads) = lock(&self.0).get_mut(topic) {
-            reads.last_read = now;
+            reads.head = reads.head.max(head);
         }
     }
 
@@ -57,7 +70,8 @@ impl WarmTopics {
             topics.retain(|_, reads| reads.is_watched || now - reads.last_read <= MISS_INTERVAL);
         }
         if topics.len() < TOPICS_MAX {
-            topics.insert(topic.clone(), TopicReads { last_read: now, is_watched: false });
+            let reads = TopicReads { last_read: now, head: Position::ZERO, is_watched: false };
+            topics.insert(topic.clone(), reads);
         }
         false
     }
@@ -73,10 +87,10 @@ impl WarmTopics {
 }
 
 /// Records a read of a topic that was not in a buffer, and starts to watch the topic if it is read often.
-pub(crate) fn on_miss(registry: &Arc<TopicRegistry>, topic: &Topic, timeout: Duration) {
+pub(crate) fn on_miss(registry: &Arc<TopicRegistry>, topic: &Topic) {
     if registry.warm_topics.on_miss(topic, Instant::now()) {
         let watch = WatchedTopic { registry: Arc::clone(registry), topic: topic.clone() };
-        tokio::spawn(watch.run(timeout));
+        tokio::spawn(watch.run());
     }
 }
 
@@ -87,13 +101,9 @@ struct WatchedTopic {
 }
 
 impl WatchedTopic {
-    /// Keeps the topic watched until nobody reads it any more.
-    async fn run(self, timeout: Duration) {
-        let prepared = prepare(&self.registry, &self.topic, StartFrom::Last(1));
-        let Ok(Ok(prepared)) = tokio::time::timeout(timeout, prepared).await else { return };
-        // The interest alone is kept: the ring has its usual bounds.
-        let _interest = prepared.interest;
-        drop(prepared.retention_guard);
+    /// Keeps the topic watched until nobody reads it any more. The reads themselves fill the buffer.
+    async fn run(self) {
+        let _interest = self.registry.acquire_interest(&self.topic);
         loop {
             let idle = self.registry.warm_topics.idle_time(&self.topic, Instant::now());
             let Some(remaining) = KEPT_AFTER_READ.checked_sub(idle).filter(|time| !time.is_zero())
@@ -129,8 +139,20 @@ mod tests {
         assert!(!topics.on_miss(&topic("b"), after(2_001)), "another topic");
         assert!(topics.on_miss(&topic("a"), after(2_500)));
         assert!(!topics.on_miss(&topic("a"), after(2_501)), "the topic is watched already");
-        topics.on_hit(&topic("a"), after(3_000));
+        assert!(topics.on_hit(&topic("a"), Position::new(7, 1), after(3_000)));
         assert_eq!(topics.idle_time(&topic("a"), after(3_500)), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn buffer_that_is_behind_an_earlier_read_does_not_answer() {
+        let (topics, now) = (WarmTopics::default(), Instant::now());
+        let hit = |offset| topics.on_hit(&topic("a"), Position::new(7, offset), now);
+        assert!(hit(1), "a topic that is not tracked");
+        topics.on_miss(&topic("a"), now);
+        topics.on_fetched(&topic("a"), Position::new(7, 3));
+        assert!(!hit(2));
+        assert!(hit(3) && hit(4));
+        assert!(!hit(3));
     }
 
     #[test]

@@ -1,23 +1,22 @@
 //! One connection: HTTP until it ends, or HTTP/1 until it becomes a WebSocket or an event stream.
 
 mod http2;
+mod opening;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 
 use axum::body::Body;
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method, Request, Response};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use pushonce_auth::audit;
 use pushonce_core::ClientAddress;
 use pushonce_listener::AddressPermit;
 use pushonce_proto::client::ErrorCode;
@@ -29,14 +28,14 @@ use tower::ServiceExt;
 use crate::http::authenticate::RemoteIp;
 use crate::http::framing::{RequestFraming, ScannedStream};
 use crate::http::front::HttpFront;
-use crate::http::page_policy::PageAccess;
 use crate::http::{HttpError, cors};
 use crate::lane::LaneState;
-use crate::metrics::TransportKind;
 use crate::overflow::OverflowPermit;
 use crate::socket::ClientSocket;
-use crate::sse::EventStreamOpening;
-use crate::{HttpsSettings, driver, linger, sse, ws};
+use crate::{HttpsSettings, linger, sse, ws};
+use opening::{
+    OpeningSlot, PendingEventStream, SessionOpening, session_span, upgrade_to_websocket,
+};
 
 /// The smallest read buffer that hyper accepts.
 const HEADER_BYTES_MIN: usize = 8 << 10;
@@ -102,34 +101,6 @@ impl ConnectionPermit {
     }
 }
 
-/// The session that a connection becomes.
-enum SessionOpening {
-    WebSocket(Box<ws::UpgradeRequest>),
-    EventStream(EventStreamOpening),
-}
-
-/// Holds the session that a connection becomes, once its request is admitted.
-#[derive(Clone, Default)]
-struct SessionSlot(Rc<RefCell<Option<SessionOpening>>>);
-
-impl SessionSlot {
-    fn set(&self, opening: SessionOpening) {
-        self.0.replace(Some(opening));
-    }
-
-    fn take(&self) -> Option<SessionOpening> {
-        self.0.take()
-    }
-
-    /// Ready when hyper is done with the connection, or when its request was admitted as an event stream. The
-    /// response before was sent then, unless the client did not wait for it: such a client loses the part that it
-    /// has not read.
-    fn poll_leave<T>(&self, polled: Poll<T>) -> Poll<()> {
-        let is_event_stream = matches!(*self.0.borrow(), Some(SessionOpening::EventStream(_)));
-        if polled.is_ready() || is_event_stream { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
 /// Sends `response` on a connection for which there is no permit, without reading its request.
 pub(crate) fn reject(lane: &Rc<LaneState>, stream: impl ClientSocket, response: &[u8]) {
     // An empty socket buffer has room for the response; anything else is not worth waiting for.
@@ -187,8 +158,8 @@ pub(crate) async fn serve<S: ClientSocket>(
     permit: ConnectionPermit,
 ) {
     let address = RemoteIp(stream.tcp().peer_addr().ok().map(|address| address.ip()));
-    let session_slot = SessionSlot::default();
-    let service_slot = session_slot.clone();
+    let opening_slot = OpeningSlot::default();
+    let service_slot = opening_slot.clone();
     let service_lane = lane.clone();
     let permit = Rc::new(permit);
     let service_permit = permit.clone();
@@ -214,7 +185,7 @@ pub(crate) async fn serve<S: ClientSocket>(
                 match service_permit.is_regular() {
                     true => {
                         let request =
-                            EventStreamRequest { request, address, access: access.clone() };
+                            PendingEventStream { request, address, access: access.clone() };
                         request.open(&http, &service_slot, &service_lane)
                     }
                     false => full_response(),
@@ -240,16 +211,16 @@ pub(crate) async fn serve<S: ClientSocket>(
             let stream = connection.into_parts().io.into_inner().into_inner();
             return reject(&lane, stream, FULL_RESPONSE);
         }
-        () = poll_fn(|cx| session_slot.poll_leave(connection.poll_without_shutdown(cx))) => {}
+        () = poll_fn(|cx| opening_slot.poll_leave(connection.poll_without_shutdown(cx))) => {}
         () = lane.draining.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
-            poll_fn(|cx| session_slot.poll_leave(connection.poll_without_shutdown(cx))).await;
+            poll_fn(|cx| opening_slot.poll_leave(connection.poll_without_shutdown(cx))).await;
         }
     }
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().into_inner();
     // A session gets its own task: this one is several times as large, and most sessions are idle.
-    match session_slot.take() {
+    match opening_slot.take() {
         Some(SessionOpening::WebSocket(upgrade_request)) => {
             let span = session_span("websocket", stream.tcp());
             let session = ws::run(lane.clone(), stream, &parts.read_buf, *upgrade_request);
@@ -292,109 +263,6 @@ type HttpResponseFuture = LocalBoxFuture<'static, Result<Response<Body>, Infalli
 /// Wraps a response that is available at once.
 fn ready_response(response: Response<Body>) -> HttpResponseFuture {
     std::future::ready(Ok(response)).boxed_local()
-}
-
-/// Handles a request for a session: the response is the upgrade, or the rejection of the handshake.
-fn upgrade_to_websocket(
-    request: &Request<Incoming>,
-    slot: &SessionSlot,
-    lane: &Rc<LaneState>,
-    address: RemoteIp,
-) -> HttpResponseFuture {
-    let upgrade = match ws::UpgradeRequest::from_request(request, lane.config.compression) {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => {
-            let response = reject_handshake(lane, TransportKind::WebSocket, *rejection);
-            return ready_response(response);
-        }
-    };
-    let accept = |slot: &SessionSlot, upgrade: ws::UpgradeRequest| {
-        let response = upgrade.response();
-        slot.set(SessionOpening::WebSocket(Box::new(upgrade)));
-        response
-    };
-    if !upgrade.has_credential() {
-        return ready_response(accept(slot, upgrade));
-    }
-    let (slot, lane) = (slot.clone(), lane.clone());
-    async move {
-        Ok(match upgrade.authenticate(&lane.access, address).await {
-            Ok(upgrade) => accept(&slot, upgrade),
-            Err(error) => {
-                audit::record_refusal(&lane.access.without_token(), address.0, &error);
-                let response = HttpError::from(error).into_http_response();
-                reject_handshake(&lane, TransportKind::WebSocket, response)
-            }
-        })
-    }
-    .boxed_local()
-}
-
-fn reject_handshake(
-    lane: &LaneState,
-    kind: TransportKind,
-    response: Response<Body>,
-) -> Response<Body> {
-    lane.metrics.for_transport(kind).refused.increment(1);
-    response
-}
-
-/// The span of a session in the log.
-fn session_span(transport: &'static str, stream: &TcpStream) -> tracing::Span {
-    let (id, remote) = (driver::next_session_id(), stream.peer_addr().ok());
-    tracing::debug_span!("session", id, transport, ?remote)
-}
-
-/// A request for an event stream.
-struct EventStreamRequest {
-    request: Request<Incoming>,
-    address: RemoteIp,
-    access: PageAccess,
-}
-
-impl EventStreamRequest {
-    /// Admits the request: hyper gets no response to an admitted one, and the connection leaves it.
-    fn open(
-        self,
-        http: &HttpFront,
-        slot: &SessionSlot,
-        lane: &Rc<LaneState>,
-    ) -> HttpResponseFuture {
-        let (http, slot, lane) = (http.clone(), slot.clone(), lane.clone());
-        async move {
-            match self.admit(&http, &lane).await {
-                Ok(opening) => {
-                    slot.set(SessionOpening::EventStream(opening));
-                    std::future::pending().await
-                }
-                Err(response) => Ok(*response),
-            }
-        }
-        .boxed_local()
-    }
-
-    /// Checks the request.
-    ///
-    /// # Errors
-    /// The response to a request that is refused.
-    async fn admit(
-        self,
-        http: &HttpFront,
-        lane: &LaneState,
-    ) -> Result<EventStreamOpening, Box<Response<Body>>> {
-        let (parts, body) = self.request.into_parts();
-        let opening = if body.is_end_stream() {
-            sse::open(lane, &parts.uri, &parts.headers, self.address, http.clone(), self.access)
-                .await
-        } else {
-            let text = "a request for an event stream has no body; remove it";
-            Err(HttpError::from_code(ErrorCode::BadRequest, text.to_owned()))
-        };
-        opening.map_err(|error| {
-            let response = error.into_http_response();
-            Box::new(reject_handshake(lane, TransportKind::EventStream, response))
-        })
-    }
 }
 
 /// The response to a request for a session on a full node.

@@ -3,12 +3,13 @@
 mod support;
 
 use std::io::Read as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use futures::future::join_all;
 use http::{Request, StatusCode};
-use pushonce_core::NamespaceChange;
+use pushonce_core::{NamespaceChange, RevokedTokens, Timestamp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -217,4 +218,27 @@ async fn long_poll_ends_without_a_body_when_its_time_is_over_or_the_node_drains(
     let (drained, ()) = tokio::join!(waiting, stop);
     assert_eq!(drained.status, StatusCode::NO_CONTENT);
     assert!(begun.elapsed() < Duration::from_secs(20), "it was answered by the end of its time");
+}
+
+#[tokio::test]
+async fn long_poll_whose_token_is_revoked_while_it_waits_is_refused() {
+    let issuer = Issuer::new();
+    let server =
+        TestGateway::with_access(|_| {}, |view| issuer.access(view, issuer::system_time)).await;
+    publish(&server, "chat/7", 1).await;
+    let token = issuer::token("alice", &["chat/*"]);
+    let request = Request::get("/topics/chat/7?after=7:1&live=long-poll")
+        .header("authorization", format!("Bearer {token}"));
+    let waiting = send_request(&server, request, "");
+    let revoke = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let tokens = RevokedTokens::OfSubject { subject: "alice".to_owned(), issued_before: None };
+        server.change_view(|view| {
+            let revocations = Arc::make_mut(&mut view.revocations);
+            revocations.revoke(tokens, Timestamp(u64::MAX)).expect("room");
+        });
+        server.cluster.publish_text("chat/7", "secret").await;
+    };
+    let (refused, ()) = tokio::join!(waiting, revoke);
+    assert_eq!(refused.error_status_and_code(), (401, "not_authenticated".to_owned()));
 }

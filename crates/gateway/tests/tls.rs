@@ -240,6 +240,21 @@ async fn event_streams_share_a_connection_of_http_2() {
 }
 
 #[tokio::test]
+async fn event_stream_over_tls_ends_cleanly() {
+    let gateway = TlsGateway::start().await;
+    let mut stream = gateway.connect().await;
+    stream.write_all(b"GET /sse?topic=a HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+    let mut raw = RawConnection::over(stream);
+    assert!(raw.read_head().await.contains("text/event-stream"));
+    while !raw.read_block().await.expect("a block").contains("id: 0:0") {}
+    gateway.server.cluster.publish_text("a", "over TLS").await;
+    assert!(raw.read_event().await.is_some_and(|event| event.contains("over TLS")));
+    gateway.server.stop();
+    assert!(raw.read_event().await.is_some_and(|event| event.contains("event: rotate")));
+    assert_eq!(raw.read_event().await, None);
+}
+
+#[tokio::test]
 async fn other_protocols_and_cut_handshakes_do_not_disturb_others() {
     let gateway = TlsGateway::start().await;
     let mut raw = gateway.session().await;

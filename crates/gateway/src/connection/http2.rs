@@ -14,10 +14,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{
-    ConnectionPermit, EventStreamRequest, HttpResponseFuture, full_response, ready_response,
-    respond,
-};
+use super::opening::PendingEventStream;
+use super::{ConnectionPermit, HttpResponseFuture, full_response, ready_response, respond};
 use crate::http::HttpError;
 use crate::http::authenticate::RemoteIp;
 use crate::http::framing::RequestFraming;
@@ -87,7 +85,7 @@ pub(super) async fn serve(
         let response = match request.uri().path() {
             "/ws" => http1_required(),
             _ if sse::is_event_stream(request.method(), request.uri(), request.headers()) => {
-                let request = EventStreamRequest { request, address, access: access.clone() };
+                let request = PendingEventStream { request, address, access: access.clone() };
                 open_event_stream(request, &http, &service_lane, peer)
             }
             _ => respond(request, &http, address),
@@ -122,7 +120,7 @@ pub(super) async fn serve(
 
 /// Opens an event stream as the body of the response.
 fn open_event_stream(
-    request: EventStreamRequest,
+    request: PendingEventStream,
     http: &HttpFront,
     lane: &Rc<LaneState>,
     peer: Option<SocketAddr>,
