@@ -44,7 +44,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("quinn-proto", &["quic", "benches"]),
     ("quinn-udp", &["quic"]),
     ("rcgen", &["ca", "quic", "tls"]),
-    ("flate2", &["websocket"]),
+    ("flate2", &["gateway", "websocket"]),
     ("sha1", &["websocket"]),
     ("clap", &["benches", "demo", "loadgen", "pushonce"]),
     ("metrics", &["client", "telemetry"]),
