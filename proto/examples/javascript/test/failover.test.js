@@ -8,7 +8,7 @@ import { relay } from "../relay.js";
 import { Subscriber } from "../subscriber.js";
 import { Cluster, PATIENCE, Testbed, history, newest, offset, server, waitUntil } from "./cluster.js";
 
-const COUNT = 300;
+const COUNT = 90;
 
 test("publishers and subscribers continue at another node when theirs is killed", async (context) => {
   const testbed = await Testbed.create(context);

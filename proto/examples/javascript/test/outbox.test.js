@@ -71,20 +71,22 @@ describe("an outbox", () => {
   }
 
   test("relay that is killed at random times keeps the order and stores each message once", async (context) => {
-    for (let number = 0; number < 500; number++) save("random", number);
-    for (let kills = 0; kills < 5; kills++) {
+    for (let number = 0; number < 200; number++) save("random", number);
+    let killedAtWork = 0;
+    for (let kills = 0; kills < 5 && outbox.oldest(database); kills++) {
       const { id } = outbox.oldest(database);
       const { child, ended } = startRelay(context);
       await waitUntil("the relay works", () => outbox.oldest(database)?.id !== id);
       await sleep(Math.random() * 20);
       child.kill("SIGKILL");
       await ended;
+      if (outbox.oldest(database)) killedAtWork++;
     }
-    assert.ok(outbox.oldest(database), "the relay was never killed at work");
+    assert.ok(killedAtWork > 0);
     startRelay(context);
     await published();
-    assert.deepEqual(await values("random", 500), Array.from({ length: 500 }, (_, number) => number));
-    await storedOnly("random", 500);
+    assert.deepEqual(await values("random", 200), Array.from({ length: 200 }, (_, number) => number));
+    await storedOnly("random", 200);
   });
 
   test("defective message is set aside and those behind it are published", async (context) => {

@@ -14,7 +14,7 @@ from publisher import Publisher
 from relay import Relay
 from stream_publisher import StreamPublisher
 
-COUNT = 300
+COUNT = 90
 
 
 class Failover(unittest.TestCase):

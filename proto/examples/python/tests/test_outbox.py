@@ -50,6 +50,9 @@ class Outbox(unittest.TestCase):
         arguments = [sys.executable, HERE / "crash.py", point, self.path, self.server]
         self.assertEqual(subprocess.run(arguments, timeout=PATIENCE).returncode, -signal.SIGKILL)
 
+    def values(self, topic: str, count: int) -> list:
+        return [json.loads(message.payload) for message in history(self.cluster, topic, count)]
+
     def goals(self) -> list[tuple]:
         return self.database.execute("SELECT score FROM goals").fetchall()
 
@@ -75,29 +78,31 @@ class Outbox(unittest.TestCase):
         self.assertEqual(len(self.goals()), 3)
 
     def test_relay_that_is_killed_at_random_times_keeps_the_order_and_stores_each_message_once(self):
-        for number in range(500):
+        for number in range(200):
             self.save_goal("random", number)
+        killed_at_work = 0
         for _ in range(5):
             before = outbox.oldest(self.database)
+            if before is None:
+                break
             relay = self.start_relay()
             wait_until("the relay works", lambda: outbox.oldest(self.database) != before)
             time.sleep(random.uniform(0, 0.05))
             relay.kill()
             relay.wait(PATIENCE)
-        self.assertIsNotNone(outbox.oldest(self.database), "the relay was never killed at work")
+            killed_at_work += outbox.oldest(self.database) is not None
+        self.assertGreater(killed_at_work, 0)
         self.start_relay()
         self.wait_until_published()
-        self.assertEqual([json.loads(message.payload) for message in history(self.cluster, "random", 500)], list(range(500)))
+        self.assertEqual(self.values("random", 200), list(range(200)))
 
     def test_second_relay_does_no_harm(self):
-        for number in range(100):
+        for number in range(50):
             self.save_goal("two relays", number)
         self.start_relay()
         self.start_relay()
         self.wait_until_published()
-        self.assertEqual(
-            [json.loads(message.payload) for message in history(self.cluster, "two relays", 100)], list(range(100))
-        )
+        self.assertEqual(self.values("two relays", 50), list(range(50)))
 
     def test_defective_message_is_set_aside_and_those_behind_it_are_published(self):
         self.save_goal("defective", "x" * 70_000)
