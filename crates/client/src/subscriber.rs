@@ -18,7 +18,7 @@ pub use builder::SubscriberBuilder;
 pub use event::SubscriberEvent;
 
 /// A running subscriber, which receives events over one session after another. It is a [`Stream`] of
-/// [`SubscriberEvent`]. Dropping it disconnects; [`Subscriber::close`] also says so to the server.
+/// [`SubscriberEvent`]. Dropping it disconnects; [`Subscriber::close`] also notifies the server.
 ///
 /// # Resuming after a restart
 ///

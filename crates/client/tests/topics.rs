@@ -1,5 +1,5 @@
 //! Set-up: a node, and a subscriber over each transport. Claim: topics are added and removed while the subscriber runs;
-//! a topic that returns starts anew; a closed subscriber says so.
+//! a topic that returns starts anew; a closed subscriber sends a close frame.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
