@@ -32,6 +32,10 @@ async function readFirst(cluster, topic, count) {
 
 /** The newest position of a topic: with it a test sees that no message was stored twice. */
 export async function newest(cluster, topic) {
+  return inTime(`the newest position of ${topic}`, readNewest(cluster, topic));
+}
+
+async function readNewest(cluster, topic) {
   const [client] = cluster.clients();
   const call = client.Subscribe({ topic }, cluster.metadata());
   try {
