@@ -5,7 +5,7 @@ import { Testbed, inTime } from "../../../../crates/client/js/test/integration/n
 import { Cluster } from "../cluster.js";
 import { Subscriber } from "../subscriber.js";
 
-export { PATIENCE, Testbed, waitUntil } from "../../../../crates/client/js/test/integration/nodes.js";
+export { PATIENCE, Testbed, inTime, waitUntil } from "../../../../crates/client/js/test/integration/nodes.js";
 
 /** Returns what makes a testbed that ends with the suite: call it in the body of the suite. */
 export function suiteTestbed() {
