@@ -95,7 +95,7 @@ pub enum SubscriberEvent {
         /// Everything up to this position was delivered.
         position: Position,
     },
-    /// The number of subscribers of a topic, if requested: see [`SubscribeOptions::report_audience`].
+    /// The number of subscribers of a topic, if requested: see [`SubscribeOptions::report_audience`](pushonce_core::SubscribeOptions::report_audience).
     Audience {
         /// The topic.
         topic: Topic,

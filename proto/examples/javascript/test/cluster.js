@@ -5,7 +5,7 @@ import { Testbed, inTime } from "../../../../crates/client/js/test/integration/n
 import { Cluster } from "../cluster.js";
 import { Subscriber } from "../subscriber.js";
 
-export { PATIENCE, Testbed, waitUntil } from "../../../../crates/client/js/test/integration/nodes.js";
+export { PATIENCE, Testbed, inTime, waitUntil } from "../../../../crates/client/js/test/integration/nodes.js";
 
 /** Returns what makes a testbed that ends with the suite: call it in the body of the suite. */
 export function suiteTestbed() {
@@ -32,6 +32,10 @@ async function readFirst(cluster, topic, count) {
 
 /** The newest position of a topic: with it a test sees that no message was stored twice. */
 export async function newest(cluster, topic) {
+  return inTime(`the newest position of ${topic}`, readNewest(cluster, topic));
+}
+
+async function readNewest(cluster, topic) {
   const [client] = cluster.clients();
   const call = client.Subscribe({ topic }, cluster.metadata());
   try {

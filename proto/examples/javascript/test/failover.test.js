@@ -6,7 +6,7 @@ import * as outbox from "../outbox.js";
 import { Publisher } from "../publisher.js";
 import { relay } from "../relay.js";
 import { Subscriber } from "../subscriber.js";
-import { Cluster, PATIENCE, Testbed, history, newest, offset, server, waitUntil } from "./cluster.js";
+import { Cluster, PATIENCE, Testbed, history, inTime, newest, offset, server, waitUntil } from "./cluster.js";
 
 const COUNT = 90;
 
@@ -27,7 +27,8 @@ test("publishers and subscribers continue at another node when theirs is killed"
     // One after the other, since only then they have an order.
     const outcome = await publisher.publish("direct", String(number), { key: `key-${number}` });
     assert.equal(outcome.kind, "acknowledged");
-    assert.equal((await received.next()).value.message.payload.toString(), String(number));
+    const { value } = await inTime(`message ${number}`, received.next());
+    assert.equal(value.message.payload.toString(), String(number));
   }
   await received.return();
   await waitUntil("the outbox is empty", () => !outbox.oldest(database));

@@ -83,7 +83,9 @@ export class Testbed {
     this.#nodes.push(node);
     await waitUntil(`node ${name} is ready`, async () => {
       if (child.exitCode !== null) throw new Error(`node ${name} ended with ${child.exitCode}, see ${log.path}`);
-      const response = await fetch(`${node.url}/health/ready`).catch(() => undefined);
+      // With a timeout: now and then, `fetch` of Node 20 neither connects nor fails while the port is being opened.
+      const signal = AbortSignal.timeout(5_000);
+      const response = await fetch(`${node.url}/health/ready`, { signal }).catch(() => undefined);
       return response?.ok;
     });
     return node;
