@@ -92,7 +92,7 @@ impl SubscriberBuilder {
     }
 
     /// Adds a topic with options. Deltas are applied before messages are delivered. A server rejects a
-    /// topic with options that it does not support ([`SubscriberEvent::Rejected`]); over gRPC these are the
+    /// topic with options that it does not support ([`SubscriberEvent::Rejected`](crate::SubscriberEvent::Rejected)); over gRPC these are the
     /// audience, deltas and datagrams.
     pub fn topic_with_options(
         mut self,
