@@ -265,7 +265,7 @@ impl ResumeState {
                     }
                 }
             }
-            client::ServerEvent::Unsubscribed { topic, .. } => self.on_left(&topic),
+            client::ServerEvent::Unsubscribed { topic, .. } => self.on_unsubscribed(topic),
             client::ServerEvent::Goaway { after_ms, retry_after_ms, reason } => {
                 SessionAction::Leave {
                     within: Duration::from_millis(after_ms.into()),
@@ -300,6 +300,19 @@ impl ResumeState {
                 )))
             }
         }
+    }
+
+    /// A subscription has ended: on request, or because the server ended it.
+    fn on_unsubscribed(&mut self, topic: Topic) -> SessionAction {
+        if self.leaving.contains_key(&topic) || self.subscriptions.remove(&topic).is_none() {
+            return self.on_left(&topic);
+        }
+        self.subscribed.remove(&topic);
+        self.stale.remove(&topic);
+        let message =
+            "the server ended the subscription; the event before has the reason".to_owned();
+        let (topic, code) = (Some(topic), client::ErrorCode::NotAllowed);
+        SessionAction::Deliver(SubscriberEvent::Rejected { topic, code, message })
     }
 
     /// The subscription of a removed topic has ended.

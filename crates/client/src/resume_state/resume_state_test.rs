@@ -191,3 +191,21 @@ fn removal_of_a_topic_that_was_rejected_meanwhile_is_no_rejection() {
     assert!(matches!(state.on_event(not_subscribed), SessionAction::Ignore));
     assert_eq!(state.leave_topic(&topic("a")), None, "it is not requested");
 }
+
+#[test]
+fn subscription_that_the_server_ended_is_reported_and_not_requested_again() {
+    let mut state = resume_state();
+    state.begin_session();
+    state.on_event(subscribed(1, "a"));
+    state.on_event(subscribed(2, "b"));
+    let ended = client::ServerEvent::Unsubscribed { id: None, topic: topic("a") };
+    let SessionAction::Deliver(SubscriberEvent::Rejected { topic: rejected, code, .. }) =
+        state.on_event(ended.clone())
+    else {
+        panic!("expected a rejection")
+    };
+    assert_eq!((rejected, code), (Some(topic("a")), ErrorCode::NotAllowed));
+    assert!(matches!(state.on_event(ended), SessionAction::Ignore), "it has ended already");
+    assert!(matches!(state.on_event(message("a", 1)), SessionAction::Ignore));
+    assert_eq!(state.begin_session().len(), 1);
+}

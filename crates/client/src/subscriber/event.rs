@@ -104,7 +104,8 @@ pub enum SubscriberEvent {
     },
     /// The server rejected a request; the session continues without it.
     Rejected {
-        /// The topic of the subscription; `None` for the access token.
+        /// The topic of the subscription, which has ended; `None` for an error that concerns the session, such as
+        /// that of an access token.
         topic: Option<Topic>,
         /// The error code.
         code: ErrorCode,
