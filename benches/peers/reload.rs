@@ -20,7 +20,7 @@ const FETCHES: &str = "pushonce_fanout_fetches_total";
 /// The interval of changes of the page.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A connection with a buffer of what was received.
+/// A connection with its receive buffer.
 struct ReloadClient {
     stream: TcpStream,
     received: Vec<u8>,

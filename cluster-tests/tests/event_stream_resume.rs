@@ -1,7 +1,7 @@
 //! Set-up: three nodes, and clients that read a topic over HTTP: pages, event streams and long polls.
 //! Fault: `kill -9` of the node of a stream, which may also be the owner of the topic; the node shuts down.
 //! Claim: a client that connects to another node with the id of its last event receives exactly the missed messages.
-//! What was read as a page continues as a stream without a missing message.
+//! A stream continues after a page of history without a missing message.
 
 use std::time::Duration;
 

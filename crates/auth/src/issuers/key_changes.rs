@@ -1,4 +1,4 @@
-//! Which keys an issuer has removed, and who is notified.
+//! The keys that an issuer has removed, and the notification of their removal.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

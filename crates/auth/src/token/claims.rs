@@ -61,8 +61,8 @@ impl Claims {
     pub(crate) fn read(json: &str) -> Result<Claims, AuthenticationError> {
         let invalid =
             |error: serde_json::Error| AuthenticationError::Claims { reason: error.to_string() };
-        // Everything is parsed first: serde_json accepts half a surrogate pair in what it skips, which other parsers
-        // reject or change.
+        // All members are parsed first: in a member that is ignored, serde_json accepts half a surrogate pair, which
+        // other parsers reject or change.
         serde_json::from_str::<serde_json::Value>(json).map_err(invalid)?;
         serde_json::from_str(json).map_err(invalid)
     }

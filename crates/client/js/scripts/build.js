@@ -1,4 +1,4 @@
-// Makes what is published beside the sources: the types, one minified file, and the licences. `npm pack` runs it.
+// Makes the files that are published beside the sources: the types, one minified file, and the licences. `npm pack` runs it.
 
 import { build } from "esbuild";
 import { execFileSync } from "node:child_process";

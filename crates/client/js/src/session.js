@@ -360,7 +360,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
       if (phase === "waiting") {
         retryAt = Math.max(now, servers.notBefore());
       } else if (phase === "open" && now - lastFrameAt > PROBE_AFTER && aliveUntil > now + PROBE_TIMEOUT) {
-        // There is no request without an effect. Nobody is subscribed to a reserved topic: the reply is an error.
+        // Every request has an effect except this one: no session can subscribe to a reserved topic, so the reply is an error.
         send({ unsubscribe: { topic: "$" } });
         aliveUntil = now + PROBE_TIMEOUT;
       }

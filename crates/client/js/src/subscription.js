@@ -22,7 +22,7 @@ const EVENTS_MAX = 256;
 
 /**
  * A subscription to a topic. It continues across connections until `unsubscribe()`, without a missing or repeated
- * message; what was lost is reported as `gap`. Take its messages with `for await`, or with `on("message", …)`.
+ * message; lost messages are reported as `gap`. Receive its messages with `for await`, or with `on("message", …)`.
  * @implements {AsyncIterable<Message>}
  */
 export class Subscription {

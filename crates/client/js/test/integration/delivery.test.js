@@ -14,7 +14,7 @@ before(async (context) => {
   node = await testbed.node();
 });
 
-test("loop receives what was published, in order", async (context) => {
+test("loop receives the published messages in order", async (context) => {
   const client = connect(context, node.url);
   const subscription = client.subscribe("chat/loop");
   const { position, recovered, delivery } = await inTime("the subscription", subscription.subscribed);

@@ -106,7 +106,7 @@ for (const transport of TRANSPORTS) {
       await publisher.publish(topic, value);
       if (value % 20 === 0) {
         await received(recorded, value - 10);
-        // Between two requests, nobody notices.
+        // Between two requests, the client has no connection that could break.
         proxy.cut();
       }
     }
