@@ -191,31 +191,37 @@ struct ReaderContext {
 struct TopicStreams {
     /// The epoch that the stream of each subscribed topic has reached; 0 for none.
     epochs: HashMap<Topic, Epoch>,
-    /// How many subscriptions of a topic the caller ended. The streams of these are not read further.
-    ended: HashMap<Topic, u32>,
+    /// The number of the stream of each topic. A stream that is not in it belongs to a subscription that the caller
+    /// ended, and is not read further.
+    streams: HashMap<Topic, u64>,
+    /// The number of streams that began.
+    begun: u64,
 }
 
 /// What a stream has delivered.
 #[derive(Default)]
 struct StreamProgress {
     epoch: Epoch,
-    /// The topic, and how many of its subscriptions had ended when the stream began.
-    topic: Option<(Topic, u32)>,
+    /// The topic, and the number of the stream.
+    topic: Option<(Topic, u64)>,
 }
 
 impl TopicStreams {
     fn end(&mut self, topic: &Topic) {
         self.epochs.remove(topic);
-        *self.ended.entry(topic.clone()).or_default() += 1;
+        self.streams.remove(topic);
     }
 
-    fn ended_count(&self, topic: &Topic) -> u32 {
-        self.ended.get(topic).copied().unwrap_or_default()
+    /// Registers the stream of a topic, and returns its number.
+    fn begin(&mut self, topic: &Topic) -> u64 {
+        self.begun += 1;
+        self.streams.insert(topic.clone(), self.begun);
+        self.begun
     }
 
     /// Whether the caller ended the subscription of this stream.
     fn is_ended(&self, stream: &StreamProgress) -> bool {
-        stream.topic.as_ref().is_some_and(|(topic, before)| self.ended_count(topic) > *before)
+        stream.topic.as_ref().is_some_and(|(topic, number)| self.streams.get(topic) != Some(number))
     }
 }
 
@@ -278,7 +284,9 @@ impl ReaderContext {
         let epoch = stream.epoch;
         let started = match &event {
             ServerEvent::Stream { topic } => {
-                stream.topic = Some((topic.clone(), self.topics.borrow().ended_count(topic)));
+                let mut number = 0;
+                self.topics.send_modify(|topics| number = topics.begin(topic));
+                stream.topic = Some((topic.clone(), number));
                 // Fails only without a sender, and `self` holds one.
                 let mut topics = self.topics.subscribe();
                 let is_started = |topics: &TopicStreams| {
