@@ -3,7 +3,8 @@
 //! # Overview
 //!
 //! [`demo`] is a scoreboard of the World Cup 2026 that receives its data over one WebSocket from the node
-//! that serves it. The files are served from `demo/` beside `src/` without a build step.
+//! that serves it. The files are served from `demo/` beside `src/` without a build step. [`sdk`] is the JavaScript
+//! SDK, which pages of the same host import from `/sdk/index.js`.
 //!
 //! # Guarantees
 //!
@@ -30,6 +31,7 @@
 //! ```
 
 mod asset;
+mod sdk;
 
 use axum::routing::MethodRouter;
 
@@ -43,10 +45,19 @@ const DEMO_ASSETS: [Asset; 5] = [
     Asset::js("/demo/board.js", include_str!("../demo/board.js")),
 ];
 
+/// The modules of the JavaScript SDK with their paths. A page imports `/sdk/index.js`, which imports the others.
+pub fn sdk() -> Vec<(&'static str, MethodRouter)> {
+    routes(&sdk::MODULES)
+}
+
 /// The pages of the demo with their paths: `/` and the files that it loads. The host must also serve `/ws` and
 /// `/cluster`.
 pub fn demo() -> Vec<(&'static str, MethodRouter)> {
-    DEMO_ASSETS.into_iter().map(|asset| (asset.path, asset.route())).collect()
+    routes(&DEMO_ASSETS)
+}
+
+fn routes(assets: &[Asset]) -> Vec<(&'static str, MethodRouter)> {
+    assets.iter().map(|asset| (asset.path, asset.route())).collect()
 }
 
 #[cfg(test)]
@@ -65,7 +76,7 @@ mod tests {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
         let request = request.body(Body::empty()).expect("a request");
-        let pages = demo().into_iter();
+        let pages = demo().into_iter().chain(sdk());
         let router =
             pages.fold(Router::<()>::new(), |router, (path, page)| router.route(path, page));
         router.oneshot(request).await.expect("infallible")
@@ -77,7 +88,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_asset_is_served_with_content_type_and_security_headers() {
-        for asset in DEMO_ASSETS {
+        for asset in DEMO_ASSETS.into_iter().chain(sdk::MODULES) {
             let response = get(asset.path, None).await;
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(header(&response, "content-type"), asset.content_type);
@@ -95,8 +106,20 @@ mod tests {
         assert_eq!(get("/", Some("\"other\"")).await.status(), StatusCode::OK);
     }
 
+    /// `types.js` has types only, for tools.
     #[test]
-    fn assets_reference_no_other_host_and_write_no_markup() {
+    fn every_module_of_the_sdk_is_served() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../client/js/src");
+        let files = std::fs::read_dir(folder).expect("the SDK").map(|file| file.expect("a file"));
+        let mut expected: Vec<_> =
+            files.map(|file| format!("/sdk/{}", file.file_name().display())).collect();
+        expected.retain(|path| path != "/sdk/types.js");
+        expected.sort();
+        assert_eq!(sdk::MODULES.map(|asset| asset.path).to_vec(), expected);
+    }
+
+    #[test]
+    fn pages_reference_no_other_host_and_write_no_markup() {
         for asset in DEMO_ASSETS {
             for pattern in
                 ["https://", "http://", "innerHTML", "insertAdjacentHTML", "document.write"]

@@ -41,6 +41,12 @@ impl Pages {
         self
     }
 
+    /// Adds files of the program with their paths, for everyone.
+    pub fn files(self, files: impl IntoIterator<Item = (&'static str, MethodRouter)>) -> Pages {
+        let add = |pages: Pages, (path, file)| pages.page(path, PageAccess::Everyone, file);
+        files.into_iter().fold(self, add)
+    }
+
     /// Adds the pages of `other`.
     pub fn merge(mut self, other: Pages) -> Pages {
         self.0.extend(other.0);

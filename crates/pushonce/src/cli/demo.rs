@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pushonce_demo::{Args, NodePorts, NodeSpec};
-use pushonce_gateway::{PageAccess, Pages};
+use pushonce_gateway::Pages;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, HumanDuration, Settings};
@@ -29,8 +29,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
 
 /// The files of the scoreboard, which contain no data.
 fn demo_pages() -> Pages {
-    let files = pushonce_console::demo().into_iter();
-    files.fold(Pages::new(), |pages, (path, file)| pages.page(path, PageAccess::Everyone, file))
+    Pages::new().files(pushonce_console::demo())
 }
 
 fn node_config(spec: NodeSpec) -> anyhow::Result<Config> {

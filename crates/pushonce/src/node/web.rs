@@ -36,7 +36,8 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 /// Maximum time for which a body is read.
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The pages `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
+/// The pages `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`, and the
+/// JavaScript SDK below `/sdk/`.
 pub(super) fn node_pages(
     overview: NodeOverview,
     metrics: PrometheusHandle,
@@ -46,6 +47,7 @@ pub(super) fn node_pages(
     health_pages(overview.clone(), access)
         .page("/cluster", Requires(Action::ReadCluster), get(cluster).with_state(overview))
         .page("/metrics", Requires(Action::ReadMetrics), metrics_page)
+        .files(pushonce_console::sdk())
 }
 
 /// The pages of the listener for monitoring: health and metrics, for everyone who reaches it.

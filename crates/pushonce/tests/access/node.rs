@@ -7,7 +7,7 @@ use std::time::Duration;
 use pushonce::config::{Config, HumanDuration, Settings};
 use pushonce::{Node, metrics};
 use pushonce_auth::AdminAccess;
-use pushonce_gateway::{PageAccess, Pages};
+use pushonce_gateway::Pages;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::revoked_tokens::Tokens;
 use pushonce_proto::pb::cluster::v1::{
@@ -213,8 +213,7 @@ pub fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
 }
 
 fn demo_pages() -> Pages {
-    let files = pushonce_console::demo().into_iter();
-    files.fold(Pages::new(), |pages, (path, file)| pages.page(path, PageAccess::Everyone, file))
+    Pages::new().files(pushonce_console::demo())
 }
 
 /// The listener is closed again: no other process gets the port that soon.

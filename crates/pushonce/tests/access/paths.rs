@@ -224,9 +224,15 @@ pub const PATHS: &[Path] = &[
     },
     Path {
         name: "demo pages",
-        covers: &["/", "/demo/demo.css", "/demo/demo.js", "/demo/feed.js", "/demo/board.js"],
+        covers: &["/"],
         expected: EVERYONE,
         request: |n, g| page(n, g, "/demo/demo.js"),
+    },
+    Path {
+        name: "modules of the SDK",
+        covers: &[],
+        expected: EVERYONE,
+        request: |n, g| page(n, g, "/sdk/index.js"),
     },
     Path { name: "monitoring", covers: &[], expected: EVERYONE, request: monitoring },
     // === sessions ===
