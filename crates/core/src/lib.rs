@@ -76,6 +76,7 @@ pub mod test_util;
 mod ticket_keys;
 mod times;
 mod topic;
+mod topic_removal;
 mod unavailable;
 pub mod unicode;
 mod version;
@@ -119,6 +120,7 @@ pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use ticket_keys::{TicketKey, TicketKeys};
 pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
+pub use topic_removal::TopicRemoval;
 pub use unavailable::UnavailableReason;
 pub use version::{
     AgreedVersion, ClusterVersion, InvalidVersionOffer, UnsupportedVersion, VersionConflict,

@@ -65,6 +65,8 @@ pub(crate) enum EngineEvent {
     Frame(NodeId, PeerFrame),
     /// This node's own shards committed these messages, in this order; the oldest at `since`.
     Committed { messages: Vec<(Topic, Arc<Message>)>, since: Instant },
+    /// Operators purged or deleted these topics of this node's own shards.
+    Removed(BTreeSet<Topic>),
     /// Some committed messages were dropped before they reached the engine.
     CommittedDropped,
     /// This node leads a shard.
@@ -170,6 +172,7 @@ impl Engine {
             EngineEvent::Congested(node, congested) => self.set_congested(node, congested),
             EngineEvent::Frame(from, frame) => self.on_frame(from, frame, now),
             EngineEvent::Committed { messages, since } => self.on_committed(messages, since, now),
+            EngineEvent::Removed(topics) => self.on_removed(&topics, now),
             EngineEvent::CommittedDropped => self.refollow_local(None, now),
             EngineEvent::Claim(claim) => self.on_local_claim(claim, now),
             EngineEvent::ClaimRevoked(shard) => self.on_claim_revoked(shard, now),

@@ -373,6 +373,9 @@ impl EngineDriver {
             self.handle(EngineEvent::CommittedDropped);
         }
         self.on_committed(events.committed);
+        if !events.removed.is_empty() {
+            self.handle(EngineEvent::Removed(events.removed));
+        }
         for (topic, request) in events.watches {
             self.handle(match request {
                 Some(after) => EngineEvent::Watch { topic, after },

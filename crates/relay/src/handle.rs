@@ -40,6 +40,12 @@ impl Handle {
         self.inbox.push_committed(messages);
     }
 
+    /// Hands over topics that were purged or deleted in shards led by this node, after the messages that were committed
+    /// before. Every subscriber of them gets a gap.
+    pub fn push_removed(&self, topics: Vec<Topic>) {
+        self.inbox.push_removed(topics);
+    }
+
     /// Like [`Handle::push_committed`], but the messages wait for [`Handle::flush_committed`]. For callers
     /// that hold the lock which orders the messages.
     pub fn stage_committed(&self, messages: Vec<(Topic, Arc<Message>)>) {

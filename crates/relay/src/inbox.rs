@@ -5,7 +5,7 @@
 //! again from history. Requests are bounded in number: over the bound they are rejected. A watch or claim
 //! replaces the earlier one of the same topic or shard, so their number is bounded by topics and shards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -43,6 +43,8 @@ pub(crate) struct LocalEvents {
     pub(crate) watches: HashMap<Topic, Option<Option<Position>>>,
     pub(crate) requests: Vec<RelayRequest>,
     pub(crate) committed: CommittedMessages,
+    /// Topics that were purged or deleted. Their number is bounded by operators' requests.
+    pub(crate) removed: BTreeSet<Topic>,
     /// Committed messages were dropped since the relay last took the events.
     pub(crate) committed_dropped: bool,
     /// This node is being stopped.
@@ -83,6 +85,7 @@ impl LocalEvents {
     fn take_committed_if_only(&mut self) -> Option<CommittedMessages> {
         let is_only_committed = !self.committed_dropped
             && !self.stopping
+            && self.removed.is_empty()
             && self.claims.is_empty()
             && self.leaders.is_empty()
             && self.watches.is_empty()
@@ -105,6 +108,11 @@ impl Inbox {
 
     pub(crate) fn push_committed(&self, messages: Vec<(Topic, Arc<Message>)>) {
         self.stage_committed(messages);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn push_removed(&self, topics: Vec<Topic>) {
+        self.lock().removed.extend(topics);
         self.notify.notify_one();
     }
 

@@ -346,10 +346,7 @@ fn commit_outcomes(reply: Result<Bytes, ProposeError>, count: usize) -> Vec<Comm
     let all_failed = |error: PublishError| vec![CommitOutcome::Settled(Err(error)); count];
     let payload = match reply {
         Ok(payload) => payload,
-        Err(ProposeError::Rejected { leader }) => {
-            return all_failed(PublishRejection::NotOwner { owner: leader }.into());
-        }
-        Err(ProposeError::Unknown(reason)) => return all_failed(unknown_outcome(&reason)),
+        Err(error) => return all_failed(proposal_failed(error)),
     };
     let to_outcome = |outcome| match outcome {
         Err(ItemRejection::NamespaceInMemory) => CommitOutcome::MovedToMemory,
@@ -359,6 +356,14 @@ fn commit_outcomes(reply: Result<Bytes, ProposeError>, count: usize) -> Vec<Comm
     match decode_outcomes(&payload) {
         Ok(outcomes) if outcomes.len() == count => outcomes.into_iter().map(to_outcome).collect(),
         _ => all_failed(unknown_outcome("the state machine returned a malformed reply")),
+    }
+}
+
+/// What a proposal without a reply means for what it carried.
+pub(crate) fn proposal_failed(error: ProposeError) -> PublishError {
+    match error {
+        ProposeError::Rejected { leader } => PublishRejection::NotOwner { owner: leader }.into(),
+        ProposeError::Unknown(reason) => unknown_outcome(&reason),
     }
 }
 

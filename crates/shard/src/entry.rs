@@ -8,7 +8,7 @@ use bytes::Bytes;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     Acknowledgement, ClusterVersion, ContentType, MessageKey, ProducerSequence, Publish, PublishId,
-    Timestamp, Topic, VersionRange,
+    Timestamp, Topic, TopicRemoval, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,8 @@ pub struct EntryBatch {
     /// Whether topics created in the owner's memory from now on have the index of this entry as their
     /// epoch. Every owner proposes one such entry before it places anything in memory.
     pub starts_memory_epoch: bool,
+    /// What operators remove. It is removed before the items are placed.
+    pub removals: Vec<(Topic, TopicRemoval)>,
     /// The publishes.
     pub items: Vec<EntryItem>,
     /// For producers that continue in the log after messages in the owner's memory: the last sequence of
@@ -54,6 +56,7 @@ impl EntryBatch {
             time,
             settings: None,
             starts_memory_epoch: false,
+            removals: Vec::new(),
             items,
             continued_sequences: Vec::new(),
         }
@@ -72,6 +75,21 @@ impl EntryBatch {
     /// An entry that only starts a memory epoch.
     pub(crate) fn starting_memory_epoch(time: Timestamp) -> EntryBatch {
         EntryBatch { starts_memory_epoch: true, ..EntryBatch::new(time, Vec::new()) }
+    }
+
+    /// An entry that only removes. For a topic in the owner's memory it also starts a memory epoch, which bounds the
+    /// number of removed topics that the memory remembers.
+    pub(crate) fn removing(
+        time: Timestamp,
+        topic: Topic,
+        removal: TopicRemoval,
+        in_memory: bool,
+    ) -> EntryBatch {
+        EntryBatch {
+            starts_memory_epoch: in_memory,
+            removals: vec![(topic, removal)],
+            ..EntryBatch::new(time, Vec::new())
+        }
     }
 
     /// Encodes the entry in a version.
@@ -147,6 +165,7 @@ mod tests {
             time: Timestamp(1_790_000_000_000),
             settings: Some(ShardSettings { shards: ShardCount::DEFAULT, namespaces }),
             starts_memory_epoch: true,
+            removals: vec![(Topic::new("c").unwrap(), TopicRemoval::Delete)],
             items: vec![item("a/b", b"one"), item("c", b"")],
             continued_sequences: vec![(
                 Topic::new("c").unwrap(),

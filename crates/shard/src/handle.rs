@@ -7,17 +7,18 @@ use pushonce_consensus::{ConsensusEngine, GroupId, RaftGroup, StartError};
 use pushonce_core::{
     Acknowledgement, Durability, FetchError, HistoryPage, HistoryRange, NodeId, OverloadReason,
     OwnershipClaim, Publish, PublishError, PublishRejection, ShardId, Timestamp, Topic,
+    TopicRemoval, UnavailableReason,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::commit::{CommitLoop, ProposalQueue};
+use crate::commit::{CommitLoop, ProposalQueue, proposal_failed};
 use crate::expiry::Expiry;
 use crate::metrics::ShardMetrics;
 use crate::ownership::{self, LeadershipTracker};
 use crate::replica::{MemoryPath, ShardReplica, ShardShared};
-use crate::{ClusterClock, CommitListener, NodeTopics, ShardSettings, TopicStats};
+use crate::{ClusterClock, CommitListener, EntryBatch, NodeTopics, ShardSettings, TopicStats};
 
 /// What a replica of a shard needs to start.
 pub struct ShardOptions {
@@ -156,6 +157,27 @@ impl Handle {
                 Err(publish) => publish,
             };
         }
+    }
+
+    /// Purges or deletes a topic, and returns its stats from just before; `None`, and nothing changes, when it has
+    /// neither messages nor a position. Repeating it is safe. A replica without room on its disk accepts it.
+    ///
+    /// # Errors
+    /// Rejected when this node does not own the shard or knows too few clocks. Unknown when the entry was proposed and
+    /// its outcome is not known.
+    pub async fn remove(
+        &self,
+        topic: Topic,
+        removal: TopicRemoval,
+    ) -> Result<Option<TopicStats>, PublishError> {
+        self.shared.check_ownership()?;
+        let in_memory = self.shared.durability(&topic)? == Durability::Memory;
+        let Some(stats) = self.topic_stats(&topic) else { return Ok(None) };
+        let time = self.shared.proposal_time().ok_or(UnavailableReason::ClocksUnknown)?;
+        let entry = EntryBatch::removing(time, topic, removal, in_memory);
+        let proposed = self.group.propose_essential(entry.encode(self.shared.version())).await;
+        proposed.map_err(proposal_failed)?;
+        Ok(Some(stats))
     }
 
     /// Reads the history of a topic from memory. A topic that never had a message has an empty page.

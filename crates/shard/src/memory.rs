@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use pushonce_consensus::EntryId;
 use pushonce_core::{
-    Acknowledgement, Durability, FetchError, History, HistoryPage, HistoryRange, Message, Term,
-    Timestamp, Topic,
+    Acknowledgement, Durability, Epoch, FetchError, History, HistoryPage, HistoryRange, Message,
+    Term, Timestamp, Topic, TopicRemoval,
 };
 
 use crate::dedupe::{Dedupe, DedupeResult};
@@ -171,10 +171,26 @@ impl OwnerMemory {
             self.sweep_cursor = Some(topic.clone());
         }
         for topic in unused {
-            self.topics.remove(&topic);
-            self.topic_counts.remove(&topic);
-            self.dropped_topic_epochs.insert(topic, index);
+            self.drop_topic(index, topic);
         }
+    }
+
+    /// Drops a topic without messages. If it is created again, it begins at the epoch `index`.
+    fn drop_topic(&mut self, index: u64, topic: Topic) {
+        self.topics.remove(&topic);
+        self.topic_counts.remove(&topic);
+        self.dropped_topic_epochs.insert(topic, index);
+    }
+
+    /// Purges or deletes a topic in memory, by the entry at `index`, which was applied already. Returns whether it was
+    /// there.
+    pub(crate) fn remove(&mut self, index: u64, topic: &Topic, removal: TopicRemoval) -> bool {
+        let Some(log) = self.topics.get_mut(topic) else { return false };
+        self.history_bytes.track(log, |log| log.purge(Epoch(index)));
+        if removal == TopicRemoval::Delete {
+            self.drop_topic(index, topic.clone());
+        }
+        true
     }
 
     /// The deduplication records as of `time`, for messages that go to the log.

@@ -18,6 +18,10 @@ pub trait CommitListener: Send + Sync + 'static {
     /// [`CommitListener::flush_placed`] follows, possibly once for several messages.
     fn on_placed_in_memory(&self, shard: ShardId, topic: Topic, message: Arc<Message>);
 
+    /// Receives the topics that an entry purged or deleted, after the messages before that entry and before those after
+    /// it. Called and bound as [`CommitListener::on_committed`].
+    fn on_removed(&self, shard: ShardId, topics: Vec<Topic>);
+
     /// Delivers the messages placed in memory. Called without a lock: unlike the other methods, this one
     /// may call the shard.
     fn flush_placed(&self);

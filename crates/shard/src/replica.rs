@@ -372,13 +372,17 @@ impl StateMachine for ShardReplica {
     fn apply(&mut self, at: EntryId, entry: &Bytes) -> Result<Bytes, VersionedDecodeError> {
         let shared = &self.shared;
         let (version, batch) = EntryBatch::decode(entry)?;
-        let (ApplyOutcome { outcomes, messages }, should_notify) = {
+        let (ApplyOutcome { outcomes, removed, messages }, should_notify) = {
             let mut state = shared.write();
             state.raise_version(version);
             let starts_epoch = batch.starts_memory_epoch;
-            let applied = state.apply(at.index, batch);
+            let removals = batch.removals.clone();
+            let mut applied = state.apply(at.index, batch);
             let mut memory = shared.memory();
             memory.apply_entry(at, state.time(), state.settings(), starts_epoch);
+            let in_memory =
+                |(topic, removal)| memory.remove(at.index, &topic, removal).then_some(topic);
+            applied.removed.extend(removals.into_iter().filter_map(in_memory));
             shared.cache_settings(&state);
             shared.update_quota(&state, &memory);
             let should_notify = shared.should_notify();
@@ -388,6 +392,9 @@ impl StateMachine for ShardReplica {
             (applied, should_notify)
         };
         let reply = encode_outcomes(&outcomes);
+        if should_notify && !removed.is_empty() {
+            shared.commit_listener.on_removed(shared.id, removed);
+        }
         if should_notify && !messages.is_empty() {
             shared.commit_listener.on_committed(shared.id, messages);
         }

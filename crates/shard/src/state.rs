@@ -13,8 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
-    Acknowledgement, ClusterVersion, Durability, FailPoint, FetchError, HistoryPage, HistoryRange,
-    Message, Position, ShardId, Timestamp, Topic, VersionRange,
+    Acknowledgement, ClusterVersion, Durability, Epoch, FailPoint, FetchError, HistoryPage,
+    HistoryRange, Message, Position, ShardId, Timestamp, Topic, TopicRemoval, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -76,6 +76,8 @@ pub struct ApplyOutcome {
     /// For each item, in order, the acknowledgement of its message, now or when it was first placed, or its
     /// rejection.
     pub outcomes: Vec<Result<Acknowledgement, ItemRejection>>,
+    /// The topics that this entry purged or deleted.
+    pub removed: Vec<Topic>,
     /// The messages that this entry placed, in order.
     pub messages: Vec<(Topic, Arc<Message>)>,
 }
@@ -135,9 +137,10 @@ impl ShardState {
     }
 
     /// Applies the entry at `index` of the shard's log, from 1: its settings first, if they are newer, then
-    /// its items in order. Every new message is placed.
+    /// its removals, then its items in order. Every new message is placed.
     pub fn apply(&mut self, index: u64, batch: EntryBatch) -> ApplyOutcome {
-        let EntryBatch { time, settings, starts_memory_epoch, items, continued_sequences } = batch;
+        let EntryBatch { time, settings, starts_memory_epoch, removals, .. } = batch;
+        let EntryBatch { items, continued_sequences, .. } = batch;
         // A proposer's time may be behind that of an earlier entry: time does not go back.
         let time = self.time.max(time);
         self.time = time;
@@ -157,6 +160,11 @@ impl ShardState {
         self.dedupe.advance(time);
         for (topic, last) in continued_sequences {
             self.dedupe.advance_producer_to(&topic, last);
+        }
+        for (topic, removal) in removals {
+            if self.remove(index, &topic, removal) {
+                applied.removed.push(topic);
+            }
         }
         for item in items {
             let outcome = self.apply_item(index, time, item, &mut applied.messages);
@@ -228,6 +236,23 @@ impl ShardState {
         for name in settings.memory_namespaces() {
             self.memory_epochs.insert(name, index);
         }
+    }
+
+    /// Purges or deletes a topic of the log. Returns whether it was there.
+    fn remove(&mut self, index: u64, topic: &Topic, removal: TopicRemoval) -> bool {
+        let Some(log) = self.topics.get_mut(topic) else { return false };
+        self.history_bytes.track(Arc::make_mut(log), |log| log.purge(Epoch(index)));
+        if removal == TopicRemoval::Delete {
+            self.drop_topic(index, topic);
+        }
+        true
+    }
+
+    /// Drops a topic without messages.
+    fn drop_topic(&mut self, index: u64, topic: &Topic) {
+        self.topics.remove(topic);
+        self.topic_counts.remove(topic);
+        self.dropped_topics.insert(topic, index);
     }
 
     fn apply_item(
@@ -326,9 +351,7 @@ impl ShardState {
             }
         }
         for topic in unused {
-            self.topics.remove(&topic);
-            self.topic_counts.remove(&topic);
-            self.dropped_topics.insert(&topic, index);
+            self.drop_topic(index, &topic);
         }
     }
 

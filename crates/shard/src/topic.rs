@@ -105,6 +105,14 @@ impl TopicState {
         self.expired_count(now, history) > 0
     }
 
+    /// Drops all messages and continues at `epoch`, which is later than any of the topic.
+    pub(crate) fn purge(&mut self, epoch: Epoch) {
+        self.head = Position { epoch, offset: Offset(0) };
+        self.is_recreated = true;
+        self.messages.clear();
+        self.bytes = 0;
+    }
+
     /// Moves the messages to an instance that begins at `epoch`.
     pub(crate) fn restart_at_epoch(&mut self, epoch: Epoch) {
         self.head.epoch = epoch;

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::future::join_all;
 use pushonce_consensus::{ConsensusSettings, DiskSpace, PeerAddresses};
 use pushonce_core::{
-    Acknowledgement, FetchError, HistoryPage, HistoryRange, Message, Namespace, Namespaces,
-    OverloadReason, Position, Publish, PublishError, PublishRejection, Term, Timestamp, Topic,
-    TopicLimit,
+    Acknowledgement, Durability, FetchError, GapReason, HistoryPage, HistoryRange, Message,
+    Namespace, Namespaces, OverloadReason, Position, Publish, PublishError, PublishRejection, Term,
+    Timestamp, Topic, TopicLimit, TopicRemoval,
 };
 use support::{Node, keyed, publish};
 use tempfile::TempDir;
@@ -239,6 +239,56 @@ async fn namespace_topic_limit_holds_after_a_restart() {
     while node.shard.publish(message(2)).await.is_err() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removed_messages_are_gone_and_make_room_for_topics_also_after_a_restart() {
+    let (dir, addresses) = (support::dir(), PeerAddresses::default());
+    let limited = Namespace { topics_max: 2, ..Namespace::default() };
+    let in_memory = Namespace { durability: Durability::Memory, ..Namespace::default() };
+    let named = [("match".to_owned(), limited), ("live".to_owned(), in_memory)].into();
+    let bounded = Namespaces { revision: 1, named, ..Namespaces::default() };
+    let namespaces = watch::channel(support::settings(bounded)).1;
+    let clock = Arc::new(|| Timestamp(1_790_000_000_000));
+    let lan = ConsensusSettings::lan;
+    let node =
+        Node::start_with(1, &dir, &addresses, lan(), namespaces.clone(), clock.clone()).await;
+    node.shard.group().initialize().await.unwrap();
+    let term = node.claim_after(Term(0)).await;
+    publish_all(&node, 0..2).await;
+    let live = Topic::new("live/1").unwrap();
+    let in_memory = node.shard.publish(publish(live.clone(), "hello".to_owned())).await.unwrap();
+
+    let (purged, deleted) = (message(0).topic, message(1).topic);
+    let before = node.shard.fetch_history(&purged, HistoryRange::All).unwrap().head;
+    let removed = node.shard.remove(purged.clone(), TopicRemoval::Purge).await.unwrap().unwrap();
+    assert_eq!((removed.head, removed.count), (before, 1));
+    assert!(node.shard.remove(deleted.clone(), TopicRemoval::Delete).await.unwrap().is_some());
+    assert!(node.shard.remove(live.clone(), TopicRemoval::Delete).await.unwrap().is_some());
+    assert_eq!(node.shard.remove(deleted.clone(), TopicRemoval::Delete).await.unwrap(), None);
+
+    for topic in [&purged, &deleted, &live] {
+        assert_eq!(node.shard.fetch_history(topic, HistoryRange::All).unwrap().messages, []);
+    }
+    let listed = node.shard.list_topics("", None, 10);
+    assert_eq!(listed.iter().map(|stats| &stats.topic).collect::<Vec<_>>(), [&purged]);
+    let resumed = HistoryRange::After(in_memory.position);
+    let gap = node.shard.fetch_history(&live, resumed).unwrap().gap;
+    assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::Epoch));
+    let again = node.shard.publish(publish(live.clone(), "again".to_owned())).await.unwrap();
+    assert!(again.position > in_memory.position);
+    node.stop().await;
+
+    let node = Node::start_with(1, &dir, &addresses, lan(), namespaces, clock).await;
+    node.claim_after(term).await;
+    for (topic, head) in [(&purged, before), (&deleted, before)] {
+        let page = node.shard.fetch_history(topic, HistoryRange::After(head)).unwrap();
+        assert_eq!(page.messages, []);
+        assert_eq!(page.gap.map(|gap| gap.reason), Some(GapReason::Epoch), "{topic}");
+    }
+    // The deleted topic no longer counts.
+    node.shard.publish(message(2)).await.unwrap();
     node.stop().await;
 }
 

@@ -3,7 +3,7 @@
 //! Failover, resume and the repair of holes use a single mechanism: ask the current upstream for everything
 //! after the position that was reached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -252,6 +252,17 @@ impl Engine {
         };
         if self.replications.get(topic).is_some_and(is_behind) {
             self.repair(topic, now);
+        }
+    }
+
+    /// Reads topics of this node's own again that were purged or deleted: every subscriber gets the gap that history
+    /// reports.
+    pub(super) fn on_removed(&mut self, topics: &BTreeSet<Topic>, now: Instant) {
+        for topic in topics {
+            let live = UpstreamState::Live(UpstreamSource::Local);
+            if self.replications.get(topic).is_some_and(|it| it.upstream_state == live) {
+                self.follow(topic, now);
+            }
         }
     }
 

@@ -34,6 +34,8 @@ impl CommitListener for NoopListener {
 
     fn on_placed_in_memory(&self, _: ShardId, _: Topic, _: Arc<Message>) {}
 
+    fn on_removed(&self, _: ShardId, _: Vec<Topic>) {}
+
     fn flush_placed(&self) {}
 }
 

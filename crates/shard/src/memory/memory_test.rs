@@ -180,6 +180,7 @@ fn lower_retention_trims_an_idle_topic_and_higher_retention_restores_nothing() {
 enum MemoryStep {
     Publish,
     Entry { in_memory: bool },
+    Remove(TopicRemoval),
     ChangeOwner,
 }
 
@@ -189,6 +190,7 @@ proptest! {
         steps in vec(prop_oneof![
             6 => Just(MemoryStep::Publish),
             2 => any::<bool>().prop_map(|in_memory| MemoryStep::Entry { in_memory }),
+            1 => prop_oneof![Just(TopicRemoval::Purge), Just(TopicRemoval::Delete)].prop_map(MemoryStep::Remove),
             1 => Just(MemoryStep::ChangeOwner),
         ], 0..60),
     ) {
@@ -214,6 +216,14 @@ proptest! {
                     keeps_now = in_memory;
                     let settings = settings(index, if in_memory { &["chat"] } else { &[] });
                     memory.apply_entry(at(term, index), Timestamp(time), Some(&settings), in_memory);
+                }
+                MemoryStep::Remove(removal) => {
+                    index += 1;
+                    let settings = settings(index, if keeps_now { &["chat"] } else { &[] });
+                    memory.apply_entry(at(term, index), Timestamp(time), Some(&settings), keeps_now);
+                    memory.remove(index, &topic("chat/7"), removal);
+                    let kept = memory.fetch_history(&topic("chat/7"), HistoryRange::All, NOW).unwrap();
+                    prop_assert!(kept.messages.is_empty());
                 }
                 MemoryStep::ChangeOwner => (term, index) = (term + 1, index + 2),
             }

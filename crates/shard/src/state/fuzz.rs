@@ -46,6 +46,12 @@ fn batches() -> Vec<EntryBatch> {
             continued_sequences: vec![(topic, sequence(9))],
             ..EntryBatch::new(Timestamp(1_020), vec![item("live/1", None)])
         },
+        EntryBatch::removing(
+            Timestamp(1_050),
+            Topic::new("live/1").expect("valid"),
+            TopicRemoval::Delete,
+            false,
+        ),
         EntryBatch::with_settings(Timestamp(1_100), settings(2)),
         EntryBatch::new(Timestamp(1_200), vec![]),
     ]

@@ -30,6 +30,8 @@ enum ModelStep {
     /// A publish to the leader. With `overtaken`, due entries are committed between the choice of the
     /// message's durability and its entry.
     Publish { topic: usize, overtaken: bool },
+    /// An operator purges or deletes a topic.
+    Remove { topic: usize, removal: TopicRemoval },
 }
 
 fn steps() -> impl Strategy<Value = Vec<ModelStep>> {
@@ -44,6 +46,8 @@ fn steps() -> impl Strategy<Value = Vec<ModelStep>> {
         2 => Just(ModelStep::ProposeDue),
         8 => (0..TOPICS.len(), any::<bool>())
             .prop_map(|(topic, overtaken)| ModelStep::Publish { topic, overtaken }),
+        1 => (0..TOPICS.len(), prop_oneof![Just(TopicRemoval::Purge), Just(TopicRemoval::Delete)])
+            .prop_map(|(topic, removal)| ModelStep::Remove { topic, removal }),
     ];
     vec(step, 1..80)
 }
@@ -90,8 +94,12 @@ impl ModelNode {
         let entry = batch.encode(VersionRange::SUPPORTED.max);
         let (version, batch) = EntryBatch::decode(&entry).unwrap();
         self.state.raise_version(version);
+        let removals = batch.removals.clone();
         let applied = self.state.apply(at.index, batch);
         self.memory.apply_entry(at, NOW, self.state.settings(), renews);
+        for (topic, removal) in removals {
+            self.memory.remove(at.index, &topic, removal);
+        }
         self.applied += 1;
         assert!(self.revision() >= before, "the revision of the settings decreased");
         applied
@@ -139,6 +147,7 @@ impl ShardModel {
             ModelStep::ChangeLeader { node } => self.become_leader(node),
             ModelStep::ProposeDue => self.propose_due_entries(),
             ModelStep::Publish { topic, overtaken } => self.publish(TOPICS[topic], overtaken),
+            ModelStep::Remove { topic, removal } => self.remove(TOPICS[topic], removal),
         }
     }
 
@@ -209,6 +218,21 @@ impl ShardModel {
         if memory.holds(Term(self.term), &topic) {
             let placed = memory.place_if_new(NOW, item, state.dedupe()).0.unwrap();
             self.record_ack(topic, placed);
+        }
+    }
+
+    fn remove(&mut self, name: &str, removal: TopicRemoval) {
+        let topic = Topic::new(name).unwrap();
+        let in_memory = self.is_in_memory() && topic.namespace() == "chat";
+        self.propose(EntryBatch::removing(NOW, topic.clone(), removal, in_memory));
+        self.acknowledged.remove(&topic);
+        let ModelNode { memory, state, .. } = &self.nodes[self.leader];
+        let pages = [
+            memory.fetch_history(&topic, HistoryRange::All, NOW),
+            state.fetch_history(&topic, HistoryRange::All, NOW),
+        ];
+        for page in pages {
+            assert_eq!(page.unwrap().messages, [], "{topic} still has messages");
         }
     }
 

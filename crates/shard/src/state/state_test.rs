@@ -43,11 +43,11 @@ fn with_keys(mut entries: Vec<EntryBatch>) -> Vec<EntryBatch> {
 /// Entries whose times go back and forth, mixed with older and newer settings that limit histories tightly.
 /// The first entry has settings.
 ///
-/// `ages` are those of messages and of unused topics. With `durability_changes`, namespaces move between
-/// the log and the owner's memory.
+/// `ages` are those of messages and of unused topics. With `operator_changes`, namespaces move between
+/// the log and the owner's memory, and topics are purged and deleted.
 pub(crate) fn entries(
     ages: impl Strategy<Value = u64> + Clone + 'static,
-    durability_changes: bool,
+    operator_changes: bool,
 ) -> impl Strategy<Value = Vec<EntryBatch>> {
     let history = (0..6u32, 0..40u32, ages.clone(), ages).prop_map(
         |(count_max, bytes_max, age_max_ms, expire_after_ms)| History {
@@ -57,8 +57,7 @@ pub(crate) fn entries(
             expire_after_ms,
         },
     );
-    let in_memory =
-        prop::collection::btree_set(0..3usize, 0..if durability_changes { 3 } else { 1 });
+    let in_memory = prop::collection::btree_set(0..3usize, 0..if operator_changes { 3 } else { 1 });
     let changes = (0..100u64, 1..20u64, history, in_memory).prop_map(
         |(time, revision, history, in_memory)| {
             let names: Vec<_> = in_memory.into_iter().map(|nth| ["a", "b", "news"][nth]).collect();
@@ -67,7 +66,7 @@ pub(crate) fn entries(
         },
     );
     let changes = changes.prop_map(move |mut batch| {
-        if let (false, Some(settings)) = (durability_changes, &mut batch.settings) {
+        if let (false, Some(settings)) = (operator_changes, &mut batch.settings) {
             settings.namespaces.named.clear();
             batch.starts_memory_epoch = false;
         }
@@ -77,7 +76,12 @@ pub(crate) fn entries(
         .prop_map(|(name, payload)| item(NAMES[name], payload));
     let publishes = (0..100u64, vec(item, 0..6))
         .prop_map(|(time, items)| EntryBatch::new(Timestamp(time), items));
-    let batch = prop_oneof![8 => publishes, 2 => changes.clone()];
+    let removal = prop_oneof![Just(TopicRemoval::Purge), Just(TopicRemoval::Delete)];
+    let removals = (0..100u64, 0..NAMES.len(), removal).prop_map(|(time, name, removal)| {
+        EntryBatch::removing(Timestamp(time), topic(NAMES[name]), removal, false)
+    });
+    let removal_weight = if operator_changes { 2 } else { 0 };
+    let batch = prop_oneof![8 => publishes, 2 => changes.clone(), removal_weight => removals];
     (changes, vec(batch, 1..30))
         .prop_map(|(first, rest)| with_keys(std::iter::once(first).chain(rest).collect()))
 }
@@ -380,6 +384,49 @@ fn resume_from_zero_gets_a_gap_only_for_a_recreated_topic() {
         assert_eq!(from_zero(&state, "a"), (1, gap(9)));
         assert_eq!(from_zero(&state, "b"), (1, None));
     }
+}
+
+#[test]
+fn reader_before_a_purge_or_deletion_gets_a_gap_and_positions_are_not_repeated() {
+    let requested = Position::new(2, 1);
+    for removal in [TopicRemoval::Purge, TopicRemoval::Delete] {
+        let mut state = ShardState::with_history(History::default());
+        state.apply(
+            2,
+            EntryBatch::new(NOW, vec![item("a", b"1".to_vec()), item("a", b"2".to_vec())]),
+        );
+        let applied = state.apply(5, EntryBatch::removing(NOW, topic("a"), removal, false));
+        assert_eq!(applied.removed, [topic("a")]);
+        assert_eq!(
+            (state.len(), state.history_bytes().get()),
+            match removal {
+                TopicRemoval::Purge => (1, 0),
+                TopicRemoval::Delete => (0, 0),
+            }
+        );
+        let after = |state: &ShardState| {
+            state.fetch_history(&topic("a"), HistoryRange::After(requested), NOW).unwrap()
+        };
+        let (from, to) = (Position::new(2, 2), Position::new(5, 0));
+        let gap = Some(Gap { from, to, reason: GapReason::Epoch });
+        assert_eq!(after(&state), HistoryPage { messages: vec![], head: to, gap });
+
+        state.apply(6, EntryBatch::new(NOW, vec![item("a", b"3".to_vec())]));
+        let page = after(&state);
+        assert!(page.gap.is_some_and(|gap| gap.from == from), "{:?}", page.gap);
+        assert_eq!(page.messages.len(), 1);
+        assert!(page.head > to, "{}", page.head);
+    }
+}
+
+#[test]
+fn removal_of_a_topic_without_messages_changes_nothing() {
+    let mut state = ShardState::with_history(History::default());
+    let applied =
+        state.apply(5, EntryBatch::removing(NOW, topic("a"), TopicRemoval::Delete, false));
+    assert_eq!(applied.removed, []);
+    let page = state.fetch_history(&topic("a"), HistoryRange::After(Position::ZERO), NOW).unwrap();
+    assert_eq!((page.head, page.gap), (Position::ZERO, None));
 }
 
 #[test]

@@ -56,6 +56,10 @@ impl CommitListener for RecordingListener {
         self.on_committed(shard, vec![(topic, message)]);
     }
 
+    fn on_removed(&self, shard: ShardId, _: Vec<Topic>) {
+        assert_eq!(shard, SHARD);
+    }
+
     fn flush_placed(&self) {}
 }
 

@@ -31,6 +31,10 @@ impl CommitListener for RelayCommitted {
         self.0.stage_committed(vec![(topic, message)]);
     }
 
+    fn on_removed(&self, _: ShardId, topics: Vec<Topic>) {
+        self.0.push_removed(topics);
+    }
+
     fn flush_placed(&self) {
         self.0.flush_committed();
     }
