@@ -22,6 +22,7 @@ async fn commands_work_as_documented() {
     latest_delivery_prints_only_the_newest_on_every_transport(&cluster).await;
     subscriber_waits_for_the_first_message(&cluster).await;
     topic_info_and_list_are_printed(&cluster).await;
+    top_shows_nodes_and_topics(&cluster).await;
     cluster_status_and_explain_are_printed(&cluster).await;
     health_is_waited_for(&cluster).await;
     rates_are_printed_instead_of_messages(&cluster).await;
@@ -138,6 +139,20 @@ async fn subscriber_waits_for_the_first_message(cluster: &ProcessCluster) {
     let output = subscribed.expect_success();
     let texts: Vec<_> = output.lines().filter_map(|line| line.split('\t').nth(2)).collect();
     assert_eq!(texts, ["one", "two"]);
+}
+
+/// Not a terminal, so the frames follow each other without control sequences.
+async fn top_shows_nodes_and_topics(cluster: &ProcessCluster) {
+    let server = grpc_server(cluster, 2);
+    let args = ["top", "--interval", "1s", "--count", "2", "--limit", "1", "--server", &server];
+    let text = pushonce(args, "").await.expect_success();
+    assert_eq!(text.matches("\ncluster ").count(), 2, "{text}");
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    let args = ["top", TOPIC, "--interval", "1s", "--count", "1", "--json", "--server", &server];
+    let frame = pushonce(args, "").await.expect_success();
+    let frame: Value = serde_json::from_str(&frame).expect("one object");
+    assert_eq!(frame["nodes"].as_array().map(Vec::len), Some(3));
+    assert_eq!(frame["topics"][0]["topic"], TOPIC);
 }
 
 async fn topic_info_and_list_are_printed(cluster: &ProcessCluster) {

@@ -12,7 +12,9 @@ use pushonce_core::{
     OwnershipClaim, ShardId, Term, Topic, VersionRange,
 };
 
-pub use topic::{TopicInfo, TopicList, TopicQuery};
+pub use topic::{
+    RemovedMessages, TopicInfo, TopicList, TopicQuery, decode_removal, removal_request,
+};
 
 use crate::InvalidField;
 use crate::field::{decode_topic, decode_version};

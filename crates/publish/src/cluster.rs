@@ -8,11 +8,11 @@ use pushonce_auth::audit::{self, Requester};
 use pushonce_auth::{AccessControl, Action};
 use pushonce_core::{
     ConsensusTimes, JoinTokenId, JoinTokenStatus, NamespaceChange, NodeId, RevokedTokens, ShardId,
-    Timestamp, Topic,
+    Timestamp, Topic, TopicRemoval,
 };
 use pushonce_proto::client::ErrorCode;
 use pushonce_proto::cluster::{
-    self, MemberStatus, ShardMoveProgress, ShardStatus, TopicLocation, TopicQuery,
+    self, MemberStatus, RemovedMessages, ShardMoveProgress, ShardStatus, TopicLocation, TopicQuery,
 };
 use pushonce_proto::error_details::ErrorReason;
 use pushonce_proto::pb::cluster::v1 as pb;
@@ -126,6 +126,28 @@ impl cluster_service_server::ClusterService for ClusterService {
         Ok(Response::new(self.topics.list(query).await.into()))
     }
 
+    async fn purge_topic(
+        &self,
+        request: Request<pb::PurgeTopicRequest>,
+    ) -> Result<Response<pb::PurgeTopicResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
+        let topic = request.into_inner().topic;
+        let RemovedMessages { count, bytes } =
+            self.remove_topic(&by, &topic, TopicRemoval::Purge).await?;
+        Ok(Response::new(pb::PurgeTopicResponse { messages: count, bytes }))
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<pb::DeleteTopicRequest>,
+    ) -> Result<Response<pb::DeleteTopicResponse>, Status> {
+        let by = self.authorize(&request, Action::ChangeCluster)?;
+        let topic = request.into_inner().topic;
+        let RemovedMessages { count, bytes } =
+            self.remove_topic(&by, &topic, TopicRemoval::Delete).await?;
+        Ok(Response::new(pb::DeleteTopicResponse { messages: count, bytes }))
+    }
+
     async fn namespaces(
         &self,
         request: Request<pb::NamespacesRequest>,
@@ -233,6 +255,17 @@ impl ClusterService {
         let requester = authenticate::requester(request.extensions())?;
         authenticate::authorize(&self.access, &requester, action)?;
         Ok(requester)
+    }
+
+    async fn remove_topic(
+        &self,
+        by: &Requester,
+        topic: &str,
+        removal: TopicRemoval,
+    ) -> Result<RemovedMessages, Status> {
+        let topic = parse_topic(topic)?;
+        let change = format!("{} topic {topic}", removal.as_str());
+        change_cluster(by, &change, self.topics.remove(topic, removal)).await
     }
 }
 

@@ -10,9 +10,11 @@ use pushonce_core::{
     Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError,
     JoinTokenId, Namespace, NamespaceChange, NodeId, Publish, PublishError, RevokedTokens, ShardId,
     ShardOwners, StartFrom, SubscribeAck, SubscribeOptions, Timestamp, Topic, TopicEvent,
+    TopicRemoval,
 };
 use pushonce_proto::cluster::{
-    ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList, TopicQuery,
+    ControlGroupStatus, RemovedMessages, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList,
+    TopicQuery,
 };
 
 /// The shards of this node.
@@ -101,6 +103,16 @@ pub trait TopicDirectory: Send + Sync + 'static {
     /// Lists one page of topics, of at most [`TOPICS_MAX`](crate::TOPICS_MAX). The list names the shards
     /// whose topics are unknown.
     fn list(&self, query: TopicQuery) -> BoxFuture<'static, TopicList>;
+
+    /// Purges or deletes a topic. Idempotent. The future has its own deadline.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`] when the topic's owner is unavailable, or the outcome is unknown.
+    fn remove(
+        &self,
+        topic: Topic,
+        removal: TopicRemoval,
+    ) -> BoxFuture<'static, Result<RemovedMessages, AdminError>>;
 }
 
 /// The state of the cluster that operators see.

@@ -16,6 +16,7 @@ mod serve;
 mod settings;
 mod subscribe;
 mod token;
+mod top;
 mod topic;
 mod trust;
 
@@ -75,8 +76,12 @@ enum Command {
     Cluster(cluster::Args),
     /// Make the private certificate authority of a cluster, and the certificates of its nodes
     Ca(ca::Args),
-    /// Show the owner, history and subscriber count of topics
+    /// Show the owner, history and subscriber count of topics, and purge or delete them
+    #[command(after_help = TOPIC_EXAMPLES)]
     Topic(topic::Args),
+    /// Show the nodes and the busiest topics again and again
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(top::Args),
     /// Show and change the settings of namespaces, such as history and payload limits
     #[command(after_help = NAMESPACE_EXAMPLES)]
     Namespace(namespace::Args),
@@ -109,6 +114,17 @@ const CLUSTER_EXAMPLES: &str = "Examples:
   pushonce cluster status
   pushonce cluster health --wait 2m --nodes 3
   pushonce cluster drain b --wait && ssh b systemctl restart pushonce";
+
+const TOPIC_EXAMPLES: &str = "Examples:
+  pushonce topic list scores/ --limit 100
+  pushonce topic info scores/live
+  pushonce topic purge chat/7
+  pushonce topic delete scores/2025/final scores/2025/third-place";
+
+const TOP_EXAMPLES: &str = "Examples:
+  pushonce top
+  pushonce top scores/ --sort audience --limit 50
+  pushonce top --count 1 --json | jq .messages_per_second";
 
 const NAMESPACE_EXAMPLES: &str = "Examples:
   pushonce namespace list
@@ -231,6 +247,7 @@ fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
             Command::Cluster(args) => cluster::run(args, json).await,
             Command::Ca(args) => ca::run(args, json),
             Command::Topic(args) => topic::run(args, json).await,
+            Command::Top(args) => top::run(args, json).await,
             Command::Namespace(args) => namespace::run(args, json).await,
             Command::Token(args) => token::run(args, json).await,
             Command::Bench(args) => bench::run(args, json, shutdown).await,
@@ -273,6 +290,7 @@ impl Command {
             | Command::Cluster(_)
             | Command::Ca(_)
             | Command::Topic(_)
+            | Command::Top(_)
             | Command::Namespace(_)
             | Command::Token(_)
             | Command::CheckConfig(_)

@@ -35,6 +35,19 @@ pub fn write_text(text: &str) -> Result<(), OutputError> {
     write_to(&mut io::stdout().lock(), escape::escape_lines(text).as_bytes())
 }
 
+/// Clears the screen if standard output is a terminal.
+///
+/// # Errors
+/// [`OutputError`] when it cannot be written.
+pub fn clear_terminal() -> Result<(), OutputError> {
+    let mut stdout = io::stdout().lock();
+    if !stdout.is_terminal() {
+        return Ok(());
+    }
+    // The cursor to the top left, then everything below it (ECMA-48, CUP and ED).
+    write_to(&mut stdout, b"\x1b[H\x1b[J")
+}
+
 /// Writes one line of text, without the line break, to standard output and flushes it.
 ///
 /// # Errors

@@ -1,11 +1,12 @@
 //! Conversion of the state of topics, and of the query for it, to and from the wire.
 
-use pushonce_core::{NodeId, Position, ShardId, Topic};
+use pushonce_core::{NodeId, Position, ShardId, Topic, TopicRemoval};
 
 use super::{decode_node, decode_shard_id};
 use crate::InvalidField;
 use crate::field::{decode_position, decode_topic};
 use crate::pb::cluster::v1 as pb;
+use crate::pb::peer::v1 as peer;
 
 /// The state of a topic, as its owner reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,45 @@ pub struct TopicList {
     pub topics: Vec<TopicInfo>,
     /// Shards whose owner could not be reached: their topics are missing from the list.
     pub unknown_shards: Vec<ShardId>,
+}
+
+/// What a purge or a deletion removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemovedMessages {
+    /// Number of messages.
+    pub count: u64,
+    /// Total bytes of their payloads.
+    pub bytes: u64,
+}
+
+/// The request for a removal.
+pub fn removal_request(topic: Topic, removal: TopicRemoval) -> peer::RemoveTopicRequest {
+    let removal = match removal {
+        TopicRemoval::Purge => peer::TopicRemoval::Purge,
+        TopicRemoval::Delete => peer::TopicRemoval::Delete,
+    };
+    peer::RemoveTopicRequest { topic: topic.into(), removal: removal.into() }
+}
+
+/// Decodes the request for a removal.
+///
+/// # Errors
+/// [`InvalidField`] for a malformed topic or an unknown removal.
+pub fn decode_removal(
+    request: peer::RemoveTopicRequest,
+) -> Result<(Topic, TopicRemoval), InvalidField> {
+    let removal = match request.removal() {
+        peer::TopicRemoval::Purge => TopicRemoval::Purge,
+        peer::TopicRemoval::Delete => TopicRemoval::Delete,
+        peer::TopicRemoval::Unspecified => return Err(InvalidField::missing("removal")),
+    };
+    Ok((decode_topic("topic", &request.topic)?, removal))
+}
+
+impl From<peer::RemoveTopicResponse> for RemovedMessages {
+    fn from(response: peer::RemoveTopicResponse) -> RemovedMessages {
+        RemovedMessages { count: response.messages, bytes: response.bytes }
+    }
 }
 
 impl From<TopicQuery> for pb::TopicsRequest {
@@ -141,6 +181,17 @@ mod tests {
         }
         let invalid = pb::TopicsRequest { after: "a//b".to_owned(), ..Default::default() };
         assert_eq!(TopicQuery::try_from(invalid).map_err(|error| error.field), Err("after"));
+    }
+
+    #[test]
+    fn removal_round_trips_and_an_unknown_one_is_refused() {
+        let topic = Topic::new("chat/7").expect("valid");
+        for removal in [TopicRemoval::Purge, TopicRemoval::Delete] {
+            let request = removal_request(topic.clone(), removal);
+            assert_eq!(decode_removal(request), Ok((topic.clone(), removal)));
+        }
+        let unknown = peer::RemoveTopicRequest { topic: topic.into(), removal: 7 };
+        assert_eq!(decode_removal(unknown).map_err(|error| error.field), Err("removal"));
     }
 
     #[test]

@@ -285,6 +285,32 @@ pub struct TopicResponse {
     pub topic: ::core::option::Option<TopicInfo>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PurgeTopicRequest {
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PurgeTopicResponse {
+    /// What the topic had: messages, and bytes of their payloads.
+    #[prost(uint64, tag = "1")]
+    pub messages: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteTopicRequest {
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteTopicResponse {
+    /// As in PurgeTopicResponse.
+    #[prost(uint64, tag = "1")]
+    pub messages: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TopicInfo {
     #[prost(string, tag = "1")]
     pub topic: ::prost::alloc::string::String,
@@ -680,6 +706,66 @@ pub mod cluster_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("pushonce.cluster.v1.ClusterService", "Topics"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes the messages of a topic. The topic stays, and continues in a new epoch: subscribers get a gap with the
+        /// reason `epoch`, and so does everyone who resumes from an earlier position. Copies in caches outside the cluster
+        /// are not removed. Idempotent.
+        ///
+        /// Errors: INVALID_ARGUMENT for a malformed topic; UNAVAILABLE when its owner cannot be reached, or the outcome is
+        /// unknown.
+        pub async fn purge_topic(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PurgeTopicRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PurgeTopicResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/pushonce.cluster.v1.ClusterService/PurgeTopic",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("pushonce.cluster.v1.ClusterService", "PurgeTopic"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a topic with its messages. The next publish to it creates it again, in a new epoch. Subscribers stay
+        /// subscribed. Otherwise as PurgeTopic.
+        pub async fn delete_topic(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteTopicRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteTopicResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/pushonce.cluster.v1.ClusterService/DeleteTopic",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("pushonce.cluster.v1.ClusterService", "DeleteTopic"),
+                );
             self.inner.unary(req, path, codec).await
         }
         /// Moves the shards, the leaderships and the control vote of a member to other members. The member
@@ -1078,6 +1164,28 @@ pub mod cluster_service_server {
             &self,
             request: tonic::Request<super::TopicsRequest>,
         ) -> std::result::Result<tonic::Response<super::TopicsResponse>, tonic::Status>;
+        /// Removes the messages of a topic. The topic stays, and continues in a new epoch: subscribers get a gap with the
+        /// reason `epoch`, and so does everyone who resumes from an earlier position. Copies in caches outside the cluster
+        /// are not removed. Idempotent.
+        ///
+        /// Errors: INVALID_ARGUMENT for a malformed topic; UNAVAILABLE when its owner cannot be reached, or the outcome is
+        /// unknown.
+        async fn purge_topic(
+            &self,
+            request: tonic::Request<super::PurgeTopicRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PurgeTopicResponse>,
+            tonic::Status,
+        >;
+        /// Removes a topic with its messages. The next publish to it creates it again, in a new epoch. Subscribers stay
+        /// subscribed. Otherwise as PurgeTopic.
+        async fn delete_topic(
+            &self,
+            request: tonic::Request<super::DeleteTopicRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteTopicResponse>,
+            tonic::Status,
+        >;
         /// Moves the shards, the leaderships and the control vote of a member to other members. The member
         /// stays in the cluster and keeps serving its clients. Returns when the decision is committed, not
         /// when the moves are complete: see Status.
@@ -1445,6 +1553,96 @@ pub mod cluster_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TopicsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pushonce.cluster.v1.ClusterService/PurgeTopic" => {
+                    #[allow(non_camel_case_types)]
+                    struct PurgeTopicSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::PurgeTopicRequest>
+                    for PurgeTopicSvc<T> {
+                        type Response = super::PurgeTopicResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PurgeTopicRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::purge_topic(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PurgeTopicSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pushonce.cluster.v1.ClusterService/DeleteTopic" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteTopicSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::DeleteTopicRequest>
+                    for DeleteTopicSvc<T> {
+                        type Response = super::DeleteTopicResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteTopicRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::delete_topic(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteTopicSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

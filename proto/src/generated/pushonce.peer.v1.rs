@@ -95,6 +95,21 @@ pub struct TopicsResponse {
     pub unknown_shards: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveTopicRequest {
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    #[prost(enumeration = "TopicRemoval", tag = "2")]
+    pub removal: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveTopicResponse {
+    /// What the topic had: messages, and bytes of their payloads.
+    #[prost(uint64, tag = "1")]
+    pub messages: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinRequest {
     /// 16 random bytes, drawn when the data directory was created.
     #[prost(bytes = "bytes", tag = "1")]
@@ -915,6 +930,37 @@ pub struct TopicAudience {
     #[prost(uint64, tag = "2")]
     pub sessions: u64,
 }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TopicRemoval {
+    Unspecified = 0,
+    /// The messages.
+    Purge = 1,
+    /// The topic with its messages.
+    Delete = 2,
+}
+impl TopicRemoval {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TOPIC_REMOVAL_UNSPECIFIED",
+            Self::Purge => "TOPIC_REMOVAL_PURGE",
+            Self::Delete => "TOPIC_REMOVAL_DELETE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TOPIC_REMOVAL_UNSPECIFIED" => Some(Self::Unspecified),
+            "TOPIC_REMOVAL_PURGE" => Some(Self::Purge),
+            "TOPIC_REMOVAL_DELETE" => Some(Self::Delete),
+            _ => None,
+        }
+    }
+}
 /// Which failures an acknowledged message survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1644,6 +1690,35 @@ pub mod topics_service_client {
                 .insert(GrpcMethod::new("pushonce.peer.v1.TopicsService", "Topics"));
             self.inner.unary(req, path, codec).await
         }
+        /// Purges or deletes a topic that this node owns. Returns when the change is committed. Idempotent.
+        ///
+        /// Errors: UNAVAILABLE when this node does not own the topic, or the outcome is unknown.
+        pub async fn remove_topic(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveTopicRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveTopicResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/pushonce.peer.v1.TopicsService/RemoveTopic",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("pushonce.peer.v1.TopicsService", "RemoveTopic"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1669,6 +1744,16 @@ pub mod topics_service_server {
             &self,
             request: tonic::Request<super::TopicsRequest>,
         ) -> std::result::Result<tonic::Response<super::TopicsResponse>, tonic::Status>;
+        /// Purges or deletes a topic that this node owns. Returns when the change is committed. Idempotent.
+        ///
+        /// Errors: UNAVAILABLE when this node does not own the topic, or the outcome is unknown.
+        async fn remove_topic(
+            &self,
+            request: tonic::Request<super::RemoveTopicRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveTopicResponse>,
+            tonic::Status,
+        >;
     }
     /// The topics that this node owns. Any node answers the same questions for operators by calling the
     /// owners.
@@ -1822,6 +1907,51 @@ pub mod topics_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TopicsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pushonce.peer.v1.TopicsService/RemoveTopic" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveTopicSvc<T: TopicsService>(pub Arc<T>);
+                    impl<
+                        T: TopicsService,
+                    > tonic::server::UnaryService<super::RemoveTopicRequest>
+                    for RemoveTopicSvc<T> {
+                        type Response = super::RemoveTopicResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveTopicRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TopicsService>::remove_topic(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveTopicSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -32,6 +32,13 @@ impl TopicsService for RecordingService {
         Err(Status::unimplemented("not part of the test"))
     }
 
+    async fn remove_topic(
+        &self,
+        _: Request<pb::RemoveTopicRequest>,
+    ) -> Result<Response<pb::RemoveTopicResponse>, Status> {
+        Err(Status::unimplemented("not part of the test"))
+    }
+
     async fn topics(
         &self,
         request: Request<pb::TopicsRequest>,

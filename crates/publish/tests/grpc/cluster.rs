@@ -5,8 +5,8 @@ use pushonce_proto::cluster::TopicInfo;
 use pushonce_proto::pb::cluster::v1::cluster_service_client::ClusterServiceClient;
 use pushonce_proto::pb::cluster::v1::{
     CreateJoinTokenRequest, DrainRequest, ExplainRequest, JoinTokensRequest, NamespacesRequest,
-    RemoveRequest, RevokeJoinTokenRequest, SetNamespaceRequest, StatusRequest, TopicRequest,
-    TopicsRequest, UndrainRequest,
+    PurgeTopicRequest, RemoveRequest, RevokeJoinTokenRequest, SetNamespaceRequest, StatusRequest,
+    TopicRequest, TopicsRequest, UndrainRequest,
 };
 use tonic::Code;
 
@@ -42,6 +42,18 @@ async fn topic_and_topics_return_topic_info() {
         let listed = cluster.topics(TopicsRequest { prefix, after, count_max: 9_999 }).await;
         let listed = listed.expect("a reply").into_inner();
         assert_eq!((listed.topics.len(), listed.unknown_shards), (found, vec![3]));
+    }
+}
+
+#[tokio::test]
+async fn purge_returns_what_it_removed_and_names_a_bad_topic() {
+    let mut cluster = ClusterServiceClient::new(TestServer::start().await.channel().await);
+    let purge = |topic: &str| PurgeTopicRequest { topic: topic.to_owned() };
+    let removed = cluster.purge_topic(purge(LIVE)).await.expect("purged").into_inner();
+    assert_eq!((removed.messages, removed.bytes), (1, 5));
+    for (topic, code) in [("a//b", Code::InvalidArgument), ("chat/7", Code::Unavailable)] {
+        let rejected = cluster.purge_topic(purge(topic)).await;
+        assert_eq!(rejected.expect_err(topic).code(), code);
     }
 }
 

@@ -23,11 +23,12 @@ use pushonce_core::{
     Acknowledgement, ClusterVersion, ClusterView, Delivery, FetchError, Gap, GapReason,
     JoinTokenId, Message, Namespace, NamespaceChange, Namespaces, NodeId, Placement, Position,
     Publish, PublishError, RevokedTokens, ShardId, ShardOwners, StartFrom, SubscribeAck,
-    SubscribeOptions, Timestamp, Topic, TopicEvent, UnavailableReason, test_util,
+    SubscribeOptions, Timestamp, Topic, TopicEvent, TopicRemoval, UnavailableReason, test_util,
 };
 use pushonce_listener::{AddressLimits, CallerRates, NamespaceRates, ReceiveBudget};
 use pushonce_proto::cluster::{
-    ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList, TopicQuery,
+    ControlGroupStatus, RemovedMessages, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList,
+    TopicQuery,
 };
 use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServiceClient;
 use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest};
@@ -163,6 +164,17 @@ impl TopicDirectory for FakeNode {
         assert_eq!((query.prefix.as_str(), query.count_max), ("worldcup/", 1_000));
         let topics = if query.after.is_none() { vec![live_topic()] } else { vec![] };
         future::ready(TopicList { topics, unknown_shards: vec![ShardId(3)] }).boxed()
+    }
+
+    fn remove(
+        &self,
+        topic: Topic,
+        removal: TopicRemoval,
+    ) -> BoxFuture<'static, Result<RemovedMessages, AdminError>> {
+        assert_eq!(removal, TopicRemoval::Purge);
+        let unavailable = || Err(AdminError::Unavailable("the owner does not answer".into()));
+        let removed = RemovedMessages { count: 1, bytes: 5 };
+        future::ready(if topic.as_str() == LIVE { Ok(removed) } else { unavailable() }).boxed()
     }
 }
 

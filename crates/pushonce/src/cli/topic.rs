@@ -1,9 +1,12 @@
-//! `pushonce topic`: shows topics with their owners, history and subscriber counts.
+//! `pushonce topic`: shows topics with their owners, history and subscriber counts, and removes them.
 
+use anyhow::Context as _;
 use clap::Subcommand;
-use pushonce_core::Topic;
-use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
-use pushonce_proto::pb::cluster::v1::{TopicRequest, TopicsRequest};
+use pushonce_core::{Topic, TopicRemoval};
+use pushonce_proto::cluster::{RemovedMessages, TopicInfo, TopicList, TopicQuery};
+use pushonce_proto::pb::cluster::v1::{
+    DeleteTopicRequest, PurgeTopicRequest, TopicRequest, TopicsRequest,
+};
 use serde_json::{Value, json};
 
 use super::cluster::table;
@@ -36,6 +39,19 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = u32::MAX, hide_default_value = true)]
         limit: u32,
     },
+    /// Remove the messages of topics, at every node. Subscribers get a gap. Copies in caches outside the cluster
+    /// stay until they expire
+    Purge {
+        /// Names of the topics
+        #[arg(required = true, value_parser = str::parse::<Topic>)]
+        topics: Vec<Topic>,
+    },
+    /// Remove topics with their messages, as purge. The next publish to a topic creates it again
+    Delete {
+        /// Names of the topics
+        #[arg(required = true, value_parser = str::parse::<Topic>)]
+        topics: Vec<Topic>,
+    },
 }
 
 /// Number of topics per request: the maximum that a node returns.
@@ -44,6 +60,12 @@ const PAGE_TOPICS_MAX: u32 = 1_000;
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
     let mut client = args.server.connect().await?;
     match args.command {
+        Command::Purge { topics } => {
+            remove_topics(&mut client, topics, TopicRemoval::Purge, json).await?
+        }
+        Command::Delete { topics } => {
+            remove_topics(&mut client, topics, TopicRemoval::Delete, json).await?
+        }
         Command::Info { topic } => {
             let request = TopicRequest { topic: topic.into() };
             let info = client.topic(request).await.map_err(status_error)?.into_inner();
@@ -70,8 +92,52 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes topic after topic, and prints a line for each. The first failure ends the command.
+async fn remove_topics(
+    client: &mut OperatorClient,
+    topics: Vec<Topic>,
+    removal: TopicRemoval,
+    json: bool,
+) -> anyhow::Result<()> {
+    for topic in topics {
+        let removed = remove_topic(client, &topic, removal).await;
+        let removed = removed.with_context(|| format!("cannot {} {topic}", removal.as_str()))?;
+        print_output(json, || removed_json(&topic, removed), || removed_text(&topic, removed))?;
+    }
+    Ok(())
+}
+
+async fn remove_topic(
+    client: &mut OperatorClient,
+    topic: &Topic,
+    removal: TopicRemoval,
+) -> anyhow::Result<RemovedMessages> {
+    let topic = topic.as_str().to_owned();
+    Ok(match removal {
+        TopicRemoval::Purge => {
+            let response = client.purge_topic(PurgeTopicRequest { topic }).await;
+            let response = response.map_err(status_error)?.into_inner();
+            RemovedMessages { count: response.messages, bytes: response.bytes }
+        }
+        TopicRemoval::Delete => {
+            let response = client.delete_topic(DeleteTopicRequest { topic }).await;
+            let response = response.map_err(status_error)?.into_inner();
+            RemovedMessages { count: response.messages, bytes: response.bytes }
+        }
+    })
+}
+
+fn removed_text(topic: &Topic, removed: RemovedMessages) -> String {
+    format!("{topic}: {} messages, {} bytes removed\n", removed.count, removed.bytes)
+}
+
+fn removed_json(topic: &Topic, removed: RemovedMessages) -> Value {
+    let removed = json!({"count": removed.count, "bytes": removed.bytes});
+    json!({"topic": topic.as_str(), "removed": removed})
+}
+
 /// Requests page after page until the end or the limit is reached.
-async fn list_topics(
+pub(super) async fn list_topics(
     client: &mut OperatorClient,
     prefix: &str,
     limit: u32,

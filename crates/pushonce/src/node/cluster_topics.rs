@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, join_all};
-use pushonce_core::{FetchError, NodeId, ShardId, ShardOwners, Topic, UnavailableReason};
+use pushonce_core::{
+    FetchError, NodeId, ShardId, ShardOwners, Topic, TopicRemoval, UnavailableReason,
+};
 use pushonce_peer::{DialError, PeerChannel};
-use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
+use pushonce_proto::cluster::{self, RemovedMessages, TopicInfo, TopicList, TopicQuery};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_client::TopicsServiceClient;
-use pushonce_publish::TOPICS_MAX;
+use pushonce_publish::{AdminError, TOPICS_MAX};
 use tokio::sync::watch;
 use tonic::{Response, Status};
 
@@ -20,6 +22,9 @@ use super::stored_messages::StoredMessages;
 
 /// Timeout of a request to another node: longer than a busy node takes, shorter than a user's patience.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Timeout of a removal at another node: longer than the owner waits for its majority.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Maximum age of a cached audience. A page that a million people load costs the owner one request per
 /// second and node.
@@ -64,9 +69,28 @@ impl ClusterTopics {
             Some(owner) => {
                 let mut client = self.client(owner)?;
                 let call = client.topic(pb::TopicRequest { topic: topic.into() });
-                self.response_of(owner, call).await
+                self.response_of(owner, REQUEST_TIMEOUT, call).await
             }
         }
+    }
+
+    async fn remove(
+        self,
+        topic: Topic,
+        removal: TopicRemoval,
+    ) -> Result<RemovedMessages, AdminError> {
+        let unavailable = |error: FetchError| AdminError::Unavailable(error.into());
+        let shard = self.owned.shard_of(&topic).map_err(unavailable)?;
+        let owner = self.owners.borrow().owner_of(shard);
+        let owner =
+            owner.ok_or_else(|| unavailable(UnavailableReason::OwnerUnknown(shard).into()))?;
+        if owner == self.owned.me {
+            let removed = self.owned.remove(topic, removal).await;
+            return removed.map_err(|error| AdminError::Unavailable(error.into()));
+        }
+        let mut client = self.client(owner).map_err(unavailable)?;
+        let call = client.remove_topic(cluster::removal_request(topic, removal));
+        self.response_of(owner, REMOVAL_TIMEOUT, call).await.map_err(unavailable)
     }
 
     async fn list(self, query: TopicQuery) -> TopicList {
@@ -110,7 +134,7 @@ impl ClusterTopics {
         }
         let mut client = self.client(node)?;
         let request = pb::TopicsRequest::from(query.clone());
-        self.response_of(node, client.topics(request)).await
+        self.response_of(node, REQUEST_TIMEOUT, client.topics(request)).await
     }
 
     /// The client of a node.
@@ -124,6 +148,7 @@ impl ClusterTopics {
     async fn response_of<W, T>(
         &self,
         node: NodeId,
+        within: Duration,
         call: impl Future<Output = Result<Response<W>, Status>>,
     ) -> Result<T, FetchError>
     where
@@ -136,7 +161,7 @@ impl ClusterTopics {
             error => request_failed(node, error.to_string()),
         };
         let invalid = |error: T::Error| request_failed(node, format!("invalid response: {error}"));
-        let response = self.owned.transport.check_response(node, REQUEST_TIMEOUT, call).await;
+        let response = self.owned.transport.check_response(node, within, call).await;
         let (_version, response) = response.map_err(failed)?;
         T::try_from(response.into_inner()).map_err(invalid)
     }
@@ -182,6 +207,14 @@ impl pushonce_publish::TopicDirectory for ClusterTopics {
 
     fn list(&self, query: TopicQuery) -> BoxFuture<'static, TopicList> {
         self.clone().list(query).boxed()
+    }
+
+    fn remove(
+        &self,
+        topic: Topic,
+        removal: TopicRemoval,
+    ) -> BoxFuture<'static, Result<RemovedMessages, AdminError>> {
+        self.clone().remove(topic, removal).boxed()
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pushonce_core::{
-    ClusterView, FetchError, HistoryRange, NodeId, Position, ShardId, Topic, UnavailableReason,
+    ClusterView, FetchError, HistoryRange, NodeId, Position, PublishError, PublishRejection,
+    ShardId, Topic, TopicRemoval, UnavailableReason,
 };
 use pushonce_peer::{AcceptedPeer, PeerTransport};
-use pushonce_proto::cluster::{TopicInfo, TopicList, TopicQuery};
+use pushonce_proto::cluster::{self, RemovedMessages, TopicInfo, TopicList, TopicQuery};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_service_server::{TopicsService, TopicsServiceServer};
 use pushonce_shard::{Handle, TopicStats};
@@ -93,6 +94,24 @@ impl OwnedTopics {
         TopicList { topics: topics.collect(), unknown_shards: unknown_shards.into_iter().collect() }
     }
 
+    /// Purges or deletes a topic that this node owns.
+    ///
+    /// # Errors
+    /// As [`Handle::remove`].
+    pub(super) async fn remove(
+        &self,
+        topic: Topic,
+        removal: TopicRemoval,
+    ) -> Result<RemovedMessages, PublishError> {
+        let shard = self.view.borrow().shard_of(&topic).ok_or(UnavailableReason::NoView)?;
+        let not_owner = || PublishRejection::NotOwner { owner: None };
+        let handle = self.hosted.get(shard).ok_or_else(not_owner)?;
+        let removed = handle.remove(topic, removal).await?;
+        let counts =
+            |had: TopicStats| RemovedMessages { count: had.count as u64, bytes: had.bytes };
+        Ok(removed.map_or_else(RemovedMessages::default, counts))
+    }
+
     fn topic_info(&self, shard: ShardId, info: TopicStats, audience: Option<u64>) -> TopicInfo {
         TopicInfo {
             topic: info.topic,
@@ -130,6 +149,19 @@ impl TopicsService for OwnedTopics {
         let peer = self.accept(&request)?;
         let query = TopicQuery::try_from(request.into_inner()).map_err(invalid_argument)?;
         Ok(self.transport.respond(peer, self.list(&query).await.into()))
+    }
+
+    async fn remove_topic(
+        &self,
+        request: Request<pb::RemoveTopicRequest>,
+    ) -> Result<Response<pb::RemoveTopicResponse>, Status> {
+        let peer = self.accept(&request)?;
+        let (topic, removal) =
+            cluster::decode_removal(request.into_inner()).map_err(invalid_argument)?;
+        let removed = self.remove(topic, removal).await;
+        let RemovedMessages { count, bytes } =
+            removed.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(self.transport.respond(peer, pb::RemoveTopicResponse { messages: count, bytes }))
     }
 }
 

@@ -373,6 +373,12 @@ pub const PATHS: &[Path] = &[
         let name = Some("other".to_owned());
         cluster::SetNamespaceRequest { name, ..Default::default() }
     }),
+    rpc_row!("ClusterService/PurgeTopic", ADMIN_WRITE, purge_topic, |_| {
+        cluster::PurgeTopicRequest::default()
+    }),
+    rpc_row!("ClusterService/DeleteTopic", ADMIN_WRITE, delete_topic, |_| {
+        cluster::DeleteTopicRequest::default()
+    }),
     rpc_row!("ClusterService/SetTimes", ADMIN_WRITE, set_times, |_| {
         cluster::SetTimesRequest::default()
     }),
