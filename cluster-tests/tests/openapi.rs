@@ -18,9 +18,10 @@ use tokio::net::TcpStream;
 const DESCRIPTION: &str = include_str!("../../proto/openapi.yaml");
 
 /// Headers of every response, which the introduction of the description names, and those of HTTP itself.
-const COMMON_HEADERS: [&str; 13] = [
+const COMMON_HEADERS: [&str; 15] = [
     "access-control-allow-origin",
     "access-control-expose-headers",
+    "cache-control",
     "connection",
     "content-length",
     "content-security-policy",
@@ -31,6 +32,7 @@ const COMMON_HEADERS: [&str; 13] = [
     "sec-websocket-accept",
     "transfer-encoding",
     "upgrade",
+    "vary",
     "x-content-type-options",
 ];
 
@@ -328,12 +330,8 @@ impl Checker {
         for line in response.header_text.lines().skip(1) {
             let header = line.split(':').next().unwrap_or_default().to_lowercase();
             let is_documented = headers.keys().any(|known| known.eq_ignore_ascii_case(&header));
-            // Which responses differ by header matters for those that caches keep.
-            let is_known = COMMON_HEADERS.contains(&header.as_str())
-                || (header == "vary" && !name.starts_with("get /topics"))
-                || header == "cache-control";
             assert!(
-                is_documented || is_known || header == "vary",
+                is_documented || COMMON_HEADERS.contains(&header.as_str()),
                 "{name} has {line}, which is not documented"
             );
         }
@@ -357,6 +355,9 @@ impl Checker {
         let media_type = content_type.split(';').next().unwrap_or_default();
         let content = contents.get(media_type).or_else(|| contents.get("*/*"));
         let content = content.unwrap_or_else(|| panic!("{name} has the type {content_type:?}"));
+        if response.body.starts_with("{\"error\"") && response.status != 410 {
+            assert_eq!(response.header("cache-control"), Some("no-store"), "{name}: {response:?}");
+        }
         if media_type == "application/json" && !response.body.is_empty() {
             self.validate(name, &content["schema"], &response.json());
         }

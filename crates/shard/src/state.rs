@@ -299,14 +299,13 @@ impl ShardState {
         item: EntryItem,
         settings: &ShardSettings,
     ) -> (Topic, Arc<Message>) {
-        let entry = self.topics.entry(item.topic.clone());
-        let topic = entry.key().clone();
-        let is_recreated = self.memory_epochs.contains_key(topic.namespace())
-            || self.dropped_topics.last_dropped_at(&topic).is_some();
+        let topic = item.topic.clone();
+        let lost_before = self.lost_before(&topic);
         let counts = &mut self.topic_counts;
-        let log = entry.or_insert_with(|| {
+        let log = self.topics.entry(topic.clone()).or_insert_with(|| {
             counts.add(&topic);
-            Arc::new(TopicState::new(index, is_recreated))
+            // Readers that came meanwhile received a gap up to this epoch: they get no second one.
+            Arc::new(TopicState::new(lost_before.unwrap_or(index), lost_before.is_some()))
         });
         let history = settings.history(&topic);
         let log = Arc::make_mut(log);
@@ -401,11 +400,10 @@ impl ShardState {
         if let Some((log, settings)) = self.topics.get(topic).zip(self.settings.as_ref()) {
             return log.fetch_history(range, now, settings.history(topic));
         }
-        let memory_epoch = self.memory_epochs.get(topic.namespace()).copied();
         let head = Position::ZERO;
         let lost_before = match range {
-            HistoryRange::After(_) => memory_epoch.max(self.dropped_topics.last_dropped_at(topic)),
-            HistoryRange::Last(_) | HistoryRange::All => memory_epoch,
+            HistoryRange::After(_) => self.lost_before(topic),
+            HistoryRange::Last(_) | HistoryRange::All => self.memory_epoch(topic),
         };
         match (lost_before, range) {
             (Some(index), range) => TopicState::empty_page(index, range),
@@ -414,6 +412,16 @@ impl ShardState {
             }
             (None, _) => Ok(HistoryPage { messages: vec![], head, gap: None }),
         }
+    }
+
+    fn memory_epoch(&self, topic: &Topic) -> Option<u64> {
+        self.memory_epochs.get(topic.namespace()).copied()
+    }
+
+    /// The index of the entry with which the last instance of a topic that does not exist may have ended; `None` when
+    /// there was none.
+    fn lost_before(&self, topic: &Topic) -> Option<u64> {
+        self.memory_epoch(topic).max(self.dropped_topics.last_dropped_at(topic))
     }
 
     /// The stats of a topic that a reader would see at `now`.

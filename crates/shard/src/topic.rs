@@ -41,11 +41,11 @@ pub(crate) struct TopicState {
 }
 
 impl TopicState {
-    /// A topic created by the entry at `index`. The index is its epoch, so that no two instances of a topic
-    /// share an epoch. `is_recreated` states whether it may have existed before.
-    pub(crate) fn new(index: u64, is_recreated: bool) -> TopicState {
+    /// A new topic. Its epoch is the index of the entry that created it, or of the one that ended the instance before, so
+    /// that no two instances of a topic share an epoch. `is_recreated` states whether it may have existed before.
+    pub(crate) fn new(epoch: u64, is_recreated: bool) -> TopicState {
         TopicState {
-            head: Position { epoch: Epoch(index), offset: Offset(0) },
+            head: Position { epoch: Epoch(epoch), offset: Offset(0) },
             is_recreated,
             messages: VecDeque::new(),
             bytes: 0,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use pushonce_auth::{AccessError, RefusalKind};
 use pushonce_core::{FetchError, InvalidPublish, PublishError};
@@ -77,7 +77,9 @@ impl HttpError {
     pub(crate) fn into_http_response(self) -> Response<Body> {
         let HttpError { status, code, message, retry, challenge, retry_after_secs } = self;
         let body = json!({"error": {"code": code, "message": message, "retry": retry}});
-        let mut response = (status, Json(body)).into_response();
+        // Caches may keep an error without this (RFC 9111, 4.2.2), such as the 404 of a topic that gets a message soon.
+        let no_store = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+        let mut response = (status, no_store, Json(body)).into_response();
         let is_unavailable = status == StatusCode::SERVICE_UNAVAILABLE;
         let default = is_unavailable.then_some(RETRY_AFTER_SECS);
         if let Some(seconds) = retry_after_secs.or(default) {
