@@ -177,7 +177,13 @@ async fn open_streams(checker: &mut Checker, server: SocketAddr) {
     checker.expect(server, get("/ws", "/ws", &handshake(&[])), 101).await;
     let offered = handshake(&["sec-websocket-protocol: pushonce.v1.json"]);
     checker.expect(server, get("/ws", "/ws?topic=chat/7", &offered), 101).await;
-    checker.expect(server, get("/ws", "/ws", &[HANDSHAKE[0], "connection: upgrade"]), 400).await;
+    checker
+        .expect(
+            server,
+            get("/ws", "/ws", &[HANDSHAKE[0], HANDSHAKE[1], "connection: upgrade"]),
+            400,
+        )
+        .await;
     checker.expect(server, get("/ws", "/ws", &[]), 426).await;
 }
 

@@ -4,6 +4,8 @@ use axum::Router;
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::MethodRouter;
+use http::HeaderValue;
+use http::header::CACHE_CONTROL;
 use pushonce_auth::{AccessControl, Action};
 
 use crate::SameOriginOnly;
@@ -83,7 +85,9 @@ impl Pages {
     }
 }
 
+/// Neither pages of other origins nor caches get an internal page.
 async fn mark_internal(mut response: Response) -> Response {
     response.extensions_mut().insert(SameOriginOnly);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
