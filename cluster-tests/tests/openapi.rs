@@ -37,7 +37,7 @@ const COMMON_HEADERS: [&str; 15] = [
 ];
 
 /// Documented statuses that this test cannot cause, by the end of `METHOD PATH STATUS`, and the test that does.
-const UNREACHED: [(&str, &str); 9] = [
+const UNREACHED: [(&str, &str); 12] = [
     ("post /topics/{topic} 408", "a body that takes 30 s: hostile_http"),
     ("post /tickets 408", "as above"),
     (
@@ -53,6 +53,9 @@ const UNREACHED: [(&str, &str); 9] = [
     ("get /cluster 429", "as above"),
     ("get /metrics 429", "as above"),
     ("post /tickets 429", "as above"),
+    ("get /sse 503", "a node whose memory is short: gateway tests"),
+    ("get /ws 503", "as above"),
+    ("post /tickets 503", "a caller with 256 tickets: gateway tests"),
 ];
 
 /// The description, and the statuses that were seen.
@@ -143,7 +146,8 @@ async fn publish_and_read(checker: &mut Checker, server: SocketAddr) -> (String,
     let copy = format!("if-none-match: {}", newest.header("etag").expect("a tag"));
     checker.expect(server, get(TOPIC, "/topics/chat/7", &[&copy]), 304).await;
     checker.expect(server, get(TOPIC, "/topics/chat/7?last=5", &[]), 200).await;
-    checker.expect(server, get(TOPIC, "/topics/chat/7?audience", &[]), 200).await;
+    // A new owner first counts.
+    checker.eventually(server, || get(TOPIC, "/topics/chat/7?audience", &[]), 200).await;
     checker.expect(server, get(TOPIC, "/topics/chat/8", &[]), 404).await;
     checker.expect(server, get(TOPIC, "/topics/chat/7?last=no", &[]), 400).await;
     (first, last)
@@ -197,7 +201,7 @@ async fn ask_the_node(checker: &mut Checker, server: SocketAddr) {
     checker.expect(server, get("/cluster", "/cluster?topics=chat/7", &[]), 400).await;
     checker.expect(server, get("/metrics", "/metrics", &[]), 200).await;
     checker.expect(server, get("/dev/certificate", "/dev/certificate", &[]), 200).await;
-    checker.expect(server, post("/tickets", "/tickets", &[], b""), 400).await;
+    checker.expect(server, post("/tickets", "/tickets", &[], b""), 200).await;
 }
 
 async fn refuse_foreign_pages(checker: &mut Checker, server: SocketAddr) {
