@@ -1,6 +1,7 @@
 // A small line chart of the last minutes, with the newest value in large digits.
 
 import { element, fill, setText, svg } from "./dom.js";
+import { clock } from "./format.js";
 
 const WIDTH = 300;
 const HEIGHT = 72;
@@ -21,6 +22,10 @@ export class Chart {
   #lines;
   #format;
   #seconds;
+  /** @type {{ second: number }[]} */
+  #rows = [];
+  /** Where the pointer is, from 0 at the left to 1 at the right. @type {number | undefined} */
+  #pointed;
   element;
 
   /** @param {string} title @param {Line[]} lines @param {(value: number) => string} format @param {number} seconds */
@@ -36,15 +41,26 @@ export class Chart {
       this.#value,
       this.#detail,
     );
-    const frame = element("div", { class: "chart-frame" }, this.#picture, this.#top);
+    const point = (/** @type {PointerEvent | undefined} */ event) => {
+      const { left, width } = this.#picture.getBoundingClientRect();
+      this.#pointed = event && (event.clientX - left) / width;
+      this.#draw();
+    };
+    const listeners = { pointermove: point, pointerleave: () => point(undefined) };
+    const frame = element("div", { class: "chart-frame", ...listeners }, this.#picture, this.#top);
     this.element = element("figure", { class: "chart" }, heading, frame);
   }
 
   /** @param {{ second: number }[]} samples ordered by time */
   update(samples) {
-    const end = samples.at(-1)?.second ?? 0;
-    const begin = end - this.#seconds;
-    const rows = samples.filter(({ second }) => second > begin);
+    const begin = (samples.at(-1)?.second ?? 0) - this.#seconds;
+    this.#rows = samples.filter(({ second }) => second > begin);
+    this.#draw();
+  }
+
+  #draw() {
+    const rows = this.#rows;
+    const begin = (rows.at(-1)?.second ?? 0) - this.#seconds;
     const values = this.#lines.flatMap((line) => rows.map((row) => line.value(row) ?? 0));
     const top = ceiling(Math.max(0, ...values));
     const x = (/** @type {number} */ second) => ((second - begin) / this.#seconds) * WIDTH;
@@ -53,16 +69,36 @@ export class Chart {
       svg("line", { x1: 0, x2: WIDTH, y1: y(top * (1 - part)), y2: y(top * (1 - part)), class: "grid" }),
     );
     const paths = this.#lines.map((line) => svg("path", { class: `line ${line.style}`, d: path(rows, line, x, y) }));
-    fill(this.#picture, ...grid, ...paths.reverse());
+    fill(this.#picture, ...grid, ...paths.reverse(), this.#pointer());
     const newest = (/** @type {Line} */ line) => rows.map(line.value).findLast((value) => value !== null) ?? null;
     const text = (/** @type {number | null} */ value) => (value === null ? "–" : this.#format(value));
     const [main, ...others] = this.#lines;
     setText(this.#value, text(newest(main)));
-    setText(this.#detail, others.map((line) => `${line.label} ${text(newest(line))}`).join(" · "));
+    const rest = others.map((line) => `${line.label} ${text(newest(line))}`).join(" · ");
+    setText(this.#detail, this.#pointedText(begin) ?? rest);
     setText(this.#top, this.#format(top));
     const highest = Math.max(0, ...rows.map((row) => main.value(row) ?? 0));
     const summary = `${this.#title}: now ${text(newest(main))}, highest ${this.#format(highest)} in the last ${this.#seconds / 60} minutes`;
     this.#picture.setAttribute("aria-label", summary);
+  }
+
+  #pointer() {
+    if (this.#pointed === undefined) return undefined;
+    const x = this.#pointed * WIDTH;
+    return svg("line", { x1: x, x2: x, y1: 0, y2: HEIGHT, class: "pointer" });
+  }
+
+  /** The values at the pointer, or `undefined` without a pointer or a sample there. @param {number} begin */
+  #pointedText(begin) {
+    if (this.#pointed === undefined) return undefined;
+    const second = Math.round(begin + this.#pointed * this.#seconds);
+    const row = this.#rows.find((it) => it.second === second);
+    if (!row) return undefined;
+    const values = this.#lines.map((line) => {
+      const value = line.value(row);
+      return value === null ? "–" : this.#format(value);
+    });
+    return `at ${clock(second * 1_000).slice(0, 8)}: ${values.join(" · ")}`;
   }
 }
 

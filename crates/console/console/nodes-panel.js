@@ -9,7 +9,12 @@ import { colourClass, numbers } from "./ring.js";
 /** @typedef {import("./types.js").Rates} Rates */
 
 export class NodesPanel {
-  #regions = element("div", { class: "regions" });
+  #regions = element("div", {
+    class: "regions",
+    // On the container: the rows are made again with each answer.
+    mouseover: (event) => this.#point(event.target),
+    mouseleave: () => this.#point(undefined),
+  });
   /** @type {Map<string, import("./types.js").Sample | null>} */
   #newest = new Map();
   #emphasise;
@@ -23,6 +28,12 @@ export class NodesPanel {
   /** @param {(number: number | undefined) => void} emphasise called with the node that is pointed at */
   constructor(emphasise) {
     this.#emphasise = emphasise;
+  }
+
+  /** @param {Element | undefined} target */
+  #point(target) {
+    const number = target?.closest("tr")?.dataset.number;
+    this.#emphasise(number === undefined ? undefined : Number(number));
   }
 
   /** @param {Rates} rates */
@@ -42,7 +53,7 @@ export class NodesPanel {
 
   /** @param {Cluster} cluster @param {string} region @param {Member[]} members */
   #region(cluster, region, members) {
-    const title = region ? `Region ${region}` : "No region";
+    const title = region ? `Region ${region}` : "Nodes without a region";
     const columns = ["Node", "State", "Owns", "Replicas", "Round trip", "Sessions", "Publishes"];
     const head = columns.map((name, index) =>
       element("th", { scope: "col", class: index > 1 ? "number" : undefined }, name),
@@ -67,6 +78,7 @@ export class NodesPanel {
     const held = cluster.shards.filter((shard) => shard.replicas.includes(member.id)).length;
     const newest = this.#newest.get(member.id);
     const notes = [
+      member.id,
       member.zone && `zone ${member.zone}`,
       member.id === cluster.leader && "control leader",
       member.id === cluster.node && "this page",
@@ -75,7 +87,7 @@ export class NodesPanel {
     const numberCell = (/** @type {string | number} */ text) => element("td", { class: "number" }, text);
     return element(
       "tr",
-      { mouseenter: () => this.#emphasise(number), mouseleave: () => this.#emphasise(undefined) },
+      { "data-number": number },
       element(
         "th",
         { scope: "row" },

@@ -13,7 +13,7 @@ import { read } from "./session.js";
 /** @param {ClusterStore} store @returns {import("./types.js").View} */
 export function sessionsView(store) {
   const rows = element("tbody", {});
-  const note = element("p", { class: "note", role: "status" });
+  const note = element("p", { class: "verdict", role: "status" });
   const list = table(rows);
   const update = (/** @type {SlowSessions} */ answer) => {
     fill(rows, ...answer.sessions.map((session) => row(store, session)));

@@ -64,10 +64,8 @@ export class Tail {
     const form = element(
       "form",
       { class: "tail-controls", submit },
-      element("label", { for: "tail-filter" }, "Filter"),
-      this.#filter,
-      element("label", { for: "tail-start" }, "From"),
-      this.#start,
+      element("span", { class: "field" }, element("label", { for: "tail-filter" }, "Filter"), this.#filter),
+      element("span", { class: "field" }, element("label", { for: "tail-start" }, "From"), this.#start),
       element("datalist", { id: "tail-starts" }, ...starts),
       element("button", { type: "submit" }, "Go"),
       this.#pause,

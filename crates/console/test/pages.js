@@ -12,7 +12,9 @@ const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const SCREENSHOTS = process.env.SCREENSHOTS ?? join(import.meta.dirname, "../../../target/pages");
 
 /** Why the tests are skipped, or `false`. */
-export const skip = existsSync(CHROMIUM) ? false : `there is no ${CHROMIUM}: install Debian's chromium, or set CHROMIUM`;
+export const skip = existsSync(CHROMIUM)
+  ? false
+  : `there is no ${CHROMIUM}: install Debian's chromium, or set CHROMIUM`;
 
 const DESKTOP = { width: 1280, height: 900 };
 const PHONE = { width: 390, height: 844 };
@@ -65,7 +67,9 @@ export async function takeScreenshots(page, name) {
 /** How much wider the content is than a phone. */
 export async function phoneOverflow(page) {
   await page.setViewportSize(PHONE);
-  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  const overflow = await page.evaluate(
+    () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  );
   await page.setViewportSize(DESKTOP);
   return overflow;
 }
