@@ -6,6 +6,9 @@ import { clock } from "./format.js";
 const WIDTH = 300;
 const HEIGHT = 72;
 
+/** The age up to which a value counts as the newest. */
+const RECENT_SECONDS = 5;
+
 /**
  * @typedef {object} Line
  * @property {string} label
@@ -70,7 +73,9 @@ export class Chart {
     );
     const paths = this.#lines.map((line) => svg("path", { class: `line ${line.style}`, d: path(rows, line, x, y) }));
     fill(this.#picture, ...grid, ...paths.reverse(), this.#pointer());
-    const newest = (/** @type {Line} */ line) => rows.map(line.value).findLast((value) => value !== null) ?? null;
+    // An older value says nothing about now.
+    const recent = rows.slice(-RECENT_SECONDS);
+    const newest = (/** @type {Line} */ line) => recent.map(line.value).findLast((value) => value !== null) ?? null;
     const text = (/** @type {number | null} */ value) => (value === null ? "–" : this.#format(value));
     const [main, ...others] = this.#lines;
     setText(this.#value, text(newest(main)));

@@ -26,7 +26,13 @@ export function assess(cluster, error) {
   return isCritical ? { level: "critical", mark: "✕", title, facts } : { level: "warning", mark: "!", title, facts };
 }
 
-/** Whether a shard has fewer replicas on reachable nodes than it should. @param {Cluster} cluster */
+/** Whether the owner of a shard is known and reachable. @param {Cluster} cluster */
+export function hasOwner(cluster) {
+  const reachable = new Set(cluster.members.filter((member) => member.reachable).map(({ id }) => id));
+  return (/** @type {import("./types.js").Shard} */ shard) => shard.owner !== null && reachable.has(shard.owner);
+}
+
+/** How many replicas on reachable nodes a shard lacks. @param {Cluster} cluster */
 export function missingReplicas(cluster) {
   const reachable = new Set(cluster.members.filter((member) => member.reachable).map(({ id }) => id));
   return (/** @type {import("./types.js").Shard} */ shard) =>
@@ -36,7 +42,7 @@ export function missingReplicas(cluster) {
 /** @param {Cluster} cluster */
 function describe(cluster) {
   const reachable = cluster.members.filter((member) => member.reachable).length;
-  const owned = cluster.shards.filter((shard) => shard.owner).length;
+  const owned = cluster.shards.filter(hasOwner(cluster)).length;
   const missing = missingReplicas(cluster);
   const short = cluster.shards.filter((shard) => missing(shard) > 0).length;
   const moving = cluster.moves.length;

@@ -75,6 +75,8 @@ function signIn(reason) {
   store.stop();
   setToken(undefined);
   signOut.hidden = true;
+  delete chip.dataset.level;
+  setText(chip, "Signed out");
   show(
     signInView(reason, (token) => {
       setToken(token);

@@ -1,6 +1,6 @@
 // The ring of shards as a picture: the outer band is the owner of each shard, the inner bands are its other replicas.
 
-import { missingReplicas } from "./health.js";
+import { hasOwner, missingReplicas } from "./health.js";
 import { element, fill, svg } from "./dom.js";
 
 /** @typedef {import("./types.js").Cluster} Cluster */
@@ -61,7 +61,7 @@ export class Ring {
     const rows = Math.max(cluster.replicas, shard.replicas.length) - 1;
     const text = `Shard ${shard.shard}: owner ${name(shard.owner)}, replicas ${shard.replicas.map(name).join(", ")}`;
     const group = svg("g", { class: "shard" }, svg("title", {}, move ? `${text}. ${move.text}` : text));
-    const owner = shard.owner === null ? undefined : number.get(shard.owner);
+    const owner = hasOwner(cluster)(shard) ? number.get(shard.owner ?? "") : undefined;
     group.append(band(begin, end, OUTER - OWNER_BAND, OUTER, `arc ${colourClass(owner)}`));
     if (count <= LABELLED_MAX) group.append(label(begin, end, owner === undefined ? "?" : String(owner + 1)));
     for (let row = 0; row < rows; row += 1) {

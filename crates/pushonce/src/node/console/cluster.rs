@@ -14,8 +14,8 @@ use crate::node::overview::ClusterJson;
 pub(super) struct ConsoleClusterJson {
     #[serde(flatten)]
     cluster: ClusterJson,
-    /// Number of replicas that a shard should have, as far as there are nodes.
-    replicas: usize,
+    /// Number of replicas that a shard should have.
+    replicas: u8,
     /// The most severe first; empty for a healthy cluster.
     problems: Vec<ProblemJson>,
     /// Shards that do not have their replicas yet, or have one that lags.
@@ -49,7 +49,7 @@ pub(super) async fn cluster(data: &ConsoleData) -> ConsoleClusterJson {
     let view = overview.view.borrow().clone();
     ConsoleClusterJson {
         cluster: overview.cluster(&[]),
-        replicas: usize::from(view.replicas).min(view.placement_candidates().len()),
+        replicas: view.replicas,
         problems: problems
             .into_iter()
             .map(|problem| ProblemJson {
