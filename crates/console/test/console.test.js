@@ -15,8 +15,13 @@ async function publish(node, topic, value) {
 }
 
 /** Waits until the text of the first element of a selector matches. */
-const waitForText = (page, selector, pattern) =>
-  waitUntil(`${selector} has ${pattern}`, async () => pattern.test((await page.textContent(selector)) ?? ""));
+async function waitForText(page, selector, pattern) {
+  let text;
+  const matches = async () => pattern.test((text = (await page.textContent(selector)) ?? ""));
+  await waitUntil(`${selector} has ${pattern}`, matches).catch((error) => {
+    throw new Error(`${error.message}; it has ${JSON.stringify(text)}`);
+  });
+}
 
 /** Fails for an error in the console of the browser, for a request to another host, and for content that is too wide. */
 async function assertClean({ page, errors, hosts }, node) {

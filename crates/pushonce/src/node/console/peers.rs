@@ -10,8 +10,9 @@ use tonic::{Response, Status};
 
 use super::ConsoleData;
 
-/// Timeout of each response. A page that shows one node less after a second is better than one that waits for it.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout of each response: longer than a busy node takes. A page that shows one node less is better than one that waits
+/// for it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The client of another node.
 pub(super) type MonitoringClient = MonitoringServiceClient<PeerChannel>;
