@@ -81,7 +81,7 @@ export class Chart {
     setText(this.#value, text(newest(main)));
     const rest = others.map((line) => `${line.label} ${text(newest(line))}`).join(" · ");
     setText(this.#detail, this.#pointedText(begin) ?? rest);
-    setText(this.#top, this.#format(top));
+    setText(this.#top, values.some(Boolean) ? this.#format(top) : "");
     const highest = Math.max(0, ...rows.map((row) => main.value(row) ?? 0));
     const summary = `${this.#title}: now ${text(newest(main))}, highest ${this.#format(highest)} in the last ${this.#seconds / 60} minutes`;
     this.#picture.setAttribute("aria-label", summary);

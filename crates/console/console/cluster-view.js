@@ -70,5 +70,5 @@ function showMoves(panel, cluster) {
     const progress = move.last ? element("progress", { max: move.last, value: move.matched }) : undefined;
     return element("li", {}, element("span", {}, `Shard ${move.shard}: ${move.text}`), progress);
   });
-  fill(panel, element("h2", { id: "moves-title" }, "Moving"), element("ul", { class: "moves" }, ...items));
+  fill(panel, element("h2", { id: "moves-title" }, "Moves"), element("ul", { class: "moves" }, ...items));
 }

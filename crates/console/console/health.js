@@ -50,6 +50,6 @@ function describe(cluster) {
     `${reachable} of ${plural(cluster.members.length, "node")} reachable`,
     `${owned} of ${plural(cluster.shards.length, "shard")} with an owner`,
     short ? `${plural(short, "shard")} with too few replicas` : `${plural(cluster.replicas, "replica")} of each shard`,
-    moving ? `${plural(moving, "shard")} moving` : "nothing is moving",
+    moving ? `${plural(moving, "move")} pending` : "nothing is moving",
   ];
 }

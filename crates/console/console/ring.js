@@ -2,6 +2,7 @@
 
 import { hasOwner, missingReplicas } from "./health.js";
 import { element, fill, svg } from "./dom.js";
+import { plural } from "./format.js";
 
 /** @typedef {import("./types.js").Cluster} Cluster */
 /** @typedef {import("./types.js").Shard} Shard */
@@ -29,7 +30,16 @@ export const colourClass = (number) => (number === undefined ? "node-none" : `no
 
 export class Ring {
   #picture = svg("svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, class: "ring", role: "img" });
-  element = element("figure", { class: "ring-figure" }, this.#picture);
+  element = element(
+    "figure",
+    { class: "ring-figure" },
+    this.#picture,
+    element(
+      "figcaption",
+      { class: "note" },
+      "Outer band: owner. Inner bands: other replicas. Rim: moves, missing replicas.",
+    ),
+  );
   /** @type {string | undefined} */
   #drawn;
 
@@ -93,7 +103,7 @@ function center(cluster) {
   const note = short
     ? `${short} short of replicas`
     : cluster.moves.length
-      ? `${cluster.moves.length} moving`
+      ? `${plural(cluster.moves.length, "move")} pending`
       : "all in place";
   return [
     svg("text", { x: CENTER, y: CENTER - 2, class: "ring-count" }, cluster.shards.length),
