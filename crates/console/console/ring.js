@@ -18,7 +18,7 @@ const GAP = 3;
 const LABELLED_MAX = 48;
 
 /** Number of colours in the style sheet. */
-export const COLOURS = 8;
+export const COLOURS = 12;
 
 /** The number that stands for each node in the picture, beside its colour. @param {Cluster} cluster */
 export function numbers(cluster) {
@@ -42,6 +42,8 @@ export class Ring {
   );
   /** @type {string | undefined} */
   #drawn;
+  /** @type {number | undefined} */
+  #emphasised;
 
   /** @param {Cluster} cluster @param {(id: string | null) => string} name */
   update(cluster, name) {
@@ -52,12 +54,16 @@ export class Ring {
     const arcs = cluster.shards.map((shard, index) => this.#shard(cluster, shard, index, name));
     fill(this.#picture, ...arcs, ...center(cluster));
     this.#picture.setAttribute("aria-label", describe(cluster, name));
+    this.emphasise(this.#emphasised);
   }
 
   /** Emphasises the shards of a node. @param {number | undefined} number */
   emphasise(number) {
-    if (number === undefined) delete this.#picture.dataset.node;
-    else this.#picture.dataset.node = String(number % COLOURS);
+    this.#emphasised = number;
+    this.#picture.classList.toggle("dimmed", number !== undefined);
+    for (const arc of this.#picture.querySelectorAll("[data-number]")) {
+      arc.classList.toggle("emphasised", arc.getAttribute("data-number") === String(number));
+    }
   }
 
   /** @param {Cluster} cluster @param {Shard} shard @param {number} index @param {(id: string | null) => string} name */
@@ -72,14 +78,15 @@ export class Ring {
     const text = `Shard ${shard.shard}: owner ${name(shard.owner)}, replicas ${shard.replicas.map(name).join(", ")}`;
     const group = svg("g", { class: "shard" }, svg("title", {}, move ? `${text}. ${move.text}` : text));
     const owner = hasOwner(cluster)(shard) ? number.get(shard.owner ?? "") : undefined;
-    group.append(band(begin, end, OUTER - OWNER_BAND, OUTER, `arc ${colourClass(owner)}`));
+    group.append(band(begin, end, OUTER - OWNER_BAND, OUTER, `arc ${colourClass(owner)}`, owner));
     if (count <= LABELLED_MAX) group.append(label(begin, end, owner === undefined ? "?" : String(owner + 1)));
     for (let row = 0; row < rows; row += 1) {
       const outer = OUTER - OWNER_BAND - GAP - row * (REPLICA_BAND + GAP);
       const replica = others[row];
       const isGone = replica === undefined || !cluster.members.find(({ id }) => id === replica)?.reachable;
-      const colour = replica === undefined ? "" : colourClass(number.get(replica));
-      group.append(band(begin, end, outer - REPLICA_BAND, outer, isGone ? "arc missing" : `arc replica ${colour}`));
+      const replicaNumber = isGone ? undefined : number.get(replica);
+      const className = isGone ? "arc missing" : `arc replica ${colourClass(replicaNumber)}`;
+      group.append(band(begin, end, outer - REPLICA_BAND, outer, className, replicaNumber));
     }
     if (move) group.append(band(begin, end, OUTER + 5, OUTER + 10, "arc move"));
     else if (missing) group.append(band(begin, end, OUTER + 5, OUTER + 10, "arc short"));
@@ -112,8 +119,12 @@ function center(cluster) {
   ];
 }
 
-/** A part of a band, with a small gap to the next. @param {number} begin @param {number} end @param {number} inner @param {number} outer @param {string} className */
-function band(begin, end, inner, outer, className) {
+/**
+ * A part of a band, with a small gap to the next, and with the number of its node.
+ * @param {number} begin @param {number} end @param {number} inner @param {number} outer
+ * @param {string} className @param {number} [number]
+ */
+function band(begin, end, inner, outer, className, number) {
   const gap = Math.min(0.008, (end - begin) / 8);
   const [from, to] = [begin + gap, end - gap];
   const isLarge = to - from > Math.PI ? 1 : 0;
@@ -123,7 +134,7 @@ function band(begin, end, inner, outer, className) {
   const d =
     `M${at(from, outer)}A${outer} ${outer} 0 ${isLarge} 1 ${at(to, outer)}` +
     `L${at(to, inner)}A${inner} ${inner} 0 ${isLarge} 0 ${at(from, inner)}Z`;
-  return svg("path", { d, class: className });
+  return svg("path", { d, class: className, "data-number": number });
 }
 
 /** @param {number} begin @param {number} end @param {string} text */
