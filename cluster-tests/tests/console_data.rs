@@ -1,6 +1,6 @@
 //! Set-up: two nodes in one region and one in another, or one node with 100,000 topics.
 //! Fault: a client that does not read.
-//! Claim: the data pages of the console at every node have the topics, rates and slow sessions of all nodes, and the way
+//! Claim: the data pages of the console at every node have the topics, rates and slow sessions of all nodes, and the route
 //! of a message; their size does not depend on the number of topics.
 
 use std::collections::BTreeSet;
@@ -59,12 +59,12 @@ async fn pages_of_every_node_have_the_data_of_all_nodes() {
         let state = read(&cluster, i, "topic?topic=chat/lobby").await.expect("a topic");
         assert_eq!(state["history_messages"], 3);
         assert!(state["oldest"].as_str().is_some_and(|at| at.ends_with(":1")), "{state}");
-        let way = read(&cluster, i, "explain?topic=chat/lobby").await.expect("a way");
-        let nodes: Vec<_> = way["way"].as_array().expect("nodes").iter().collect();
-        assert_eq!(nodes.first().map(|hop| &hop["node"]), Some(&state["owner"]), "{way}");
+        let route = read(&cluster, i, "explain?topic=chat/lobby").await.expect("a route");
+        let nodes: Vec<_> = route["route"].as_array().expect("nodes").iter().collect();
+        assert_eq!(nodes.first().map(|hop| &hop["node"]), Some(&state["owner"]), "{route}");
         assert_eq!(nodes[0]["role"], "owner");
         let members = read(&cluster, i, "cluster").await.expect("a cluster");
-        assert_eq!(nodes.last().map(|hop| &hop["node"]), Some(&members["node"]), "{way}");
+        assert_eq!(nodes.last().map(|hop| &hop["node"]), Some(&members["node"]), "{route}");
         assert_eq!(members["problems"], serde_json::json!([]));
         let regions = members["members"].as_array().expect("members").iter();
         let regions: BTreeSet<_> = regions.filter_map(|member| member["region"].as_str()).collect();

@@ -1,4 +1,4 @@
-// One topic: its state, the way of its messages, the live tail, and a publish.
+// One topic: its state, the route of its messages, the live tail, and a publish.
 
 import { element, fill, setText } from "./dom.js";
 import { bytes, duration, perSecond, plural, whole } from "./format.js";
@@ -18,14 +18,14 @@ export function topicView(store, { path: topic, parameters }) {
   const client = openClient();
   const rates = new TopicRates();
   const facts = element("dl", { class: "facts-list" });
-  const way = element("ol", { class: "way" });
+  const route = element("ol", { class: "route" });
   const note = element("p", { class: "note", role: "status" });
   const tail = new Tail(client, topic, parameters.get("from") ?? "last:20");
   const onError = (/** @type {unknown} */ error) =>
     setText(note, error ? `No state: ${/** @type {Error} */ (error).message}` : "");
   const stops = [
     poll(async (signal) => showState(facts, await read("topic", { topic }, signal), store, rates), 2_000, onError),
-    poll(async (signal) => showWay(way, await read("explain", { topic }, signal), store), 5_000),
+    poll(async (signal) => showRoute(route, await read("explain", { topic }, signal), store), 5_000),
     () => tail.stop(),
     () => client.close(),
   ];
@@ -43,7 +43,7 @@ export function topicView(store, { path: topic, parameters }) {
     element("li", {}, element("a", { href: link("topics", "") }, "all topics")),
     ...levels,
   );
-  const explain = section("Where it lives, and the way of a message to this page", way);
+  const explain = section("Route of a message to this page", route);
   const view = element(
     "div",
     { class: "view" },
@@ -97,7 +97,7 @@ function showState(list, state, store, rates) {
   fill(list, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
-/** What each node of the way does. */
+/** What each node of the route does. */
 const ROLES = new Map([
   ["owner", "owner: orders and stores the messages"],
   ["region_head", "region head: receives each message once for its region"],
@@ -105,11 +105,11 @@ const ROLES = new Map([
 ]);
 
 /** @param {HTMLElement} list @param {Explanation} explanation @param {ClusterStore} store */
-function showWay(list, explanation, store) {
-  const { shard, shards, way } = explanation;
-  const steps = way.map(({ node, region, role }, index) => {
+function showRoute(list, explanation, store) {
+  const { shard, shards, route } = explanation;
+  const steps = route.map(({ node, region, role }, index) => {
     const place = region ? `${store.name(node)} in ${region}` : store.name(node);
-    const here = index === way.length - 1 ? " · this page" : "";
+    const here = index === route.length - 1 ? " · this page" : "";
     return element(
       "li",
       {},

@@ -67,7 +67,7 @@
  * @property {{ name: string, is_named: boolean, durability: string, delivery: string, rate_max: number | null, history_count_max: number, history_bytes_max: number, history_age_max_ms: number, payload_bytes_max: number, anonymous_read: boolean, client_publish: boolean }} namespace
  */
 
-/** @typedef {{ topic: string, namespace: string, shard: number, shards: number, replicas: string[], way: { node: string, region: string, role: string }[] }} Explanation */
+/** @typedef {{ topic: string, namespace: string, shard: number, shards: number, replicas: string[], route: { node: string, region: string, role: string }[] }} Explanation */
 
 /** @typedef {{ node: string, id: string, transport: string, address: string, subject: string | null, topics: number, topic: string, messages: number, bytes: number, oldest_ms: number, blocked: boolean }} SlowSession */
 /** @typedef {{ sessions: SlowSession[], subscriptions: number, incomplete: string[] }} SlowSessions */

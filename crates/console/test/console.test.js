@@ -149,7 +149,7 @@ test("topic page reads live and from the past, pauses, filters, publishes and ex
   await page.fill("#publish-body", "not JSON");
   await page.click("form.publish button");
   await waitForText(page, ".outcome", /not JSON/);
-  await waitForText(page, ".way", /Shard \d+.*owner.*this page/);
+  await waitForText(page, ".route", /Shard \d+.*owner.*this page/);
   await waitForText(page, ".facts-list", /Audience1 session/);
   await takeScreenshots(page, "console-topic");
   await assertClean(seen, node);

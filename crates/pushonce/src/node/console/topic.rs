@@ -1,4 +1,4 @@
-//! `GET /console/data/topic` and `GET /console/data/explain`: the state of one topic, and the way of its messages.
+//! `GET /console/data/topic` and `GET /console/data/explain`: the state of one topic, and the route of its messages.
 
 use pushonce_core::{
     ClusterView, Durability, FetchError, Namespace, NodeId, Offset, Position, ShardId, ShardOwners,
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::ConsoleData;
 
-/// Maximum length of a way. It has at most three nodes while all of them know the same view.
+/// Maximum length of a route. It has at most three nodes while all of them know the same view.
 const HOPS_MAX: usize = 4;
 
 #[derive(Serialize)]
@@ -55,7 +55,7 @@ pub(super) struct ExplainJson {
     shards: u16,
     replicas: Vec<String>,
     /// From the owner to this node. Empty while the owner is not known.
-    way: Vec<HopJson>,
+    route: Vec<HopJson>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -92,7 +92,7 @@ pub(super) async fn topic(data: &ConsoleData, topic: Topic) -> Result<TopicJson,
     })
 }
 
-/// Where a topic lives, and the way of its messages to this node, as this node sees it: another region's nodes may see
+/// The shard of a topic, and the route of its messages to this node, as this node sees it: another region's nodes may see
 /// other links.
 ///
 /// # Errors
@@ -103,36 +103,36 @@ pub(super) fn explain(data: &ConsoleData, topic: &Topic) -> Result<ExplainJson, 
     let owners = overview.owners.borrow().clone();
     let reachable = overview.reachable_nodes.borrow().clone();
     let shard = view.shard_of(topic).ok_or(UnavailableReason::NoView)?;
-    let way = way(&view, &owners, shard, overview.me, |node| reachable.contains(&node));
+    let route = route(&view, &owners, shard, overview.me, |node| reachable.contains(&node));
     Ok(ExplainJson {
         topic: topic.to_string(),
         namespace: topic.namespace().to_owned(),
         shard: shard.0,
         shards: view.shards.get(),
         replicas: replicas_of(&view, shard),
-        way: way.unwrap_or_default().into_iter().rev().map(|hop| hop_json(&view, hop)).collect(),
+        route: route.unwrap_or_default().into_iter().rev().map(|hop| hop_json(&view, hop)).collect(),
     })
 }
 
 /// The nodes from `me` to the owner, each with its role; `None` without a known owner.
-fn way(
+fn route(
     view: &ClusterView,
     owners: &ShardOwners,
     shard: ShardId,
     me: NodeId,
     is_reachable: impl Fn(NodeId) -> bool,
 ) -> Option<Vec<(NodeId, &'static str)>> {
-    let (mut way, mut node) = (Vec::new(), me);
-    while way.len() < HOPS_MAX {
+    let (mut route, mut node) = (Vec::new(), me);
+    while route.len() < HOPS_MAX {
         let heads = view.region_heads(view.region_of(node));
         match select_upstream(shard, node, view, owners, &heads, &is_reachable) {
             UpstreamRoute::Local => {
-                way.push((node, "owner"));
-                return Some(way);
+                route.push((node, "owner"));
+                return Some(route);
             }
             UpstreamRoute::Node(upstream) => {
                 let crosses = view.region_of(upstream) != view.region_of(node);
-                way.push((node, if crosses { "region_head" } else { "edge" }));
+                route.push((node, if crosses { "region_head" } else { "edge" }));
                 node = upstream;
             }
             UpstreamRoute::Unknown => return None,
