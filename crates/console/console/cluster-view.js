@@ -1,6 +1,6 @@
 // The cluster as a picture: is all well, who owns what, what moves, and what happens each second.
 
-import { element, fill, setText } from "./dom.js";
+import { element, refresh, setText } from "./dom.js";
 import { assess } from "./health.js";
 import { NodesPanel } from "./nodes-panel.js";
 import { RatesPanel } from "./rates-panel.js";
@@ -57,7 +57,7 @@ class StatusPanel {
     const problems = error ? [] : (cluster?.problems ?? []);
     const texts = problems.map(({ severity, text }) => `${severity}: ${text}`);
     if (texts.join("\n") !== [...this.#problems.children].map((item) => item.textContent).join("\n")) {
-      fill(this.#problems, ...texts.map((text) => element("li", {}, text)));
+      refresh(this.#problems, ...texts.map((text) => element("li", {}, text)));
     }
   }
 }
@@ -65,10 +65,10 @@ class StatusPanel {
 /** @param {HTMLElement} panel @param {Cluster} cluster */
 function showMoves(panel, cluster) {
   panel.hidden = !cluster.moves.length;
-  if (panel.hidden) return fill(panel);
+  if (panel.hidden) return refresh(panel);
   const items = cluster.moves.map((move) => {
     const progress = move.last ? element("progress", { max: move.last, value: move.matched }) : undefined;
     return element("li", {}, element("span", {}, `Shard ${move.shard}: ${move.text}`), progress);
   });
-  fill(panel, element("h2", { id: "moves-title" }, "Moves"), element("ul", { class: "moves" }, ...items));
+  refresh(panel, element("h2", { id: "moves-title" }, "Moves"), element("ul", { class: "moves" }, ...items));
 }

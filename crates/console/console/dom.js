@@ -40,6 +40,31 @@ export function fill(parent, ...children) {
   append(parent, children);
 }
 
+/**
+ * Makes the children of an element equal to these, and keeps every node that is equal or of the same kind: a link keeps
+ * the focus, a selection stays, and a press ends on the element on which it began. For elements without listeners.
+ * @param {Element} parent @param {(Node | undefined)[]} children
+ */
+export function refresh(parent, ...children) {
+  const next = children.filter((child) => child !== undefined);
+  next.forEach((node, index) => {
+    const current = parent.childNodes[index];
+    if (!current) parent.append(node);
+    else if (current.isEqualNode(node)) return;
+    else if (current instanceof Element && node instanceof Element && current.tagName === node.tagName) {
+      copyAttributes(node, current);
+      refresh(current, ...node.childNodes);
+    } else current.replaceWith(node);
+  });
+  while (parent.childNodes.length > next.length) parent.lastChild?.remove();
+}
+
+/** @param {Element} from @param {Element} to */
+function copyAttributes(from, to) {
+  for (const { name } of [...to.attributes]) if (!from.hasAttribute(name)) to.removeAttribute(name);
+  for (const { name, value } of from.attributes) if (to.getAttribute(name) !== value) to.setAttribute(name, value);
+}
+
 /** Sets a text, if it is another one: screen readers announce each change. @param {Element} node @param {string} text */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

@@ -1,6 +1,6 @@
 // The nodes, by region.
 
-import { element, fill } from "./dom.js";
+import { element, refresh } from "./dom.js";
 import { latency, perSecond, short } from "./format.js";
 import { colourClass, numbers } from "./ring.js";
 
@@ -48,7 +48,7 @@ export class NodesPanel {
       const members = cluster.members.filter((member) => member.region === region);
       return this.#region(cluster, region, members);
     });
-    fill(this.#regions, ...tables);
+    refresh(this.#regions, ...tables);
   }
 
   /** @param {Cluster} cluster @param {string} region @param {Member[]} members */

@@ -1,6 +1,6 @@
 // The sessions that are furthest behind the newest message of a topic.
 
-import { element, fill, setText } from "./dom.js";
+import { element, refresh, setText } from "./dom.js";
 import { bytes, duration, plural, whole } from "./format.js";
 import { poll } from "./poll.js";
 import { link } from "./router.js";
@@ -16,7 +16,7 @@ export function sessionsView(store) {
   const note = element("p", { class: "verdict", role: "status" });
   const list = table(rows);
   const update = (/** @type {SlowSessions} */ answer) => {
-    fill(rows, ...answer.sessions.map((session) => row(store, session)));
+    refresh(rows, ...answer.sessions.map((session) => row(store, session)));
     list.hidden = !answer.sessions.length;
     setText(note, describe(store, answer));
   };

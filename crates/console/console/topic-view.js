@@ -1,6 +1,6 @@
 // One topic: its state, the route of its messages, the live tail, and a publish.
 
-import { element, fill, setText } from "./dom.js";
+import { element, refresh, setText } from "./dom.js";
 import { bytes, duration, perSecond, plural, whole } from "./format.js";
 import { poll } from "./poll.js";
 import { publishBox } from "./publish-box.js";
@@ -94,7 +94,7 @@ function showState(list, state, store, rates) {
     [`Namespace ${namespace.name}`, settings.filter(Boolean).join(", ") + (namespace.is_named ? "" : " (defaults)")],
     ["Replicas", state.replicas.map((id) => store.name(id)).join(", ")],
   ];
-  fill(list, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+  refresh(list, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
 /** What each node of the route does. */
@@ -129,5 +129,5 @@ function showRoute(list, explanation, store) {
     element("strong", {}, "No owner"),
     element("span", { class: "note" }, "the shard is between two owners, or has lost its majority"),
   );
-  fill(list, hash, ...(steps.length ? steps : [unknown]));
+  refresh(list, hash, ...(steps.length ? steps : [unknown]));
 }

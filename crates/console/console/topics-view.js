@@ -1,6 +1,6 @@
 // Topics as a tree by segment, one level at a time, with a search by prefix. The node counts and pages.
 
-import { element, fill, setText } from "./dom.js";
+import { element, refresh, setText } from "./dom.js";
 import { bytes, perSecond, plural, whole } from "./format.js";
 import { poll } from "./poll.js";
 import { link } from "./router.js";
@@ -24,13 +24,13 @@ export function topicsView({ path: prefix, parameters }) {
   const note = element("p", { class: "note", role: "status" });
   const pages = element("nav", { class: "pages", "aria-label": "Pages" });
   const update = (/** @type {TopicPage} */ page) => {
-    fill(rows, ...page.segments.map((segment) => row(page.level, segment, rates)));
+    refresh(rows, ...page.segments.map((segment) => row(page.level, segment, rates)));
     setText(note, describe(prefix, page));
     const first = after ? element("a", { href: link("topics", prefix) }, "First page") : undefined;
     const next = page.next
       ? element("a", { href: link("topics", prefix, { after: page.next }) }, "Next page")
       : undefined;
-    fill(pages, first, next);
+    refresh(pages, first, next);
   };
   const stop = poll(
     async (signal) => update(await read("topics", { prefix, after, limit: ROWS }, signal)),

@@ -231,6 +231,15 @@ test("console is used with the keyboard, and every field has a label", { skip },
     assert.equal(outline, "solid", `the focus of ${order.at(-1)} is not visible`);
   }
   assert.deepEqual(order, ["Skip to content", "Cluster", "Topics", "Sessions", "! 1 problem"]);
+  // The table is refreshed under the focus: the link stays the same element.
+  await page.goto(`${node.url}/console/#/topics/chat/`);
+  await page.focus("tbody a");
+  await publish(node, "chat/7", "again");
+  await waitForText(page, "tbody tr", /:2.*\/s/);
+  assert.equal(await focused(), "7");
+  await page.keyboard.press("Enter");
+  await waitForText(page, "h1", /^chat\/7$/);
+
   for (const view of ["cluster", "topics/", "topic/chat/7", "sessions"]) {
     await page.goto(`${node.url}/console/#/${view}`);
     await page.waitForSelector("h1");

@@ -172,7 +172,7 @@ impl Lane {
     }
 
     /// Continues a search for slow sessions with the next `subscriptions_max` subscriptions. Returns whether the search
-    /// is complete. A subscription that is up to date takes some nanoseconds.
+    /// is complete. 10,000 subscriptions that are up to date take 0.9 ms in an unoptimized build.
     pub fn scan_lag(&self, scan: &mut LagScan, subscriptions_max: usize) -> bool {
         self.table().scan_lag(scan, subscriptions_max)
     }

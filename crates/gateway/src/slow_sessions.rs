@@ -16,7 +16,7 @@ use crate::metrics::TransportKind;
 /// Requests that wait at a lane. More are answered without the lane: one request walks over all its subscriptions.
 const REQUESTS_MAX: usize = 4;
 
-/// Subscriptions between two turns of the other tasks of a lane: some tens of microseconds.
+/// Subscriptions between two turns of the other tasks of a lane: 0.4 ms in an unoptimized build.
 const STEP_SUBSCRIPTIONS: usize = 4_096;
 
 /// Maximum time for which a lane is waited for.

@@ -226,7 +226,7 @@ impl Handle {
 
     /// One level of the tree of topics: the first segments below `prefix` after `after`, at most `count_max` and at
     /// most [`Handle::TOPICS_MAX`], with the number of topics of each. Reads the name of every topic with the
-    /// prefix, and copies one page: 100,000 topics take some milliseconds.
+    /// prefix, and copies one page.
     pub fn topic_tree(&self, prefix: &str, after: &str, count_max: usize) -> TopicTreeLevel {
         let mut counter = SegmentCounter::new(prefix, after, count_max.min(Self::TOPICS_MAX));
         let (state, memory) = (self.shared.read(), self.shared.memory());

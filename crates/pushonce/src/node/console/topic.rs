@@ -110,7 +110,12 @@ pub(super) fn explain(data: &ConsoleData, topic: &Topic) -> Result<ExplainJson, 
         shard: shard.0,
         shards: view.shards.get(),
         replicas: replicas_of(&view, shard),
-        route: route.unwrap_or_default().into_iter().rev().map(|hop| hop_json(&view, hop)).collect(),
+        route: route
+            .unwrap_or_default()
+            .into_iter()
+            .rev()
+            .map(|hop| hop_json(&view, hop))
+            .collect(),
     })
 }
 
