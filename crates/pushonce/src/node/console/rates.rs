@@ -10,6 +10,10 @@ use super::ConsoleData;
 use super::latency::LatencySummary;
 use super::sample_history::Sample;
 
+/// Seconds by which the newest samples of two nodes may differ while their clocks agree: the samples are taken at
+/// different moments of a second, and travel for a while.
+const CLOCK_SKEW_MAX: u64 = 2;
+
 #[derive(Serialize)]
 pub(super) struct RatesJson {
     /// All nodes that responded together, ordered by time. Latencies are those of the slowest node.
@@ -20,7 +24,7 @@ pub(super) struct RatesJson {
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct SampleJson {
-    /// Seconds since the Unix epoch, by the clock of each node.
+    /// Seconds since the Unix epoch, by the clock of this node.
     second: u64,
     published: u64,
     rejected: u64,
@@ -43,13 +47,15 @@ struct NodeJson {
 
 /// The newest `seconds` samples of the cluster.
 pub(super) async fn rates(data: &ConsoleData, seconds: u32) -> RatesJson {
-    let local = (data.overview.me, Some(data.local.samples.newest(seconds)));
+    let local_samples = data.local.samples.newest(seconds);
+    let now = local_samples.last().map(|sample| sample.second);
+    let local = (data.overview.me, Some(local_samples));
     let from_peers = data.ask_peers(|mut client| async move {
         client.samples(pb::SamplesRequest { count_max: seconds }).await
     });
     let to_samples = |(node, response): (NodeId, Option<pb::SamplesResponse>)| {
         let samples = response.map(|it| it.samples.into_iter().map(Sample::from).collect());
-        (node, samples)
+        (node, samples.map(|samples| align(samples, now)))
     };
     let mut nodes: BTreeMap<NodeId, Option<Vec<Sample>>> =
         from_peers.await.into_iter().map(to_samples).collect();
@@ -63,13 +69,25 @@ pub(super) async fn rates(data: &ConsoleData, seconds: u32) -> RatesJson {
     RatesJson { samples, nodes: node_rows }
 }
 
+/// Shifts the samples of a node whose clock differs from that of this one: its newest sample is of now, too.
+fn align(mut samples: Vec<Sample>, now: Option<u64>) -> Vec<Sample> {
+    let newest = samples.last().map(|sample| sample.second);
+    if let Some((now, newest)) = now.zip(newest)
+        && now.abs_diff(newest) > CLOCK_SKEW_MAX
+    {
+        for sample in &mut samples {
+            sample.second = (sample.second + now).saturating_sub(newest);
+        }
+    }
+    samples
+}
+
 /// Adds the samples of several nodes by second. A second that not every node has reached is left out: its sum would
 /// be too small.
 fn add_up(nodes: impl Iterator<Item = Vec<Sample>>, count_max: usize) -> Vec<SampleJson> {
     let nodes: Vec<_> = nodes.filter(|samples| !samples.is_empty()).collect();
     let newest = nodes.iter().filter_map(|samples| samples.last()).map(|it| it.second).min();
     let Some(newest) = newest else { return Vec::new() };
-    // A node whose clock is far behind would hide the seconds of all others.
     let oldest = newest.saturating_sub(count_max as u64);
     let mut sums = BTreeMap::<u64, Sample>::new();
     for sample in nodes.into_iter().flatten() {
@@ -125,6 +143,19 @@ mod tests {
     fn sample(second: u64, published: u64, p99_us: u64) -> Sample {
         let publish = Some(LatencySummary { p50_us: 1, p99_us });
         Sample { second, published, publish, ..Sample::default() }
+    }
+
+    #[test]
+    fn samples_of_a_node_with_another_time_are_those_of_now() {
+        let seconds = |samples: Vec<Sample>, now| -> Vec<u64> {
+            align(samples, now).iter().map(|sample| sample.second).collect()
+        };
+        let samples = || vec![sample(10, 0, 0), sample(11, 0, 0)];
+        assert_eq!(seconds(samples(), Some(13)), [10, 11]);
+        assert_eq!(seconds(samples(), Some(99)), [98, 99]);
+        assert_eq!(seconds(samples(), Some(3)), [2, 3]);
+        assert_eq!(seconds(samples(), None), [10, 11]);
+        assert!(seconds(vec![], Some(3)).is_empty());
     }
 
     #[test]

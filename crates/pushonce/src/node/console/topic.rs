@@ -180,3 +180,37 @@ impl NamespaceJson {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::test_util::{claim, owners, view_in_regions};
+
+    use super::*;
+
+    /// The route from `me`, with the owner `owner` of the shard and all nodes reachable.
+    fn route_from(me: u64, view: &ClusterView, owner: u64) -> Vec<(u64, &'static str)> {
+        let shard = ShardId(7);
+        let owners = owners([claim(shard.0, owner, 1)]);
+        let route = route(view, &owners, shard, NodeId(me), |_| true).expect("a known owner");
+        route.into_iter().map(|(node, role)| (node.0, role)).collect()
+    }
+
+    #[test]
+    fn route_enters_a_region_at_its_head() {
+        let view = view_in_regions(&["eu", "eu", "us", "us", "us"]);
+        assert_eq!(route_from(1, &view, 1), [(1, "owner")]);
+        assert_eq!(route_from(2, &view, 1), [(2, "edge"), (1, "owner")]);
+        let heads = view.region_heads("us");
+        let order: Vec<u64> = heads.candidates(ShardId(7)).iter().map(|node| node.0).collect();
+        let (head, other) = (order[0], order[1]);
+        assert_eq!(route_from(head, &view, 1), [(head, "region_head"), (1, "owner")]);
+        let expected = [(other, "edge"), (head, "region_head"), (1, "owner")];
+        assert_eq!(route_from(other, &view, 1), expected);
+    }
+
+    #[test]
+    fn route_without_a_known_owner_is_unknown() {
+        let view = view_in_regions(&["eu", "eu"]);
+        assert_eq!(route(&view, &owners([]), ShardId(7), NodeId(1), |_| true), None);
+    }
+}
