@@ -37,9 +37,10 @@ export function sessionsView(store) {
 
 /** @param {HTMLElement} rows */
 function table(rows) {
-  const columns = ["Session", "Client", "Behind on", "State", "Messages", "Oldest", "Waiting", "Topics"];
-  const head = columns.map((name, index) =>
-    element("th", { scope: "col", class: index > 3 ? "number" : undefined }, name),
+  const columns = ["Session", "Behind on", "Messages", "Oldest", "Waiting", "State", "Client", "Topics"];
+  const numbers = ["Messages", "Oldest", "Waiting", "Topics"];
+  const head = columns.map((name) =>
+    element("th", { scope: "col", class: numbers.includes(name) ? "number" : undefined }, name),
   );
   const caption = element("caption", { class: "hidden" }, "Slow sessions, the furthest behind first");
   return element(
@@ -53,6 +54,9 @@ function table(rows) {
 function row(store, session) {
   const number = (/** @type {string} */ text) => element("td", { class: "number" }, text);
   const client = [session.address || "no address", session.subject].filter(Boolean).join(", ");
+  const state = session.blocked
+    ? element("span", { class: "state warning" }, "! does not read")
+    : element("span", { class: "state" }, "catches up");
   return element(
     "tr",
     {},
@@ -62,18 +66,12 @@ function row(store, session) {
       `${store.name(session.node)} ${session.id}`,
       element("span", { class: "note" }, session.transport),
     ),
-    element("td", {}, client),
     element("td", {}, element("a", { href: link("topic", session.topic) }, session.topic)),
-    element(
-      "td",
-      {},
-      session.blocked
-        ? element("span", { class: "state warning" }, "! does not read")
-        : element("span", { class: "state" }, "catches up"),
-    ),
     number(whole(session.messages)),
     number(duration(session.oldest_ms)),
     number(bytes(session.bytes)),
+    element("td", {}, state),
+    element("td", {}, client),
     number(whole(session.topics)),
   );
 }
