@@ -14,7 +14,10 @@ export function clusterView(store) {
   const status = new StatusPanel();
   const ring = new Ring();
   const nodes = new NodesPanel((number) => ring.emphasise(number));
-  const rates = new RatesPanel((answer) => nodes.setRates(answer));
+  const rates = new RatesPanel((answer) => {
+    nodes.setRates(answer);
+    if (store.cluster) nodes.update(store.cluster);
+  });
   const moves = element("section", { class: "panel", "aria-labelledby": "moves-title", hidden: true });
   const unwatch = store.watch((cluster, error) => {
     status.update(cluster, error);
