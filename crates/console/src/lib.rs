@@ -2,6 +2,9 @@
 //!
 //! # Overview
 //!
+//! [`console`] shows operators the cluster, its topics and its slow sessions, and reads and publishes with their own
+//! grants. Its files are in `console/`.
+//!
 //! [`demo`] is a scoreboard of the World Cup 2026 that receives its data over one WebSocket from the node
 //! that serves it. The files are served from `demo/` beside `src/` without a build step. [`sdk`] is the JavaScript
 //! SDK, which pages of the same host import from `/sdk/index.js`.
@@ -14,7 +17,8 @@
 //!
 //! # Non-goals
 //!
-//! Knowledge of the cluster: the page requests `/cluster` and `/ws` of its own host, like any other client.
+//! Knowledge of the cluster: the pages request `/cluster`, `/console/data/` and `/ws` of their own host, like any other
+//! client.
 //!
 //! # Data flow
 //!
@@ -22,7 +26,8 @@
 //!
 //! # Caller contract
 //!
-//! Do not mount another `/` in the same router. Serve `/cluster` and `/ws` on the same host.
+//! Do not mount another `/` or `/console/` in the same router. Serve `/cluster`, `/console/data/` and `/ws` on the same
+//! host.
 //!
 //! ```
 //! let router = pushonce_console::demo()
@@ -31,9 +36,11 @@
 //! ```
 
 mod asset;
+mod console;
 mod sdk;
 
-use axum::routing::MethodRouter;
+use axum::response::Redirect;
+use axum::routing::{MethodRouter, get};
 
 use asset::Asset;
 
@@ -44,6 +51,14 @@ const DEMO_ASSETS: [Asset; 5] = [
     Asset::js("/demo/feed.js", include_str!("../demo/feed.js")),
     Asset::js("/demo/board.js", include_str!("../demo/board.js")),
 ];
+
+/// The files of the console with their paths: the page `/console/`, which imports `/sdk/index.js`. The host must also
+/// serve [`sdk`], `/ws` and the data below `/console/data/`.
+pub fn console() -> Vec<(&'static str, MethodRouter)> {
+    let to_page = get(async || Redirect::permanent("/console/"));
+    let files = routes(&console::PAGES).into_iter().chain(routes(&console::MODULES));
+    files.chain([("/console", to_page)]).collect()
+}
 
 /// The modules of the JavaScript SDK with their paths. A page imports `/sdk/index.js`, which imports the others.
 pub fn sdk() -> Vec<(&'static str, MethodRouter)> {
@@ -76,7 +91,7 @@ mod tests {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
         let request = request.body(Body::empty()).expect("a request");
-        let pages = demo().into_iter().chain(sdk());
+        let pages = demo().into_iter().chain(sdk()).chain(console());
         let router =
             pages.fold(Router::<()>::new(), |router, (path, page)| router.route(path, page));
         router.oneshot(request).await.expect("infallible")
@@ -88,7 +103,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_asset_is_served_with_content_type_and_security_headers() {
-        for asset in DEMO_ASSETS.into_iter().chain(sdk::MODULES) {
+        let console = console::PAGES.into_iter().chain(console::MODULES);
+        for asset in DEMO_ASSETS.into_iter().chain(sdk::MODULES).chain(console) {
             let response = get(asset.path, None).await;
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(header(&response, "content-type"), asset.content_type);
@@ -119,12 +135,38 @@ mod tests {
     }
 
     #[test]
+    fn every_file_of_the_console_is_served() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/console");
+        let files = std::fs::read_dir(folder).expect("the files").map(|file| file.expect("a file"));
+        let names = files.map(|file| file.file_name().display().to_string());
+        let mut expected: Vec<_> = names
+            .filter(|name| name != "types.js")
+            .map(|name| format!("/console/{}", name.strip_suffix("index.html").unwrap_or(&name)))
+            .collect();
+        expected.sort();
+        let assets = console::PAGES.into_iter().chain(console::MODULES);
+        let mut served: Vec<_> = assets.map(|asset| asset.path).collect();
+        served.sort_unstable();
+        assert_eq!(served, expected);
+    }
+
+    #[tokio::test]
+    async fn console_without_a_slash_leads_to_the_page() {
+        let response = get("/console", None).await;
+        assert_eq!(response.status(), StatusCode::PERMANENT_REDIRECT);
+        assert_eq!(header(&response, "location"), "/console/");
+    }
+
+    #[test]
     fn pages_reference_no_other_host_and_write_no_markup() {
-        for asset in DEMO_ASSETS {
+        let console = console::PAGES.into_iter().chain(console::MODULES);
+        for asset in DEMO_ASSETS.into_iter().chain(console) {
+            // The name of the format of pictures, not an address.
+            let body = asset.body.replace("http://www.w3.org/2000/svg", "");
             for pattern in
                 ["https://", "http://", "innerHTML", "insertAdjacentHTML", "document.write"]
             {
-                assert!(!asset.body.contains(pattern), "{} has {pattern}", asset.path);
+                assert!(!body.contains(pattern), "{} has {pattern}", asset.path);
             }
         }
     }

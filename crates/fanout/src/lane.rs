@@ -3,6 +3,7 @@
 mod batch;
 mod dispatcher;
 mod driver;
+mod lag;
 mod subscription_batch;
 mod subscription_table;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use pushonce_core::{FetchError, Position, StartFrom, SubscribeAck, SubscribeOptions, Topic};
 
 pub use driver::LaneDriver;
+pub use lag::{LagScan, SessionLag};
 pub use subscription_table::SessionKey;
 
 use crate::dirty_topics::DirtyTopics;
@@ -160,6 +162,19 @@ impl Lane {
     /// each subscription requested.
     pub fn set_latest_min_interval(&self, interval: Duration) {
         self.shared.latest_min_interval.set(interval);
+    }
+
+    /// Sets the label by which the caller finds a session of [`Lane::scan_lag`]. It is 0 before.
+    pub fn set_label(&self, session: SessionKey, label: u32) {
+        if let Some(session) = self.table().session(session) {
+            session.label = label;
+        }
+    }
+
+    /// Continues a search for slow sessions with the next `subscriptions_max` subscriptions. Returns whether the search
+    /// is complete. 10,000 subscriptions that are up to date take 0.9 ms in an unoptimized build.
+    pub fn scan_lag(&self, scan: &mut LagScan, subscriptions_max: usize) -> bool {
+        self.table().scan_lag(scan, subscriptions_max)
     }
 
     /// Closes a session and removes all its subscriptions immediately.

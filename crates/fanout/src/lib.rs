@@ -63,7 +63,7 @@ mod topic_reader;
 mod warm_topics;
 
 pub use hub::Hub;
-pub use lane::{Lane, LaneDriver, SessionKey, SubscribeError};
+pub use lane::{LagScan, Lane, LaneDriver, SessionKey, SessionLag, SubscribeError};
 pub use metrics::METRICS;
 pub use ports::{FrameEncoder, TopicHealth, Upstream, WireFormat};
 pub use retention::Retention;

@@ -32,6 +32,7 @@ use crate::rejection::{self, SubscribeRejection};
 use crate::session::{
     self, AccessGate as _, ReceiveState, Session, SessionEffect, SessionInput, SubscriptionGrant,
 };
+use crate::slow_sessions::SessionDescription;
 use crate::work::{self, WorkMeter};
 use crate::{Config, encoder};
 
@@ -157,6 +158,8 @@ impl<T: SessionTransport> SessionDriver<T> {
         });
         let slot = driver.lane.sessions.insert(driver.clone());
         driver.lane.watch_age(slot.index(), driver.transport.age_max(&driver.lane.config));
+        let label = u32::try_from(slot.index()).unwrap_or(u32::MAX);
+        driver.lane.fanout.set_label(driver.key, label);
         driver.slot.set(Some(slot));
         if driver.lane.draining.is_cancelled() {
             // The session was accepted while the lane was already draining.
@@ -550,6 +553,15 @@ impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
     fn drain(self: Rc<Self>, reconnect_within_ms: u32) {
         self.send_goaway(reconnect_within_ms, 0, "the server is shutting down");
         self.close(&close::GOING_AWAY, "the server is shutting down");
+    }
+
+    fn describe(&self) -> SessionDescription {
+        let session = self.session.borrow();
+        SessionDescription {
+            transport: T::KIND,
+            address: self.transport.remote_address(),
+            subject: session.caller().and_then(Caller::subject).map(str::to_owned),
+        }
     }
 
     fn check_subscriptions(self: Rc<Self>) -> usize {

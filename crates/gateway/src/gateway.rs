@@ -10,7 +10,7 @@ use pushonce_auth::AccessControl;
 use pushonce_core::ClusterView;
 use pushonce_fanout::Hub;
 use pushonce_quic::{CertificateRotator, CertificateSource, Port};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::HttpsSettings;
@@ -18,9 +18,10 @@ use crate::http::front::HttpFront;
 use crate::http::{self, BodyCache, HttpState, LongPolls};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
+use crate::slow_sessions::InspectRequest;
 use crate::{
     Admission, AudienceSource, BindError, ClientLimits, Config, LaneWatchdog, MemoryUse,
-    PagePolicy, Pages, PublishRouter, bind, quic,
+    PagePolicy, Pages, PublishRouter, SessionInspector, bind, quic,
 };
 
 /// The services behind the gateway.
@@ -50,6 +51,9 @@ pub struct Gateway {
     https_listeners: Vec<TcpListener>,
     quic: Port,
     watchdog: LaneWatchdog,
+    inspector: SessionInspector,
+    /// The requests of the inspector, for each lane.
+    inspect_requests: Vec<mpsc::Receiver<InspectRequest>>,
     admission: Admission,
     memory: MemoryUse,
     limits: ClientLimits,
@@ -117,6 +121,7 @@ impl Gateway {
         let http = front(router, config.http);
         let config = Arc::new(config);
         let watchdog = LaneWatchdog::new(listeners.len());
+        let (inspector, inspect_requests) = SessionInspector::new(listeners.len());
         let admission = Admission::new(listeners.len());
         let memory = MemoryUse::default();
         Ok(Gateway {
@@ -129,6 +134,8 @@ impl Gateway {
             https_listeners,
             quic,
             watchdog,
+            inspector,
+            inspect_requests,
             admission,
             memory,
             limits,
@@ -159,6 +166,11 @@ impl Gateway {
     /// Returns the tick counters of the lanes. They advance while the gateway runs.
     pub fn watchdog(&self) -> LaneWatchdog {
         self.watchdog.clone()
+    }
+
+    /// Returns the handle that searches the lanes for slow sessions. It finds some while the gateway runs.
+    pub fn inspector(&self) -> SessionInspector {
+        self.inspector.clone()
     }
 
     /// Returns the admission state of the lanes. It is updated while the gateway runs.
@@ -209,7 +221,8 @@ impl Gateway {
         let https = https.zip(self.https);
         let mut https_listeners = self.https_listeners.into_iter();
         let lane_results = FuturesUnordered::new();
-        for (index, listener) in self.listeners.into_iter().enumerate() {
+        let listeners = self.listeners.into_iter().zip(self.inspect_requests);
+        for (index, (listener, inspect_requests)) in listeners.enumerate() {
             let parts = LaneParts {
                 config: self.config.clone(),
                 backend: self.backend.clone(),
@@ -221,6 +234,7 @@ impl Gateway {
                 client_limits: self.limits.clone(),
                 watchdog: self.watchdog.clone(),
                 admission: self.admission.for_lane(index),
+                inspect_requests,
             };
             let (result_sender, result) = oneshot::channel();
             lane::spawn(index, parts, stop.clone(), result_sender)?;

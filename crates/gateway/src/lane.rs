@@ -21,7 +21,7 @@ use pushonce_telemetry::LogLimiter;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,7 @@ use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
 use crate::quic::SessionAcceptor;
 use crate::registry::{self, SessionRegistry};
 use crate::session::{AccessGate, SessionLimits};
+use crate::slow_sessions::{self, InspectRequest};
 use crate::tls_stream::TlsLane;
 use crate::{
     Backend, ClientLimits, Config, HttpsSettings, LaneWatchdog, PublishRouter, connection, pin,
@@ -123,6 +124,8 @@ pub(crate) struct LaneParts {
     pub(crate) client_limits: ClientLimits,
     pub(crate) watchdog: LaneWatchdog,
     pub(crate) admission: LaneAdmission,
+    /// Requests for the slow sessions of the lane.
+    pub(crate) inspect_requests: mpsc::Receiver<InspectRequest>,
 }
 
 /// Starts the thread of lane `index`. `result_sender` receives the result; it is dropped if the lane panics.
@@ -158,6 +161,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         client_limits,
         watchdog,
         admission,
+        inspect_requests,
     } = parts;
     let Backend { hub, publisher, access, .. } = backend;
     let (fanout, driver) = hub.new_lane();
@@ -182,6 +186,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     let quic = quic.map(|listener| open_quic(listener, &lane)).transpose()?;
     let stop = CancellationToken::new();
     lane.spawn(driver.run(stop.clone()));
+    lane.spawn(slow_sessions::serve(index, lane.clone(), inspect_requests));
     let mut quic = quic.map(|endpoint| {
         let run =
             endpoint.run(stop.clone(), close::GOING_AWAY.code.into(), "the server is going away");

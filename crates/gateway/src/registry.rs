@@ -8,6 +8,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::access_watch::AccessCheck;
+use crate::slow_sessions::SessionDescription;
 
 /// Number of ticks per heartbeat interval. Each session has its heartbeat at one of them: ten thousand
 /// sessions are forty per tick, ten ticks a second, instead of all at once. Clients that connected together
@@ -60,6 +61,9 @@ pub(crate) trait RegisteredSession {
     /// Closes the session because the node shuts down. The client reconnects to another server within
     /// `reconnect_within_ms`.
     fn drain(self: Rc<Self>, reconnect_within_ms: u32);
+
+    /// Describes the session to an operator.
+    fn describe(&self) -> SessionDescription;
 
     /// Ends the subscriptions that are not granted any more. Returns how many the session had.
     fn check_subscriptions(self: Rc<Self>) -> usize;
@@ -214,6 +218,11 @@ mod tests {
         fn drain(self: Rc<Self>, reconnect_within_ms: u32) {
             self.drained.set(self.drained.get() + 1);
             self.reconnect_within_ms.set(reconnect_within_ms);
+        }
+
+        fn describe(&self) -> SessionDescription {
+            let transport = crate::metrics::TransportKind::WebSocket;
+            SessionDescription { transport, address: None, subject: None }
         }
 
         fn check_subscriptions(self: Rc<Self>) -> usize {

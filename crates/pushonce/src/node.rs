@@ -11,6 +11,7 @@ mod clocks;
 mod cluster_log;
 mod cluster_topics;
 mod consensus_times;
+mod console;
 mod current_view;
 mod discovery;
 mod gateway_config;
@@ -94,6 +95,7 @@ pub struct Node {
     access: AccessControl,
     authenticator: Authenticator,
     monitoring: Option<(TcpListener, axum::Router)>,
+    console: console::LocalMonitoring,
     gateway: Gateway,
     publish: pushonce_publish::Server,
     tls: Option<ServedTls>,

@@ -18,7 +18,10 @@ use crate::expiry::Expiry;
 use crate::metrics::ShardMetrics;
 use crate::ownership::{self, LeadershipTracker};
 use crate::replica::{MemoryPath, ShardReplica, ShardShared};
-use crate::{ClusterClock, CommitListener, EntryBatch, NodeTopics, ShardSettings, TopicStats};
+use crate::topic_tree::SegmentCounter;
+use crate::{
+    ClusterClock, CommitListener, EntryBatch, NodeTopics, ShardSettings, TopicStats, TopicTreeLevel,
+};
 
 /// What a replica of a shard needs to start.
 pub struct ShardOptions {
@@ -243,6 +246,19 @@ impl Handle {
         let mut found: BTreeMap<Topic, TopicStats> = replicated.collect();
         found.extend(memory.list_topics(prefix, after, now).take(count_max).map(by_name));
         found.into_values().take(count_max).collect()
+    }
+
+    /// One level of the tree of topics: the first segments below `prefix` after `after`, at most `count_max` and at
+    /// most [`Handle::TOPICS_MAX`], with the number of topics of each. Reads the name of every topic with the
+    /// prefix, and copies one page.
+    pub fn topic_tree(&self, prefix: &str, after: &str, count_max: usize) -> TopicTreeLevel {
+        let mut counter = SegmentCounter::new(prefix, after, count_max.min(Self::TOPICS_MAX));
+        let (state, memory) = (self.shared.read(), self.shared.memory());
+        let replicated = state.topic_names(prefix).filter(|topic| !memory.contains_topic(topic));
+        for topic in replicated.chain(memory.topic_names(prefix)) {
+            counter.add(topic.as_str());
+        }
+        counter.finish()
     }
 }
 

@@ -108,6 +108,7 @@ mod settings;
 mod shares;
 mod state;
 mod topic;
+mod topic_tree;
 
 pub use dedupe::ItemRejection;
 pub use entry::{EntryBatch, EntryItem};
@@ -119,3 +120,4 @@ pub use recover::{capture, replay};
 pub use settings::ShardSettings;
 pub use state::{ApplyOutcome, ShardState};
 pub use topic::TopicStats;
+pub use topic_tree::{SegmentCount, TopicTreeLevel};

@@ -296,6 +296,11 @@ impl OwnerMemory {
         found.map(move |(topic, log)| log.stats(topic, now, &self.history(topic)))
     }
 
+    /// The names of the topics that begin with `prefix`.
+    pub(crate) fn topic_names<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Topic> {
+        topics_with_prefix(&self.topics, prefix, None).map(|(topic, _)| topic)
+    }
+
     /// Whether a sweep at `now` would drop anything.
     pub(crate) fn is_sweep_due(&self, now: Timestamp) -> bool {
         self.topics.iter().any(|(topic, log)| {

@@ -445,6 +445,11 @@ impl ShardState {
         })
     }
 
+    /// The names of the topics that begin with `prefix`.
+    pub(crate) fn topic_names<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Topic> {
+        topics_with_prefix(&self.topics, prefix, None).map(|(topic, _)| topic)
+    }
+
     /// The snapshot of the whole state: its version, then postcard.
     pub fn snapshot(&self) -> Bytes {
         let mut snapshot = Vec::new();

@@ -37,6 +37,141 @@ pub struct TicketCaller {
     #[prost(bytes = "bytes", tag = "10")]
     pub key_fingerprint: ::prost::bytes::Bytes,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopicTreeRequest {
+    /// Only topics whose names begin with this text. Its part before the last `/` is the level, the rest the begin of a
+    /// segment.
+    #[prost(string, tag = "1")]
+    pub prefix: ::prost::alloc::string::String,
+    /// Only segments after this one; empty: all.
+    #[prost(string, tag = "2")]
+    pub after: ::prost::alloc::string::String,
+    /// The maximum number of segments.
+    #[prost(uint32, tag = "3")]
+    pub count_max: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TopicTreeResponse {
+    /// Ordered by name.
+    #[prost(message, repeated, tag = "1")]
+    pub segments: ::prost::alloc::vec::Vec<TopicSegment>,
+    /// The number of topics with the prefix.
+    #[prost(uint64, tag = "2")]
+    pub topics: u64,
+    /// The shards that this node does not own: their topics are missing.
+    #[prost(uint32, repeated, tag = "3")]
+    pub unknown_shards: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopicSegment {
+    /// The segment, without the level and without `/`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The number of topics whose names go on after the segment.
+    #[prost(uint64, tag = "2")]
+    pub topics_below: u64,
+    /// The topic whose name ends with the segment; absent when there is none.
+    #[prost(message, optional, tag = "3")]
+    pub topic: ::core::option::Option<super::super::cluster::v1::TopicInfo>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SamplesRequest {
+    /// The maximum number of samples.
+    #[prost(uint32, tag = "1")]
+    pub count_max: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SamplesResponse {
+    /// Ordered by time.
+    #[prost(message, repeated, tag = "1")]
+    pub samples: ::prost::alloc::vec::Vec<Sample>,
+}
+/// What a node did in one second.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Sample {
+    /// Seconds since the Unix epoch, by the clock of the node.
+    #[prost(uint64, tag = "1")]
+    pub second: u64,
+    /// Publishes of clients of this node that were acknowledged, and all others.
+    #[prost(uint64, tag = "2")]
+    pub published: u64,
+    #[prost(uint64, tag = "3")]
+    pub rejected: u64,
+    /// Messages handed to sessions.
+    #[prost(uint64, tag = "4")]
+    pub delivered: u64,
+    /// Bytes written to clients.
+    #[prost(uint64, tag = "5")]
+    pub sent_bytes: u64,
+    /// Open sessions and subscriptions.
+    #[prost(uint64, tag = "6")]
+    pub sessions: u64,
+    #[prost(uint64, tag = "7")]
+    pub subscriptions: u64,
+    /// From a publish to its acknowledgement or rejection; absent: no publish.
+    #[prost(message, optional, tag = "8")]
+    pub publish: ::core::option::Option<LatencySummary>,
+    /// From the commit of a message to the sockets of its subscribers; absent: no message.
+    #[prost(message, optional, tag = "9")]
+    pub delivery: ::core::option::Option<LatencySummary>,
+}
+/// The latencies of a second. Each value is the upper bound of a bucket of the metric.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LatencySummary {
+    #[prost(uint64, tag = "1")]
+    pub p50_us: u64,
+    #[prost(uint64, tag = "2")]
+    pub p99_us: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SlowSessionsRequest {
+    /// The maximum number of sessions.
+    #[prost(uint32, tag = "1")]
+    pub count_max: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SlowSessionsResponse {
+    /// The furthest behind first.
+    #[prost(message, repeated, tag = "1")]
+    pub sessions: ::prost::alloc::vec::Vec<SlowSession>,
+    /// The number of subscriptions that were looked at.
+    #[prost(uint64, tag = "2")]
+    pub subscriptions: u64,
+    /// Whether a lane did not respond in time: its sessions are missing.
+    #[prost(bool, tag = "3")]
+    pub incomplete: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SlowSession {
+    /// Unique on the node while the session is open.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub transport: ::prost::alloc::string::String,
+    /// Empty when the connection has none any more.
+    #[prost(string, tag = "3")]
+    pub address: ::prost::alloc::string::String,
+    /// The subject of the token; absent without one.
+    #[prost(string, optional, tag = "4")]
+    pub subject: ::core::option::Option<::prost::alloc::string::String>,
+    /// The number of topics that the session subscribes to.
+    #[prost(uint32, tag = "5")]
+    pub topics: u32,
+    /// The topic of which the session is the furthest behind.
+    #[prost(string, tag = "6")]
+    pub topic: ::prost::alloc::string::String,
+    /// The messages of this topic that the session has yet to receive; those still in the buffer of the node have this
+    /// number of payload bytes, and the oldest of them is this old.
+    #[prost(uint64, tag = "7")]
+    pub messages: u64,
+    #[prost(uint64, tag = "8")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "9")]
+    pub oldest_ms: u64,
+    /// Whether the session waits until its client reads. Else it catches up.
+    #[prost(bool, tag = "10")]
+    pub blocked: bool,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MovesRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2004,6 +2139,469 @@ pub mod topics_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "pushonce.peer.v1.TopicsService";
     impl<T> tonic::server::NamedService for TopicsServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod monitoring_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What a node reports about itself to operators. Any node collects the same of all nodes for its console.
+    #[derive(Debug, Clone)]
+    pub struct MonitoringServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl MonitoringServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> MonitoringServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> MonitoringServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            MonitoringServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// One level of the tree of topics, of the shards that this node owns.
+        pub async fn topic_tree(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TopicTreeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TopicTreeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/pushonce.peer.v1.MonitoringService/TopicTree",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("pushonce.peer.v1.MonitoringService", "TopicTree"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// The newest samples of the activity of this node.
+        pub async fn samples(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SamplesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SamplesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/pushonce.peer.v1.MonitoringService/Samples",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("pushonce.peer.v1.MonitoringService", "Samples"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// The client sessions of this node that are furthest behind.
+        pub async fn slow_sessions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SlowSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SlowSessionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/pushonce.peer.v1.MonitoringService/SlowSessions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("pushonce.peer.v1.MonitoringService", "SlowSessions"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod monitoring_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with MonitoringServiceServer.
+    #[async_trait]
+    pub trait MonitoringService: std::marker::Send + std::marker::Sync + 'static {
+        /// One level of the tree of topics, of the shards that this node owns.
+        async fn topic_tree(
+            &self,
+            request: tonic::Request<super::TopicTreeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TopicTreeResponse>,
+            tonic::Status,
+        >;
+        /// The newest samples of the activity of this node.
+        async fn samples(
+            &self,
+            request: tonic::Request<super::SamplesRequest>,
+        ) -> std::result::Result<tonic::Response<super::SamplesResponse>, tonic::Status>;
+        /// The client sessions of this node that are furthest behind.
+        async fn slow_sessions(
+            &self,
+            request: tonic::Request<super::SlowSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SlowSessionsResponse>,
+            tonic::Status,
+        >;
+    }
+    /// What a node reports about itself to operators. Any node collects the same of all nodes for its console.
+    #[derive(Debug)]
+    pub struct MonitoringServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> MonitoringServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for MonitoringServiceServer<T>
+    where
+        T: MonitoringService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/pushonce.peer.v1.MonitoringService/TopicTree" => {
+                    #[allow(non_camel_case_types)]
+                    struct TopicTreeSvc<T: MonitoringService>(pub Arc<T>);
+                    impl<
+                        T: MonitoringService,
+                    > tonic::server::UnaryService<super::TopicTreeRequest>
+                    for TopicTreeSvc<T> {
+                        type Response = super::TopicTreeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TopicTreeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MonitoringService>::topic_tree(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TopicTreeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pushonce.peer.v1.MonitoringService/Samples" => {
+                    #[allow(non_camel_case_types)]
+                    struct SamplesSvc<T: MonitoringService>(pub Arc<T>);
+                    impl<
+                        T: MonitoringService,
+                    > tonic::server::UnaryService<super::SamplesRequest>
+                    for SamplesSvc<T> {
+                        type Response = super::SamplesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SamplesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MonitoringService>::samples(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SamplesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pushonce.peer.v1.MonitoringService/SlowSessions" => {
+                    #[allow(non_camel_case_types)]
+                    struct SlowSessionsSvc<T: MonitoringService>(pub Arc<T>);
+                    impl<
+                        T: MonitoringService,
+                    > tonic::server::UnaryService<super::SlowSessionsRequest>
+                    for SlowSessionsSvc<T> {
+                        type Response = super::SlowSessionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SlowSessionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MonitoringService>::slow_sessions(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SlowSessionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for MonitoringServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "pushonce.peer.v1.MonitoringService";
+    impl<T> tonic::server::NamedService for MonitoringServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

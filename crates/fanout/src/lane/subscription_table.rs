@@ -30,6 +30,13 @@ pub struct SessionKey {
     serial: u64,
 }
 
+impl SessionKey {
+    /// A number that no other session of the lane has or had.
+    pub fn serial(self) -> u64 {
+        self.serial
+    }
+}
+
 /// Identifies a subscription that is not established yet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reservation(u64);
@@ -60,6 +67,8 @@ struct PendingReservation {
 pub(super) struct LaneSession {
     serial: u64,
     pub(super) wire: WireFormat,
+    /// What the caller of the lane knows the session by. It fits beside `wire` without further memory.
+    pub(super) label: u32,
     pub(super) sink: Rc<RefCell<dyn FrameSink>>,
     /// Index of the subscription in its topic, by topic index. Mostly one, at most a thousand: a hash table
     /// would be the largest part of an idle session.
@@ -80,7 +89,7 @@ pub(super) struct LaneTopic {
 pub(super) struct LaneSubscription {
     session_index: usize,
     pub(super) token: u32,
-    is_started: bool,
+    pub(super) is_started: bool,
     pub(super) is_blocked: bool,
     /// Whether it pauses after a message.
     is_paused: bool,
@@ -202,6 +211,13 @@ impl SubscriptionTable {
         self.sessions.get_mut(key.index).filter(|session| session.serial == key.serial)
     }
 
+    /// The key and the label of the session of a subscription.
+    pub(super) fn session_of(&self, subscription: &LaneSubscription) -> Option<(SessionKey, u32)> {
+        let index = subscription.session_index;
+        let session = self.sessions.get(index)?;
+        Some((SessionKey { index, serial: session.serial }, session.label))
+    }
+
     pub(super) fn open_session(
         &mut self,
         wire: WireFormat,
@@ -211,6 +227,7 @@ impl SubscriptionTable {
         let session = LaneSession {
             serial,
             wire,
+            label: 0,
             sink,
             subscriptions: LiteMap::with_capacity(1),
             reservations: Vec::new(),

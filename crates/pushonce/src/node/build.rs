@@ -23,6 +23,7 @@ use super::call_limits::CallLimits;
 use super::certificate_issuer::CertificateIssuer;
 use super::clocks::NodeClocks;
 use super::cluster_topics::ClusterTopics;
+use super::console::{ConsoleData, LocalMonitoring};
 use super::discovery::Discovery;
 use super::health_check::{HealthCheck, HealthStatus};
 use super::identity::DataDir;
@@ -34,7 +35,9 @@ use super::pre_join::PreJoinServer;
 use super::replica_supervisor::{LocalReplicas, ReplicaSupervisor};
 use super::served_tls::ServedTls;
 use super::startup::StartupState;
-use super::{Node, gateway_config, issuers, membership, memory, ports, served_tls, tickets, web};
+use super::{
+    Node, console, gateway_config, issuers, membership, memory, ports, served_tls, tickets, web,
+};
 use crate::config::Config;
 
 /// Maximum number of announced addresses that wait for a check; more are dropped, and announced again.
@@ -165,7 +168,14 @@ impl Node {
             tickets::tickets(me, transport.clone(), authenticator.without_token()),
         );
         let publisher = Arc::new(ports::ClientPublisher(router.clone()));
-        let node_pages = web::node_pages(overview.clone(), metrics.clone(), access.clone());
+        let console = LocalMonitoring::new(owned_topics.clone());
+        let console_data = ConsoleData {
+            overview: overview.clone(),
+            topics: ClusterTopics::clone(&topics),
+            local: console.clone(),
+        };
+        let node_pages = web::node_pages(overview.clone(), metrics.clone(), access.clone())
+            .merge(console::data_pages(&console_data));
         let monitoring = match config.settings.monitoring {
             // Without tokens, as this listener serves nothing else.
             Some(address) => {
@@ -187,6 +197,8 @@ impl Node {
             node_pages.merge(pages),
             served_tls::quic_certificate(tls.as_ref(), data_dir.path())?,
         )?;
+        // The cell is empty: this is the only place that sets it.
+        let _ = console.inspector.set(gateway.inspector());
         let client_limits = gateway.limits();
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
             addr: config.settings.grpc,
@@ -282,6 +294,7 @@ impl Node {
             membership,
             conflict_sender,
             owned_topics,
+            console,
             health_check,
             peer_listener,
             access,

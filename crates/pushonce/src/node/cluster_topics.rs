@@ -176,7 +176,7 @@ impl ClusterTopics {
 
 /// Merges the lists of several nodes. A claim may outlive the lease of its owner, and only the owner can
 /// tell: a shard is unknown unless the node that claims it lists it.
-fn merge_lists(
+pub(super) fn merge_lists(
     lists: impl Iterator<Item = (NodeId, TopicList)>,
     owners: &ShardOwners,
     shards: impl Iterator<Item = ShardId>,

@@ -71,12 +71,7 @@ impl OwnedTopics {
     /// that it does not own.
     pub(super) async fn list(&self, query: &TopicQuery) -> TopicList {
         let count_max = query.count_max as usize;
-        let is_owned = |handle: &Handle| handle.claim().borrow().is_some();
-        let shards: Vec<_> = self.hosted.all().into_iter().filter(is_owned).collect();
-        let mut unknown_shards: BTreeSet<_> = self.view.borrow().shards.ids().collect();
-        for handle in &shards {
-            unknown_shards.remove(&handle.id());
-        }
+        let (shards, unknown_shards) = self.owned_shards();
         let mut found: Vec<(ShardId, TopicStats)> = shards
             .into_iter()
             .flat_map(|handle| {
@@ -110,6 +105,32 @@ impl OwnedTopics {
         let counts =
             |had: TopicStats| RemovedMessages { count: had.count as u64, bytes: had.bytes };
         Ok(removed.map_or_else(RemovedMessages::default, counts))
+    }
+
+    /// The replicas of the shards that this node owns, and all other shards.
+    pub(super) fn owned_shards(&self) -> (Vec<Handle>, BTreeSet<ShardId>) {
+        let is_owned = |handle: &Handle| handle.claim().borrow().is_some();
+        let shards: Vec<_> = self.hosted.all().into_iter().filter(is_owned).collect();
+        let mut others: BTreeSet<_> = self.view.borrow().shards.ids().collect();
+        for handle in &shards {
+            others.remove(&handle.id());
+        }
+        (shards, others)
+    }
+
+    /// Describes those of these topics that are in replicas of this node.
+    pub(super) async fn describe_all(&self, topics: Vec<Topic>) -> Vec<TopicInfo> {
+        let stats = |topic: Topic| {
+            let shard = self.shard_of(&topic).ok()?;
+            Some((shard, self.hosted.get(shard)?.topic_stats(&topic)?))
+        };
+        let found: Vec<(ShardId, TopicStats)> = topics.into_iter().filter_map(stats).collect();
+        let names = found.iter().map(|(_, stats)| stats.topic.clone()).collect();
+        let audiences = self.relay.audience(names).await;
+        let with_audience = found.into_iter().zip(audiences);
+        with_audience
+            .map(|((shard, info), audience)| self.topic_info(shard, info, audience))
+            .collect()
     }
 
     fn topic_info(&self, shard: ShardId, info: TopicStats, audience: Option<u64>) -> TopicInfo {

@@ -21,7 +21,7 @@ use super::membership_heartbeat::MembershipHeartbeat;
 use super::shutdown_stage::ShutdownStage;
 use super::startup::StartupState;
 use super::{
-    Node, address_conflict, consensus_times, current_view, handover, issuers, monitoring,
+    Node, address_conflict, consensus_times, console, current_view, handover, issuers, monitoring,
     peer_credentials, shutdown_stage, tickets,
 };
 use crate::metrics;
@@ -39,6 +39,8 @@ impl Node {
         let mut peer_port_stage = ShutdownStage::new("the port between nodes");
         let own_tickets =
             tickets::OwnTickets { transport: self.transport.clone(), access: self.access };
+        let monitoring =
+            console::Monitoring { transport: self.transport.clone(), local: self.console.clone() };
         let peers = self
             .transport
             .server()
@@ -46,6 +48,7 @@ impl Node {
             .add_service(self.relay.service())
             .add_service(self.owned_topics.service())
             .add_service(own_tickets.service())
+            .add_service(monitoring.service())
             .add_service(self.membership.clone().service());
         let listener = InfallibleListener::new("peer", self.peer_listener);
         let budget = DescriptorBudget::for_process();
@@ -113,6 +116,8 @@ impl Node {
             let running = tls.run(self.control.clone(), self.view_sender.subscribe(), reload);
             internal_stage.spawn(run_until(token.clone(), running));
         }
+        let sampler = console::run_sampler(self.metrics.clone(), self.console.samples);
+        internal_stage.spawn(run_until(token.clone(), sampler));
         let upkeep = metrics::run_upkeep(self.metrics);
         internal_stage.spawn(run_until(token.clone(), upkeep));
         if let Credentials::MutualTls(tls) = &self.startup.credentials {

@@ -37,7 +37,7 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The pages `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`, and the
-/// JavaScript SDK below `/sdk/`.
+/// JavaScript SDK below `/sdk/`, and the files of the console below `/console/`.
 pub(super) fn node_pages(
     overview: NodeOverview,
     metrics: PrometheusHandle,
@@ -48,6 +48,7 @@ pub(super) fn node_pages(
         .page("/cluster", Requires(Action::ReadCluster), get(cluster).with_state(overview))
         .page("/metrics", Requires(Action::ReadMetrics), metrics_page)
         .files(pushonce_console::sdk())
+        .files(pushonce_console::console())
 }
 
 /// The pages of the listener for monitoring: health and metrics, for everyone who reaches it.

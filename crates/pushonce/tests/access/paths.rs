@@ -234,6 +234,48 @@ pub const PATHS: &[Path] = &[
         expected: EVERYONE,
         request: |n, g| page(n, g, "/sdk/index.js"),
     },
+    Path {
+        name: "console",
+        covers: &["/console", "/console/"],
+        expected: EVERYONE,
+        request: |n, g| page(n, g, "/console/"),
+    },
+    Path {
+        name: "console: cluster",
+        covers: &["/console/data/cluster"],
+        expected: ADMIN_READ,
+        request: |n, g| page(n, g, "/console/data/cluster"),
+    },
+    Path {
+        name: "console: rates",
+        covers: &["/console/data/rates"],
+        expected: ADMIN_READ,
+        request: |n, g| page(n, g, "/console/data/rates?seconds=5"),
+    },
+    Path {
+        name: "console: topics",
+        covers: &["/console/data/topics"],
+        expected: ADMIN_READ,
+        request: |n, g| page(n, g, "/console/data/topics?prefix=chat/"),
+    },
+    Path {
+        name: "console: topic",
+        covers: &["/console/data/topic"],
+        expected: ADMIN_READ,
+        request: |n, g| page(n, g, "/console/data/topic?topic=chat/7"),
+    },
+    Path {
+        name: "console: explain",
+        covers: &["/console/data/explain"],
+        expected: ADMIN_READ,
+        request: |n, g| page(n, g, "/console/data/explain?topic=chat/7"),
+    },
+    Path {
+        name: "console: sessions",
+        covers: &["/console/data/sessions"],
+        expected: ADMIN_READ,
+        request: |n, g| page(n, g, "/console/data/sessions"),
+    },
     Path { name: "monitoring", covers: &[], expected: EVERYONE, request: monitoring },
     // === sessions ===
     Path {
