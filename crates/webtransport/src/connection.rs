@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::bidi_stream::{BidiEvent, BidiStream};
+use crate::control_stream::ClientSettings;
 use crate::error::ConnectionError;
 use crate::request::{RejectedRequest, SessionRequest};
 use crate::uni_stream::UniStream;
@@ -54,7 +55,7 @@ pub enum ConnectionEvent {
 pub struct ServerConnection {
     uni_streams: BTreeMap<u64, UniStream>,
     bidi_streams: BTreeMap<u64, BidiStream>,
-    has_settings: bool,
+    settings: Option<ClientSettings>,
     /// The request, until the SETTINGS are known.
     waiting: Option<ConnectionEvent>,
     /// The stream of the one request.
@@ -92,6 +93,11 @@ impl ServerConnection {
         Some(ConnectionEvent::SessionStream { stream: *stream, early: early.take()? })
     }
 
+    /// Whether the client accepts HTTP/3 datagrams.
+    pub fn has_datagrams(&self) -> bool {
+        self.settings.is_some_and(|settings| settings.has_datagrams)
+    }
+
     /// Whether the bytes of a bidirectional stream are to be passed on. The stream of a session is read by the caller.
     pub fn wants(&self, stream: u64) -> bool {
         !matches!(self.bidi_streams.get(&stream), Some(BidiStream::Session))
@@ -120,14 +126,14 @@ impl ServerConnection {
         }
         match &mut known {
             UniStream::Control(control) => {
-                let (has_settings, ignored) = control.on_bytes(input)?;
-                self.has_settings = has_settings;
+                let (settings, ignored) = control.on_bytes(input)?;
+                self.settings = settings;
                 self.ignore(ignored)?;
             }
             _ => self.ignore(input.len())?,
         }
         self.uni_streams.insert(stream, known);
-        if self.has_settings {
+        if self.settings.is_some() {
             events.extend(self.waiting.take());
         }
         Ok(events)
@@ -217,7 +223,7 @@ impl ServerConnection {
 
     /// Holds a request back until the SETTINGS are known.
     fn hold(&mut self, request: ConnectionEvent) -> Option<ConnectionEvent> {
-        if self.has_settings {
+        if self.settings.is_some() {
             return Some(request);
         }
         self.waiting = Some(request);

@@ -30,15 +30,25 @@ fn is_reserved_setting(id: u64) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct ControlStream {
     reader: ElementReader,
-    has_settings: bool,
+    settings: Option<ClientSettings>,
+}
+
+/// What the SETTINGS of a client say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClientSettings {
+    /// Whether the client accepts HTTP/3 datagrams.
+    pub(crate) has_datagrams: bool,
 }
 
 impl ControlStream {
-    /// Reads bytes. Returns whether the SETTINGS are known, and how many bytes were ignored.
-    pub(crate) fn on_bytes(&mut self, mut input: &[u8]) -> Result<(bool, usize), ConnectionError> {
+    /// Reads bytes. Returns the SETTINGS, once they are known, and how many bytes were ignored.
+    pub(crate) fn on_bytes(
+        &mut self,
+        mut input: &[u8],
+    ) -> Result<(Option<ClientSettings>, usize), ConnectionError> {
         let mut ignored = 0;
         loop {
-            let is_first = !self.has_settings;
+            let is_first = self.settings.is_none();
             let treatment = |kind| treat(kind, is_first);
             let read = self.reader.next(&mut input, treatment).map_err(|error| match error {
                 ConnectionError::FrameUnexpected { .. } if is_first => {
@@ -47,10 +57,9 @@ impl ControlStream {
                 error => error,
             })?;
             match read {
-                None => return Ok((self.has_settings, ignored)),
+                None => return Ok((self.settings, ignored)),
                 Some(Element::Complete { content, .. }) => {
-                    check_settings(&content)?;
-                    self.has_settings = true;
+                    self.settings = Some(decode_settings(&content)?);
                 }
                 Some(Element::Skipped(bytes)) => ignored += bytes,
                 Some(Element::Piece(_)) => {}
@@ -70,9 +79,9 @@ fn treat(kind: u64, is_first: bool) -> Treatment {
     }
 }
 
-/// Checks the content of SETTINGS. Whether the client knows WebTransport is not read from it: each draft has another
+/// Decodes the content of SETTINGS. Whether the client knows WebTransport is not read from it: each draft has another
 /// setting, and the request says it.
-fn check_settings(mut content: &[u8]) -> Result<(), ConnectionError> {
+fn decode_settings(mut content: &[u8]) -> Result<ClientSettings, ConnectionError> {
     let mut seen = Vec::new();
     let mut has_datagrams = false;
     while content.has_remaining() {
@@ -87,7 +96,7 @@ fn check_settings(mut content: &[u8]) -> Result<(), ConnectionError> {
             matches!(setting, Setting::ENABLE_DATAGRAM | Setting::ENABLE_DATAGRAM_DEPRECATED)
                 && value == VarInt::from_u32(1);
     }
-    if has_datagrams { Ok(()) } else { Err(ConnectionError::Settings) }
+    Ok(ClientSettings { has_datagrams })
 }
 
 #[cfg(test)]
@@ -110,8 +119,9 @@ mod tests {
     fn settings_come_first_and_once() {
         let valid = settings(|_| {});
         let mut stream = ControlStream::default();
-        assert_eq!(stream.on_bytes(&valid), Ok((true, 0)));
-        assert_eq!(stream.on_bytes(&[0x07, 1, 0]), Ok((true, 3)));
+        let known = Some(ClientSettings { has_datagrams: true });
+        assert_eq!(stream.on_bytes(&valid), Ok((known, 0)));
+        assert_eq!(stream.on_bytes(&[0x07, 1, 0]), Ok((known, 3)));
         assert_eq!(stream.on_bytes(&valid), Err(ConnectionError::FrameUnexpected { kind: 4 }));
         for first in [&[0x07, 1, 0][..], &[0x21, 0], &[0x00, 0]] {
             let result = ControlStream::default().on_bytes(first);
@@ -120,17 +130,22 @@ mod tests {
     }
 
     #[test]
-    fn reserved_repeated_truncated_or_missing_settings_are_errors() {
-        let reserved = settings(|settings| {
-            settings.insert(Setting(VarInt::from_u32(0x3)), VarInt::from_u32(1));
-        });
+    fn client_accepts_datagrams_only_if_its_settings_say_so() {
         let without_datagrams = settings(|settings| {
             settings.remove(&Setting::ENABLE_DATAGRAM);
             settings.remove(&Setting::ENABLE_DATAGRAM_DEPRECATED);
         });
+        let known = Some(ClientSettings { has_datagrams: false });
+        assert_eq!(ControlStream::default().on_bytes(&without_datagrams), Ok((known, 0)));
+    }
+
+    #[test]
+    fn reserved_repeated_or_truncated_settings_are_errors() {
+        let reserved = settings(|settings| {
+            settings.insert(Setting(VarInt::from_u32(0x3)), VarInt::from_u32(1));
+        });
         for (bytes, error) in [
             (&reserved[..], ConnectionError::Settings),
-            (&without_datagrams, ConnectionError::Settings),
             (&[0x04, 4, 0x33, 1, 0x33, 1], ConnectionError::Settings),
             (&[0x04, 1, 0x33], ConnectionError::Frame),
             (&[0x04, 0x44, 0x01], ConnectionError::ExcessiveLoad),

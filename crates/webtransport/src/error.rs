@@ -27,8 +27,8 @@ pub enum ConnectionError {
     /// The session of a stream is no request of the connection.
     #[error("a stream names a session that is no request of this connection")]
     Id,
-    /// SETTINGS with an invalid content, or without HTTP/3 datagrams.
-    #[error("the SETTINGS are invalid or do not enable HTTP/3 datagrams")]
+    /// SETTINGS with a setting twice, or with one of HTTP/2.
+    #[error("the SETTINGS have a setting twice, or one of HTTP/2")]
     Settings,
     /// The first frame of the control stream is no SETTINGS.
     #[error("the first frame of the control stream must be SETTINGS")]
