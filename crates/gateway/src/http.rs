@@ -15,6 +15,7 @@ mod headers;
 mod history;
 mod long_poll;
 mod origin;
+pub(crate) mod page_gate;
 pub(crate) mod page_policy;
 mod publish;
 mod representation;

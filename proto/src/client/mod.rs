@@ -256,9 +256,12 @@ pub fn encode_message_delta(
     }
 }
 
-/// Whether a frame that this crate encoded in [`Encoding::Proto`] holds a message, whole or as a delta.
-pub fn is_message(frame: &[u8]) -> bool {
-    protobuf::is_message(frame)
+/// Whether a frame that this crate encoded holds a message, whole or as a delta.
+pub fn is_message(encoding: Encoding, frame: &[u8]) -> bool {
+    match encoding {
+        Encoding::Json => json::is_message(frame),
+        Encoding::Proto => protobuf::is_message(frame),
+    }
 }
 
 /// Encodes the frame of a gap: the same for every subscriber of the topic.

@@ -134,9 +134,11 @@ proptest! {
     }
 
     #[test]
-    fn message_frame_is_recognized_by_its_first_byte(event in event()) {
+    fn message_frame_is_recognized_by_its_first_bytes(event in event()) {
         let message = matches!(event, ServerEvent::Message { .. } | ServerEvent::MessageDelta { .. });
-        prop_assert_eq!(is_message(&Encoding::Proto.encode_event(&event)), message);
+        for encoding in Encoding::ALL {
+            prop_assert_eq!(is_message(encoding, &encoding.encode_event(&event)), message);
+        }
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub(in crate::client) fn encode_message(topic: &Topic, message: &Message) -> Byt
     object.finish()
 }
 
+/// Whether an encoded frame holds a message: the event is the first member of a frame without an id.
+pub(in crate::client) fn is_message(frame: &[u8]) -> bool {
+    frame.starts_with(b"{\"message\":")
+}
+
 pub(in crate::client) fn encode_message_delta(
     topic: &Topic,
     message_delta: &MessageDelta,
