@@ -102,6 +102,7 @@ impl Gateway {
             access: backend.access.clone(),
             view: backend.view.clone(),
             fingerprint: quic.fingerprint(),
+            quic_port: quic.address().port(),
             body_timeout: config.body_timeout,
             limits: limits.clone(),
             bodies: BodyCache::default(),

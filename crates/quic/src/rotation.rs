@@ -103,7 +103,8 @@ impl CertificateRotator {
     }
 
     fn replace(&self, next: Certificate) {
-        let fingerprint = next.fingerprint();
+        let previous = self.fingerprint.borrow().clone();
+        let fingerprint = next.fingerprint().with_previous(&previous, SystemTime::now());
         match development_config(next, self.alpn, self.transport.clone()) {
             Ok(config) => {
                 self.server_config.send_replace(config);

@@ -169,7 +169,7 @@ pub enum ServerEvent {
         /// The reason for the close.
         reason: String,
     },
-    /// The first frame on each stream of a QUIC subscription: names its topic. Not in JSON.
+    /// The first frame on each stream of a QUIC subscription: names its topic.
     Stream {
         /// The topic.
         topic: Topic,
@@ -205,8 +205,7 @@ impl Encoding {
         }
     }
 
-    /// Encodes an event of a server. JSON has no [`ServerEvent::Stream`]: it becomes an empty object, which a
-    /// client skips.
+    /// Encodes an event of a server.
     pub fn encode_event(self, event: &ServerEvent) -> Bytes {
         match self {
             Encoding::Json => json::encode_event(event),

@@ -164,8 +164,9 @@ proptest! {
 #[test]
 fn stream_event_round_trips() {
     let event = ServerEvent::Stream { topic: Topic::new("chat/7").expect("valid") };
-    let frame = Encoding::Proto.encode_event(&event);
-    assert_eq!(Encoding::Proto.decode_event(&frame), Ok(event));
+    for encoding in Encoding::ALL {
+        assert_eq!(encoding.decode_event(&encoding.encode_event(&event)), Ok(event.clone()));
+    }
 }
 
 #[test]

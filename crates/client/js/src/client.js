@@ -197,7 +197,7 @@ export class Client {
       // What a connection reports after its end is ignored.
       const isCurrent = () => connection === this.#connection;
       connection = this.#connection = this.#connect(transport, url, {
-        opened: () => isCurrent() && this.#run("opened"),
+        opened: (transport) => isCurrent() && this.#run("opened", transport),
         frame: (frame, text) => isCurrent() && this.#run("frame", frame, text),
         closed: (code, reason) => isCurrent() && this.#run("closed", code, reason),
       });

@@ -33,7 +33,8 @@ export { PublishError, PushonceError } from "./errors.js";
  * @returns {Client}
  */
 export function connect(url, options = {}) {
-  const { token, whenHidden, transports = ["websocket", "sse", "long-poll"], fetch = globalThis.fetch } = options;
+  const { token, whenHidden, fetch = globalThis.fetch } = options;
+  let { transports = ["webtransport", "websocket", "sse", "long-poll"] } = options;
   const urls = [url].flat().map(baseUrl);
   if (!urls.length) throw new TypeError("no address");
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
@@ -42,15 +43,22 @@ export function connect(url, options = {}) {
   }
   const getToken = typeof token === "function" ? token : options.getToken;
   const key = urls.join();
+  const now = monotonic();
+  const first = recall(key, now());
+  let races = false;
+  if (transports.includes("websocket")) {
+    // Both are one step of the session: the better one is known when it is open.
+    races = transports.includes("webtransport") && "WebTransport" in globalThis && first !== "websocket";
+    transports = transports.filter((name) => name !== "webtransport");
+  }
   // Called as a function: `fetch` of a browser refuses to be called as a method.
   /** @type {typeof globalThis.fetch} */
   const request = (input, init) => fetch(input, init);
-  const now = monotonic();
   return new Client({
     session: {
       urls,
       transports,
-      first: recall(key, now()),
+      first,
       random: Math.random,
       token: typeof token === "string" ? token : undefined,
       canAsk: !!getToken,
@@ -58,9 +66,18 @@ export function connect(url, options = {}) {
     },
     open: (transport, address, events) => {
       const store = remember.bind(null, key);
-      if (transport === "websocket") return openWebSocket(address, WebSocket, events, store);
-      const opening = import("./fallback.js").then(({ open }) =>
-        open(transport, address, events, request, httpError, toBytes, store),
+      if (transport === "websocket") {
+        const connection = openWebSocket(address, WebSocket, events, first === transport ? () => {} : store);
+        if (races) {
+          import("./webtransport.js").then(
+            ({ race }) => race(connection, address, events, request, toBytes, store, options.webTransport),
+            () => {},
+          );
+        }
+        return connection;
+      }
+      const opening = (transport === "webtransport" ? import("./webtransport.js") : import("./fallback.js")).then(
+        ({ open }) => open(transport, address, events, request, httpError, toBytes, store, options.webTransport),
       );
       opening.catch((error) => events.closed(undefined, String(error)));
       return {

@@ -129,7 +129,8 @@ impl WebTransport {
                 ConnectionEvent::Request { stream, request } => self.on_request(stream, &request),
                 ConnectionEvent::Rejected { stream, rejected } => self.reject(stream, &rejected),
                 ConnectionEvent::SessionStream { stream, early } => self.hand_over(stream, early),
-                ConnectionEvent::SessionClosed { .. } => Some(Progress::Ended),
+                // Whatever else arrived with it.
+                ConnectionEvent::SessionClosed { .. } => return Ok(Some(Progress::Ended)),
                 ConnectionEvent::UnusedStream(id) => {
                     self.stop(id);
                     None

@@ -40,7 +40,13 @@ pub struct GatewayClient {
 
 enum ClientConnection {
     Ws(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
-    Quic { control: quinn::SendStream, events: mpsc::Receiver<Received>, handles: QuicHandles },
+    Quic {
+        control: quinn::SendStream,
+        events: mpsc::Receiver<Received>,
+        handles: QuicHandles,
+        /// Of HTTP/3: they end with the session.
+        _streams: Vec<quinn::SendStream>,
+    },
 }
 
 /// Handles that close the connection when they are dropped.
@@ -99,7 +105,12 @@ impl GatewayClient {
         tokio::spawn(read_stream(receive, Encoding::Proto, sender.clone()));
         tokio::spawn(read_datagrams(connection.clone(), sender.clone()));
         tokio::spawn(accept_streams(connection.clone(), sender));
-        let wire = ClientConnection::Quic { control, events, handles: (endpoint, connection) };
+        let wire = ClientConnection::Quic {
+            control,
+            events,
+            handles: (endpoint, connection),
+            _streams: Vec::new(),
+        };
         GatewayClient { encoding: Encoding::Proto, connection: wire, skipped: Vec::new() }
     }
 
@@ -128,7 +139,8 @@ impl GatewayClient {
         tokio::spawn(accept_session_streams(connection.clone(), encoding, sender.clone()));
         tokio::spawn(read_capsules(session.response, sender));
         let handles = (session.endpoint, connection);
-        let wire = ClientConnection::Quic { control, events, handles };
+        let _streams = vec![session.request, session.control];
+        let wire = ClientConnection::Quic { control, events, handles, _streams };
         GatewayClient { encoding, connection: wire, skipped: Vec::new() }
     }
 

@@ -19,7 +19,8 @@ pub struct WebTransportSession {
     pub request: quinn::SendStream,
     pub response: ResponseReader,
     pub settings: Settings,
-    _control: quinn::SendStream,
+    /// Ends with the connection.
+    pub control: quinn::SendStream,
 }
 
 /// Reads the stream of a request.
@@ -75,14 +76,7 @@ impl WebTransportSession {
         let mut server_control = with_timeout(connection.accept_uni()).await.expect("a stream");
         let settings = with_timeout(Settings::read(&mut server_control)).await.expect("settings");
         let response = ResponseReader { receive, buffer: BytesMut::new(), server_control };
-        WebTransportSession {
-            endpoint,
-            connection,
-            request: send,
-            response,
-            settings,
-            _control: control,
-        }
+        WebTransportSession { endpoint, connection, request: send, response, settings, control }
     }
 
     /// The response, with the text of a rejection.

@@ -148,7 +148,11 @@ pub(in crate::client) fn encode_event(event: &ServerEvent) -> Bytes {
             object.string("reason", reason);
             object.finish()
         }
-        ServerEvent::Stream { .. } => Bytes::from_static(b"{}"),
+        ServerEvent::Stream { topic } => {
+            let mut object = JsonFrameWriter::new(None, "stream", FRAME_BYTES_HINT);
+            object.string("topic", topic.as_str());
+            object.finish()
+        }
     }
 }
 
