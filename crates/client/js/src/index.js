@@ -11,6 +11,8 @@ export { Client } from "./client.js";
 export { Subscription } from "./subscription.js";
 export { PublishError, PushonceError } from "./errors.js";
 
+/** @import { TransportName } from "./types.js" */
+
 /** @typedef {import("./types.js").Acknowledgement} Acknowledgement */
 /** @typedef {import("./types.js").ClientEvents} ClientEvents */
 /** @typedef {import("./types.js").ConnectOptions} ConnectOptions */
@@ -34,23 +36,24 @@ export { PublishError, PushonceError } from "./errors.js";
  */
 export function connect(url, options = {}) {
   const { token, whenHidden, fetch = globalThis.fetch } = options;
-  let { transports = ["webtransport", "websocket", "sse", "long-poll"] } = options;
   const urls = [url].flat().map(baseUrl);
   if (!urls.length) throw new TypeError("no address");
-  const WebSocket = options.WebSocket ?? globalThis.WebSocket;
-  if (transports.includes("websocket") && !WebSocket) {
-    throw new TypeError("no WebSocket here: give { WebSocket }");
-  }
-  const getToken = typeof token === "function" ? token : options.getToken;
   const key = urls.join();
   const now = monotonic();
   const first = recall(key, now());
+  /** @type {TransportName[]} */
+  const all = ["webtransport", "websocket", "sse", "long-poll"];
+  // A page that is developed over HTTP needs no second connection.
+  let transports = options.transports ?? all.slice(/^http:/.test(key) ? 1 : 0);
+  const WebSocket = options.WebSocket ?? globalThis.WebSocket;
   let races = false;
   if (transports.includes("websocket")) {
-    // Both are one step of the session: the better one is known when it is open.
+    if (!WebSocket) throw new TypeError("no WebSocket here: give { WebSocket }");
+    // Both are one step of the session, and the better one is known when it is open.
     races = transports.includes("webtransport") && "WebTransport" in globalThis && first !== "websocket";
     transports = transports.filter((name) => name !== "webtransport");
   }
+  const getToken = typeof token === "function" ? token : options.getToken;
   // Called as a function: `fetch` of a browser refuses to be called as a method.
   /** @type {typeof globalThis.fetch} */
   const request = (input, init) => fetch(input, init);
@@ -66,19 +69,14 @@ export function connect(url, options = {}) {
     },
     open: (transport, address, events) => {
       const store = remember.bind(null, key);
+      /** @type {import("./types.js").TransportParts} */
+      const parts = { address, events, fetch: request, httpError, toBytes, store, options: options.webTransport };
       if (transport === "websocket") {
         const connection = openWebSocket(address, WebSocket, events, first === transport ? () => {} : store);
-        if (races) {
-          import("./webtransport.js").then(
-            ({ race }) => race(connection, address, events, request, toBytes, store, options.webTransport),
-            () => {},
-          );
-        }
+        if (races) import("./webtransport.js").then(({ race }) => race(connection, parts)).catch(() => {});
         return connection;
       }
-      const opening = (transport === "webtransport" ? import("./webtransport.js") : import("./fallback.js")).then(
-        ({ open }) => open(transport, address, events, request, httpError, toBytes, store, options.webTransport),
-      );
+      const opening = import("./fallback.js").then(({ open }) => open(transport, parts));
       opening.catch((error) => events.closed(undefined, String(error)));
       return {
         send: (frame) => opening.then((connection) => connection.send(frame)),
@@ -87,6 +85,7 @@ export function connect(url, options = {}) {
     },
     getToken,
     fetch: request,
+    httpError,
     now,
   });
 }

@@ -188,6 +188,18 @@
  */
 
 /**
+ * What a transport needs that is loaded when it is used.
+ * @typedef {object} TransportParts
+ * @property {string} address the address of the node
+ * @property {ConnectionEvents} events
+ * @property {typeof globalThis.fetch} fetch
+ * @property {typeof import("./http-error.js").httpError} httpError
+ * @property {typeof import("./payload.js").toBytes} toBytes
+ * @property {Remember} store a connection that the best transport opens forgets it
+ * @property {WebTransportOptions} [options]
+ */
+
+/**
  * Remembers a transport until a time, or forgets it.
  * @typedef {(transport?: TransportName, until?: number) => void} Remember
  */

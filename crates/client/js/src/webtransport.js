@@ -1,7 +1,6 @@
 // Connections over WebTransport, with JSON frames. Loaded only where a page has WebTransport.
 
-/** @import { Connection, ConnectionEvents, Frame, Remember, TransportName } from "./types.js" */
-/** @import { WebSocketLike, WebTransportOptions } from "./types.js" */
+/** @import { Connection, Frame, TransportParts, WebSocketLike } from "./types.js" */
 
 /** Time to open a session. Some networks drop UDP, and some browsers report no failure. */
 const OPEN_TIMEOUT = 3_000;
@@ -9,35 +8,14 @@ const OPEN_TIMEOUT = 3_000;
 const EARLY_LOSS = 3_000;
 const DAY = 86_400_000;
 
-/** @typedef {{ fetch: typeof globalThis.fetch, toBytes: (base64: string) => Uint8Array<ArrayBuffer>, options?: WebTransportOptions }} Parts */
-
-/**
- * Opens a session alone.
- * @param {TransportName} _transport
- * @param {string} url the address of the node
- * @param {ConnectionEvents} events
- * @param {typeof globalThis.fetch} fetch
- * @param {unknown} _httpError
- * @param {Parts["toBytes"]} toBytes
- * @param {Remember} _remember
- * @param {WebTransportOptions} [options]
- * @returns {Connection}
- */
-export const open = (_transport, url, events, fetch, _httpError, toBytes, _remember, options) =>
-  openSession(url, events, { fetch, toBytes, options });
-
 /**
  * Opens a session beside a WebSocket. When it is open first, `connection` becomes it. When it is not, or is lost at
  * once, pages use the WebSocket for a day.
  * @param {Connection & { socket: WebSocketLike }} connection
- * @param {string} url
- * @param {ConnectionEvents} events
- * @param {typeof globalThis.fetch} fetch
- * @param {Parts["toBytes"]} toBytes
- * @param {Remember} remember
- * @param {WebTransportOptions} [options]
+ * @param {TransportParts} parts
  */
-export function race(connection, url, events, fetch, toBytes, remember, options) {
+export function race(connection, parts) {
+  const { events, store } = parts;
   const { socket } = connection;
   const closeSocket = connection.close;
   const onclose = socket.onclose;
@@ -53,11 +31,11 @@ export function race(connection, url, events, fetch, toBytes, remember, options)
     socket.onclose = onclose;
     connection.close = closeSocket;
     if (socketEnd) onclose(socketEnd);
-    else remember("websocket", Date.now() + DAY);
+    else store("websocket", Date.now() + DAY);
   };
-  const session = openSession(
-    url,
-    {
+  const session = openSession({
+    ...parts,
+    events: {
       ...events,
       opened: () => {
         if (socket.readyState === 1) {
@@ -69,18 +47,17 @@ export function race(connection, url, events, fetch, toBytes, remember, options)
           closeSocket();
           connection.send = session.send;
           connection.close = session.close;
-          remember();
+          store();
           events.opened("webtransport");
         }
       },
       closed: (code, reason) => {
         if (!openedAt) return lose();
-        if (Date.now() - openedAt < EARLY_LOSS) remember("websocket", Date.now() + DAY);
+        if (Date.now() - openedAt < EARLY_LOSS) store("websocket", Date.now() + DAY);
         return events.closed(code, reason);
       },
     },
-    { fetch, toBytes, options },
-  );
+  });
   socket.onclose = (event) => (socketEnd = event);
   connection.close = () => {
     isDecided = true;
@@ -89,8 +66,9 @@ export function race(connection, url, events, fetch, toBytes, remember, options)
   };
 }
 
-/** @param {string} url @param {ConnectionEvents} events @param {Parts} parts @returns {Connection} */
-function openSession(url, events, parts) {
+/** Opens a session. @param {TransportParts} parts @returns {Connection} */
+export function openSession(parts) {
+  const { events } = parts;
   /** @type {any} */
   let transport;
   /** @type {any} */
@@ -116,7 +94,7 @@ function openSession(url, events, parts) {
   }
 
   async function start() {
-    const { address, hashes } = await locate(url, parts);
+    const { address, hashes } = await locate(parts);
     if (isClosed) return;
     transport = new /** @type {any} */ (globalThis).WebTransport(`${address}/webtransport?protocol=pushonce.v1.json`, {
       congestionControl: "low-latency",
@@ -160,11 +138,10 @@ function openSession(url, events, parts) {
 /**
  * The address of the QUIC port and the hashes of its certificate. A node without TLS is one in development: it names
  * the certificate that it made.
- * @param {string} url
- * @param {Parts} parts
+ * @param {TransportParts} parts
  * @returns {Promise<{ address: string, hashes?: string[] }>}
  */
-async function locate(url, { fetch, options = {} }) {
+async function locate({ address: url, fetch, options = {} }) {
   const { url: address = url, certificateHashes: hashes } = options;
   if (hashes || !address.startsWith("http:")) return { address, hashes };
   const response = await fetch(`${url}/dev/certificate`);
