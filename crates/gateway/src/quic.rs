@@ -4,10 +4,12 @@
 mod acceptor;
 mod carrier;
 mod http3_output;
+mod open_session;
 mod session;
 mod sink;
 mod stream_writer;
 mod subscription;
+mod transport;
 mod webtransport;
 mod webtransport_request;
 

@@ -1,43 +1,26 @@
 //! One session over raw QUIC or WebTransport, from the handshake to the last frame. It is not a task: the endpoint drives it after
 //! each event of its connection.
 
-use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
-use pushonce_core::{Delivery, Position, Topic};
-use pushonce_fanout::WireFormat;
-use pushonce_listener::{Holding, MESSAGE_TIMEOUT};
-use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ServerEvent};
-use pushonce_proto::close::{self, CloseCode};
-use pushonce_proto::delimited;
-use pushonce_quic::{Connection, ConnectionEvent, ConnectionHandler, StreamId, StreamRead};
+use pushonce_proto::close;
+use pushonce_quic::{Connection, ConnectionEvent, ConnectionHandler, StreamId};
 use pushonce_webtransport::{ConnectionError, NO_ERROR};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Span, field};
 
 use super::carrier::Carrier;
-use super::http3_output::Http3Output;
-use super::sink::{FinishProgress, QuicSink};
-use super::subscription::QuicSubscription;
+use super::open_session::OpenSession;
+use super::sink::FinishProgress;
 use super::webtransport::{OpenedSession, Progress, WebTransport};
-use crate::driver::{self, SessionDriver, SessionTransport, StreamUnavailable};
+use crate::driver;
 use crate::http::page_gate::PageGate;
 use crate::lane::{LaneState, SessionPermit};
-use crate::liveness::Activity;
 use crate::metrics::TransportKind;
-use crate::session::ReceiveState;
-use crate::{partial, work};
 
 /// Maximum time for the acknowledgement of the last replies.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Maximum time for a client to allow the stream of a subscription.
-const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Session {
     lane: Rc<LaneState>,
@@ -84,35 +67,6 @@ enum ClosingStep {
     /// Over WebTransport: the code and the reason were written to this stream, and are to be acknowledged. Not before
     /// the replies: a browser drops what it has not read when the session ends.
     CloseWritten(StreamId),
-}
-
-/// The state of a session with an open control stream.
-struct OpenSession {
-    driver: Rc<SessionDriver<QuicTransport>>,
-    control: StreamId,
-    encoding: Encoding,
-    decoder: delimited::FrameDecoder,
-    /// Bytes that the client may send before they are read, and that are read at once.
-    window_bytes: u32,
-    /// The decoder may hold complete frames, because the turn of the session was over or its credential is being verified.
-    has_unread: bool,
-    /// The frame that is only half received, if there is one, and when it must be complete.
-    partial: Option<(Holding, Instant)>,
-    /// Until then the session is not read.
-    paused_until: Option<Instant>,
-    /// The client finished its side of the control stream.
-    is_peer_finished: bool,
-}
-
-/// The transport that the driver of the session uses.
-struct QuicTransport {
-    connection: Rc<Connection>,
-    sink: Rc<RefCell<QuicSink>>,
-    carrier: Rc<Carrier>,
-    /// The streams of HTTP/3 itself, over WebTransport.
-    http3: Option<Rc<RefCell<Http3Output>>>,
-    /// The code and reason with which the connection will be closed.
-    close_reason: RefCell<Option<(&'static CloseCode, String)>>,
 }
 
 // === impl Session ===
@@ -177,9 +131,8 @@ impl Session {
     fn open(&mut self, carrier: Rc<Carrier>, control: StreamId, early: &[u8]) {
         self.deadline = None;
         let http3 = self.webtransport.as_ref().map(WebTransport::output);
-        let mut session = OpenSession::start(&self.lane, &self.connection, control, carrier, http3);
-        session.decoder.push(early);
-        session.has_unread = !early.is_empty();
+        let session =
+            OpenSession::start(&self.lane, &self.connection, control, carrier, http3, early);
         self.phase = SessionPhase::Open(session);
     }
 
@@ -246,7 +199,7 @@ impl Session {
         }
     }
 
-    /// The client has the last replies, or accepts none: it is told the code and the reason.
+    /// The client has the last replies, or accepts none: it receives the code and the reason.
     fn end_session(&mut self) {
         let SessionPhase::Closing { session, step } = &mut self.phase else { return };
         let transport = session.driver.transport();
@@ -369,262 +322,5 @@ impl ConnectionHandler for Session {
             SessionPhase::Closed => {}
         }
         self.mark_closed();
-    }
-}
-
-// === impl OpenSession ===
-
-impl OpenSession {
-    fn start(
-        lane: &Rc<LaneState>,
-        connection: &Rc<Connection>,
-        control: StreamId,
-        carrier: Rc<Carrier>,
-        http3: Option<Rc<RefCell<Http3Output>>>,
-    ) -> OpenSession {
-        let bytes_out = lane.metrics.for_transport(carrier.kind).bytes_out.clone();
-        let sink = QuicSink::new(connection.clone(), control, bytes_out, carrier.may_reset);
-        let encoding = carrier.encoding();
-        let transport = QuicTransport {
-            connection: connection.clone(),
-            sink: Rc::new(RefCell::new(sink)),
-            carrier,
-            http3,
-            close_reason: RefCell::new(None),
-        };
-        // The bound is set anew before each frame.
-        let decoder = delimited::FrameDecoder::new(0);
-        let address = connection.remote_address().ip().into();
-        let driver = SessionDriver::start(lane.clone(), transport, address);
-        OpenSession {
-            driver,
-            control,
-            encoding,
-            decoder,
-            window_bytes: super::UNAUTHENTICATED_RECEIVE_WINDOW_BYTES,
-            has_unread: false,
-            partial: None,
-            paused_until: None,
-            is_peer_finished: false,
-        }
-    }
-
-    /// Makes progress and returns whether the session is over.
-    fn drive(&mut self) -> bool {
-        let sink = self.driver.transport().sink.clone();
-        loop {
-            let has_room = sink.borrow_mut().flush();
-            if has_room {
-                self.driver.on_writable();
-            }
-            let stopped_topics = sink.borrow_mut().take_stopped_topics();
-            for topic in stopped_topics {
-                let command = ClientCommand::Unsubscribe { topic };
-                let _ = self.driver.on_request(Ok(ClientRequest { id: None, command }));
-            }
-            if self.is_peer_finished || !sink.borrow().is_open() {
-                return true;
-            }
-            let is_congested = sink.borrow().is_congested();
-            let is_waiting = self.driver.receive_state() == ReceiveState::Waiting;
-            let may_read = !is_congested && !is_waiting && self.paused_until.is_none();
-            if !may_read || !self.read_control() {
-                return false;
-            }
-            if self.has_unread {
-                // The other sessions of the lane run first.
-                self.driver.transport().connection.wake_handler();
-                return false;
-            }
-        }
-    }
-
-    /// When [`OpenSession::on_deadline`] is to be called.
-    fn deadline(&self) -> Option<Instant> {
-        let complete_by = self.partial.as_ref().map(|(_, complete_by)| *complete_by);
-        [complete_by, self.paused_until].into_iter().flatten().min()
-    }
-
-    fn on_deadline(&mut self) {
-        let now = Instant::now();
-        self.paused_until = self.paused_until.filter(|&until| until > now);
-        if self.partial.as_ref().is_some_and(|(_, complete_by)| *complete_by <= now) {
-            self.partial = None;
-            let (close, reason) = partial::timeout();
-            self.driver.close(close, reason);
-        }
-        self.driver.transport().connection.wake_handler();
-    }
-
-    /// Reads from the control stream and returns whether bytes or its end were read.
-    fn read_control(&mut self) -> bool {
-        if std::mem::take(&mut self.has_unread) {
-            self.decode_frames();
-            return true;
-        }
-        self.widen_window();
-        let connection = &self.driver.transport().connection;
-        match connection.read(self.control, self.window_bytes as usize) {
-            StreamRead::Bytes(bytes) => {
-                self.decoder.push(&bytes);
-                self.decode_frames();
-            }
-            StreamRead::End => self.is_peer_finished = true,
-            StreamRead::Blocked => return false,
-        }
-        true
-    }
-
-    /// Lets the client send more at once when a credential was verified, or none is needed.
-    fn widen_window(&mut self) {
-        let is_narrow = self.window_bytes < super::RECEIVE_WINDOW_BYTES;
-        if is_narrow && self.driver.receive_state() == ReceiveState::Open {
-            self.window_bytes = super::RECEIVE_WINDOW_BYTES;
-            self.driver.transport().connection.set_receive_window(self.window_bytes);
-        }
-    }
-
-    /// Handles received frames, as many as the turn of the session allows.
-    fn decode_frames(&mut self) {
-        let mut micros = 0;
-        while self.driver.transport().sink.borrow().is_open() {
-            let state = self.driver.receive_state();
-            if micros >= work::TURN_MICROS || state == ReceiveState::Waiting {
-                self.has_unread = true;
-                break;
-            }
-            let open_max = self.driver.lane().frame_bytes_max(self.encoding);
-            self.decoder.set_max(state.frame_bytes_max(open_max));
-            match self.decoder.next() {
-                Ok(Some(frame)) => {
-                    self.partial = None;
-                    micros += self.driver.on_request(self.encoding.decode_request(&frame));
-                }
-                Ok(None) => break,
-                Err(error) => self.driver.close_too_large(&error.to_string()),
-            }
-        }
-        let pause = self.driver.charge_work(micros);
-        self.paused_until = pause.map(|pause| Instant::now() + pause);
-        self.update_partial();
-    }
-
-    /// Charges the bytes of a half-received frame to the budget of the node.
-    fn update_partial(&mut self) {
-        if self.has_unread || !self.decoder.has_partial_frame() {
-            self.partial = None;
-            return;
-        }
-        let begin = || (self.driver.begin_partial_message(), Instant::now() + MESSAGE_TIMEOUT);
-        let (holding, _) = self.partial.get_or_insert_with(begin);
-        if let Err(exceeded) = holding.set(self.decoder.buffered_bytes()) {
-            self.partial = None;
-            self.driver.close(&close::OVERLOADED, exceeded.to_string());
-        }
-    }
-}
-
-/// Stops the driver also when the lane drops the session: the driver and the lane refer to each other.
-impl Drop for OpenSession {
-    fn drop(&mut self) {
-        self.driver.stop();
-    }
-}
-
-// === impl QuicTransport ===
-
-impl QuicTransport {
-    /// The code and the reason of the close, once.
-    fn take_close_reason(&self) -> (&'static CloseCode, String) {
-        self.close_reason.take().unwrap_or((&close::NORMAL, String::new()))
-    }
-}
-
-impl SessionTransport for QuicTransport {
-    fn kind(&self) -> TransportKind {
-        self.carrier.kind
-    }
-
-    fn wire(&self) -> WireFormat {
-        self.carrier.wire
-    }
-
-    fn sink(&self) -> Rc<RefCell<dyn pushonce_fanout::FrameSink>> {
-        self.sink.clone()
-    }
-
-    fn supports_datagrams(&self) -> bool {
-        self.carrier.has_datagrams && self.connection.supports_datagrams()
-    }
-
-    fn open_subscription(
-        &self,
-        token: u32,
-        topic: &Topic,
-        delivery: Delivery,
-        datagrams: bool,
-    ) -> LocalBoxFuture<'static, Result<(), StreamUnavailable>> {
-        if delivery != Delivery::All {
-            self.connection.set_send_window(super::LATEST_SEND_WINDOW_BYTES);
-        }
-        let (connection, sink, topic) = (self.connection.clone(), self.sink.clone(), topic.clone());
-        let carrier = self.carrier.clone();
-        async move {
-            let opened = tokio::time::timeout(STREAM_TIMEOUT, connection.open_stream()).await;
-            let Ok(Some(stream)) = opened else { return Err(StreamUnavailable) };
-            let event = ServerEvent::Stream { topic: topic.clone() };
-            let first_frame = driver::encode(carrier.wire, &event);
-            let subscription =
-                QuicSubscription::new(topic, stream, first_frame, datagrams, carrier);
-            sink.borrow_mut().add_subscription(token, subscription);
-            Ok(())
-        }
-        .boxed_local()
-    }
-
-    fn close_subscription(&self, token: u32) {
-        self.sink.borrow_mut().remove_subscription(token);
-    }
-
-    fn reply_event(&self, event: &ServerEvent) {
-        if let (Some(http3), ServerEvent::Goaway { .. }) = (&self.http3, event) {
-            http3.borrow_mut().announce_end();
-        }
-        self.reply(driver::encode(self.wire(), event));
-    }
-
-    fn reply(&self, frame: Bytes) {
-        self.sink.borrow_mut().push_reply(frame);
-    }
-
-    /// Streams are not ordered among each other, so each topic gets its position on its own stream.
-    fn send_heartbeat(&self, positions: Vec<(u32, Topic, Position)>) {
-        let frame = |positions| driver::encode(self.wire(), &ServerEvent::Heartbeat { positions });
-        let mut sink = self.sink.borrow_mut();
-        for (token, topic, position) in positions {
-            sink.push_heartbeat(token, frame(vec![(topic, position)]));
-        }
-        sink.push_reply(frame(Vec::new()));
-    }
-
-    /// Does nothing: QUIC keeps the connection alive and detects its end.
-    fn send_ping(&self) {}
-
-    fn resume_receiving(&self) {
-        self.connection.wake_handler();
-    }
-
-    fn close(&self, close: &'static CloseCode, reason: &str) {
-        self.close_reason.replace(Some((close, reason.to_owned())));
-        self.sink.borrow_mut().start_closing();
-    }
-
-    fn remote_address(&self) -> Option<SocketAddr> {
-        Some(self.connection.remote_address())
-    }
-
-    fn take_activity(&self) -> Activity {
-        let mut sink = self.sink.borrow_mut();
-        Activity { received: true, blocked: sink.is_blocked(), progressed: sink.take_progressed() }
     }
 }
