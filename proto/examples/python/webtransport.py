@@ -19,7 +19,7 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import HeadersReceived, WebTransportStreamDataReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ConnectionTerminated, QuicEvent
+from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
@@ -35,6 +35,8 @@ class Session(QuicConnectionProtocol):
         self._http = H3Connection(self._quic, enable_webtransport=True)
         self._status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._received: dict[int, bytes] = {}
+        self._session: int | None = None
+        self._control: int | None = None
 
     async def open(self, authority: str):
         """Requests the session, and opens its control stream."""
@@ -62,6 +64,10 @@ class Session(QuicConnectionProtocol):
     def quic_event_received(self, event: QuicEvent):
         if isinstance(event, ConnectionTerminated):
             self.frames.put_nowait(None)
+        if isinstance(event, StreamDataReceived) and event.stream_id == self._control:
+            # What arrives on a stream that the client opened, aioquic takes for frames of HTTP/3.
+            self._on_data(event.stream_id, event.data)
+            return
         for http_event in self._http.handle_event(event):
             match http_event:
                 case HeadersReceived(headers=headers):
