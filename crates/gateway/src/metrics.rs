@@ -100,9 +100,8 @@ const SENT_BYTES: Metric = Metric::counter(
 
 const WRITES: Metric = Metric::counter(
     "pushonce_gateway_writes_total",
-    "System calls that wrote to sessions, by transport; those of WebTransport count as quic, whose packets they \
-     share. Divide pushonce_fanout_deliveries_total by it \
-     for the frames of one write.",
+    "System calls that wrote to sessions, by transport; those of WebTransport count as quic, which sends its \
+     packets. Divide pushonce_fanout_deliveries_total by it for the frames of one write.",
 )
 .with_labels(TRANSPORT);
 
