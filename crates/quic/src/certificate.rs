@@ -255,7 +255,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = load_or_generate(dir.path(), day(0)).unwrap().fingerprint();
         let second = load_or_generate(dir.path(), day(11)).unwrap().fingerprint();
-        assert_eq!(second.hashes, [second.sha256_base64.clone()]);
+        assert_eq!(second.hashes, std::slice::from_ref(&second.sha256_base64));
         let both = [second.sha256_base64.clone(), first.sha256_base64.clone()];
         assert_eq!(second.clone().with_previous(&first, day(11)).hashes, both);
         assert_eq!(second.clone().with_previous(&first, day(13)).hashes, second.hashes);
