@@ -26,6 +26,7 @@ export { PublishError, PushonceError } from "./errors.js";
 /** @typedef {import("./types.js").SubscribeOptions} SubscribeOptions */
 /** @typedef {import("./types.js").SubscriptionEvents} SubscriptionEvents */
 /** @typedef {import("./types.js").TokenProvider} TokenProvider */
+/** @typedef {import("./types.js").WebTransportOptions} WebTransportOptions */
 
 /**
  * Connects to a cluster, and stays connected until `close()`: when a node or the network fails, the client connects

@@ -17,50 +17,53 @@ const DAY = 86_400_000;
 export function race(connection, parts) {
   const { events, store } = parts;
   const { socket } = connection;
+  const { onopen, onclose } = socket;
   const closeSocket = connection.close;
-  const onclose = socket.onclose;
   // Open, or closed by the client.
-  if (socket.readyState === 1 || !onclose) return;
-  /** How the WebSocket ended, before the session is decided. @type {any} */
+  if (socket.readyState === 1 || !onopen || !onclose) return;
+  const useSocketForADay = () => store("websocket", Date.now() + DAY);
+  /** How the WebSocket ended, while the session may still open. @type {any} */
   let socketEnd;
+  /** When the session won. */
   let openedAt = 0;
   let isDecided = false;
-  const lose = () => {
-    if (isDecided) return;
+  const decide = () => {
     isDecided = true;
     socket.onclose = onclose;
     connection.close = closeSocket;
-    if (socketEnd) onclose(socketEnd);
-    else store("websocket", Date.now() + DAY);
   };
   const session = openSession({
     ...parts,
     events: {
       ...events,
       opened: () => {
-        if (socket.readyState === 1) {
-          lose();
-          session.close();
-        } else if (!isDecided) {
-          isDecided = true;
-          openedAt = Date.now();
-          closeSocket();
-          connection.send = session.send;
-          connection.close = session.close;
-          store();
-          events.opened("webtransport");
-        }
+        decide();
+        openedAt = Date.now();
+        closeSocket();
+        connection.send = session.send;
+        connection.close = session.close;
+        store();
+        events.opened("webtransport");
       },
       closed: (code, reason) => {
-        if (!openedAt) return lose();
-        if (Date.now() - openedAt < EARLY_LOSS) store("websocket", Date.now() + DAY);
-        return events.closed(code, reason);
+        if (openedAt) {
+          if (Date.now() - openedAt < EARLY_LOSS) useSocketForADay();
+          events.closed(code, reason);
+        } else if (!isDecided) {
+          decide();
+          if (socketEnd) onclose(socketEnd);
+        }
       },
     },
   });
+  socket.onopen = (event) => {
+    decide();
+    session.close();
+    onopen(event);
+    useSocketForADay();
+  };
   socket.onclose = (event) => (socketEnd = event);
   connection.close = () => {
-    isDecided = true;
     closeSocket();
     session.close();
   };
