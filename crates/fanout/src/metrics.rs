@@ -44,7 +44,7 @@ const SESSIONS: Metric = Metric::gauge("pushonce_fanout_sessions", "Open session
 
 const SUBSCRIPTIONS: Metric = Metric::gauge(
     "pushonce_fanout_subscriptions",
-    "Open subscriptions, by transport: websocket, quic or grpc.",
+    "Open subscriptions, by transport: websocket, webtransport, quic, sse or grpc.",
 )
 .with_labels(&["transport"]);
 

@@ -26,7 +26,7 @@ use crate::access_watch::AccessCheck;
 use crate::lane::LaneState;
 use crate::limits::RateExceeded;
 use crate::liveness::{Activity, KeepaliveAction, Liveness};
-use crate::metrics::{self, TransportKind};
+use crate::metrics::{self, TransportKind, TransportMetrics};
 use crate::registry::{RegisteredSession, SessionSlot};
 use crate::rejection::{self, SubscribeRejection};
 use crate::session::{
@@ -39,7 +39,7 @@ use crate::{Config, encoder};
 /// The transport of one session. Every method except [`SessionTransport::open_subscription`] returns at once.
 pub(crate) trait SessionTransport: 'static {
     /// The kind of transport, for metrics.
-    const KIND: TransportKind;
+    fn kind(&self) -> TransportKind;
 
     /// The format of the frames on this transport.
     fn wire(&self) -> WireFormat;
@@ -141,7 +141,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         address: ClientAddress,
     ) -> Rc<SessionDriver<T>> {
         let key = lane.fanout.open_session(transport.wire(), transport.sink());
-        let metrics = lane.metrics.for_transport(T::KIND);
+        let metrics = lane.metrics.for_transport(transport.kind());
         metrics.accepted.increment(1);
         metrics.sessions.increment(1.0);
         tracing::debug!("session opened");
@@ -176,7 +176,7 @@ impl<T: SessionTransport> SessionDriver<T> {
             self.lane.sessions.remove(slot);
             self.lane.fanout.close_session(self.key);
             tracing::debug!("session closed");
-            self.lane.metrics.for_transport(T::KIND).sessions.decrement(1.0);
+            self.metrics().sessions.decrement(1.0);
         }
     }
 
@@ -186,6 +186,10 @@ impl<T: SessionTransport> SessionDriver<T> {
 
     pub(crate) fn lane(&self) -> &LaneState {
         &self.lane
+    }
+
+    fn metrics(&self) -> &TransportMetrics {
+        self.lane.metrics.for_transport(self.transport.kind())
     }
 
     /// The caller that limits are charged to: the address, until a token with a subject was verified.
@@ -257,7 +261,7 @@ impl<T: SessionTransport> SessionDriver<T> {
 
     /// Handles a received frame, valid or not. Returns its cost in microseconds of the lane.
     pub(crate) fn on_request(self: &Rc<Self>, request: Result<ClientRequest, InvalidFrame>) -> u32 {
-        self.lane.metrics.for_transport(T::KIND).frames_in.increment(1);
+        self.metrics().frames_in.increment(1);
         let subscriptions = || self.lane.fanout.topics(self.key).len();
         let micros = match &request {
             Ok(request) => work::request_micros(&request.command, subscriptions),
@@ -442,7 +446,7 @@ impl<T: SessionTransport> SessionDriver<T> {
         let driver = self.clone();
         self.lane.spawn(async move {
             while let Some(batch) = batches.next().await {
-                let publish_seconds = &driver.lane.metrics.for_transport(T::KIND).publish_seconds;
+                let publish_seconds = &driver.metrics().publish_seconds;
                 for routed_at in batch.iter().filter_map(|_| routed_at.borrow_mut().pop_front()) {
                     publish_seconds.record(routed_at.elapsed());
                 }
@@ -504,7 +508,7 @@ impl<T: SessionTransport> SessionDriver<T> {
 }
 
 /// A complete frame of a session.
-fn encode(wire: WireFormat, event: &ServerEvent) -> Bytes {
+pub(crate) fn encode(wire: WireFormat, event: &ServerEvent) -> Bytes {
     let payload = encoder::encoding(wire).encode_event(event);
     encoder::wrap(wire, &payload)
 }
@@ -558,7 +562,7 @@ impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
     fn describe(&self) -> SessionDescription {
         let session = self.session.borrow();
         SessionDescription {
-            transport: T::KIND,
+            transport: self.transport.kind(),
             address: self.transport.remote_address(),
             subject: session.caller().and_then(Caller::subject).map(str::to_owned),
         }

@@ -26,6 +26,11 @@ pub(crate) const SSE_PAYLOAD: WireFormat = WireFormat(5);
 /// Events with JSON frames, of several topics.
 pub(crate) const SSE_FRAMES: WireFormat = WireFormat(6);
 
+/// Length-delimited JSON on WebTransport streams.
+pub(crate) const WT_JSON: WireFormat = WireFormat(7);
+/// Length-delimited protobuf on WebTransport streams. The bytes are those of [`QUIC_PROTO`], counted apart.
+pub(crate) const WT_PROTO: WireFormat = WireFormat(8);
+
 const WIRE_FORMATS: &[(WireFormat, &str)] = &[
     (WS_JSON, TransportKind::WebSocket.as_str()),
     (WS_PROTO, TransportKind::WebSocket.as_str()),
@@ -34,6 +39,8 @@ const WIRE_FORMATS: &[(WireFormat, &str)] = &[
     (WS_PROTO_DEFLATE, TransportKind::WebSocket.as_str()),
     (SSE_PAYLOAD, TransportKind::EventStream.as_str()),
     (SSE_FRAMES, TransportKind::EventStream.as_str()),
+    (WT_JSON, TransportKind::WebTransport.as_str()),
+    (WT_PROTO, TransportKind::WebTransport.as_str()),
 ];
 
 /// Encodes frames for every wire format of the gateway. The hub needs an instance.
@@ -97,7 +104,7 @@ impl FrameEncoder for Encoder {
 /// The encoding of client frames in the format `wire`.
 pub(crate) fn encoding(wire: WireFormat) -> Encoding {
     match wire {
-        WS_JSON | WS_JSON_DEFLATE | SSE_PAYLOAD | SSE_FRAMES => Encoding::Json,
+        WS_JSON | WS_JSON_DEFLATE | SSE_PAYLOAD | SSE_FRAMES | WT_JSON => Encoding::Json,
         _ => Encoding::Proto,
     }
 }
@@ -137,9 +144,9 @@ fn wrap_compressed(wire: WireFormat, payload: &[u8]) -> Bytes {
     }
 }
 
-/// The datagram for a frame of [`QUIC_PROTO`]: the message without its length prefix, which a datagram does
+/// The datagram for a length-delimited frame: the message without its length prefix, which a datagram does
 /// not need. `None` if the frame is not a message.
-pub(crate) fn datagram_payload(frame: &Bytes) -> Option<Bytes> {
+pub(crate) fn datagram_payload(wire: WireFormat, frame: &Bytes) -> Option<Bytes> {
     let payload = delimited::strip_length(frame);
-    client::is_message(&payload).then_some(payload)
+    client::is_message(encoding(wire), &payload).then_some(payload)
 }

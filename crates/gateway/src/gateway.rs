@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::HttpsSettings;
 use crate::http::front::HttpFront;
+use crate::http::page_gate::PageGate;
 use crate::http::{self, BodyCache, HttpState, LongPolls};
 use crate::lane::{self, LaneParts};
 use crate::metrics;
@@ -50,6 +51,7 @@ pub struct Gateway {
     https: Option<HttpFront>,
     https_listeners: Vec<TcpListener>,
     quic: Port,
+    webtransport: PageGate,
     watchdog: LaneWatchdog,
     inspector: SessionInspector,
     /// The requests of the inspector, for each lane.
@@ -104,6 +106,7 @@ impl Gateway {
             access: backend.access.clone(),
             view: backend.view.clone(),
             fingerprint: quic.fingerprint(),
+            quic_port: quic.address().port(),
             body_timeout: config.body_timeout,
             limits: limits.clone(),
             bodies: BodyCache::default(),
@@ -117,6 +120,12 @@ impl Gateway {
             let policy = PagePolicy::new(config.origins.clone(), listener, advertise);
             HttpFront::new(router, policy)
         };
+        let own_pages = [("http", local_addr(&listeners)), ("https", local_addr(&https_listeners))];
+        let own_pages =
+            own_pages.into_iter().filter_map(|(scheme, address)| Some((scheme, address?.port())));
+        let webtransport = PagePolicy::new(config.origins.clone(), config.quic, advertise)
+            .with_own_pages(own_pages.collect());
+        let webtransport = PageGate::new(webtransport);
         let https = config.https.as_ref().map(|https| front(router.clone(), https.address));
         let http = front(router, config.http);
         let config = Arc::new(config);
@@ -133,6 +142,7 @@ impl Gateway {
             https,
             https_listeners,
             quic,
+            webtransport,
             watchdog,
             inspector,
             inspect_requests,
@@ -230,6 +240,7 @@ impl Gateway {
                 listener,
                 https: https_listeners.next().zip(https.clone()),
                 quic: quic_listeners.next(),
+                webtransport: self.webtransport.clone(),
                 memory: self.memory.clone(),
                 client_limits: self.limits.clone(),
                 watchdog: self.watchdog.clone(),

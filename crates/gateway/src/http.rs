@@ -15,6 +15,7 @@ mod headers;
 mod history;
 mod long_poll;
 mod origin;
+pub(crate) mod page_gate;
 pub(crate) mod page_policy;
 mod publish;
 mod representation;
@@ -40,6 +41,7 @@ use pushonce_fanout::Hub;
 use pushonce_proto::client::ErrorCode;
 use pushonce_quic::certificate::Fingerprint;
 use pushonce_telemetry::Histogram;
+use serde::Serialize;
 use tokio::sync::watch;
 
 pub use authenticate::Authenticated;
@@ -62,6 +64,8 @@ pub(crate) struct HttpState {
     /// Contains the settings of the namespaces.
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
+    /// The UDP port of QUIC and WebTransport.
+    pub(crate) quic_port: u16,
     /// Maximum time for a client to send a request body.
     pub(crate) body_timeout: Duration,
     /// The limits that the lanes share.
@@ -104,8 +108,17 @@ pub(crate) fn router(http: HttpState, extra: Pages) -> Router {
         .layer(from_fn_with_state(access, authenticate::authenticate))
 }
 
+/// What a client needs to trust the QUIC port, and where it is.
+#[derive(Serialize)]
+struct DevCertificate {
+    #[serde(flatten)]
+    fingerprint: Fingerprint,
+    port: u16,
+}
+
 async fn certificate(State(http): State<HttpState>) -> Response {
-    Json(&*http.fingerprint.borrow()).into_response()
+    let fingerprint = http.fingerprint.borrow().clone();
+    Json(DevCertificate { fingerprint, port: http.quic_port }).into_response()
 }
 
 async fn not_found() -> HttpError {

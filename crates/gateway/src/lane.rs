@@ -35,6 +35,7 @@ use crate::access_watch::AccessWatch;
 use crate::admission::{LaneAdmission, RecentShortages};
 use crate::connection::ConnectionPermit;
 use crate::http::front::HttpFront;
+use crate::http::page_gate::PageGate;
 use crate::metrics::{GatewayMetrics, Shortage, TransportKind};
 use crate::overflow::Overflow;
 use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
@@ -120,6 +121,8 @@ pub(crate) struct LaneParts {
     pub(crate) https: Option<(std::net::TcpListener, (HttpsSettings, HttpFront))>,
     /// The QUIC listener of the lane; `None` when QUIC is served by other lanes only.
     pub(crate) quic: Option<Listener>,
+    /// Checks the pages that open WebTransport sessions.
+    pub(crate) webtransport: PageGate,
     pub(crate) memory: MemoryUse,
     pub(crate) client_limits: ClientLimits,
     pub(crate) watchdog: LaneWatchdog,
@@ -157,6 +160,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         listener,
         https,
         quic,
+        webtransport,
         memory,
         client_limits,
         watchdog,
@@ -183,7 +187,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         ))
     });
     let https = https.transpose()?;
-    let quic = quic.map(|listener| open_quic(listener, &lane)).transpose()?;
+    let quic = quic.map(|listener| open_quic(listener, &lane, webtransport)).transpose()?;
     let stop = CancellationToken::new();
     lane.spawn(driver.run(stop.clone()));
     lane.spawn(slow_sessions::serve(index, lane.clone(), inspect_requests));
@@ -210,9 +214,13 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     Ok(())
 }
 
-fn open_quic(listener: Listener, lane: &Rc<LaneState>) -> io::Result<Endpoint<SessionAcceptor>> {
+fn open_quic(
+    listener: Listener,
+    lane: &Rc<LaneState>,
+    webtransport: PageGate,
+) -> io::Result<Endpoint<SessionAcceptor>> {
     let writes = lane.metrics.for_transport(TransportKind::Quic).writes.clone();
-    Endpoint::open(listener, SessionAcceptor::new(lane.clone()), writes)
+    Endpoint::open(listener, SessionAcceptor::new(lane.clone(), webtransport), writes)
 }
 
 /// Waits for the QUIC task. It ends only when its lane stops or when it panics; the panic is propagated to

@@ -1,4 +1,4 @@
-//! Serves the clients of a node over HTTP, WebSocket, event streams (SSE) and QUIC, with one session type for all transports.
+//! Serves the clients of a node over HTTP, WebSocket, event streams (SSE), WebTransport and QUIC, with one session type for all transports.
 //!
 //! # Overview
 //!
@@ -7,7 +7,8 @@
 //! requests of a session on every transport. `pushonce_fanout` delivers messages as complete frames, encoded
 //! by [`Encoder`], which are written to the socket unchanged.
 //!
-//! `pushonce_websocket` is the WebSocket protocol without I/O, and `pushonce_quic` the QUIC endpoint of a lane.
+//! `pushonce_websocket` is the WebSocket protocol without I/O, and `pushonce_quic` the QUIC endpoint of a lane, and
+//! `pushonce_webtransport` is WebTransport over HTTP/3 without I/O.
 //! The gateway owns listeners, HTTP, admission and sessions.
 //!
 //! # Guarantees

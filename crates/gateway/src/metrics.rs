@@ -70,7 +70,7 @@ pub(crate) const REQUESTS_REJECTED: Metric = Metric::counter(
 
 pub(crate) const PUBLISHES_REJECTED: Metric = Metric::counter(
     "pushonce_gateway_publishes_rejected_total",
-    "Publishes over HTTP, WebSocket and QUIC that were rejected because their caller exceeded its rate.",
+    "Publishes over HTTP, WebSocket, QUIC and WebTransport that were rejected because their caller exceeded its rate.",
 );
 
 const READS_PAUSED: Metric = Metric::counter(
@@ -100,8 +100,8 @@ const SENT_BYTES: Metric = Metric::counter(
 
 const WRITES: Metric = Metric::counter(
     "pushonce_gateway_writes_total",
-    "System calls that wrote to sessions, by transport. Divide pushonce_fanout_deliveries_total by it \
-     for the frames of one write.",
+    "System calls that wrote to sessions, by transport; those of WebTransport count as quic, which sends its \
+     packets. Divide pushonce_fanout_deliveries_total by it for the frames of one write.",
 )
 .with_labels(TRANSPORT);
 
@@ -117,7 +117,7 @@ pub(crate) const PUBLISH: Metric = Metric::histogram(
     "pushonce_gateway_publish_seconds",
     PUBLISH_BUCKETS,
     "Time from the moment a publish of a client is routed to its acknowledgement or rejection, by \
-     transport: http, websocket or quic. gRPC has pushonce_publish_grpc_seconds.",
+     transport: http, websocket, quic or webtransport. gRPC has pushonce_publish_grpc_seconds.",
 )
 .with_labels(TRANSPORT)
 .with_unit(Unit::Seconds);
@@ -134,6 +134,7 @@ pub(crate) const PRESSURE: Metric = Metric::gauge(
 pub(crate) enum TransportKind {
     WebSocket,
     Quic,
+    WebTransport,
     EventStream,
 }
 
@@ -143,6 +144,7 @@ impl TransportKind {
         match self {
             TransportKind::WebSocket => "websocket",
             TransportKind::Quic => "quic",
+            TransportKind::WebTransport => "webtransport",
             TransportKind::EventStream => "sse",
         }
     }
@@ -190,6 +192,7 @@ impl Shortage {
 pub(crate) struct GatewayMetrics {
     ws: TransportMetrics,
     quic: TransportMetrics,
+    webtransport: TransportMetrics,
     sse: TransportMetrics,
     /// Rejected new connections, by [`Shortage`].
     rejected: [Counter; 3],
@@ -229,6 +232,7 @@ impl GatewayMetrics {
         GatewayMetrics {
             ws: TransportMetrics::new(TransportKind::WebSocket),
             quic: TransportMetrics::new(TransportKind::Quic),
+            webtransport: TransportMetrics::new(TransportKind::WebTransport),
             sse: TransportMetrics::new(TransportKind::EventStream),
             rejected: Shortage::ALL
                 .map(|shortage| CONNECTIONS_REJECTED.register_counter(&[shortage.as_str()])),
@@ -259,6 +263,7 @@ impl GatewayMetrics {
         match kind {
             TransportKind::WebSocket => &self.ws,
             TransportKind::Quic => &self.quic,
+            TransportKind::WebTransport => &self.webtransport,
             TransportKind::EventStream => &self.sse,
         }
     }

@@ -1,11 +1,17 @@
-//! QUIC sessions, ALPN `pushonce/1`. The endpoint of each lane is `pushonce_quic`; a session is the handler of
+//! Sessions over QUIC: raw, ALPN `pushonce/1`, and WebTransport over HTTP/3, ALPN `h3`. The endpoint of each lane is `pushonce_quic`; a session is the handler of
 //! its connection.
 
 mod acceptor;
+mod carrier;
+mod http3_output;
+mod open_session;
 mod session;
 mod sink;
 mod stream_writer;
 mod subscription;
+mod transport;
+mod webtransport;
+mod webtransport_request;
 
 use pushonce_quic::{CertificateSource, Port, PortConfig, TransportSettings};
 
@@ -13,8 +19,16 @@ pub(crate) use acceptor::SessionAcceptor;
 
 use crate::{BindError, Config, IDLE_INTERVALS};
 
-/// The name of the protocol in the TLS handshake.
-const ALPN: &[u8] = b"pushonce/1";
+/// The names of the protocols in the TLS handshake: raw QUIC and HTTP/3.
+const ALPN: &[&[u8]] = &[b"pushonce/1", ALPN_HTTP3];
+
+const ALPN_HTTP3: &[u8] = b"h3";
+
+/// Unidirectional streams of a client: the three that HTTP/3 has (RFC 9114, 6.2). Over raw QUIC a client opens none.
+const UNI_STREAMS_MAX: u32 = 3;
+
+/// Bidirectional streams of a client over HTTP/3: the request of its session, and the control stream.
+const HTTP3_BIDI_STREAMS_MAX: u32 = 2;
 
 /// Bytes that a client may send before they are read: a few requests, or most of its largest frame. Also
 /// what a client that sends out of order can make a session hold.
@@ -38,8 +52,9 @@ const DATAGRAM_SEND_BUFFER_BYTES: usize = 16 << 10;
 /// Opens the port for all lanes.
 pub(crate) fn bind(config: &Config, certificate: CertificateSource) -> Result<Port, BindError> {
     let transport = TransportSettings {
-        // The control stream is all that a client opens.
+        // The control stream. Over HTTP/3 there are more, once the protocol is known.
         bidi_streams_max: 1,
+        uni_streams_max: UNI_STREAMS_MAX,
         stream_receive_window_bytes: RECEIVE_WINDOW_BYTES,
         receive_window_bytes: UNAUTHENTICATED_RECEIVE_WINDOW_BYTES,
         send_window_bytes: SEND_WINDOW_BYTES,

@@ -15,8 +15,13 @@ use support::client::{ClientTransport, GatewayClient, publish, subscribe};
 use support::issuer::{self, Issuer, LIFETIME};
 use support::raw::{HANDSHAKE, RawConnection, client_frame};
 
-const TRANSPORTS: [ClientTransport; 3] =
-    [ClientTransport::WsJson, ClientTransport::WsProto, ClientTransport::Quic];
+const TRANSPORTS: [ClientTransport; 5] = [
+    ClientTransport::WsJson,
+    ClientTransport::WsProto,
+    ClientTransport::Quic,
+    ClientTransport::WebTransport,
+    ClientTransport::WebTransportProto,
+];
 
 /// A gateway that accepts tokens of an issuer.
 async fn closed_gateway(issuer: &Issuer) -> TestGateway {

@@ -46,8 +46,12 @@ async fn next_message_and_carrier(client: &mut GatewayClient) -> (DeliveredBy, S
 
 /// Returns a client that has received the first message, on the stream.
 async fn subscribed_client(server: &TestGateway) -> GatewayClient {
+    subscribed_client_over(server, ClientTransport::Quic).await
+}
+
+async fn subscribed_client_over(server: &TestGateway, via: ClientTransport) -> GatewayClient {
     server.cluster.publish_text("a", "first").await;
-    let mut client = GatewayClient::connect(server, ClientTransport::Quic).await;
+    let mut client = GatewayClient::connect(server, via).await;
     client.send(1, subscribe(StartFrom::Last(1), DATAGRAMS)).await;
     assert_eq!(
         next_message_and_carrier(&mut client).await,
@@ -74,6 +78,22 @@ async fn first_message_uses_the_stream_and_later_ones_datagrams() {
             next_message_and_carrier(&mut client).await,
             (DeliveredBy::Datagram, text.to_owned())
         );
+    }
+}
+
+#[tokio::test]
+async fn datagrams_of_a_webtransport_session_name_it() {
+    let server = TestGateway::start().await;
+    for via in [ClientTransport::WebTransport, ClientTransport::WebTransportProto] {
+        let mut client = subscribed_client_over(&server, via).await;
+        for (by, text) in [
+            (DeliveredBy::Datagram, "two".to_owned()),
+            (DeliveredBy::Stream, "x".repeat(1_200)),
+            (DeliveredBy::Datagram, "three".to_owned()),
+        ] {
+            server.cluster.publish_text("a", &text).await;
+            assert_eq!(next_message_and_carrier(&mut client).await, (by, text), "{via:?}");
+        }
     }
 }
 

@@ -231,6 +231,8 @@ async fn dev_certificate_route_returns_the_fingerprint() {
     assert_eq!(fingerprint["sha256"].as_str().map(str::len), Some(64));
     assert_eq!(fingerprint["sha256_base64"].as_str().map(str::len), Some(44));
     assert!(fingerprint["expires_ms"].is_u64());
+    assert_eq!(fingerprint["hashes"][0], fingerprint["sha256_base64"]);
+    assert_eq!(fingerprint["port"], server.quic.port());
 }
 
 /// The only permit is used by a client that requests more than socket buffers hold and does not read.

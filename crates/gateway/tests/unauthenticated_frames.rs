@@ -19,8 +19,13 @@ use support::client::{self, ClientTransport, GatewayClient, publish, subscribe};
 use support::issuer::{self, Issuer};
 use support::raw::{HANDSHAKE, RawConnection, client_frame, deflate};
 
-const TRANSPORTS: [ClientTransport; 3] =
-    [ClientTransport::WsJson, ClientTransport::WsProto, ClientTransport::Quic];
+const TRANSPORTS: [ClientTransport; 5] = [
+    ClientTransport::WsJson,
+    ClientTransport::WsProto,
+    ClientTransport::Quic,
+    ClientTransport::WebTransport,
+    ClientTransport::WebTransportProto,
+];
 
 /// The bound of a frame before a credential was verified.
 const BOUND: usize = 16 << 10;

@@ -57,6 +57,9 @@ pub struct Fingerprint {
     pub sha256_base64: String,
     /// When the certificate expires, in milliseconds since the Unix epoch.
     pub expires_ms: u64,
+    /// The hashes in base64 of every certificate that clients may accept: of this one, and after a renewal also of the
+    /// one before, until it expires.
+    pub hashes: Vec<String>,
 }
 
 /// Why a certificate can neither be loaded nor made.
@@ -123,11 +126,21 @@ impl Certificate {
 impl Fingerprint {
     pub(crate) fn new(chain: &[CertificateDer<'_>], expires: SystemTime) -> Fingerprint {
         let hash = chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
+        let sha256_base64 = STANDARD.encode(&hash);
         Fingerprint {
             sha256: hex::encode(&hash),
-            sha256_base64: STANDARD.encode(&hash),
+            hashes: vec![sha256_base64.clone()],
+            sha256_base64,
             expires_ms: unix_secs(expires).saturating_mul(1000),
         }
+    }
+
+    /// Also lists the certificate before this one, if it is valid at `now`.
+    pub(crate) fn with_previous(mut self, previous: &Fingerprint, now: SystemTime) -> Fingerprint {
+        if previous.expires_ms > unix_secs(now).saturating_mul(1000) {
+            self.hashes.push(previous.sha256_base64.clone());
+        }
+        self
     }
 }
 
@@ -235,6 +248,30 @@ mod tests {
         assert!(file.renew(day(9)).unwrap().is_none());
         assert_eq!(file.renew(day(10)).unwrap().unwrap().expires(), day(23));
         assert!(file.renew(day(19)).unwrap().is_none());
+    }
+
+    #[test]
+    fn renewed_certificate_lists_the_one_before_until_that_expires() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = load_or_generate(dir.path(), day(0)).unwrap().fingerprint();
+        let second = load_or_generate(dir.path(), day(11)).unwrap().fingerprint();
+        assert_eq!(second.hashes, std::slice::from_ref(&second.sha256_base64));
+        let both = [second.sha256_base64.clone(), first.sha256_base64.clone()];
+        assert_eq!(second.clone().with_previous(&first, day(11)).hashes, both);
+        assert_eq!(second.clone().with_previous(&first, day(13)).hashes, second.hashes);
+    }
+
+    /// What browsers require of a certificate that they accept by its hash.
+    #[test]
+    fn certificate_is_ecdsa_p256_and_valid_for_at_most_fourteen_days() {
+        let dir = tempfile::tempdir().unwrap();
+        let certificate = load_or_generate(dir.path(), day(0)).unwrap();
+        assert!(VALIDITY <= Duration::from_secs(14 * DAY_SECS));
+        // The identifiers of ecPublicKey and prime256v1 (RFC 5480) in the encoding of the certificate.
+        let der = &certificate.chain[0];
+        let has = |id: &[u8]| der.windows(id.len()).any(|window| window == id);
+        assert!(has(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1]));
+        assert!(has(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7]));
     }
 
     #[test]

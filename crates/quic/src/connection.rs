@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{
     ConnectionHandle, Dir, Event, ReadError, SendDatagramError, StreamEvent, StreamId, VarInt,
     WriteError,
@@ -79,9 +80,37 @@ impl Connection {
         self.mark_ready();
     }
 
-    /// The next stream that the client opened, if any.
+    /// The application protocol that the handshake chose; `None` before it is known.
+    pub fn alpn(&self) -> Option<Vec<u8>> {
+        let data = self.protocol.borrow().crypto_session().handshake_data()?;
+        data.downcast::<HandshakeData>().ok()?.protocol
+    }
+
+    /// The next bidirectional stream that the client opened, if any.
     pub fn accept_stream(&self) -> Option<StreamId> {
         self.protocol().streams().accept(Dir::Bi)
+    }
+
+    /// The next unidirectional stream that the client opened, if any.
+    pub fn accept_uni_stream(&self) -> Option<StreamId> {
+        self.protocol().streams().accept(Dir::Uni)
+    }
+
+    /// Sets the number of bidirectional streams that the client may have open at the same time.
+    pub fn set_bidi_streams_max(&self, count: u32) {
+        self.protocol().set_max_concurrent_streams(Dir::Bi, VarInt::from_u32(count));
+        self.mark_ready();
+    }
+
+    /// Opens a unidirectional stream. `None`: the client allows none now.
+    pub fn try_open_stream(&self) -> Option<StreamId> {
+        self.protocol().streams().open(Dir::Uni)
+    }
+
+    /// Tells the client to send nothing more on a stream. What arrives is dropped.
+    pub fn stop_stream(&self, stream: StreamId, code: u32) {
+        let _ = self.protocol().recv_stream(stream).stop(VarInt::from_u32(code));
+        self.mark_ready();
     }
 
     /// Opens a unidirectional stream as soon as the client allows one. `None`: the connection is closed.
@@ -227,7 +256,15 @@ impl Connection {
         {
             self.streams_changed.notify_waiters();
         }
+        if let Some(Event::DatagramReceived) = &event {
+            self.drop_received_datagrams();
+        }
         event
+    }
+
+    /// No protocol of the server has incoming datagrams.
+    fn drop_received_datagrams(&self) {
+        while self.protocol().datagrams().recv().is_some() {}
     }
 
     /// Whether [`Connection::wake_handler`] was called since the last call.

@@ -68,6 +68,7 @@ impl FuzzEndpoint {
         let leaf = certificate.chain.first()?.clone();
         let settings = TransportSettings {
             bidi_streams_max: 1,
+            uni_streams_max: 0,
             stream_receive_window_bytes: 4 << 10,
             receive_window_bytes: 4 << 10,
             send_window_bytes: 4 << 10,
@@ -76,7 +77,7 @@ impl FuzzEndpoint {
             idle_timeout: IDLE_TIMEOUT,
         };
         let config =
-            rotation::development_config(certificate, b"fuzz", Arc::new(settings.to_config()));
+            rotation::development_config(certificate, &[b"fuzz"], Arc::new(settings.to_config()));
         let engine = Engine::new(EchoAcceptor, config.ok()?, (0, 1), true);
         Some(FuzzEndpoint { engine, certificate: leaf })
     }
@@ -156,6 +157,7 @@ impl ConnectionHandler for EchoHandler {
         match event {
             ConnectionEvent::Connected | ConnectionEvent::Closed => self.is_handshaking = false,
             ConnectionEvent::StreamOpened => self.stream = self.connection.accept_stream(),
+            ConnectionEvent::UniStreamOpened => {}
             ConnectionEvent::StreamAcknowledged(_) => self.connection.close(0, "done"),
             ConnectionEvent::StreamStopped(stream) => self.connection.reset_stream(stream),
         }

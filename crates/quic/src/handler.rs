@@ -58,8 +58,10 @@ pub trait ConnectionHandler {
 pub enum ConnectionEvent {
     /// The handshake is complete.
     Connected,
-    /// The client opened a bidirectional stream: see [`Connection::accept_stream`].
+    /// The client opened bidirectional streams: see [`Connection::accept_stream`].
     StreamOpened,
+    /// The client opened unidirectional streams: see [`Connection::accept_uni_stream`].
+    UniStreamOpened,
     /// The client acknowledged everything on a finished stream.
     StreamAcknowledged(StreamId),
     /// The client no longer reads a stream.
@@ -75,6 +77,9 @@ impl ConnectionEvent {
         Some(match event {
             Event::Connected => ConnectionEvent::Connected,
             Event::Stream(StreamEvent::Opened { dir: Dir::Bi }) => ConnectionEvent::StreamOpened,
+            Event::Stream(StreamEvent::Opened { dir: Dir::Uni }) => {
+                ConnectionEvent::UniStreamOpened
+            }
             Event::Stream(StreamEvent::Finished { id }) => ConnectionEvent::StreamAcknowledged(*id),
             Event::Stream(StreamEvent::Stopped { id, .. }) => ConnectionEvent::StreamStopped(*id),
             Event::ConnectionLost { .. } => ConnectionEvent::Closed,

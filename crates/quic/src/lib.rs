@@ -23,8 +23,7 @@
 //!
 //! # Non-goals
 //!
-//! Client endpoints, 0-RTT, path MTU discovery, incoming datagrams and incoming unidirectional
-//! streams. The application protocol belongs to the caller: an endpoint knows neither its frames nor its
+//! Client endpoints, 0-RTT and path MTU discovery. Incoming datagrams are dropped. The application protocol belongs to the caller: an endpoint knows neither its frames nor its
 //! close codes.
 //!
 //! # Data flow

@@ -19,8 +19,8 @@ pub struct PortConfig {
     pub address: SocketAddr,
     /// Number of lanes. 0 counts as 1, and at most 256 get a socket.
     pub lanes: usize,
-    /// The name of the application protocol in the handshake.
-    pub alpn: &'static [u8],
+    /// The names of the application protocols in the handshake. [`Connection::alpn`](crate::Connection::alpn) is the one that a client chose.
+    pub alpn: &'static [&'static [u8]],
     /// Limits and times of each connection.
     pub transport: TransportSettings,
 }
@@ -106,6 +106,7 @@ mod tests {
     fn config(address: SocketAddr, lanes: usize) -> PortConfig {
         let transport = TransportSettings {
             bidi_streams_max: 1,
+            uni_streams_max: 0,
             stream_receive_window_bytes: 1 << 10,
             receive_window_bytes: 1 << 10,
             send_window_bytes: 1 << 10,
@@ -113,7 +114,7 @@ mod tests {
             keep_alive: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(3),
         };
-        PortConfig { address, lanes, alpn: b"test", transport }
+        PortConfig { address, lanes, alpn: &[b"test"], transport }
     }
 
     #[test]

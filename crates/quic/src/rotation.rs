@@ -32,7 +32,7 @@ pub struct CertificateRotator {
     source: CurrentSource,
     fingerprint: watch::Sender<Fingerprint>,
     server_config: watch::Sender<Arc<ServerConfig>>,
-    alpn: &'static [u8],
+    alpn: &'static [&'static [u8]],
     transport: Arc<TransportConfig>,
 }
 
@@ -103,7 +103,8 @@ impl CertificateRotator {
     }
 
     fn replace(&self, next: Certificate) {
-        let fingerprint = next.fingerprint();
+        let previous = self.fingerprint.borrow().clone();
+        let fingerprint = next.fingerprint().with_previous(&previous, SystemTime::now());
         match development_config(next, self.alpn, self.transport.clone()) {
             Ok(config) => {
                 self.server_config.send_replace(config);
@@ -122,7 +123,7 @@ fn fingerprint(store: &CertificateStore) -> Fingerprint {
 
 pub(crate) fn development_config(
     certificate: Certificate,
-    alpn: &[u8],
+    alpn: &[&[u8]],
     transport: Arc<TransportConfig>,
 ) -> Result<Arc<ServerConfig>, BindError> {
     let bad = |error: rustls::Error| BindError::Certificate(error.into());
@@ -132,17 +133,17 @@ pub(crate) fn development_config(
         .with_no_client_auth()
         .with_single_cert(certificate.chain, certificate.key)
         .map_err(bad)?;
-    tls.alpn_protocols = vec![alpn.to_vec()];
+    tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     server_config(tls, transport)
 }
 
 fn files_config(
     store: &CertificateStore,
     tickets: Arc<TicketCipher>,
-    alpn: &[u8],
+    alpn: &[&[u8]],
     transport: Arc<TransportConfig>,
 ) -> Result<Arc<ServerConfig>, BindError> {
-    let tls = pushonce_tls::server_config(store, &[alpn], Some(tickets));
+    let tls = pushonce_tls::server_config(store, alpn, Some(tickets));
     server_config(tls.map_err(|error| BindError::Certificate(error.into()))?, transport)
 }
 

@@ -9,11 +9,17 @@ use quinn_proto::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
 /// delivery. Clients without the extension acknowledge as usual.
 const PACKETS_PER_ACK: u32 = 10;
 
+/// The largest datagram that a client may send: what RFC 9221 recommends to announce.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+
 /// Limits and times of each connection.
 #[derive(Clone, Debug)]
 pub struct TransportSettings {
-    /// Bidirectional streams that a client may have open at the same time.
+    /// Bidirectional streams that a client may have open at the same time, until
+    /// [`Connection::set_bidi_streams_max`](crate::Connection::set_bidi_streams_max).
     pub bidi_streams_max: u32,
+    /// Unidirectional streams that a client may have open at the same time.
+    pub uni_streams_max: u32,
     /// Bytes that a client may send on one stream before they are read.
     pub stream_receive_window_bytes: u32,
     /// The same over all streams, until [`Connection::set_receive_window`](crate::Connection::set_receive_window). Also
@@ -36,7 +42,7 @@ impl TransportSettings {
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_bidi_streams(VarInt::from_u32(self.bidi_streams_max))
-            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(VarInt::from_u32(self.uni_streams_max))
             .stream_receive_window(VarInt::from_u32(self.stream_receive_window_bytes))
             .receive_window(VarInt::from_u32(self.receive_window_bytes))
             .send_window(self.send_window_bytes)
@@ -44,8 +50,9 @@ impl TransportSettings {
             // costs memory in each connection.
             .mtu_discovery_config(None)
             .enable_segmentation_offload(false)
-            // Zero refuses incoming datagrams. Unset would disable outgoing ones as well.
-            .datagram_receive_buffer_size(Some(0))
+            // Incoming datagrams are dropped as they arrive. HTTP/3 requires that they are accepted (RFC 9297,
+            // 2.1.1), and unset would disable outgoing ones as well.
+            .datagram_receive_buffer_size(Some(DATAGRAM_BYTES_MAX))
             .datagram_send_buffer_size(self.datagram_send_buffer_bytes)
             .ack_frequency_config(Some(acks))
             .keep_alive_interval(Some(self.keep_alive))

@@ -169,7 +169,7 @@ pub enum ServerEvent {
         /// The reason for the close.
         reason: String,
     },
-    /// The first frame on each stream of a QUIC subscription: names its topic. Not in JSON.
+    /// The first frame on each stream of a QUIC subscription: names its topic.
     Stream {
         /// The topic.
         topic: Topic,
@@ -205,8 +205,7 @@ impl Encoding {
         }
     }
 
-    /// Encodes an event of a server. JSON has no [`ServerEvent::Stream`]: it becomes an empty object, which a
-    /// client skips.
+    /// Encodes an event of a server.
     pub fn encode_event(self, event: &ServerEvent) -> Bytes {
         match self {
             Encoding::Json => json::encode_event(event),
@@ -256,9 +255,12 @@ pub fn encode_message_delta(
     }
 }
 
-/// Whether a frame that this crate encoded in [`Encoding::Proto`] holds a message, whole or as a delta.
-pub fn is_message(frame: &[u8]) -> bool {
-    protobuf::is_message(frame)
+/// Whether a frame that this crate encoded holds a message, whole or as a delta.
+pub fn is_message(encoding: Encoding, frame: &[u8]) -> bool {
+    match encoding {
+        Encoding::Json => json::is_message(frame),
+        Encoding::Proto => protobuf::is_message(frame),
+    }
 }
 
 /// Encodes the frame of a gap: the same for every subscriber of the topic.

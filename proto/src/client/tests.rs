@@ -134,9 +134,11 @@ proptest! {
     }
 
     #[test]
-    fn message_frame_is_recognized_by_its_first_byte(event in event()) {
+    fn message_frame_is_recognized_by_its_first_bytes(event in event()) {
         let message = matches!(event, ServerEvent::Message { .. } | ServerEvent::MessageDelta { .. });
-        prop_assert_eq!(is_message(&Encoding::Proto.encode_event(&event)), message);
+        for encoding in Encoding::ALL {
+            prop_assert_eq!(is_message(encoding, &encoding.encode_event(&event)), message);
+        }
     }
 
     #[test]
@@ -162,8 +164,9 @@ proptest! {
 #[test]
 fn stream_event_round_trips() {
     let event = ServerEvent::Stream { topic: Topic::new("chat/7").expect("valid") };
-    let frame = Encoding::Proto.encode_event(&event);
-    assert_eq!(Encoding::Proto.decode_event(&frame), Ok(event));
+    for encoding in Encoding::ALL {
+        assert_eq!(encoding.decode_event(&encoding.encode_event(&event)), Ok(event.clone()));
+    }
 }
 
 #[test]

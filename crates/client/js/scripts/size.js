@@ -5,6 +5,8 @@ import { gzipSync } from "node:zlib";
 
 /** The next larger library of this kind, phoenix, has 7.6 KB, and does less. */
 const CORE_BYTES_MAX = 7_500;
+/** What a page with WebTransport loads besides. */
+const WEBTRANSPORT_BYTES_MAX = 3_000;
 
 const { outputFiles, metafile } = await build({
   entryPoints: ["src/index.js"],
@@ -32,17 +34,29 @@ function closure(path, found = new Set()) {
 
 const size = (paths) => [...paths].reduce((sum, path) => sum + sizes.get(path.split("/").at(-1)), 0);
 const core = closure("size/index.js");
+/** By entry point, what is loaded besides the core. */
+const added = new Map();
 const isVerbose = process.argv.includes("--modules");
 for (const [path, { entryPoint, inputs }] of Object.entries(metafile.outputs)) {
   if (!entryPoint) continue;
-  const added = [...closure(path)].filter((output) => output === path || !core.has(output));
+  added.set(
+    entryPoint,
+    [...closure(path)].filter((output) => output === path || !core.has(output)),
+  );
   const what = path === "size/index.js" ? "core, loaded by every page" : `${entryPoint}, loaded when it is used`;
-  console.log(`${(size(path === "size/index.js" ? core : added) / 1_000).toFixed(2).padStart(6)} KB  ${what}`);
+  console.log(
+    `${(size(path === "size/index.js" ? core : added.get(entryPoint)) / 1_000).toFixed(2).padStart(6)} KB  ${what}`,
+  );
   if (isVerbose)
     for (const [input, { bytesInOutput }] of Object.entries(inputs))
       console.log(`          ${bytesInOutput}  ${input}`);
 }
 if (size(core) > CORE_BYTES_MAX) {
   console.error(`the core has ${size(core)} bytes, more than ${CORE_BYTES_MAX}: npm run size -- --modules shows where`);
+  process.exit(1);
+}
+const webTransport = size(added.get("src/webtransport.js"));
+if (webTransport > WEBTRANSPORT_BYTES_MAX) {
+  console.error(`src/webtransport.js has ${webTransport} bytes, more than ${WEBTRANSPORT_BYTES_MAX}`);
   process.exit(1);
 }

@@ -5,7 +5,6 @@ import { Listeners } from "./events.js";
 import { watchPage } from "./page.js";
 import { encode, toBytes } from "./payload.js";
 import { createSession } from "./session.js";
-import { fetchSnapshot } from "./snapshot.js";
 import { Subscription } from "./subscription.js";
 
 /** @import { Acknowledgement, ClientEvents, PublishOptions, Snapshot, SubscribeOptions } from "./types.js" */
@@ -23,6 +22,7 @@ const TIMER_MAX = 60_000;
  * @property {(transport: TransportName, url: string, events: ConnectionEvents) => Connection} open
  * @property {TokenProvider} [getToken]
  * @property {typeof globalThis.fetch} fetch
+ * @property {typeof import("./http-error.js").httpError} httpError
  * @property {() => number} now
  */
 
@@ -138,8 +138,10 @@ export class Client {
    * @returns {Promise<Snapshot>}
    */
   async snapshot(topic) {
+    const { fetch, httpError } = this.#parts;
+    const { fetchSnapshot } = await import("./snapshot.js");
     const token = this.#token ?? (await this.#asked);
-    return fetchSnapshot(this.#parts.fetch, this.url, topic, token);
+    return fetchSnapshot(fetch, httpError, this.url, topic, token);
   }
 
   /**
@@ -197,7 +199,7 @@ export class Client {
       // What a connection reports after its end is ignored.
       const isCurrent = () => connection === this.#connection;
       connection = this.#connection = this.#connect(transport, url, {
-        opened: () => isCurrent() && this.#run("opened"),
+        opened: (transport) => isCurrent() && this.#run("opened", transport),
         frame: (frame, text) => isCurrent() && this.#run("frame", frame, text),
         closed: (code, reason) => isCurrent() && this.#run("closed", code, reason),
       });

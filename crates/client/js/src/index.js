@@ -11,6 +11,8 @@ export { Client } from "./client.js";
 export { Subscription } from "./subscription.js";
 export { PublishError, PushonceError } from "./errors.js";
 
+/** @import { TransportName } from "./types.js" */
+
 /** @typedef {import("./types.js").Acknowledgement} Acknowledgement */
 /** @typedef {import("./types.js").ClientEvents} ClientEvents */
 /** @typedef {import("./types.js").ConnectOptions} ConnectOptions */
@@ -24,6 +26,7 @@ export { PublishError, PushonceError } from "./errors.js";
 /** @typedef {import("./types.js").SubscribeOptions} SubscribeOptions */
 /** @typedef {import("./types.js").SubscriptionEvents} SubscriptionEvents */
 /** @typedef {import("./types.js").TokenProvider} TokenProvider */
+/** @typedef {import("./types.js").WebTransportOptions} WebTransportOptions */
 
 /**
  * Connects to a cluster, and stays connected until `close()`: when a node or the network fails, the client connects
@@ -33,24 +36,33 @@ export { PublishError, PushonceError } from "./errors.js";
  * @returns {Client}
  */
 export function connect(url, options = {}) {
-  const { token, whenHidden, transports = ["websocket", "sse", "long-poll"], fetch = globalThis.fetch } = options;
+  const { token, whenHidden, fetch = globalThis.fetch } = options;
   const urls = [url].flat().map(baseUrl);
   if (!urls.length) throw new TypeError("no address");
+  const key = urls.join();
+  const now = monotonic();
+  const first = recall(key, now());
+  /** @type {TransportName[]} */
+  const all = ["webtransport", "websocket", "sse", "long-poll"];
+  // A page that is developed over HTTP needs no second connection.
+  let transports = options.transports ?? all.slice(/^http:/.test(key) ? 1 : 0);
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
-  if (transports.includes("websocket") && !WebSocket) {
-    throw new TypeError("no WebSocket here: give { WebSocket }");
+  let races = false;
+  if (transports.includes("websocket")) {
+    if (!WebSocket) throw new TypeError("no WebSocket here: give { WebSocket }");
+    // Both are one step of the session, and the better one is known when it is open.
+    races = transports.includes("webtransport") && "WebTransport" in globalThis && first !== "websocket";
+    transports = transports.filter((name) => name !== "webtransport");
   }
   const getToken = typeof token === "function" ? token : options.getToken;
-  const key = urls.join();
   // Called as a function: `fetch` of a browser refuses to be called as a method.
   /** @type {typeof globalThis.fetch} */
   const request = (input, init) => fetch(input, init);
-  const now = monotonic();
   return new Client({
     session: {
       urls,
       transports,
-      first: recall(key, now()),
+      first,
       random: Math.random,
       token: typeof token === "string" ? token : undefined,
       canAsk: !!getToken,
@@ -58,10 +70,14 @@ export function connect(url, options = {}) {
     },
     open: (transport, address, events) => {
       const store = remember.bind(null, key);
-      if (transport === "websocket") return openWebSocket(address, WebSocket, events, store);
-      const opening = import("./fallback.js").then(({ open }) =>
-        open(transport, address, events, request, httpError, toBytes, store),
-      );
+      /** @type {import("./types.js").TransportParts} */
+      const parts = { address, events, fetch: request, httpError, toBytes, store, options: options.webTransport };
+      if (transport === "websocket") {
+        const connection = openWebSocket(address, WebSocket, events, first === transport ? () => {} : store);
+        if (races) import("./webtransport.js").then(({ race }) => race(connection, parts)).catch(() => {});
+        return connection;
+      }
+      const opening = import("./fallback.js").then(({ open }) => open(transport, parts));
       opening.catch((error) => events.closed(undefined, String(error)));
       return {
         send: (frame) => opening.then((connection) => connection.send(frame)),
@@ -70,6 +86,7 @@ export function connect(url, options = {}) {
     },
     getToken,
     fetch: request,
+    httpError,
     now,
   });
 }

@@ -67,6 +67,8 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
   let authenticationId = 0;
   /** Whether this connection needs no token, or its token was accepted. */
   let isVerified = false;
+  /** The transport of the connection. @type {TransportName} */
+  let via;
   let leaveAt = Infinity;
   let leaveReason = "";
   let switchAt = Infinity;
@@ -116,7 +118,7 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
   function onVerified() {
     isVerified = true;
     authenticationId = 0;
-    report("connected", { url: servers.url(), transport: servers.transport() });
+    report("connected", { url: servers.url(), transport: via });
   }
 
   /**
@@ -252,9 +254,10 @@ export function createSession({ urls, transports, first, random, token, canAsk, 
     phase: () => phase,
     url: () => servers.url(),
 
-    /** The connection is open. @param {number} now */
-    opened(now) {
+    /** The connection is open. @param {number} now @param {TransportName} [name] another transport than was asked for */
+    opened(now, name = servers.transport()) {
       if (phase !== "opening") return;
+      via = name;
       phase = "open";
       openBy = Infinity;
       aliveUntil = now + IDLE_TIMEOUT;

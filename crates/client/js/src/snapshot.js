@@ -1,17 +1,17 @@
-// The newest message of a topic over HTTP: for the load of a page, before its connection is open.
-
-import { httpError } from "./http-error.js";
+// The newest message of a topic over HTTP: for the load of a page, before its connection is open. Loaded only when it is
+// used.
 
 /** @import { Snapshot } from "./types.js" */
 
 /**
  * @param {typeof globalThis.fetch} fetch
+ * @param {typeof import("./http-error.js").httpError} httpError
  * @param {string} base the address of the node
  * @param {string} topic
  * @param {string} [token]
  * @returns {Promise<Snapshot>}
  */
-export async function fetchSnapshot(fetch, base, topic, token) {
+export async function fetchSnapshot(fetch, httpError, base, topic, token) {
   const path = topic.split("/").map(encodeURIComponent).join("/");
   const headers = token === undefined ? undefined : { authorization: `Bearer ${token}` };
   const response = await fetch(`${base}/topics/${path}`, { headers });

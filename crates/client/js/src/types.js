@@ -79,7 +79,7 @@
  *   the error that made further attempts pointless
  */
 
-/** @typedef {"websocket" | "sse" | "long-poll"} TransportName */
+/** @typedef {"webtransport" | "websocket" | "sse" | "long-poll"} TransportName */
 
 /**
  * Why a token is requested: for the first connection, because the one in use expires soon, has expired, or was
@@ -97,9 +97,18 @@
  * @property {"pause" | { rate: number }} [whenHidden] what happens while the page is hidden. `{ rate: 1 }`:
  *   subscriptions with `latest` or a rate receive at most that many messages a second. `"pause"`: nothing is
  *   received. Afterwards each subscription continues from its position. By default nothing changes
- * @property {TransportName[]} [transports] the transports to use, best first
+ * @property {TransportName[]} [transports] the transports to use, best first. `"webtransport"` and `"websocket"` are
+ *   opened at the same time, and the first that is open is used
+ * @property {WebTransportOptions} [webTransport] how WebTransport finds a node, where that does not follow from its address
  * @property {WebSocketConstructor} [WebSocket] for runtimes without a global `WebSocket`, such as Node 20
  * @property {typeof globalThis.fetch} [fetch] in place of the global one
+ */
+
+/**
+ * @typedef {object} WebTransportOptions
+ * @property {string} [url] `https://HOST:PORT` of the QUIC port, when it is not that of the address
+ * @property {string[]} [certificateHashes] SHA-256 of the node's certificate in base64, when no authority signed it.
+ *   A node in development names its own to pages that connect to it over `http://`
  */
 
 /** @typedef {new (url: string, protocols: string) => WebSocketLike} WebSocketConstructor */
@@ -113,6 +122,7 @@
  * @property {((event: any) => any) | null} onerror
  * @property {(data: string) => void} send
  * @property {(code?: number, reason?: string) => void} close
+ * @property {number} readyState
  */
 
 /**
@@ -165,7 +175,7 @@
 /**
  * What a connection reports.
  * @typedef {object} ConnectionEvents
- * @property {() => unknown} opened
+ * @property {(transport?: TransportName) => unknown} opened with another transport than was asked for
  * @property {(frame: Frame, text: string) => unknown} frame
  * @property {(code?: number, reason?: string) => unknown} closed
  */
@@ -175,6 +185,18 @@
  * @typedef {object} DeltaDecoder
  * @property {() => void} reset forgets the last message
  * @property {(message: Frame, text: string) => Frame} decode throws when the delta does not fit the last message
+ */
+
+/**
+ * What a transport needs that is loaded when it is used.
+ * @typedef {object} TransportParts
+ * @property {string} address the address of the node
+ * @property {ConnectionEvents} events
+ * @property {typeof globalThis.fetch} fetch
+ * @property {typeof import("./http-error.js").httpError} httpError
+ * @property {typeof import("./payload.js").toBytes} toBytes
+ * @property {Remember} store a connection that the best transport opens forgets it
+ * @property {WebTransportOptions} [options]
  */
 
 /**

@@ -9,7 +9,7 @@ const SUBPROTOCOL = "pushonce.v1.json";
  * @param {WebSocketConstructor} WebSocket
  * @param {ConnectionEvents} events
  * @param {Remember} remember
- * @returns {Connection}
+ * @returns {Connection & { socket: WebSocketLike }}
  */
 export function openWebSocket(url, WebSocket, events, remember) {
   const socket = new WebSocket(`${url.replace("http", "ws")}/ws`, SUBPROTOCOL);
@@ -34,6 +34,7 @@ export function openWebSocket(url, WebSocket, events, remember) {
     events.frame(frame, data);
   };
   return {
+    socket,
     send: (frame) => socket.send(JSON.stringify(frame)),
     close: () => close(socket),
   };

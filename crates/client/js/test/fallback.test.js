@@ -22,16 +22,14 @@ class FakeNode {
       frame: (frame, text) => this.frames.push(text === ":" ? ":" : frame),
       closed: (code, reason) => this.closes.push([code, reason]),
     };
-    const remember = (...args) => this.remembered.push(args);
-    this.connection = open(
-      transport,
-      "http://node",
+    this.connection = open(transport, {
+      address: "http://node",
       events,
-      (url, init) => this.#fetch(url, init),
+      fetch: (url, init) => this.#fetch(url, init),
       httpError,
       toBytes,
-      remember,
-    );
+      store: (...args) => this.remembered.push(args),
+    });
     connections.push(this.connection);
   }
 

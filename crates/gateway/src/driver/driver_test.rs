@@ -26,7 +26,9 @@ impl FrameSink for ClosedSink {
 }
 
 impl SessionTransport for RejectingTransport {
-    const KIND: TransportKind = TransportKind::Quic;
+    fn kind(&self) -> TransportKind {
+        TransportKind::Quic
+    }
 
     fn wire(&self) -> WireFormat {
         encoder::WS_PROTO

@@ -73,6 +73,11 @@ impl HttpError {
         }
     }
 
+    /// The status and the text, for a response that is no JSON.
+    pub(crate) fn into_status_and_text(self) -> (StatusCode, String) {
+        (self.status, self.message)
+    }
+
     /// Builds the response.
     pub(crate) fn into_http_response(self) -> Response<Body> {
         let HttpError { status, code, message, retry, challenge, retry_after_secs } = self;

@@ -27,6 +27,8 @@ pub struct PagePolicy {
     /// The names in `Host` that are accepted besides those of the loopback interface; `None` when every name
     /// is.
     hosts: Option<Vec<String>>,
+    /// The scheme and the port of other listeners of the node: pages that come from them are its own.
+    own_pages: Vec<(&'static str, u16)>,
 }
 
 /// Why a request is rejected. The text says what to change.
@@ -76,7 +78,13 @@ impl PagePolicy {
             }
             _ => None,
         };
-        PagePolicy { origins, hosts }
+        PagePolicy { origins, hosts, own_pages: Vec::new() }
+    }
+
+    /// Also admits the pages that other listeners of the node serve, each with its scheme and port: WebTransport has
+    /// a port of its own, which serves no pages.
+    pub(crate) fn with_own_pages(self, own_pages: Vec<(&'static str, u16)>) -> PagePolicy {
+        PagePolicy { own_pages, ..self }
     }
 
     /// Decides on a request. `host` is its `Host` or `:authority`; `is_tls`: it came over TLS.
@@ -102,12 +110,18 @@ impl PagePolicy {
         let Some(origin) = origins.next() else { return Ok(PageAccess::SameOrigin) };
         let text = origin.to_str().ok().filter(|_| origins.next().is_none());
         match text {
-            Some(text) if host.is_some_and(|host| is_same_origin(text, host, is_tls)) => {
+            Some(text) if host.is_some_and(|host| self.is_own(text, host, is_tls)) => {
                 Ok(PageAccess::SameOrigin)
             }
             Some(text) if self.origins.contains(text) => Ok(PageAccess::Listed(origin.clone())),
             _ => Err(PageRejection::Origin { origin: truncated(origin.as_bytes()) }),
         }
+    }
+
+    fn is_own(&self, origin: &str, host: Authority<'_>, is_tls: bool) -> bool {
+        let own_pages = || self.own_pages.iter();
+        is_same_origin(origin, host, is_tls)
+            || own_pages().any(|(scheme, port)| is_page_of(origin, host.host, scheme, *port))
     }
 
     /// Whether the response depends on the origin of the request, which caches must know.
@@ -126,6 +140,15 @@ fn is_same_origin(origin: &str, host: Authority<'_>, is_tls: bool) -> bool {
     is_expected_scheme
         && page.host.eq_ignore_ascii_case(host.host)
         && with_default(page.port) == with_default(host.port)
+}
+
+/// Whether the page is served by this host with this scheme and port.
+fn is_page_of(origin: &str, host: &str, scheme: &str, port: u16) -> bool {
+    let Some((page_scheme, authority)) = origin.split_once("://") else { return false };
+    let Some(page) = Authority::parse(authority) else { return false };
+    page_scheme == scheme
+        && page.host.eq_ignore_ascii_case(host)
+        && page.port.or(default_port(page_scheme)) == Some(port)
 }
 
 /// Whether no DNS server outside of this machine can answer for the name.
@@ -164,6 +187,20 @@ mod tests {
             headers.append(ORIGIN, HeaderValue::from_str(text).unwrap());
         }
         policy.evaluate(Some(Authority::parse(host).unwrap()), &headers, false)
+    }
+
+    #[test]
+    fn pages_of_other_listeners_of_the_node_are_its_own() {
+        let own = vec![("http", 7080), ("https", 7443)];
+        let policy = policy(&[], "127.0.0.1:7443").with_own_pages(own);
+        let evaluate = |origin| evaluate(&policy, "127.0.0.1:7443", &[origin]);
+        for own in ["http://127.0.0.1:7080", "https://127.0.0.1:7443"] {
+            assert_eq!(evaluate(own), Ok(PageAccess::SameOrigin), "{own}");
+        }
+        for foreign in ["https://127.0.0.1:7080", "http://127.0.0.1:7081", "http://localhost:7080"]
+        {
+            assert!(evaluate(foreign).is_err(), "{foreign}");
+        }
     }
 
     #[test]

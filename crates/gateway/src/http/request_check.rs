@@ -45,13 +45,21 @@ impl RequestRejection {
         }
     }
 
+    /// The status of the response.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            RequestRejection::Page(_) => StatusCode::FORBIDDEN,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
     /// The response, which no page of another origin may read.
     pub(crate) fn into_response(self, policy: &PagePolicy) -> Response {
-        let (status, code) = match self {
-            RequestRejection::Page(_) => (StatusCode::FORBIDDEN, ErrorCode::NotAllowed),
-            _ => (StatusCode::BAD_REQUEST, ErrorCode::BadRequest),
+        let code = match self {
+            RequestRejection::Page(_) => ErrorCode::NotAllowed,
+            _ => ErrorCode::BadRequest,
         };
-        let error = HttpError::new(status, code.as_str(), self.to_string());
+        let error = HttpError::new(self.status(), code.as_str(), self.to_string());
         let mut response = error.into_http_response();
         if matches!(self, RequestRejection::Framing(_)) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

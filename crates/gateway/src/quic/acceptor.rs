@@ -6,17 +6,19 @@ use std::rc::Rc;
 use pushonce_quic::{Acceptor, Connection};
 
 use super::session::Session;
+use crate::http::page_gate::PageGate;
 use crate::lane::{LaneState, SessionPermit};
 use crate::metrics::TransportKind;
 
 /// Makes each admitted connection a session of the lane.
 pub(crate) struct SessionAcceptor {
     lane: Rc<LaneState>,
+    webtransport: PageGate,
 }
 
 impl SessionAcceptor {
-    pub(crate) fn new(lane: Rc<LaneState>) -> SessionAcceptor {
-        SessionAcceptor { lane }
+    pub(crate) fn new(lane: Rc<LaneState>, webtransport: PageGate) -> SessionAcceptor {
+        SessionAcceptor { lane, webtransport }
     }
 }
 
@@ -33,7 +35,7 @@ impl Acceptor for SessionAcceptor {
     }
 
     fn open(&self, connection: Rc<Connection>, permit: SessionPermit) -> Session {
-        Session::new(self.lane.clone(), connection, permit)
+        Session::new(self.lane.clone(), self.webtransport.clone(), connection, permit)
     }
 
     fn on_refused(&self) {

@@ -33,6 +33,7 @@ pub(super) struct QuicSink {
     stopped_topics: Vec<Topic>,
     state: QuicSinkState,
     bytes_out: Counter,
+    may_reset: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,7 @@ impl QuicSink {
         connection: Rc<Connection>,
         control: StreamId,
         bytes_out: Counter,
+        may_reset: bool,
     ) -> QuicSink {
         QuicSink {
             connection,
@@ -60,6 +62,7 @@ impl QuicSink {
             stopped_topics: Vec::new(),
             state: QuicSinkState::Open,
             bytes_out,
+            may_reset,
         }
     }
 
@@ -105,7 +108,7 @@ impl QuicSink {
     pub(super) fn remove_subscription(&mut self, token: u32) {
         self.blocked.remove(&token);
         if let Some(subscription) = self.subscriptions.remove(&token) {
-            subscription.writer.finish(&self.connection);
+            subscription.writer.finish(&self.connection, self.may_reset);
         }
     }
 
@@ -217,7 +220,9 @@ impl QuicSink {
 
     fn on_stream_stopped(&mut self, token: u32) {
         if let Some(QuicSubscription { topic, writer, .. }) = self.subscriptions.remove(&token) {
-            writer.finish(&self.connection);
+            // The client knows the stream. Without a reset it would stay open, and count as one of those that the
+            // client allows.
+            self.connection.reset_stream(writer.id);
             self.stopped_topics.push(topic);
             self.connection.wake_handler();
         }

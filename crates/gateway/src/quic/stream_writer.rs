@@ -85,9 +85,10 @@ impl StreamWriter {
     }
 
     /// Ends the stream: after the last frame, or with a reset when the remainder of a frame is queued, so that
-    /// the client does not wait for it.
-    pub(super) fn finish(self, connection: &Connection) {
-        match self.queue.is_empty() {
+    /// the client does not wait for it. Without `may_reset` such a stream ends within a frame: a reset may overtake
+    /// the header of a WebTransport stream, and the client could not tell whose stream it is.
+    pub(super) fn finish(self, connection: &Connection, may_reset: bool) {
+        match self.queue.is_empty() || !may_reset {
             // An error means that the stream has already ended.
             true => drop(connection.finish_stream(self.id)),
             false => connection.reset_stream(self.id),

@@ -4,11 +4,14 @@
 //! transport detects lost packets: after a loss, the newest message is also sent on the stream, unless a
 //! newer one was sent in the meantime. This costs nothing while no packet is lost.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use pushonce_core::Topic;
 use pushonce_quic::{Connection, StreamId, StreamWriteError};
 use pushonce_telemetry::Counter;
 
+use super::carrier::Carrier;
 use super::stream_writer::StreamWriter;
 use crate::encoder;
 
@@ -17,6 +20,7 @@ pub(super) struct QuicSubscription {
     pub(super) writer: StreamWriter,
     /// How the newest message was sent, if messages are sent as datagrams.
     newest_message: Option<NewestMessage>,
+    carrier: Rc<Carrier>,
 }
 
 /// How the newest message was sent.
@@ -32,18 +36,23 @@ enum NewestMessage {
 }
 
 impl QuicSubscription {
-    /// Creates a subscription whose stream begins with `first_frame`.
+    /// Creates a subscription whose stream begins with the header of the carrier and `first_frame`.
     pub(super) fn new(
         topic: Topic,
         stream: StreamId,
         first_frame: Bytes,
         datagrams: bool,
+        carrier: Rc<Carrier>,
     ) -> QuicSubscription {
         let mut writer = StreamWriter::new(stream);
+        if !carrier.stream_header.is_empty() {
+            writer.queue.push_back(carrier.stream_header.clone());
+        }
         writer.queue.push_back(first_frame);
         QuicSubscription {
             topic,
             writer,
+            carrier,
             newest_message: datagrams.then_some(NewestMessage::NotSent),
         }
     }
@@ -62,7 +71,7 @@ impl QuicSubscription {
             return self.writer.push(connection, bytes_out, frames);
         }
         for (taken, frame) in frames.iter().enumerate() {
-            let result = match encoder::datagram_payload(frame) {
+            let result = match encoder::datagram_payload(self.carrier.wire, frame) {
                 Some(message) => self.push_message(connection, bytes_out, frame, message),
                 None => self.push_to_stream(connection, bytes_out, frame),
             };
@@ -85,7 +94,7 @@ impl QuicSubscription {
     ) -> Result<(), StreamWriteError> {
         let (len, is_first) =
             (message.len(), matches!(self.newest_message, Some(NewestMessage::NotSent)));
-        if !is_first && connection.send_datagram(message)? {
+        if !is_first && connection.send_datagram(self.carrier.datagram(message))? {
             bytes_out.increment(len as u64);
             self.writer.progressed = true;
             self.newest_message = Some(NewestMessage::SentAsDatagram(frame.clone()));

@@ -207,7 +207,9 @@ impl<O: EventOutput> EventStreamTransport<O> {
 }
 
 impl<O: EventOutput> SessionTransport for EventStreamTransport<O> {
-    const KIND: TransportKind = TransportKind::EventStream;
+    fn kind(&self) -> TransportKind {
+        TransportKind::EventStream
+    }
 
     fn wire(&self) -> WireFormat {
         self.wire

@@ -403,7 +403,9 @@ impl<S: ClientSocket> Drop for Session<S> {
 // === impl WebSocketTransport ===
 
 impl<S: ClientSocket> SessionTransport for WebSocketTransport<S> {
-    const KIND: TransportKind = TransportKind::WebSocket;
+    fn kind(&self) -> TransportKind {
+        TransportKind::WebSocket
+    }
 
     fn wire(&self) -> WireFormat {
         match (self.encoding, self.deflate) {

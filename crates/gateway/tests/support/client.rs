@@ -17,6 +17,9 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
 
+use super::webtransport::{
+    WebTransportSession, accept_session_streams, read_capsules, read_session_datagrams,
+};
 use super::{TestGateway, with_timeout};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,9 @@ pub enum ClientTransport {
     WsJson,
     WsProto,
     Quic,
+    /// WebTransport with JSON frames.
+    WebTransport,
+    WebTransportProto,
 }
 
 pub struct GatewayClient {
@@ -34,7 +40,13 @@ pub struct GatewayClient {
 
 enum ClientConnection {
     Ws(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
-    Quic { control: quinn::SendStream, events: mpsc::Receiver<Received>, handles: QuicHandles },
+    Quic {
+        control: quinn::SendStream,
+        events: mpsc::Receiver<Received>,
+        handles: QuicHandles,
+        /// Of HTTP/3: they end with the session.
+        _streams: Vec<quinn::SendStream>,
+    },
 }
 
 /// Handles that close the connection when they are dropped.
@@ -55,6 +67,10 @@ impl GatewayClient {
             ClientTransport::WsJson => GatewayClient::ws(server, Encoding::Json).await,
             ClientTransport::WsProto => GatewayClient::ws(server, Encoding::Proto).await,
             ClientTransport::Quic => GatewayClient::quic(server).await,
+            ClientTransport::WebTransport => {
+                GatewayClient::webtransport(server, "protocol=pushonce.v1.json").await
+            }
+            ClientTransport::WebTransportProto => GatewayClient::webtransport(server, "").await,
         }
     }
 
@@ -86,11 +102,46 @@ impl GatewayClient {
         let (endpoint, connection) = dialed.expect("connected");
         let (control, receive) = with_timeout(connection.open_bi()).await.expect("a stream");
         let (sender, events) = mpsc::channel(1);
-        tokio::spawn(read_stream(receive, sender.clone()));
+        tokio::spawn(read_stream(receive, Encoding::Proto, sender.clone()));
         tokio::spawn(read_datagrams(connection.clone(), sender.clone()));
         tokio::spawn(accept_streams(connection.clone(), sender));
-        let wire = ClientConnection::Quic { control, events, handles: (endpoint, connection) };
+        let wire = ClientConnection::Quic {
+            control,
+            events,
+            handles: (endpoint, connection),
+            _streams: Vec::new(),
+        };
         GatewayClient { encoding: Encoding::Proto, connection: wire, skipped: Vec::new() }
+    }
+
+    /// Opens a session with this query.
+    pub async fn webtransport(server: &TestGateway, query: &str) -> GatewayClient {
+        let encoding = match query.contains("json") {
+            true => Encoding::Json,
+            false => Encoding::Proto,
+        };
+        let mut session =
+            WebTransportSession::request(server, &format!("/webtransport?{query}"), &[]).await;
+        assert_eq!(session.status().await, 200);
+        GatewayClient::over_webtransport(session, encoding).await
+    }
+
+    /// Opens the control stream of an accepted session.
+    pub async fn over_webtransport(
+        mut session: WebTransportSession,
+        encoding: Encoding,
+    ) -> GatewayClient {
+        let (control, receive) = session.open_stream().await;
+        let (sender, events) = mpsc::channel(1);
+        let connection = session.connection.clone();
+        tokio::spawn(read_stream(receive, encoding, sender.clone()));
+        tokio::spawn(read_session_datagrams(connection.clone(), encoding, sender.clone()));
+        tokio::spawn(accept_session_streams(connection.clone(), encoding, sender.clone()));
+        tokio::spawn(read_capsules(session.response, sender));
+        let handles = (session.endpoint, connection);
+        let _streams = vec![session.request, session.control];
+        let wire = ClientConnection::Quic { control, events, handles, _streams };
+        GatewayClient { encoding, connection: wire, skipped: Vec::new() }
     }
 
     pub async fn send(&mut self, id: u64, command: ClientCommand) {
@@ -294,12 +345,16 @@ pub async fn dial_with(
 }
 
 /// Forwards all events of one stream.
-async fn read_stream(mut receive: quinn::RecvStream, sender: mpsc::Sender<Received>) {
+pub async fn read_stream(
+    mut receive: quinn::RecvStream,
+    encoding: Encoding,
+    sender: mpsc::Sender<Received>,
+) {
     let mut decoder = delimited::FrameDecoder::new(1 << 22);
     while let Ok(Some(chunk)) = receive.read_chunk(64 << 10, true).await {
         decoder.push(&chunk.bytes);
         while let Ok(Some(frame)) = decoder.next() {
-            let event = Encoding::Proto.decode_event(&frame).expect("an event");
+            let event = encoding.decode_event(&frame).expect("an event");
             sender.send(Received::Event(event)).await.ok();
         }
     }
@@ -314,7 +369,7 @@ async fn read_datagrams(connection: quinn::Connection, sender: mpsc::Sender<Rece
 
 async fn accept_streams(connection: quinn::Connection, sender: mpsc::Sender<Received>) {
     while let Ok(receive) = connection.accept_uni().await {
-        tokio::spawn(read_stream(receive, sender.clone()));
+        tokio::spawn(read_stream(receive, Encoding::Proto, sender.clone()));
     }
     match connection.closed().await {
         quinn::ConnectionError::ApplicationClosed(close) => {

@@ -8,6 +8,7 @@ pub mod http;
 pub mod issuer;
 pub mod lossy;
 pub mod raw;
+pub mod webtransport;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ mod node;
 mod paths;
 mod token;
 mod validity;
+mod webtransport;
 
 use std::collections::BTreeSet;
 

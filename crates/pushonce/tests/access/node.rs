@@ -1,7 +1,7 @@
 //! A node with issuers in this process.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pushonce::config::{Config, HumanDuration, Settings};
@@ -104,6 +104,11 @@ impl TestNode {
         node.wait_until_ready().await;
         node.set_up().await;
         node
+    }
+
+    /// The data directory of the node.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
     }
 
     /// Replaces the keys of the issuer.

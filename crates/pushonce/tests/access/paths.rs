@@ -17,8 +17,8 @@ use pushonce_proto::pb::publisher::v1::publisher_service_client::PublisherServic
 use tokio_websockets::{ClientBuilder, Message};
 use tonic::{Code, Response, Status};
 
-use crate::Grant;
 use crate::node::{TestNode, with_token};
+use crate::{Grant, webtransport};
 
 /// How a request ended, as far as access is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Outcome {
         }
     }
 
-    fn from_http(status: u16) -> Outcome {
+    pub fn from_http(status: u16) -> Outcome {
         match status {
             401 => Outcome::Unauthenticated,
             403 => Outcome::Forbidden,
@@ -71,7 +71,7 @@ impl Outcome {
     }
 
     /// The outcome of the first frame that answers a request over WebSocket.
-    fn from_frame(frame: &str) -> Outcome {
+    pub fn from_frame(frame: &str) -> Outcome {
         if frame.contains(r#""code":"not_authenticated""#) || frame.contains("token_expired") {
             Outcome::Unauthenticated
         } else if frame.contains(r#""code":"not_allowed""#) {
@@ -323,6 +323,12 @@ pub const PATHS: &[Path] = &[
     },
     Path { name: "session: query", covers: &[], expected: READ_TOPIC, request: query_subscription },
     Path { name: "session: quic", covers: &[], expected: READ_TOPIC, request: quic_subscription },
+    Path {
+        name: "session: webtransport",
+        covers: &[],
+        expected: READ_TOPIC,
+        request: webtransport::subscription,
+    },
     // === gRPC ===
     Path {
         name: "rpc publish",

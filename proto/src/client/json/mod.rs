@@ -8,7 +8,7 @@ mod write;
 
 pub(super) use read::{decode_event, decode_request};
 pub(super) use write::{
-    encode_event, encode_gap, encode_message, encode_message_delta, encode_request,
+    encode_event, encode_gap, encode_message, encode_message_delta, encode_request, is_message,
 };
 
 #[cfg(test)]

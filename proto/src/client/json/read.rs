@@ -162,7 +162,7 @@ fn parse_delivery(value: &RawValue) -> Result<Delivery, InvalidFrame> {
 
 type EventParser = fn(Option<u64>, &mut JsonFields<'_>) -> Result<ServerEvent, InvalidFrame>;
 
-const EVENTS: [(&str, EventParser); 12] = [
+const EVENTS: [(&str, EventParser); 13] = [
     ("message", parse_message),
     ("gap", parse_gap),
     ("heartbeat", parse_heartbeat),
@@ -175,6 +175,7 @@ const EVENTS: [(&str, EventParser); 12] = [
     ("error", parse_error),
     ("goaway", parse_goaway),
     ("authenticated", parse_authenticated),
+    ("stream", parse_stream),
 ];
 
 fn parse_event(id: Option<u64>, mut fields: JsonFields<'_>) -> Result<ServerEvent, InvalidFrame> {
@@ -254,6 +255,10 @@ fn parse_gap(_: Option<u64>, body: &mut JsonFields<'_>) -> Result<ServerEvent, I
         .ok_or_else(|| InvalidFrame::new(ErrorCode::BadRequest, "`reason` is unknown"))?;
     let (from, to) = (take_position(body, "from")?, take_position(body, "to")?);
     Ok(ServerEvent::Gap { topic: take_topic(body)?, gap: Gap { from, to, reason } })
+}
+
+fn parse_stream(_: Option<u64>, body: &mut JsonFields<'_>) -> Result<ServerEvent, InvalidFrame> {
+    Ok(ServerEvent::Stream { topic: take_topic(body)? })
 }
 
 fn parse_stale(_: Option<u64>, body: &mut JsonFields<'_>) -> Result<ServerEvent, InvalidFrame> {

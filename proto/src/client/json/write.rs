@@ -31,6 +31,11 @@ pub(in crate::client) fn encode_message(topic: &Topic, message: &Message) -> Byt
     object.finish()
 }
 
+/// Whether an encoded frame holds a message: the event is the first member of a frame without an id.
+pub(in crate::client) fn is_message(frame: &[u8]) -> bool {
+    frame.starts_with(b"{\"message\":")
+}
+
 pub(in crate::client) fn encode_message_delta(
     topic: &Topic,
     message_delta: &MessageDelta,
@@ -143,7 +148,11 @@ pub(in crate::client) fn encode_event(event: &ServerEvent) -> Bytes {
             object.string("reason", reason);
             object.finish()
         }
-        ServerEvent::Stream { .. } => Bytes::from_static(b"{}"),
+        ServerEvent::Stream { topic } => {
+            let mut object = JsonFrameWriter::new(None, "stream", FRAME_BYTES_HINT);
+            object.string("topic", topic.as_str());
+            object.finish()
+        }
     }
 }
 
