@@ -4,7 +4,7 @@ import { byId, element, setText } from "./dom.js";
 import { describeGoal } from "./matches.js";
 import { codeOf } from "./teams.js";
 
-const SHOWN = 12;
+const SHOWN = 16;
 /** At most one announcement in this time: a screen reader must come to its end. */
 const ANNOUNCE_EVERY = 5_000;
 

@@ -10,6 +10,7 @@ const LABELS = { up: "up", starting: "starting", stopping: "stopping", down: "do
 const LOG_SHOWN = 6;
 
 class NodeRow {
+  #name = element("span", "");
   #state = element("span", "node-state");
   #owned = element("span", "owned");
   #here = element("span", "here", "this page");
@@ -17,8 +18,8 @@ class NodeRow {
   root = element(
     "li",
     "node",
-    element("span", "node-name"),
-    element("span", "node-facts", this.#state, this.#owned, this.#here),
+    element("span", "node-name", this.#name, this.#here),
+    element("span", "node-facts", this.#state, this.#owned),
     this.#button,
   );
   /** @type {DemoNode} */
@@ -28,7 +29,7 @@ class NodeRow {
   constructor(node, onPress) {
     this.node = node;
     this.root.dataset.node = String(node.number);
-    setText(/** @type {Element} */ (this.root.firstElementChild), node.name);
+    setText(this.#name, node.name);
     this.#button.type = "button";
     this.#button.setAttribute("aria-describedby", "kill-rule");
     this.#button.addEventListener("click", () => {

@@ -3,7 +3,7 @@
 
 import { Card, bounce, highlight } from "./card.js";
 import { byId, element, setText } from "./dom.js";
-import { isOn, leader, phaseOf, standings } from "./matches.js";
+import { isOn, leader, standings } from "./matches.js";
 import { codeOf } from "./teams.js";
 
 /** @typedef {import("./matches.js").Match} Match */
@@ -25,7 +25,7 @@ class Tile {
 
   /** @param {Match} match */
   show(match) {
-    const { teams, score, penalties, status = "upcoming", kick_off: kickOff } = match.state;
+    const { teams, score, status = "upcoming" } = match.state;
     this.root.dataset.status = isOn(match) ? "on" : status;
     this.root.dataset.match = String(match.state.match);
     this.root.title = teams ? `${teams[0]} – ${teams[1]}, ${match.state.ground}` : match.state.ground;
@@ -34,10 +34,9 @@ class Tile {
       setText(code, teams ? codeOf(teams[side]) : "?");
       code.title = teams?.[side] ?? "not known yet";
       code.dataset.leads = String(status !== "upcoming" && leading === side);
-      setText(goals, status === "upcoming" ? "" : `${score[side]}${penalties ? `⁽${penalties[side]}⁾` : ""}`);
+      setText(goals, status === "upcoming" ? "" : String(score[side]));
     });
-    const when = isOn(match) ? phaseOf(match.state) : status === "upcoming" ? DAY.format(kickOff * 1_000) : "";
-    setText(this.#when, when);
+    setText(this.#when, whenOf(match));
   }
 
   /** @param {number} side */
@@ -45,6 +44,17 @@ class Tile {
     highlight(this.root);
     bounce(this.#sides[side].score);
   }
+}
+
+const SHORT = { half_time: "HT", penalties: "pens" };
+
+/** Beside the score: the day, the clock, or how the match ended. @param {Match} match */
+function whenOf({ state }) {
+  const { status, minute = "", penalties, kick_off: kickOff } = state;
+  if (!status) return DAY.format(kickOff * 1_000);
+  if (status !== "finished") return SHORT[/** @type {keyof typeof SHORT} */ (status)] ?? `${minute}′`;
+  if (penalties) return `${penalties[0]}–${penalties[1]} p`;
+  return parseInt(minute, 10) > 90 ? "aet" : "";
 }
 
 export class Wall {
