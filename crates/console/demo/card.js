@@ -43,7 +43,8 @@ export class Card {
       root.dataset.leads = String(leading === side);
     });
     const length = ["extra_time", "penalties"].includes(status) ? 120 : 90;
-    this.#clock.style.width = `${Math.min(100, (100 * parseInt(minute, 10)) / length || 0)}%`;
+    const played = Math.min(1, parseInt(minute, 10) / length || 0);
+    this.#clock.style.setProperty("--played", String(played));
     if (this.#goals.children.length !== goals.length) {
       this.#goals.replaceChildren(
         ...goals.map((goal) => element("li", goal.team === 0 ? "home" : "away", describeGoal(goal))),
@@ -64,10 +65,10 @@ export function highlight(root) {
   root.dataset.goal = since;
   setTimeout(() => root.dataset.goal === since && delete root.dataset.goal, GOAL_MS);
   if (isMotionReduced()) return;
-  root.animate([{ boxShadow: "0 0 0 4px var(--goal), 0 0 2rem var(--goal)" }, { boxShadow: "0 0 0 0 transparent" }], {
-    duration: GOAL_MS,
-    easing: "ease-out",
-  });
+  const glow = element("span", "glow");
+  root.append(glow);
+  const fade = glow.animate([{ opacity: 1 }, { opacity: 0 }], { duration: GOAL_MS, easing: "ease-out" });
+  fade.finished.finally(() => glow.remove()).catch(() => {});
 }
 
 /** @param {HTMLElement} score */

@@ -14,6 +14,8 @@ import { Wall } from "./wall.js";
 
 const RETRY_MS = 500;
 const AUDIENCE_EVERY = 2_000;
+/** Counts beside the matches need not change with each message. */
+const COUNTS_EVERY = 250;
 
 const matches = new Matches();
 const wall = new Wall(matches);
@@ -22,7 +24,9 @@ const latency = new LatencyPanel();
 const story = new Story();
 /** Messages that were published while this page was not connected. */
 let late = 0;
-/** Where and when the last connection was lost. @type {{ name: string, at: number } | undefined} */
+/** The node of the last connection. */
+let last = "";
+/** Where and when it was lost. @type {{ name: string, at: number } | undefined} */
 let lost;
 
 /** Repeats a request until it has a result: a node that starts has none yet. @template T @param {() => Promise<T | undefined>} load @returns {Promise<T>} */
@@ -55,6 +59,7 @@ const cluster = new Cluster(
   },
 );
 setInterval(requestAudience, AUDIENCE_EVERY);
+setInterval(showReceived, COUNTS_EVERY);
 document.documentElement.dataset.ready = "true";
 
 /** @param {PublishedState} state @param {string} topic @param {"history" | "late" | "live"} kind */
@@ -73,7 +78,6 @@ function onMessage(state, topic, kind) {
     feed.followMatches(matches.live());
     story.onMessage();
   }
-  showReceived();
 }
 
 /** @param {PublishedState} state @param {string} kind */
@@ -105,12 +109,13 @@ function onConnection() {
   };
   byId("connection").dataset.state = isStale ? "stale" : state;
   setText(byId("connection-text"), texts[state]);
-  if (state === "waiting") lost ??= { name, at: performance.now() };
+  if (state === "waiting" && last) lost ??= { name: last, at: performance.now() };
   if (state === "live" && lost) {
     const seconds = ((performance.now() - lost.at) / 1_000).toFixed(1);
     nodes.log(`This page went from ${lost.name} to ${name}: connected again after ${seconds} s.`);
     lost = undefined;
   }
+  if (state === "live") last = name;
   showNodes(cluster.state);
 }
 

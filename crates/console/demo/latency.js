@@ -6,7 +6,7 @@ const SAMPLES = 1_000;
 /** Of 2 ms each; the last one has all that took longer. */
 const BUCKETS = 25;
 const BUCKET_MS = 2;
-const SHOW_EVERY = 500;
+const SHOW_EVERY = 1_000;
 
 /** The last samples, in milliseconds. No DOM. */
 export class Samples {
@@ -84,7 +84,7 @@ export class LatencyPanel {
     const buckets = this.#dom.buckets();
     const top = Math.max(...buckets);
     buckets.forEach((count, index) => {
-      this.#bars[index].style.height = `${(100 * count) / top}%`;
+      this.#bars[index].style.transform = `scaleY(${count / top})`;
     });
     byId("histogram").setAttribute(
       "aria-label",

@@ -31,7 +31,7 @@ class Tile {
     this.root.title = teams ? `${teams[0]} – ${teams[1]}, ${match.state.ground}` : match.state.ground;
     const leading = leader(match.state);
     this.#sides.forEach(({ code, score: goals }, side) => {
-      setText(code, teams ? codeOf(teams[side]) : "?");
+      setText(code, teams ? codeOf(teams[side]) : "tbd");
       code.title = teams?.[side] ?? "not known yet";
       code.dataset.leads = String(status !== "upcoming" && leading === side);
       setText(goals, status === "upcoming" ? "" : String(score[side]));
