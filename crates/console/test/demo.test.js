@@ -100,8 +100,11 @@ for (const transport of TRANSPORTS) {
   });
 
   test(`page catches up over ${transport} when the network comes back`, { skip }, async (context) => {
-    const proxies = await Promise.all(demo.urls.map((url) => TcpProxy.start(new URL(url).host)));
+    const startProxies = (/** @type {number[]} */ ports = []) =>
+      Promise.all(demo.urls.map((url, index) => TcpProxy.start(new URL(url).host, ports[index])));
+    let proxies = await startProxies();
     context.after(() => Promise.all(proxies.map((proxy) => proxy.stop())));
+    const ports = proxies.map((proxy) => Number(new URL(proxy.url).port));
     const rules = demo.urls.map((url, index) => `MAP ${new URL(url).host} ${new URL(proxies[index].url).host}`);
     const within = await launch(`--host-resolver-rules=${rules.join(",")}`);
     context.after(() => within.close());
@@ -109,13 +112,17 @@ for (const transport of TRANSPORTS) {
     await moves(page);
     page.allowNetworkErrors();
 
+    // The browser does not apply this to WebSockets.
     await page.context.setOffline(true);
-    for (const proxy of proxies) proxy.cut();
+    await Promise.all(proxies.map((proxy) => proxy.stop()));
     await waitUntil("the page shows that it is offline", async () => /^disconnected/.test(await page.connection()));
+    // The page shows its counts four times a second.
+    await page.page.waitForTimeout(1_000);
     const before = await page.received();
     await publishedMore(SOME);
     assert.equal(await page.received(), before);
 
+    proxies = await startProxies(ports);
     await page.context.setOffline(false);
     await waitUntil("the page is live", async () => /^live from/.test(await page.connection()));
     await moves(page);
@@ -159,27 +166,58 @@ for (const transport of TRANSPORTS) {
     await assertClean(again);
   });
 
-  test(`page that was frozen in a hidden tab is level when it wakes, over ${transport}`, { skip }, async (context) => {
-    const page = await openDemo(context, { path });
+  test(`hidden page that slept is level when it wakes, over ${transport}`, { skip }, async (context) => {
+    const within = await launch();
+    context.after(() => within.close());
+    const page = await openDemo(context, { path, within });
     await moves(page);
     page.allowNetworkErrors();
-    await page.page.evaluate(() => {
-      const states = /** @type {any} */ (globalThis);
-      for (const name of ["freeze", "resume"]) document.addEventListener(name, () => (states[name] = true));
-    });
-    const session = await page.context.newCDPSession(page.page);
-    await session.send("Page.setWebLifecycleState", { state: "frozen" });
+    await page.page.evaluate(watchTimers);
+    const awake = await sleep(page.page, within);
     await publishedMore(SOME);
-    await session.send("Page.setWebLifecycleState", { state: "active" });
-    const states = await page.page.evaluate(() => {
-      const { freeze, resume } = /** @type {any} */ (globalThis);
-      return { freeze, resume };
-    });
-    assert.deepEqual(states, { freeze: true, resume: true });
+    await awake();
     await moves(page);
-    assert.match(await page.connection(), /^live from/);
+    const pause = await page.page.evaluate(() => /** @type {any} */ (globalThis).longestPause);
+    assert.ok(pause > 1_000, `the page slept for ${pause} ms`);
+    await waitUntil("the page is live", async () => /^live from/.test(await page.connection()));
     await assertClean(page);
   });
+}
+
+/** In the page: measures the longest time without a timer. */
+function watchTimers() {
+  const page = /** @type {any} */ (globalThis);
+  let last = performance.now();
+  page.longestPause = 0;
+  setInterval(() => {
+    page.longestPause = Math.max(page.longestPause, performance.now() - last);
+    last = performance.now();
+  }, 50);
+}
+
+/**
+ * Hides a page and stops its processes, as on a phone in a pocket. Headless Chromium hides no page by itself, so the page
+ * learns it from the property and the event. Returns what wakes it.
+ * @param {import("playwright-core").Page} page
+ * @param {import("playwright-core").Browser} within a browser of its own
+ */
+async function sleep(page, within) {
+  const setHidden = (/** @type {boolean} */ isHidden) =>
+    page.evaluate((hidden) => {
+      Object.defineProperty(document, "hidden", { configurable: true, value: hidden });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }, isHidden);
+  await setHidden(true);
+  const session = await within.newBrowserCDPSession();
+  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+  const renderers = processInfo.filter(({ type }) => type === "renderer");
+  for (const { id } of renderers) process.kill(id, "SIGSTOP");
+  return async () => {
+    // Longer than the page shows as a pause otherwise.
+    await new Promise((resolve) => setTimeout(resolve, 2_000));
+    for (const { id } of renderers) process.kill(id, "SIGCONT");
+    await setHidden(false);
+  };
 }
 
 /** Waits until the demo has published more. @param {number} count */
