@@ -12,7 +12,7 @@ const CLUSTER = { x: 120, y: 80 };
 const WIDTH = 240;
 const HEIGHT = 160;
 const FLIGHT_MS = 700;
-/** The least time between two changes that are drawn: more could not be told apart. */
+/** The least time between two changes that are drawn: the dots of more would overlap. */
 const DRAW_EVERY = 1_500;
 
 const viewers = Array.from({ length: VIEWERS }, (_, index) => ({ x: 210, y: 20 + (120 / (VIEWERS - 1)) * index }));
