@@ -1,153 +1,144 @@
-// The page: renders the received messages once for each animation frame, and measures their latency there.
+// The page: loads the state of the tournament, continues it live, and shows what arrives.
 
-import { Board, describe, element, topicOf } from "./board.js";
-import { Feed } from "./feed.js";
+import { Cluster, loadState, urlOf } from "./cluster.js";
+import { Feed, LIVE, loadWall } from "./connection.js";
+import { byId, grouped, setText } from "./dom.js";
+import { Goals } from "./goals.js";
+import { LatencyPanel } from "./latency.js";
+import { Matches } from "./matches.js";
+import { Nodes } from "./nodes.js";
+import { Story } from "./story.js";
+import { Wall } from "./wall.js";
 
-const LIVE = "worldcup/2026/live";
-const SAMPLES = 1_000;
-const BUCKETS = 25; // Of 2 ms each; the last one includes all higher latencies.
-const EVENTS_SHOWN = 40;
+/** @typedef {import("./matches.js").PublishedState} PublishedState */
 
-const $ = (id) => document.getElementById(id);
-const board = new Board();
-const nodes = { me: "", members: [] };
-const latencies = []; // The last SAMPLES latencies, as a ring buffer.
-let count = 0;
-let waiting = []; // Publish times of the messages that the next frame shows.
-let scheduled = false;
-let link = { state: "connecting", detail: "" };
+const RETRY_MS = 500;
+const AUDIENCE_EVERY = 2_000;
+/** Counts beside the matches need not change with each message. */
+const COUNTS_EVERY = 250;
 
-const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-const feed = new Feed(`${scheme}//${location.host}/ws`, { state: showLink, message: take, audience: showAudience, notice });
-feed.subscribe(LIVE, { last: 50 }, true);
+const matches = new Matches();
+const wall = new Wall(matches);
+const goals = new Goals();
+const latency = new LatencyPanel();
+const story = new Story();
+/** Messages that were published while this page was not connected. */
+let late = 0;
+/** The node of the last connection. */
+let last = "";
+/** Where and when it was lost. @type {{ name: string, at: number } | undefined} */
+let lost;
 
-function take(topic, state, isNew) {
-  count += 1;
-  const taken = board.take(state, topic !== LIVE, isNew);
+/** Repeats a request until it has a result: a node that starts has none yet. @template T @param {() => Promise<T | undefined>} load @returns {Promise<T>} */
+async function retried(load) {
+  for (;;) {
+    const result = await load().catch(() => undefined);
+    if (result) return result;
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
+const [clusterState, tournament] = await Promise.all([retried(loadState), retried(loadWall)]);
+matches.load(tournament.matches);
+wall.build();
+
+// `?transports=sse`: to try the transports for networks where no WebSocket passes.
+const transports = new URLSearchParams(location.search).get("transports")?.split(",");
+const events = { message: onMessage, audience: showAudience, notice, state: onConnection };
+const feed = new Feed(clusterState.nodes.map(urlOf), events, transports);
+feed.follow(tournament.live);
+feed.followMatches(matches.live());
+
+const nodes = new Nodes((node, action) => cluster.act(node, action));
+const cluster = new Cluster(
+  clusterState,
+  () => feed.url,
+  (state) => {
+    showNodes(state);
+    story.setCounters(state.counters);
+  },
+);
+setInterval(requestAudience, AUDIENCE_EVERY);
+setInterval(showReceived, COUNTS_EVERY);
+document.documentElement.dataset.ready = "true";
+
+/** @param {PublishedState} state @param {string} topic @param {"history" | "late" | "live"} kind */
+function onMessage(state, topic, kind) {
+  if (matches.isNextRun(state)) {
+    matches.restart();
+    wall.build();
+  }
+  const match = matches.apply(state, topic !== LIVE);
+  if (match) wall.update(match);
+  if (kind === "live" && state.published_ms) latency.record(state.published_ms);
+  if (kind === "late") late += 1;
+  performance.mark(kind === "live" ? "demo-live" : "demo-history");
   if (topic === LIVE) {
-    tell(state);
-    if (state.status !== "finished") feed.subscribe(topicOf(state.match), { last: 1 });
-    if (state.event === "kick_off") lookAgainIn(100);
-  } else if (taken && state.status === "finished") {
-    feed.unsubscribe(topic);
+    if (state.event === "goal") announce(state, kind);
+    feed.followMatches(matches.live());
+    story.onMessage();
   }
-  if (isNew) waiting.push(state.published_ms);
-  if (scheduled) return;
-  scheduled = true;
-  requestAnimationFrame(frame);
 }
 
-function frame() {
-  scheduled = false;
-  board.render();
-  const now = Date.now();
-  // A hidden tab gets no frames: the time that messages wait for it is not latency.
-  const seen = document.hidden || now - lastVisible < 1_000 ? [] : waiting;
-  for (const published of seen) latencies[measured++ % SAMPLES] = Math.max(0, now - published);
-  waiting = [];
+/** @param {PublishedState} state @param {string} kind */
+function announce(state, kind) {
+  goals.add(state, kind !== "history");
+  if (kind !== "history") wall.celebrate(state.match, state.goal?.team ?? 0);
 }
 
-let measured = 0;
-let lastVisible = 0;
-document.addEventListener("visibilitychange", () => (lastVisible = Date.now()));
+function showReceived() {
+  const { received, missed } = feed.received;
+  setText(byId("received-count"), grouped(received));
+  setText(byId("expected-count"), grouped(received + missed));
+  setText(byId("missed-count"), grouped(missed));
+  setText(byId("late-count"), grouped(late));
+  byId("received").dataset.missed = String(missed > 0);
+}
 
-setInterval(showLatency, 500);
-function showLatency() {
-  $("count").textContent = count.toLocaleString();
-  if (latencies.length === 0) return;
-  const sorted = Float64Array.from(latencies).sort();
-  for (const p of [50, 95, 99]) {
-    const value = sorted[Math.min(sorted.length - 1, Math.floor((sorted.length * p) / 100))];
-    $(`p${p}`).textContent = `${value.toFixed(value < 10 ? 1 : 0)} ms`;
+/** The name of the node at an address. @param {string} url */
+const nameOf = (url) => cluster.state.nodes.find((node) => urlOf(node) === url)?.name ?? url;
+
+function onConnection() {
+  const { state, isStale, transport, url } = feed;
+  const name = nameOf(url);
+  const texts = {
+    connecting: "connecting",
+    live: isStale ? `${name} may be out of date` : `live from ${name}, ${transport}`,
+    waiting: "disconnected, connecting again",
+    closed: "ended",
+  };
+  byId("connection").dataset.state = isStale ? "stale" : state;
+  setText(byId("connection-text"), texts[state]);
+  if (state === "waiting" && last) lost ??= { name: last, at: performance.now() };
+  if (state === "live" && lost) {
+    const seconds = ((performance.now() - lost.at) / 1_000).toFixed(1);
+    nodes.log(`This page went from ${lost.name} to ${name}: connected again after ${seconds} s.`);
+    lost = undefined;
   }
-  const buckets = new Array(BUCKETS).fill(0);
-  for (const latency of latencies) buckets[Math.min(BUCKETS - 1, Math.floor(latency / 2))] += 1;
-  const top = Math.max(...buckets);
-  const bars = $("histogram");
-  while (bars.children.length < BUCKETS) bars.append(element("i", ""));
-  buckets.forEach((n, i) => (bars.children[i].style.height = `${(100 * n) / top}%`));
+  if (state === "live") last = name;
+  showNodes(cluster.state);
 }
 
-function showLink(state, detail = "") {
-  link = { state, detail };
-  const me = nodes.members.find(({ id }) => id === nodes.me);
-  const name = me && me.name !== me.id ? ` (${me.name})` : "";
-  const to = me ? ` to ${me.id}${name}` : "";
-  $("connection").dataset.state = state;
-  $("connection").textContent = state === "connected" ? `connected${to}` : `${state} ${detail}`;
+/** @param {import("./cluster.js").ClusterState} state */
+function showNodes(state) {
+  nodes.show(state, feed.state === "live" ? feed.url : "");
 }
 
-// Sessions in the whole cluster: this page, other pages, and the simulated viewers of the demo.
-function showAudience(_, count) {
-  $("audience").hidden = false;
-  $("audience").textContent = `${count.toLocaleString()} watching`;
+/** @param {number} count */
+function showAudience(count) {
+  byId("audience").hidden = false;
+  setText(byId("audience-text"), `${grouped(count)} watching`);
+  story.setAudience(count);
 }
 
-// The events of all matches, newest first.
-function tell(state) {
-  const [home, away] = state.teams;
-  const score = `${home} ${state.score[0]}–${state.score[1]} ${away}`;
-  const what = state.goal ? `● ${describe(state.goal)}` : state.event.replace("_", " ");
-  log(element("li", state.goal ? "goal" : "", element("b", "", what), element("span", "", score)));
+/** Event streams do not report the audience. */
+async function requestAudience() {
+  if (feed.state !== "live" || feed.transport === "websocket") return;
+  const response = await fetch(`${feed.url}/topics/${LIVE}?audience`).catch(() => undefined);
+  if (response?.ok) showAudience((await response.json()).audience);
 }
 
+/** @param {string} text */
 function notice(text) {
-  log(element("li", "notice", text));
+  nodes.log(text);
 }
-
-function log(entry) {
-  $("events").prepend(entry);
-  while ($("events").children.length > EVENTS_SHOWN) $("events").lastChild.remove();
-}
-
-let nextLook = 0;
-function lookAgainIn(ms) {
-  clearTimeout(nextLook);
-  nextLook = setTimeout(lookAtCluster, ms);
-}
-
-async function lookAtCluster() {
-  lookAgainIn(2_000);
-  try {
-    const query = new URLSearchParams([LIVE, ...board.live().map(topicOf)].map((t) => ["topic", t]));
-    const answer = await fetch(`/cluster?${query}`, { signal: AbortSignal.timeout(2_000) });
-    if (answer.ok) showCluster(await answer.json());
-  } catch {
-    // The node is down or busy, which the state of the connection shows. The next request may succeed.
-  }
-}
-
-function showCluster({ node, members, shards, topics = [] }) {
-  nodes.me = node;
-  nodes.members = members;
-  showLink(link.state, link.detail);
-  const ids = members.map(({ id }) => id);
-  board.owners(new Map(topics.map(({ topic, owner }) => [topic, owner])), ids);
-  board.render();
-  const owned = (id) => shards.filter(({ owner }) => owner === id).length;
-  $("nodes").replaceChildren(...members.map((member, i) => nodeRow(member, `node-${i % 6}`, owned(member.id))));
-}
-
-/** The address of a member's pages, with TLS as this page or without. */
-function httpAddress(member) {
-  return location.protocol === "https:" ? member.https : member.http;
-}
-
-function nodeRow(member, colour, owned) {
-  const badge = element("span", `owner ${colour}`, member.id);
-  const where = [member.name, member.region].filter(Boolean).join(" · ");
-  const state = member.reachable ? member.state : "unreachable";
-  const detail = element("small", "", `${state}, owns ${owned} shard${owned === 1 ? "" : "s"}`);
-  const row = element("li", "", badge, element("span", "where", where, detail));
-  row.dataset.reachable = member.reachable;
-  if (member.id === nodes.me) {
-    row.append(element("em", "", "this page"));
-  } else if (httpAddress(member)) {
-    const open = element("a", "", "open");
-    open.href = `${location.protocol}//${httpAddress(member)}/`;
-    row.append(open);
-  }
-  return row;
-}
-
-lookAgainIn(0);

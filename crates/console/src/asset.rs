@@ -8,9 +8,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use http::{HeaderMap, StatusCode, header};
 
-/// Allows only this host: no inline script, no other origin, no embedding in a frame.
+/// Allows only this host: no inline script, no other origin, no embedding in a frame. `{connect}` stands for the
+/// sources of requests.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
-                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                      connect-src {connect}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The policy of a page that sends requests to its own host and to `hosts`, each `HOST:PORT`, over HTTP and WebSocket.
+pub(crate) fn content_security_policy(hosts: &[String]) -> String {
+    let sources = hosts.iter().map(|host| format!(" http://{host} ws://{host}"));
+    let connect = format!("'self'{}", sources.collect::<String>());
+    CONTENT_SECURITY_POLICY.replace("{connect}", &connect)
+}
 
 #[derive(Clone, Copy)]
 pub(crate) struct Asset {
@@ -32,19 +40,24 @@ impl Asset {
         Asset { path, content_type: "text/javascript; charset=utf-8", body }
     }
 
-    pub(crate) fn route<S: Clone + Send + Sync + 'static>(self) -> MethodRouter<S> {
+    /// The route of the file, with a content security policy that allows requests to `hosts`.
+    pub(crate) fn route<S: Clone + Send + Sync + 'static>(
+        self,
+        hosts: &[String],
+    ) -> MethodRouter<S> {
         let etag = self.etag();
-        get(move |headers: HeaderMap| async move { self.respond(&headers, &etag) })
+        let policy = content_security_policy(hosts);
+        get(move |headers: HeaderMap| async move { self.respond(&headers, &etag, &policy) })
     }
 
     /// Responds with the file or with 304. The files of one build belong together, so a browser must
     /// revalidate its copy each time.
-    fn respond(self, request_headers: &HeaderMap, etag: &str) -> Response {
+    fn respond(self, request_headers: &HeaderMap, etag: &str, policy: &str) -> Response {
         let headers = [
             (header::CONTENT_TYPE, self.content_type),
             (header::CACHE_CONTROL, "no-cache"),
             (header::ETAG, etag),
-            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+            (header::CONTENT_SECURITY_POLICY, policy),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::REFERRER_POLICY, "no-referrer"),
         ];

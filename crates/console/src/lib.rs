@@ -5,20 +5,20 @@
 //! [`console`] shows operators the cluster, its topics and its slow sessions, and reads and publishes with their own
 //! grants. Its files are in `console/`.
 //!
-//! [`demo`] is a scoreboard of the World Cup 2026 that receives its data over one WebSocket from the node
-//! that serves it. The files are served from `demo/` beside `src/` without a build step. [`sdk`] is the JavaScript
-//! SDK, which pages of the same host import from `/sdk/index.js`.
+//! [`demo`] is the page of the demo: the World Cup 2026 as a wall of matches, received with the JavaScript SDK. The
+//! files are served from `demo/` beside `src/` without a build step. [`sdk`] is the JavaScript SDK, which pages of the
+//! same host import from `/sdk/index.js`.
 //!
 //! # Guarantees
 //!
-//! - A page needs only its own node: it sends no request to another host, which the content security policy
-//!   enforces.
+//! - A page sends requests to its own node only, and the demo page also to the other nodes of the demo. The content
+//!   security policy enforces it.
 //! - Content of messages is shown as text.
 //!
 //! # Non-goals
 //!
-//! Knowledge of the cluster: the pages request `/cluster`, `/console/data/` and `/ws` of their own host, like any other
-//! client.
+//! Knowledge of the cluster: the console requests `/console/data/`, the demo page `/demo/state`, and both the topics, like
+//! any other client.
 //!
 //! # Data flow
 //!
@@ -26,17 +26,19 @@
 //!
 //! # Caller contract
 //!
-//! Do not mount another `/` or `/console/` in the same router. Serve `/cluster`, `/console/data/` and `/ws` on the same
-//! host.
+//! Do not mount another `/` or `/console/` in the same router. Serve `/console/data/`, `/topics`, `/ws` and [`sdk`] on the
+//! same host, and for the demo page `/demo/state` and `/demo/nodes/{number}/{action}`.
 //!
 //! ```
-//! let router = pushonce_console::demo()
+//! let hosts = ["127.0.0.1:7080".to_owned(), "127.0.0.1:7180".to_owned()];
+//! let router = pushonce_console::demo(&hosts)
 //!     .into_iter()
 //!     .fold(axum::Router::<()>::new(), |router, (path, page)| router.route(path, page));
 //! ```
 
 mod asset;
 mod console;
+mod demo;
 mod sdk;
 
 use axum::response::Redirect;
@@ -44,35 +46,27 @@ use axum::routing::{MethodRouter, get};
 
 use asset::Asset;
 
-const DEMO_ASSETS: [Asset; 5] = [
-    Asset::html("/", include_str!("../demo/index.html")),
-    Asset::css("/demo/demo.css", include_str!("../demo/demo.css")),
-    Asset::js("/demo/demo.js", include_str!("../demo/demo.js")),
-    Asset::js("/demo/feed.js", include_str!("../demo/feed.js")),
-    Asset::js("/demo/board.js", include_str!("../demo/board.js")),
-];
-
 /// The files of the console with their paths: the page `/console/`, which imports `/sdk/index.js`. The host must also
 /// serve [`sdk`], `/ws` and the data below `/console/data/`.
 pub fn console() -> Vec<(&'static str, MethodRouter)> {
     let to_page = get(async || Redirect::permanent("/console/"));
-    let files = routes(&console::PAGES).into_iter().chain(routes(&console::MODULES));
-    files.chain([("/console", to_page)]).collect()
+    let files = [routes(&console::PAGES, &[]), routes(&console::MODULES, &[])].concat();
+    files.into_iter().chain([("/console", to_page)]).collect()
 }
 
 /// The modules of the JavaScript SDK with their paths. A page imports `/sdk/index.js`, which imports the others.
 pub fn sdk() -> Vec<(&'static str, MethodRouter)> {
-    routes(&sdk::MODULES)
+    routes(&sdk::MODULES, &[])
 }
 
-/// The pages of the demo with their paths: `/` and the files that it loads. The host must also serve `/ws` and
-/// `/cluster`.
-pub fn demo() -> Vec<(&'static str, MethodRouter)> {
-    routes(&DEMO_ASSETS)
+/// The files of the demo page with their paths: `/` and what it loads. The page may send requests to `hosts`, each
+/// `HOST:PORT`: the nodes of the demo.
+pub fn demo(hosts: &[String]) -> Vec<(&'static str, MethodRouter)> {
+    [routes(&demo::PAGE, hosts), routes(&demo::MODULES, hosts)].concat()
 }
 
-fn routes(assets: &[Asset]) -> Vec<(&'static str, MethodRouter)> {
-    assets.iter().map(|asset| (asset.path, asset.route())).collect()
+fn routes(assets: &[Asset], hosts: &[String]) -> Vec<(&'static str, MethodRouter)> {
+    assets.iter().map(|asset| (asset.path, asset.route(hosts))).collect()
 }
 
 #[cfg(test)]
@@ -91,7 +85,7 @@ mod tests {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
         let request = request.body(Body::empty()).expect("a request");
-        let pages = demo().into_iter().chain(sdk()).chain(console());
+        let pages = demo(&["127.0.0.1:7180".to_owned()]).into_iter().chain(sdk()).chain(console());
         let router =
             pages.fold(Router::<()>::new(), |router, (path, page)| router.route(path, page));
         router.oneshot(request).await.expect("infallible")
@@ -104,7 +98,8 @@ mod tests {
     #[tokio::test]
     async fn every_asset_is_served_with_content_type_and_security_headers() {
         let console = console::PAGES.into_iter().chain(console::MODULES);
-        for asset in DEMO_ASSETS.into_iter().chain(sdk::MODULES).chain(console) {
+        for asset in demo::PAGE.into_iter().chain(demo::MODULES).chain(sdk::MODULES).chain(console)
+        {
             let response = get(asset.path, None).await;
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(header(&response, "content-type"), asset.content_type);
@@ -122,16 +117,34 @@ mod tests {
         assert_eq!(get("/", Some("\"other\"")).await.status(), StatusCode::OK);
     }
 
-    /// `types.js` has types only, for tools.
+    #[tokio::test]
+    async fn page_may_connect_to_its_own_host_and_the_given_ones_only() {
+        let response = get("/", None).await;
+        let policy = header(&response, "content-security-policy");
+        let connect = policy.split("; ").find(|rule| rule.starts_with("connect-src"));
+        assert_eq!(connect, Some("connect-src 'self' http://127.0.0.1:7180 ws://127.0.0.1:7180"));
+        assert!(policy.contains("script-src 'self'; style-src 'self';"), "{policy}");
+        let response = get("/sdk/index.js", None).await;
+        assert!(header(&response, "content-security-policy").contains("connect-src 'self';"));
+    }
+
+    fn modules_in(folder: &str, prefix: &str) -> Vec<String> {
+        let folder = format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"));
+        let files = std::fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file"));
+        let names = files.map(|file| file.file_name().display().to_string());
+        let modules = names.filter(|name| name.ends_with(".js"));
+        let mut paths: Vec<_> = modules.map(|name| format!("{prefix}{name}")).collect();
+        paths.sort();
+        paths
+    }
+
     #[test]
-    fn every_module_of_the_sdk_is_served() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../client/js/src");
-        let files = std::fs::read_dir(folder).expect("the SDK").map(|file| file.expect("a file"));
-        let mut expected: Vec<_> =
-            files.map(|file| format!("/sdk/{}", file.file_name().display())).collect();
-        expected.retain(|path| path != "/sdk/types.js");
-        expected.sort();
-        assert_eq!(sdk::MODULES.map(|asset| asset.path).to_vec(), expected);
+    fn every_module_is_served() {
+        assert_eq!(demo::MODULES.map(|asset| asset.path).to_vec(), modules_in("demo", "/demo/"));
+        let mut sdk = modules_in("../client/js/src", "/sdk/");
+        // It has types only, for tools.
+        sdk.retain(|path| path != "/sdk/types.js");
+        assert_eq!(sdk::MODULES.map(|asset| asset.path).to_vec(), sdk);
     }
 
     #[test]
@@ -160,11 +173,11 @@ mod tests {
     #[test]
     fn pages_reference_no_other_host_and_write_no_markup() {
         let console = console::PAGES.into_iter().chain(console::MODULES);
-        for asset in DEMO_ASSETS.into_iter().chain(console) {
-            // The name of the format of pictures, not an address.
+        for asset in demo::PAGE.into_iter().chain(demo::MODULES).chain(console) {
+            // The namespaces of SVG are names, not addresses.
             let body = asset.body.replace("http://www.w3.org/2000/svg", "");
-            for pattern in
-                ["https://", "http://", "innerHTML", "insertAdjacentHTML", "document.write"]
+            let body = body.replace("http%3A//www.w3.org/2000/svg", "");
+            for pattern in ["://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write"]
             {
                 assert!(!body.contains(pattern), "{} has {pattern}", asset.path);
             }

@@ -1,17 +1,22 @@
 //! The nodes of the demo, and their addresses on the loopback interface.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use pushonce_client::ServerAddress;
+
+use crate::control::{NodeState, NodeStatus};
 
 /// A node of the demo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
     /// `node-1`, `node-2` or `node-3`.
     pub name: String,
-    /// The data directory, which does not exist yet.
+    /// The data directory.
     pub data: PathBuf,
+    /// Whether the data directory does not exist yet.
+    pub is_new: bool,
     /// The ports of the node.
     pub ports: NodePorts,
     /// The peer address of the first node; `None` for the first node, which creates the cluster.
@@ -85,11 +90,26 @@ pub(crate) fn specs(ports: &[NodePorts], data: &Path) -> Vec<NodeSpec> {
     let first = ports.first().map(|first| format!("127.0.0.1:{}", first.peer));
     let spec = |(index, &ports): (usize, &NodePorts)| {
         // Not `n1`: two nodes that join at once could get each other's id.
-        let name = format!("node-{}", index + 1);
+        let name = node_name(index);
         let join = first.clone().filter(|_| index > 0);
-        NodeSpec { data: data.join(&name), name, ports, join }
+        NodeSpec { data: data.join(&name), is_new: true, name, ports, join }
     };
     ports.iter().enumerate().map(spec).collect()
+}
+
+fn node_name(index: usize) -> String {
+    format!("node-{}", index + 1)
+}
+
+/// The states of the nodes with these ports at the start of the demo.
+pub(crate) fn starting(ports: &[NodePorts]) -> Arc<[NodeStatus]> {
+    let status = |(index, ports): (usize, &NodePorts)| NodeStatus {
+        number: index + 1,
+        name: node_name(index),
+        http: ports.http,
+        state: NodeState::Starting,
+    };
+    ports.iter().enumerate().map(status).collect()
 }
 
 #[cfg(test)]

@@ -35,9 +35,8 @@ impl DemoReport {
         }
     }
 
-    pub(crate) fn on_acknowledged(&mut self, latency: Duration, live: bool) {
+    pub(crate) fn on_acknowledged(&mut self, latency: Duration) {
         self.acknowledge_latency.record(latency);
-        self.live_acknowledged += u64::from(live);
     }
 
     /// Number of publishes with an acknowledgement.
@@ -66,7 +65,7 @@ pub(crate) fn welcome_text(ports: &[NodePorts], time_to_form: Duration) -> Strin
     format!(
         "Three nodes formed a cluster and accepted the first publish after {time_to_form:.1?}.
 
-  the scoreboard   http://127.0.0.1:{http}/    (and on the other nodes: {others})
+  the page         http://127.0.0.1:{http}/    (and on the other nodes: {others})
 
   newest state     curl -i http://127.0.0.1:{http}/topics/worldcup/2026/live
   publish          curl -d '{{\"text\":\"hello\"}}' http://127.0.0.1:{}/topics/chat/7

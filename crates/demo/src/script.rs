@@ -132,25 +132,26 @@ pub(crate) fn build_events(tournament: &Tournament) -> Vec<MatchEvent> {
 }
 
 impl MatchEvent {
-    /// The messages to publish, as JSON: the state on the topic of the match, and the event on the topic of all
-    /// events. `published_ms` is the current time in milliseconds since the Unix epoch.
+    /// The message on the topic of the match, as JSON. `published_ms` is the current time in milliseconds
+    /// since the Unix epoch.
     ///
     /// # Errors
     /// Cannot fail for the data that the binary contains.
-    pub(crate) fn messages(
-        &self,
-        published_ms: f64,
-    ) -> Result<Vec<(Topic, Bytes)>, serde_json::Error> {
-        let encode = |state: &MatchState| {
-            serde_json::to_vec(&PublishedState { state, published_ms }).map(Bytes::from)
-        };
-        let mut messages = vec![(self.topic.clone(), encode(&self.state)?)];
-        if let Some(live) = &self.live_topic {
-            let without_goals = MatchState { goals: vec![], ..self.state.clone() };
-            messages.push((live.clone(), encode(&without_goals)?));
-        }
-        Ok(messages)
+    pub(crate) fn match_message(&self, published_ms: f64) -> Result<Bytes, serde_json::Error> {
+        encode(&self.state, published_ms)
     }
+
+    /// The message on the topic of all events, as JSON, without the list of goals.
+    ///
+    /// # Errors
+    /// Cannot fail for the data that the binary contains.
+    pub(crate) fn live_message(&self, published_ms: f64) -> Result<Bytes, serde_json::Error> {
+        encode(&MatchState { goals: vec![], ..self.state.clone() }, published_ms)
+    }
+}
+
+fn encode(state: &MatchState, published_ms: f64) -> Result<Bytes, serde_json::Error> {
+    serde_json::to_vec(&PublishedState { state, published_ms }).map(Bytes::from)
 }
 
 /// An incident: its time in minutes since the kick-off, its kind, and the clock at that time.
@@ -398,9 +399,8 @@ mod tests {
         assert_eq!(topics.len(), 104);
         for event in &events {
             assert_eq!(event.live_topic.is_none(), event.state.event == MatchEventKind::Clock);
-            let messages = event.messages(1.5).expect("serializable data");
-            assert_eq!(messages.len(), 1 + usize::from(event.live_topic.is_some()));
-            assert!(messages.iter().all(|(_, json)| json.len() < 4_096));
+            let messages = [event.match_message(1.5), event.live_message(1.5)];
+            assert!(messages.into_iter().all(|json| json.expect("plain data").len() < 4_096));
         }
     }
 
@@ -408,8 +408,8 @@ mod tests {
     fn goal_is_published_with_its_scorer_and_publish_time() {
         let events = build_events(&tournament());
         let goal = events.iter().find(|e| e.state.event == MatchEventKind::Goal).expect("a goal");
-        let messages = goal.messages(12.5).expect("plain data");
-        let json: serde_json::Value = serde_json::from_slice(&messages[0].1).expect("JSON");
+        let message = goal.match_message(12.5).expect("plain data");
+        let json: serde_json::Value = serde_json::from_slice(&message).expect("JSON");
         assert_eq!(json["match"], 1);
         assert_eq!(json["score"], serde_json::json!([1, 0]));
         assert_eq!(json["goal"]["scorer"], "Julián Quiñones");

@@ -39,5 +39,5 @@ mod node;
 pub mod output;
 
 pub use config::Config;
-pub use node::{InitError, Initialized, Node, init};
+pub use node::{InitError, Initialized, Node, NodeReader, init};
 pub use pushonce_gateway::{PageAccess, Pages};

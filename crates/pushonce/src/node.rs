@@ -33,6 +33,7 @@ mod owned_topics;
 mod peer_credentials;
 mod ports;
 mod pre_join;
+mod reader;
 pub(crate) mod recover;
 mod replica_supervisor;
 mod run;
@@ -70,6 +71,7 @@ use startup::StartupState;
 
 pub use init::{InitError, Initialized, init};
 pub(crate) use peer_credentials::check as check_peer_credentials;
+pub use reader::NodeReader;
 
 /// A node whose listeners are bound and that does not serve yet.
 pub struct Node {

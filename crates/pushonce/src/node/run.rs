@@ -27,6 +27,28 @@ use super::{
 use crate::metrics;
 
 impl Node {
+    /// Serves as [`Node::run`] does. When `crash` is cancelled, the node ends as in a crash, as far as a process can
+    /// that goes on: it announces nothing, hands nothing over and drains nothing. What it has acknowledged is on disk, and
+    /// its data directory can be opened again.
+    ///
+    /// # Errors
+    /// When a part of the node ends unexpectedly.
+    pub async fn run_until_crash(
+        self,
+        shutdown: CancellationToken,
+        crash: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let engine = self.engine.clone();
+        tokio::select! {
+            result = self.run(shutdown) => return result,
+            () = crash.cancelled() => {}
+        }
+        tracing::info!("ended without a shutdown");
+        // The thread that writes the log must not outlive the lock of the directory.
+        engine.stop().await;
+        Ok(())
+    }
+
     /// Serves until `shutdown` is cancelled, then stops in stages. It becomes unready at once, and other nodes
     /// take over the leadership of its groups, while it keeps serving for `--shutdown-delay`; publishes that
     /// arrive here go to the new owners. Then its clients are disconnected over `--shutdown-grace`. When no

@@ -218,7 +218,7 @@ pub fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
 }
 
 fn demo_pages() -> Pages {
-    Pages::new().files(pushonce_console::demo())
+    Pages::new().files(pushonce_console::demo(&[]))
 }
 
 /// The listener is closed again: no other process gets the port that soon.
