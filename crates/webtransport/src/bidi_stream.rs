@@ -1,5 +1,7 @@
 //! The bidirectional streams of the client: requests, and the stream of the session.
 
+use std::ops::RangeInclusive;
+
 use web_transport_proto::{Capsule, Frame, VarInt};
 
 use crate::control_stream::{
@@ -13,6 +15,12 @@ use crate::request::{self, REQUEST_BYTES_MAX, RejectedRequest, SessionRequest};
 /// The capsule that ends a session. A code of four bytes, and a reason of at most 1,024 bytes.
 const CAPSULE_CLOSE: u64 = 0x2843;
 const CLOSE_BYTES_MAX: usize = 4 + 1_024;
+
+/// Capsules of the flow control of newer drafts, with one integer each (WT_MAX_DATA to WT_STREAMS_BLOCKED). A client
+/// that has it sends them for as long as it receives data, so they do not count as bytes without a meaning. QUIC limits
+/// the same, and its limits are respected.
+const CAPSULES_FLOW_CONTROL: RangeInclusive<u64> = 0x190b_4d3d..=0x190b_4d44;
+const FLOW_CONTROL_BYTES_MAX: usize = VarInt::MAX_SIZE;
 
 #[derive(Debug)]
 pub(crate) enum BidiStream {
@@ -154,12 +162,18 @@ impl RequestStream {
     ) -> Result<Option<BidiEvent>, ConnectionError> {
         let treat = |kind| match kind {
             CAPSULE_CLOSE => Treatment::Collect(CLOSE_BYTES_MAX),
+            kind if CAPSULES_FLOW_CONTROL.contains(&kind) => {
+                Treatment::Collect(FLOW_CONTROL_BYTES_MAX)
+            }
             _ => Treatment::Skip,
         };
         loop {
             match self.capsules.next(&mut piece, treat)? {
                 None => return Ok(None),
-                Some(Element::Complete { content, .. }) => return decode_close(&content).map(Some),
+                Some(Element::Complete { kind: CAPSULE_CLOSE, content }) => {
+                    return decode_close(&content).map(Some);
+                }
+                Some(Element::Complete { .. }) => {}
                 Some(Element::Skipped(bytes)) => *ignored += bytes,
                 Some(Element::Piece(_)) => {}
             }

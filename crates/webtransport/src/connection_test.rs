@@ -149,6 +149,24 @@ fn unused_streams_are_stopped_and_counted() {
     assert_eq!(error, Some(ConnectionError::ExcessiveLoad));
 }
 
+/// A client with the flow control of newer drafts sends them for as long as the session lasts.
+#[test]
+fn capsules_of_flow_control_do_not_count_as_load_and_others_do() {
+    let send = |kind: u64| {
+        let mut capsule = Vec::new();
+        VarInt::from_u64(kind).unwrap().encode(&mut capsule);
+        capsule.extend_from_slice(&[1, 42]);
+        let frame = [&[0, u8::try_from(capsule.len()).unwrap()], &capsule[..]].concat();
+        let mut connection = connected();
+        connection.on_bidi_bytes(0, &request("https://a/")).unwrap();
+        (0..IGNORED_BYTES_MAX).find_map(|_| connection.on_bidi_bytes(0, &frame).err())
+    };
+    for kind in [0x190b_4d3d, 0x190b_4d3f, 0x190b_4d41] {
+        assert_eq!(send(kind), None);
+    }
+    assert_eq!(send(0x1234), Some(ConnectionError::ExcessiveLoad));
+}
+
 #[test]
 fn header_fields_that_cannot_be_decoded_end_the_connection() {
     // An entry of the dynamic table.
