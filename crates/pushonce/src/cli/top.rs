@@ -61,7 +61,7 @@ struct Sample {
 }
 
 fn parse_interval(text: &str) -> Result<HumanDuration, String> {
-    let interval: HumanDuration = text.parse().map_err(|error| format!("{error}"))?;
+    let interval: HumanDuration = text.parse()?;
     if interval.0.as_secs() < 1 {
         return Err("at least 1s: a sample asks the owners of all shards".to_owned());
     }

@@ -92,6 +92,18 @@ impl Grant {
     }
 }
 
+/// Every path of the HTTP port is in the OpenAPI description, without those that belong to pages of the node.
+fn every_interface_is_described(paths: &[String]) {
+    let description = include_str!("../../../../proto/openapi.yaml");
+    let is_of_page = |path: &str| {
+        path == "/" || ["/sdk/", "/demo/", "/console"].iter().any(|pages| path.starts_with(pages))
+    };
+    for path in paths.iter().filter(|path| !is_of_page(path)) {
+        let name = path.replace("{*", "{");
+        assert!(description.contains(&format!("\n  {name}:\n")), "{path} is not described");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_path_admits_exactly_the_callers_with_its_grant() {
     let node = TestNode::start().await;
@@ -114,6 +126,8 @@ async fn every_path_admits_exactly_the_callers_with_its_grant() {
     let has_row = |path: &String| rows.contains(path.as_str()) || is_file(path);
     let missing: Vec<_> = existing.filter(|path| !has_row(path)).collect();
     assert!(missing.is_empty(), "paths without a row in the table: {missing:?}");
+
+    every_interface_is_described(&node.http_paths());
 
     // In the same node: its start takes longer than these.
     validity::health_details_are_for_operators(&node).await;
