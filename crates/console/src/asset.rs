@@ -13,11 +13,10 @@ use http::{HeaderMap, StatusCode, header};
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
                       connect-src {connect}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The policy of a page that sends requests to its own host and to `hosts`, each `HOST:PORT`, over HTTP and WebSocket.
-pub(crate) fn content_security_policy(hosts: &[String]) -> String {
-    let sources = hosts.iter().map(|host| format!(" http://{host} ws://{host}"));
-    let connect = format!("'self'{}", sources.collect::<String>());
-    CONTENT_SECURITY_POLICY.replace("{connect}", &connect)
+/// The policy of a page that sends requests to its own host and to `origins`.
+pub(crate) fn content_security_policy(origins: &[String]) -> String {
+    let sources: String = origins.iter().map(|origin| format!(" {origin}")).collect();
+    CONTENT_SECURITY_POLICY.replace("{connect}", &format!("'self'{sources}"))
 }
 
 #[derive(Clone, Copy)]
@@ -40,13 +39,13 @@ impl Asset {
         Asset { path, content_type: "text/javascript; charset=utf-8", body }
     }
 
-    /// The route of the file, with a content security policy that allows requests to `hosts`.
+    /// The route of the file, with a content security policy that allows requests to `origins`.
     pub(crate) fn route<S: Clone + Send + Sync + 'static>(
         self,
-        hosts: &[String],
+        origins: &[String],
     ) -> MethodRouter<S> {
         let etag = self.etag();
-        let policy = content_security_policy(hosts);
+        let policy = content_security_policy(origins);
         get(move |headers: HeaderMap| async move { self.respond(&headers, &etag, &policy) })
     }
 

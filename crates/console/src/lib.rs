@@ -30,8 +30,8 @@
 //! same host, and for the demo page `/demo/state` and `/demo/nodes/{number}/{action}`.
 //!
 //! ```
-//! let hosts = ["127.0.0.1:7080".to_owned(), "127.0.0.1:7180".to_owned()];
-//! let router = pushonce_console::demo(&hosts)
+//! let origins = ["http://127.0.0.1:7180".to_owned(), "ws://127.0.0.1:7180".to_owned()];
+//! let router = pushonce_console::demo(&origins)
 //!     .into_iter()
 //!     .fold(axum::Router::<()>::new(), |router, (path, page)| router.route(path, page));
 //! ```
@@ -59,14 +59,14 @@ pub fn sdk() -> Vec<(&'static str, MethodRouter)> {
     routes(&sdk::MODULES, &[])
 }
 
-/// The files of the demo page with their paths: `/` and what it loads. The page may send requests to `hosts`, each
-/// `HOST:PORT`: the nodes of the demo.
-pub fn demo(hosts: &[String]) -> Vec<(&'static str, MethodRouter)> {
-    [routes(&demo::PAGE, hosts), routes(&demo::MODULES, hosts)].concat()
+/// The files of the demo page with their paths: `/` and what it loads. The page may send requests to
+/// these origins, each `SCHEME://HOST:PORT`: the nodes of the demo.
+pub fn demo(origins: &[String]) -> Vec<(&'static str, MethodRouter)> {
+    [routes(&demo::PAGE, origins), routes(&demo::MODULES, origins)].concat()
 }
 
-fn routes(assets: &[Asset], hosts: &[String]) -> Vec<(&'static str, MethodRouter)> {
-    assets.iter().map(|asset| (asset.path, asset.route(hosts))).collect()
+fn routes(assets: &[Asset], origins: &[String]) -> Vec<(&'static str, MethodRouter)> {
+    assets.iter().map(|asset| (asset.path, asset.route(origins))).collect()
 }
 
 #[cfg(test)]
@@ -85,7 +85,11 @@ mod tests {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
         let request = request.body(Body::empty()).expect("a request");
-        let pages = demo(&["127.0.0.1:7180".to_owned()]).into_iter().chain(sdk()).chain(console());
+        let pages =
+            demo(&["http://127.0.0.1:7180".to_owned(), "https://127.0.0.1:7543".to_owned()])
+                .into_iter()
+                .chain(sdk())
+                .chain(console());
         let router =
             pages.fold(Router::<()>::new(), |router, (path, page)| router.route(path, page));
         router.oneshot(request).await.expect("infallible")
@@ -118,11 +122,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn page_may_connect_to_its_own_host_and_the_given_ones_only() {
+    async fn page_may_connect_to_its_own_host_and_the_given_origins_only() {
         let response = get("/", None).await;
         let policy = header(&response, "content-security-policy");
         let connect = policy.split("; ").find(|rule| rule.starts_with("connect-src"));
-        assert_eq!(connect, Some("connect-src 'self' http://127.0.0.1:7180 ws://127.0.0.1:7180"));
+        assert_eq!(
+            connect,
+            Some("connect-src 'self' http://127.0.0.1:7180 https://127.0.0.1:7543")
+        );
         assert!(policy.contains("script-src 'self'; style-src 'self';"), "{policy}");
         let response = get("/sdk/index.js", None).await;
         assert!(header(&response, "content-security-policy").contains("connect-src 'self';"));

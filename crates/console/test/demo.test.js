@@ -8,7 +8,7 @@ import { TcpProxy } from "../../client/js/test/integration/proxy.js";
 import { launch, openPage, skip } from "./browser.js";
 import { DemoProcess } from "./demo-process.js";
 
-const TRANSPORTS = ["websocket", "sse"];
+const TRANSPORTS = ["websocket", "sse", "webtransport"];
 /** Messages that a page must receive to have moved. */
 const SOME = 30;
 
@@ -99,37 +99,6 @@ for (const transport of TRANSPORTS) {
     await assertClean(page);
   });
 
-  test(`page catches up over ${transport} when the network comes back`, { skip }, async (context) => {
-    const startProxies = (/** @type {number[]} */ ports = []) =>
-      Promise.all(demo.urls.map((url, index) => TcpProxy.start(new URL(url).host, ports[index])));
-    let proxies = await startProxies();
-    context.after(() => Promise.all(proxies.map((proxy) => proxy.stop())));
-    const ports = proxies.map((proxy) => Number(new URL(proxy.url).port));
-    const rules = demo.urls.map((url, index) => `MAP ${new URL(url).host} ${new URL(proxies[index].url).host}`);
-    const within = await launch(`--host-resolver-rules=${rules.join(",")}`);
-    context.after(() => within.close());
-    const page = await openDemo(context, { path, within });
-    await moves(page);
-    page.allowNetworkErrors();
-
-    // The browser does not apply this to WebSockets.
-    await page.context.setOffline(true);
-    await Promise.all(proxies.map((proxy) => proxy.stop()));
-    await waitUntil("the page shows that it is offline", async () => /^disconnected/.test(await page.connection()));
-    // The page shows its counts four times a second.
-    await page.page.waitForTimeout(1_000);
-    const before = await page.received();
-    await publishedMore(SOME);
-    assert.equal(await page.received(), before);
-
-    proxies = await startProxies(ports);
-    await page.context.setOffline(false);
-    await waitUntil("the page is live", async () => /^live from/.test(await page.connection()));
-    await moves(page);
-    assert.ok((await page.late()) > 0, "messages of the time without a network arrived");
-    await assertClean(page);
-  });
-
   test(`page goes on over ${transport} when its node is killed, and brings it back`, { skip }, async (context) => {
     const page = await openDemo(context, { path });
     await moves(page);
@@ -180,6 +149,40 @@ for (const transport of TRANSPORTS) {
     const pause = await page.page.evaluate(() => /** @type {any} */ (globalThis).longestPause);
     assert.ok(pause > 1_000, `the page slept for ${pause} ms`);
     await waitUntil("the page is live", async () => /^live from/.test(await page.connection()));
+    await assertClean(page);
+  });
+}
+
+// The proxies carry TCP only.
+for (const transport of TRANSPORTS.filter((transport) => transport !== "webtransport")) {
+  test(`page catches up over ${transport} when the network comes back`, { skip }, async (context) => {
+    const startProxies = (/** @type {number[]} */ ports = []) =>
+      Promise.all(demo.urls.map((url, index) => TcpProxy.start(new URL(url).host, ports[index])));
+    let proxies = await startProxies();
+    context.after(() => Promise.all(proxies.map((proxy) => proxy.stop())));
+    const ports = proxies.map((proxy) => Number(new URL(proxy.url).port));
+    const rules = demo.urls.map((url, index) => `MAP ${new URL(url).host} ${new URL(proxies[index].url).host}`);
+    const within = await launch(`--host-resolver-rules=${rules.join(",")}`);
+    context.after(() => within.close());
+    const page = await openDemo(context, { path: `/?transports=${transport}`, within });
+    await moves(page);
+    page.allowNetworkErrors();
+
+    // The browser does not apply this to WebSockets.
+    await page.context.setOffline(true);
+    await Promise.all(proxies.map((proxy) => proxy.stop()));
+    await waitUntil("the page shows that it is offline", async () => /^disconnected/.test(await page.connection()));
+    // The page shows its counts four times a second.
+    await page.page.waitForTimeout(1_000);
+    const before = await page.received();
+    await publishedMore(SOME);
+    assert.equal(await page.received(), before);
+
+    proxies = await startProxies(ports);
+    await page.context.setOffline(false);
+    await waitUntil("the page is live", async () => /^live from/.test(await page.connection()));
+    await moves(page);
+    assert.ok((await page.late()) > 0, "messages of the time without a network arrived");
     await assertClean(page);
   });
 }

@@ -28,6 +28,8 @@ pub struct NodeStatus {
     pub name: String,
     /// The port of HTTP and WebSocket on 127.0.0.1.
     pub http: u16,
+    /// The port of QUIC and WebTransport on 127.0.0.1.
+    pub quic: u16,
     /// Its state.
     pub state: NodeState,
 }
@@ -143,6 +145,7 @@ mod tests {
             number,
             name: format!("node-{number}"),
             http: 7_080,
+            quic: 7_443,
             state,
         };
         (1..).zip(states).map(node).collect()

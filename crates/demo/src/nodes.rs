@@ -107,6 +107,7 @@ pub(crate) fn starting(ports: &[NodePorts]) -> Arc<[NodeStatus]> {
         number: index + 1,
         name: node_name(index),
         http: ports.http,
+        quic: ports.quic,
         state: NodeState::Starting,
     };
     ports.iter().enumerate().map(status).collect()

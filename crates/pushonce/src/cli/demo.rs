@@ -18,15 +18,21 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     let demo = Demo::new(args)?;
     let metrics = metrics::install_recorder()?;
     let readers = NodeReaders::default();
-    let hosts = hosts(&demo.control().nodes());
+    let nodes = demo.control().nodes();
     let control = ControlPages {
         control: demo.control(),
         readers: readers.clone(),
         metrics: metrics.clone(),
         started_at: Instant::now(),
     };
-    let pages = Pages::new().files(pushonce_console::demo(&hosts)).merge(control.pages());
-    let origins: Vec<String> = hosts.iter().map(|host| format!("http://{host}")).collect();
+    let reachable = origins(&nodes, &["http", "ws"], |node| node.http).chain(origins(
+        &nodes,
+        &["https"],
+        |node| node.quic,
+    ));
+    let files = pushonce_console::demo(&reachable.collect::<Vec<_>>());
+    let pages = Pages::new().files(files).merge(control.pages());
+    let origins: Vec<String> = origins(&nodes, &["http"], |node| node.http).collect();
     let start_node = async |spec: NodeSpec, signals: NodeSignals| {
         let thread = NodeThread {
             spec,
@@ -45,9 +51,14 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     demo.run(start_node, print, shutdown).await
 }
 
-/// The hosts under which a browser on this machine knows the nodes.
-fn hosts(nodes: &[NodeStatus]) -> Vec<String> {
-    let names = ["127.0.0.1", "localhost"];
-    let of_node = |node: &NodeStatus| names.map(|name| format!("{name}:{}", node.http));
-    nodes.iter().flat_map(of_node).collect()
+/// The origins under which a browser on this machine knows a port of the nodes.
+fn origins<'a>(
+    nodes: &'a [NodeStatus],
+    schemes: &'a [&str],
+    port: fn(&NodeStatus) -> u16,
+) -> impl Iterator<Item = String> + 'a {
+    let hosts = move |node| ["127.0.0.1", "localhost"].map(|name| (name, port(node)));
+    let with_scheme =
+        move |(name, port)| schemes.iter().map(move |scheme| format!("{scheme}://{name}:{port}"));
+    nodes.iter().flat_map(hosts).flat_map(with_scheme)
 }
