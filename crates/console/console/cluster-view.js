@@ -1,4 +1,4 @@
-// The cluster as a picture: is all well, who owns what, what moves, and what happens each second.
+// The cluster as a picture: its health, the owners of shards, moves, and rates.
 
 import { element, refresh, setText } from "./dom.js";
 import { assess } from "./health.js";

@@ -1,4 +1,4 @@
-// The nodes: which one this page uses, who owns the shards, and the buttons that kill a node and bring it back.
+// The nodes: the one of this page, the owners of the shards, and the buttons that kill a node and bring it back.
 
 import { urlOf } from "./cluster.js";
 import { byId, element, setText } from "./dom.js";

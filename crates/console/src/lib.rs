@@ -59,7 +59,7 @@ pub fn sdk() -> Vec<(&'static str, MethodRouter)> {
     routes(&sdk::MODULES, &[])
 }
 
-/// The files of the demo page with their paths: `/` and what it loads. The page may send requests to
+/// The files of the demo page with their paths: `/` and its modules. The page may send requests to
 /// these origins, each `SCHEME://HOST:PORT`: the nodes of the demo.
 pub fn demo(origins: &[String]) -> Vec<(&'static str, MethodRouter)> {
     [routes(&demo::PAGE, origins), routes(&demo::MODULES, origins)].concat()

@@ -19,7 +19,7 @@ const DELAY_MS = 200;
 const LOADS = 12;
 const PUBLISH_EVERY = 100;
 
-/** A proxy that delays what it passes on. @param {string} url */
+/** A proxy that delays every byte. @param {string} url */
 async function startDelayProxy(url) {
   const { hostname, port } = new URL(url);
   const server = createServer((client) => {

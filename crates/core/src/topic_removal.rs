@@ -1,8 +1,8 @@
-//! What an operator removes from a topic.
+//! Removals of topics and of their messages by operators.
 
 use serde::{Deserialize, Serialize};
 
-/// What is removed from a topic. In both cases positions of removed messages are never assigned again, and readers that
+/// A removal. In both cases positions of removed messages are never assigned again, and readers that
 /// have not received all of them get a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TopicRemoval {

@@ -31,7 +31,7 @@ struct WallMatch {
     ground: String,
     /// Kick-off in seconds since the Unix epoch.
     kick_off: u64,
-    /// Absent while nobody knows which teams play: in the knock-out rounds before the kick-off.
+    /// Absent until the teams are known: in the knock-out rounds before the kick-off.
     #[serde(skip_serializing_if = "Option::is_none")]
     teams: Option<[String; 2]>,
     score: [u32; 2],

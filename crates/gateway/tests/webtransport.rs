@@ -131,7 +131,7 @@ async fn ticket_of_the_query_opens_one_session() {
     let mut client = GatewayClient::webtransport(&server, &query).await;
     let reply = client.subscribe(1, "chat/7", StartFrom::Now).await;
     assert!(matches!(reply, ServerEvent::Subscribed { .. }), "{reply:?}");
-    // A second session is opened, and says what is wrong: its page cannot see a status.
+    // A second session is opened and reports the fault: its page cannot see a status.
     let mut again = GatewayClient::webtransport(&server, &query).await;
     assert_eq!(again.error_code().await, (None, ErrorCode::NotAuthenticated));
     assert_eq!(again.close_code().await, close::NOT_AUTHENTICATED.code);

@@ -359,7 +359,7 @@ fn commit_outcomes(reply: Result<Bytes, ProposeError>, count: usize) -> Vec<Comm
     }
 }
 
-/// What a proposal without a reply means for what it carried.
+/// The outcome of a publish or removal whose proposal failed.
 pub(crate) fn proposal_failed(error: ProposeError) -> PublishError {
     match error {
         ProposeError::Rejected { leader } => PublishRejection::NotOwner { owner: leader }.into(),

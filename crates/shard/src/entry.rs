@@ -25,7 +25,7 @@ pub struct EntryBatch {
     /// Whether topics created in the owner's memory from now on have the index of this entry as their
     /// epoch. Every owner proposes one such entry before it places anything in memory.
     pub starts_memory_epoch: bool,
-    /// What operators remove. It is removed before the items are placed.
+    /// Removals of operators, which are applied before the items.
     pub removals: Vec<(Topic, TopicRemoval)>,
     /// The publishes.
     pub items: Vec<EntryItem>,

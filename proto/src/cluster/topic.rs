@@ -47,7 +47,7 @@ pub struct TopicList {
     pub unknown_shards: Vec<ShardId>,
 }
 
-/// What a purge or a deletion removed.
+/// The messages that a purge or a deletion removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RemovedMessages {
     /// Number of messages.

@@ -34,7 +34,7 @@ function closure(path, found = new Set()) {
 
 const size = (paths) => [...paths].reduce((sum, path) => sum + sizes.get(path.split("/").at(-1)), 0);
 const core = closure("size/index.js");
-/** By entry point, what is loaded besides the core. */
+/** The modules that each entry point loads beside the core. */
 const added = new Map();
 const isVerbose = process.argv.includes("--modules");
 for (const [path, { entryPoint, inputs }] of Object.entries(metafile.outputs)) {

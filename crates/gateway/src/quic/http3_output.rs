@@ -22,7 +22,7 @@ struct RequestWriter {
     writer: StreamWriter,
     /// The id of the stream, and of the session.
     session: u64,
-    /// The stream ends after what is queued.
+    /// The stream ends after the queued bytes.
     is_ending: bool,
     is_finished: bool,
 }
@@ -70,7 +70,7 @@ impl Http3Output {
         Some(stream)
     }
 
-    /// Writes what is queued, as far as there is room. A stream that the client stopped keeps its queue: the session
+    /// Writes the queued bytes, as far as there is room. A stream that the client stopped keeps its queue: the session
     /// ends with the connection.
     pub(super) fn flush(&mut self) {
         let _: Result<(), StreamWriteError> = self.control.flush(&self.connection, &self.bytes_out);

@@ -65,7 +65,7 @@ enum ClosingStep {
     /// They were written, and are to be acknowledged.
     RepliesWritten,
     /// Over WebTransport: the code and the reason were written to this stream, and are to be acknowledged. Not before
-    /// the replies: a browser drops what it has not read when the session ends.
+    /// the replies: a browser drops unread bytes when the session ends.
     CloseWritten(StreamId),
 }
 

@@ -1,4 +1,4 @@
-//! The request that opens a WebTransport session: what it asks for, and why it is refused.
+//! The request that opens a WebTransport session: its options, and the reasons to refuse it.
 
 use http::StatusCode;
 use pushonce_proto::client::Encoding;

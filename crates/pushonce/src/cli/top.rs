@@ -15,7 +15,7 @@ use crate::config::HumanDuration;
 use crate::output::{self, OutputError};
 use frame::Frame;
 
-/// What to show, and how often.
+/// The topics, their order, and the pace of the frames.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Show only topics whose names begin with this, as in chat/
@@ -37,7 +37,7 @@ pub(super) struct Args {
     server: ServerArgs,
 }
 
-/// What the first topics have most of.
+/// The order of the topics, highest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum SortBy {
     /// Messages a second

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::cluster::table;
 use super::{Sample, SortBy, TOPICS_MAX};
 
-/// What is shown at one time.
+/// The cluster at one time.
 #[derive(Debug)]
 pub(super) struct Frame {
     cluster: String,
