@@ -31,7 +31,7 @@ use crate::http::front::HttpFront;
 use crate::http::{HttpError, cors};
 use crate::lane::LaneState;
 use crate::overflow::OverflowPermit;
-use crate::socket::ClientSocket;
+use crate::socket::{ClientSocket as _, HttpSocket, Tcp};
 use crate::{HttpsSettings, linger, sse, ws};
 use opening::{
     OpeningSlot, PendingEventStream, SessionOpening, session_span, upgrade_to_websocket,
@@ -102,7 +102,7 @@ impl ConnectionPermit {
 }
 
 /// Sends `response` on a connection for which there is no permit, without reading its request.
-pub(crate) fn reject(lane: &Rc<LaneState>, stream: impl ClientSocket, response: &[u8]) {
+pub(crate) fn reject(lane: &Rc<LaneState>, stream: impl HttpSocket, response: &[u8]) {
     // An empty socket buffer has room for the response; anything else is not worth waiting for.
     let _ = stream.try_write(response);
     if !lane.has_descriptor_for_client(stream.tcp()) {
@@ -120,7 +120,7 @@ pub(crate) fn reject(lane: &Rc<LaneState>, stream: impl ClientSocket, response: 
 }
 
 /// The address of a client.
-pub(crate) fn client_address(stream: &TcpStream) -> ClientAddress {
+pub(crate) fn client_address(stream: &impl Tcp) -> ClientAddress {
     stream.peer_addr().ok().map(|address| address.ip()).into()
 }
 
@@ -151,7 +151,7 @@ pub(crate) async fn serve_tls(
 }
 
 /// Serves one connection with HTTP/1 until it ends.
-pub(crate) async fn serve<S: ClientSocket>(
+pub(crate) async fn serve<S: HttpSocket>(
     lane: Rc<LaneState>,
     stream: S,
     http: HttpFront,
@@ -222,14 +222,16 @@ pub(crate) async fn serve<S: ClientSocket>(
     // A session gets its own task: this one is several times as large, and most sessions are idle.
     match opening_slot.take() {
         Some(SessionOpening::WebSocket(upgrade_request)) => {
-            let span = session_span("websocket", stream.tcp());
+            let Ok(stream) = stream.into_session(&lane.reactor) else { return };
+            let (span, key) = (session_span("websocket", stream.tcp()), stream.tcp().key());
             let session = ws::run(lane.clone(), stream, &parts.read_buf, *upgrade_request);
-            lane.spawn_connection(span, session.map(move |()| drop(permit)));
+            lane.spawn_session(key, span, session.map(move |()| drop(permit)));
         }
         Some(SessionOpening::EventStream(opening)) => {
-            let span = session_span("sse", stream.tcp());
+            let Ok(stream) = stream.into_session(&lane.reactor) else { return };
+            let (span, key) = (session_span("sse", stream.tcp()), stream.tcp().key());
             let session = sse::run(lane.clone(), stream, opening);
-            lane.spawn_connection(span, session.map(move |()| drop(permit)));
+            lane.spawn_session(key, span, session.map(move |()| drop(permit)));
         }
         None => {
             // hyper closes without a response.

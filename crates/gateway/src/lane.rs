@@ -40,6 +40,7 @@ use crate::metrics::{GatewayMetrics, Shortage, TransportKind};
 use crate::overflow::Overflow;
 use crate::pressure::{self, LoadTracker, MemoryUse, Pressure};
 use crate::quic::SessionAcceptor;
+use crate::reactor::{Reactor, ReactorDriver, SlotKey};
 use crate::registry::{self, SessionRegistry};
 use crate::session::{AccessGate, SessionLimits};
 use crate::slow_sessions::{self, InspectRequest};
@@ -87,6 +88,7 @@ pub(crate) struct LaneState {
     /// The read buffer. A task fills and reads it within one poll.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) metrics: GatewayMetrics,
+    pub(crate) reactor: Rc<Reactor>,
     pub(crate) tls: TlsLane,
     /// The file descriptors that connections may use.
     descriptors: DescriptorBudget,
@@ -170,15 +172,9 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     let Backend { hub, publisher, access, .. } = backend;
     let (fanout, driver) = hub.new_lane();
     let draining = shutdown.child_token();
-    let lane = Rc::new(LaneState::new(
-        config,
-        fanout,
-        publisher,
-        access,
-        memory,
-        client_limits,
-        draining.clone(),
-    ));
+    let (lane, reactor_driver) =
+        LaneState::new(config, fanout, publisher, access, memory, client_limits, draining.clone())?;
+    let lane = Rc::new(lane);
     let listener = InfallibleListener::new("http", TcpListener::from_std(listener)?);
     let https = https.map(|(listener, settings)| {
         io::Result::Ok((
@@ -190,6 +186,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     let quic = quic.map(|listener| open_quic(listener, &lane, webtransport)).transpose()?;
     let stop = CancellationToken::new();
     lane.spawn(driver.run(stop.clone()));
+    lane.spawn(run_reactor(reactor_driver));
     lane.spawn(slow_sessions::serve(index, lane.clone(), inspect_requests));
     let mut quic = quic.map(|endpoint| {
         let run =
@@ -212,6 +209,12 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     stop.cancel();
     join_quic(&mut quic).await;
     Ok(())
+}
+
+async fn run_reactor(driver: ReactorDriver) {
+    if let Err(error) = driver.run().await {
+        tracing::error!(%error, "a lane cannot wait for its sockets any more; its sessions ended");
+    }
 }
 
 fn open_quic(
@@ -345,6 +348,10 @@ async fn run_ticks(lane: &LaneState, admission: &LaneAdmission, record_tick: imp
 // === impl LaneState ===
 
 impl LaneState {
+    /// Must be called on the runtime of the lane.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
     pub(crate) fn new(
         config: Arc<Config>,
         fanout: pushonce_fanout::Lane,
@@ -353,7 +360,7 @@ impl LaneState {
         memory: MemoryUse,
         client_limits: ClientLimits,
         draining: CancellationToken,
-    ) -> LaneState {
+    ) -> io::Result<(LaneState, ReactorDriver)> {
         let limits = SessionLimits {
             publishes_max: config.publishes_max,
             // Two of the largest payloads, so that one pending publish does not cause rejection of the next.
@@ -361,7 +368,8 @@ impl LaneState {
         };
         let view = access.view();
         let payload_bytes_max = view.borrow().namespaces.payload_bytes_max();
-        LaneState {
+        let (reactor, reactor_driver) = Reactor::new()?;
+        let lane = LaneState {
             config,
             limits: Rc::new(limits),
             fanout,
@@ -374,6 +382,7 @@ impl LaneState {
             sessions: SessionRegistry::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             metrics: GatewayMetrics::new(),
+            reactor,
             tls: TlsLane::default(),
             descriptors: DescriptorBudget::for_process(),
             overflow: Rc::default(),
@@ -386,7 +395,8 @@ impl LaneState {
             started_at: std::time::Instant::now(),
             draining,
             connections: TaskTracker::new(),
-        }
+        };
+        Ok((lane, reactor_driver))
     }
 
     /// Spawns a task of a session. It ends with the runtime of the lane at the latest.
@@ -402,6 +412,22 @@ impl LaneState {
             self.connections.spawn_local(task);
         } else {
             self.connections.spawn_local(task.instrument(span));
+        }
+    }
+
+    /// Runs the task of a session with a socket, for which the lane waits when it drains. Its log lines have the
+    /// fields of `span`.
+    pub(crate) fn spawn_session(
+        &self,
+        key: SlotKey,
+        span: Span,
+        task: impl Future<Output = ()> + 'static,
+    ) {
+        let task = self.connections.track_future(task);
+        if span.is_disabled() {
+            self.reactor.spawn(key, task);
+        } else {
+            self.reactor.spawn(key, task.instrument(span));
         }
     }
 

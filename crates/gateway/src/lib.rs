@@ -114,6 +114,7 @@ mod pressure;
 mod publish_router;
 pub mod query;
 mod quic;
+mod reactor;
 mod registry;
 mod rejection;
 mod session;

@@ -9,10 +9,9 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use pushonce_core::FailPoint;
-use tokio::net::TcpStream;
 
 use crate::lane::LaneState;
-use crate::socket::ClientSocket;
+use crate::socket::{self, ClientSocket, Tcp};
 
 /// Maximum number of discarded bytes: enough for a client that reads the response only after it sent its
 /// body.
@@ -35,17 +34,17 @@ pub(crate) async fn close(lane: &LaneState, stream: &impl ClientSocket) {
 /// Ends the outgoing stream, after the bytes that wait for the socket.
 async fn end_stream(stream: &impl ClientSocket) {
     stream.close_write();
-    while stream.has_unsent() && stream.tcp().writable().await.is_ok() {
+    while stream.has_unsent() && socket::writable(stream.tcp()).await.is_ok() {
         stream.close_write();
     }
 }
 
 /// Discards input until the client closes its side or has sent [`BYTES_MAX`].
-async fn discard(lane: &LaneState, stream: &TcpStream) {
+async fn discard(lane: &LaneState, tcp: &impl Tcp) {
     let mut remaining = BYTES_MAX;
-    while remaining > 0 && stream.readable().await.is_ok() {
+    while remaining > 0 && socket::readable(tcp).await.is_ok() {
         let mut scratch = lane.scratch.borrow_mut();
-        match stream.try_read(&mut scratch) {
+        match Tcp::try_read(tcp, &mut scratch) {
             Ok(0) => return,
             Ok(len) => remaining = remaining.saturating_sub(len),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

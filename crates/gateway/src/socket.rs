@@ -1,14 +1,18 @@
 //! The socket of a client: TCP, or TLS above it.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
+
+use crate::reactor::{Reactor, SessionTcp};
 
 /// Suppresses SIGPIPE on a closed socket.
 #[cfg(not(target_vendor = "apple"))]
@@ -17,14 +21,34 @@ const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: SendFlags = SendFlags::empty();
 
-/// The socket of a client. HTTP uses it as a stream; a WebSocket session shares it between its task, which reads,
-/// and its sink, which writes.
-pub(crate) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + 'static {
-    /// Whether the connection has TLS.
-    const IS_TLS: bool;
+/// A TCP connection: registered with the runtime while it speaks HTTP, and with the reactor of its lane as a session.
+pub(crate) trait Tcp: AsFd + 'static {
+    /// The address of the client, while the connection lasts.
+    fn peer_addr(&self) -> io::Result<SocketAddr>;
+
+    /// Ready when there may be something to read.
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready when there may be room to write.
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Reads what is available.
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes one piece.
+    fn try_send(&self, piece: &[u8]) -> io::Result<usize>;
+
+    /// Writes several pieces.
+    fn try_send_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+}
+
+/// The socket of a client. A session shares it between its task, which reads, and its sink, which writes.
+pub(crate) trait ClientSocket: 'static {
+    /// The TCP connection under it.
+    type Tcp: Tcp;
 
     /// The TCP connection.
-    fn tcp(&self) -> &TcpStream;
+    fn tcp(&self) -> &Self::Tcp;
 
     /// Ready when there may be something to read.
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
@@ -48,30 +72,69 @@ pub(crate) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + 'static {
     fn close_write(&self);
 }
 
-impl ClientSocket for TcpStream {
-    const IS_TLS: bool = false;
+/// The socket of a connection that speaks HTTP.
+pub(crate) trait HttpSocket:
+    ClientSocket<Tcp = TcpStream> + AsyncRead + AsyncWrite + Unpin
+{
+    /// Whether the connection has TLS.
+    const IS_TLS: bool;
 
-    fn tcp(&self) -> &TcpStream {
+    /// The socket of the session that the connection becomes.
+    type Session: SessionSocket;
+
+    /// Moves the connection from the runtime to the reactor.
+    ///
+    /// # Errors
+    /// When the system has no room for the registration.
+    fn into_session(self, reactor: &Rc<Reactor>) -> io::Result<Self::Session>;
+}
+
+/// The socket of a session.
+pub(crate) trait SessionSocket: ClientSocket<Tcp = SessionTcp> {}
+
+impl<S: ClientSocket<Tcp = SessionTcp>> SessionSocket for S {}
+
+/// Completes when there may be something to read.
+pub(crate) async fn readable(tcp: &impl Tcp) -> io::Result<()> {
+    poll_fn(|cx| tcp.poll_read_ready(cx)).await
+}
+
+/// Completes when there may be room to write.
+pub(crate) async fn writable(tcp: &impl Tcp) -> io::Result<()> {
+    poll_fn(|cx| tcp.poll_write_ready(cx)).await
+}
+
+/// Writes one piece, without regard to what is known of the socket.
+pub(crate) fn send(socket: impl AsFd, piece: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, piece, NO_SIGNAL)?)
+}
+
+/// Writes several pieces, without regard to what is known of the socket.
+pub(crate) fn send_vectored(socket: impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(sendmsg(socket, pieces, &mut SendAncillaryBuffer::default(), NO_SIGNAL)?)
+}
+
+impl<T: Tcp> ClientSocket for T {
+    type Tcp = T;
+
+    fn tcp(&self) -> &T {
         self
     }
 
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
+        Tcp::poll_read_ready(self, cx)
     }
 
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.try_read(buffer)
+        Tcp::try_read(self, buffer)
     }
 
     fn try_write(&self, piece: &[u8]) -> io::Result<usize> {
-        send_one(self, piece)
+        self.try_send(piece)
     }
 
     fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        match sendmsg(self, pieces, &mut SendAncillaryBuffer::default(), NO_SIGNAL) {
-            Err(Errno::AGAIN) => self.try_write_vectored(pieces),
-            sent => Ok(sent?),
-        }
+        self.try_send_vectored(pieces)
     }
 
     fn has_unsent(&self) -> bool {
@@ -88,11 +151,38 @@ impl ClientSocket for TcpStream {
     }
 }
 
-/// Writes one piece without a lookup of the runtime's state of the socket, which with thousands of sockets is a
-/// cache miss. If the socket is full, the write is repeated through the runtime, which then waits for writability.
-pub(crate) fn send_one(stream: &TcpStream, piece: &[u8]) -> io::Result<usize> {
-    match send(stream, piece, NO_SIGNAL) {
-        Err(Errno::AGAIN) => stream.try_write(piece),
-        sent => Ok(sent?),
+impl HttpSocket for TcpStream {
+    const IS_TLS: bool = false;
+
+    type Session = SessionTcp;
+
+    fn into_session(self, reactor: &Rc<Reactor>) -> io::Result<SessionTcp> {
+        SessionTcp::register(reactor, self.into_std()?)
+    }
+}
+
+impl Tcp for TcpStream {
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.peer_addr()
+    }
+
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(cx)
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.try_read(buffer)
+    }
+
+    fn try_send(&self, piece: &[u8]) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, || send(self, piece))
+    }
+
+    fn try_send_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, || send_vectored(self, pieces))
     }
 }

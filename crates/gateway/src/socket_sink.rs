@@ -14,20 +14,16 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
 use pushonce_websocket::frame;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use crate::lane::LaneState;
 use crate::metrics::TransportKind;
-use crate::socket::ClientSocket;
+use crate::socket::{SessionSocket, Tcp as _};
 use crate::ws::InFlightWindow;
 
 /// Maximum number of slices in one write: as many as a turn of the lane has offers, so that one message from
@@ -60,7 +56,6 @@ pub(crate) struct SocketSink<S> {
     progressed: bool,
     kind: TransportKind,
     state: SinkState,
-    waker: Option<Waker>,
     lane: Rc<LaneState>,
 }
 
@@ -82,7 +77,7 @@ enum SinkState {
     Failed,
 }
 
-impl<S: ClientSocket> SocketSink<S> {
+impl<S: SessionSocket> SocketSink<S> {
     pub(crate) fn new(stream: Rc<S>, lane: Rc<LaneState>, kind: TransportKind) -> SocketSink<S> {
         SocketSink {
             stream,
@@ -93,7 +88,6 @@ impl<S: ClientSocket> SocketSink<S> {
             progressed: false,
             kind,
             state: SinkState::Open,
-            waker: None,
             lane,
         }
     }
@@ -234,14 +228,6 @@ impl<S: ClientSocket> SocketSink<S> {
         std::mem::take(&mut self.progressed)
     }
 
-    /// Registers the task to wake when frames are left to write.
-    pub(crate) fn register_waker(&mut self, waker: &Waker) {
-        match &mut self.waker {
-            Some(current) => current.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
-    }
-
     fn wake(&self) {
         if self.needs_socket() || self.state != SinkState::Open {
             self.wake_session();
@@ -250,9 +236,7 @@ impl<S: ClientSocket> SocketSink<S> {
 
     /// Has the session polled again.
     pub(super) fn wake_session(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
+        self.stream.tcp().wake();
     }
 
     fn fail(&mut self) {
@@ -350,12 +334,12 @@ impl<S: ClientSocket> SocketSink<S> {
     }
 }
 
-impl<S: ClientSocket> pushonce_fanout::FrameSink for SocketSink<S> {
+impl<S: SessionSocket> pushonce_fanout::FrameSink for SocketSink<S> {
     fn offer(&mut self, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
         self.flush();
         let frame_count = runs.iter().map(|run| run.frames.len()).sum();
         let mut ready = self.state == SinkState::Open && !self.has_queued();
-        if ready && self.limits_unsent && !is_send_buffer_empty(self.stream.tcp()) {
+        if ready && self.limits_unsent && !self.stream.tcp().is_send_buffer_empty() {
             self.blocked_on = Some(BlockedOn::Socket);
             ready = false;
         }
@@ -394,24 +378,6 @@ fn first_frames<'a>(runs: &[FrameRun<'a>], count: usize) -> Vec<FrameRun<'a>> {
     cut
 }
 
-/// Whether the kernel holds no unsent bytes, by the low-water mark of the socket. A write alone does not show
-/// it: small writes join the last pending packet regardless of the mark. If there are unsent bytes, the
-/// runtime is made to wait for writability.
-fn is_send_buffer_empty(stream: &TcpStream) -> bool {
-    let check = || {
-        let mut socket = [PollFd::new(stream, PollFlags::OUT)];
-        match poll(&mut socket, Some(&Timespec::default())) {
-            Ok(0) => Err(ErrorKind::WouldBlock.into()),
-            // The following write detects an error of the socket.
-            Ok(_) | Err(_) => Ok(()),
-        }
-    };
-    match stream.try_io(Interest::WRITABLE, check) {
-        Err(error) => error.kind() != ErrorKind::WouldBlock,
-        Ok(()) => true,
-    }
-}
-
 /// Returns how many frames `written` bytes cover completely, and the remainder of a partly written one.
 fn split_at_written<'a>(
     frames: impl Iterator<Item = &'a Bytes>,
@@ -434,25 +400,22 @@ mod tests {
 
     use pushonce_fanout::FrameSink as _;
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::TcpStream;
 
     use super::*;
-    use crate::testing::LaneHarness;
+    use crate::reactor::SessionTcp;
+    use crate::testing::{self, LaneHarness};
 
-    /// Returns a client, its socket on the server, and a sink whose socket is writable.
-    async fn connected_sink() -> (TcpStream, Rc<TcpStream>, SocketSink<TcpStream>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let stream = Rc::new(listener.accept().await.unwrap().0);
-        stream.writable().await.unwrap();
-        let sink =
-            SocketSink::new(stream.clone(), LaneHarness::new().lane, TransportKind::WebSocket);
-        (client, stream, sink)
+    /// Returns a client, and a sink for its connection.
+    async fn connected_sink() -> (TcpStream, SocketSink<SessionTcp>) {
+        let lane = LaneHarness::new().lane;
+        let (client, tcp) = testing::connected_pair(&lane.reactor).await;
+        (client, SocketSink::new(Rc::new(tcp), lane, TransportKind::WebSocket))
     }
 
     #[tokio::test]
     async fn full_socket_queues_the_rest_of_one_frame_and_loses_nothing() {
-        let (mut client, stream, mut sink) = connected_sink().await;
+        let (mut client, mut sink) = connected_sink().await;
         let frames: Vec<Bytes> = (0..300).map(|n| format!("{n:>1000}").into()).collect();
         let topics: Vec<FrameRun<'_>> = (0..)
             .zip(&frames)
@@ -478,7 +441,7 @@ mod tests {
         let reading = client.read_exact(&mut received);
         let writing = async {
             while !sink.queue.is_empty() {
-                stream.writable().await.unwrap();
+                tokio::task::yield_now().await;
                 sink.flush();
             }
         };
@@ -490,7 +453,7 @@ mod tests {
 
     #[tokio::test]
     async fn joined_frames_are_taken_by_whole_frames() {
-        let (mut client, _, mut sink) = connected_sink().await;
+        let (mut client, mut sink) = connected_sink().await;
         let frames: Vec<Bytes> = (0..60).map(|n| format!("{n:>1000}").into()).collect();
         let joined = Bytes::from(frames.concat());
         let run = FrameRun { token: 0, frames: &frames, concatenated: Some(&joined), cursors: &[] };

@@ -13,11 +13,14 @@ use pushonce_core::{
     Message, OverloadReason, Position, Publish, PublishError, PublishRejection, Timestamp, Topic,
 };
 use pushonce_fanout::{Hub, LaneDriver, Retention, Upstream, hub};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::lane::LaneState;
+use crate::reactor::{Reactor, ReactorDriver, SessionTcp};
+use crate::socket::HttpSocket as _;
 use crate::{ClientLimits, Config, Encoder, MemoryUse, PublishRouter};
 
 /// Test timeout, far beyond the duration of any test. It expires only when something is lost.
@@ -27,6 +30,8 @@ pub(crate) struct LaneHarness {
     pub(crate) lane: Rc<LaneState>,
     /// The driver of the fan-out, until [`LaneHarness::start_fanout`] runs it.
     fanout_driver: Option<LaneDriver>,
+    /// The driver of the sockets, until [`LaneHarness::start_reactor`] runs it.
+    reactor_driver: Option<ReactorDriver>,
     hub: Hub,
     pub(crate) upstream_events: mpsc::UnboundedReceiver<UpstreamEvent>,
 }
@@ -46,6 +51,15 @@ pub(crate) async fn run_on_lane(future: impl Future<Output = ()>) {
     tokio::time::timeout(TIMEOUT, local_set.run_until(future)).await.expect("the test timed out");
 }
 
+/// A client, and its connection on a reactor.
+pub(crate) async fn connected_pair(reactor: &Rc<Reactor>) -> (TcpStream, SessionTcp) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let client = TcpStream::connect(address).await.expect("a connection");
+    let (accepted, _) = listener.accept().await.expect("a client");
+    (client, accepted.into_session(reactor).expect("a registration"))
+}
+
 impl LaneHarness {
     pub(crate) fn new() -> LaneHarness {
         let (sender, upstream_events) = mpsc::unbounded_channel();
@@ -56,7 +70,7 @@ impl LaneHarness {
         let limits = ClientLimits::new(&config);
         let (fanout, fanout_driver) = hub.new_lane();
         let view = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1)))).1;
-        let lane = Rc::new(LaneState::new(
+        let created = LaneState::new(
             config,
             fanout,
             backend,
@@ -64,14 +78,29 @@ impl LaneHarness {
             MemoryUse::default(),
             limits,
             draining,
-        ));
-        LaneHarness { lane, fanout_driver: Some(fanout_driver), hub, upstream_events }
+        );
+        let (lane, reactor_driver) = created.expect("a lane");
+        let lane = Rc::new(lane);
+        LaneHarness {
+            lane,
+            reactor_driver: Some(reactor_driver),
+            fanout_driver: Some(fanout_driver),
+            hub,
+            upstream_events,
+        }
     }
 
     /// Starts the delivery of frames. Must be called within [`run_on_lane`].
     pub(crate) fn start_fanout(&mut self) {
         if let Some(fanout_driver) = self.fanout_driver.take() {
             self.lane.spawn(fanout_driver.run(CancellationToken::new()));
+        }
+    }
+
+    /// Starts the tasks of the sessions. Must be called within [`run_on_lane`].
+    pub(crate) fn start_reactor(&mut self) {
+        if let Some(driver) = self.reactor_driver.take() {
+            self.lane.spawn(driver.run().map(drop));
         }
     }
 

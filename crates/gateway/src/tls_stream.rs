@@ -14,7 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::socket::{ClientSocket, send_one};
+use crate::reactor::{Reactor, SessionTcp};
+use crate::socket::{ClientSocket, HttpSocket, Tcp};
 
 /// Handshakes that are computed before the other tasks of the lane run. One takes some 200 µs, so that in a storm of
 /// new connections a connected client waits a millisecond longer.
@@ -28,8 +29,8 @@ pub(crate) struct TlsLane {
 }
 
 /// A TLS connection whose handshake is complete.
-pub(crate) struct TlsStream {
-    tcp: TcpStream,
+pub(crate) struct TlsStream<T = TcpStream> {
+    tcp: T,
     session: RefCell<TlsSession>,
     /// Decrypted bytes for which the buffer of the reader had no room.
     unread: RefCell<Bytes>,
@@ -76,7 +77,7 @@ impl TlsLane {
     }
 }
 
-impl TlsStream {
+impl TlsStream<TcpStream> {
     /// The application protocol that was negotiated.
     pub(crate) fn is_http2(&self) -> bool {
         self.session.borrow().alpn_protocol() == Some(b"h2")
@@ -95,7 +96,9 @@ impl TlsStream {
             Err(error) => Err(error),
         }
     }
+}
 
+impl<T> TlsStream<T> {
     /// Copies unread bytes.
     fn take_unread(&self, buffer: &mut [u8]) -> usize {
         let mut unread = self.unread.borrow_mut();
@@ -108,10 +111,21 @@ impl TlsStream {
     }
 }
 
-impl ClientSocket for TlsStream {
+impl HttpSocket for TlsStream<TcpStream> {
     const IS_TLS: bool = true;
 
-    fn tcp(&self) -> &TcpStream {
+    type Session = TlsStream<SessionTcp>;
+
+    fn into_session(self, reactor: &Rc<Reactor>) -> io::Result<TlsStream<SessionTcp>> {
+        let TlsStream { tcp, session, unread, buffers } = self;
+        Ok(TlsStream { tcp: tcp.into_session(reactor)?, session, unread, buffers })
+    }
+}
+
+impl<T: Tcp> ClientSocket for TlsStream<T> {
+    type Tcp = T;
+
+    fn tcp(&self) -> &T {
         &self.tcp
     }
 
@@ -145,7 +159,7 @@ impl ClientSocket for TlsStream {
         );
         // An alert or the response to a key update. What does not fit is sent with the next write.
         if session.has_unsent() {
-            session.flush(|bytes| send_one(&self.tcp, bytes))?;
+            session.flush(|bytes| self.tcp.try_send(bytes))?;
         }
         let received = read?;
         let is_end = received == 0 || session.is_peer_closed();
@@ -163,7 +177,7 @@ impl ClientSocket for TlsStream {
 
     fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut buffers = self.buffers.borrow_mut();
-        let send = |bytes: &[u8]| send_one(&self.tcp, bytes);
+        let send = |bytes: &[u8]| self.tcp.try_send(bytes);
         self.session.borrow_mut().write(&mut buffers, pieces, send)
     }
 
@@ -172,7 +186,7 @@ impl ClientSocket for TlsStream {
     }
 
     fn flush_unsent(&self) -> io::Result<usize> {
-        self.session.borrow_mut().flush(|bytes| send_one(&self.tcp, bytes))
+        self.session.borrow_mut().flush(|bytes| self.tcp.try_send(bytes))
     }
 
     fn close_write(&self) {

@@ -229,6 +229,7 @@ impl SubscriptionTable {
             wire,
             label: 0,
             sink,
+            // Mostly one: a vector without a capacity takes room for four.
             subscriptions: LiteMap::with_capacity(1),
             reservations: Vec::new(),
         };

@@ -10,7 +10,6 @@ use http::{Request, Response};
 use hyper::body::{Body as _, Incoming};
 use pushonce_auth::audit;
 use pushonce_proto::client::ErrorCode;
-use tokio::net::TcpStream;
 
 use super::{HttpResponseFuture, ready_response};
 use crate::http::HttpError;
@@ -19,6 +18,8 @@ use crate::http::front::HttpFront;
 use crate::http::page_policy::PageAccess;
 use crate::lane::LaneState;
 use crate::metrics::TransportKind;
+use crate::reactor::SessionTcp;
+use crate::socket::Tcp as _;
 use crate::sse::EventStreamOpening;
 use crate::{driver, sse, ws};
 
@@ -96,7 +97,7 @@ fn reject_handshake(
 }
 
 /// The span of a session in the log.
-pub(super) fn session_span(transport: &'static str, stream: &TcpStream) -> tracing::Span {
+pub(super) fn session_span(transport: &'static str, stream: &SessionTcp) -> tracing::Span {
     let (id, remote) = (driver::next_session_id(), stream.peer_addr().ok());
     tracing::debug_span!("session", id, transport, ?remote)
 }

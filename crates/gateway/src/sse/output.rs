@@ -8,7 +8,7 @@ use pushonce_fanout::{FrameRun, FrameSink, OfferOutcome, SinkClosed};
 
 use super::event::EventBlock;
 use super::positions::StreamPositions;
-use crate::socket::ClientSocket;
+use crate::socket::SessionSocket;
 use crate::socket_sink::SocketSink;
 
 /// The output of one stream.
@@ -70,7 +70,7 @@ impl<O: EventOutput> FrameSink for EventSink<O> {
     }
 }
 
-impl<S: ClientSocket> EventOutput for SocketSink<S> {
+impl<S: SessionSocket> EventOutput for SocketSink<S> {
     fn begin(&mut self, head: Response<()>, body: Bytes) {
         self.push(encode_head(&head, &body));
     }

@@ -21,7 +21,7 @@ use super::transport::EventStreamTransport;
 use crate::driver::SessionDriver;
 use crate::lane::LaneState;
 use crate::metrics::TransportKind;
-use crate::socket::ClientSocket;
+use crate::socket::{self, SessionSocket, Tcp as _};
 use crate::socket_sink::SocketSink;
 use crate::{connection, linger};
 
@@ -38,7 +38,7 @@ const INPUT_BYTES_MAX: usize = 64 << 10;
 type Driver<O> = Rc<SessionDriver<EventStreamTransport<O>>>;
 
 /// Starts a session on a connection and returns the future that runs it until its end.
-pub(crate) fn run<S: ClientSocket>(
+pub(crate) fn run<S: SessionSocket>(
     lane: Rc<LaneState>,
     stream: S,
     opening: EventStreamOpening,
@@ -86,7 +86,7 @@ fn poll_opening<O: EventOutput>(
 }
 
 /// A stream on the socket of an HTTP/1 connection.
-struct SocketSession<S: ClientSocket> {
+struct SocketSession<S: SessionSocket> {
     lane: Rc<LaneState>,
     driver: Driver<SocketSink<S>>,
     stream: Rc<S>,
@@ -97,11 +97,10 @@ struct SocketSession<S: ClientSocket> {
     closing: Option<LocalBoxFuture<'static, ()>>,
 }
 
-impl<S: ClientSocket> SocketSession<S> {
+impl<S: SessionSocket> SocketSession<S> {
     /// Ready when the stream is over except for what is queued; with whether the client is still there.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         poll_opening(&self.driver, &mut self.opening_timer, cx);
-        self.driver.transport().event_sink().borrow_mut().output.register_waker(cx.waker());
         loop {
             let wrote = self.poll_write(cx);
             let sink = self.driver.transport().event_sink().borrow();
@@ -166,7 +165,7 @@ impl<S: ClientSocket> SocketSession<S> {
             let sink = driver.transport().event_sink();
             let needs_socket = || sink.borrow().output.needs_socket();
             let flushed = async {
-                while needs_socket() && stream.tcp().writable().await.is_ok() {
+                while needs_socket() && socket::writable(stream.tcp()).await.is_ok() {
                     sink.borrow_mut().output.flush();
                     sink.borrow_mut().output.on_socket_writable();
                 }
@@ -179,7 +178,7 @@ impl<S: ClientSocket> SocketSession<S> {
 }
 
 /// Implemented by hand to save memory in idle sessions: an async block would contain the session twice.
-impl<S: ClientSocket> Future for SocketSession<S> {
+impl<S: SessionSocket> Future for SocketSession<S> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -196,7 +195,7 @@ impl<S: ClientSocket> Future for SocketSession<S> {
 }
 
 /// Stops the driver also when the lane drops the session: the driver and the lane refer to each other.
-impl<S: ClientSocket> Drop for SocketSession<S> {
+impl<S: SessionSocket> Drop for SocketSession<S> {
     fn drop(&mut self) {
         self.driver.stop();
     }

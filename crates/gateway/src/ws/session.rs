@@ -28,7 +28,7 @@ use crate::liveness::Activity;
 use crate::metrics::TransportKind;
 use crate::partial::PartialMessage;
 use crate::session::ReceiveState;
-use crate::socket::ClientSocket;
+use crate::socket::{SessionSocket, Tcp as _};
 use crate::socket_sink::SocketSink;
 use crate::{connection, encoder, work};
 
@@ -43,7 +43,7 @@ const FRAGMENTS_MAX: u32 = 256;
 
 /// Starts a session and returns the future that runs it until its end. `early` contains the bytes that were
 /// received after the request.
-pub(crate) fn run<S: ClientSocket>(
+pub(crate) fn run<S: SessionSocket>(
     lane: Rc<LaneState>,
     stream: S,
     early: &[u8],
@@ -87,7 +87,7 @@ struct WebSocketTransport<S> {
     has_received: Cell<bool>,
 }
 
-struct Session<S: ClientSocket> {
+struct Session<S: SessionSocket> {
     driver: Rc<SessionDriver<WebSocketTransport<S>>>,
     stream: Rc<S>,
     decoder: MessageDecoder,
@@ -116,7 +116,7 @@ enum PeerState {
 
 // === impl Session ===
 
-impl<S: ClientSocket> Session<S> {
+impl<S: SessionSocket> Session<S> {
     fn new(lane: Rc<LaneState>, stream: S, encoding: Encoding, deflate: bool) -> Session<S> {
         // Set anew before each message.
         let limits = DecoderLimits { message_bytes_max: 0, fragments_max: FRAGMENTS_MAX };
@@ -143,7 +143,6 @@ impl<S: ClientSocket> Session<S> {
 
     /// Ready when the session is over except for the closing handshake.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.driver.transport().sink.borrow_mut().register_waker(cx.waker());
         loop {
             let wrote = self.poll_write(cx);
             let sink = self.driver.transport().sink.borrow();
@@ -376,7 +375,7 @@ fn wrong_message_kind(encoding: Encoding) -> &'static str {
 }
 
 /// Implemented by hand to save memory in idle sessions: an async block would contain the session twice.
-impl<S: ClientSocket> Future for Session<S> {
+impl<S: SessionSocket> Future for Session<S> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -394,7 +393,7 @@ impl<S: ClientSocket> Future for Session<S> {
 }
 
 /// Stops the driver also when the lane drops the session: the driver and the lane refer to each other.
-impl<S: ClientSocket> Drop for Session<S> {
+impl<S: SessionSocket> Drop for Session<S> {
     fn drop(&mut self) {
         self.driver.stop();
     }
@@ -402,7 +401,7 @@ impl<S: ClientSocket> Drop for Session<S> {
 
 // === impl WebSocketTransport ===
 
-impl<S: ClientSocket> SessionTransport for WebSocketTransport<S> {
+impl<S: SessionSocket> SessionTransport for WebSocketTransport<S> {
     fn kind(&self) -> TransportKind {
         TransportKind::WebSocket
     }

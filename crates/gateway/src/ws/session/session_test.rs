@@ -4,9 +4,11 @@ use pushonce_core::{StartFrom, SubscribeOptions};
 use pushonce_proto::client::{ClientCommand, ClientRequest};
 use pushonce_telemetry::test_util::TestRecorder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use super::*;
+use crate::reactor::SessionTcp;
 use crate::testing::{self, LaneHarness};
 
 const BUFFER: usize = 60;
@@ -14,27 +16,41 @@ const BUFFER: usize = 60;
 /// An empty ping as a client sends it, masked with zeros.
 const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
 
-async fn connected_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (client, listener.accept().await.unwrap().0)
+/// A client and the session of its connection, which no task runs yet.
+async fn connected_session(harness: &LaneHarness) -> (TcpStream, Session<SessionTcp>) {
+    let (client, stream) = testing::connected_pair(&harness.lane.reactor).await;
+    (client, Session::new(harness.lane.clone(), stream, Encoding::Json, false))
+}
+
+/// Runs a session on the reactor of its lane.
+fn spawn(harness: &LaneHarness, session: Session<SessionTcp>) {
+    harness.lane.reactor.spawn(session.stream.key(), session);
 }
 
 #[tokio::test]
 async fn client_that_never_pauses_is_read_one_buffer_per_turn() {
-    let harness = LaneHarness::new();
+    let mut harness = LaneHarness::new();
     harness.lane.scratch.replace(vec![0; BUFFER].into());
-    let (mut client, stream) = connected_pair().await;
+    let (mut client, mut session) = connected_session(&harness).await;
     client.write_all(&PING.repeat(10 * BUFFER / PING.len())).await.unwrap();
     client.shutdown().await.unwrap();
-    let mut session = Session::new(harness.lane, stream, Encoding::Json, false);
-    let mut turns = 0;
-    let finished = poll_fn(|cx| {
-        turns += 1;
-        session.poll_open(cx)
-    });
-    testing::run_on_lane(finished).await;
-    assert!(turns > 10, "{turns} turns for ten buffers");
+    let (sender, finished) = oneshot::channel();
+    testing::run_on_lane(async {
+        harness.start_reactor();
+        let (key, mut turns) = (session.stream.key(), 0);
+        let count_turns = async move {
+            poll_fn(|cx| {
+                turns += 1;
+                session.poll_open(cx)
+            })
+            .await;
+            sender.send(turns).unwrap();
+        };
+        harness.lane.reactor.spawn(key, count_turns);
+        let turns = finished.await.unwrap();
+        assert!(turns > 10, "{turns} turns for ten buffers");
+    })
+    .await;
 }
 
 /// Reads until `word` was received `times` times.
@@ -53,12 +69,12 @@ async fn messages_of_many_topics_are_sent_in_one_write() {
     let writes = || recorder.value("pushonce_gateway_writes_total", &["websocket"]);
     let mut harness = recorder.run(LaneHarness::new);
     let topics: Vec<Topic> = (0..100).map(|n| Topic::new(&format!("t/{n}")).unwrap()).collect();
-    let (mut client, stream) = connected_pair().await;
+    let (mut client, session) = connected_session(&harness).await;
     testing::run_on_lane(async {
         harness.start_fanout();
-        let session = Session::new(harness.lane.clone(), stream, Encoding::Json, false);
+        harness.start_reactor();
         let driver = session.driver.clone();
-        tokio::task::spawn_local(session);
+        spawn(&harness, session);
         for topic in &topics {
             let (from, options) = (StartFrom::Now, SubscribeOptions::default());
             let command = ClientCommand::Subscribe { topic: topic.clone(), from, options };
@@ -77,14 +93,14 @@ async fn messages_of_many_topics_are_sent_in_one_write() {
 
 #[tokio::test(start_paused = true)]
 async fn message_that_is_not_complete_in_time_closes_the_session() {
-    let harness = LaneHarness::new();
-    let (mut client, stream) = connected_pair().await;
-    let session = Session::new(harness.lane.clone(), stream, Encoding::Json, false);
+    let mut harness = LaneHarness::new();
+    let (mut client, session) = connected_session(&harness).await;
     // Ten bytes are announced and one is sent. Control frames do not prolong the time.
     client.write_all(&[0x81, 0x80 | 10, 0, 0, 0, 0, b'{']).await.unwrap();
     let mut received = Vec::new();
     let run = async {
-        tokio::task::spawn_local(session);
+        harness.start_reactor();
+        spawn(&harness, session);
         // The clock is paused: it advances to the next deadline.
         client.read_to_end(&mut received).await.unwrap();
     };
@@ -96,8 +112,7 @@ async fn message_that_is_not_complete_in_time_closes_the_session() {
 #[tokio::test]
 async fn received_bytes_beyond_the_turn_of_a_session_wait_for_the_next() {
     let harness = LaneHarness::new();
-    let (client, stream) = connected_pair().await;
-    let mut session = Session::new(harness.lane.clone(), stream, Encoding::Json, false);
+    let (client, mut session) = connected_session(&harness).await;
     let subscribe = br#"{"subscribe":{"topic":"a"}}"#;
     let frame = [&[0x81, 0x80 | subscribe.len() as u8, 0, 0, 0, 0][..], subscribe].concat();
     let request = Encoding::Json.decode_request(&Bytes::from_static(subscribe)).unwrap();
