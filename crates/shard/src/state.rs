@@ -200,9 +200,13 @@ impl ShardState {
         self.change_memory_namespaces(index, &old.memory_namespaces(), &new.memory_namespaces());
     }
 
-    /// Whether the settings are newer than the current ones.
+    /// Whether the settings are newer than the current ones, with the same number of shards: it never changes in a
+    /// cluster, and with another one the topics of this shard would belong to others.
     pub(crate) fn accepts_settings(&self, new: &ShardSettings) -> bool {
         self.settings.as_ref().is_none_or(|known| {
+            if new.shards != known.shards {
+                return false;
+            }
             if FailPoint::OutdatedSettingsApplied.is_active() {
                 return new.revision() != known.revision();
             }

@@ -564,3 +564,17 @@ fn recovered_state_keeps_its_messages_and_starts_an_epoch_above_all_lost_ones() 
     assert_eq!(publish(&mut state, index + 1, "a"), Position::new(index, 3));
     assert_eq!(ShardState::restore(&state.snapshot()), Ok(state));
 }
+
+/// With another number of shards the topics would belong to other shards, and no snapshot could be restored.
+#[test]
+fn settings_with_another_number_of_shards_are_not_applied() {
+    let history = History { count_max: 3, ..Namespace::default().history };
+    let mut state = ShardState::new(ShardId(0));
+    apply_settings(&mut state, 1, settings(1, history, &[]));
+    state.apply(2, EntryBatch::new(Timestamp(0), NAMES.map(|name| item(name, vec![1])).into()));
+    let before = state.settings().cloned();
+    let more = ShardSettings { shards: ShardCount::new(9).unwrap(), ..settings(2, history, &[]) };
+    apply_settings(&mut state, 3, more);
+    assert_eq!(state.settings(), before.as_ref());
+    assert_eq!(ShardState::restore(&state.snapshot()), Ok(state));
+}
