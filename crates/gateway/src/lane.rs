@@ -22,7 +22,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -186,7 +186,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     let quic = quic.map(|listener| open_quic(listener, &lane, webtransport)).transpose()?;
     let stop = CancellationToken::new();
     lane.spawn(driver.run(stop.clone()));
-    lane.spawn(run_reactor(reactor_driver));
+    let mut reactor = tokio::task::spawn_local(reactor_driver.run());
     lane.spawn(slow_sessions::serve(index, lane.clone(), inspect_requests));
     let mut quic = quic.map(|endpoint| {
         let run =
@@ -199,6 +199,7 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
         () = accept_tls(&lane, https.as_ref()) => {}
         () = run_ticks(&lane, &admission, record_tick) => {}
         () = join_quic(&mut quic), if quic.is_some() => {}
+        ended = &mut reactor => return propagate_panic(ended).unwrap_or(Ok(())),
         () = draining.cancelled() => {}
     }
     // Sessions that are not yet due to be drained are served as before.
@@ -209,12 +210,6 @@ async fn run(index: usize, parts: LaneParts, shutdown: CancellationToken) -> io:
     stop.cancel();
     join_quic(&mut quic).await;
     Ok(())
-}
-
-async fn run_reactor(driver: ReactorDriver) {
-    if let Err(error) = driver.run().await {
-        tracing::error!(%error, "a lane cannot wait for its sockets any more; its sessions ended");
-    }
 }
 
 fn open_quic(
@@ -230,12 +225,17 @@ fn open_quic(
 /// the lane.
 async fn join_quic(quic: &mut Option<JoinHandle<()>>) {
     let Some(task) = quic else { return };
-    let result = task.await;
+    let ended = task.await;
     *quic = None;
-    if let Err(error) = result
-        && let Ok(panic) = error.try_into_panic()
-    {
-        std::panic::resume_unwind(panic);
+    propagate_panic(ended);
+}
+
+/// Returns the result of a task, unless it was cancelled, and continues its panic.
+fn propagate_panic<T>(ended: Result<T, JoinError>) -> Option<T> {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(result) => Some(result),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => None,
     }
 }
 

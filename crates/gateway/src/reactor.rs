@@ -10,14 +10,13 @@ mod wake_queue;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use mio::event::Event;
 use mio::{Events, Poll, Registry};
 use slab::Slab;
@@ -91,8 +90,6 @@ impl Reactor {
 
     /// Runs the task of a session until its end or that of its socket. A panic ends this session alone.
     pub(crate) fn spawn(&self, key: SlotKey, task: impl Future<Output = ()> + 'static) {
-        // The hook of the process has logged a panic.
-        let task = AssertUnwindSafe(task).catch_unwind().map(drop);
         self.change(key, |slot| slot.task = Some(Box::pin(task)));
         self.wake(key);
     }
@@ -126,7 +123,13 @@ impl Reactor {
         };
         let Some(mut task) = self.change(key, begin).flatten() else { return };
         let waker = Waker::from(Arc::new(TaskWaker { key, queue: self.woken.clone() }));
-        if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        let poll = AssertUnwindSafe(|| {
+            let polled = task.as_mut().poll(&mut Context::from_waker(&waker));
+            // Dropped here at its end, in case that this panics.
+            polled.is_pending().then_some(task)
+        });
+        // The hook of the process has logged a panic.
+        if let Ok(Some(task)) = catch_unwind(poll) {
             self.change(key, |slot| slot.task = Some(task));
         }
     }

@@ -22,6 +22,15 @@ async fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<Reactor>) -> F) {
     .await;
 }
 
+/// A defect in the code of a session.
+struct PanicOnDrop;
+
+impl Drop for PanicOnDrop {
+    fn drop(&mut self) {
+        panic!("a defect in the code of a session");
+    }
+}
+
 /// Returns every byte until the client ends its stream.
 async fn echo(tcp: SessionTcp) {
     let mut buffer = [0; 64];
@@ -88,8 +97,8 @@ async fn panic_ends_one_session_alone() {
     run(async |reactor| {
         let (mut first, tcp) = connected_pair(&reactor).await;
         reactor.spawn(tcp.key(), async move {
+            let _guard = PanicOnDrop;
             socket::readable(&tcp).await.unwrap();
-            panic!("a defect in the code of a session");
         });
         let (mut second, tcp) = connected_pair(&reactor).await;
         reactor.spawn(tcp.key(), echo(tcp));
