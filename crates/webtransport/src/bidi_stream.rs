@@ -29,8 +29,8 @@ pub(crate) enum BidiStream {
     Request(RequestStream),
     /// Belongs to a session. Its content is not read here.
     Session,
-    /// A request that was rejected: what follows is ignored.
-    Rejected,
+    /// A request that was rejected, or whose session ended: what follows is ignored.
+    Ended,
 }
 
 /// A request, and after it the capsules of its session.
@@ -87,12 +87,12 @@ impl BidiStream {
         match self {
             BidiStream::Request(request) => {
                 let event = request.next(input, ignored)?;
-                if let Some(BidiEvent::Rejected(_)) = event {
-                    *self = BidiStream::Rejected;
+                if let Some(BidiEvent::Rejected(_) | BidiEvent::Close { .. }) = event {
+                    *self = BidiStream::Ended;
                 }
                 Ok(event)
             }
-            BidiStream::Rejected => {
+            BidiStream::Ended => {
                 *ignored += std::mem::take(input).len();
                 Ok(None)
             }
@@ -146,7 +146,6 @@ impl RequestStream {
                 Some(Element::Skipped(bytes)) => *ignored += bytes,
                 Some(Element::Piece(piece)) => {
                     if let Some(close) = self.next_close(piece, ignored)? {
-                        // Nothing may follow; it is ignored.
                         return Ok(Some(close));
                     }
                 }
@@ -171,6 +170,8 @@ impl RequestStream {
             match self.capsules.next(&mut piece, treat)? {
                 None => return Ok(None),
                 Some(Element::Complete { kind: CAPSULE_CLOSE, content }) => {
+                    // Nothing may follow; it is ignored.
+                    *ignored += piece.len();
                     return decode_close(&content).map(Some);
                 }
                 Some(Element::Complete { .. }) => {}

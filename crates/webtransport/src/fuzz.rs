@@ -57,6 +57,8 @@ fn run(writes: &[Write<'_>], piece_len: usize) -> Report {
             }
         }
     }
+    let ends = report.events.iter().filter(|event| event.starts_with("SessionClosed")).count();
+    assert!(ends <= 1, "the session ended twice: {report:?}");
     if !report.events.iter().any(|event| event.starts_with("session stream")) {
         // The stream was not handed over: its first bytes are still held.
         report.session.clear();
