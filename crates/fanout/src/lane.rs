@@ -4,6 +4,7 @@ mod batch;
 mod dispatcher;
 mod driver;
 mod lag;
+mod reservations;
 mod subscription_batch;
 mod subscription_table;
 
@@ -20,7 +21,8 @@ pub use subscription_table::SessionKey;
 
 use crate::dirty_topics::DirtyTopics;
 use crate::{FrameSink, Hub, WireFormat};
-use subscription_table::{Reservation, SubscriptionTable};
+use reservations::Reservation;
+use subscription_table::SubscriptionTable;
 
 /// The handle of a lane, through which sessions are opened, subscribed and closed. Cheap to clone; it stays
 /// on its thread.
@@ -106,7 +108,7 @@ impl Lane {
         let hub = &self.shared.hub.shared;
         let subscriptions_max = hub.config.subscriptions_max;
         let reservation = self.table().reserve(session, token, &topic, subscriptions_max)?;
-        let _guard = ReservationGuard { lane: self, session, reservation };
+        let _guard = ReservationGuard { lane: self, reservation };
         let prepared = hub.prepare(&topic, from).await?;
         let ack = prepared.start.to_ack();
         let dirty_topics = &self.shared.dirty_topics;
@@ -186,12 +188,11 @@ impl Lane {
 /// Releases the reservation of a subscription when its set-up ends, successful or not.
 struct ReservationGuard<'a> {
     lane: &'a Lane,
-    session: SessionKey,
     reservation: Reservation,
 }
 
 impl Drop for ReservationGuard<'_> {
     fn drop(&mut self) {
-        self.lane.table().release_reservation(self.session, self.reservation);
+        self.lane.table().release_reservation(self.reservation);
     }
 }

@@ -46,6 +46,7 @@
 //! - The metrics recorder is installed before the hub is created: metrics of an earlier hub are lost.
 
 mod audience;
+mod chunked_slab;
 mod delivery_mode;
 mod dirty_topics;
 mod frames;
@@ -62,6 +63,7 @@ mod topic_buffer;
 mod topic_reader;
 mod warm_topics;
 
+pub use chunked_slab::ChunkedSlab;
 pub use hub::Hub;
 pub use lane::{LagScan, Lane, LaneDriver, SessionKey, SessionLag, SubscribeError};
 pub use metrics::METRICS;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use mio::event::Event;
 use mio::{Events, Poll, Registry};
-use slab::Slab;
+use pushonce_fanout::ChunkedSlab;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -36,7 +36,7 @@ const EVENTS_PER_POLL: usize = 256;
 /// The sessions of a lane that have a socket. It stays on the thread of the lane.
 pub(crate) struct Reactor {
     registry: Registry,
-    slots: RefCell<Slab<Slot>>,
+    slots: RefCell<ChunkedSlab<Slot>>,
     woken: Arc<WakeQueue>,
 }
 
@@ -136,9 +136,9 @@ impl Reactor {
 
     /// Ends all tasks. Sessions and their lane refer to each other.
     fn clear(&self) {
-        let take_task = |(_, slot): (usize, &mut Slot)| slot.task.take();
         // Dropped after the borrow: the end of a session frees its slot.
-        let tasks: Vec<_> = self.slots.borrow_mut().iter_mut().filter_map(take_task).collect();
+        let tasks: Vec<_> =
+            self.slots.borrow_mut().values_mut().filter_map(|slot| slot.task.take()).collect();
         drop(tasks);
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use slab::Slab;
+use pushonce_fanout::ChunkedSlab;
 
 use crate::access_watch::AccessCheck;
 use crate::slow_sessions::SessionDescription;
@@ -85,7 +85,7 @@ impl SessionSlot {
 /// The sessions of one lane.
 #[derive(Default)]
 pub(crate) struct SessionRegistry {
-    sessions: RefCell<Slab<Rc<dyn RegisteredSession>>>,
+    sessions: RefCell<ChunkedSlab<Rc<dyn RegisteredSession>>>,
     /// Number of sessions that need half intervals.
     half_interval_sessions: Cell<usize>,
     tick_index: Cell<usize>,
@@ -99,14 +99,14 @@ impl SessionRegistry {
     }
 
     pub(crate) fn remove(&self, SessionSlot(index): SessionSlot) {
-        let removed = self.sessions.borrow_mut().try_remove(index);
+        let removed = self.sessions.borrow_mut().remove(index);
         let needing = usize::from(removed.is_some_and(|session| session.needs_half_intervals()));
         self.half_interval_sessions.set(self.half_interval_sessions.get() - needing);
     }
 
     /// The number of slots, used or not.
     pub(crate) fn slots(&self) -> usize {
-        self.sessions.borrow().capacity()
+        self.sessions.borrow().index_bound()
     }
 
     /// The session in a slot.
@@ -180,7 +180,7 @@ impl SessionRegistry {
     /// called.
     fn sessions_in_group(&self, first: usize, step: usize) -> Vec<Rc<dyn RegisteredSession>> {
         let sessions = self.sessions.borrow();
-        let indexes = (first..sessions.capacity()).step_by(step);
+        let indexes = (first..sessions.index_bound()).step_by(step);
         indexes.filter_map(|index| sessions.get(index).cloned()).collect()
     }
 }

@@ -197,7 +197,7 @@ impl Walk {
     /// The next subscription that can be offered frames; `None` when the walk is complete.
     fn next_subscription(&mut self, table: &SubscriptionTable) -> Option<usize> {
         let lane_topic = self.lane_topic(table)?;
-        let index = (self.next_index..lane_topic.subscriptions.capacity()).find(|&entry| {
+        let index = (self.next_index..lane_topic.subscriptions.index_bound()).find(|&entry| {
             lane_topic.subscriptions.get(entry).is_some_and(LaneSubscription::is_deliverable)
         })?;
         self.next_index = index + 1;

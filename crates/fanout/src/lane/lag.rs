@@ -91,7 +91,7 @@ impl SubscriptionTable {
             };
             let buffer = lane_topic.registration.buffer();
             let state = buffer.state();
-            while scan.next_subscription < lane_topic.subscriptions.capacity() {
+            while scan.next_subscription < lane_topic.subscriptions.index_bound() {
                 if remaining == 0 {
                     return false;
                 }

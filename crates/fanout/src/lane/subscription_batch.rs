@@ -58,10 +58,11 @@ impl SubscriptionBatch {
         let batch = Rc::clone(batches.get_or_encode(shape, subscription.cursor, buffer, hub));
         let mut subscription_batch = SubscriptionBatch { batch, control: None };
         let SubscriptionBatch { batch, .. } = &subscription_batch;
-        let audience = subscription.reported_audience.and(batch.audience.as_ref());
-        let audience = audience.filter(|audience| {
-            subscription.reported_audience != Some(audience.sessions) && !batch.has_more
-        });
+        let reported = subscription.reported_audience.as_deref();
+        let audience = reported.zip(batch.audience.as_ref());
+        let audience = audience
+            .filter(|(reported, audience)| **reported != audience.sessions && !batch.has_more);
+        let audience = audience.map(|(_, audience)| audience);
         let is_health_current = subscription.reported_health == batch.health || batch.has_more;
         if subscription.initial_gap.is_some() || audience.is_some() || !is_health_current {
             let (wire, topic, encoder) = (session.wire, &buffer.topic, &*hub.encoder);
@@ -134,8 +135,11 @@ impl SubscriptionBatch {
         if health > 0 {
             subscription.reported_health = self.batch.health;
         }
-        if audience > 0 {
-            subscription.reported_audience = self.batch.audience.as_ref().map(|sum| sum.sessions);
+        if audience > 0
+            && let Some(reported) = subscription.reported_audience.as_deref_mut()
+            && let Some(audience) = &self.batch.audience
+        {
+            *reported = audience.sessions;
         }
         subscription.is_blocked = blocked;
         let has_more = self.batch.has_more && !blocked;

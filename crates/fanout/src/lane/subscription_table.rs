@@ -14,13 +14,14 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::SubscribeError;
+use super::reservations::{Reservation, Reservations};
 use crate::delivery_mode::{DeliveryMode, MinInterval};
 use crate::dirty_topics::DirtyTopics;
 use crate::metrics;
 use crate::registry::TopicInterest;
 use crate::start_position::PreparedSubscription;
 use crate::topic_buffer::{Registration, RetentionGuard, TopicBuffer};
-use crate::{FrameSink, Hub, TopicHealth, WireFormat};
+use crate::{ChunkedSlab, FrameSink, Hub, TopicHealth, WireFormat};
 
 /// Identifies a session of a lane. Never reused by the same lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,13 +38,10 @@ impl SessionKey {
     }
 }
 
-/// Identifies a subscription that is not established yet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reservation(u64);
-
 pub(super) struct SubscriptionTable {
     hub: Hub,
-    sessions: Slab<LaneSession>,
+    sessions: ChunkedSlab<LaneSession>,
+    reservations: Reservations,
     pub(super) topics: Slab<LaneTopic>,
     topic_indexes: HashMap<Topic, usize>,
     /// Subscriptions to be served outside of walks, each at most once: new ones, unblocked ones, and those
@@ -57,13 +55,6 @@ pub(super) struct SubscriptionTable {
     subscription_gauges: Vec<(WireFormat, Gauge)>,
 }
 
-/// A subscription of a session that is being made.
-struct PendingReservation {
-    topic: Topic,
-    token: u32,
-    reservation: Reservation,
-}
-
 pub(super) struct LaneSession {
     serial: u64,
     pub(super) wire: WireFormat,
@@ -73,7 +64,6 @@ pub(super) struct LaneSession {
     /// Index of the subscription in its topic, by topic index. Mostly one, at most a thousand: a hash table
     /// would be the largest part of an idle session.
     subscriptions: LiteMap<usize, usize>,
-    reservations: Vec<PendingReservation>,
 }
 
 /// A topic with subscribers in this lane.
@@ -81,7 +71,7 @@ pub(super) struct LaneTopic {
     pub(super) registration: Registration,
     /// The topic waits for a walk, or is being walked.
     pub(super) is_dirty: bool,
-    pub(super) subscriptions: Slab<LaneSubscription>,
+    pub(super) subscriptions: ChunkedSlab<LaneSubscription>,
     interest: TopicInterest,
 }
 
@@ -109,8 +99,8 @@ pub(super) struct LaneSubscription {
     /// The health that it was last notified of.
     pub(super) reported_health: TopicHealth,
     /// The number of subscribers that it was last notified of, if it requested it. Initially 0, which is
-    /// never the real number.
-    pub(super) reported_audience: Option<u64>,
+    /// never the real number. Boxed because few subscriptions request it.
+    pub(super) reported_audience: Option<Box<u64>>,
     /// Sent first; boxed because few subscriptions have one.
     pub(super) initial_gap: Option<Box<Gap>>,
     /// Held until the subscription is up to date or blocked for the first time.
@@ -173,15 +163,6 @@ impl LaneSession {
     pub(super) fn has_several_subscriptions(&self) -> bool {
         self.subscriptions.len() > 1
     }
-
-    /// Removes a reservation. Returns its token, if there is one.
-    fn cancel_reservation(&mut self, matches: impl Fn(&PendingReservation) -> bool) -> Option<u32> {
-        let index = self.reservations.iter().position(matches)?;
-        let removed = self.reservations.remove(index);
-        // Most of the time there is none left.
-        self.reservations.shrink_to_fit();
-        Some(removed.token)
-    }
 }
 
 impl SubscriptionTable {
@@ -192,7 +173,8 @@ impl SubscriptionTable {
             .collect();
         SubscriptionTable {
             hub,
-            sessions: Slab::new(),
+            sessions: ChunkedSlab::default(),
+            reservations: Reservations::default(),
             topics: Slab::new(),
             topic_indexes: HashMap::new(),
             ready: VecDeque::new(),
@@ -231,7 +213,6 @@ impl SubscriptionTable {
             sink,
             // Mostly one: a vector without a capacity takes room for four.
             subscriptions: LiteMap::with_capacity(1),
-            reservations: Vec::new(),
         };
         self.hub.shared.registry.metrics.sessions.increment(1.0);
         SessionKey { index: self.sessions.insert(session), serial }
@@ -245,29 +226,23 @@ impl SubscriptionTable {
         topic: &Topic,
         subscriptions_max: usize,
     ) -> Result<Reservation, SubscribeError> {
-        let reservation = Reservation(self.next_serial());
         let topic_index = self.topic_indexes.get(topic).copied();
         let session = self.session(key).ok_or(SubscribeError::Cancelled)?;
+        let subscribed = session.subscriptions.len();
         let is_subscribed =
             topic_index.is_some_and(|topic_index| session.subscriptions.contains_key(&topic_index));
-        if is_subscribed || session.reservations.iter().any(|reserved| reserved.topic == *topic) {
+        if is_subscribed || self.reservations.topics(key).any(|reserved| reserved == topic) {
             return Err(SubscribeError::AlreadySubscribed);
         }
-        if session.subscriptions.len() + session.reservations.len() >= subscriptions_max {
+        if subscribed + self.reservations.topics(key).count() >= subscriptions_max {
             return Err(SubscribeError::TooManySubscriptions { max: subscriptions_max });
         }
-        session.reservations.push(PendingReservation { topic: topic.clone(), token, reservation });
-        Ok(reservation)
+        Ok(self.reservations.add(key, topic, token))
     }
 
     /// Releases a reservation. Returns whether it still existed.
-    pub(super) fn release_reservation(
-        &mut self,
-        key: SessionKey,
-        reservation: Reservation,
-    ) -> bool {
-        let Some(session) = self.session(key) else { return false };
-        session.cancel_reservation(|reserved| reserved.reservation == reservation).is_some()
+    pub(super) fn release_reservation(&mut self, reservation: Reservation) -> bool {
+        self.reservations.remove(reservation)
     }
 
     /// Adds an established subscription. Returns false when its reservation was cancelled meanwhile.
@@ -280,7 +255,7 @@ impl SubscriptionTable {
         prepared: PreparedSubscription,
         dirty_topics: &Arc<DirtyTopics>,
     ) -> bool {
-        if !self.release_reservation(key, reservation) {
+        if !self.release_reservation(reservation) {
             return false;
         }
         let PreparedSubscription { interest, retention_guard, start } = prepared;
@@ -300,7 +275,7 @@ impl SubscriptionTable {
             wants_delta: options.accept_deltas,
             has_delta_base: false,
             reported_health: TopicHealth::Live,
-            reported_audience: options.report_audience.then_some(0),
+            reported_audience: options.report_audience.then(Box::default),
             initial_gap: start.gap.map(Box::new),
             retention_guard: Some(retention_guard),
         };
@@ -335,7 +310,7 @@ impl SubscriptionTable {
         vacant.insert(LaneTopic {
             registration,
             is_dirty: false,
-            subscriptions: Slab::new(),
+            subscriptions: ChunkedSlab::default(),
             interest,
         });
         self.topic_indexes.insert(topic, topic_index);
@@ -463,8 +438,7 @@ impl SubscriptionTable {
     pub(super) fn topics(&mut self, key: SessionKey) -> Vec<Topic> {
         let Some(session) = self.session(key) else { return Vec::new() };
         let indexes: Vec<_> = session.subscriptions.iter().map(|(topic, _)| *topic).collect();
-        let reserved = session.reservations.iter().map(|reserved| reserved.topic.clone());
-        let mut topics: Vec<_> = reserved.collect();
+        let mut topics: Vec<_> = self.reservations.topics(key).cloned().collect();
         let subscribed = indexes.into_iter().filter_map(|index| self.topics.get(index));
         topics.extend(subscribed.map(|topic| topic.registration.buffer().topic.clone()));
         topics
@@ -491,10 +465,10 @@ impl SubscriptionTable {
     /// Ends a subscription or a reservation, of which a topic has at most one. Returns its token.
     pub(super) fn unsubscribe(&mut self, key: SessionKey, topic: &Topic) -> Option<u32> {
         let topic_index = self.topic_indexes.get(topic).copied();
-        let session = self.session(key)?;
-        if let Some(token) = session.cancel_reservation(|reserved| reserved.topic == *topic) {
+        if let Some(token) = self.reservations.cancel(key, topic) {
             return Some(token);
         }
+        let session = self.session(key)?;
         let topic_index = topic_index?;
         let subscription_index = session.subscriptions.remove(&topic_index)?;
         let wire = session.wire;
@@ -505,7 +479,8 @@ impl SubscriptionTable {
         if self.session(key).is_none() {
             return;
         }
-        let session = self.sessions.remove(key.index);
+        let Some(session) = self.sessions.remove(key.index) else { return };
+        self.reservations.close_session(key);
         for (topic_index, subscription_index) in session.subscriptions {
             self.remove_subscription(session.wire, topic_index, subscription_index);
         }
@@ -520,7 +495,7 @@ impl SubscriptionTable {
         subscription_index: usize,
     ) -> Option<u32> {
         let lane_topic = self.topics.get_mut(topic_index)?;
-        let token = lane_topic.subscriptions.try_remove(subscription_index).map(|removed| {
+        let token = lane_topic.subscriptions.remove(subscription_index).map(|removed| {
             lane_topic.interest.remove_subscriber(removed.subscriber_count());
             removed.token
         });

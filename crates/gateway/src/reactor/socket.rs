@@ -119,7 +119,7 @@ impl Drop for SessionTcp {
         // Closing the socket would have the same effect, unless another process has its descriptor. Where the
         // registration failed, so does this.
         let _ = self.reactor.registry.deregister(&mut SourceFd(&self.stream.as_raw_fd()));
-        let slot = self.reactor.slots.borrow_mut().try_remove(self.key.0);
+        let slot = self.reactor.slots.borrow_mut().remove(self.key.0);
         // Dropped after the borrow: a task may hold sockets.
         drop(slot);
     }
