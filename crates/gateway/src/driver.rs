@@ -1,117 +1,35 @@
 //! Performs the effects of the pure [`Session`], the same way for every transport.
 
+mod access;
+mod publishing;
+mod transport;
+
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::channel::mpsc::{self, UnboundedSender};
-use futures::future::LocalBoxFuture;
-use futures::{FutureExt as _, StreamExt as _};
-use pushonce_auth::{AccessError, Action, Caller, PublishDoor, audit};
-use pushonce_core::{
-    AccessToken, Acknowledgement, CallerKey, ClientAddress, Delivery, Position, Publish,
-    PublishError, StartFrom, SubscribeOptions, Topic,
-};
-use pushonce_fanout::{FrameSink, SessionKey, WireFormat};
+use futures::channel::mpsc::UnboundedSender;
+use pushonce_auth::Caller;
+use pushonce_core::{CallerKey, ClientAddress, Publish, StartFrom, SubscribeOptions, Topic};
+use pushonce_fanout::{SessionKey, WireFormat};
 use pushonce_listener::Holding;
-use pushonce_proto::client::{ClientCommand, ClientRequest, InvalidFrame, ServerEvent};
+use pushonce_proto::client::{ClientRequest, InvalidFrame, ServerEvent};
 use pushonce_proto::close::{self, CloseCode};
-use tokio::time::Instant;
 
 use crate::access_watch::AccessCheck;
+use crate::encoder;
 use crate::lane::LaneState;
-use crate::limits::RateExceeded;
-use crate::liveness::{Activity, KeepaliveAction, Liveness};
-use crate::metrics::{self, TransportKind, TransportMetrics};
+use crate::liveness::{KeepaliveAction, Liveness};
+use crate::metrics::{self, TransportMetrics};
 use crate::registry::{RegisteredSession, SessionSlot};
 use crate::rejection::{self, SubscribeRejection};
-use crate::session::{
-    self, AccessGate as _, ReceiveState, Session, SessionEffect, SessionInput, SubscriptionGrant,
-};
+use crate::session::{self, ReceiveState, Session, SessionEffect, SessionInput, SubscriptionGrant};
 use crate::slow_sessions::SessionDescription;
 use crate::work::{self, WorkMeter};
-use crate::{Config, encoder};
 
-/// The transport of one session. Every method except [`SessionTransport::open_subscription`] returns at once.
-pub(crate) trait SessionTransport: 'static {
-    /// The kind of transport, for metrics.
-    fn kind(&self) -> TransportKind;
-
-    /// The format of the frames on this transport.
-    fn wire(&self) -> WireFormat;
-
-    /// The sink that receives the frames of the hub.
-    fn sink(&self) -> Rc<RefCell<dyn FrameSink>>;
-
-    /// Whether messages can be sent as datagrams.
-    fn supports_datagrams(&self) -> bool {
-        false
-    }
-
-    /// Opens the stream of a subscription on transports that use one stream per subscription. With
-    /// `datagrams`, messages may be sent as datagrams. If `delivery` is not [`Delivery::All`], the transport
-    /// must buffer little: a message that was sent can no longer be replaced by a newer one.
-    ///
-    /// # Errors
-    /// [`StreamUnavailable`] when the client does not allow another stream.
-    fn open_subscription(
-        &self,
-        token: u32,
-        topic: &Topic,
-        delivery: Delivery,
-        datagrams: bool,
-    ) -> LocalBoxFuture<'static, Result<(), StreamUnavailable>>;
-
-    /// Releases the resources of a subscription.
-    fn close_subscription(&self, token: u32);
-
-    /// The maximum age of the session, if there is one.
-    fn age_max(&self, config: &Config) -> Option<Duration> {
-        config.session_age_max
-    }
-
-    /// Queues a reply to a request, or an event of the session.
-    fn reply_event(&self, event: &ServerEvent) {
-        self.reply(encode(self.wire(), event));
-    }
-
-    /// Queues replies to requests, as complete encoded frames.
-    fn reply(&self, frames: Bytes);
-
-    /// Queues the heartbeat. The position of each subscription, identified by its token, must follow every
-    /// frame that the position covers.
-    fn send_heartbeat(&self, positions: Vec<(u32, Topic, Position)>);
-
-    /// Whether [`SessionTransport::on_half_interval`] is to be called.
-    fn needs_half_intervals(&self) -> bool {
-        false
-    }
-
-    /// Handles the middle of a heartbeat interval.
-    fn on_half_interval(&self) {}
-
-    /// Sends a ping to check that the client is alive.
-    fn send_ping(&self);
-
-    /// Receives again after [`ReceiveState::Waiting`]. A transport that receives no frames has nothing to do.
-    fn resume_receiving(&self) {}
-
-    /// Ends the session after all queued frames were sent.
-    fn close(&self, close: &'static CloseCode, reason: &str);
-
-    /// The address of the client, if the connection still has one.
-    fn remote_address(&self) -> Option<SocketAddr>;
-
-    /// Returns the activity since the previous call.
-    fn take_activity(&self) -> Activity;
-}
-
-/// The client does not allow the stream that a subscription needs.
-pub(crate) struct StreamUnavailable;
+pub(crate) use transport::{SessionTransport, StreamUnavailable};
 
 /// The id of the next session in log lines, unique in this process. Only sessions that are logged have one.
 pub(crate) fn next_session_id() -> u64 {
@@ -199,38 +117,6 @@ impl<T: SessionTransport> SessionDriver<T> {
         session.caller().map_or(address, |caller| caller.key(self.address))
     }
 
-    /// A publish that the session will refuse takes no part in the rates: their errors show the settings of the
-    /// namespace.
-    fn check_rate(&self, command: &ClientCommand) -> Result<(), RateExceeded> {
-        let LaneState { client_limits, access, .. } = &*self.lane;
-        match command {
-            ClientCommand::Publish(publish) if self.may_publish(&publish.topic) => {
-                Ok(client_limits.check_publish(&publish.topic, self.caller_key(), access)?)
-            }
-            ClientCommand::Subscribe { .. } => {
-                let now = std::time::Instant::now();
-                Ok(client_limits.caller_rates.check_subscribe(self.caller_key(), now)?)
-            }
-            ClientCommand::Publish(_)
-            | ClientCommand::Unsubscribe { .. }
-            | ClientCommand::Authenticate { .. } => Ok(()),
-        }
-    }
-
-    fn may_publish(&self, topic: &Topic) -> bool {
-        let session = self.session.borrow();
-        let action = Action::Publish(topic, PublishDoor::Client);
-        self.lane.allows(session.caller(), action)
-    }
-
-    /// Counts the topics that these publishes of the session created.
-    fn count_new_topics(&self, results: &[Result<Acknowledgement, PublishError>]) {
-        let (caller, now) = (self.caller_key(), std::time::Instant::now());
-        for acknowledgement in results.iter().flatten() {
-            self.lane.client_limits.caller_rates.on_acknowledged(acknowledgement, caller, now);
-        }
-    }
-
     /// What is received of the client now.
     pub(crate) fn receive_state(&self) -> ReceiveState {
         self.session.borrow().receive_state(&*self.lane)
@@ -277,18 +163,6 @@ impl<T: SessionTransport> SessionDriver<T> {
         micros
     }
 
-    /// Makes the caller of the request that opened the session its caller.
-    pub(crate) fn set_caller(self: &Rc<Self>, caller: Caller) {
-        self.handle_input(SessionInput::Caller(caller));
-    }
-
-    /// Closes a session whose credential is not valid.
-    pub(crate) fn refuse(self: &Rc<Self>, error: &AccessError) {
-        self.record_refusal(error);
-        self.reply(&ServerEvent::error(None, rejection::access_code(error), error));
-        self.close(rejection::authentication_close(error), error.to_string());
-    }
-
     /// Closes the session from the server side.
     pub(crate) fn close(self: &Rc<Self>, close: &'static CloseCode, reason: impl Into<String>) {
         self.handle_input(SessionInput::Close(close, reason.into()));
@@ -303,25 +177,6 @@ impl<T: SessionTransport> SessionDriver<T> {
         let effects = self.session.borrow_mut().on_input(input, &*self.lane);
         for effect in effects {
             self.perform(effect);
-        }
-    }
-
-    /// Handles results that arrived together; their replies are sent in one write.
-    fn on_publish_results(self: &Rc<Self>, results: Vec<Result<Acknowledgement, PublishError>>) {
-        self.count_new_topics(&results);
-        let mut replies = Vec::new();
-        for result in results {
-            let effects =
-                self.session.borrow_mut().on_input(SessionInput::Published(result), &*self.lane);
-            for effect in effects {
-                match effect {
-                    SessionEffect::Reply(event) => replies.extend_from_slice(&self.encode(&event)),
-                    effect => self.perform(effect),
-                }
-            }
-        }
-        if !replies.is_empty() {
-            self.transport.reply(replies.into());
         }
     }
 
@@ -354,69 +209,6 @@ impl<T: SessionTransport> SessionDriver<T> {
         }
     }
 
-    /// Verifies a token. Mostly the keys are known, and the result is there at once.
-    fn authenticate(self: &Rc<Self>, token: AccessToken) {
-        let (access, address) = (self.lane.access.clone(), self.address);
-        let mut verification = Box::pin(async move { access.authenticate(&token, address).await });
-        if let Some(result) = (&mut verification).now_or_never() {
-            return self.handle_input(SessionInput::Authenticated(result));
-        }
-        let driver = self.clone();
-        self.lane.spawn(async move {
-            let result = verification.await;
-            driver.handle_input(SessionInput::Authenticated(result));
-            driver.transport.resume_receiving();
-        });
-    }
-
-    /// Checks the session when the token of its caller expires.
-    fn watch_token(&self, caller: &Caller) {
-        let Some(until) = self.lane.access.valid_until(caller) else { return };
-        let slot = self.slot.take();
-        if let Some(slot) = &slot {
-            self.lane.access_watch.set_token(slot.index(), until);
-        }
-        self.slot.set(slot);
-    }
-
-    /// Watches the new token, and ends the subscriptions that it does not grant.
-    fn on_caller_changed(&self, caller: &Caller) {
-        self.watch_token(caller);
-        self.end_refused_subscriptions(Some(caller));
-    }
-
-    /// Ends the subscriptions that the caller may not have any more. Returns how many the session had.
-    fn end_refused_subscriptions(&self, caller: Option<&Caller>) -> usize {
-        let topics = self.lane.fanout.topics(self.key);
-        let count = topics.len();
-        for topic in topics {
-            let Err(error) = self.lane.authorize(caller, Action::Subscribe(&topic)) else {
-                continue;
-            };
-            self.record_refusal(&error);
-            if let Some(token) = self.lane.fanout.unsubscribe(self.key, &topic) {
-                self.transport.close_subscription(token);
-            }
-            self.reply(&ServerEvent::error(None, rejection::access_code(&error), &error));
-            self.reply(&session::unsubscribe_reply(None, topic, true));
-        }
-        count
-    }
-
-    fn record_refusal(&self, error: &AccessError) {
-        let address = self.transport.remote_address().map(|address| address.ip());
-        let session = self.session.borrow();
-        let without_token;
-        let caller = match session.caller() {
-            Some(caller) => caller,
-            None => {
-                without_token = self.lane.access.without_token();
-                &without_token
-            }
-        };
-        audit::record_refusal(caller, address, error);
-    }
-
     fn reply(&self, event: &ServerEvent) {
         count_error(event);
         self.transport.reply_event(event);
@@ -425,35 +217,6 @@ impl<T: SessionTransport> SessionDriver<T> {
     fn encode(&self, event: &ServerEvent) -> Bytes {
         count_error(event);
         encode(self.transport.wire(), event)
-    }
-
-    fn publish(self: &Rc<Self>, publish: Publish) {
-        let mut sender_slot = self.publish_sender.borrow_mut();
-        let sender = sender_slot.get_or_insert_with(|| self.start_publishing());
-        // Sending fails only when the lane has ended, and then no client waits for the reply.
-        let _ = sender.unbounded_send(publish);
-    }
-
-    fn start_publishing(self: &Rc<Self>) -> UnboundedSender<Publish> {
-        let (sender, receiver) = mpsc::unbounded();
-        // Outcomes come in the order of the publishes, so the oldest time belongs to the next outcome.
-        let routed_at = Rc::new(RefCell::new(VecDeque::<Instant>::new()));
-        let routing_times = routed_at.clone();
-        let publishes =
-            receiver.inspect(move |_| routing_times.borrow_mut().push_back(Instant::now()));
-        let results = self.lane.publisher.publish_ordered(publishes.boxed_local());
-        let mut batches = results.ready_chunks(self.lane.limits.publishes_max);
-        let driver = self.clone();
-        self.lane.spawn(async move {
-            while let Some(batch) = batches.next().await {
-                let publish_seconds = &driver.metrics().publish_seconds;
-                for routed_at in batch.iter().filter_map(|_| routed_at.borrow_mut().pop_front()) {
-                    publish_seconds.record(routed_at.elapsed());
-                }
-                driver.on_publish_results(batch);
-            }
-        });
-        sender
     }
 
     fn subscribe(
@@ -574,26 +337,7 @@ impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
     }
 
     fn check_access(self: Rc<Self>, check: AccessCheck) {
-        match check {
-            AccessCheck::Token => {}
-            AccessCheck::Age => {
-                let reason = "the session reached the maximum age of sessions";
-                self.send_goaway(0, 0, reason);
-                return self.close(&close::SESSION_AGE, reason);
-            }
-        }
-        let Some(caller) = self.session.borrow().caller().cloned() else { return };
-        let Err(error) = self.lane.access.check_valid(&caller) else {
-            // Not expired any more after all: the clock was set back.
-            return self.watch_token(&caller);
-        };
-        let close = match error {
-            AccessError::Expired => &close::TOKEN_EXPIRED,
-            _ => &close::REVOKED,
-        };
-        self.record_refusal(&error);
-        self.reply(&ServerEvent::error(None, rejection::access_code(&error), &error));
-        self.close(close, error.to_string());
+        self.end_without_access(check);
     }
 }
 

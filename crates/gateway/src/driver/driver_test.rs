@@ -1,10 +1,15 @@
-use futures::FutureExt;
-use pushonce_core::{Position, SubscribeOptions, test_util};
-use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
+use std::net::SocketAddr;
+
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
+use pushonce_core::{Delivery, Position, SubscribeOptions, test_util};
+use pushonce_fanout::{FrameRun, FrameSink, OfferOutcome, SinkClosed};
 use pushonce_proto::client::{ClientCommand, ErrorCode};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::liveness::Activity;
+use crate::metrics::TransportKind;
 use crate::testing::{self, LaneHarness, UpstreamEvent};
 
 /// A transport whose client allows no streams. It records the calls.
