@@ -99,7 +99,8 @@
  *   received. Afterwards each subscription continues from its position. By default nothing changes
  * @property {TransportName[]} [transports] the transports to use, best first. `"webtransport"` and `"websocket"` are
  *   opened at the same time, and the first that is open is used
- * @property {WebTransportOptions} [webTransport] how WebTransport finds a node, where that does not follow from its address
+ * @property {WebTransportOptions} [webTransport] how WebTransport finds a node, where that does not follow from its address,
+ *   and whether it uses datagrams
  * @property {WebSocketConstructor} [WebSocket] for runtimes without a global `WebSocket`, such as Node 20
  * @property {typeof globalThis.fetch} [fetch] in place of the global one
  */
@@ -109,6 +110,8 @@
  * @property {string} [url] `https://HOST:PORT` of the QUIC port, when it is not that of the address
  * @property {string[]} [certificateHashes] SHA-256 of the node's certificate in base64, when no authority signed it.
  *   A node in development names its own to pages that connect to it over `http://`
+ * @property {boolean} [datagrams] whether subscriptions with `delivery` `latest` or a rate get their messages as
+ *   datagrams: a lost packet then delays none of the next ones
  */
 
 /** @typedef {new (url: string, protocols: string) => WebSocketLike} WebSocketConstructor */

@@ -22,6 +22,14 @@ class FakeTransport {
     this.incomingUnidirectionalStreams = this.streams.readable;
     this.streamWriter = this.streams.writable.getWriter();
     this.controlWriter = this.control.writable.getWriter();
+    const datagrams = new TransformStream(undefined, undefined, { highWaterMark: 100 });
+    this.datagrams = { readable: datagrams.readable };
+    this.datagramWriter = datagrams.writable.getWriter();
+  }
+
+  /** Sends a frame as a datagram: without a length. */
+  datagram(frame) {
+    void this.datagramWriter.write(new TextEncoder().encode(JSON.stringify(frame)));
   }
 
   async createBidirectionalStream() {
@@ -114,6 +122,75 @@ test("frames of any size are read from any pieces, and written behind their leng
   transport.end({ closeCode: 4401, reason: "expired" });
   await settle();
   assert.deepEqual(log.events.at(-1), ["closed", 4401, "expired"]);
+});
+
+test("datagrams are requested where a newer message replaces an older one, and only on request", async () => {
+  const requests = [
+    [{ topic: "a", delivery: "latest" }, true],
+    [{ topic: "b", delivery: { rate: 2 } }, true],
+    [{ topic: "c", delivery: "all" }, undefined],
+    [{ topic: "d" }, undefined],
+    [{ topic: "e", delivery: "latest", delta: "fossil" }, undefined],
+  ];
+  for (const datagrams of [true, undefined]) {
+    const [, parts] = record({ url: "https://node:7443", datagrams });
+    const connection = openSession(parts);
+    await settle();
+    const transport = FakeTransport.last;
+    transport.open();
+    await settle();
+    for (const [subscribe] of requests) connection.send({ id: 1, subscribe });
+    connection.send({ id: 2, publish: { topic: "a", delivery: "latest" } });
+    await settle();
+    const asked = transport.sent.slice(0, requests.length).map(({ subscribe }) => subscribe.datagrams);
+    assert.deepEqual(
+      asked,
+      requests.map(([, asks]) => datagrams && asks),
+    );
+    assert.deepEqual(transport.sent.at(-1), { id: 2, publish: { topic: "a", delivery: "latest" } });
+  }
+});
+
+test("datagrams wait for their epoch on the stream, and end with the subscription", async () => {
+  const [log, parts] = record({ url: "https://node:7443", datagrams: true });
+  const connection = openSession(parts);
+  await settle();
+  const transport = FakeTransport.last;
+  transport.open();
+  await settle();
+  const message = (position) => ({ message: { topic: "t", position } });
+  const positions = () => log.frames.map(({ message, gap }) => message?.position ?? gap?.to).filter(Boolean);
+  transport.datagram(message("1:1"));
+  connection.send({ id: 1, subscribe: { topic: "t", delivery: "latest" } });
+  await settle();
+  transport.datagram(message("1:4"));
+  transport.datagram(message("1:3"));
+  await settle();
+  assert.deepEqual(positions(), []);
+  const stream = transport.stream();
+  stream({ stream: { topic: "t" } }, message("1:2"));
+  transport.write({ id: 1, subscribed: { topic: "t" } });
+  await settle();
+  assert.deepEqual(positions(), ["1:2", "1:4"]);
+  transport.datagram(message("1:5"));
+  transport.datagram(message("2:1"));
+  transport.datagram(message("2:2"));
+  await settle();
+  assert.deepEqual(positions().slice(2), ["1:5"]);
+  stream({ gap: { topic: "t", to: "2:0" } });
+  await settle();
+  assert.deepEqual(positions().slice(3), ["2:0", "2:2"]);
+  connection.send({ id: 2, unsubscribe: { topic: "t" } });
+  transport.datagram(message("2:3"));
+  await settle();
+  assert.deepEqual(positions().slice(5), []);
+  connection.send({ id: 3, subscribe: { topic: "t", delivery: "latest" } });
+  transport.datagram(message("2:3"));
+  transport.write({ id: 3, subscribed: { topic: "t" } });
+  transport.stream()({ stream: { topic: "t" } }, message("2:4"));
+  await settle();
+  // The session discards what is older than a message before.
+  assert.deepEqual(positions().slice(5), ["2:4", "2:3"]);
 });
 
 test("messages of a stream wait for the reply, and end with the subscription", async () => {

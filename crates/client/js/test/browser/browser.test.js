@@ -193,6 +193,43 @@ test("page receives and publishes over WebTransport", { skip }, async (context) 
   assert.deepEqual(site.errors, []);
 });
 
+test("page gets the newest messages of a topic as datagrams", { skip }, async (context) => {
+  const testbed = await Testbed.create(context);
+  const site = await openSite(context);
+  const node = await testbed.node("--origins", site.origin);
+  await site.page.goto(site.origin);
+  await site.page.evaluate(() => {
+    const page = /** @type {any} */ (globalThis);
+    page.datagrams = 0;
+    const { prototype } = page.WebTransportDatagramDuplexStream;
+    const { get } = /** @type {any} */ (Object.getOwnPropertyDescriptor(prototype, "readable"));
+    const count = () =>
+      new TransformStream({
+        transform: (chunk, controller) => {
+          page.datagrams += 1;
+          controller.enqueue(chunk);
+        },
+      });
+    Object.defineProperty(prototype, "readable", {
+      get: /** @this {any} */ function () {
+        return get.call(this).pipeThrough(count());
+      },
+    });
+  });
+  const connectOptions = { transports: ["webtransport"], webTransport: { datagrams: true } };
+  await subscribe(site.page, node.url, "page/datagrams", { delivery: "latest" }, undefined, connectOptions);
+  // One after another, so that none replaces another. The third does not fit a datagram.
+  const values = range(1, 10).map((number) => ({ number, text: number === 3 ? "x".repeat(5_000) : "" }));
+  for (const [index, value] of values.entries()) {
+    await publish(node, "page/datagrams", value);
+    await waitUntil("the page has the message", async () => (await received(site.page)).length > index);
+  }
+  assert.deepEqual(await received(site.page), values);
+  const datagrams = await site.page.evaluate(() => /** @type {any} */ (globalThis).datagrams);
+  assert.ok(datagrams >= 5 && datagrams <= 9, `${datagrams} of 10 messages came as datagrams`);
+  assert.deepEqual(site.errors, []);
+});
+
 test("page over WebTransport goes on at another node without a missing message", { skip }, async (context) => {
   const testbed = await Testbed.create(context);
   const site = await openSite(context);
