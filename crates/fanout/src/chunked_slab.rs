@@ -1,4 +1,4 @@
-//! [`ChunkedSlab`]: a table with stable indexes that never copies its entries to grow.
+//! [`ChunkedSlab`]: a table with stable indexes that copies at most one chunk when it grows.
 
 use slab::Slab;
 
@@ -10,7 +10,7 @@ const CHUNK_ENTRIES: usize = 256;
 #[derive(Debug)]
 pub struct ChunkedSlab<T> {
     chunks: Vec<Slab<T>>,
-    /// The chunks with room, apart from new ones. The last one is filled next.
+    /// The indexes of the chunks with room. The last one is filled next.
     with_room: Vec<usize>,
     len: usize,
 }

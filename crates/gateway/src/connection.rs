@@ -222,13 +222,13 @@ pub(crate) async fn serve<S: HttpSocket>(
     // A session gets its own task: this one is several times as large, and most sessions are idle.
     match opening_slot.take() {
         Some(SessionOpening::WebSocket(upgrade_request)) => {
-            let Ok(stream) = stream.into_session(&lane.reactor) else { return };
+            let Some(stream) = into_session(&lane, stream) else { return };
             let (span, key) = (session_span("websocket", stream.tcp()), stream.tcp().key());
             let session = ws::run(lane.clone(), stream, &parts.read_buf, *upgrade_request);
             lane.spawn_session(key, span, session.map(move |()| drop(permit)));
         }
         Some(SessionOpening::EventStream(opening)) => {
-            let Ok(stream) = stream.into_session(&lane.reactor) else { return };
+            let Some(stream) = into_session(&lane, stream) else { return };
             let (span, key) = (session_span("sse", stream.tcp()), stream.tcp().key());
             let session = sse::run(lane.clone(), stream, opening);
             lane.spawn_session(key, span, session.map(move |()| drop(permit)));
@@ -245,6 +245,12 @@ pub(crate) async fn serve<S: HttpSocket>(
             }
         }
     }
+}
+
+/// Moves the connection of a session to the reactor. Closes it where the system has no room for the registration.
+fn into_session<S: HttpSocket>(lane: &LaneState, stream: S) -> Option<S::Session> {
+    let session = stream.into_session(&lane.reactor);
+    session.inspect_err(|error| tracing::debug!(%error, "cannot wait for a socket, closed it")).ok()
 }
 
 /// Answers a request that is not for a session.

@@ -40,8 +40,8 @@ pub(crate) struct Reactor {
     woken: Arc<WakeQueue>,
 }
 
-/// Names a session of a [`Reactor`]. A later session may get the same key; what is left of the earlier one then
-/// causes a poll without need.
+/// The key of a session in a [`Reactor`]. A later session may get the same key. A late event or waker of the earlier
+/// session then causes one superfluous poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotKey(usize);
 
@@ -94,7 +94,7 @@ impl Reactor {
         self.wake(key);
     }
 
-    /// Has the task of a session run.
+    /// Schedules the task of a session.
     fn wake(&self, key: SlotKey) {
         let was_woken = self.change(key, |slot| std::mem::replace(&mut slot.is_woken, true));
         if was_woken == Some(false) {
@@ -177,7 +177,7 @@ impl ReactorDriver {
         for key in self.queue.drain(..count) {
             self.reactor.run_task(key);
         }
-        // Also those that woke themselves.
+        // Tasks that woke themselves wait, too.
         self.reactor.woken.drain_into(&mut self.queue);
         !self.queue.is_empty()
     }
@@ -189,7 +189,7 @@ impl Drop for ReactorDriver {
     }
 }
 
-/// Takes the events that are there.
+/// Reads the pending events.
 fn take_events(poll: &mut Poll, events: &mut Events) -> io::Result<()> {
     loop {
         match poll.poll(events, Some(Duration::ZERO)) {

@@ -32,7 +32,7 @@ pub(crate) trait Tcp: AsFd + 'static {
     /// Ready when there may be room to write.
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Reads what is available.
+    /// Reads the available bytes, at most as many as `buffer` holds.
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Writes one piece.
@@ -53,7 +53,7 @@ pub(crate) trait ClientSocket: 'static {
     /// Ready when there may be something to read.
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Reads what is available. [`io::ErrorKind::Interrupted`] means that bytes were received that contain no data.
+    /// Reads the available bytes, at most as many as `buffer` holds. [`io::ErrorKind::Interrupted`] means that bytes were received that contain no data.
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Writes one piece.
@@ -104,12 +104,12 @@ pub(crate) async fn writable(tcp: &impl Tcp) -> io::Result<()> {
     poll_fn(|cx| tcp.poll_write_ready(cx)).await
 }
 
-/// Writes one piece, without regard to what is known of the socket.
+/// Sends one piece with one system call. The recorded readiness of the socket is not changed.
 pub(crate) fn send(socket: impl AsFd, piece: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, piece, NO_SIGNAL)?)
 }
 
-/// Writes several pieces, without regard to what is known of the socket.
+/// Sends several pieces with one system call. The recorded readiness of the socket is not changed.
 pub(crate) fn send_vectored(socket: impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(sendmsg(socket, pieces, &mut SendAncillaryBuffer::default(), NO_SIGNAL)?)
 }

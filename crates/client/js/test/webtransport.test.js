@@ -189,7 +189,7 @@ test("datagrams wait for their epoch on the stream, and end with the subscriptio
   transport.write({ id: 3, subscribed: { topic: "t" } });
   transport.stream()({ stream: { topic: "t" } }, message("2:4"));
   await settle();
-  // The session discards what is older than a message before.
+  // The session discards a message that is older than its newest one.
   assert.deepEqual(positions().slice(5), ["2:4", "2:3"]);
 });
 

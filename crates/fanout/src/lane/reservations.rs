@@ -17,11 +17,11 @@ pub(super) struct Reservation {
 /// of an idle session.
 #[derive(Default)]
 pub(super) struct Reservations {
-    entries: BTreeMap<Reservation, Entry>,
+    entries: BTreeMap<Reservation, ReservedTopic>,
     last_number: u64,
 }
 
-struct Entry {
+struct ReservedTopic {
     topic: Topic,
     token: u32,
 }
@@ -31,7 +31,7 @@ impl Reservations {
     pub(super) fn add(&mut self, session: SessionKey, topic: &Topic, token: u32) -> Reservation {
         self.last_number += 1;
         let reservation = Reservation { session, number: self.last_number };
-        self.entries.insert(reservation, Entry { topic: topic.clone(), token });
+        self.entries.insert(reservation, ReservedTopic { topic: topic.clone(), token });
         reservation
     }
 
@@ -59,7 +59,7 @@ impl Reservations {
         }
     }
 
-    fn of(&self, session: SessionKey) -> impl Iterator<Item = (&Reservation, &Entry)> {
+    fn of(&self, session: SessionKey) -> impl Iterator<Item = (&Reservation, &ReservedTopic)> {
         let bound = |number| Reservation { session, number };
         self.entries.range(bound(0)..=bound(u64::MAX))
     }

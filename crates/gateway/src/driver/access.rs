@@ -1,4 +1,4 @@
-//! Who the caller of a session is, and what it may do.
+//! The access of a session: its token, its rates, and the subscriptions that its grants allow.
 
 use std::rc::Rc;
 

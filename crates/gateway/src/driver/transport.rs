@@ -1,4 +1,4 @@
-//! What a session needs of its transport.
+//! The interface between a session and its transport.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What the sessions of a lane share, and the decisions about new ones.
+//! The state that the sessions of a lane share, and the admission of new sessions.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -27,7 +27,7 @@ impl SessionTcp {
     /// # Errors
     /// When the system has no room for another registration.
     pub(crate) fn register(reactor: &Rc<Reactor>, stream: TcpStream) -> io::Result<SessionTcp> {
-        // The first event tells what is readable. A write tells by itself whether the socket has room.
+        // The first event reports whether the socket is readable. Writes are tried until the socket is full.
         let slot = Slot { task: None, is_readable: false, is_writable: true, is_woken: false };
         let key = SlotKey(reactor.slots.borrow_mut().insert(slot));
         let tcp = SessionTcp { stream, key, reactor: reactor.clone() };
@@ -41,7 +41,7 @@ impl SessionTcp {
         self.key
     }
 
-    /// Has the task of the session run.
+    /// Schedules the task of the session.
     pub(crate) fn wake(&self) {
         self.reactor.wake(self.key);
     }
