@@ -88,6 +88,9 @@ export function openSession(parts) {
     events.closed(code, reason);
   }
 
+  /** @param {unknown} error */
+  const endIfMalformed = (error) => error instanceof SyntaxError && end(undefined, String(error));
+
   function close() {
     isClosed = true;
     clearTimeout(timer);
@@ -117,12 +120,12 @@ export function openSession(parts) {
     clearTimeout(timer);
     writer = control.writable.getWriter();
     events.opened();
-    if (parts.options?.datagrams) void readDatagrams().catch(() => {});
     await Promise.all([
+      parts.options?.datagrams && readDatagrams(),
       readFrames(control.readable, streams.onControl),
       each(
         transport.incomingUnidirectionalStreams,
-        (stream) => void readFrames(stream, streams.onStream()).catch(() => {}),
+        (stream) => void readFrames(stream, streams.onStream()).catch(endIfMalformed),
       ),
     ]);
   }
@@ -134,10 +137,11 @@ export function openSession(parts) {
   }
 
   const timer = setTimeout(end, OPEN_TIMEOUT, undefined, "timeout: WebTransport");
-  // The end of the session says more than the error of a stream, where there is one.
-  start().catch((error) =>
-    (transport ? transport.closed : Promise.reject(error)).catch(() => end(undefined, String(error))),
-  );
+  // The end of the session says more than the error of a stream, where there is one. A malformed frame ends the session.
+  start().catch((error) => {
+    const isReadable = transport && !(error instanceof SyntaxError);
+    return (isReadable ? transport.closed : Promise.reject(error)).catch(() => end(undefined, String(error)));
+  });
   return {
     send: (frame) => {
       streams.onSend(frame);
@@ -219,8 +223,8 @@ function createStreams(onFrame) {
     /** @param {string} text */
     onDatagram(text) {
       const frame = JSON.parse(text);
-      const topic = of(frame.message.topic);
-      if (!topic.isWanted) return;
+      const topic = topics.get(frame.message?.topic);
+      if (!topic?.isWanted) return;
       if (epochOf(frame) === topic.epoch) onFrame(frame, text);
       else if (!topic.held || isAfter(frame, topic.held.frame)) topic.held = { frame, text };
     },

@@ -191,6 +191,29 @@ test("datagrams wait for their epoch on the stream, and end with the subscriptio
   await settle();
   // The session discards a message that is older than its newest one.
   assert.deepEqual(positions().slice(5), ["2:4", "2:3"]);
+  // A message that cannot be read would be missing without a trace: the connection ends, and the next one resumes.
+  void transport.datagramWriter.write(new TextEncoder().encode("{"));
+  await settle();
+  assert.equal(log.events.at(-1)[0], "closed");
+  assert.ok(transport.isClosed);
+});
+
+test("a malformed frame ends the session, on whichever stream it comes", async () => {
+  for (const isControl of [true, false]) {
+    const [log, parts] = record();
+    openSession(parts);
+    await settle();
+    const transport = FakeTransport.last;
+    transport.open();
+    await settle();
+    const stream = new TransformStream(undefined, undefined, { highWaterMark: 100 });
+    void transport.streamWriter.write(stream.readable);
+    const writer = isControl ? transport.controlWriter : stream.writable.getWriter();
+    void writer.write(new Uint8Array([1, 0x7b]));
+    await settle();
+    assert.equal(log.events.at(-1)[0], "closed");
+    assert.ok(transport.isClosed);
+  }
 });
 
 test("messages of a stream wait for the reply, and end with the subscription", async () => {
