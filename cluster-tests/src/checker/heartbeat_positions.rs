@@ -1,7 +1,7 @@
 //! I14: a heartbeat names only positions that were delivered before; while a node is disconnected from the
 //! owner, its subscribers receive a stale notice, or their session ends, in time.
 
-use pushonce_core::Position;
+use pushonce_core::{Offset, Position};
 
 use crate::history::HistoryEvent;
 
@@ -21,8 +21,11 @@ pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> Chec
                         reached = reached.max(Some(*position));
                     }
                     HistoryEvent::Subscribed { position, .. } if reached.is_none() => {
-                        // A subscription that starts now is not entitled to earlier messages.
-                        reached = starts_from_now(history, indices, index).then_some(*position);
+                        // A subscription that starts now is not entitled to earlier messages, and an epoch
+                        // without messages has none.
+                        let is_level = starts_from_now(history, indices, index)
+                            || position.offset == Offset(0);
+                        reached = is_level.then_some(*position);
                     }
                     HistoryEvent::Heartbeat { position, .. } => {
                         checked += 1;

@@ -9,21 +9,25 @@ use crate::history::{HistoryEvent, ProcessRecorder};
 use crate::http_client;
 use crate::node::Ports;
 
-const PROBE_INTERVAL: Duration = Duration::from_millis(200);
-
 /// A node that runs answers at once; a paused node does not answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(context: WorkloadContext) {
     let mut nodes = JoinSet::new();
     for (i, ports) in context.nodes.iter().enumerate() {
-        nodes.spawn(probe_node(i, *ports, context.recorder.for_process("prober")));
+        let interval = context.plan.probe_interval;
+        nodes.spawn(probe_node(i, *ports, interval, context.recorder.for_process("prober")));
     }
     context.wait_over().await;
 }
 
 /// Polls one node and records changes.
-async fn probe_node(node: usize, ports: Ports, process_recorder: ProcessRecorder) {
+async fn probe_node(
+    node: usize,
+    ports: Ports,
+    interval: Duration,
+    process_recorder: ProcessRecorder,
+) {
     let mut last = None;
     let mut is_silent = false;
     loop {
@@ -42,6 +46,6 @@ async fn probe_node(node: usize, ports: Ports, process_recorder: ProcessRecorder
             }
             last = Some(ready);
         }
-        tokio::time::sleep(PROBE_INTERVAL).await;
+        tokio::time::sleep(interval).await;
     }
 }

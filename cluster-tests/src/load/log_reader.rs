@@ -1,4 +1,4 @@
-//! Reads the logs at the end of a run, from every node and over every transport.
+//! Reads the logs at the end of a run, from every node.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub async fn topic_head(ports: Ports, topic: &str) -> Result<Position, String> {
     }
 }
 
-/// Reads the log of a topic from a node over every transport, and records it.
+/// Reads the log of a topic from a node over HTTP and over `transports`, and records it.
 ///
 /// # Errors
 /// If a log cannot be read.
@@ -32,6 +32,7 @@ pub async fn read_logs(
     process_recorder: &ProcessRecorder,
     node: usize,
     (ports, trust): (Ports, &CertificateTrust),
+    transports: &[Transport],
     topic: &str,
 ) -> Result<(), String> {
     let last = topic_head(ports, topic).await?;
@@ -47,15 +48,17 @@ pub async fn read_logs(
         }
     };
     record_log("http".into(), read_http(ports, topic).await?);
-    for transport in [Transport::Ws, Transport::Grpc] {
-        let log = tokio::time::timeout(READ_TIMEOUT, read_raw(ports, transport, topic, last)).await;
-        record_log(
-            transport.as_str().into(),
-            log.unwrap_or_else(timeout_error(transport.as_str()))?,
-        );
+    for &transport in transports {
+        let name = transport.as_str();
+        let read = async {
+            match transport {
+                Transport::Quic => read_quic(ports, trust, topic, last).await,
+                _ => read_raw(ports, transport, topic, last).await,
+            }
+        };
+        let log = tokio::time::timeout(READ_TIMEOUT, read).await;
+        record_log(name.into(), log.unwrap_or_else(timeout_error(name))?);
     }
-    let log = tokio::time::timeout(READ_TIMEOUT, read_quic(ports, trust, topic, last)).await;
-    record_log("quic".into(), log.unwrap_or_else(timeout_error("quic"))?);
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! The load of a run: publishers and subscribers that continue through every fault, and record what they
 //! observe.
 //!
-//! One topic is hot: half of the publishes go to it, and every node has a subscriber of it on every
-//! transport. The other topics have two subscribers each. Publishers are open loops: they begin a publish
+//! One topic is hot: half of the publishes go to it, and every node has a subscriber of it of every
+//! kind. The other topics have two subscribers each. Publishers are open loops: they begin a publish
 //! when it is due, even while others are in flight, up to a limit. Half of them send unary publishes with a
 //! key, and retry at the next node when the outcome is unknown; the other half use the ordered stream of the
 //! SDK. Subscribers reconnect to the next node and resume; some disconnect and reconnect now and then.
@@ -20,6 +20,7 @@ mod sdk_subscriber;
 mod stream_publisher;
 mod unary_publisher;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pushonce_client::{CertificateTrust, Transport};
@@ -35,14 +36,29 @@ pub use idle_connections::open_idle_connections;
 pub use log_reader::{read_logs, topic_head};
 
 /// The shape of a load.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WorkloadPlan {
     /// The seed of all random choices.
     pub seed: u64,
-    /// The number of topics besides the hot one.
-    pub topics: usize,
+    /// All topics. The first is the hot one.
+    pub topics: Vec<String>,
     /// The interval between two publishes of one publisher. There are two publishers per node.
     pub publish_interval: Duration,
+    /// The interval between two checks of a node's health.
+    pub probe_interval: Duration,
+    /// The kinds of subscribers, which take turns.
+    pub subscribers: Vec<SubscriberKind>,
+    /// The participants that are left out, by name.
+    pub excluded: BTreeSet<String>,
+}
+
+/// How a subscriber receives a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubscriberKind {
+    /// Every frame of the node, over WebSocket or gRPC.
+    Raw(Transport),
+    /// The events of the SDK.
+    Sdk(Transport),
 }
 
 /// The busiest topic.
@@ -75,22 +91,40 @@ struct WorkloadContext {
 impl WorkloadPlan {
     /// The usual plan.
     pub fn new(seed: u64) -> WorkloadPlan {
-        WorkloadPlan { seed, topics: 11, publish_interval: Duration::from_millis(25) }
-    }
-
-    /// All topics, the hot one first.
-    pub fn topic_names(&self) -> Vec<String> {
-        let other_topics = (0..self.topics).map(|n| format!("game/{n}"));
-        std::iter::once(HOT_TOPIC.to_owned()).chain(other_topics).collect()
-    }
-
-    /// Chooses the topic of the next publish.
-    fn pick_topic(&self, rng: &mut StdRng) -> String {
-        if rng.random() {
-            HOT_TOPIC.to_owned()
-        } else {
-            format!("game/{}", rng.random_range(0..self.topics))
+        let other_topics = (0..11).map(|n| format!("game/{n}"));
+        WorkloadPlan {
+            seed,
+            topics: std::iter::once(HOT_TOPIC.to_owned()).chain(other_topics).collect(),
+            publish_interval: Duration::from_millis(25),
+            probe_interval: Duration::from_millis(200),
+            subscribers: vec![
+                SubscriberKind::Raw(Transport::Ws),
+                SubscriberKind::Raw(Transport::Grpc),
+                SubscriberKind::Sdk(Transport::Quic),
+            ],
+            excluded: BTreeSet::new(),
         }
+    }
+
+    /// Chooses the topic of the next publish: the hot one every second time.
+    fn pick_topic(&self, rng: &mut StdRng) -> String {
+        match &self.topics[..] {
+            [_, others @ ..] if !others.is_empty() && !rng.random::<bool>() => {
+                others[rng.random_range(0..others.len())].clone()
+            }
+            all => all[0].clone(),
+        }
+    }
+
+    /// Every subscription of the load: topic, first node, kind.
+    fn subscriptions(&self, nodes: usize) -> Vec<(&str, usize, SubscriberKind)> {
+        let kinds = &self.subscribers;
+        let hot = (0..nodes).flat_map(|node| kinds.iter().map(move |&kind| (node, kind)));
+        let mut all: Vec<_> = hot.map(|(node, kind)| (&*self.topics[0], node, kind)).collect();
+        for (n, topic) in self.topics.iter().skip(1).enumerate() {
+            all.extend([n, n + 1].map(|k| (&**topic, k % nodes, kinds[k % kinds.len()])));
+        }
+        all
     }
 
     /// A separate random number generator for each participant.
@@ -102,7 +136,7 @@ impl WorkloadPlan {
 impl Workload {
     /// Starts the load at these nodes.
     pub fn start(
-        plan: WorkloadPlan,
+        plan: &WorkloadPlan,
         nodes: Vec<Ports>,
         trust: &CertificateTrust,
         recorder: &Recorder,
@@ -112,33 +146,38 @@ impl Workload {
         let (mut publishers, mut subscribers) = (JoinSet::new(), JoinSet::new());
         let context = |running| {
             let (nodes, trust, recorder) = (nodes.clone(), trust.clone(), recorder.clone());
-            WorkloadContext { plan, nodes, trust, recorder, running }
+            WorkloadContext { plan: plan.clone(), nodes, trust, recorder, running }
         };
+        let takes_part = |name: &str| !plan.excluded.contains(name);
         for i in 0..nodes.len() {
-            publishers.spawn(unary_publisher::run(context(publish.clone()), i));
-            publishers.spawn(stream_publisher::run(context(publish.clone()), i));
+            if takes_part(&unary_publisher::name(i)) {
+                publishers.spawn(unary_publisher::run(context(publish.clone()), i));
+            }
+            if takes_part(&stream_publisher::name(i)) {
+                publishers.spawn(stream_publisher::run(context(publish.clone()), i));
+            }
         }
-        let mut viewers = Vec::new();
-        for i in 0..nodes.len() {
-            viewers.extend(TRANSPORTS.map(|transport| (HOT_TOPIC.to_owned(), i, transport)));
-        }
-        for (n, topic) in plan.topic_names().into_iter().skip(1).enumerate() {
-            let placement =
-                |k: usize| ((n + k) % nodes.len(), TRANSPORTS[(n + k) % TRANSPORTS.len()]);
-            viewers.extend(
-                [placement(0), placement(1)]
-                    .map(|(node, transport)| (topic.clone(), node, transport)),
-            );
-        }
-        for (topic, node, transport) in viewers {
-            let context = context(watch.clone());
-            match transport {
-                Transport::Quic => subscribers.spawn(sdk_subscriber::run(context, topic, node)),
-                _ => subscribers.spawn(raw_subscriber::run(context, topic, node, transport)),
+        for (topic, node, kind) in plan.subscriptions(nodes.len()) {
+            let name = subscriber_name(kind, node, topic);
+            if !takes_part(&name) {
+                continue;
+            }
+            let (context, topic) = (context(watch.clone()), topic.to_owned());
+            match kind {
+                SubscriberKind::Sdk(transport) => {
+                    subscribers.spawn(sdk_subscriber::run(context, name, topic, node, transport))
+                }
+                SubscriberKind::Raw(transport) => {
+                    subscribers.spawn(raw_subscriber::run(context, name, topic, node, transport))
+                }
             };
         }
-        subscribers.spawn(forged_positions::run(context(watch.clone())));
-        subscribers.spawn(burst::run(context(watch.clone())));
+        if takes_part("forger") {
+            subscribers.spawn(forged_positions::run(context(watch.clone())));
+        }
+        if takes_part("burst") {
+            subscribers.spawn(burst::run(context(watch.clone())));
+        }
         subscribers.spawn(health_prober::run(context(watch)));
         Workload { publishers_running, subscribers_running, publishers, subscribers }
     }
@@ -160,7 +199,13 @@ impl Workload {
     }
 }
 
-const TRANSPORTS: [Transport; 3] = [Transport::Ws, Transport::Grpc, Transport::Quic];
+/// The name of a subscriber as a process of the history.
+fn subscriber_name(kind: SubscriberKind, node: usize, topic: &str) -> String {
+    match kind {
+        SubscriberKind::Raw(transport) => format!("{}{node}/{topic}", transport.as_str()),
+        SubscriberKind::Sdk(transport) => format!("sdk-{}{node}/{topic}", transport.as_str()),
+    }
+}
 
 impl WorkloadContext {
     /// Whether the load is over.

@@ -106,7 +106,9 @@ async fn open_grpc(ports: Ports, topic: Topic, from: StartFrom) -> Result<Sessio
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5));
+        .keep_alive_timeout(Duration::from_secs(5))
+        // hyper counts a connection with one open call as idle when the channel was dropped, as here.
+        .keep_alive_while_idle(true);
     let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
     let request = pb::SubscribeRequest {
         topic: topic.to_string(),

@@ -25,11 +25,11 @@ struct RawSubscriber {
 
 pub(super) async fn run(
     context: WorkloadContext,
+    name: String,
     topic: String,
     first_node: usize,
     transport: Transport,
 ) {
-    let name = format!("{}{first_node}/{topic}", transport.as_str());
     let mut rng = context.plan.rng_for(&name);
     let reconnects = rng.random_bool(0.4);
     let process_recorder = context.recorder.for_process(name);

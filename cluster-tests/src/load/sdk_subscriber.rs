@@ -1,4 +1,4 @@
-//! A subscriber that uses the SDK, over QUIC. The SDK filters duplicates, and leaves a node that skips
+//! A subscriber that uses the SDK. It filters duplicates, and leaves a node that skips
 //! messages without a gap; such a disconnect is recorded as an unsignalled gap.
 
 use pushonce_client::{self as client, Subscriber, Transport};
@@ -7,16 +7,19 @@ use pushonce_core::{Position, StartFrom, Topic};
 use super::WorkloadContext;
 use crate::history::{HistoryEvent, LoggedMessage, ProcessRecorder, SubscribeStart};
 
-const TRANSPORT: Transport = Transport::Quic;
-
-pub(super) async fn run(context: WorkloadContext, topic: String, first_node: usize) {
-    let process_recorder =
-        context.recorder.for_process(format!("{}{first_node}/{topic}", TRANSPORT.as_str()));
+pub(super) async fn run(
+    context: WorkloadContext,
+    name: String,
+    topic: String,
+    first_node: usize,
+    transport: Transport,
+) {
+    let process_recorder = context.recorder.for_process(name);
     let mut nodes: Vec<usize> = (0..context.nodes.len()).collect();
     nodes.rotate_left(first_node);
-    let servers: Vec<_> = nodes.iter().map(|&i| context.nodes[i].server(TRANSPORT)).collect();
+    let servers: Vec<_> = nodes.iter().map(|&i| context.nodes[i].server(transport)).collect();
     let name = Topic::new(&topic).expect("a valid topic");
-    let builder = Subscriber::builder(servers.clone()).transport(TRANSPORT);
+    let builder = Subscriber::builder(servers.clone()).transport(transport);
     let builder = builder.trust(context.trust.clone());
     let mut subscriber =
         builder.topic(name, StartFrom::Start).connect().expect("the servers fit the transport");
@@ -35,7 +38,7 @@ pub(super) async fn run(context: WorkloadContext, topic: String, first_node: usi
         };
         record_event(
             &process_recorder,
-            &topic,
+            (&topic, transport),
             &mut reached,
             node.map(|index| nodes[index]),
             event,
@@ -45,7 +48,7 @@ pub(super) async fn run(context: WorkloadContext, topic: String, first_node: usi
 
 fn record_event(
     process_recorder: &ProcessRecorder,
-    topic: &str,
+    (topic, transport): (&str, Transport),
     reached: &mut Option<Position>,
     node: Option<usize>,
     event: client::SubscriberEvent,
@@ -55,7 +58,7 @@ fn record_event(
         client::SubscriberEvent::Connected { .. } => HistoryEvent::Subscribe {
             topic: topic(),
             node,
-            transport: TRANSPORT.as_str().into(),
+            transport: transport.as_str().into(),
             from: reached.map_or(SubscribeStart::Start, SubscribeStart::After),
         },
         client::SubscriberEvent::Subscribed { position, recovered, .. } => {

@@ -16,8 +16,13 @@ use crate::publish_load::{publisher_to, text_message};
 /// The time limit for outstanding outcomes at the end.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The name of the publisher that begins at a node.
+pub(super) fn name(first_node: usize) -> String {
+    format!("stream{first_node}")
+}
+
 pub(super) async fn run(context: WorkloadContext, first_node: usize) {
-    let name = format!("stream{first_node}");
+    let name = name(first_node);
     let mut rng = context.plan.rng_for(&name);
     let mut servers: Vec<_> = context.nodes.iter().map(|n| n.server(Transport::Grpc)).collect();
     servers.rotate_left(first_node);

@@ -50,8 +50,13 @@ enum PublishRoute {
     Http,
 }
 
+/// The name of the publisher that begins at a node.
+pub(super) fn name(first_node: usize) -> String {
+    format!("unary{first_node}")
+}
+
 pub(super) async fn run(context: WorkloadContext, first_node: usize) {
-    let name = format!("unary{first_node}");
+    let name = name(first_node);
     let mut rng = context.plan.rng_for(&name);
     let node_clients = |ports: &Ports| (publisher_to([ports.server(Transport::Grpc)]), ports.http);
     let nodes = context.nodes.iter().map(node_clients).collect();

@@ -7,6 +7,7 @@
 //! (reading). Then the checker evaluates the history. A run is unknown if the fault never took place or if
 //! there was hardly any load during it.
 
+mod completion;
 mod failover;
 mod load_stats;
 mod planted_bugs;
@@ -15,6 +16,7 @@ mod run;
 mod table;
 mod watchdog;
 
+pub use completion::{LogReaders, all_caught_up, wait_caught_up};
 pub use failover::{FailoverTimes, measure_failovers};
 pub use load_stats::LoadStats;
 pub use planted_bugs::{PLANTED_BUGS, PlantedBug};

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use pushonce_client::Transport;
 use pushonce_core::FailPoint;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::RunReport;
+use super::completion::{LogReaders, all_caught_up, wait_caught_up};
 use crate::checker::Guarantees;
 use crate::cluster::ProcessCluster;
 use crate::environment::WithEnvVars;
 use crate::faults::{FaultContext, FaultInjector, FaultScenario, FaultState, PreparedScenario};
-use crate::history::{self, HistoryEvent, HistoryRecord, ProcessRecorder, Recorder, RunPhase};
+use crate::history::{self, HistoryEvent, ProcessRecorder, Recorder, RunPhase};
 use crate::load::{self, HOT_TOPIC, Workload, WorkloadPlan};
 use crate::wait::{secs, wait_until};
 
@@ -98,7 +100,7 @@ async fn run_scenario(
 
     let nodes = (0..context.cluster.len()).map(|i| context.cluster.node(i).ports).collect();
     let plan = WorkloadPlan::new(options.seed);
-    let mut load = Workload::start(plan, nodes, &context.cluster.trust(), &recorder);
+    let mut load = Workload::start(&plan, nodes, &context.cluster.trust(), &recorder);
     wait_until("every subscriber receives messages", secs(30), async || {
         recorder.with_records(|records| all_caught_up(records, |_| None))
     })
@@ -113,9 +115,16 @@ async fn run_scenario(
 
     load.stop_publishers().await;
     begin_phase(RunPhase::Drain);
-    wait_drained(&context, &plan, &recorder, options.guarantees.caught_up_within + secs(1)).await;
+    let first = context.cluster.running_nodes().next().expect("at least one node runs");
+    let (ports, limit) = (context.cluster.ports(first), options.guarantees.caught_up_within);
+    wait_caught_up(ports, &plan.topics, &recorder, limit + secs(1)).await;
     begin_phase(RunPhase::ReadLogs);
-    read_all_logs(&context, &plan, &process_recorder).await;
+    let nodes: Vec<_> =
+        context.cluster.running_nodes().map(|node| (node, context.cluster.ports(node))).collect();
+    let transports = [Transport::Ws, Transport::Grpc, Transport::Quic];
+    let readers =
+        LogReaders { nodes: &nodes, trust: &context.cluster.trust(), transports: &transports };
+    readers.read_all(&plan.topics, &process_recorder).await;
     load.stop().await;
     // A node closes the descriptors of ended sessions after it has noticed their end.
     tokio::time::sleep(secs(1)).await;
@@ -175,90 +184,6 @@ async fn run_nemesis(
         context.wait_all_ready().await;
         let pause = Duration::from_millis(context.rng.random_range(300..2_000));
         tokio::time::sleep(pause).await;
-    }
-}
-
-/// Waits until every subscriber has the newest messages, or the time limit is over. The checker reports
-/// subscribers that have not caught up by then.
-async fn wait_drained(
-    context: &FaultContext,
-    plan: &WorkloadPlan,
-    recorder: &Recorder,
-    limit: Duration,
-) {
-    let begun = Instant::now();
-    let node = context.cluster.running_nodes().next().expect("at least one node runs");
-    let ports = context.cluster.node(node).ports;
-    while begun.elapsed() < limit {
-        let mut heads = std::collections::HashMap::new();
-        for topic in plan.topic_names() {
-            if let Ok(head) = load::topic_head(ports, &topic).await {
-                heads.insert(topic, head);
-            }
-        }
-        if recorder
-            .with_records(|records| all_caught_up(records, |topic| heads.get(topic).copied()))
-            .is_ok()
-        {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-/// Checks that every subscription has reached the head of its topic, or has received any message if the head
-/// is unknown. Subscriptions with forged positions are left out, because they end early.
-fn all_caught_up(
-    records: &[HistoryRecord],
-    head: impl Fn(&str) -> Option<pushonce_core::Position>,
-) -> Result<(), String> {
-    let mut reached = std::collections::BTreeMap::new();
-    for HistoryRecord { process, event, .. } in records {
-        match event {
-            HistoryEvent::Subscribe { topic, .. } if !process.starts_with("forger") => {
-                reached.entry((process, topic)).or_insert(None);
-            }
-            HistoryEvent::Delivered { topic, position, .. }
-            | HistoryEvent::Gap { topic, to: position, .. } => {
-                if let Some(newest) = reached.get_mut(&(process, topic)) {
-                    *newest = (*newest).max(Some(*position));
-                }
-            }
-            _ => {}
-        }
-    }
-    if reached.is_empty() {
-        return Err("there is no subscription".to_owned());
-    }
-    for ((process, topic), position) in reached {
-        match (position, head(topic)) {
-            (None, _) => return Err(format!("{process} has received no message of {topic}")),
-            (Some(position), Some(head)) if position < head => {
-                return Err(format!("{process} is at {position} of {topic}, which is at {head}"));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Reads every log from every running node over every transport.
-async fn read_all_logs(
-    context: &FaultContext,
-    plan: &WorkloadPlan,
-    process_recorder: &ProcessRecorder,
-) {
-    let trust = &context.cluster.trust();
-    for node in context.cluster.running_nodes() {
-        let server = (context.cluster.node(node).ports, trust);
-        for topic in plan.topic_names() {
-            let condition = format!("the log of {topic} at node {node}");
-            // After an incomplete attempt everything is read again; the same logs are then recorded twice.
-            wait_until(&condition, secs(60), async || {
-                load::read_logs(process_recorder, node, server, &topic).await
-            })
-            .await;
-        }
     }
 }
 

@@ -1,0 +1,252 @@
+//! Carries out a schedule.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::cluster::SimulatedCluster;
+use crate::kernel::{self, HostId, HostState, LinkState};
+use crate::operator;
+use crate::schedule::{Action, Command, Endpoint, Schedule};
+
+/// The file that [`Action::FlipBit`] damages.
+const LOG_FILE: &str = "raft.redb";
+
+/// What happens to a cluster during a run.
+pub struct Nemesis<'a> {
+    /// The cluster.
+    pub cluster: &'a mut SimulatedCluster,
+    /// The nodes that an operator removed.
+    pub removed: BTreeSet<usize>,
+    /// Commands that are not finished.
+    commands: JoinSet<(Command, Result<(), String>)>,
+}
+
+impl Nemesis<'_> {
+    /// A nemesis that has done nothing yet.
+    pub fn new(cluster: &mut SimulatedCluster) -> Nemesis<'_> {
+        Nemesis { cluster, removed: BTreeSet::new(), commands: JoinSet::new() }
+    }
+
+    /// Carries out all steps, and waits until `length` is over.
+    ///
+    /// # Errors
+    /// When the files of a node cannot be changed.
+    pub async fn run(&mut self, schedule: &Schedule, length: Duration) -> io::Result<()> {
+        let begun = Instant::now();
+        for step in &schedule.steps {
+            sleep_until(begun + step.at).await;
+            tracing::info!(%step, "nemesis");
+            self.perform(&step.action)?;
+        }
+        sleep_until(begun + length).await;
+        Ok(())
+    }
+
+    fn perform(&mut self, action: &Action) -> io::Result<()> {
+        if action.node().is_some_and(|node| node >= self.cluster.len()) {
+            return Ok(());
+        }
+        match *action {
+            Action::Kill { node } => kernel::kill(self.cluster.host(node)),
+            Action::CutPower { node } => kernel::cut_power(self.cluster.host(node)),
+            Action::CutPowerAfter { node, operations } => {
+                self.on_host(node, |kernel, host| kernel.cut_power_after(host, operations));
+            }
+            Action::Start { node } => self.cluster.start(node),
+            Action::Stop { node } => kernel::raise_signal(self.cluster.host(node)),
+            Action::Pause { node } => self.set_state(node, HostState::Paused),
+            Action::Suspend { node } => self.set_state(node, HostState::Suspended),
+            Action::Resume { node } => self.set_state(node, HostState::Running),
+            Action::Cut { from, to } => {
+                self.set_link(from, to, LinkState { is_cut: true, ..LinkState::default() });
+            }
+            Action::Restore { from, to } => self.set_link(from, to, LinkState::default()),
+            Action::Degrade { from, to, latency_ms, loss, bytes_per_ms } => {
+                let usual = LinkState::default();
+                let state = LinkState {
+                    latency_us: usual.latency_us + latency_ms * 1_000,
+                    jitter_us: usual.jitter_us + latency_ms * 500,
+                    loss_per_mille: loss,
+                    bytes_per_ms,
+                    ..usual
+                };
+                self.set_link(from, to, state);
+            }
+            Action::Reset { from, to } => {
+                let (from, to) = (self.endpoint(from), self.endpoint(to));
+                kernel::with(|kernel| kernel.reset_connections(from, to));
+            }
+            Action::Stall { from, to, connection } => {
+                let (from, to) = (self.endpoint(from), self.endpoint(to));
+                kernel::with(|kernel| kernel.stall_connection(from, to, connection as usize));
+            }
+            Action::StepClock { node, by_ms } => {
+                self.on_host(node, |kernel, host| kernel.step_date(host, by_ms * 1_000_000));
+            }
+            Action::Drift { node, ppm } => {
+                self.on_host(node, |kernel, host| kernel.set_drift(host, ppm));
+            }
+            Action::FillDisk { node } => {
+                self.on_host(node, |kernel, host| kernel.set_disk_full(host, true));
+            }
+            Action::FreeDisk { node } => {
+                self.on_host(node, |kernel, host| kernel.set_disk_full(host, false));
+            }
+            Action::SlowDisk { node, sync_ms } => {
+                let ns = SimulatedCluster::SYNC_NS.max(sync_ms * 1_000_000);
+                self.on_host(node, |kernel, host| kernel.set_sync_time(host, ns));
+            }
+            Action::FailSync { node } => {
+                self.on_host(node, |kernel, host| kernel.fail_syncs(host, 1));
+            }
+            Action::FlipBit { node, place } => self.flip_bit(node, place)?,
+            Action::SaveFiles { node } => self.copy_files(node, true)?,
+            Action::RestoreFiles { node } => self.copy_files(node, false)?,
+            Action::Wipe { node } => {
+                self.kill_and_settle(node);
+                self.cluster.wipe(node)?;
+            }
+            Action::Operator(ref command) => self.command(command)?,
+        }
+        Ok(())
+    }
+
+    fn on_host(&self, node: usize, change: impl FnOnce(&mut kernel::Kernel, HostId)) {
+        let host = self.cluster.host(node);
+        kernel::with(|kernel| change(kernel, host));
+    }
+
+    fn set_state(&self, node: usize, state: HostState) {
+        self.on_host(node, |kernel, host| {
+            if kernel.has_process(host) {
+                kernel.set_host_state(host, state);
+            }
+        });
+    }
+
+    fn endpoint(&self, endpoint: Endpoint) -> HostId {
+        match endpoint {
+            Endpoint::Node(node) => self.cluster.host(node),
+            Endpoint::Clients => self.cluster.clients(),
+        }
+    }
+
+    fn set_link(&self, from: Endpoint, to: Endpoint, state: LinkState) {
+        let (from, to) = (self.endpoint(from), self.endpoint(to));
+        kernel::with(|kernel| kernel.set_link(from, to, state));
+    }
+
+    /// Ends a node before its files are changed.
+    fn kill_and_settle(&self, node: usize) {
+        kernel::kill(self.cluster.host(node));
+        self.on_host(node, |kernel, host| kernel.settle_disk(host));
+    }
+
+    fn flip_bit(&self, node: usize, place: u32) -> io::Result<()> {
+        self.kill_and_settle(node);
+        let path = self.cluster.data_dir(node).join(LOG_FILE);
+        let Ok(mut file) = fs::OpenOptions::new().read(true).write(true).open(path) else {
+            return Ok(());
+        };
+        let offset = file.metadata()?.len() * u64::from(place) / 1_000_000;
+        let mut byte = [0];
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(&mut byte)?;
+        byte[0] ^= 1 << (place % 8);
+        file.seek(SeekFrom::Start(offset))?;
+        file.write_all(&byte)
+    }
+
+    /// Copies the files of a node to the place of its copy, or back from there.
+    fn copy_files(&self, node: usize, save: bool) -> io::Result<()> {
+        self.kill_and_settle(node);
+        let data = self.cluster.data_dir(node);
+        let copy = data.with_extension("copy");
+        let (from, to) = if save { (data, copy) } else { (copy, data) };
+        if !from.exists() {
+            return Ok(());
+        }
+        let _ = fs::remove_dir_all(&to);
+        copy_folder(&from, &to)
+    }
+
+    fn command(&mut self, command: &Command) -> io::Result<()> {
+        match *command {
+            Command::Join => {
+                let node = self.cluster.add_node()?;
+                self.cluster.start(node);
+                return Ok(());
+            }
+            Command::Remove { node } => {
+                self.removed.insert(node);
+            }
+            _ => {}
+        }
+        let nodes = self.cluster.all_ports();
+        let names = (0..self.cluster.len()).map(|node| self.cluster.name(node).to_owned());
+        let (names, command) = (names.collect(), command.clone());
+        self.commands.spawn(async move {
+            let result = operator::run(command.clone(), nodes, names).await;
+            (command, result)
+        });
+        Ok(())
+    }
+
+    /// Waits until every command has an outcome.
+    pub async fn finish_commands(&mut self) {
+        while let Some(ended) = self.commands.join_next().await {
+            let Ok((command, result)) = ended else { continue };
+            tracing::info!(%command, ?result, "command ended");
+            if let (Command::Remove { node }, Err(_)) = (command, result) {
+                self.removed.remove(&node);
+            }
+        }
+    }
+
+    /// Ends all faults and starts every node that does not run.
+    pub fn heal(&mut self) {
+        let hosts: Vec<_> = (0..self.cluster.len())
+            .map(|node| self.cluster.host(node))
+            .chain([self.cluster.clients()])
+            .collect();
+        kernel::with(|kernel| {
+            for &from in &hosts {
+                for &to in &hosts {
+                    kernel.set_link(from, to, LinkState::default());
+                }
+                kernel.set_disk_full(from, false);
+                kernel.fail_syncs(from, 0);
+                kernel.set_sync_time(from, SimulatedCluster::SYNC_NS);
+                kernel.set_drift(from, 0);
+                kernel.clear_power_cut(from);
+            }
+        });
+        for node in 0..self.cluster.len() {
+            if self.cluster.is_running(node) {
+                self.set_state(node, HostState::Running);
+            } else if !self.removed.contains(&node) {
+                self.cluster.start(node);
+            }
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::write(target, fs::read(entry.path())?)?;
+        }
+    }
+    Ok(())
+}

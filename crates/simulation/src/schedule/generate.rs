@@ -1,0 +1,321 @@
+//! Draws a schedule from a seed.
+//!
+//! Each run has a random half of the kinds of faults. A run in which everything happens at once finds less: some
+//! states are reached only while nothing else disturbs.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom as _, IteratorRandom as _};
+use rand::{Rng as _, SeedableRng as _};
+
+use super::{Action, Command, Endpoint, Schedule, Step};
+
+/// A kind of fault, or of commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// Processes are killed, and started again.
+    Kill,
+    /// Nodes are shut down, and started again.
+    Stop,
+    /// Hosts lose their power, some of them amid a write.
+    Power,
+    /// All hosts lose their power, or all processes are killed.
+    Everything,
+    /// Processes are stopped for a while.
+    Pause,
+    /// Machines are suspended for a while.
+    Suspend,
+    /// Hosts are separated, in one direction or both.
+    Partition,
+    /// Links are slow, lossy or narrow.
+    Degrade,
+    /// Connections are reset, or stalled.
+    Connections,
+    /// Dates jump, and clocks drift.
+    Clock,
+    /// Disks are full, or slow.
+    Disk,
+    /// One node loses its files, or has older or damaged ones.
+    Damage,
+    /// Operators change namespaces.
+    Namespaces,
+    /// Operators drain nodes.
+    Drain,
+    /// Operators add, remove and replace nodes.
+    Membership,
+    /// Operators change the consensus times.
+    Times,
+}
+
+impl FaultKind {
+    /// All kinds.
+    pub const ALL: [FaultKind; 16] = [
+        FaultKind::Kill,
+        FaultKind::Stop,
+        FaultKind::Power,
+        FaultKind::Everything,
+        FaultKind::Pause,
+        FaultKind::Suspend,
+        FaultKind::Partition,
+        FaultKind::Degrade,
+        FaultKind::Connections,
+        FaultKind::Clock,
+        FaultKind::Disk,
+        FaultKind::Damage,
+        FaultKind::Namespaces,
+        FaultKind::Drain,
+        FaultKind::Membership,
+        FaultKind::Times,
+    ];
+}
+
+/// Draws the steps of a run.
+pub struct Generator {
+    random: StdRng,
+    nodes: usize,
+    length: Duration,
+    steps: Vec<Step>,
+    /// The node whose files may be lost: with two, acknowledged messages may be lost.
+    damaged: usize,
+    is_damage_done: bool,
+}
+
+impl Generator {
+    /// A generator for a cluster of `nodes`, whose phase of faults has this length.
+    pub fn new(seed: u64, nodes: usize, length: Duration) -> Generator {
+        let mut random = StdRng::seed_from_u64(seed);
+        let damaged = random.random_range(0..nodes);
+        Generator { random, nodes, length, steps: Vec::new(), damaged, is_damage_done: false }
+    }
+
+    /// Draws a schedule.
+    pub fn generate(mut self) -> Schedule {
+        let kinds: Vec<_> =
+            FaultKind::ALL.into_iter().filter(|_| self.random.random_bool(0.5)).collect();
+        let episodes = self.random.random_range(2..=8);
+        for _ in 0..episodes {
+            let Some(&kind) = kinds.choose(&mut self.random) else { break };
+            self.add_episode(kind);
+        }
+        self.steps.sort_by_key(|step| step.at);
+        Schedule { steps: self.steps }
+    }
+
+    fn add_episode(&mut self, kind: FaultKind) {
+        let begin = self.time_below(self.length.mul_f64(0.8));
+        let length = Duration::from_millis(self.random.random_range(50..8_000));
+        let end = (begin + length).min(self.length);
+        let node = self.random.random_range(0..self.nodes);
+        match kind {
+            FaultKind::Kill => self.stop_and_start(begin, end, Action::Kill { node }),
+            FaultKind::Stop => self.stop_and_start(begin, end, Action::Stop { node }),
+            FaultKind::Power => self.cut_power(begin, end, node),
+            FaultKind::Everything => self.stop_everything(begin, end),
+            FaultKind::Pause => {
+                self.between(begin, Action::Pause { node }, end, Action::Resume { node })
+            }
+            FaultKind::Suspend => {
+                self.between(begin, Action::Suspend { node }, end, Action::Resume { node });
+            }
+            FaultKind::Partition => self.partition(begin, end),
+            FaultKind::Degrade => self.degrade(begin, end),
+            FaultKind::Connections => self.disturb_connections(begin),
+            FaultKind::Clock => self.disturb_clock(begin, node),
+            FaultKind::Disk => self.disturb_disk(begin, end, node),
+            FaultKind::Damage => self.damage(begin, end),
+            FaultKind::Namespaces => self.change_namespace(begin),
+            FaultKind::Drain => {
+                let (drain, undrain) = (Command::Drain { node }, Command::Undrain { node });
+                self.between(begin, Action::Operator(drain), end, Action::Operator(undrain));
+            }
+            FaultKind::Membership => self.change_membership(begin, end),
+            FaultKind::Times => {
+                let ms = self.random.random_range(800..=1_200);
+                self.add(begin, Action::Operator(Command::ElectionMax { ms }));
+            }
+        }
+    }
+
+    fn add(&mut self, at: Duration, action: Action) {
+        self.steps.push(Step { at, action });
+    }
+
+    fn between(&mut self, begin: Duration, first: Action, end: Duration, last: Action) {
+        self.add(begin, first);
+        self.add(end, last);
+    }
+
+    fn time_below(&mut self, end: Duration) -> Duration {
+        Duration::from_millis(self.random.random_range(0..end.as_millis().max(1) as u64))
+    }
+
+    fn stop_and_start(&mut self, begin: Duration, end: Duration, stop: Action) {
+        let node = stop.node().unwrap_or_default();
+        self.between(begin, stop, end, Action::Start { node });
+    }
+
+    fn cut_power(&mut self, begin: Duration, end: Duration, node: usize) {
+        let cut = match self.random.random_bool(0.5) {
+            true => Action::CutPower { node },
+            false => Action::CutPowerAfter { node, operations: self.random.random_range(0..60) },
+        };
+        self.stop_and_start(begin, end, cut);
+    }
+
+    /// All within some milliseconds, and started at different times.
+    fn stop_everything(&mut self, begin: Duration, end: Duration) {
+        let has_power = self.random.random_bool(0.5);
+        for node in 0..self.nodes {
+            let at = begin + self.time_below(Duration::from_millis(100));
+            let stop = if has_power { Action::Kill { node } } else { Action::CutPower { node } };
+            let start_at = end + self.time_below(Duration::from_secs(2));
+            self.stop_and_start(at, start_at, stop);
+        }
+    }
+
+    /// Two groups of nodes that do not reach each other; the clients reach all of them, or not.
+    fn partition(&mut self, begin: Duration, end: Duration) {
+        let nodes = 0..self.nodes;
+        let size = self.random.random_range(1..=self.nodes / 2);
+        let group = nodes.clone().choose_multiple(&mut self.random, size);
+        let (is_outward_cut, is_inward_cut) = match self.random.random_range(0..3) {
+            0 => (true, false),
+            1 => (false, true),
+            _ => (true, true),
+        };
+        let mut others: Vec<_> =
+            nodes.filter(|node| !group.contains(node)).map(Endpoint::Node).collect();
+        if self.random.random_bool(0.3) {
+            others.push(Endpoint::Clients);
+        }
+        for &node in &group {
+            for &other in &others {
+                let node = Endpoint::Node(node);
+                if is_outward_cut {
+                    self.cut(begin, end, node, other);
+                }
+                if is_inward_cut {
+                    self.cut(begin, end, other, node);
+                }
+            }
+        }
+    }
+
+    fn cut(&mut self, begin: Duration, end: Duration, from: Endpoint, to: Endpoint) {
+        self.between(begin, Action::Cut { from, to }, end, Action::Restore { from, to });
+    }
+
+    /// Two different hosts, of which one has a node.
+    fn endpoints(&mut self) -> (Endpoint, Endpoint) {
+        let from = self.random.random_range(0..self.nodes);
+        let others = (0..self.nodes).filter(|&node| node != from).map(Endpoint::Node);
+        let to = others.chain([Endpoint::Clients]).choose(&mut self.random);
+        let (from, to) = (Endpoint::Node(from), to.unwrap_or(Endpoint::Clients));
+        if self.random.random() { (from, to) } else { (to, from) }
+    }
+
+    fn degrade(&mut self, begin: Duration, end: Duration) {
+        let count = self.random.random_range(1..=4);
+        for _ in 0..count {
+            let (from, to) = self.endpoints();
+            let latency_ms = [0, 5, 40, 200].choose(&mut self.random).copied().unwrap_or_default();
+            let loss = [0, 10, 100, 300].choose(&mut self.random).copied().unwrap_or_default();
+            let bytes_per_ms =
+                [0, 0, 20, 200].choose(&mut self.random).copied().unwrap_or_default();
+            let degrade = Action::Degrade { from, to, latency_ms, loss, bytes_per_ms };
+            self.between(begin, degrade, end, Action::Restore { from, to });
+        }
+    }
+
+    fn disturb_connections(&mut self, begin: Duration) {
+        let count = self.random.random_range(1..=5);
+        for _ in 0..count {
+            let at = begin + self.time_below(Duration::from_secs(2));
+            let (from, to) = self.endpoints();
+            let connection = self.random.random_range(0..6);
+            let action = match self.random.random_bool(0.5) {
+                true => Action::Reset { from, to },
+                false => Action::Stall { from, to, connection },
+            };
+            self.add(at, action);
+        }
+    }
+
+    fn disturb_clock(&mut self, begin: Duration, node: usize) {
+        let action = match self.random.random_range(0..3) {
+            0 => Action::StepClock { node, by_ms: self.random.random_range(-7_200_000..7_200_000) },
+            1 => Action::StepClock { node, by_ms: self.random.random_range(-2_000..2_000) },
+            _ => Action::Drift { node, ppm: self.random.random_range(-500..=500) },
+        };
+        self.add(begin, action);
+    }
+
+    fn disturb_disk(&mut self, begin: Duration, end: Duration, node: usize) {
+        if self.random.random_bool(0.5) {
+            self.between(begin, Action::FillDisk { node }, end, Action::FreeDisk { node });
+        } else {
+            let sync_ms = [2, 20, 150].choose(&mut self.random).copied().unwrap_or_default();
+            let usual = Action::SlowDisk { node, sync_ms: 0 };
+            self.between(begin, Action::SlowDisk { node, sync_ms }, end, usual);
+        }
+    }
+
+    /// Something happens to the files of one node, once.
+    fn damage(&mut self, begin: Duration, end: Duration) {
+        if std::mem::replace(&mut self.is_damage_done, true) {
+            return;
+        }
+        let node = self.damaged;
+        let second = Duration::from_millis(1);
+        match self.random.random_range(0..4) {
+            0 => {
+                self.add(begin, Action::FailSync { node });
+                self.add(end, Action::Start { node });
+            }
+            1 => {
+                self.add(begin, Action::Kill { node });
+                let place = self.random.random_range(0..1_000_000);
+                self.add(begin + second, Action::FlipBit { node, place });
+                self.add(end, Action::Start { node });
+            }
+            2 => {
+                self.add(begin, Action::Kill { node });
+                self.add(begin + second, Action::SaveFiles { node });
+                self.add(begin + 2 * second, Action::Start { node });
+                self.add(end, Action::Kill { node });
+                self.add(end + second, Action::RestoreFiles { node });
+                self.add(end + 2 * second, Action::Start { node });
+            }
+            _ => {
+                self.add(begin, Action::Kill { node });
+                self.add(begin + second, Action::Wipe { node });
+                self.add(end, Action::Start { node });
+            }
+        }
+    }
+
+    fn change_namespace(&mut self, begin: Duration) {
+        let command = match self.random.random_bool(0.5) {
+            true => {
+                let namespace =
+                    ["hot", "game"].choose(&mut self.random).copied().unwrap_or("hot").to_owned();
+                Command::History { namespace, messages: self.random.random_range(1_000..5_000) }
+            }
+            false => Command::Durability {
+                namespace: "pulse".to_owned(),
+                in_memory: self.random.random(),
+            },
+        };
+        self.add(begin, Action::Operator(command));
+    }
+
+    fn change_membership(&mut self, begin: Duration, end: Duration) {
+        self.add(begin, Action::Operator(Command::Join));
+        if self.random.random_bool(0.6) && !self.is_damage_done {
+            // The node that leaves does not count as lost: its shards move first.
+            let node = self.random.random_range(0..self.nodes);
+            self.add(end, Action::Operator(Command::Remove { node }));
+        }
+    }
+}

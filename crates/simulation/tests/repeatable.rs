@@ -1,0 +1,20 @@
+//! A run repeats from its seed, bit for bit.
+
+use std::path::Path;
+
+use pushonce_simulation::campaign::run_process;
+
+#[test]
+fn equal_seeds_have_equal_traces_and_different_seeds_do_not() {
+    let program = Path::new(env!("CARGO_BIN_EXE_simulate"));
+    let run = |seed| {
+        let verdict = run_process(program, &[], seed).expect("start a process");
+        let verdict = verdict.expect("a verdict");
+        assert!(verdict.is_pass(), "{verdict:?}");
+        assert!(verdict.acknowledged > 0 && verdict.delivered > 0, "{verdict:?}");
+        verdict.trace
+    };
+    let first = run(6);
+    assert_eq!(run(6), first);
+    assert_ne!(run(5), first);
+}
