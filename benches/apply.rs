@@ -77,9 +77,9 @@ fn apply(c: &mut Criterion) {
         });
         let batch = batch(&topics, 0, messages);
         group.bench_function(BenchmarkId::new("encode entry", messages), |b| {
-            b.iter(|| black_box(&batch).encode(VersionRange::SUPPORTED.max));
+            b.iter(|| black_box(&batch).encode(VersionRange::supported().max));
         });
-        let entry = batch.encode(VersionRange::SUPPORTED.max);
+        let entry = batch.encode(VersionRange::supported().max);
         group.bench_function(BenchmarkId::new("decode entry", messages), |b| {
             b.iter(|| EntryBatch::decode(black_box(&entry)).unwrap());
         });

@@ -1,7 +1,7 @@
 //! Set-up: three nodes under the load of the fault matrix: many topics and a hot one, publishers with keys
 //! and in streams, subscribers on every node and transport that resume.
-//! Fault: none; `kill -9` of the owner, and of a majority; the owner is paused; its disk loses power; it is
-//! partitioned. The last two need a testbed, and are reported as skipped where there is none.
+//! Fault: none; the disk of the owner loses power; the owner is partitioned. The last two need a testbed, and are
+//! reported as skipped where there is none.
 //! Claim: no invariant is violated within some seconds. `scripts/faults` runs every fault for longer.
 
 use pushonce_cluster_tests::checker::Guarantees;

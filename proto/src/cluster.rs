@@ -463,7 +463,7 @@ mod tests {
             roles: Roles { core: true, edge: false },
             weight: 1,
             state: MemberState::Draining,
-            build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
+            build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::supported() },
         };
         let status = ClusterStatus {
             cluster: ClusterId(0xabc),

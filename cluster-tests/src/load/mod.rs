@@ -44,6 +44,8 @@ pub struct WorkloadPlan {
     pub topics: Vec<String>,
     /// The interval between two publishes of one publisher. There are two publishers per node.
     pub publish_interval: Duration,
+    /// The maximum number of random bytes in a payload.
+    pub payload_bytes_max: usize,
     /// The interval between two checks of a node's health.
     pub probe_interval: Duration,
     /// The kinds of subscribers, which take turns.
@@ -96,6 +98,7 @@ impl WorkloadPlan {
             seed,
             topics: std::iter::once(HOT_TOPIC.to_owned()).chain(other_topics).collect(),
             publish_interval: Duration::from_millis(25),
+            payload_bytes_max: 120,
             probe_interval: Duration::from_millis(200),
             subscribers: vec![
                 SubscriberKind::Raw(Transport::Ws),
@@ -104,6 +107,15 @@ impl WorkloadPlan {
             ],
             excluded: BTreeSet::new(),
         }
+    }
+
+    /// The names of all participants that can be left out, in a cluster of this size.
+    pub fn participants(&self, nodes: usize) -> Vec<String> {
+        let publishers =
+            (0..nodes).flat_map(|i| [unary_publisher::name(i), stream_publisher::name(i)]);
+        let subscribers = self.subscriptions(nodes).into_iter();
+        let subscribers = subscribers.map(|(topic, node, kind)| subscriber_name(kind, node, topic));
+        publishers.chain(subscribers).chain(["forger", "burst"].map(str::to_owned)).collect()
     }
 
     /// Chooses the topic of the next publish: the hot one every second time.

@@ -61,7 +61,10 @@ pub(super) async fn run(context: WorkloadContext, first_node: usize) {
             let Ok(permit) = in_flight.clone().try_acquire_owned() else { continue };
             let topic = context.plan.pick_topic(&mut rng);
             number += 1;
-            let line = format!("{name} {number} {}", "y".repeat(rng.random_range(0..120)));
+            let line = format!(
+                "{name} {number} {}",
+                "y".repeat(rng.random_range(0..context.plan.payload_bytes_max))
+            );
             let op = process_recorder.next_op();
             process_recorder.record(HistoryEvent::Publish {
                 op,

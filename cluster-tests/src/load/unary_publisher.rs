@@ -76,7 +76,10 @@ pub(super) async fn run(context: WorkloadContext, first_node: usize) {
         while attempts.try_join_next().is_some() {}
         let Ok(permit) = in_flight.clone().try_acquire_owned() else { continue };
         let topic = context.plan.pick_topic(&mut rng);
-        let payload = format!("{name} {number} {}", "x".repeat(rng.random_range(0..120)));
+        let payload = format!(
+            "{name} {number} {}",
+            "x".repeat(rng.random_range(0..context.plan.payload_bytes_max))
+        );
         let key = format!("{}-{name}-{number}", context.plan.seed);
         let route = if rng.random_bool(0.3) { PublishRoute::Http } else { PublishRoute::Grpc };
         let message = KeyedMessage { topic, key, payload: payload.into(), route };

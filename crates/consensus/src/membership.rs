@@ -8,7 +8,7 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
-use pushonce_core::{FailPoint, NodeId, Term};
+use pushonce_core::{CoverageMark, FailPoint, NodeId, Term};
 use tokio::time::timeout;
 
 use crate::types::TypeConfig;
@@ -165,7 +165,10 @@ impl RaftGroup {
         let wait_max = self.0.settings.election_max;
         let reason = SuccessorRejection::Silent { within: wait_max };
         let timed_out = MembershipError::Successor { node: to, reason };
-        timeout(wait_max, written).await.unwrap_or(Err(timed_out))
+        timeout(wait_max, written).await.unwrap_or_else(|_| {
+            CoverageMark::TransferRejected.reach();
+            Err(timed_out)
+        })
     }
 
     async fn wait_for_new_leader(&self, term: Term, to: NodeId) -> Result<(), MembershipError> {

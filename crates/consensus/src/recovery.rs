@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use openraft::EntryPayload;
-use pushonce_core::FailPoint;
+use pushonce_core::{CoverageMark, FailPoint};
 use tokio::sync::{Mutex, watch};
 
 use crate::log::consistency;
@@ -103,6 +103,9 @@ pub(crate) fn is_required(stored: &StoredGroup) -> bool {
     }
     let is_empty =
         stored.entries.is_empty() && stored.purged.is_none() && stored.snapshot.is_none();
+    if stored.removed.is_some() && is_empty {
+        CoverageMark::RemovedReplicaReturns.reach();
+    }
     stored.recovering.is_some() || stored.removed.is_some() && is_empty
 }
 

@@ -143,21 +143,21 @@ async fn directory_keeps_cluster_version_and_is_rejected_by_older_build() {
     let open = async || open_alone(dir.path(), CLUSTER, 1).await;
     ConsensusEngine::create(dir.path(), CLUSTER, NodeId(1)).await.unwrap();
     let engine = open().await.unwrap();
-    assert_eq!(engine.agreed_version().get(), VersionRange::SUPPORTED.min);
+    assert_eq!(engine.agreed_version().get(), VersionRange::supported().min);
     engine.start(GROUP, SumMachine::default()).await.unwrap();
-    engine.raise_version(VersionRange::SUPPORTED.max).await.unwrap();
+    engine.raise_version(VersionRange::supported().max).await.unwrap();
     engine.stop().await;
 
     let engine = open().await.unwrap();
-    assert_eq!(engine.agreed_version().get(), VersionRange::SUPPORTED.max);
+    assert_eq!(engine.agreed_version().get(), VersionRange::supported().max);
     engine.start(GROUP, SumMachine::default()).await.unwrap();
-    let newer = VersionRange::SUPPORTED.max.next();
+    let newer = VersionRange::supported().max.next();
     engine.raise_version(newer).await.unwrap();
     engine.stop().await;
 
     match open().await {
         Err(EngineOpenError::UnsupportedVersion { reason, .. }) => {
-            assert_eq!((reason.found, reason.supported), (newer, VersionRange::SUPPORTED));
+            assert_eq!((reason.found, reason.supported), (newer, VersionRange::supported()));
         }
         opened => panic!("{:?}", opened.err()),
     }

@@ -524,7 +524,7 @@ impl ControlCommand {
     pub(crate) fn decode(
         entry: &[u8],
     ) -> Result<(ClusterVersion, ControlCommand), VersionedDecodeError> {
-        ControlCommand::decode_within(VersionRange::READABLE, entry)
+        ControlCommand::decode_within(VersionRange::readable(), entry)
     }
 
     /// As [`ControlCommand::decode`], for a build that reads `readable`.

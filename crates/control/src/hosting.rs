@@ -79,6 +79,12 @@ fn removal(
         .then_some(ReplicaRemoval { shard, removed_at })
 }
 
+/// Whether the newest claim to a shard is another node's, and names `me` neither voter nor learner. A replica that still
+/// runs here then receives nothing more, not even the commit of its removal.
+pub fn is_excluded(me: NodeId, owners: &ShardOwners, shard: ShardId) -> bool {
+    membership_of(me, owners, shard) == GroupMembership::NotMember
+}
+
 /// The membership of this node in a group, according to the group's owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GroupMembership {

@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use pushonce_core::{ClusterView, FailPoint, Member, MemberState, NodeId, ShardId, ShardOwners};
+use pushonce_core::{
+    ClusterView, CoverageMark, FailPoint, Member, MemberState, NodeId, ShardId, ShardOwners,
+};
 
 /// The cluster as the node that receives the command observes it.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +132,11 @@ pub fn check_drain(
     };
     let left = observed.view.members.values().filter(can_hold_shards).count();
     let wanted = usize::from(observed.view.replicas);
-    if left < wanted { Err(LeaveRejection::TooFewCopies { node, left, wanted }) } else { Ok(()) }
+    if left < wanted {
+        CoverageMark::LeaveRejected.reach();
+        return Err(LeaveRejection::TooFewCopies { node, left, wanted });
+    }
+    Ok(())
 }
 
 /// Checks that a member may be removed now. A removed one always may. With `force`, a member may be removed

@@ -161,7 +161,7 @@ pub(crate) mod tests {
             zone: String::new(),
             roles: Roles::default(),
             weight: 1,
-            build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
+            build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::supported() },
         }
     }
 

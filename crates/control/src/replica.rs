@@ -77,7 +77,7 @@ impl StateMachine for ControlReplica {
         let mut next = ControlState::clone(&self.state);
         let answer = next.apply(at.index, command);
         // An older build can decode the command that raises the version, but could encode nothing after it.
-        VersionRange::READABLE.ensure_contains(next.cluster_version())?;
+        VersionRange::readable().ensure_contains(next.cluster_version())?;
         self.replace_state(next);
         Ok(answer.encode(version))
     }
@@ -109,7 +109,7 @@ mod tests {
     use crate::state::state_test::bootstrap_command;
 
     fn entry(command: &ControlCommand) -> Bytes {
-        command.encode(VersionRange::SUPPORTED.max)
+        command.encode(VersionRange::supported().max)
     }
 
     fn at(index: u64) -> EntryId {
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn unreadable_entry_is_an_error_and_changes_nothing() {
         let (mut replica, view) = ControlReplica::new();
-        let next = VersionRange::SUPPORTED.max.next();
+        let next = VersionRange::supported().max.next();
         let later = ControlCommand::Bootstrap(bootstrap_command()).encode(next);
         assert!(matches!(replica.apply(at(1), &later), Err(VersionedDecodeError::Unsupported(_))));
         let garbage = Bytes::from_static(b"\x00\x01 what is this");
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn replica_halts_when_the_cluster_version_exceeds_its_support() {
         let (mut replica, view) = ControlReplica::new();
-        let max = VersionRange::SUPPORTED.max;
+        let max = VersionRange::supported().max;
         let mut bootstrap = BootstrapCommand { cluster_version: max, ..bootstrap_command() };
         let supported = VersionRange { min: max, max: max.next() };
         bootstrap.profile.build = BuildInfo { supported, ..BuildInfo::default() };

@@ -117,7 +117,7 @@ impl ControlState {
 
     /// The cluster version; before the bootstrap the oldest that this build supports.
     pub fn cluster_version(&self) -> ClusterVersion {
-        self.0.as_ref().map_or(VersionRange::SUPPORTED.min, |cluster| cluster.cluster_version)
+        self.0.as_ref().map_or(VersionRange::supported().min, |cluster| cluster.cluster_version)
     }
 
     /// The snapshot of the whole state: its version, then postcard.
@@ -130,7 +130,7 @@ impl ControlState {
     /// # Errors
     /// [`VersionedDecodeError`] when the bytes are not a snapshot of a version that this build reads.
     pub fn restore(snapshot: &[u8]) -> Result<ControlState, VersionedDecodeError> {
-        ControlState::restore_within(VersionRange::READABLE, snapshot)
+        ControlState::restore_within(VersionRange::readable(), snapshot)
     }
 
     /// As [`ControlState::restore`], for a build that reads `readable`.

@@ -150,6 +150,10 @@ fail_points! {
     CallsUnlimited = "calls-unlimited",
     /// A node is ready although one of its groups has no leader.
     ReadyWithoutLeader = "ready-without-leader",
+    /// A node without disk space keeps the shards that it leads.
+    FullDiskLeads = "full-disk-leads",
+    /// A replica that its group has removed counts for the readiness of its node.
+    RemovedReplicaCounted = "removed-replica-counted",
     /// A shard that lost its majority makes every node unready.
     LostShardBlocksReadiness = "lost-shard-blocks-readiness",
     /// A node continues although members of another cluster dial its address.

@@ -7,8 +7,8 @@
 //! [`ShardOwners`] table of current shard leaders, and [`select_upstream`], the one function that decides
 //! from which node a node receives a topic.
 //!
-//! [`ClusterVersion`] is the encoding in which nodes write. [`VersionRange::SUPPORTED`] is the range of
-//! cluster versions in which this build takes part, [`VersionRange::READABLE`] the range that it reads from
+//! [`ClusterVersion`] is the encoding in which nodes write. [`VersionRange::supported`] is the range of
+//! cluster versions in which this build takes part, [`VersionRange::readable`] the range that it reads from
 //! disk. [`VersionOffer::negotiate`] decides whether two nodes can read each other, and [`versioned`]
 //! encodes a value with its version.
 //!
@@ -34,7 +34,7 @@
 //! # Example
 //!
 //! ```
-//! use pushonce_core::{Position, ShardCount, Topic};
+//! use pushonce_core::{CoverageMark, Position, ShardCount, Topic};
 //!
 //! let topic = Topic::new("chat/7")?;
 //! assert_eq!(topic.namespace(), "chat");
@@ -50,6 +50,7 @@ mod audience;
 mod backoff;
 mod caller_key;
 mod commit_age;
+mod coverage_mark;
 mod delivery;
 mod error;
 mod fail_point;
@@ -88,6 +89,7 @@ pub use audience::SubscriberCount;
 pub use backoff::Backoff;
 pub use caller_key::{CallerKey, ClientAddress, SubjectHash};
 pub use commit_age::CommitAge;
+pub use coverage_mark::CoverageMark;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};
 pub use fail_point::{FailPoint, UnknownFailPoint};
@@ -122,6 +124,8 @@ pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
 pub use topic_removal::TopicRemoval;
 pub use unavailable::UnavailableReason;
+#[cfg(feature = "next-version")]
+pub use version::set_newest_version;
 pub use version::{
     AgreedVersion, ClusterVersion, InvalidVersionOffer, UnsupportedVersion, VersionConflict,
     VersionOffer, VersionRange,

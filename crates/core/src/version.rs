@@ -100,6 +100,16 @@ impl ClusterVersion {
     /// The first version. Data from before it carries no version and cannot be read.
     pub const FIRST: ClusterVersion = ClusterVersion(1);
 
+    /// The newest version that this build supports. The features `next-version` and `version-after-next` add
+    /// versions that no release has, so that tests can run a cluster of two builds and upgrade it twice.
+    pub const NEWEST: ClusterVersion = ClusterVersion(if cfg!(feature = "version-after-next") {
+        3
+    } else if VersionRange::HAS_TEST_VERSIONS {
+        2
+    } else {
+        1
+    });
+
     /// Length of [`ClusterVersion::prefix`], in bytes.
     pub const PREFIX_BYTES: usize = 2;
 
@@ -123,12 +133,15 @@ impl ClusterVersion {
 impl VersionRange {
     /// The cluster versions in which this build takes part: the newest it knows and the previous one.
     /// Version 1 is the first and has no previous one.
-    pub const SUPPORTED: VersionRange = VersionRange::for_newest(ClusterVersion(NEWEST));
+    pub fn supported() -> VersionRange {
+        VersionRange::for_newest(newest())
+    }
 
     /// The versions in which this build reads its own data and applies entries. A build that retires a
     /// version must first rewrite the records on disk; no build does so yet.
-    pub const READABLE: VersionRange =
-        VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion(NEWEST) };
+    pub fn readable() -> VersionRange {
+        VersionRange { min: ClusterVersion::FIRST, max: newest() }
+    }
 
     /// Whether this build has versions above [`ClusterVersion::FIRST`] that no release has: the features
     /// `next-version` and `version-after-next` add them.
@@ -170,15 +183,23 @@ impl VersionRange {
     }
 }
 
-/// The newest version that this build supports. The features `next-version` and `version-after-next` add
-/// versions that no release has, so that tests can run a cluster of two builds and upgrade it twice.
-const NEWEST: u16 = if cfg!(feature = "version-after-next") {
-    3
-} else if VersionRange::HAS_TEST_VERSIONS {
-    2
-} else {
-    1
-};
+fn newest() -> ClusterVersion {
+    #[cfg(feature = "next-version")]
+    if let Some(newest_of_caller) = NEWEST_OF_CALLER.get() {
+        return newest_of_caller();
+    }
+    ClusterVersion::NEWEST
+}
+
+#[cfg(feature = "next-version")]
+static NEWEST_OF_CALLER: std::sync::OnceLock<fn() -> ClusterVersion> = std::sync::OnceLock::new();
+
+/// Lets `newest_of_caller` decide, at each call, which version is the newest that the build supports: in a
+/// simulation, nodes of different builds share one program. Only the first call has an effect.
+#[cfg(feature = "next-version")]
+pub fn set_newest_version(newest_of_caller: fn() -> ClusterVersion) {
+    let _first = NEWEST_OF_CALLER.set(newest_of_caller);
+}
 
 impl VersionOffer {
     /// The version in which this node and a peer write to each other. `peer` is `None` when the peer
@@ -230,7 +251,7 @@ impl AgreedVersion {
 
     /// The offer that this node sends when it connects to a peer.
     pub fn offer(&self) -> VersionOffer {
-        VersionOffer { supported: VersionRange::SUPPORTED, agreed: self.get() }
+        VersionOffer { supported: VersionRange::supported(), agreed: self.get() }
     }
 }
 
@@ -238,7 +259,7 @@ impl Default for AgreedVersion {
     /// The oldest version that this build supports: every build that may run in the same cluster can read
     /// it.
     fn default() -> AgreedVersion {
-        AgreedVersion::new(VersionRange::SUPPORTED.min)
+        AgreedVersion::new(VersionRange::supported().min)
     }
 }
 

@@ -57,7 +57,7 @@ pub fn encode_into<T: Serialize + ?Sized>(
 pub fn decode<T: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<(ClusterVersion, T), VersionedDecodeError> {
-    decode_in_range(VersionRange::READABLE, bytes)
+    decode_in_range(VersionRange::readable(), bytes)
 }
 
 /// Like [`decode`], for a build that reads `readable`.
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn truncated_or_overlong_bytes_are_corrupt() {
-        let bytes = encode(VersionRange::SUPPORTED.max, &(7u64, "goal"));
+        let bytes = encode(VersionRange::supported().max, &(7u64, "goal"));
         for end in 0..bytes.len() {
             assert!(decode::<(u64, String)>(&bytes[..end]).is_err(), "{end} bytes were read");
         }

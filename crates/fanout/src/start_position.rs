@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use pushonce_core::{
-    FailPoint, FetchError, Gap, GapReason, HistoryPage, HistoryRange, Position, StartFrom,
-    SubscribeAck, Topic, UnavailableReason,
+    CoverageMark, FailPoint, FetchError, Gap, GapReason, HistoryPage, HistoryRange, Position,
+    StartFrom, SubscribeAck, Topic, UnavailableReason,
 };
 
 use crate::Retention;
@@ -65,7 +65,10 @@ pub(crate) async fn prepare(
     }
     match resolved {
         Ok(start) => Ok(PreparedSubscription { interest, retention_guard, start }),
-        Err(_) => Err(UnavailableReason::HistoryChanged(topic.clone()).into()),
+        Err(_) => {
+            CoverageMark::HistoryChanged.reach();
+            Err(UnavailableReason::HistoryChanged(topic.clone()).into())
+        }
     }
 }
 
@@ -126,6 +129,7 @@ fn resolve_after_fetch(
     page: &HistoryPage,
     bounds: RingBounds,
 ) -> Option<ResolvedStart> {
+    CoverageMark::HistoryFetched.reach();
     state.prepend_page(&page.messages, bounds);
     let oldest = page.messages.first().map_or(page.head, |first| position_before(first.position));
     let is_complete = match range {

@@ -127,7 +127,7 @@ mod tests {
         let metadata = greeting(7, 1, 2);
         let me = node(7, 2);
         assert_eq!(me.check_identity(&metadata), Ok(NodeId(1)));
-        assert_eq!(me.negotiate(NodeId(1), &metadata), Ok(VersionRange::SUPPORTED.min));
+        assert_eq!(me.negotiate(NodeId(1), &metadata), Ok(VersionRange::supported().min));
     }
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
         metadata.remove(VERSIONS_KEY);
         assert!(text(&metadata).contains("older than cluster versions"), "{}", text(&metadata));
         assert_eq!(me.conflict_of_rejection(&metadata), None);
-        let only = VersionRange::single(VersionRange::SUPPORTED.max.next());
+        let only = VersionRange::single(VersionRange::supported().max.next());
         let newer = VersionOffer { supported: only, agreed: only.max };
         insert(&mut metadata, VERSIONS_KEY, newer);
         assert!(text(&metadata).contains("on this node"), "{}", text(&metadata));

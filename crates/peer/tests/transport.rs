@@ -28,7 +28,7 @@ async fn peer_is_accepted_and_both_sides_know_each_other() {
     let node = ServingNode::start(transport(2, PeerAddresses::default()), "127.0.0.1:0").await;
     let caller = transport(1, addresses(&[(2, &node.address)]));
     let version = dial_and_call(&caller, 2).await.expect("accepted");
-    assert_eq!(version, VersionRange::SUPPORTED.min);
+    assert_eq!(version, VersionRange::supported().min);
     assert_eq!(*node.callers.lock().expect("no panic"), [NodeId(1)]);
 }
 
@@ -42,7 +42,7 @@ async fn caller_without_a_place_in_the_cluster_is_rejected_with_what_to_change()
 
     let other_cluster = PeerTransport::new(ClusterId(8), NodeId(1), known(), &ConsensusTimes::LAN);
     let newer = transport(1, known());
-    newer.agreed_version().raise(VersionRange::SUPPORTED.max.next());
+    newer.agreed_version().raise(VersionRange::supported().max.next());
     let cases = [
         (&other_cluster, 2, "not 00000000000000000000000000000008; correct the dialled address"),
         (&transport(1, known()), 5, "this is n2, not n5"),
@@ -62,7 +62,7 @@ async fn caller_learns_of_a_version_conflict_from_the_rejection() {
     let node = ServingNode::start(transport(2, PeerAddresses::default()), "127.0.0.1:0").await;
     let caller = transport(1, addresses(&[(2, &node.address)]));
     // An offer that this build cannot make: no version that it supports.
-    caller.agreed_version().raise(VersionRange::SUPPORTED.max.next());
+    caller.agreed_version().raise(VersionRange::supported().max.next());
     let error = dial_and_call(&caller, 2).await.expect_err("rejected");
     let conflict = matches!(error, DialError::Greeting(GreetingError::Version { .. }));
     assert!(conflict && error.version_conflict().is_some(), "{error}");

@@ -9,7 +9,8 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use pushonce_core::{
-    Acknowledgement, ClusterView, Publish, PublishError, ShardId, ShardOwners, UnavailableReason,
+    Acknowledgement, ClusterView, CoverageMark, Publish, PublishError, ShardId, ShardOwners,
+    UnavailableReason,
 };
 use pushonce_telemetry::Histogram;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -153,7 +154,10 @@ where
     /// while this node has no current view.
     fn route_pending(&mut self, cx: &mut Context<'_>) {
         while let Some(next) = self.unrouted.front() {
-            let Some(validated) = self.router.validate(&next.publish) else { return };
+            let Some(validated) = self.router.validate(&next.publish) else {
+                CoverageMark::PublishWaitsForView.reach();
+                return;
+            };
             let Some(UnroutedPublish { stream_index, publish, deadline }) =
                 self.unrouted.pop_front()
             else {

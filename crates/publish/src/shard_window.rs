@@ -16,8 +16,8 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use pushonce_core::{
-    Acknowledgement, NodeId, Publish, PublishError, PublishId, PublishRejection, ShardId,
-    ShardOwners, Topic, UnavailableReason,
+    Acknowledgement, CoverageMark, NodeId, Publish, PublishError, PublishId, PublishRejection,
+    ShardId, ShardOwners, Topic, UnavailableReason,
 };
 use tokio::time::Instant;
 
@@ -118,6 +118,9 @@ impl ShardWindow {
         if self.in_flight > 0 && self.target.is_some_and(|previous| previous.node != target.node) {
             return None;
         }
+        if self.target.is_some_and(|previous| previous.node != target.node) {
+            CoverageMark::PublishFollowsOwner.reach();
+        }
         self.target = Some(target);
         self.in_flight += 1;
         self.next_index = index + 1;
@@ -168,6 +171,7 @@ impl ShardWindow {
                 break;
             }
             if entry.state == WindowEntryState::Waiting {
+                CoverageMark::PublishExpires.reach();
                 self.complete(index, Err(self.expiry_reason().into()), outcomes);
             }
         }
@@ -253,6 +257,7 @@ impl ShardWindow {
                 WindowEntryState::Rejected
                     if overtaken.contains(&topic) && !self.entries[index].has_sequence() =>
                 {
+                    CoverageMark::PublishOvertaken.reach();
                     self.complete(index, Err(UnavailableReason::Overtaken.into()), outcomes);
                 }
                 WindowEntryState::Rejected => self.entries[index].state = WindowEntryState::Waiting,

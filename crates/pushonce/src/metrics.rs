@@ -168,7 +168,7 @@ pub fn install_recorder() -> anyhow::Result<PrometheusHandle> {
     }
     let handle = builder.install_recorder().context("cannot install the metrics recorder")?;
     all().iter().for_each(Metric::describe);
-    let supported = pushonce_core::VersionRange::SUPPORTED;
+    let supported = pushonce_core::VersionRange::supported();
     BUILD_INFO.register_gauge(&[env!("CARGO_PKG_VERSION"), &supported.max.0.to_string()]).set(1.0);
     Ok(handle)
 }

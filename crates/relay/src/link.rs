@@ -83,7 +83,7 @@ pub(crate) async fn run_reader(
 /// the link was opened and may have been raised since.
 fn check_version(frames: &pb::LinkFrames) -> Result<(), UnsupportedVersion> {
     let version = ClusterVersion(u16::try_from(frames.version).unwrap_or(u16::MAX));
-    VersionRange::SUPPORTED.ensure_contains(version).map(drop)
+    VersionRange::supported().ensure_contains(version).map(drop)
 }
 
 /// Decodes the frames of a batch and skips those that cannot be decoded. A frame of a newer version is not

@@ -52,7 +52,8 @@ mod tests {
     fn conflicts_of_removed_members_are_dropped() {
         let conflicts = VersionConflicts::default();
         let (member, removed) = (NodeId(1), NodeId(2));
-        let conflict = VersionConflict::NoPeerVersion { local_supported: VersionRange::SUPPORTED };
+        let conflict =
+            VersionConflict::NoPeerVersion { local_supported: VersionRange::supported() };
         for node in [member, removed] {
             conflicts.record(node, conflict);
         }

@@ -493,7 +493,7 @@ async fn unacceptable_peer_is_rejected_with_what_to_change() {
         Some(VersionOffer { supported: VersionRange::single(version), agreed: version }.to_string())
     };
     let (current, later) =
-        (offer(VersionRange::SUPPORTED.min), offer(VersionRange::SUPPORTED.max.next()));
+        (offer(VersionRange::supported().min), offer(VersionRange::supported().max.next()));
     let cases = [
         (ClusterId(1), "n1", "n2", &current, "not 00000000000000000000000000000001"),
         (CLUSTER, "n1", "n3", &current, "this is n2, not n3"),
@@ -546,7 +546,7 @@ async fn forged_frames_of_a_member_change_nothing_and_an_oversized_one_ends_its_
     let address = format!("http://{}", cluster.node(3).address);
     let mut client =
         pb::relay_service_client::RelayServiceClient::connect(address).await.expect("up");
-    let version = VersionRange::SUPPORTED.min;
+    let version = VersionRange::supported().min;
     let offer = VersionOffer { supported: VersionRange::single(version), agreed: version };
     let (frames, receiver) = mpsc::channel(8);
     let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);

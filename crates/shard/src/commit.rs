@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use pushonce_consensus::{ProposeError, RaftGroup};
 use pushonce_core::{
-    Acknowledgement, Durability, OverloadReason, Publish, PublishError, PublishRejection,
-    Timestamp, UnavailableReason,
+    Acknowledgement, CoverageMark, Durability, OverloadReason, Publish, PublishError,
+    PublishRejection, Timestamp, UnavailableReason,
 };
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
@@ -306,6 +306,7 @@ impl<P: Proposer> CommitLoop<P> {
         }
         let mut moved = Vec::new();
         for WaitingPublish { publish, reply } in waiting {
+            CoverageMark::MemoryBehindLog.reach();
             match self.shared.place_in_memory(publish, MemoryPath::Queued) {
                 Ok(outcome) => {
                     let _receiver_gone = reply.send(outcome);
@@ -372,6 +373,7 @@ fn clock_unavailable() -> PublishError {
 }
 
 fn unknown_outcome(reason: &str) -> PublishError {
+    CoverageMark::ProposalUnknown.reach();
     PublishError::unknown(reason)
 }
 

@@ -103,7 +103,7 @@ impl EntryBatch {
     /// # Errors
     /// [`VersionedDecodeError`] when the bytes are not exactly one batch of a version that this build reads.
     pub fn decode(entry: &[u8]) -> Result<(ClusterVersion, EntryBatch), VersionedDecodeError> {
-        EntryBatch::decode_within(VersionRange::READABLE, entry)
+        EntryBatch::decode_within(VersionRange::readable(), entry)
     }
 
     /// As [`EntryBatch::decode`], for a build that reads `readable`.
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn encoded_batch_decodes_to_the_same_batch() {
-        for version in [VersionRange::SUPPORTED.min, VersionRange::SUPPORTED.max] {
+        for version in [VersionRange::supported().min, VersionRange::supported().max] {
             assert_eq!(EntryBatch::decode(&batch().encode(version)), Ok((version, batch())));
         }
     }
@@ -184,10 +184,10 @@ mod tests {
     #[test]
     fn malformed_or_unsupported_entry_is_rejected() {
         assert_eq!(EntryBatch::decode(b""), Err(VersionedDecodeError::MissingVersion(0)));
-        let (found, supported) = (ClusterVersion(9), VersionRange::READABLE);
+        let (found, supported) = (ClusterVersion(9), VersionRange::readable());
         let error = VersionedDecodeError::Unsupported(UnsupportedVersion { found, supported });
         assert_eq!(EntryBatch::decode(b"\x00\x09abc"), Err(error));
-        let entry = batch().encode(VersionRange::SUPPORTED.max);
+        let entry = batch().encode(VersionRange::supported().max);
         for end in 1..entry.len() {
             assert!(
                 EntryBatch::decode(&entry[..end]).is_err(),
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn entry_with_an_invalid_topic_is_rejected() {
-        let entry = batch().encode(VersionRange::SUPPORTED.max);
+        let entry = batch().encode(VersionRange::supported().max);
         let start = entry.windows(3).position(|part| part == b"a/b").unwrap();
         let mut forged = entry.to_vec();
         forged[start..start + 3].copy_from_slice(b"a//");
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn decoded_payload_does_not_reference_the_entry_buffer() {
-        let entry = batch().encode(VersionRange::SUPPORTED.max);
+        let entry = batch().encode(VersionRange::supported().max);
         let entry_range = entry.as_ptr_range();
         let (_, decoded) = EntryBatch::decode(&entry).unwrap();
         assert!(!entry_range.contains(&decoded.items[0].payload.as_ptr()));

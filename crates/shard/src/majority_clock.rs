@@ -17,7 +17,7 @@
 
 use std::time::Duration;
 
-use pushonce_core::Timestamp;
+use pushonce_core::{CoverageMark, Timestamp};
 
 /// Factor by which the time of a log that is ahead of its clocks is slowed down. At 2, a lead of a day is
 /// gone after two days, and a message is kept at most twice as long as its namespace says.
@@ -66,6 +66,7 @@ impl MajorityClock {
             self.ahead_since = None;
             return Some(time);
         }
+        CoverageMark::OwnerClockBehind.reach();
         let slowed = self.ahead_since.map(|ahead| ahead.extrapolate(now, SLOWDOWN_FACTOR));
         match slowed.filter(|slowed| *slowed >= floor) {
             Some(slowed) => Some(slowed),

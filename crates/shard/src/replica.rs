@@ -9,9 +9,9 @@ use bytes::Bytes;
 use pushonce_consensus::{EntryId, GroupId, GroupStatus, RaftGroup, StateMachine, StateSnapshot};
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{
-    Acknowledgement, AgreedVersion, ClusterVersion, Durability, FailPoint, FetchError, HistoryPage,
-    HistoryRange, NodeId, Publish, PublishError, PublishRejection, ShardId, Term, Timestamp, Topic,
-    UnavailableReason,
+    Acknowledgement, AgreedVersion, ClusterVersion, CoverageMark, Durability, FailPoint,
+    FetchError, HistoryPage, HistoryRange, NodeId, Publish, PublishError, PublishRejection,
+    ShardId, Term, Timestamp, Topic, UnavailableReason,
 };
 use tokio::sync::watch;
 
@@ -148,6 +148,9 @@ impl ShardShared {
             return Err(UnavailableReason::OwnerNotReady.into());
         }
         // A leader without a lease names itself as the leader, which does not help the publisher.
+        if self.leader() == Some(self.me) {
+            CoverageMark::LeaseExpired.reach();
+        }
         Err(PublishRejection::NotOwner { owner: self.leader().filter(|id| *id != self.me) }.into())
     }
 

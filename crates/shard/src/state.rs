@@ -13,8 +13,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
-    Acknowledgement, ClusterVersion, Durability, Epoch, FailPoint, FetchError, HistoryPage,
-    HistoryRange, Message, Position, ShardId, Timestamp, Topic, TopicRemoval, VersionRange,
+    Acknowledgement, ClusterVersion, CoverageMark, Durability, Epoch, FailPoint, FetchError,
+    HistoryPage, HistoryRange, Message, Position, ShardId, Timestamp, Topic, TopicRemoval,
+    VersionRange,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -210,6 +211,9 @@ impl ShardState {
             if FailPoint::OutdatedSettingsApplied.is_active() {
                 return new.revision() != known.revision();
             }
+            if new.revision() < known.revision() {
+                CoverageMark::OlderSettingsArrive.reach();
+            }
             new.revision() > known.revision()
         })
     }
@@ -226,6 +230,7 @@ impl ShardState {
         if before == after {
             return;
         }
+        CoverageMark::DurabilityChanges.reach();
         for name in before.union(after) {
             self.memory_epochs.insert(name.clone(), index);
         }
@@ -269,7 +274,10 @@ impl ShardState {
         let settings = self.settings.clone().ok_or(ItemRejection::NoSettings)?;
         self.check_topic(&settings, &item.topic)?;
         let identity = match self.dedupe.lookup(&item) {
-            DedupeResult::Settled(outcome) => return outcome,
+            DedupeResult::Settled(outcome) => {
+                CoverageMark::PublishRepeated.reach();
+                return outcome;
+            }
             DedupeResult::New(identity) => identity,
         };
         let (topic, message) = self.append_item(index, time, item, &settings);
@@ -483,7 +491,7 @@ impl ShardState {
     /// [`VersionedDecodeError`] when the bytes are not exactly one snapshot of a version that this build
     /// reads.
     pub fn restore(snapshot: &[u8]) -> Result<ShardState, VersionedDecodeError> {
-        ShardState::restore_within(VersionRange::READABLE, snapshot)
+        ShardState::restore_within(VersionRange::readable(), snapshot)
     }
 
     /// As [`ShardState::restore`], for a build that reads `readable`.

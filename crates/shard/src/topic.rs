@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pushonce_core::{
-    Epoch, FailPoint, FetchError, Gap, GapReason, History, HistoryPage, HistoryRange, Message,
-    Offset, Position, Timestamp, Topic,
+    CoverageMark, Epoch, FailPoint, FetchError, Gap, GapReason, History, HistoryPage, HistoryRange,
+    Message, Offset, Position, Timestamp, Topic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +159,7 @@ impl TopicState {
         let Position { epoch, offset } = reached;
         let before_any_epoch = epoch == Epoch(0) && reached != Position::ZERO;
         if reached > self.head || before_any_epoch {
+            CoverageMark::FuturePosition.reach();
             return Err(FetchError::FuturePosition { requested: reached, head: self.head });
         }
         // A forged offset of an earlier epoch may have any value, up to the maximum.
@@ -166,11 +167,14 @@ impl TopicState {
         let first = self.first_visible_offset(expired);
         let is_recreated = self.is_recreated && !FailPoint::EarlierEpochHidden.is_active();
         if epoch != self.head.epoch && (is_recreated || reached != Position::ZERO) {
+            CoverageMark::GapEpoch.reach();
             let gap = self.gap(Position { epoch, offset: next }, first, GapReason::Epoch);
             return Ok(self.page_from(expired, Some(gap)));
         }
-        let gap =
-            (next < first).then(|| self.gap(self.position_at(next), first, GapReason::Expired));
+        let gap = (next < first).then(|| {
+            CoverageMark::GapExpired.reach();
+            self.gap(self.position_at(next), first, GapReason::Expired)
+        });
         let skipped = usize::try_from(next.0.saturating_sub(first.0)).unwrap_or(usize::MAX);
         Ok(self.page_from(expired.saturating_add(skipped), gap))
     }

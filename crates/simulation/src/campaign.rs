@@ -8,6 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pushonce_core::FailPoint;
+
 use crate::verdict::{RECOVERY, Verdict};
 
 /// The runs of a campaign.
@@ -15,8 +17,8 @@ use crate::verdict::{RECOVERY, Verdict};
 pub struct Campaign {
     /// The program that runs one plan.
     pub program: PathBuf,
-    /// Its arguments besides the seed.
-    pub arguments: Vec<String>,
+    /// The defect that is active in every node.
+    pub fail_point: Option<FailPoint>,
     /// The first seed.
     pub first_seed: u64,
     /// The number of seeds.
@@ -30,7 +32,7 @@ pub struct Campaign {
 }
 
 /// The longest time of one run: far more than any takes.
-const RUN_TIMEOUT: Duration = Duration::from_secs(300);
+pub const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the runs have shown.
 #[derive(Debug, Default)]
@@ -107,7 +109,8 @@ impl Campaign {
     }
 
     fn run_once(&self, seed: u64) -> io::Result<Result<Verdict, String>> {
-        run_process(&self.program, &self.arguments, seed)
+        let arguments = ["--seed".to_owned(), seed.to_string()];
+        run_process(&self.program, &arguments, self.fail_point)
     }
 }
 
@@ -123,10 +126,11 @@ struct SeedResult {
 pub fn run_process(
     program: &Path,
     arguments: &[String],
-    seed: u64,
+    fail_point: Option<FailPoint>,
 ) -> io::Result<Result<Verdict, String>> {
     let mut command = Command::new(program);
-    command.arg("run").args(["--json", "--seed", &seed.to_string()]).args(arguments);
+    command.args(["run", "--json"]).args(arguments);
+    command.env(FailPoint::VARIABLE, fail_point.map_or("", FailPoint::name));
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let Some(output) = child.stdout.take() else { return Ok(Err("no output".to_owned())) };

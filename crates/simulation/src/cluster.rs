@@ -37,6 +37,9 @@ struct SimulatedNode {
 /// The address of the clients' host. Those of the nodes end in 1, 2, 3 …
 const CLIENTS_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 100);
 
+/// The size at which a log is replaced by a snapshot.
+const LOG_BYTES_MAX: u64 = 16 << 10;
+
 impl SimulatedCluster {
     /// The shortest time that a sync of a usual disk takes, in nanoseconds.
     pub const SYNC_NS: u64 = 150_000;
@@ -189,7 +192,11 @@ impl SimulatedCluster {
             ..Settings::default()
         };
         let host = HostDefaults { data_home: self.disk(node), working_dir: self.disk(node) };
-        Config::resolve_on(&host, settings).expect("valid settings")
+        let mut config = Config::resolve_on(&host, settings).expect("valid settings");
+        // So short that a replica which was away for some seconds needs a snapshot.
+        config.consensus.log_bytes_max = LOG_BYTES_MAX;
+        config.consensus.log_bytes_kept = LOG_BYTES_MAX / 4;
+        config
     }
 }
 

@@ -4,6 +4,7 @@
 //! nothing here is ever accessed concurrently, and the order of everything that happens follows from the seed.
 
 mod clock;
+mod connect;
 mod descriptor;
 mod disk;
 mod epoll;
@@ -11,7 +12,7 @@ mod futex;
 mod host;
 mod network;
 mod random;
-mod schedule;
+mod scheduler;
 mod storage;
 mod tcp;
 mod timer;
@@ -26,12 +27,13 @@ pub(crate) use disk::{Change, Repair, SyncStart};
 pub use epoll::{EpollEvent, Interest};
 pub(crate) use futex::wait_futex;
 pub use host::{
-    HostId, HostState, ProcessId, cut_power, exit_here, kill, raise_signal, wait_for_signal,
+    HostId, HostState, ProcessId, build_here, cut_power, exit_here, kill, raise_signal,
+    wait_for_signal,
 };
 pub(crate) use host::{exit, read_clock_here};
 pub use network::LinkState;
-pub use schedule::{ThreadId, WakeReason, current_thread, finish, run, spawn_on, wait};
-pub(crate) use schedule::{
+pub use scheduler::{ThreadId, WakeReason, current_thread, finish, run, spawn_on, wait};
+pub(crate) use scheduler::{
     adopt_thread, exit_thread, first_turn, join_thread, register_thread, yield_turn,
 };
 pub(crate) use storage::{
@@ -44,7 +46,7 @@ use descriptor::{Object, ObjectId};
 use host::Host;
 use network::Network;
 use random::Random;
-use schedule::Thread;
+use scheduler::Thread;
 use timer::Timers;
 
 /// Nanoseconds since the start of the simulation.

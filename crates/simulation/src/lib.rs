@@ -33,7 +33,7 @@
 //!
 //! # Data flow
 //!
-//! Seed → [`run::RunPlan`] → [`run::run`] → history → [`verdict::Verdict`] → [`campaign::Summary`]. Within a run the
+//! Seed → [`RunPlan`] → [`run::run`] → history → [`verdict::Verdict`] → [`campaign::Summary`]. Within a run the
 //! [`nemesis`] changes the [`kernel`] and the [`cluster`], and the nodes notice through their system calls.
 //!
 //! # Caller contract
@@ -47,12 +47,15 @@ pub mod kernel;
 mod libc;
 pub mod nemesis;
 pub mod operator;
+mod plan;
 mod process;
 pub mod run;
 mod schedule;
+pub mod shrink;
 pub mod verdict;
 
 pub use libc::real::exit_now;
+pub use plan::RunPlan;
 pub use schedule::{
     Action, Command, Endpoint, FaultKind, Generator, Schedule, ScheduleError, Step,
 };

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use pushonce_core::ClusterVersion;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,7 +15,10 @@ use crate::kernel::{self, HostId, HostState, LinkState};
 use crate::operator;
 use crate::schedule::{Action, Command, Endpoint, Schedule};
 
-/// The file that [`Action::FlipBit`] damages.
+/// The number of bits that [`Action::FlipBits`] changes.
+const FLIPPED_BITS: usize = 24;
+
+/// The file that it damages.
 const LOG_FILE: &str = "raft.redb";
 
 /// What happens to a cluster during a run.
@@ -105,9 +109,12 @@ impl Nemesis<'_> {
             Action::FailSync { node } => {
                 self.on_host(node, |kernel, host| kernel.fail_syncs(host, 1));
             }
-            Action::FlipBit { node, place } => self.flip_bit(node, place)?,
+            Action::FlipBits { node, place } => self.flip_bits(node, place)?,
             Action::SaveFiles { node } => self.copy_files(node, true)?,
             Action::RestoreFiles { node } => self.copy_files(node, false)?,
+            Action::Install { node, version } => {
+                self.on_host(node, |kernel, host| kernel.set_build(host, version));
+            }
             Action::Wipe { node } => {
                 self.kill_and_settle(node);
                 self.cluster.wipe(node)?;
@@ -148,19 +155,19 @@ impl Nemesis<'_> {
         self.on_host(node, |kernel, host| kernel.settle_disk(host));
     }
 
-    fn flip_bit(&self, node: usize, place: u32) -> io::Result<()> {
+    /// Changes a bit of some bytes that are not zero: most of the file is unused, or replaced by newer pages.
+    fn flip_bits(&self, node: usize, place: u32) -> io::Result<()> {
         self.kill_and_settle(node);
         let path = self.cluster.data_dir(node).join(LOG_FILE);
-        let Ok(mut file) = fs::OpenOptions::new().read(true).write(true).open(path) else {
-            return Ok(());
-        };
-        let offset = file.metadata()?.len() * u64::from(place) / 1_000_000;
-        let mut byte = [0];
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_exact(&mut byte)?;
-        byte[0] ^= 1 << (place % 8);
-        file.seek(SeekFrom::Start(offset))?;
-        file.write_all(&byte)
+        let Ok(mut content) = fs::read(&path) else { return Ok(()) };
+        let used: Vec<_> = (0..content.len()).filter(|&offset| content[offset] != 0).collect();
+        for number in 0..FLIPPED_BITS {
+            let place = (place as usize + number * 1_000_000 / FLIPPED_BITS) % 1_000_000;
+            if let Some(&offset) = used.get(used.len() * place / 1_000_000) {
+                content[offset] ^= 1 << (place % 8);
+            }
+        }
+        fs::write(&path, content)
     }
 
     /// Copies the files of a node to the place of its copy, or back from there.
@@ -225,6 +232,7 @@ impl Nemesis<'_> {
                 kernel.set_sync_time(from, SimulatedCluster::SYNC_NS);
                 kernel.set_drift(from, 0);
                 kernel.clear_power_cut(from);
+                kernel.set_build(from, ClusterVersion::NEWEST.0);
             }
         });
         for node in 0..self.cluster.len() {

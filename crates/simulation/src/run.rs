@@ -1,6 +1,7 @@
 //! One run: a cluster starts, works under load while faults happen, recovers, and is judged.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,34 +15,18 @@ use pushonce_cluster_tests::checker::Guarantees;
 use pushonce_cluster_tests::history::{
     FaultEffect, HistoryEvent, HistoryRecord, ProcessRecorder, Recorder, RunPhase,
 };
-use pushonce_cluster_tests::load::{SubscriberKind, Workload, WorkloadPlan};
+use pushonce_cluster_tests::load::Workload;
 use pushonce_cluster_tests::runner::{LogReaders, all_caught_up, wait_caught_up};
 use pushonce_cluster_tests::{Ports, http_client};
-use rand::rngs::StdRng;
-use rand::seq::IteratorRandom as _;
-use rand::{Rng as _, SeedableRng as _};
+use pushonce_core::ClusterVersion;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::SimulatedCluster;
 use crate::kernel::{self, Outcome};
 use crate::nemesis::Nemesis;
 use crate::operator;
-use crate::schedule::{Action, Command, Generator, Schedule};
-
-/// What a run is made of. Everything follows from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunPlan {
-    /// The seed of all random choices.
-    pub seed: u64,
-    /// The number of nodes at the start.
-    pub nodes: usize,
-    /// The length of the phase of faults.
-    pub length: Duration,
-    /// What happens during it.
-    pub schedule: Schedule,
-    /// The participants of the load that are left out.
-    pub excluded: BTreeSet<String>,
-}
+use crate::plan::RunPlan;
+use crate::schedule::{Action, Command};
 
 /// What a run has shown, before it is judged.
 #[derive(Clone, Debug)]
@@ -62,10 +47,17 @@ const RECOVERY_MAX: Duration = Duration::from_secs(120);
 /// The time for which a healthy cluster is under load at the end.
 const RECOVERY_LOAD: Duration = Duration::from_secs(4);
 
-/// The published limits, but for one: a WebSocket client of the SDK that only receives notices after 62.5 s that its
-/// node lost its power.
-pub const GUARANTEES: Guarantees =
-    Guarantees { caught_up_within: Duration::from_secs(75), ..Guarantees::PUBLISHED };
+/// The number of messages that every topic keeps at least. Some have more than that after a few seconds, so that
+/// a subscriber that resumes late gets a gap.
+pub const HISTORY_MIN: u32 = 20;
+
+/// The published limits, but for two: histories are short, and a WebSocket client of the SDK that only receives notices
+/// after 62.5 s that its node lost its power.
+pub const GUARANTEES: Guarantees = Guarantees {
+    history_min: HISTORY_MIN as usize,
+    caught_up_within: Duration::from_secs(75),
+    ..Guarantees::PUBLISHED
+};
 
 /// The time in which a cluster without faults is ready.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -75,43 +67,6 @@ const SIMULATED_MAX: Duration = Duration::from_secs(1_800);
 
 /// Panics of all simulated processes.
 static PANICS: AtomicU64 = AtomicU64::new(0);
-
-impl RunPlan {
-    /// The plan that a seed stands for.
-    pub fn from_seed(seed: u64) -> RunPlan {
-        let mut random = StdRng::seed_from_u64(seed);
-        let nodes = [3, 3, 3, 3, 5][random.random_range(0..5)];
-        let length = Duration::from_secs(random.random_range(5..=25));
-        let schedule = Generator::new(random.random(), nodes, length).generate();
-        let mut excluded = BTreeSet::new();
-        // A burst costs more than everything else together.
-        if random.random_bool(0.8) {
-            excluded.insert("burst".to_owned());
-        }
-        if random.random_bool(0.5) {
-            excluded.insert("forger".to_owned());
-        }
-        RunPlan { seed, nodes, length, schedule, excluded }
-    }
-
-    fn workload(&self) -> WorkloadPlan {
-        let mut random = StdRng::seed_from_u64(self.seed ^ 0x10AD);
-        let kinds = [
-            SubscriberKind::Raw(Transport::Ws),
-            SubscriberKind::Raw(Transport::Grpc),
-            SubscriberKind::Sdk(Transport::Ws),
-            SubscriberKind::Sdk(Transport::Grpc),
-        ];
-        WorkloadPlan {
-            topics: ["hot", "game/0", "game/1", "pulse/0"].map(str::to_owned).to_vec(),
-            publish_interval: Duration::from_millis(random.random_range(200..1_200)),
-            probe_interval: Duration::from_secs(1),
-            subscribers: kinds.into_iter().choose_multiple(&mut random, 2),
-            excluded: self.excluded.clone(),
-            ..WorkloadPlan::new(self.seed)
-        }
-    }
-}
 
 /// Runs a plan in this process, which can do so once. `root` is an empty folder for the files of the nodes.
 ///
@@ -123,6 +78,7 @@ pub fn run(plan: &RunPlan, root: &Path, metrics: PrometheusHandle) -> io::Result
     let result = Arc::new(Mutex::new(None));
     let shards = 2;
     let cluster = SimulatedCluster::new(root, plan.nodes, shards, metrics)?;
+    install_builds(&cluster, plan);
     let (clients, plan, slot) = (cluster.clients(), plan.clone(), Arc::clone(&result));
     kernel::limit(SIMULATED_MAX);
     kernel::spawn_on(clients, move || {
@@ -140,6 +96,22 @@ pub fn run(plan: &RunPlan, root: &Path, metrics: PrometheusHandle) -> io::Result
         stuck = Some(format!("the simulation ended early: {outcome:?}"));
     }
     Ok(RunRecord { history, stuck, trace, simulated: Duration::from_nanos(simulated) })
+}
+
+/// Lets each host have a build of its own, if this program has several.
+fn install_builds(cluster: &SimulatedCluster, plan: &RunPlan) {
+    let newest = ClusterVersion::NEWEST.0;
+    let build = if plan.is_old_build { newest - 1 } else { newest };
+    kernel::with(|kernel| {
+        for node in 0..cluster.len() {
+            kernel.set_build(cluster.host(node), build);
+        }
+    });
+    #[cfg(feature = "next-version")]
+    pushonce_core::set_newest_version(|| {
+        let build = kernel::build_here().map(ClusterVersion);
+        build.map_or(ClusterVersion::NEWEST, |build| build.min(ClusterVersion::NEWEST))
+    });
 }
 
 fn count_panics() {
@@ -371,14 +343,43 @@ where
     }
 }
 
-/// A folder for the files of a run: in memory, where the system has such a place.
-///
-/// # Errors
-/// When it cannot be created.
-pub fn create_root() -> io::Result<PathBuf> {
-    let memory = Path::new("/dev/shm");
-    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    let root = parent.join(format!("pushonce-simulation-{}", std::process::id()));
-    std::fs::create_dir_all(&root)?;
-    Ok(root)
+/// The folder for the files of a run: in memory, where the system has such a place. Errors of nodes name their files, so
+/// equal seeds need equal names.
+pub struct RunFolder {
+    path: PathBuf,
+    /// Locked while the run lasts.
+    _lock: fs::File,
+}
+
+impl RunFolder {
+    /// Creates an empty folder. While another run of the same seed has it, waits.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn create(seed: u64) -> io::Result<RunFolder> {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let path = parent.join(format!("pushonce-simulation-{seed}"));
+        let lock = fs::File::create(path.with_extension("lock"))?;
+        lock.lock()?;
+        // Left by a run that was ended from outside.
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::create_dir_all(&path)?;
+        Ok(RunFolder { path, _lock: lock })
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Deletes the folder.
+    pub fn remove(&self) {
+        // What cannot be deleted is deleted by the next run of the seed.
+        let _ = fs::remove_dir_all(&self.path);
+        let _ = fs::remove_file(self.path.with_extension("lock"));
+    }
 }

@@ -169,11 +169,11 @@ pub enum Action {
         /// The node.
         node: usize,
     },
-    /// A bit of the log file changes. The node must not run.
-    FlipBit {
+    /// Some bits of the log file change. The node must not run.
+    FlipBits {
         /// The node.
         node: usize,
-        /// The place in the file, in millionths of its length.
+        /// The place of the first among the bytes that are not zero, in millionths.
         place: u32,
     },
     /// The files of a node are copied, for [`Action::RestoreFiles`]. The node must not run.
@@ -185,6 +185,13 @@ pub enum Action {
     RestoreFiles {
         /// The node.
         node: usize,
+    },
+    /// Another build is installed on the host of a node, which its next start runs.
+    Install {
+        /// The node.
+        node: usize,
+        /// The newest cluster version that the build supports.
+        version: u16,
     },
     /// The files of a node are deleted. The node must not run.
     Wipe {
@@ -256,8 +263,9 @@ impl Action {
             | Action::FreeDisk { node }
             | Action::SlowDisk { node, .. }
             | Action::FailSync { node }
-            | Action::FlipBit { node, .. }
+            | Action::FlipBits { node, .. }
             | Action::SaveFiles { node }
+            | Action::Install { node, .. }
             | Action::RestoreFiles { node }
             | Action::Wipe { node } => Some(node),
             _ => None,
@@ -275,7 +283,7 @@ impl Action {
     pub fn damages_files(&self) -> bool {
         matches!(
             self,
-            Action::FlipBit { .. }
+            Action::FlipBits { .. }
                 | Action::RestoreFiles { .. }
                 | Action::Wipe { .. }
                 | Action::FailSync { .. }
@@ -330,9 +338,10 @@ impl fmt::Display for Action {
             Action::FreeDisk { node } => write!(f, "free-disk {node}"),
             Action::SlowDisk { node, sync_ms } => write!(f, "slow-disk {node} {sync_ms}"),
             Action::FailSync { node } => write!(f, "fail-sync {node}"),
-            Action::FlipBit { node, place } => write!(f, "flip-bit {node} {place}"),
+            Action::FlipBits { node, place } => write!(f, "flip-bits {node} {place}"),
             Action::SaveFiles { node } => write!(f, "save-files {node}"),
             Action::RestoreFiles { node } => write!(f, "restore-files {node}"),
+            Action::Install { node, version } => write!(f, "install {node} {version}"),
             Action::Wipe { node } => write!(f, "wipe {node}"),
             Action::Operator(command) => write!(f, "operator {command}"),
         }

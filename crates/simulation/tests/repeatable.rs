@@ -7,8 +7,9 @@ use pushonce_simulation::campaign::run_process;
 #[test]
 fn equal_seeds_have_equal_traces_and_different_seeds_do_not() {
     let program = Path::new(env!("CARGO_BIN_EXE_simulate"));
-    let run = |seed| {
-        let verdict = run_process(program, &[], seed).expect("start a process");
+    let run = |seed: u64| {
+        let arguments = ["--seed".to_owned(), seed.to_string()];
+        let verdict = run_process(program, &arguments, None).expect("start a process");
         let verdict = verdict.expect("a verdict");
         assert!(verdict.is_pass(), "{verdict:?}");
         assert!(verdict.acknowledged > 0 && verdict.delivered > 0, "{verdict:?}");

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use openraft::Raft;
+use pushonce_core::CoverageMark;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::task::TaskTracker;
 
@@ -117,6 +118,7 @@ impl ConsensusEngine {
             return Err(error);
         }
         tracing::error!(group = %id, %error, "replica damaged, recovering from the other voters; it does not vote until it has recovered");
+        CoverageMark::DamagedReplicaRecovers.reach();
         metrics::DAMAGED_REPLICAS.register_counter(&[]).increment(1);
         let recovery = Some(ReplicaRecovery::begin(writer.clone(), true).await?);
         let snapshot_store =

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pushonce_core::CoverageMark;
 use tokio::sync::watch;
 
 use crate::metrics;
@@ -56,6 +57,7 @@ impl Fence {
 
     /// Closes the fence: this node takes part in no group from now on. The first reason is kept.
     pub(crate) fn close(&self, reason: String) {
+        CoverageMark::RollbackDetected.reach();
         self.0.send_if_modified(|known| {
             let first = known.is_none();
             known.get_or_insert(reason);

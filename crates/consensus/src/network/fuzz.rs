@@ -127,7 +127,7 @@ fn check_snapshot(request: &SnapshotRequest) {
 
 #[test]
 fn accepted_request_keeps_the_rules_of_the_log() {
-    let version = VersionRange::SUPPORTED.max;
+    let version = VersionRange::supported().max;
     let bodies = [
         wire::encode(version, &append()),
         wire::encode(
@@ -159,7 +159,7 @@ fn damaged_record_is_rejected_and_an_intact_one_decodes_to_its_value() {
     const GROUP: GroupId = GroupId(3);
     let (request, _) = append();
     let record =
-        |entry| encode_record(GROUP, VersionRange::SUPPORTED.max, entry).expect("a record");
+        |entry| encode_record(GROUP, VersionRange::supported().max, entry).expect("a record");
     let seeds = request.entries.iter().map(|entry| record(entry).to_vec()).collect();
     pushonce_fuzz::check!("records", seeds, |input| {
         let Ok(entry) = decode_record::<LogEntry>(GROUP, input) else {
@@ -175,7 +175,7 @@ fn damaged_record_is_rejected_and_an_intact_one_decodes_to_its_value() {
 }
 
 fn record_of(group: GroupId, entry: &LogEntry) -> Bytes {
-    encode_record(group, VersionRange::SUPPORTED.max, entry).expect("a record")
+    encode_record(group, VersionRange::supported().max, entry).expect("a record")
 }
 
 fn check_forged_record(group: GroupId, input: &[u8]) {

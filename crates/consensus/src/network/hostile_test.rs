@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::{EntryPayload, Membership};
-use pushonce_core::{ClusterVersion, NodeId, VersionRange};
+use pushonce_core::{ClusterVersion, NodeId};
 use pushonce_peer::{ChannelKind, PeerAddresses, PeerChannel, PeerTransport};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::raft_service_client::RaftServiceClient;
@@ -26,7 +26,7 @@ use crate::types::{
 };
 use crate::{ConsensusSettings, store};
 
-const VERSION: ClusterVersion = VersionRange::SUPPORTED.max;
+const VERSION: ClusterVersion = ClusterVersion::NEWEST;
 const ABSURD: u64 = u64::MAX;
 
 /// A node that sends what it likes, under its own id.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use pushonce_core::{FailPoint, NodeId, Term};
+use pushonce_core::{CoverageMark, FailPoint, NodeId, Term};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_telemetry::LogLimiter;
 use serde::Serialize;
@@ -187,6 +187,9 @@ impl RaftGroup {
         let wait_max = self.0.settings.rpc_timeout / 2;
         let term = Term(request.vote.leader_id.term);
         let is_announced = self.0.announced_transfers.is_announced(candidate, term, wait_max).await;
+        if is_announced {
+            CoverageMark::TransferAnnounced.reach();
+        }
         static LIMITER: LogLimiter = LogLimiter::new();
         if !is_announced && let Some(suppressed) = LIMITER.allow(Instant::now()) {
             tracing::info!(group = %self.id(), %candidate, %term, suppressed,
@@ -215,7 +218,10 @@ impl RaftGroup {
         if self.id() == GroupId::CONTROL || !append.entries.iter().any(is_published) {
             return Ok(());
         }
-        disk_reserve.append_error().map_or(Ok(()), |full| Err(full.to_string().into()))
+        disk_reserve.append_error().map_or(Ok(()), |full| {
+            CoverageMark::AppendRejectedForSpace.reach();
+            Err(full.to_string().into())
+        })
     }
 
     /// Rejects the request while this replica has not restored everything that it had acknowledged.
@@ -268,6 +274,7 @@ impl RaftGroup {
             );
         }
         if self.0.vote_hold.is_active() || self.lease().is_some() {
+            CoverageMark::VoteHeld.reach();
             return Err("the lease of a leader may still run".to_owned());
         }
         Ok(())

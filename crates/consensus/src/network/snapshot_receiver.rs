@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::raft::SnapshotResponse;
-use pushonce_core::{FailPoint, NodeId};
+use pushonce_core::{CoverageMark, FailPoint, NodeId};
 
 use super::request_check::{self, RequestRejection};
 use super::requests::RequestError;
@@ -65,9 +65,11 @@ pub(super) async fn on_request(
             if FailPoint::SnapshotTransferRestarts.is_active() {
                 *incoming = None;
             }
-            Ok(SnapshotReply::Holds(
-                partial_snapshot(&mut incoming, &group, &request).piece_count(),
-            ))
+            let held = partial_snapshot(&mut incoming, &group, &request).piece_count();
+            if held > 0 {
+                CoverageMark::SnapshotResumes.reach();
+            }
+            Ok(SnapshotReply::Holds(held))
         }
         SnapshotStep::Piece(number) => {
             let partial = partial_snapshot(&mut incoming, &group, &request);
@@ -170,6 +172,7 @@ async fn install(
     vote: Vote,
     snapshot: RaftSnapshot,
 ) -> Result<SnapshotResponse<TypeConfig>, String> {
+    CoverageMark::SnapshotInstalled.reach();
     let installed = group.raft().install_full_snapshot(vote, snapshot).await;
     group.try_finish_recovery().await;
     installed.map_err(|error| error.to_string())

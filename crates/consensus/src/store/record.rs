@@ -57,7 +57,7 @@ pub(crate) fn decode_record_with_data<T: DeserializeOwned>(
     if checksum(group, value) != u32::from_le_bytes(*sum) {
         return Err(damaged("the checksum of a record does not match"));
     }
-    match versioned::take_from_bytes(VersionRange::READABLE, value) {
+    match versioned::take_from_bytes(VersionRange::readable(), value) {
         Ok((_, value, rest)) => Ok((value, rest)),
         Err(error @ VersionedDecodeError::Unsupported(_)) => Err(io::Error::other(error)),
         Err(error) => Err(damaged(&format!("a record cannot be read: {error}"))),
@@ -81,7 +81,7 @@ fn checksum(group: GroupId, value: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    const VERSION: ClusterVersion = VersionRange::SUPPORTED.max;
+    const VERSION: ClusterVersion = ClusterVersion::NEWEST;
 
     #[test]
     fn unsupported_record_version_is_not_reported_as_damage() {

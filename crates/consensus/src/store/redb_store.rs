@@ -143,7 +143,7 @@ impl RedbStore {
     ) -> Result<RedbStore, DatabaseError> {
         let first_failure = FirstFailure::default();
         let database = Some(opener(first_failure.clone())?);
-        let (version, write_counter) = (VersionRange::SUPPORTED.min, WriteCounter::default());
+        let (version, write_counter) = (VersionRange::supported().min, WriteCounter::default());
         Ok(RedbStore { opener: Box::new(opener), database, first_failure, version, write_counter })
     }
 
@@ -204,7 +204,7 @@ pub(super) fn write_identity(
         let mut table = write.open_table(IDENTITY)?;
         table.insert(OWNER_KEY, format_identity(cluster, me).as_bytes())?;
         // The oldest version that this build writes: the cluster's version is not lower.
-        table.insert(VERSION_KEY, VersionRange::SUPPORTED.min.prefix().as_slice())?;
+        table.insert(VERSION_KEY, VersionRange::supported().min.prefix().as_slice())?;
         table.insert(LOG_KEY, LogKey::draw_secret().as_slice())?;
     }
     let mut mark = write.open_table(LOG_MARK)?;
@@ -456,7 +456,7 @@ fn check_version(path: &Path, version: Option<Vec<u8>>) -> Result<ClusterVersion
         path: path.to_owned(),
         reason,
     };
-    VersionRange::SUPPORTED.ensure_contains(version).map_err(unsupported)
+    VersionRange::supported().ensure_contains(version).map_err(unsupported)
 }
 
 fn open_error(path: &Path, error: DatabaseError) -> EngineOpenError {

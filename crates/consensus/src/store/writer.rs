@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
-use pushonce_core::{AgreedVersion, ClusterVersion};
+use pushonce_core::{AgreedVersion, ClusterVersion, CoverageMark};
 use pushonce_telemetry::Histogram;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -335,6 +335,7 @@ impl<S: RaftStore> WriterThread<S> {
                 Ok(())
             }
             Err(error) => {
+                CoverageMark::DiskFailed.reach();
                 self.report_fatal(&error);
                 waiting.into_iter().for_each(|(done, _)| done.complete(Err(clone_error(&error))));
                 Err(error)
@@ -347,6 +348,7 @@ impl<S: RaftStore> WriterThread<S> {
         loop {
             match self.store.write(changes) {
                 Err(error) if is_disk_full(&error) && !self.aborted.load(Ordering::SeqCst) => {
+                    CoverageMark::WriteWaitsForSpace.reach();
                     self.disk_reserve.set_write_blocked(true);
                     self.wait_for_space(changes);
                 }

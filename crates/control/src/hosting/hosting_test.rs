@@ -105,3 +105,13 @@ fn old_claim_does_not_remove_a_replica_with_a_newer_membership() {
     assert!(!is_removed_with_membership(Some(1)));
     assert!(!is_removed_with_membership(Some(7)));
 }
+
+#[test]
+fn replica_is_excluded_only_by_a_claim_of_another_node_that_does_not_name_it() {
+    let excluded = |claims: &[(u64, u64, &[u64], &[u64])]| is_excluded(ME, &owners(claims), SHARD);
+    assert!(!excluded(&[]), "there is no claim");
+    assert!(!excluded(&[(1, 1, &[1, 2, 3], &[])]), "a voter");
+    assert!(!excluded(&[(1, 1, &[1, 3], &[2])]), "a learner");
+    assert!(!excluded(&[(1, 2, &[1, 3], &[])]), "the owner");
+    assert!(excluded(&[(1, 1, &[1, 3, 4], &[])]));
+}

@@ -80,7 +80,7 @@ proptest! {
 
     #[test]
     fn encoded_command_decodes_to_the_same_command(command in command()) {
-        let version = VersionRange::SUPPORTED.max;
+        let version = VersionRange::supported().max;
         prop_assert_eq!(ControlCommand::decode(&command.encode(version)), Ok((version, command)));
     }
 }

@@ -27,7 +27,7 @@ fn commands() -> Vec<ControlCommand> {
 
 /// Each command after its length, two bytes, big endian.
 fn log(commands: &[ControlCommand]) -> Vec<u8> {
-    let entries = commands.iter().map(|command| command.encode(VersionRange::SUPPORTED.max));
+    let entries = commands.iter().map(|command| command.encode(VersionRange::supported().max));
     entries.flat_map(|entry| [&(entry.len() as u16).to_be_bytes(), &entry[..]].concat()).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Members and the placement of shards on them.
 
-use pushonce_core::{Member, MemberState, NodeId, Placement};
+use pushonce_core::{CoverageMark, Member, MemberState, NodeId, Placement};
 
 use super::{ClusterState, MemberRecord};
 use crate::{CommandRejection, CommandReply};
@@ -60,6 +60,7 @@ impl ClusterState {
             return Err(CommandRejection::LastShardHolder(node));
         }
         let known = self.members.remove(&node).ok_or(CommandRejection::NotAMember(node))?;
+        CoverageMark::MemberRemoved.reach();
         self.removed.insert(known.incarnation, node);
         self.times.complete_if_acknowledged(self.members.keys().copied());
         Ok(CommandReply::Done)

@@ -102,7 +102,7 @@ fn only_a_named_namespace_can_live_in_memory() {
 #[test]
 fn number_of_namespaces_with_own_settings_is_limited() {
     let mut log = CommandLog::bootstrapped();
-    for nth in 0..Rules::for_version(VersionRange::SUPPORTED.max).namespaces_max {
+    for nth in 0..Rules::for_version(VersionRange::supported().max).namespaces_max {
         log.apply(set(Some(&nth.to_string()), Some(count(1))));
     }
     let rejection = log.apply_rejected(set(Some("one more"), Some(count(1))));

@@ -23,7 +23,7 @@ pub(crate) fn bootstrap_command() -> BootstrapCommand {
         namespaces: Namespaces::default(),
         times: ConsensusTimes::LAN,
         log: None,
-        cluster_version: VersionRange::SUPPORTED.min,
+        cluster_version: VersionRange::supported().min,
     }
 }
 
@@ -254,7 +254,7 @@ fn name_cannot_be_mistaken_for_another_node() {
 #[test]
 fn full_cluster_rejects_new_nodes_and_accepts_rejoining_members() {
     let mut log = CommandLog::bootstrapped();
-    let max = Rules::for_version(VersionRange::SUPPORTED.max).members_max;
+    let max = Rules::for_version(VersionRange::supported().max).members_max;
     for index in 2..=max as u128 {
         let node = log.join(join_command(index, &format!("n{index}"))).unwrap().node;
         // All but the first: a member that never had a log may join again without one.
@@ -270,7 +270,7 @@ fn full_cluster_rejects_new_nodes_and_accepts_rejoining_members() {
 #[test]
 fn members_that_never_come_are_bounded_and_dropped() {
     let mut log = CommandLog::bootstrapped();
-    let max = Rules::for_version(VersionRange::SUPPORTED.max).joining_max as u128;
+    let max = Rules::for_version(VersionRange::supported().max).joining_max as u128;
     for index in 2..2 + max {
         log.join(join_command(index, &format!("node-{index}"))).unwrap();
     }

@@ -73,7 +73,7 @@ impl ControlTestCluster {
             namespaces: Namespaces::default(),
             times: Default::default(),
             log: None,
-            cluster_version: VersionRange::SUPPORTED.min,
+            cluster_version: VersionRange::supported().min,
         };
         node.control.bootstrap(command.clone()).await.unwrap();
         node.control.bootstrap(command).await.unwrap();
@@ -168,7 +168,7 @@ pub(crate) fn profile(name: &str, peer: &str) -> Profile {
         zone: String::new(),
         roles: Roles::default(),
         weight: 1,
-        build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
+        build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::supported() },
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pushonce_consensus::ConsensusEngine;
 use pushonce_control::ControlHandle;
-use pushonce_core::{ClusterTimes, ClusterView};
+use pushonce_core::{ClusterTimes, ClusterView, CoverageMark};
 use pushonce_telemetry::LogLimiter;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +54,7 @@ impl ConsensusTimesFollower {
                     tokio::time::sleep(RETRY_INTERVAL).await;
                     continue;
                 }
+                CoverageMark::TimesChanged.reach();
                 self.engine.set_times(&newest);
                 self.times = newest;
                 tracing::info!(version = newest.version, lease = ?newest.lease(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_control::ControlHandle;
-use pushonce_core::{ClusterView, FailPoint};
+use pushonce_core::{ClusterView, CoverageMark, FailPoint};
 use pushonce_shard::ShardSettings;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::time::timeout;
@@ -61,6 +61,7 @@ pub(super) async fn update_shard_settings(
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
     if timeout(CATCH_UP_TIMEOUT, current.wait_for(Option::is_some)).await.is_err() {
+        CoverageMark::ShardsStartWithoutView.reach();
         let version = views.borrow().version;
         tracing::warn!(
             version,

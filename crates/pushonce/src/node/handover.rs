@@ -1,16 +1,18 @@
 //! A node that stops first transfers the leadership of its groups, so that publishers do not wait for an
-//! election.
+//! election. A node without disk space transfers that of its shards: it would reject all publishes to them, and a
+//! majority with space can accept them.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream;
-use pushonce_consensus::{GroupId, MembershipError, RaftGroup};
+use pushonce_consensus::{ConsensusEngine, GroupId, MembershipError, RaftGroup};
 use pushonce_control::ControlHandle;
 use pushonce_control::reconcile::{self, NodeAvailability};
-use pushonce_core::{ClusterView, NodeId};
+use pushonce_core::{ClusterView, CoverageMark, FailPoint, NodeId};
 use pushonce_telemetry::LogLimiter;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,9 @@ const CONCURRENT_MAX: usize = 8;
 /// Pause between two rounds. An election may have made this node the leader of a group again.
 const ROUND_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Pause between two rounds of a node without disk space.
+const FULL_DISK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long a stopping node waits for other nodes to take over its groups. A transfer takes a few
 /// milliseconds; a successor that lags needs longer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,9 +35,11 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// Failed transfers: the group and the node that did not take it over.
 type FailedTransfers = BTreeSet<(GroupId, NodeId)>;
 
-/// Transfers the leadership of every group that this node leads while it stops.
+/// Transfers the leadership of every group that this node leads while it stops, and of every shard while its disk
+/// has no space.
 pub(super) struct LeadershipHandover {
     pub(super) me: NodeId,
+    pub(super) engine: ConsensusEngine,
     pub(super) control: ControlHandle,
     pub(super) hosted: LocalReplicas,
     /// Determines which node should lead next.
@@ -46,11 +53,17 @@ impl LeadershipHandover {
     /// Starts when `stopping` is cancelled, and keeps transferring groups until `shutdown` is cancelled.
     pub(super) async fn run(self, stopping: CancellationToken, shutdown: CancellationToken) {
         let work = async {
-            stopping.cancelled().await;
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                never = self.leave_full_disk() => match never {},
+            }
             self.relay.announce_stop();
             let mut failed = FailedTransfers::new();
             loop {
                 let led_groups = self.led_groups();
+                if led_groups.is_empty() {
+                    CoverageMark::LeadershipHandedOver.reach();
+                }
                 self.done_sender.send_replace(led_groups.is_empty());
                 let transfers =
                     stream::iter(led_groups).map(|group| self.transfer_leadership(group, &failed));
@@ -61,6 +74,24 @@ impl LeadershipHandover {
         };
         let work_ended: Option<()> = shutdown.run_until_cancelled(work).await;
         debug_assert!(work_ended.is_none(), "the loop does not end");
+    }
+
+    /// Transfers the shards that this node leads while its disk has no space. The control group stays: it accepts
+    /// commands without space, and an operator repairs the cluster through it.
+    async fn leave_full_disk(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(FULL_DISK_INTERVAL).await;
+            if self.engine.check_disk_space().is_ok() || FailPoint::FullDiskLeads.is_active() {
+                continue;
+            }
+            let shards =
+                self.led_groups().into_iter().filter(|group| group.id() != GroupId::CONTROL);
+            let no_failures = FailedTransfers::new();
+            let transfers =
+                stream::iter(shards).map(|group| self.transfer_leadership(group, &no_failures));
+            // One that failed is tried again in the next round.
+            let _failures: Vec<_> = transfers.buffer_unordered(CONCURRENT_MAX).collect().await;
+        }
     }
 
     /// The groups that this node leads and that have other members.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use pushonce_consensus::ConsensusEngine;
 use pushonce_control::health::ClusterProblem;
-use pushonce_core::ShardId;
+use pushonce_control::hosting;
+use pushonce_core::{FailPoint, ShardId};
 use pushonce_gateway::{Admission, LaneWatchdog, MemoryUse};
 use pushonce_publish::Readiness;
 use pushonce_shard::NodeTopics;
@@ -226,9 +227,15 @@ impl HealthCheck {
         } = &self.overview;
         let (view, owners) = (view.borrow().clone(), owners.borrow().clone());
         // The node that creates the cluster initializes replicas before its view has the number of shards.
-        let is_known_shard = |handle: &pushonce_shard::Handle| handle.id().0 < view.shards.get();
+        let is_known_shard = |shard: ShardId| shard.0 < view.shards.get();
+        // A removed replica stays for some seconds, with entries whose commit it never receives.
+        let is_excluded = |shard| {
+            hosting::is_excluded(*me, &owners, shard)
+                && !FailPoint::RemovedReplicaCounted.is_active()
+        };
+        let is_counted = |shard| is_known_shard(shard) && !is_excluded(shard);
         let replicas =
-            self.hosted.all().into_iter().filter(is_known_shard).map(|handle| {
+            self.hosted.all().into_iter().filter(|handle| is_counted(handle.id())).map(|handle| {
                 (handle.id(), GroupSummary::from(&*handle.group().status().borrow()))
             });
         let lanes = self.lane_watchdog.tick_counts().into_iter().enumerate();

@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use pushonce_ca::{CertificateRequest, JoinToken};
 use pushonce_control::JoinCommand;
-use pushonce_core::{ClusterId, ClusterTimes, HostPort};
+use pushonce_core::{ClusterId, ClusterTimes, CoverageMark, HostPort};
 use pushonce_peer::{AuthorityPin, Credentials};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_service_client::MembershipServiceClient;
@@ -137,6 +137,7 @@ pub(super) async fn confirm_membership(
             JoinOutcome::Member { .. }
             | JoinOutcome::WrongCluster { .. }
             | JoinOutcome::Inconclusive(_) => {
+                CoverageMark::MembershipConfirmed.reach();
                 return Ok(());
             }
         }

@@ -112,7 +112,7 @@ mod tests {
                 weight: 2,
                 build: BuildInfo {
                     release: "0.1.0".to_owned(),
-                    supported: VersionRange::SUPPORTED,
+                    supported: VersionRange::supported(),
                 },
             },
             times: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pushonce_control::{CommandError, CommandRejection, ControlHandle};
-use pushonce_core::{ClusterView, NodeId};
+use pushonce_core::{ClusterView, CoverageMark, NodeId};
 use pushonce_telemetry::LogLimiter;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -90,6 +90,7 @@ impl MembershipHeartbeat {
                     return Ok(index);
                 }
                 Err(CommandError::Rejected(rejection)) if rejection.is_final() => {
+                    CoverageMark::MembershipRevoked.reach();
                     return Err(MembershipRevoked(rejection.to_string()).into());
                 }
                 Err(error) if error.is_retryable() => {
@@ -126,6 +127,7 @@ impl MembershipHeartbeat {
 
     /// The error of a node whose removal is in its own copy of the committed state.
     fn removed_error(&self) -> MembershipRevoked {
+        CoverageMark::MembershipRevoked.reach();
         MembershipRevoked(CommandRejection::Removed(self.startup.identity.node).to_string())
     }
 

@@ -116,6 +116,7 @@ impl Node {
         let stopping = self.health_check.stopping.clone();
         let handover = LeadershipHandover {
             me: self.startup.identity.node,
+            engine: self.engine.clone(),
             control: self.control.clone(),
             hosted: self.replica_supervisor.local_replicas.clone(),
             view: self.view_sender.subscribe(),

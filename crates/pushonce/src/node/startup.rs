@@ -159,7 +159,7 @@ fn check_consensus_times(config: &Config, times: &ClusterTimes) -> Result<(), Co
 /// The build information of this process.
 fn current_build() -> BuildInfo {
     let release = env!("CARGO_PKG_VERSION").to_owned();
-    BuildInfo { release, supported: VersionRange::SUPPORTED }
+    BuildInfo { release, supported: VersionRange::supported() }
 }
 
 fn node_profile(config: &Config) -> Profile {
@@ -203,7 +203,7 @@ pub(super) async fn create_cluster(
         times: times.current,
         log: joining.log,
         // There is no other build to be compatible with.
-        cluster_version: VersionRange::SUPPORTED.max,
+        cluster_version: VersionRange::supported().max,
     };
     let limiter = LogLimiter::new();
     loop {

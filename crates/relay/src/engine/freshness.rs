@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use pushonce_core::{NodeId, ShardId, Topic, UpstreamRoute};
+use pushonce_core::{CoverageMark, NodeId, ShardId, Topic, UpstreamRoute};
 
 use super::Engine;
 use super::effect::EngineEffect;
@@ -172,6 +172,9 @@ impl Engine {
             let is_stale = if *stale { age >= fresh_below } else { age >= config.stale_after };
             if *stale != is_stale {
                 *stale = is_stale;
+                if is_stale {
+                    CoverageMark::TopicStale.reach();
+                }
                 changed.push((topic.clone(), is_stale));
             }
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use pushonce_core::{NodeId, OwnershipClaim, ShardId, Term};
+use pushonce_core::{CoverageMark, NodeId, OwnershipClaim, ShardId, Term};
 use pushonce_proto::peer::PeerFrame;
 
 use super::Engine;
@@ -90,9 +90,11 @@ impl Engine {
             ClaimOutcome::New => {}
             ClaimOutcome::Known => return,
             ClaimOutcome::Rejected => {
+                CoverageMark::ClaimRejected.reach();
                 return self.effects.push(EngineEffect::Rejected(from, "claim"));
             }
             ClaimOutcome::Refute => {
+                CoverageMark::ClaimRefuted.reach();
                 let dispute = || Dispute { claim, from, since: now };
                 self.disputes.open.entry(shard).or_insert_with(dispute);
                 return;

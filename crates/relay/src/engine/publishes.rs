@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use pushonce_core::{
-    Acknowledgement, NodeId, OverloadReason, Publish, PublishError, PublishRejection, ShardId,
-    UnavailableReason,
+    Acknowledgement, CoverageMark, NodeId, OverloadReason, Publish, PublishError, PublishRejection,
+    ShardId, UnavailableReason,
 };
 use pushonce_proto::peer::PeerFrame;
 
@@ -126,6 +126,9 @@ impl Engine {
     }
 
     fn finish_unknown(&mut self, ids: Vec<u64>, reason: &str) {
+        if !ids.is_empty() {
+            CoverageMark::ForwardedPublishUnknown.reach();
+        }
         let effect = |id| {
             let outcome = Err(PublishError::unknown(reason));
             EngineEffect::Published { id, outcome }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pushonce_core::{
-    CommitAge, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId, Position, ShardId,
-    Topic, UpstreamRoute,
+    CommitAge, CoverageMark, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId, Position,
+    ShardId, Topic, UpstreamRoute,
 };
 use pushonce_proto::peer::PeerFrame;
 
@@ -66,6 +66,7 @@ impl Engine {
     /// Repairs a hole: asks again from the position that was reached and delivers nothing before the reply. A
     /// source that repeats the same hole at once is asked again after a delay.
     fn repair(&mut self, topic: &Topic, now: Instant) {
+        CoverageMark::UpstreamRepaired.reach();
         let retry_after = self.config.retry_after;
         let Some(replication) = self.replications.get(topic) else { return };
         match replication

@@ -59,7 +59,7 @@ fn batches() -> Vec<EntryBatch> {
 
 /// Each entry after its length, two bytes, big endian.
 fn log(batches: &[EntryBatch]) -> Vec<u8> {
-    let entries = batches.iter().map(|batch| batch.encode(VersionRange::SUPPORTED.max));
+    let entries = batches.iter().map(|batch| batch.encode(VersionRange::supported().max));
     entries.flat_map(|entry| [&(entry.len() as u16).to_be_bytes(), &entry[..]].concat()).collect()
 }
 

@@ -91,7 +91,7 @@ impl ModelNode {
 
     fn apply(&mut self, at: EntryId, batch: EntryBatch) -> ApplyOutcome {
         let (before, renews) = (self.revision(), batch.starts_memory_epoch);
-        let entry = batch.encode(VersionRange::SUPPORTED.max);
+        let entry = batch.encode(VersionRange::supported().max);
         let (version, batch) = EntryBatch::decode(&entry).unwrap();
         self.state.raise_version(version);
         let removals = batch.removals.clone();

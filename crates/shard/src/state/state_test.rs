@@ -90,7 +90,7 @@ pub(crate) fn entries(
 fn replay<'a>(state: &mut ShardState, entries: impl IntoIterator<Item = (usize, &'a EntryBatch)>) {
     for (nth, batch) in entries {
         let (version, batch) =
-            EntryBatch::decode(&batch.encode(VersionRange::SUPPORTED.max)).unwrap();
+            EntryBatch::decode(&batch.encode(VersionRange::supported().max)).unwrap();
         state.raise_version(version);
         state.apply(index(nth), batch);
     }
@@ -228,7 +228,7 @@ proptest! {
     ) {
         let mut state = ShardState::new(ShardId(0));
         replay(&mut state, entries.iter().enumerate());
-        for mut bytes in [bytes, state.snapshot().to_vec(), entries[0].encode(VersionRange::SUPPORTED.max).to_vec()] {
+        for mut bytes in [bytes, state.snapshot().to_vec(), entries[0].encode(VersionRange::supported().max).to_vec()] {
             if let Some(byte) = hit.0.checked_rem(bytes.len()).and_then(|at| bytes.get_mut(at)) {
                 *byte ^= hit.1;
             }
@@ -517,11 +517,11 @@ fn topics_of_a_namespace_moved_to_memory_are_not_listed() {
 #[test]
 fn malformed_or_unsupported_snapshot_is_rejected() {
     assert_eq!(ShardState::restore(b""), Err(VersionedDecodeError::MissingVersion(0)));
-    let (found, supported) = (ClusterVersion(9), VersionRange::READABLE);
+    let (found, supported) = (ClusterVersion(9), VersionRange::readable());
     let error = VersionedDecodeError::Unsupported(UnsupportedVersion { found, supported });
     assert_eq!(ShardState::restore(b"\x00\x09"), Err(error));
     let mut state = ShardState::with_history(History::default());
-    state.raise_version(VersionRange::SUPPORTED.max);
+    state.raise_version(VersionRange::supported().max);
     let items = vec![item("a", b"pay".to_vec())];
     state.apply(1, EntryBatch::new(Timestamp(1), items));
     let snapshot = state.snapshot();

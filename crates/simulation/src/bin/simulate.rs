@@ -7,14 +7,18 @@ use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use pushonce::metrics;
 use pushonce_cluster_tests::history;
-use pushonce_simulation::campaign::{Campaign, Summary};
-use pushonce_simulation::run::{self, RunPlan};
+use pushonce_core::{CoverageMark, FailPoint};
+use pushonce_simulation::RunPlan;
+use pushonce_simulation::campaign::{Campaign, RUN_TIMEOUT, Summary};
+use pushonce_simulation::run::{self, RunFolder};
+use pushonce_simulation::shrink::{Shrinker, Shrunk};
 use pushonce_simulation::verdict::Verdict;
 
 /// Whole clusters in one process, on simulated time, networks and disks.
@@ -30,16 +34,27 @@ enum CliCommand {
     Run(RunArgs),
     /// Run many seeds, each in a process of its own
     Campaign(CampaignArgs),
+    /// Shorten a plan that fails
+    Shrink(ShrinkArgs),
+    /// Count the seeds until a campaign finds each planted defect
+    Planted(PlantedArgs),
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct PlanArgs {
+    /// The seed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A file with the plan
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct RunArgs {
-    /// The seed
-    #[arg(long)]
-    seed: u64,
-    /// A file with the schedule, instead of the one that follows from the seed
-    #[arg(long)]
-    schedule: Option<PathBuf>,
+    #[command(flatten)]
+    plan: PlanArgs,
     /// Leave a participant of the load out, as `burst` or `unary0`
     #[arg(long, value_name = "NAME")]
     without: Vec<String>,
@@ -73,10 +88,37 @@ struct CampaignArgs {
     failures_max: usize,
 }
 
+#[derive(Args)]
+struct ShrinkArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
+    /// The file for the shortened plan
+    #[arg(long, default_value = "shortened.plan")]
+    output: PathBuf,
+    /// The time for all attempts, in seconds
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
+}
+
+#[derive(Args)]
+struct PlantedArgs {
+    /// The number of seeds after which a defect counts as not found
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// The number of processes at a time
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// One defect instead of all
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         CliCommand::Run(args) => run_one(&args),
         CliCommand::Campaign(args) => run_campaign(&args),
+        CliCommand::Shrink(args) => shrink(&args),
+        CliCommand::Planted(args) => find_planted(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -93,20 +135,19 @@ fn run_one(args: &RunArgs) -> anyhow::Result<bool> {
         let log = tracing_subscriber::fmt().with_env_filter(filter);
         log.with_writer(io::stderr).with_ansi(false).init();
     }
-    let mut plan = RunPlan::from_seed(args.seed);
-    if let Some(path) = &args.schedule {
-        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        plan.schedule = text.parse().with_context(|| path.display().to_string())?;
-    }
+    let mut plan = args.plan.read()?;
     plan.excluded.extend(args.without.iter().cloned());
-    let root = run::create_root()?;
+    end_if_stuck();
+    let folder = RunFolder::create(plan.seed)?;
     let begun = Instant::now();
-    let record = run::run(&plan, &root, metrics::install_recorder()?)?;
+    let record = run::run(&plan, folder.path(), metrics::install_recorder()?)?;
     let mut verdict = Verdict::of(plan.seed, &record);
     verdict.elapsed_ms = u64::try_from(begun.elapsed().as_millis())?;
+    let marks = CoverageMark::reached().unwrap_or_default();
+    verdict.marks = marks.into_iter().map(|mark| mark.name().to_owned()).collect();
     let actions: BTreeSet<_> = plan.schedule.steps.iter().map(|step| step.action.name()).collect();
     verdict.actions = actions.into_iter().collect();
-    let _ = fs::remove_dir_all(&root);
+    folder.remove();
     if let Some(path) = &args.history {
         history::file::write(path, &record.history)?;
     }
@@ -120,8 +161,45 @@ fn run_one(args: &RunArgs) -> anyhow::Result<bool> {
     pushonce_simulation::exit_now(i32::from(!verdict.is_pass()))
 }
 
+/// Ends this process if it takes far longer than any run: a campaign may have ended before.
+fn end_if_stuck() {
+    thread::spawn(|| {
+        thread::sleep(RUN_TIMEOUT);
+        pushonce_simulation::exit_now(3)
+    });
+}
+
+impl PlanArgs {
+    fn read(&self) -> anyhow::Result<RunPlan> {
+        let Some(path) = &self.plan else {
+            return Ok(RunPlan::from_seed(self.seed.unwrap_or_default()));
+        };
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        text.parse().with_context(|| path.display().to_string())
+    }
+}
+
+fn shrink(args: &ShrinkArgs) -> anyhow::Result<bool> {
+    let plan = args.plan.read()?;
+    let shrinker = Shrinker {
+        program: std::env::current_exe()?,
+        file: args.output.clone(),
+        fail_point: active_fail_point(),
+        limit: Duration::from_secs(args.seconds),
+    };
+    let Some(Shrunk { plan: shortened, verdict, attempts }) = shrinker.shrink(&plan)? else {
+        println!("seed {} passes", plan.seed);
+        return Ok(false);
+    };
+    let (before, after) = (plan.schedule.steps.len(), shortened.schedule.steps.len());
+    println!("{after} of {before} steps remain after {attempts} runs\n\n{shortened}");
+    println!("violates {:?}", verdict.violated());
+    println!("repeat: scripts/simulate run --plan {}", args.output.display());
+    Ok(true)
+}
+
 fn print_verdict(plan: &RunPlan, verdict: &Verdict) {
-    println!("{} nodes, {:?} of faults\n{}", plan.nodes, plan.length, plan.schedule);
+    println!("{plan}");
     for (id, violation) in &verdict.violations {
         println!("{id} is violated: {violation}");
     }
@@ -141,7 +219,7 @@ fn print_verdict(plan: &RunPlan, verdict: &Verdict) {
 fn run_campaign(args: &CampaignArgs) -> anyhow::Result<bool> {
     let campaign = Campaign {
         program: std::env::current_exe()?,
-        arguments: Vec::new(),
+        fail_point: active_fail_point(),
         first_seed: args.first,
         seeds: args.seeds,
         jobs: args.jobs.max(1),
@@ -161,7 +239,17 @@ fn run_campaign(args: &CampaignArgs) -> anyhow::Result<bool> {
         }
     })?;
     print_summary(&summary, begun.elapsed());
-    Ok(summary.is_pass())
+    let is_covered = args.seeds < SEEDS_FOR_ALL_STATES || unvisited(&summary).is_empty();
+    Ok(summary.is_pass() && is_covered)
+}
+
+/// The number of seeds from which on a campaign must have visited every state: the rarest takes some hundreds.
+const SEEDS_FOR_ALL_STATES: u64 = 5_000;
+
+/// The states that no run has visited.
+fn unvisited(summary: &Summary) -> Vec<&'static str> {
+    let names = CoverageMark::ALL.iter().map(|mark| mark.name());
+    names.filter(|&name| !summary.marks.contains_key(name)).collect()
 }
 
 fn print_summary(summary: &Summary, elapsed: Duration) {
@@ -180,6 +268,7 @@ fn print_summary(summary: &Summary, elapsed: Duration) {
     for (seed, reason) in &summary.broken {
         println!("seed {seed}: {reason}");
     }
+    print_marks(summary);
     println!(
         "{} passed, {} failed, {} without a verdict; {} repeated with an equal trace",
         summary.passed,
@@ -196,4 +285,65 @@ fn print_summary(summary: &Summary, elapsed: Duration) {
         elapsed.as_secs_f64(),
         summary.speed()
     );
+}
+
+fn print_marks(summary: &Summary) {
+    if CoverageMark::reached().is_none() {
+        return println!(
+            "this build has no coverage marks: build it with the feature coverage-marks"
+        );
+    }
+    println!("runs that reached a state\n");
+    for mark in CoverageMark::ALL {
+        println!(
+            "{:<28}{:>8}",
+            mark.name(),
+            summary.marks.get(mark.name()).copied().unwrap_or_default()
+        );
+    }
+    println!("\nnever visited: {:?}\n", unvisited(summary));
+}
+
+/// The defect that the environment of this process names, for the processes that it starts.
+fn active_fail_point() -> Option<FailPoint> {
+    FailPoint::ALL.iter().copied().find(|point| point.is_active())
+}
+
+/// Prints a line for each defect: the seeds until it was found, and the invariants that it violates there.
+fn find_planted(args: &PlantedArgs) -> anyhow::Result<bool> {
+    anyhow::ensure!(
+        FailPoint::COMPILED_IN,
+        "this build has no fail points: build it with the feature fail-points"
+    );
+    let is_chosen =
+        |point: &&FailPoint| args.only.as_deref().is_none_or(|only| only == point.name());
+    for point in FailPoint::ALL.iter().filter(is_chosen) {
+        let campaign = Campaign {
+            program: std::env::current_exe()?,
+            fail_point: Some(*point),
+            first_seed: 1,
+            seeds: args.seeds,
+            jobs: args.jobs.max(1),
+            repeat_every: 0,
+            failures_max: 1,
+        };
+        let begun = Instant::now();
+        let summary = campaign.run(|_, _| {})?;
+        let elapsed = begun.elapsed().as_secs();
+        let found = summary
+            .failures
+            .iter()
+            .map(|verdict| (verdict.seed, format!("{:?}", verdict.violated())));
+        let broken = summary.broken.iter().cloned();
+        match found.chain(broken).min() {
+            Some((seed, what)) => {
+                println!("{:<32}{seed:>6} seeds {elapsed:>5} s  {what}", point.name())
+            }
+            None => {
+                println!("{:<32}  not found in {} seeds, {elapsed} s", point.name(), args.seeds)
+            }
+        }
+        io::stdout().flush()?;
+    }
+    Ok(true)
 }

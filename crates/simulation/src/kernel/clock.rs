@@ -56,8 +56,9 @@ impl HostClock {
             ClockKind::Monotonic => Duration::from_nanos(monotonic),
             ClockKind::Boottime => Duration::from_nanos(boottime),
             ClockKind::Realtime => {
-                let since_start = (boottime - START_UPTIME).saturating_add_signed(self.date_offset);
-                START_DATE + Duration::from_nanos(since_start)
+                let date = START_DATE + Duration::from_nanos(boottime - START_UPTIME);
+                let offset = Duration::from_nanos(self.date_offset.unsigned_abs());
+                if self.date_offset < 0 { date - offset } else { date + offset }
             }
         }
     }

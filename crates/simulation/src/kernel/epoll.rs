@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::descriptor::{Object, ObjectId, Readiness, Watchers};
 use super::host::ProcessId;
-use super::schedule::ThreadId;
+use super::scheduler::ThreadId;
 use super::{DescriptorError, Kernel};
 
 /// The events that a descriptor is watched for.

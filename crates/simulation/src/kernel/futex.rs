@@ -1,6 +1,6 @@
 //! Waiting for a word in memory: what locks and condition variables are made of.
 
-use super::schedule::ThreadId;
+use super::scheduler::ThreadId;
 use super::{Kernel, WakeReason, WorldTime, wait, with};
 
 impl Kernel {

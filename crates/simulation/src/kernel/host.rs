@@ -6,7 +6,7 @@ use super::clock::{ClockKind, HostClock};
 use super::descriptor::ObjectId;
 use super::disk::Disk;
 use super::random::Random;
-use super::schedule::{ThreadId, ThreadState, current_thread, end_turn_of_killed, wait};
+use super::scheduler::{ThreadId, ThreadState, current_thread, end_turn_of_killed, wait};
 use super::{Kernel, KernelGuard, with};
 use crate::libc::file;
 
@@ -45,6 +45,8 @@ pub(super) struct Host {
     pub(super) process: u32,
     pub(super) is_process_alive: bool,
     pub(super) exit_status: Option<i32>,
+    /// The newest cluster version that the build on the host supports.
+    build: u16,
     pub(super) next_port: u16,
     /// Those of the process.
     pub(super) descriptors: Vec<Option<ObjectId>>,
@@ -70,6 +72,7 @@ impl Kernel {
             process: 0,
             is_process_alive: false,
             exit_status: None,
+            build: u16::MAX,
             next_port: EPHEMERAL_PORT_MIN,
             descriptors: Vec::new(),
             disk: Disk::default(),
@@ -174,6 +177,11 @@ impl Kernel {
         self.host_mut(host).clock.set_drift(drift_ppm, now);
     }
 
+    /// Installs another build on a host, which its next process runs.
+    pub fn set_build(&mut self, host: HostId, build: u16) {
+        self.host_mut(host).build = build;
+    }
+
     /// Random bytes of a host.
     pub(crate) fn fill_random(&mut self, host: HostId, bytes: &mut [u8]) {
         self.host_mut(host).random.fill(bytes);
@@ -218,6 +226,12 @@ pub(crate) fn exit(thread: ThreadId, status: i32) -> ! {
 /// Ends the process that calls with a status.
 pub fn exit_here(status: i32) -> ! {
     exit(current_thread().expect("a simulated thread calls"), status)
+}
+
+/// The build on the host of the current thread; `None` outside the simulation.
+pub fn build_here() -> Option<u16> {
+    let thread = current_thread()?;
+    Some(with(|kernel| kernel.host(kernel.process_of(thread).host).build))
 }
 
 /// Requests the process of a host to shut down.

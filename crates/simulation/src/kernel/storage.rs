@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{Change, Disk, SyncStart};
 use super::host::HostId;
-use super::schedule::{current_thread, end_turn_of_killed, wait};
+use super::scheduler::{current_thread, end_turn_of_killed, wait};
 use super::{ClockKind, Kernel, KernelGuard, cut_power, read_clock_here, with};
 
 /// Whether a change of a file can be made.

@@ -1,7 +1,6 @@
 //! TCP: listeners and streams.
 //!
 //! A lost segment is sent again, and everything behind it waits, as TCP does; so loss and reordering appear as delay.
-//! A connection to a host that answers nothing fails after [`CONNECT_ATTEMPTS`].
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -31,11 +30,9 @@ const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Bytes that a host keeps for a process that does not read.
 const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 
-/// The delay before a request for a connection or a segment is sent again; it doubles each time.
-const CONNECT_RETRY_NS: u64 = 1_000_000_000;
+/// The delay before a segment is sent again; it doubles each time.
 const SEGMENT_RETRY_NS: u64 = 200_000_000;
 const RETRY_MAX_NS: u64 = 30_000_000_000;
-const CONNECT_ATTEMPTS: u32 = 6;
 const SEGMENT_ATTEMPTS: u32 = 40;
 
 pub(super) struct Listener {
@@ -47,29 +44,29 @@ pub(super) struct Listener {
 
 pub(super) struct Stream {
     pub(super) process: ProcessId,
-    local: SocketAddrV4,
-    remote: SocketAddrV4,
+    pub(super) local: SocketAddrV4,
+    pub(super) remote: SocketAddrV4,
     /// The other end, once there is one.
-    peer: Option<ObjectId>,
-    is_connected: bool,
+    pub(super) peer: Option<ObjectId>,
+    pub(super) is_connected: bool,
     /// Reported once, by the next call.
-    error: Option<StreamError>,
-    has_failed: bool,
+    pub(super) error: Option<StreamError>,
+    pub(super) has_failed: bool,
     received: VecDeque<u8>,
     has_received_end: bool,
     outgoing: VecDeque<Segment>,
     outgoing_bytes: usize,
     has_sent_end: bool,
     /// The arrival of the last segment: none overtakes another.
-    last_arrival: WorldTime,
+    pub(super) last_arrival: WorldTime,
     is_transmitting: bool,
     /// Failed attempts to send the first segment, or the request for the connection.
-    attempts: u32,
+    pub(super) attempts: u32,
     was_full: bool,
     /// Nothing of it arrives any more.
     is_stalled: bool,
     /// The process has closed it; what it wrote is still sent.
-    is_closed: bool,
+    pub(super) is_closed: bool,
     pub(super) watchers: Watchers,
 }
 
@@ -84,7 +81,7 @@ enum Content {
 }
 
 impl Stream {
-    fn new(process: ProcessId, local: SocketAddrV4, remote: SocketAddrV4) -> Stream {
+    pub(super) fn new(process: ProcessId, local: SocketAddrV4, remote: SocketAddrV4) -> Stream {
         Stream {
             process,
             local,
@@ -121,175 +118,12 @@ impl Stream {
 }
 
 impl Kernel {
-    /// A new socket.
-    pub(crate) fn create_socket(&mut self, process: ProcessId, is_datagram: bool) -> i32 {
-        let socket = Object::Socket { process, local: None, is_datagram, watchers: Vec::new() };
-        let socket = self.insert(socket);
-        self.open(socket)
-    }
-
-    /// Gives a socket an address. Port 0 is a free one.
-    pub(crate) fn bind(
-        &mut self,
-        descriptor: i32,
-        mut address: SocketAddrV4,
-    ) -> Result<(), DescriptorError> {
-        let id = self.object_of(descriptor)?;
-        let host = self.object(id)?.process().host;
-        if address.port() == 0 {
-            address.set_port(self.next_port(host));
-        }
-        match self.object(id)? {
-            Object::Socket { local, .. } => *local = Some(address),
-            _ => return Err(DescriptorError::Invalid),
-        }
-        Ok(())
-    }
-
-    fn next_port(&mut self, host: HostId) -> u16 {
-        let host = self.host_mut(host);
-        host.next_port = host.next_port.checked_add(1).unwrap_or(32_768);
-        host.next_port
-    }
-
-    /// Lets a bound socket accept connections.
-    pub(crate) fn listen(&mut self, descriptor: i32) -> Result<(), DescriptorError> {
-        let id = self.object_of(descriptor)?;
-        let object = self.object(id)?;
-        let Object::Socket { process, local: Some(local), watchers, .. } = object else {
-            return Err(DescriptorError::Invalid);
-        };
-        let (process, local, watchers) = (*process, *local, std::mem::take(watchers));
-        *object = Object::Listener(Listener { process, local, backlog: VecDeque::new(), watchers });
-        Ok(())
-    }
-
-    /// The next connection of a listener, and the address of its client.
-    pub(crate) fn accept(
-        &mut self,
-        descriptor: i32,
-    ) -> Result<(i32, SocketAddrV4), DescriptorError> {
-        let id = self.object_of(descriptor)?;
-        let Object::Listener(listener) = self.object(id)? else {
-            return Err(DescriptorError::Invalid);
-        };
-        let stream = listener.backlog.pop_front().ok_or(DescriptorError::WouldBlock)?;
-        let remote = self.stream(stream)?.remote;
-        Ok((self.open(stream), remote))
-    }
-
-    /// Begins to connect a socket.
-    pub(crate) fn connect(
-        &mut self,
-        descriptor: i32,
-        remote: SocketAddrV4,
-    ) -> Result<(), DescriptorError> {
-        let id = self.object_of(descriptor)?;
-        let Object::Socket { process, local, is_datagram, watchers } = self.object(id)? else {
-            return Err(DescriptorError::Invalid);
-        };
-        let (process, local, is_datagram) = (*process, *local, *is_datagram);
-        if is_datagram {
-            return Ok(());
-        }
-        let watchers = std::mem::take(watchers);
-        let address = self.host(process.host).address;
-        let port = self.next_port(process.host);
-        let local = local.unwrap_or(SocketAddrV4::new(address, port));
-        let mut stream = Stream::new(process, local, remote);
-        stream.watchers = watchers;
-        self.objects.insert(id, Object::Stream(Box::new(stream)));
-        let at = match self.host_at(*remote.ip()) {
-            Some(to) => self.arrival(process.host, to, 0),
-            None => self.now,
-        };
-        self.timers.set(at, Timer::Connect(id));
-        Ok(())
-    }
-
-    pub(super) fn on_connect(&mut self, id: ObjectId) {
-        let Ok(stream) = self.stream(id) else { return };
-        if stream.is_closed || stream.has_failed || stream.peer.is_some() {
-            return;
-        }
-        let (from, local, remote) = (stream.process.host, stream.local, stream.remote);
-        let Some(to) = self.host_at(*remote.ip()) else {
-            return self.fail(id, StreamError::Refused);
-        };
-        if !self.delivers(from, to) || !self.delivers(to, from) {
-            return self.connect_again(id);
-        }
-        let answer_at = self.arrival(to, from, 0);
-        let Some((listener, process)) = self.listener_at(to, remote) else {
-            if let Ok(stream) = self.stream(id) {
-                stream.error = Some(StreamError::Refused);
-            }
-            return self.timers.set(answer_at, Timer::Reset(id));
-        };
-        let mut accepted = Stream::new(process, remote, local);
-        accepted.peer = Some(id);
-        accepted.is_connected = true;
-        accepted.last_arrival = answer_at + 1;
-        let accepted = self.insert(Object::Stream(Box::new(accepted)));
-        if let Ok(Object::Listener(listener)) = self.object(listener) {
-            listener.backlog.push_back(accepted);
-        }
-        if let Ok(stream) = self.stream(id) {
-            stream.peer = Some(accepted);
-        }
-        self.notify(listener, Readiness::READABLE);
-        self.timers.set(answer_at, Timer::Connected(id));
-    }
-
-    fn connect_again(&mut self, id: ObjectId) {
-        let now = self.now;
-        let Ok(stream) = self.stream(id) else { return };
-        stream.attempts += 1;
-        if stream.attempts >= CONNECT_ATTEMPTS {
-            return self.fail(id, StreamError::TimedOut);
-        }
-        let delay = CONNECT_RETRY_NS << (stream.attempts - 1);
-        self.timers.set(now + delay, Timer::Connect(id));
-    }
-
-    /// A listener of a running process at an address. Several share the connections.
-    fn listener_at(
-        &mut self,
-        host: HostId,
-        address: SocketAddrV4,
-    ) -> Option<(ObjectId, ProcessId)> {
-        let listeners: Vec<_> = self
-            .objects
-            .iter()
-            .filter_map(|(&id, object)| match object {
-                Object::Listener(listener)
-                    if listener.process.host == host && listener.accepts(address) =>
-                {
-                    Some((id, listener.process))
-                }
-                _ => None,
-            })
-            .collect();
-        let chosen = self.random.below(listeners.len() as u64) as usize;
-        listeners.get(chosen).copied()
-    }
-
-    pub(super) fn on_connected(&mut self, id: ObjectId) {
-        let Ok(stream) = self.stream(id) else { return };
-        if stream.has_failed {
-            return;
-        }
-        stream.is_connected = true;
-        stream.attempts = 0;
-        self.notify(id, Readiness::WRITABLE);
-    }
-
     pub(super) fn on_reset(&mut self, id: ObjectId) {
         self.fail(id, StreamError::Reset);
     }
 
     /// Ends a connection with an error, at this end.
-    fn fail(&mut self, id: ObjectId, error: StreamError) {
+    pub(super) fn fail(&mut self, id: ObjectId, error: StreamError) {
         let Ok(stream) = self.stream(id) else { return };
         if stream.is_closed {
             self.objects.remove(&id);
@@ -314,7 +148,7 @@ impl Kernel {
         self.notify(id, all);
     }
 
-    fn stream(&mut self, id: ObjectId) -> Result<&mut Stream, DescriptorError> {
+    pub(super) fn stream(&mut self, id: ObjectId) -> Result<&mut Stream, DescriptorError> {
         match self.object(id)? {
             Object::Stream(stream) => Ok(stream),
             _ => Err(DescriptorError::Invalid),
@@ -424,7 +258,14 @@ impl Kernel {
         stream.attempts = 0;
         let Some(peer) = peer else { return };
         while self.deliver_first(id, peer) {}
-        self.transmit(id);
+        let now = self.now;
+        let is_due = |stream: &Stream| {
+            stream.outgoing.front().is_some_and(|segment| segment.arrives_at <= now)
+        };
+        // A segment that is due has no room. The reader sets the timer.
+        if !self.stream(id).is_ok_and(|stream| is_due(stream)) {
+            self.transmit(id);
+        }
         self.remove_if_done(id);
     }
 
@@ -482,11 +323,9 @@ impl Kernel {
     /// The other end has no such connection: it answers with a reset.
     fn reset_back(&mut self, id: ObjectId) {
         let Ok(stream) = self.stream(id) else { return };
-        let (from, remote) = (stream.process.host, stream.remote);
-        let Some(to) = self.host_at(*remote.ip()) else { return };
-        if self.delivers(to, from) {
-            let at = self.arrival(to, from, 0);
-            self.timers.set(at, Timer::Reset(id));
+        let remote = *stream.remote.ip();
+        if let Some(from) = self.host_at(remote) {
+            self.send_reset(from, id);
         }
     }
 
@@ -519,13 +358,7 @@ impl Kernel {
     pub(super) fn close_stream(&mut self, id: ObjectId) {
         let Ok(stream) = self.stream(id) else { return };
         stream.is_closed = true;
-        if stream.has_failed || !stream.is_connected {
-            let peer = stream.peer;
-            self.objects.remove(&id);
-            if let Some(peer) = peer {
-                self.reset_peer(id, peer);
-            }
-        } else if !stream.received.is_empty() {
+        if stream.has_failed || !stream.is_connected || !stream.received.is_empty() {
             let (host, peer) = (stream.process.host, stream.peer);
             self.objects.remove(&id);
             if let Some(peer) = peer {
@@ -539,18 +372,7 @@ impl Kernel {
         }
     }
 
-    fn reset_peer(&mut self, _closed: ObjectId, peer: ObjectId) {
-        let Ok(stream) = self.stream(peer) else { return };
-        let to = stream.process.host;
-        let Some(from) = self.stream(peer).ok().map(|peer| *peer.remote.ip()) else { return };
-        if let Some(from) = self.host_at(from)
-            && self.delivers(from, to)
-        {
-            let at = self.arrival(from, to, 0);
-            self.timers.set(at, Timer::Reset(peer));
-        }
-    }
-
+    /// Sends a reset to the other end of a stream, which may be lost.
     fn send_reset(&mut self, from: HostId, peer: ObjectId) {
         let Ok(stream) = self.stream(peer) else { return };
         let to = stream.process.host;
@@ -649,7 +471,7 @@ impl Kernel {
 }
 
 impl Listener {
-    fn accepts(&self, address: SocketAddrV4) -> bool {
+    pub(super) fn accepts(&self, address: SocketAddrV4) -> bool {
         self.local.port() == address.port()
             && (self.local.ip() == address.ip() || self.local.ip().is_unspecified())
     }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::descriptor::ObjectId;
-use super::schedule::ThreadId;
+use super::scheduler::ThreadId;
 use super::{Kernel, WorldTime};
 
 /// An event of the world.

@@ -13,8 +13,8 @@ extern "C" fn exit(status: c_int) -> ! {
     }
 }
 
-/// The standard library lets one thread of a process exit, for ever, and blocks all others that try: the status of the
-/// later ones is lost.
+/// The standard library lets one thread of a process exit, and blocks all others that try: the status of the later ones
+/// is lost.
 #[unsafe(no_mangle)]
 extern "C" fn pause() -> c_int {
     match current_thread() {

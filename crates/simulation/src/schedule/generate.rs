@@ -9,7 +9,10 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 use rand::{Rng as _, SeedableRng as _};
 
+use pushonce_core::ClusterVersion;
+
 use super::{Action, Command, Endpoint, Schedule, Step};
+use crate::run::HISTORY_MIN;
 
 /// A kind of fault, or of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +31,8 @@ pub enum FaultKind {
     Suspend,
     /// Hosts are separated, in one direction or both.
     Partition,
+    /// Two nodes do not reach each other, though both reach all others.
+    Cut,
     /// Links are slow, lossy or narrow.
     Degrade,
     /// Connections are reset, or stalled.
@@ -46,11 +51,14 @@ pub enum FaultKind {
     Membership,
     /// Operators change the consensus times.
     Times,
+    /// Nodes are upgraded one after the other, some of them back again, and the cluster version is raised. For clusters
+    /// that begin with an older build.
+    Upgrade,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [FaultKind; 16] = [
+    pub const ALL: [FaultKind; 18] = [
         FaultKind::Kill,
         FaultKind::Stop,
         FaultKind::Power,
@@ -58,6 +66,7 @@ impl FaultKind {
         FaultKind::Pause,
         FaultKind::Suspend,
         FaultKind::Partition,
+        FaultKind::Cut,
         FaultKind::Degrade,
         FaultKind::Connections,
         FaultKind::Clock,
@@ -67,6 +76,7 @@ impl FaultKind {
         FaultKind::Drain,
         FaultKind::Membership,
         FaultKind::Times,
+        FaultKind::Upgrade,
     ];
 }
 
@@ -75,6 +85,7 @@ pub struct Generator {
     random: StdRng,
     nodes: usize,
     length: Duration,
+    is_old_build: bool,
     steps: Vec<Step>,
     /// The node whose files may be lost: with two, acknowledged messages may be lost.
     damaged: usize,
@@ -82,21 +93,36 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// A generator for a cluster of `nodes`, whose phase of faults has this length.
-    pub fn new(seed: u64, nodes: usize, length: Duration) -> Generator {
+    /// A generator for a cluster of `nodes`, whose phase of faults has this length. `is_old_build` when all nodes begin
+    /// with the build before the newest.
+    pub fn new(seed: u64, nodes: usize, length: Duration, is_old_build: bool) -> Generator {
         let mut random = StdRng::seed_from_u64(seed);
         let damaged = random.random_range(0..nodes);
-        Generator { random, nodes, length, steps: Vec::new(), damaged, is_damage_done: false }
+        Generator {
+            random,
+            nodes,
+            length,
+            is_old_build,
+            steps: Vec::new(),
+            damaged,
+            is_damage_done: false,
+        }
     }
 
     /// Draws a schedule.
     pub fn generate(mut self) -> Schedule {
         let kinds: Vec<_> =
             FaultKind::ALL.into_iter().filter(|_| self.random.random_bool(0.5)).collect();
+        if self.is_old_build {
+            self.upgrade();
+        }
         let episodes = self.random.random_range(2..=8);
         for _ in 0..episodes {
             let Some(&kind) = kinds.choose(&mut self.random) else { break };
             self.add_episode(kind);
+        }
+        if self.steps.iter().any(|step| matches!(step.action, Action::RestoreFiles { .. })) {
+            self.keep_witnesses();
         }
         self.steps.sort_by_key(|step| step.at);
         Schedule { steps: self.steps }
@@ -119,6 +145,7 @@ impl Generator {
                 self.between(begin, Action::Suspend { node }, end, Action::Resume { node });
             }
             FaultKind::Partition => self.partition(begin, end),
+            FaultKind::Cut => self.cut_one_link(begin, end),
             FaultKind::Degrade => self.degrade(begin, end),
             FaultKind::Connections => self.disturb_connections(begin),
             FaultKind::Clock => self.disturb_clock(begin, node),
@@ -130,6 +157,8 @@ impl Generator {
                 self.between(begin, Action::Operator(drain), end, Action::Operator(undrain));
             }
             FaultKind::Membership => self.change_membership(begin, end),
+            // Begins with the run.
+            FaultKind::Upgrade => {}
             FaultKind::Times => {
                 let ms = self.random.random_range(800..=1_200);
                 self.add(begin, Action::Operator(Command::ElectionMax { ms }));
@@ -200,6 +229,16 @@ impl Generator {
                 }
             }
         }
+    }
+
+    /// While an operator changes settings, which reach one of the two late.
+    fn cut_one_link(&mut self, begin: Duration, end: Duration) {
+        let pair = (0..self.nodes).choose_multiple(&mut self.random, 2);
+        let &[a, b] = &pair[..] else { return };
+        self.cut(begin, end, Endpoint::Node(a), Endpoint::Node(b));
+        self.cut(begin, end, Endpoint::Node(b), Endpoint::Node(a));
+        let at = begin + self.time_below(end.saturating_sub(begin));
+        self.change_namespace(at);
     }
 
     fn cut(&mut self, begin: Duration, end: Duration, from: Endpoint, to: Endpoint) {
@@ -276,7 +315,7 @@ impl Generator {
             1 => {
                 self.add(begin, Action::Kill { node });
                 let place = self.random.random_range(0..1_000_000);
-                self.add(begin + second, Action::FlipBit { node, place });
+                self.add(begin + second, Action::FlipBits { node, place });
                 self.add(end, Action::Start { node });
             }
             2 => {
@@ -295,19 +334,63 @@ impl Generator {
         }
     }
 
+    /// A rolling upgrade that takes most of the time, with steps back, and at last the raise.
+    fn upgrade(&mut self) {
+        let (old, new) = (ClusterVersion::NEWEST.0 - 1, ClusterVersion::NEWEST.0);
+        let interval = self.length.mul_f64(0.7) / u32::try_from(self.nodes).unwrap_or(1);
+        for node in 0..self.nodes {
+            let mut at = interval * u32::try_from(node).unwrap_or_default();
+            let returns = self.random.random_bool(0.2);
+            let versions = if returns { vec![new, old, new] } else { vec![new] };
+            for version in versions {
+                at += self.time_below(interval / 4);
+                let stop = match self.random.random_bool(0.7) {
+                    true => Action::Stop { node },
+                    false => Action::Kill { node },
+                };
+                self.add(at, stop);
+                self.add(at, Action::Install { node, version });
+                at += Duration::from_millis(self.random.random_range(100..2_500));
+                self.add(at, Action::Start { node });
+            }
+        }
+        let at = self.length.mul_f64(0.6) + self.time_below(self.length.mul_f64(0.4));
+        self.add(at, Action::Operator(Command::Finalize));
+    }
+
+    /// Removes everything that stops or separates the nodes beside a rolled-back one. Only nodes that have run since its
+    /// commits know of them; with another node that missed them, it would be a majority.
+    fn keep_witnesses(&mut self) {
+        let damaged = self.damaged;
+        self.steps.retain(|step| match &step.action {
+            Action::StepClock { .. } | Action::Drift { .. } | Action::SlowDisk { .. } => true,
+            Action::Operator(command) => !matches!(command, Command::Remove { .. }),
+            action => action.node() == Some(damaged),
+        });
+    }
+
     fn change_namespace(&mut self, begin: Duration) {
         let command = match self.random.random_bool(0.5) {
             true => {
                 let namespace =
                     ["hot", "game"].choose(&mut self.random).copied().unwrap_or("hot").to_owned();
-                Command::History { namespace, messages: self.random.random_range(1_000..5_000) }
+                let messages = self.random.random_range(HISTORY_MIN..4 * HISTORY_MIN);
+                Command::History { namespace, messages }
             }
             false => Command::Durability {
                 namespace: "pulse".to_owned(),
                 in_memory: self.random.random(),
             },
         };
-        self.add(begin, Action::Operator(command));
+        self.add(begin, Action::Operator(command.clone()));
+        if let (Command::Durability { namespace, in_memory: false }, true) =
+            (command, self.random.random_bool(0.5))
+        {
+            // Back at once, before a message is in the log.
+            let back = Command::Durability { namespace, in_memory: true };
+            let delay = Duration::from_millis(self.random.random_range(0..100));
+            self.add(begin + delay, Action::Operator(back));
+        }
     }
 
     fn change_membership(&mut self, begin: Duration, end: Duration) {

@@ -121,11 +121,14 @@ fn parse_action(words: &mut Words<'_>) -> Result<Action, String> {
             Action::SlowDisk { node: words.node()?, sync_ms: words.next("a time in milliseconds")? }
         }
         "fail-sync" => Action::FailSync { node: words.node()? },
-        "flip-bit" => {
-            Action::FlipBit { node: words.node()?, place: words.next("millionths of the file")? }
+        "flip-bits" => {
+            Action::FlipBits { node: words.node()?, place: words.next("millionths of the file")? }
         }
         "save-files" => Action::SaveFiles { node: words.node()? },
         "restore-files" => Action::RestoreFiles { node: words.node()? },
+        "install" => {
+            Action::Install { node: words.node()?, version: words.next("a cluster version")? }
+        }
         "wipe" => Action::Wipe { node: words.node()? },
         "operator" => Action::Operator(parse_command(words)?),
         _ => return Err(format!("`{verb}` is no action")),

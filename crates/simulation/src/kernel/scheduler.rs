@@ -30,7 +30,7 @@ pub(super) enum ThreadState {
     Runnable,
     Waiting,
     Exited,
-    /// Its process was killed. The system's thread is blocked for ever.
+    /// Its process was killed. The system's thread stays blocked.
     Killed,
 }
 
@@ -116,13 +116,13 @@ pub(crate) fn register_thread() -> Option<ThreadId> {
     Some(id)
 }
 
-/// Makes the calling thread of the system the simulated thread `id`, and waits for its first turn.
-pub(crate) fn adopt_thread(id: ThreadId, turn_of: impl FnOnce()) {
-    turn_of();
+/// Makes the calling thread of the system the simulated thread `id`, after `wait_for_turn`.
+pub(crate) fn adopt_thread(id: ThreadId, wait_for_turn: impl FnOnce()) {
+    wait_for_turn();
     CURRENT.set(id.0);
 }
 
-/// The turn of a thread that has just been registered.
+/// Waits for the first turn of a thread that has just been registered.
 pub(crate) fn first_turn(id: ThreadId) -> impl FnOnce() + Send + 'static {
     let turn = KernelGuard::acquire().threads[id.0].turn;
     move || turn.wait()

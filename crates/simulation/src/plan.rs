@@ -1,0 +1,187 @@
+//! The plan of a run: everything that it follows from.
+//!
+//! A plan is text. The lines before the [`Schedule`] describe the cluster and the load; all but the seed may be left out.
+//!
+//! ```
+//! use pushonce_simulation::RunPlan;
+//!
+//! let text = "seed 7\nnodes 3\nbuild newest\nseconds 12\nwithout burst\n1.000 kill 0\n4.500 start 0\n";
+//! let plan: RunPlan = text.parse()?;
+//! assert_eq!((plan.nodes, plan.schedule.steps.len()), (3, 2));
+//! assert_eq!(plan.to_string(), text);
+//! # Ok::<(), pushonce_simulation::ScheduleError>(())
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use pushonce_client::Transport;
+use pushonce_cluster_tests::load::{SubscriberKind, WorkloadPlan};
+use pushonce_core::VersionRange;
+use rand::rngs::StdRng;
+use rand::seq::IteratorRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::schedule::{Generator, Schedule, ScheduleError};
+
+/// What a run is made of. Everything follows from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunPlan {
+    /// The seed of all random choices.
+    pub seed: u64,
+    /// The number of nodes at the start.
+    pub nodes: usize,
+    /// Whether all nodes begin with the build before the newest.
+    pub is_old_build: bool,
+    /// The length of the phase of faults, in whole seconds.
+    pub length: Duration,
+    /// The participants of the load that are left out.
+    pub excluded: BTreeSet<String>,
+    /// What happens during the phase of faults.
+    pub schedule: Schedule,
+}
+
+/// The topics of the load. Those of `pulse` are in memory at first.
+const TOPICS: [&str; 4] = ["hot", "game/0", "game/1", "pulse/0"];
+
+impl RunPlan {
+    /// The plan that a seed stands for.
+    pub fn from_seed(seed: u64) -> RunPlan {
+        let mut random = StdRng::seed_from_u64(seed);
+        let nodes = [3, 3, 3, 3, 5][random.random_range(0..5)];
+        let length = Duration::from_secs(random.random_range(5..=25));
+        let is_old_build = random.random_bool(0.25) && VersionRange::HAS_TEST_VERSIONS;
+        let generator = Generator::new(random.random(), nodes, length, is_old_build);
+        let schedule = generator.generate();
+        let mut excluded = BTreeSet::new();
+        // A burst costs more than everything else together.
+        if random.random_bool(0.8) {
+            excluded.insert("burst".to_owned());
+        }
+        if random.random_bool(0.5) {
+            excluded.insert("forger".to_owned());
+        }
+        RunPlan { seed, nodes, is_old_build, length, excluded, schedule }
+    }
+
+    /// The names of all participants of the load.
+    pub fn participants(&self) -> Vec<String> {
+        self.workload().participants(self.nodes)
+    }
+
+    /// The load.
+    pub fn workload(&self) -> WorkloadPlan {
+        let mut random = StdRng::seed_from_u64(self.seed ^ 0x10AD);
+        let kinds = [
+            SubscriberKind::Raw(Transport::Ws),
+            SubscriberKind::Raw(Transport::Grpc),
+            SubscriberKind::Sdk(Transport::Ws),
+            SubscriberKind::Sdk(Transport::Grpc),
+        ];
+        WorkloadPlan {
+            topics: TOPICS.map(str::to_owned).to_vec(),
+            publish_interval: Duration::from_millis(random.random_range(200..1_200)),
+            // With large payloads, a snapshot has several pieces.
+            payload_bytes_max: if random.random_bool(0.15) { 32 << 10 } else { 120 },
+            probe_interval: Duration::from_secs(1),
+            subscribers: kinds.into_iter().choose_multiple(&mut random, 2),
+            excluded: self.excluded.clone(),
+            ..WorkloadPlan::new(self.seed)
+        }
+    }
+}
+
+impl fmt::Display for RunPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RunPlan { seed, nodes, is_old_build, length, excluded, schedule } = self;
+        let build = if *is_old_build { "old" } else { "newest" };
+        writeln!(f, "seed {seed}\nnodes {nodes}\nbuild {build}\nseconds {}", length.as_secs())?;
+        excluded.iter().try_for_each(|name| writeln!(f, "without {name}"))?;
+        schedule.fmt(f)
+    }
+}
+
+impl FromStr for RunPlan {
+    type Err = ScheduleError;
+
+    fn from_str(text: &str) -> Result<RunPlan, ScheduleError> {
+        let mut plan = RunPlan {
+            seed: 0,
+            nodes: 3,
+            is_old_build: false,
+            length: Duration::ZERO,
+            excluded: BTreeSet::new(),
+            schedule: Schedule::default(),
+        };
+        // Lines that were read are comments of the schedule, so that its errors name the right line.
+        let mut schedule = String::new();
+        for (index, line) in text.lines().enumerate() {
+            let is_read = plan.read_line(line).map_err(|reason| {
+                let (line, reason) = (index + 1, reason.to_owned());
+                ScheduleError { line, reason }
+            })?;
+            schedule += if is_read { "#" } else { line };
+            schedule.push('\n');
+        }
+        plan.schedule = schedule.parse()?;
+        let last = plan.schedule.steps.last().map_or(Duration::ZERO, |step| step.at);
+        plan.length = plan.length.max(Duration::from_secs(last.as_secs() + 1));
+        Ok(plan)
+    }
+}
+
+impl RunPlan {
+    /// Reads a line about the cluster or the load; false for any other line.
+    fn read_line(&mut self, line: &str) -> Result<bool, &'static str> {
+        let Some((word, value)) = line.trim().split_once(' ') else { return Ok(false) };
+        match word {
+            "seed" => self.seed = value.parse().map_err(|_| "the seed must be a number")?,
+            "nodes" => {
+                let nodes = value.parse().ok().filter(|nodes| (1..=9).contains(nodes));
+                self.nodes = nodes.ok_or("a cluster has 1 to 9 nodes")?;
+            }
+            "build" => {
+                self.is_old_build = match value {
+                    "old" => true,
+                    "newest" => false,
+                    _ => return Err("the build is `old` or `newest`"),
+                }
+            }
+            "seconds" => {
+                let seconds = value.parse().map_err(|_| "the length is a number of seconds")?;
+                self.length = Duration::from_secs(seconds);
+            }
+            "without" => _ = self.excluded.insert(value.to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_plan_is_read_from_its_text() {
+        for seed in 0..500 {
+            let plan = RunPlan::from_seed(seed);
+            let read: RunPlan = plan.to_string().parse().unwrap();
+            assert_eq!(read, plan, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn malformed_line_is_named() {
+        let error = |text: &str| text.parse::<RunPlan>().unwrap_err();
+        assert_eq!(error("seed 1\nnodes 10\n").line, 2);
+        assert_eq!(error("seed 1\n\n1.0 jump 3\n").line, 3);
+        assert_eq!(
+            error("seed 1\nnodes 3\n1.0 kill x\n").reason,
+            "`x` is not the number of a node"
+        );
+        assert_eq!(error("1.0 kill 1 2\n").reason, "unexpected `2`");
+    }
+}
