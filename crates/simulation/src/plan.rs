@@ -126,8 +126,10 @@ impl FromStr for RunPlan {
             schedule.push('\n');
         }
         plan.schedule = schedule.parse()?;
-        let last = plan.schedule.steps.last().map_or(Duration::ZERO, |step| step.at);
-        plan.length = plan.length.max(Duration::from_secs(last.as_secs() + 1));
+        if plan.length.is_zero() {
+            let last = plan.schedule.steps.last().map_or(Duration::ZERO, |step| step.at);
+            plan.length = Duration::from_secs(last.as_secs() + 1);
+        }
         Ok(plan)
     }
 }

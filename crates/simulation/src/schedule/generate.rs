@@ -167,6 +167,8 @@ impl Generator {
     }
 
     fn add(&mut self, at: Duration, action: Action) {
+        // Whole milliseconds, as in the text of a schedule.
+        let at = Duration::from_millis(u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
         self.steps.push(Step { at, action });
     }
 
