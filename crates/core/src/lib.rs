@@ -34,7 +34,7 @@
 //! # Example
 //!
 //! ```
-//! use pushonce_core::{CoverageMark, Position, ShardCount, Topic};
+//! use pushonce_core::{Position, ShardCount, Topic};
 //!
 //! let topic = Topic::new("chat/7")?;
 //! assert_eq!(topic.namespace(), "chat");
