@@ -1,8 +1,10 @@
 //! A node that stops first transfers the leadership of its groups, so that publishers do not wait for an
 //! election. A node without disk space transfers that of its shards: it would reject all publishes to them, and a
-//! majority with space can accept them.
+//! majority with space can accept them. It does not know the disks of others, so it transfers a shard once in ten
+//! minutes at most: where all disks are full, owners would change without end, and each change loses the messages of
+//! `memory` namespaces.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +29,9 @@ const ROUND_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Pause between two rounds of a node without disk space.
 const FULL_DISK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Pause between two transfers of one shard by a node without disk space.
+const FULL_DISK_PAUSE: Duration = Duration::from_secs(600);
 
 /// How long a stopping node waits for other nodes to take over its groups. A transfer takes a few
 /// milliseconds; a successor that lags needs longer.
@@ -79,18 +84,26 @@ impl LeadershipHandover {
     /// Transfers the shards that this node leads while its disk has no space. The control group stays: it accepts
     /// commands without space, and an operator repairs the cluster through it.
     async fn leave_full_disk(&self) -> Infallible {
+        let mut transferred: BTreeMap<GroupId, Instant> = BTreeMap::new();
         loop {
             tokio::time::sleep(FULL_DISK_INTERVAL).await;
             if self.engine.check_disk_space().is_ok() || FailPoint::FullDiskLeads.is_active() {
                 continue;
             }
-            let shards =
-                self.led_groups().into_iter().filter(|group| group.id() != GroupId::CONTROL);
+            let now = Instant::now();
+            transferred.retain(|_, at| now.saturating_duration_since(*at) < FULL_DISK_PAUSE);
+            let is_due = |id: GroupId| id != GroupId::CONTROL && !transferred.contains_key(&id);
+            let shards: Vec<_> =
+                self.led_groups().into_iter().filter(|group| is_due(group.id())).collect();
             let no_failures = FailedTransfers::new();
-            let transfers =
-                stream::iter(shards).map(|group| self.transfer_leadership(group, &no_failures));
+            let transfers = stream::iter(shards).map(async |group| {
+                let id = group.id();
+                self.transfer_leadership(group.clone(), &no_failures).await;
+                group.leader_term().is_none().then_some(id)
+            });
             // One that failed is tried again in the next round.
-            let _failures: Vec<_> = transfers.buffer_unordered(CONCURRENT_MAX).collect().await;
+            let ended: Vec<_> = transfers.buffer_unordered(CONCURRENT_MAX).collect().await;
+            transferred.extend(ended.into_iter().flatten().map(|id| (id, Instant::now())));
         }
     }
 
