@@ -44,7 +44,7 @@ impl SimulatedCluster {
     /// The shortest time that a sync of a usual disk takes, in nanoseconds.
     pub const SYNC_NS: u64 = 150_000;
 
-    /// A cluster of nodes that do not run yet, with their files below `root`. `spare` hosts have no node at first.
+    /// A cluster of nodes that do not run yet, with their files below `root`.
     ///
     /// # Errors
     /// When the files cannot be created.

@@ -7,7 +7,7 @@
 //! tests judge what all clients observed. A [campaign](campaign::Campaign) does so for many seeds.
 //!
 //! The nodes are those of `pushonce serve`, with all their threads, listeners and files, and the clients are those of
-//! the SDK. Replaced is what is below them: the functions of the C library. The module `libc` defines symbols such as
+//! the SDK. The simulation replaces the functions of the C library below them. The module `libc` defines symbols such as
 //! `clock_gettime`, `epoll_wait`, `send` and `fdatasync`, which take precedence over those of the C library, and the
 //! [`kernel`] answers. So the nodes have no seam for the simulation, and nothing in them can escape it.
 //!
@@ -20,7 +20,7 @@
 //!
 //! # Non-goals
 //!
-//! What is not simulated is tested by other means:
+//! Other tests cover these parts:
 //!
 //! | not simulated | tested by |
 //! |---|---|

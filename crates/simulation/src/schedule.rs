@@ -53,7 +53,7 @@ pub enum Action {
         /// The node.
         node: usize,
     },
-    /// The host of a node loses its power, and with it what was not synced.
+    /// The host of a node loses its power, and with it some of its unsynced changes.
     CutPower {
         /// The node.
         node: usize,

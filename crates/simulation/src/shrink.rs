@@ -14,7 +14,7 @@ use crate::campaign::run_process;
 use crate::plan::RunPlan;
 use crate::verdict::Verdict;
 
-/// What is shortened, and what counts as the same failure.
+/// The settings of a search for a shorter plan.
 pub struct Shrinker {
     /// The program that runs one plan.
     pub program: PathBuf,

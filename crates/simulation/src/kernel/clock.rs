@@ -103,3 +103,49 @@ impl HostClock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn date(clock: &HostClock, now: WorldTime) -> i64 {
+        let shown = clock.read(ClockKind::Realtime, now).as_secs() as i64;
+        shown - START_DATE.as_secs() as i64
+    }
+
+    #[test]
+    fn date_that_was_set_before_the_start_goes_on() {
+        let mut clock = HostClock::new(0);
+        clock.step_date(-7_200 * SECOND as i64);
+        assert_eq!(date(&clock, 10 * SECOND), 10 - 7_200);
+        assert_eq!(date(&clock, 11 * SECOND), 11 - 7_200);
+        clock.step_date(2 * 7_200 * SECOND as i64);
+        assert_eq!(date(&clock, 11 * SECOND), 11 + 7_200);
+    }
+
+    #[test]
+    fn monotonic_clock_excludes_suspension_and_boot_time_includes_it() {
+        let mut clock = HostClock::new(0);
+        let read = |clock: &HostClock, kind| clock.read(kind, 30 * SECOND).as_nanos() as u64;
+        clock.suspend(10 * SECOND);
+        assert_eq!(read(&clock, ClockKind::Monotonic), START_UPTIME + 10 * SECOND);
+        assert_eq!(read(&clock, ClockKind::Boottime), START_UPTIME + 30 * SECOND);
+        clock.resume(25 * SECOND);
+        assert_eq!(read(&clock, ClockKind::Monotonic), START_UPTIME + 15 * SECOND);
+        assert_eq!(read(&clock, ClockKind::Boottime), START_UPTIME + 30 * SECOND);
+    }
+
+    #[test]
+    fn deadline_of_a_drifting_clock_is_never_early() {
+        for drift_ppm in [-500, -1, 0, 1, 500] {
+            let mut clock = HostClock::new(0);
+            clock.set_drift(drift_ppm, 3 * SECOND);
+            let deadline = clock.monotonic(3 * SECOND) + 7 * SECOND + 1;
+            let at = clock.world_time_of(deadline, 3 * SECOND);
+            assert!(clock.monotonic(at) >= deadline, "{drift_ppm}");
+            assert!(clock.monotonic(at - 2) < deadline, "{drift_ppm}");
+        }
+    }
+}

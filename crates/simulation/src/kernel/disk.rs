@@ -193,3 +193,71 @@ fn kept_bytes(offset: u64, length: usize, kept_per_mille: u32, random: &mut Rand
     let end = (offset / SECTOR_BYTES + random.below(sectors)) * SECTOR_BYTES;
     usize::try_from(end.saturating_sub(offset)).unwrap_or(length).min(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(offset: u64, before: &[u8], after: &[u8], length_before: u64) -> Change {
+        Change::Write { offset, before: before.to_vec(), after: after.to_vec(), length_before }
+    }
+
+    /// The content of the only file after the repairs.
+    fn repaired(mut content: Vec<u8>, repairs: &[Repair]) -> Vec<u8> {
+        for repair in repairs {
+            match repair {
+                Repair::SetLength(_, length) => content.resize(*length as usize, 0),
+                Repair::Write(_, offset, bytes) => {
+                    let end = *offset as usize + bytes.len();
+                    content.resize(content.len().max(end), 0);
+                    content[*offset as usize..end].copy_from_slice(bytes);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        content
+    }
+
+    #[test]
+    fn loss_of_power_keeps_synced_changes_and_a_part_of_the_others() {
+        let file = Path::new("/d/log");
+        let mut outcomes = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let (mut disk, mut random) = (Disk::default(), Random::new(seed));
+            disk.on_change(file, write(0, b"", b"aaaa", 0));
+            disk.finish_sync(file, 1);
+            disk.on_change(file, write(2, b"aa", b"bbbb", 4));
+            disk.on_change(file, write(0, b"aa", b"c", 6));
+            let repairs = disk.cut_power(&mut random);
+            let content = repaired(b"cabbbb".to_vec(), &repairs);
+            assert!(content.starts_with(b"aa") || content.starts_with(b"ca"), "{content:?}");
+            outcomes.insert(content);
+        }
+        for content in [&b"aaaa"[..], b"cabbbb", b"aabbbb", b"caaa"] {
+            assert!(outcomes.contains(content), "{content:?} is not in {outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn sync_that_fails_drops_changes_and_the_next_one_succeeds() {
+        let (mut disk, mut random) = (Disk { failing_syncs: 1, ..Disk::default() }, Random::new(1));
+        disk.on_change(Path::new("/d/log"), write(0, b"", b"a", 0));
+        assert!(matches!(disk.begin_sync(Path::new("/d/log"), &mut random), SyncStart::Fails(_)));
+        let next = disk.begin_sync(Path::new("/d/log"), &mut random);
+        assert!(matches!(next, SyncStart::Takes { changes: 0, .. }), "{next:?}");
+    }
+
+    #[test]
+    fn rename_can_be_undone_until_its_folder_is_synced() {
+        let is_undone = |sync: bool, seed| {
+            let (mut disk, mut random) = (Disk::default(), Random::new(seed));
+            disk.on_rename(Path::new("/d/new"), Path::new("/d/log"), Some(b"old".to_vec()));
+            if sync {
+                disk.finish_sync(Path::new("/d"), 0);
+            }
+            !disk.cut_power(&mut random).is_empty()
+        };
+        assert!((0..50).any(|seed| is_undone(false, seed)));
+        assert!(!(0..50).any(|seed| is_undone(true, seed)));
+    }
+}

@@ -94,7 +94,7 @@ impl Kernel {
         }
     }
 
-    /// Watches a descriptor, or changes what it is watched for.
+    /// Watches a descriptor, or changes the events for which it is watched.
     pub(crate) fn watch(
         &mut self,
         epoll: i32,

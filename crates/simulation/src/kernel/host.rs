@@ -195,13 +195,13 @@ pub(crate) fn read_clock_here(thread: ThreadId, kind: ClockKind) -> std::time::D
     kernel.read_clock(host, kind)
 }
 
-/// Ends the process of a host at once. The system of the host closes its connections, and has what it wrote.
+/// Ends the process of a host at once. The host closes its connections, and keeps the bytes that it wrote.
 pub fn kill(host: HostId) {
     let open = with(|kernel| kernel.end_process(host));
     open.into_iter().for_each(file::close_real);
 }
 
-/// Cuts the power of a host: its connections are gone without notice, and a part of what was not synced.
+/// Cuts the power of a host. Its connections vanish without notice, and so do some of its unsynced changes.
 pub fn cut_power(host: HostId) {
     let (open, repairs) = with(|kernel| {
         kernel.set_host_state(host, HostState::Off);

@@ -65,7 +65,7 @@ pub(super) struct Stream {
     was_full: bool,
     /// Nothing of it arrives any more.
     is_stalled: bool,
-    /// The process has closed it; what it wrote is still sent.
+    /// The process has closed the stream. Its outgoing segments are still sent.
     pub(super) is_closed: bool,
     pub(super) watchers: Watchers,
 }
@@ -160,7 +160,7 @@ impl Kernel {
         Ok((id, self.stream(id)?))
     }
 
-    /// Reads what was received; 0 bytes at the end.
+    /// Reads received bytes; 0 at the end of the stream.
     pub(crate) fn receive(
         &mut self,
         descriptor: i32,

@@ -46,7 +46,7 @@ impl Timers {
 }
 
 impl Kernel {
-    /// Processes what is due. Without a runnable thread, the time moves on to the next event.
+    /// Processes the events that are due. Without a runnable thread, the time advances to the next event.
     pub(super) fn process_timers(&mut self) {
         while let Some(at) = self.timers.next_at() {
             if at > self.now {

@@ -149,13 +149,7 @@ extern "C" fn getsockname(
     if descriptor < DESCRIPTOR_MIN {
         return real!(getsockname(descriptor => c_int, address => *mut sockaddr, length => *mut socklen_t) -> c_int);
     }
-    match kernel::with(|kernel| kernel.addresses(descriptor)) {
-        Ok((local, _)) => {
-            write_address(local, address, length);
-            0
-        }
-        Err(error) => fail(errno(error)),
-    }
+    write_end(descriptor, address, length, |(local, _)| Some(local))
 }
 
 #[unsafe(no_mangle)]
@@ -167,14 +161,7 @@ extern "C" fn getpeername(
     if descriptor < DESCRIPTOR_MIN {
         return real!(getpeername(descriptor => c_int, address => *mut sockaddr, length => *mut socklen_t) -> c_int);
     }
-    match kernel::with(|kernel| kernel.addresses(descriptor)) {
-        Ok((_, Some(remote))) => {
-            write_address(remote, address, length);
-            0
-        }
-        Ok((_, None)) => fail(libc::ENOTCONN),
-        Err(error) => fail(errno(error)),
-    }
+    write_end(descriptor, address, length, |(_, remote)| remote)
 }
 
 #[unsafe(no_mangle)]
@@ -222,6 +209,23 @@ extern "C" fn getsockopt(
         *length = size_of::<c_int>() as socklen_t;
     }
     0
+}
+
+/// Writes the address of one end of a socket.
+fn write_end(
+    descriptor: c_int,
+    address: *mut sockaddr,
+    length: *mut socklen_t,
+    choose: impl FnOnce((SocketAddrV4, Option<SocketAddrV4>)) -> Option<SocketAddrV4>,
+) -> c_int {
+    match kernel::with(|kernel| kernel.addresses(descriptor)).map(choose) {
+        Ok(Some(end)) => {
+            write_address(end, address, length);
+            0
+        }
+        Ok(None) => fail(libc::ENOTCONN),
+        Err(error) => fail(errno(error)),
+    }
 }
 
 fn status(outcome: Result<(), DescriptorError>) -> c_int {

@@ -10,7 +10,7 @@ use super::{Action, Command, Endpoint, Schedule, Step};
 pub struct ScheduleError {
     /// The number of the line, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: String,
 }
 
