@@ -1,12 +1,14 @@
 //! I21: a node whose files were damaged returns the same logs as the other nodes, or exits and names the
-//! damaged file.
+//! damaged file. After a history was made longer, a node that still buffers older messages returns them too, so full
+//! logs are compared from the later of their beginnings.
 
 use crate::faults::LOG_FILE;
 use crate::history::HistoryEvent;
 
+use super::history_index::NodeLog;
 use super::{CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation};
 
-pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
+pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> CheckResult {
     let damaged: Vec<_> = history.faults.iter().filter(|f| !f.effect.damaged.is_empty()).collect();
     let Some(first) = damaged.first() else {
         return Ok(CheckEvidence::Inconclusive("no file of a node was damaged"));
@@ -33,7 +35,7 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
         });
         for (damaged_log, other_log) in pairs {
             checked += 1;
-            if damaged_log.entries != other_log.entries {
+            if !agree(damaged_log, other_log, guarantees.history_min) {
                 let message = format!(
                     "{name}: node {}, whose files were damaged, returns another log than node {}",
                     damaged_log.node, other_log.node
@@ -46,4 +48,15 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
         }
     }
     Ok(CheckEvidence::from_count(checked, "no log of a node with damaged files was read"))
+}
+
+/// Whether two logs are equal, or both are full and equal where both have messages.
+fn agree(one: &NodeLog<'_>, other: &NodeLog<'_>, history_min: usize) -> bool {
+    if one.entries == other.entries {
+        return true;
+    }
+    let begins = one.entries.keys().next().max(other.entries.keys().next());
+    let Some(&begins) = begins else { return false };
+    let (one, other) = (one.entries.range(begins..), other.entries.range(begins..));
+    one.clone().count() >= history_min && one.eq(other)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,10 +52,11 @@ const RECOVERY_LOAD: Duration = Duration::from_secs(4);
 /// a subscriber that resumes late gets a gap.
 pub const HISTORY_MIN: u32 = 20;
 
-/// The published limits, but for two: histories are short, and a WebSocket client of the SDK that only receives notices
-/// after 62.5 s that its node lost its power.
+/// The published limits, but for three: histories are short, nodes are probed once a second, and a WebSocket client of
+/// the SDK that only receives notices after 62.5 s that its node lost its power.
 pub const GUARANTEES: Guarantees = Guarantees {
     history_min: HISTORY_MIN as usize,
+    unready_within: Duration::from_secs(6),
     caught_up_within: Duration::from_secs(75),
     ..Guarantees::PUBLISHED
 };
@@ -168,7 +170,7 @@ impl Driver {
         let removed = nemesis.removed;
         self.process.record(HistoryEvent::FaultHealed { fault: FAULT.into() });
 
-        let recovered = self.recover(&removed).await;
+        let recovered = self.recover(&removed, &damaged_nodes(plan)).await;
         self.begin(RunPhase::Recovery);
         sleep(RECOVERY_LOAD).await;
         load.stop_publishers().await;
@@ -205,6 +207,10 @@ impl Driver {
         self.wait_ready(&all, START_MAX).await?;
         let in_memory = Command::Durability { namespace: "pulse".to_owned(), in_memory: true };
         operator::run(in_memory, self.cluster.all_ports(), Vec::new()).await?;
+        for namespace in ["hot", "game", "pulse"].map(str::to_owned) {
+            let short = Command::History { namespace, messages: HISTORY_MIN };
+            operator::run(short, self.cluster.all_ports(), Vec::new()).await?;
+        }
         self.wait_whole(&self.members(&BTreeSet::new()), START_MAX).await
     }
 
@@ -214,8 +220,13 @@ impl Driver {
         remaining.map(|node| (node, self.cluster.ports(node))).collect()
     }
 
-    /// Waits until the cluster is whole again. As an operator does, replaces a node that does not start.
-    async fn recover(&mut self, removed: &BTreeSet<usize>) -> Result<(), String> {
+    /// Waits until the cluster is whole again. Replaces a node that does not start, as an operator does, but only one whose
+    /// files were damaged: every other node must start.
+    async fn recover(
+        &mut self,
+        removed: &BTreeSet<usize>,
+        damaged: &BTreeSet<usize>,
+    ) -> Result<(), String> {
         let begun = Instant::now();
         let mut restarts = vec![0; self.cluster.len()];
         loop {
@@ -227,12 +238,20 @@ impl Driver {
             }
             self.remove_lost(&members).await;
             if let Some(node) = self.find_rolled_back(&members).await {
+                if !damaged.contains(&node) {
+                    return Err(format!("node {node} reports a rollback that did not happen"));
+                }
                 self.replace(node)?;
             }
             for &(node, _) in &members {
                 if !self.cluster.is_running(node) {
                     restarts[node] += 1;
                     if restarts[node] > RESTARTS_MAX {
+                        if !damaged.contains(&node) {
+                            return Err(format!(
+                                "node {node}, whose files are whole, does not start"
+                            ));
+                        }
                         restarts[node] = 0;
                         self.replace(node)?;
                     }
@@ -307,16 +326,20 @@ const RESTARTS_MAX: u32 = 6;
 fn effect_of(plan: &RunPlan) -> FaultEffect {
     let steps = || plan.schedule.steps.iter().map(|step| &step.action);
     let nodes: BTreeSet<_> = steps().filter_map(Action::node).collect();
-    let damaged: BTreeSet<_> =
-        steps().filter(|action| action.damages_files()).filter_map(Action::node).collect();
     let all: Vec<_> = (0..plan.nodes).collect();
     FaultEffect {
         nodes: nodes.into_iter().collect(),
-        damaged: damaged.into_iter().collect(),
+        damaged: damaged_nodes(plan).into_iter().collect(),
         // Any of them may have been replaced as an owner while it was cut off.
         deposed: all,
         ..FaultEffect::default()
     }
+}
+
+/// The nodes whose files are no longer those that they wrote.
+fn damaged_nodes(plan: &RunPlan) -> BTreeSet<usize> {
+    let actions = plan.schedule.steps.iter().map(|step| &step.action);
+    actions.filter(|action| action.damages_files()).filter_map(Action::node).collect()
 }
 
 async fn is_ready(ports: Ports) -> Result<(), String> {
@@ -360,8 +383,7 @@ impl RunFolder {
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let path = parent.join(format!("pushonce-simulation-{seed}"));
-        let lock = fs::File::create(path.with_extension("lock"))?;
-        lock.lock()?;
+        let lock = lock(&path.with_extension("lock"))?;
         // Left by a run that was ended from outside.
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -381,5 +403,18 @@ impl RunFolder {
         // What cannot be deleted is deleted by the next run of the seed.
         let _ = fs::remove_dir_all(&self.path);
         let _ = fs::remove_file(self.path.with_extension("lock"));
+    }
+}
+
+/// Creates and locks a file. A run deletes its lock at the end, so a lock that was waited for may be of a deleted file.
+fn lock(path: &Path) -> io::Result<fs::File> {
+    loop {
+        let file = fs::File::create(path)?;
+        file.lock()?;
+        let is_current = fs::metadata(path)
+            .is_ok_and(|there| file.metadata().is_ok_and(|own| there.ino() == own.ino()));
+        if is_current {
+            return Ok(file);
+        }
     }
 }

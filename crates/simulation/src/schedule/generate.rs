@@ -51,14 +51,11 @@ pub enum FaultKind {
     Membership,
     /// Operators change the consensus times.
     Times,
-    /// Nodes are upgraded one after the other, some of them back again, and the cluster version is raised. For clusters
-    /// that begin with an older build.
-    Upgrade,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [FaultKind; 18] = [
+    pub const ALL: [FaultKind; 17] = [
         FaultKind::Kill,
         FaultKind::Stop,
         FaultKind::Power,
@@ -76,7 +73,6 @@ impl FaultKind {
         FaultKind::Drain,
         FaultKind::Membership,
         FaultKind::Times,
-        FaultKind::Upgrade,
     ];
 }
 
@@ -157,8 +153,6 @@ impl Generator {
                 self.between(begin, Action::Operator(drain), end, Action::Operator(undrain));
             }
             FaultKind::Membership => self.change_membership(begin, end),
-            // Begins with the run.
-            FaultKind::Upgrade => {}
             FaultKind::Times => {
                 let ms = self.random.random_range(800..=1_200);
                 self.add(begin, Action::Operator(Command::ElectionMax { ms }));
