@@ -69,35 +69,36 @@ impl Campaign {
         let mut summary = Summary::default();
         let mut next = self.first_seed;
         let end = self.first_seed + self.seeds;
-        let mut running = 0;
+        // Each job has a core of its own.
+        let mut free_cores: Vec<_> = (0..self.jobs).rev().collect();
         loop {
-            while running < self.jobs
-                && next < end
+            while next < end
                 && summary.failures.len() + summary.broken.len() < self.failures_max
+                && let Some(core) = free_cores.pop()
             {
                 let (campaign, sender, seed) = (self.clone(), sender.clone(), next);
                 // The receiver lives as long as the campaign.
-                thread::spawn(move || drop(sender.send((seed, campaign.run_seed(seed)))));
+                thread::spawn(move || sender.send((core, seed, campaign.run_seed(seed, core))));
                 next += 1;
-                running += 1;
             }
+            let running = self.jobs - free_cores.len();
             if running == 0 {
                 return Ok(summary);
             }
-            let Ok((seed, result)) = results.recv() else { return Ok(summary) };
-            running -= 1;
+            let Ok((core, seed, result)) = results.recv() else { return Ok(summary) };
+            free_cores.push(core);
             summary.add(seed, result?);
-            on_progress(&summary, next - self.first_seed - running as u64);
+            on_progress(&summary, next - self.first_seed - running as u64 + 1);
         }
     }
 
-    fn run_seed(&self, seed: u64) -> io::Result<SeedResult> {
-        let first = self.run_once(seed)?;
+    fn run_seed(&self, seed: u64, core: usize) -> io::Result<SeedResult> {
+        let first = self.run_once(seed, core)?;
         let is_repeated = self.repeat_every > 0 && seed.is_multiple_of(self.repeat_every);
         let (Ok(verdict), true) = (&first, is_repeated) else {
             return Ok(SeedResult { outcome: first, is_repeated: false });
         };
-        let outcome = match self.run_once(seed)? {
+        let outcome = match self.run_once(seed, core)? {
             Ok(second) if second.trace == verdict.trace => first,
             Ok(second) => Err(format!(
                 "two runs differ: trace {:016x} and {:016x}",
@@ -108,8 +109,8 @@ impl Campaign {
         Ok(SeedResult { outcome, is_repeated: true })
     }
 
-    fn run_once(&self, seed: u64) -> io::Result<Result<Verdict, String>> {
-        let arguments = ["--seed".to_owned(), seed.to_string()];
+    fn run_once(&self, seed: u64, core: usize) -> io::Result<Result<Verdict, String>> {
+        let arguments = [format!("--seed={seed}"), format!("--core={core}")];
         run_process(&self.program, &arguments, self.fail_point)
     }
 }

@@ -30,8 +30,10 @@ struct SimulatedNode {
     host: HostId,
     /// Changes when another node takes its place.
     name: String,
-    /// Whether its directory was lost, so that it joins as a new node.
-    is_replacement: bool,
+    /// Whether an operator lets it create the cluster, once.
+    creates_cluster: bool,
+    /// The number of times that its address for the other nodes has changed.
+    address_changes: u16,
 }
 
 /// The address of the clients' host. Those of the nodes end in 1, 2, 3 …
@@ -39,6 +41,12 @@ const CLIENTS_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 100);
 
 /// The size at which a log is replaced by a snapshot.
 const LOG_BYTES_MAX: u64 = 16 << 10;
+
+/// The file with the logs of a node.
+pub const LOG_FILE: &str = "raft.redb";
+
+/// The file with the identity of a node.
+const IDENTITY_FILE: &str = "identity.json";
 
 impl SimulatedCluster {
     /// The shortest time that a sync of a usual disk takes, in nanoseconds.
@@ -84,7 +92,12 @@ impl SimulatedCluster {
             kernel.set_sync_time(host, SimulatedCluster::SYNC_NS);
         });
         let name = format!("host-{number}");
-        self.nodes.push(SimulatedNode { host, name, is_replacement: false });
+        self.nodes.push(SimulatedNode {
+            host,
+            name,
+            creates_cluster: number == 0,
+            address_changes: 0,
+        });
         Ok(number)
     }
 
@@ -115,7 +128,15 @@ impl SimulatedCluster {
 
     /// The addresses of a node.
     pub fn ports(&self, node: usize) -> Ports {
-        Ports::for_ip(address(node))
+        let mut ports = Ports::for_ip(address(node));
+        ports.peer.set_port(ports.peer.port() + 100 * self.nodes[node].address_changes);
+        ports
+    }
+
+    /// Lets a node listen for the others on another port, from its next start on. Nodes that start later than that know
+    /// the new address.
+    pub fn change_address(&mut self, node: usize) {
+        self.nodes[node].address_changes += 1;
     }
 
     /// The addresses of all nodes.
@@ -145,7 +166,7 @@ impl SimulatedCluster {
             return;
         }
         kernel::with(|kernel| kernel.set_host_state(host, HostState::Running));
-        let creates_cluster = node == 0 && !self.nodes[0].is_replacement;
+        let creates_cluster = self.nodes[node].creates_cluster;
         let (settings, metrics) = (self.settings(node), self.metrics.clone());
         kernel::spawn_on(host, move || process::run_node(settings, creates_cluster, metrics));
     }
@@ -160,9 +181,25 @@ impl SimulatedCluster {
             _ => {}
         }
         let entry = &mut self.nodes[node];
-        entry.is_replacement = true;
+        entry.creates_cluster = false;
         self.lost.push(entry.name.clone());
         entry.name += "r";
+        Ok(())
+    }
+
+    /// Deletes log and identity of a node that does not run, but not the file by which its cluster knows the directory.
+    ///
+    /// # Errors
+    /// When they cannot be deleted.
+    pub fn delete_log(&mut self, node: usize) -> io::Result<()> {
+        for file in [LOG_FILE, IDENTITY_FILE] {
+            match std::fs::remove_file(self.data_dir(node).join(file)) {
+                // The node never ran.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+        }
+        self.nodes[node].creates_cluster = false;
         Ok(())
     }
 
@@ -174,7 +211,7 @@ impl SimulatedCluster {
     fn settings(&self, node: usize) -> Config {
         let ports = self.ports(node);
         let others = (0..self.len()).filter(|&other| other != node);
-        let is_first = node == 0 && !self.nodes[0].is_replacement;
+        let is_first = self.nodes[node].creates_cluster;
         let join = others.map(|other| self.ports(other).peer.to_string());
         let settings = Settings {
             name: Some(self.nodes[node].name.clone()),

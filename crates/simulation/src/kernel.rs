@@ -34,7 +34,7 @@ pub(crate) use host::{exit, read_clock_here};
 pub use network::LinkState;
 pub use scheduler::{ThreadId, WakeReason, current_thread, finish, run, spawn_on, wait};
 pub(crate) use scheduler::{
-    adopt_thread, exit_thread, first_turn, join_thread, register_thread, yield_turn,
+    adopt_thread, exit_thread, join_thread, register_thread, turn_of, yield_turn,
 };
 pub(crate) use storage::{
     DiskVerdict, before_change, is_disk_full, on_change, on_close, on_open, on_remove, on_rename,

@@ -47,6 +47,7 @@ pub mod kernel;
 mod libc;
 pub mod nemesis;
 pub mod operator;
+mod pin;
 mod plan;
 mod process;
 pub mod run;
@@ -54,7 +55,10 @@ mod schedule;
 pub mod shrink;
 pub mod verdict;
 
+pub use libc::memory::use_one_arena;
 pub use libc::real::exit_now;
+pub use libc::turn::disable_fibers;
+pub use pin::pin_to_core;
 pub use plan::RunPlan;
 pub use schedule::{
     Action, Command, Endpoint, FaultKind, Generator, Schedule, ScheduleError, Step,

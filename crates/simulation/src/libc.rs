@@ -8,13 +8,16 @@
 
 mod descriptor;
 mod epoll;
+mod fiber;
 pub(crate) mod file;
+pub(crate) mod memory;
 mod process;
 mod random;
 pub(crate) mod real;
 mod socket;
 mod thread;
 mod time;
+pub(crate) mod turn;
 
 use libc::c_int;
 

@@ -10,16 +10,14 @@ use pushonce_core::ClusterVersion;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::cluster::SimulatedCluster;
+use crate::cluster::{LOG_FILE, SimulatedCluster};
 use crate::kernel::{self, HostId, HostState, LinkState};
 use crate::operator;
 use crate::schedule::{Action, Command, Endpoint, Schedule};
 
-/// The number of bits that [`Action::FlipBits`] changes.
-const FLIPPED_BITS: usize = 24;
-
-/// The file that it damages.
-const LOG_FILE: &str = "raft.redb";
+/// The number of bits that [`Action::FlipBits`] changes. With more of them the file as a whole is damaged, and never a
+/// replica alone.
+const FLIPPED_BITS: usize = 3;
 
 /// What happens to a cluster during a run.
 pub struct Nemesis<'a> {
@@ -119,6 +117,11 @@ impl Nemesis<'_> {
                 self.kill_and_settle(node);
                 self.cluster.wipe(node)?;
             }
+            Action::DeleteLog { node } => {
+                self.kill_and_settle(node);
+                self.cluster.delete_log(node)?;
+            }
+            Action::ChangeAddress { node } => self.cluster.change_address(node),
             Action::Operator(ref command) => self.command(command)?,
         }
         Ok(())

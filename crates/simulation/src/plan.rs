@@ -5,10 +5,10 @@
 //! ```
 //! use pushonce_simulation::RunPlan;
 //!
-//! let text = "seed 7\nnodes 3\nbuild newest\nseconds 12\nwithout burst\n1.000 kill 0\n4.500 start 0\n";
+//! let text = "seed 7\nnodes 3\nwithout burst\n1.000 kill 0\n4.500 start 0\n";
 //! let plan: RunPlan = text.parse()?;
-//! assert_eq!((plan.nodes, plan.schedule.steps.len()), (3, 2));
-//! assert_eq!(plan.to_string(), text);
+//! assert_eq!((plan.nodes, plan.length.as_secs(), plan.schedule.steps.len()), (3, 5, 2));
+//! assert_eq!(plan.to_string().parse(), Ok(plan));
 //! # Ok::<(), pushonce_simulation::ScheduleError>(())
 //! ```
 
@@ -37,11 +37,18 @@ pub struct RunPlan {
     pub is_old_build: bool,
     /// The length of the phase of faults, in whole seconds.
     pub length: Duration,
+    /// The interval between two publishes of a publisher, in whole milliseconds.
+    pub publish_interval: Duration,
+    /// The largest payload.
+    pub payload_bytes_max: usize,
     /// The participants of the load that are left out.
     pub excluded: BTreeSet<String>,
     /// What happens during the phase of faults.
     pub schedule: Schedule,
 }
+
+/// The largest payload of most runs.
+const PAYLOAD_BYTES_MAX: usize = 120;
 
 /// The topics of the load. Those of `pulse` are in memory at first.
 const TOPICS: [&str; 4] = ["hot", "game/0", "game/1", "pulse/0"];
@@ -51,10 +58,19 @@ impl RunPlan {
     pub fn from_seed(seed: u64) -> RunPlan {
         let mut random = StdRng::seed_from_u64(seed);
         let nodes = [3, 3, 3, 3, 5][random.random_range(0..5)];
-        let length = Duration::from_secs(random.random_range(5..=25));
+        // Few runs are dense, because they take long: several messages of a stream are in flight, and a short history is
+        // replaced while it is read.
+        let is_dense = random.random_bool(0.1);
+        let length = Duration::from_secs(random.random_range(5..=if is_dense { 10 } else { 25 }));
+        let interval_ms = if is_dense { 15..40 } else { 200..1_200 };
+        let publish_interval = Duration::from_millis(random.random_range(interval_ms));
         let is_old_build = random.random_bool(0.25) && VersionRange::HAS_TEST_VERSIONS;
         let generator = Generator::new(random.random(), nodes, length, is_old_build);
         let schedule = generator.generate();
+        // With large payloads a snapshot has several pieces, and a file needs more space now and then.
+        let installs_snapshots = schedule.steps.iter().any(|step| step.action.damages_files());
+        let is_large = random.random_bool(if installs_snapshots { 0.5 } else { 0.2 });
+        let payload_bytes_max = if is_large && !is_dense { 32 << 10 } else { PAYLOAD_BYTES_MAX };
         let mut excluded = BTreeSet::new();
         // A burst costs more than everything else together.
         if random.random_bool(0.8) {
@@ -63,7 +79,16 @@ impl RunPlan {
         if random.random_bool(0.5) {
             excluded.insert("forger".to_owned());
         }
-        RunPlan { seed, nodes, is_old_build, length, excluded, schedule }
+        RunPlan {
+            seed,
+            nodes,
+            is_old_build,
+            length,
+            publish_interval,
+            payload_bytes_max,
+            excluded,
+            schedule,
+        }
     }
 
     /// The names of all participants of the load.
@@ -82,9 +107,8 @@ impl RunPlan {
         ];
         WorkloadPlan {
             topics: TOPICS.map(str::to_owned).to_vec(),
-            publish_interval: Duration::from_millis(random.random_range(200..1_200)),
-            // With large payloads, a snapshot has several pieces.
-            payload_bytes_max: if random.random_bool(0.15) { 32 << 10 } else { 120 },
+            publish_interval: self.publish_interval,
+            payload_bytes_max: self.payload_bytes_max,
             probe_interval: Duration::from_secs(1),
             subscribers: kinds.into_iter().choose_multiple(&mut random, 2),
             excluded: self.excluded.clone(),
@@ -95,11 +119,13 @@ impl RunPlan {
 
 impl fmt::Display for RunPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RunPlan { seed, nodes, is_old_build, length, excluded, schedule } = self;
-        let build = if *is_old_build { "old" } else { "newest" };
-        writeln!(f, "seed {seed}\nnodes {nodes}\nbuild {build}\nseconds {}", length.as_secs())?;
-        excluded.iter().try_for_each(|name| writeln!(f, "without {name}"))?;
-        schedule.fmt(f)
+        let build = if self.is_old_build { "old" } else { "newest" };
+        writeln!(f, "seed {}\nnodes {}\nbuild {build}", self.seed, self.nodes)?;
+        writeln!(f, "seconds {}", self.length.as_secs())?;
+        writeln!(f, "interval-ms {}", self.publish_interval.as_millis())?;
+        writeln!(f, "payload {}", self.payload_bytes_max)?;
+        self.excluded.iter().try_for_each(|name| writeln!(f, "without {name}"))?;
+        self.schedule.fmt(f)
     }
 }
 
@@ -112,6 +138,8 @@ impl FromStr for RunPlan {
             nodes: 3,
             is_old_build: false,
             length: Duration::ZERO,
+            publish_interval: Duration::from_millis(500),
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
             excluded: BTreeSet::new(),
             schedule: Schedule::default(),
         };
@@ -154,6 +182,15 @@ impl RunPlan {
             "seconds" => {
                 let seconds = value.parse().map_err(|_| "the length is a number of seconds")?;
                 self.length = Duration::from_secs(seconds);
+            }
+            "interval-ms" => {
+                let ms = value.parse().ok().filter(|&ms| ms > 0);
+                let ms = ms.ok_or("the interval is a number of milliseconds")?;
+                self.publish_interval = Duration::from_millis(ms);
+            }
+            "payload" => {
+                let bytes = value.parse().ok().filter(|bytes| (1..=64 << 10).contains(bytes));
+                self.payload_bytes_max = bytes.ok_or("a payload has 1 to 65536 bytes")?;
             }
             "without" => _ = self.excluded.insert(value.to_owned()),
             _ => return Ok(false),

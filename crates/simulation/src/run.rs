@@ -27,7 +27,7 @@ use crate::kernel::{self, Outcome};
 use crate::nemesis::Nemesis;
 use crate::operator;
 use crate::plan::RunPlan;
-use crate::schedule::{Action, Command};
+use crate::schedule::{Action, Command, Step};
 
 /// What a run has shown, before it is judged.
 #[derive(Clone, Debug)]
@@ -129,13 +129,15 @@ struct Driver {
     cluster: SimulatedCluster,
     recorder: Recorder,
     process: ProcessRecorder,
+    /// The nodes that have reported that their log was rolled back.
+    rolled_back: BTreeSet<usize>,
 }
 
 impl Driver {
     async fn run(cluster: SimulatedCluster, plan: RunPlan) -> (Vec<HistoryRecord>, Option<String>) {
         let recorder = Recorder::new();
         let process = recorder.for_process("runner");
-        let mut driver = Driver { cluster, recorder, process };
+        let mut driver = Driver { cluster, recorder, process, rolled_back: BTreeSet::new() };
         let stuck = driver.run_phases(&plan).await.err();
         for node in 0..driver.cluster.len() {
             // All nodes share one process, so a panic cannot be assigned to one.
@@ -181,6 +183,9 @@ impl Driver {
         wait_caught_up(first, &workload.topics, &self.recorder, limit).await;
         self.begin(RunPhase::ReadLogs);
         recovered?;
+        if let Some(node) = rolled_back_nodes(plan).difference(&self.rolled_back).next() {
+            return Err(format!("node {node} was rolled back, and did not report it"));
+        }
         let readers = LogReaders {
             nodes: &members,
             trust: &trust,
@@ -241,6 +246,7 @@ impl Driver {
                 if !damaged.contains(&node) {
                     return Err(format!("node {node} reports a rollback that did not happen"));
                 }
+                self.rolled_back.insert(node);
                 self.replace(node)?;
             }
             for &(node, _) in &members {
@@ -341,6 +347,28 @@ fn damaged_nodes(plan: &RunPlan) -> BTreeSet<usize> {
     let actions = plan.schedule.steps.iter().map(|step| &step.action);
     actions.filter(|action| action.damages_files()).filter_map(Action::node).collect()
 }
+
+/// The nodes that have got an older copy of their files, which is certainly older: the cluster was under load for some
+/// seconds in between.
+fn rolled_back_nodes(plan: &RunPlan) -> BTreeSet<usize> {
+    let mut saved = None;
+    let mut nodes = BTreeSet::new();
+    for Step { at, action } in &plan.schedule.steps {
+        match action {
+            Action::SaveFiles { .. } => saved = Some(*at),
+            Action::RestoreFiles { node }
+                if saved.is_some_and(|saved| *at > saved + ROLLBACK_CERTAIN) =>
+            {
+                nodes.insert(*node);
+            }
+            _ => {}
+        }
+    }
+    nodes
+}
+
+/// The time after which a running node has certainly written something.
+const ROLLBACK_CERTAIN: Duration = Duration::from_secs(5);
 
 async fn is_ready(ports: Ports) -> Result<(), String> {
     let answer = http_client::get(ports.http, "/health/ready", &[]);

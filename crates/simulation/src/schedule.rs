@@ -198,6 +198,17 @@ pub enum Action {
         /// The node.
         node: usize,
     },
+    /// The log and the identity of a node are deleted, but not the file by which its cluster knows the directory. The node
+    /// must not run.
+    DeleteLog {
+        /// The node.
+        node: usize,
+    },
+    /// A node listens for the others on another port, from its next start on. The others find it there.
+    ChangeAddress {
+        /// The node.
+        node: usize,
+    },
     /// A command of an operator.
     Operator(Command),
 }
@@ -267,7 +278,9 @@ impl Action {
             | Action::SaveFiles { node }
             | Action::Install { node, .. }
             | Action::RestoreFiles { node }
-            | Action::Wipe { node } => Some(node),
+            | Action::Wipe { node }
+            | Action::DeleteLog { node }
+            | Action::ChangeAddress { node } => Some(node),
             _ => None,
         }
     }
@@ -286,6 +299,7 @@ impl Action {
             Action::FlipBits { .. }
                 | Action::RestoreFiles { .. }
                 | Action::Wipe { .. }
+                | Action::DeleteLog { .. }
                 | Action::FailSync { .. }
         )
     }
@@ -343,6 +357,8 @@ impl fmt::Display for Action {
             Action::RestoreFiles { node } => write!(f, "restore-files {node}"),
             Action::Install { node, version } => write!(f, "install {node} {version}"),
             Action::Wipe { node } => write!(f, "wipe {node}"),
+            Action::DeleteLog { node } => write!(f, "delete-log {node}"),
+            Action::ChangeAddress { node } => write!(f, "change-address {node}"),
             Action::Operator(command) => write!(f, "operator {command}"),
         }
     }

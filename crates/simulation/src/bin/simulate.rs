@@ -67,6 +67,12 @@ struct RunArgs {
     /// Print the verdict as a line of JSON
     #[arg(long)]
     json: bool,
+    /// Run on the Nth core of those that this process may use, instead of the current one
+    #[arg(long, value_name = "N")]
+    core: Option<usize>,
+    /// Let the system switch between threads, for debuggers and profilers
+    #[arg(long)]
+    system_threads: bool,
 }
 
 #[derive(Args)]
@@ -131,6 +137,11 @@ fn main() -> ExitCode {
 }
 
 fn run_one(args: &RunArgs) -> anyhow::Result<bool> {
+    pushonce_simulation::use_one_arena();
+    pushonce_simulation::pin_to_core(args.core);
+    if args.system_threads {
+        pushonce_simulation::disable_fibers();
+    }
     if let Some(filter) = &args.log {
         let log = tracing_subscriber::fmt().with_env_filter(filter);
         log.with_writer(io::stderr).with_ansi(false).init();

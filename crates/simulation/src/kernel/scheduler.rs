@@ -1,16 +1,14 @@
 //! The scheduler: chooses the thread that runs.
 //!
 //! Each simulated thread is a thread of the system that runs only while it is chosen. A thread gives up its turn when
-//! it waits; between two waits it runs without interruption. A switch wakes the next thread and blocks the present
-//! one on a word of its own.
+//! it waits; between two waits it runs without interruption.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::host::{HostId, HostState, ProcessId};
 use super::timer::Timer;
 use super::{Kernel, KernelGuard, Outcome};
-use crate::libc::real;
+use crate::libc::turn::{self, Turn};
 
 /// A simulated thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,22 +44,6 @@ pub(super) struct Thread {
     joiners: Vec<ThreadId>,
 }
 
-/// The word on which the system's thread is blocked while another one runs.
-struct Turn(AtomicU32);
-
-impl Turn {
-    fn grant(&self) {
-        self.0.store(1, Ordering::Release);
-        real::futex_wake(&self.0);
-    }
-
-    fn wait(&self) {
-        while self.0.swap(0, Ordering::Acquire) == 0 {
-            real::futex_wait(&self.0, 0);
-        }
-    }
-}
-
 /// Time that passes with each turn of a thread: a program that never waits does not stop the time.
 const TURN_NS: u64 = 1_000;
 
@@ -73,9 +55,6 @@ thread_local! {
     /// The process of the next thread that this thread starts, instead of its own.
     static SPAWN_IN: Cell<Option<ProcessId>> = const { Cell::new(None) };
 }
-
-/// Wakes the thread that called [`run`].
-static ENDED: Turn = Turn(AtomicU32::new(0));
 
 /// The simulated thread that calls; `None` for a thread outside the simulation.
 pub fn current_thread() -> Option<ThreadId> {
@@ -102,7 +81,7 @@ pub(crate) fn register_thread() -> Option<ThreadId> {
     let mut kernel = KernelGuard::acquire();
     let process = process.unwrap_or_else(|| kernel.threads[CURRENT.get()].process);
     let id = ThreadId(kernel.threads.len());
-    let turn = Box::leak(Box::new(Turn(AtomicU32::new(0))));
+    let turn = Box::leak(Box::new(Turn::new()));
     kernel.threads.push(Thread {
         process,
         state: ThreadState::Runnable,
@@ -116,16 +95,14 @@ pub(crate) fn register_thread() -> Option<ThreadId> {
     Some(id)
 }
 
-/// Makes the calling thread of the system the simulated thread `id`, after `wait_for_turn`.
-pub(crate) fn adopt_thread(id: ThreadId, wait_for_turn: impl FnOnce()) {
-    wait_for_turn();
-    CURRENT.set(id.0);
+/// The turn of a thread.
+pub(crate) fn turn_of(id: ThreadId) -> &'static Turn {
+    KernelGuard::acquire().threads[id.0].turn
 }
 
-/// Waits for the first turn of a thread that has just been registered.
-pub(crate) fn first_turn(id: ThreadId) -> impl FnOnce() + Send + 'static {
-    let turn = KernelGuard::acquire().threads[id.0].turn;
-    move || turn.wait()
+/// Makes the calling thread of the system the simulated thread `id`.
+pub(crate) fn adopt_thread(id: ThreadId) {
+    CURRENT.set(id.0);
 }
 
 /// Ends the current thread. The next one runs at once.
@@ -177,57 +154,46 @@ pub fn wait(me: ThreadId, deadline: Option<u64>) -> WakeReason {
 
 /// Runs the simulation until it ends.
 pub fn run() -> Outcome {
-    pass_turn(KernelGuard::acquire(), None);
-    ENDED.wait();
+    let first = choose_next(&mut KernelGuard::acquire());
+    if let Some(first) = first {
+        turn::run(first);
+    }
     super::with(|kernel| kernel.outcome.clone()).unwrap_or(Outcome::Deadlock)
 }
 
 /// Ends the simulation. The calling thread never continues.
 pub fn finish() -> ! {
-    let mut kernel = KernelGuard::acquire();
-    kernel.outcome = Some(Outcome::Finished);
-    drop(kernel);
-    ENDED.grant();
-    block_forever()
+    super::with(|kernel| kernel.outcome = Some(Outcome::Finished));
+    turn::end()
 }
 
 /// Ends the turn of a thread of a killed process.
 pub(crate) fn end_turn_of_killed() -> ! {
     pass_turn(KernelGuard::acquire(), None);
-    block_forever()
+    turn::block_forever()
 }
 
-fn block_forever() -> ! {
-    loop {
-        Turn(AtomicU32::new(0)).wait();
-    }
-}
-
-/// Gives the turn to the next thread, and blocks `me` until its own turn.
+/// Gives the turn to the next thread. Returns when `me` has it again.
 fn pass_turn(mut kernel: KernelGuard, me: Option<ThreadId>) {
-    let next = kernel.choose_next();
-    kernel.running = next;
-    if let Some(next) = next {
-        kernel.record(1, next.0 as u64);
+    let next = choose_next(&mut kernel);
+    let me = me.map(|me| kernel.threads[me.0].turn);
+    drop(kernel);
+    match (next, me) {
+        (Some(next), Some(me)) if std::ptr::eq(next, me) => {}
+        (Some(next), me) => turn::pass(me, next),
+        (None, _) => turn::end(),
     }
-    let my_turn = me.map(|me| kernel.threads[me.0].turn);
-    match next {
-        Some(next) if Some(next) == me => {}
-        Some(next) => {
-            let turn = kernel.threads[next.0].turn;
-            drop(kernel);
-            turn.grant();
-            if let Some(my_turn) = my_turn {
-                my_turn.wait();
-            }
-        }
-        None => {
-            kernel.outcome.get_or_insert(Outcome::Deadlock);
-            drop(kernel);
-            ENDED.grant();
-            block_forever()
-        }
-    }
+}
+
+/// The turn of the next thread; `None` when the simulation has ended.
+fn choose_next(kernel: &mut Kernel) -> Option<&'static Turn> {
+    kernel.running = kernel.choose_next();
+    let Some(next) = kernel.running else {
+        kernel.outcome.get_or_insert(Outcome::Deadlock);
+        return None;
+    };
+    kernel.record(1, next.0 as u64);
+    Some(kernel.threads[next.0].turn)
 }
 
 impl Kernel {

@@ -10,6 +10,7 @@ use libc::{c_int, c_long, pthread_attr_t, pthread_key_t, pthread_t, timespec};
 use super::fail;
 use super::real::{self, real};
 use super::time::{monotonic_now, nanoseconds};
+use super::turn::{self, Turn};
 use crate::kernel::{self, ThreadId, WakeReason, current_thread};
 
 type StartRoutine = extern "C" fn(*mut c_void) -> *mut c_void;
@@ -17,7 +18,7 @@ type StartRoutine = extern "C" fn(*mut c_void) -> *mut c_void;
 /// What a new thread of the system runs.
 struct Start {
     thread: ThreadId,
-    wait_for_turn: Box<dyn FnOnce() + Send>,
+    turn: &'static Turn,
     routine: StartRoutine,
     argument: *mut c_void,
 }
@@ -37,9 +38,11 @@ extern "C" fn pthread_create(
             routine => StartRoutine, argument => *mut c_void) -> c_int)
     };
     let Some(thread) = kernel::register_thread() else { return create(routine, argument) };
-    let wait_for_turn = Box::new(kernel::first_turn(thread));
-    let start = Box::new(Start { thread, wait_for_turn, routine, argument });
+    let turn = kernel::turn_of(thread);
+    let start = Box::new(Start { thread, turn, routine, argument });
     let result = create(run_thread, Box::into_raw(start).cast());
+    assert_eq!(result, 0, "the system has no room for a thread");
+    turn.wait_for_start();
     // SAFETY: the caller passes a valid pointer.
     let handle = unsafe { *handle };
     STARTED.lock().expect("not poisoned").insert(handle, thread);
@@ -49,10 +52,12 @@ extern "C" fn pthread_create(
 extern "C" fn run_thread(start: *mut c_void) -> *mut c_void {
     // SAFETY: `pthread_create` made it from a box.
     let start = unsafe { Box::from_raw(start.cast::<Start>()) };
-    let Start { thread, wait_for_turn, routine, argument } = *start;
-    kernel::adopt_thread(thread, wait_for_turn);
-    exit_with_thread();
-    routine(argument)
+    let Start { thread, turn, routine, argument } = *start;
+    turn::first_turn(turn, || {
+        kernel::adopt_thread(thread);
+        exit_with_thread();
+        routine(argument)
+    })
 }
 
 thread_local! {

@@ -51,11 +51,17 @@ pub enum FaultKind {
     Membership,
     /// Operators change the consensus times.
     Times,
+    /// Nodes start again on other ports.
+    Addresses,
+    /// A node starts again behind a cut link, after a change of settings that it does not know.
+    OldView,
+    /// A node with an empty disk receives snapshots over links that break.
+    Transfer,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [FaultKind; 17] = [
+    pub const ALL: [FaultKind; 20] = [
         FaultKind::Kill,
         FaultKind::Stop,
         FaultKind::Power,
@@ -73,6 +79,9 @@ impl FaultKind {
         FaultKind::Drain,
         FaultKind::Membership,
         FaultKind::Times,
+        FaultKind::Addresses,
+        FaultKind::OldView,
+        FaultKind::Transfer,
     ];
 }
 
@@ -134,9 +143,7 @@ impl Generator {
             FaultKind::Stop => self.stop_and_start(begin, end, Action::Stop { node }),
             FaultKind::Power => self.cut_power(begin, end, node),
             FaultKind::Everything => self.stop_everything(begin, end),
-            FaultKind::Pause => {
-                self.between(begin, Action::Pause { node }, end, Action::Resume { node })
-            }
+            FaultKind::Pause => self.pause(begin, end, node),
             FaultKind::Suspend => {
                 self.between(begin, Action::Suspend { node }, end, Action::Resume { node });
             }
@@ -147,16 +154,16 @@ impl Generator {
             FaultKind::Clock => self.disturb_clock(begin, node),
             FaultKind::Disk => self.disturb_disk(begin, end, node),
             FaultKind::Damage => self.damage(begin, end),
-            FaultKind::Namespaces => self.change_namespace(begin),
-            FaultKind::Drain => {
-                let (drain, undrain) = (Command::Drain { node }, Command::Undrain { node });
-                self.between(begin, Action::Operator(drain), end, Action::Operator(undrain));
-            }
+            FaultKind::Namespaces => self.change_namespace_amid_reset(begin, node),
+            FaultKind::Drain => self.drain(begin, end, node),
             FaultKind::Membership => self.change_membership(begin, end),
             FaultKind::Times => {
                 let ms = self.random.random_range(800..=1_200);
                 self.add(begin, Action::Operator(Command::ElectionMax { ms }));
             }
+            FaultKind::Addresses => self.change_addresses(begin, end, node),
+            FaultKind::OldView => self.start_with_old_view(begin, end, node),
+            FaultKind::Transfer => self.disturb_transfer(begin, end),
         }
     }
 
@@ -178,6 +185,19 @@ impl Generator {
     fn stop_and_start(&mut self, begin: Duration, end: Duration, stop: Action) {
         let node = stop.node().unwrap_or_default();
         self.between(begin, stop, end, Action::Start { node });
+    }
+
+    /// Longer than an election takes, or several times for about as long as a lease.
+    fn pause(&mut self, begin: Duration, end: Duration, node: usize) {
+        if self.random.random_bool(0.5) {
+            return self.between(begin, Action::Pause { node }, end, Action::Resume { node });
+        }
+        let mut at = begin;
+        for _ in 0..self.random.random_range(1..=4) {
+            let resumed = at + Duration::from_millis(self.random.random_range(200..1_200));
+            self.between(at, Action::Pause { node }, resumed, Action::Resume { node });
+            at = resumed + self.time_below(Duration::from_secs(2));
+        }
     }
 
     fn cut_power(&mut self, begin: Duration, end: Duration, node: usize) {
@@ -302,32 +322,107 @@ impl Generator {
             return;
         }
         let node = self.damaged;
-        let second = Duration::from_millis(1);
-        match self.random.random_range(0..4) {
+        let next = Duration::from_millis(1);
+        match self.random.random_range(0..5) {
             0 => {
                 self.add(begin, Action::FailSync { node });
                 self.add(end, Action::Start { node });
             }
             1 => {
-                self.add(begin, Action::Kill { node });
+                // After a kill, the whole file is checked, after a shutdown only what is read.
+                let is_killed = self.random.random_bool(0.3);
+                let stop = if is_killed { Action::Kill { node } } else { Action::Stop { node } };
+                self.add(begin, stop);
                 let place = self.random.random_range(0..1_000_000);
-                self.add(begin + second, Action::FlipBits { node, place });
-                self.add(end, Action::Start { node });
+                self.add(end, Action::FlipBits { node, place });
+                self.add(end + next, Action::Start { node });
             }
             2 => {
                 self.add(begin, Action::Kill { node });
-                self.add(begin + second, Action::SaveFiles { node });
-                self.add(begin + 2 * second, Action::Start { node });
+                self.add(begin + next, Action::SaveFiles { node });
+                self.add(begin + 2 * next, Action::Start { node });
                 self.add(end, Action::Kill { node });
-                self.add(end + second, Action::RestoreFiles { node });
-                self.add(end + 2 * second, Action::Start { node });
+                self.add(end + next, Action::RestoreFiles { node });
+                self.add(end + 2 * next, Action::Start { node });
             }
+            3 => self.lose_log_beside_late_node(begin, end),
             _ => {
                 self.add(begin, Action::Kill { node });
-                self.add(begin + second, Action::Wipe { node });
+                self.add(begin + next, Action::Wipe { node });
                 self.add(end, Action::Start { node });
             }
         }
+    }
+
+    /// One node loses its log while another one is behind, and starts with that one before the third is back. If its votes
+    /// counted, the two would continue without what only the third has.
+    fn lose_log_beside_late_node(&mut self, begin: Duration, end: Duration) {
+        let lost = self.damaged;
+        let others: Vec<_> = (0..self.nodes).filter(|&node| node != lost).collect();
+        let Some(&late) = others.choose(&mut self.random) else { return };
+        let delay = self.time_below(Duration::from_secs(2));
+        self.stop_and_start(begin, end + delay, Action::Kill { node: late });
+        for &node in others.iter().filter(|&&node| node != late) {
+            self.stop_and_start(end, end + delay + Duration::from_secs(4), Action::Kill { node });
+        }
+        self.stop_and_start(end, end + delay, Action::DeleteLog { node: lost });
+    }
+
+    /// The shards of a node move away and back, once or, before they have arrived, several times.
+    fn drain(&mut self, begin: Duration, end: Duration, node: usize) {
+        let drain = Action::Operator(Command::Drain { node });
+        let undrain = Action::Operator(Command::Undrain { node });
+        if self.random.random_bool(0.5) {
+            return self.between(begin, drain, end, undrain);
+        }
+        let mut at = begin;
+        for _ in 0..self.random.random_range(2..=5) {
+            let back = at + self.time_below(Duration::from_millis(1_500));
+            self.between(at, drain.clone(), back, undrain.clone());
+            at = back + self.time_below(Duration::from_millis(1_500));
+        }
+    }
+
+    /// One node or all of them.
+    fn change_addresses(&mut self, begin: Duration, end: Duration, node: usize) {
+        let nodes = if self.random.random_bool(0.5) { 0..self.nodes } else { node..node + 1 };
+        for node in nodes {
+            self.stop_and_start(begin, end, Action::Kill { node });
+            self.add(begin, Action::ChangeAddress { node });
+        }
+    }
+
+    fn start_with_old_view(&mut self, begin: Duration, end: Duration, node: usize) {
+        let changed = begin + self.time_below(Duration::from_secs(1));
+        let start = changed + self.time_below(Duration::from_secs(2));
+        self.add(begin, Action::Kill { node });
+        self.change_namespace(changed);
+        let others = (0..self.nodes).filter(|&other| other != node);
+        let Some(other) = others.choose(&mut self.random) else { return };
+        self.cut(start, start.max(end), Endpoint::Node(node), Endpoint::Node(other));
+        self.cut(start, start.max(end), Endpoint::Node(other), Endpoint::Node(node));
+        self.add(start, Action::Start { node });
+    }
+
+    fn disturb_transfer(&mut self, begin: Duration, end: Duration) {
+        if std::mem::replace(&mut self.is_damage_done, true) {
+            return;
+        }
+        let node = self.damaged;
+        self.add(begin, Action::Kill { node });
+        self.add(begin, Action::Wipe { node });
+        let to = Endpoint::Node(node);
+        let others: Vec<_> = (0..self.nodes).filter(|&other| other != node).collect();
+        for from in others.into_iter().map(Endpoint::Node) {
+            let degrade = Action::Degrade { from, to, latency_ms: 5, loss: 0, bytes_per_ms: 150 };
+            self.between(begin, degrade, end, Action::Restore { from, to });
+            let mut at = begin;
+            while at < end {
+                at += Duration::from_millis(self.random.random_range(500..3_000));
+                self.add(at, Action::Reset { from, to });
+            }
+        }
+        self.add(begin, Action::Start { node });
     }
 
     /// A rolling upgrade that takes most of the time, with steps back, and at last the raise.
@@ -363,6 +458,24 @@ impl Generator {
             Action::Operator(command) => !matches!(command, Command::Remove { .. }),
             action => action.node() == Some(damaged),
         });
+    }
+
+    /// With a change of durability, publishers have to repeat publishes of which they do not know the outcome.
+    fn change_namespace_amid_reset(&mut self, begin: Duration, node: usize) {
+        self.change_namespace(begin);
+        if self.random.random_bool(0.5) {
+            let at = begin + self.time_below(Duration::from_millis(100));
+            match self.random.random_bool(0.5) {
+                true => {
+                    let (from, to) = (Endpoint::Clients, Endpoint::Node(node));
+                    self.add(at, Action::Reset { from, to });
+                }
+                false => {
+                    let start = at + self.time_below(Duration::from_secs(2));
+                    self.stop_and_start(at, start, Action::Kill { node });
+                }
+            }
+        }
     }
 
     fn change_namespace(&mut self, begin: Duration) {

@@ -130,6 +130,8 @@ fn parse_action(words: &mut Words<'_>) -> Result<Action, String> {
             Action::Install { node: words.node()?, version: words.next("a cluster version")? }
         }
         "wipe" => Action::Wipe { node: words.node()? },
+        "delete-log" => Action::DeleteLog { node: words.node()? },
+        "change-address" => Action::ChangeAddress { node: words.node()? },
         "operator" => Action::Operator(parse_command(words)?),
         _ => return Err(format!("`{verb}` is no action")),
     })
