@@ -36,6 +36,16 @@ pub(super) fn check(history: &HistoryIndex<'_>, guarantees: &Guarantees) -> Chec
     Ok(CheckEvidence::from_count(checked, "no message was acknowledged, or no log was read"))
 }
 
+/// Whether a position was in memory, and the log begins in a later epoch.
+pub(super) fn is_lost_with_memory(
+    topic: &TopicHistory<'_>,
+    log: &NodeLog<'_>,
+    position: Position,
+) -> bool {
+    let first = log.entries.keys().next();
+    topic.may_be_in_memory(position) && first.is_none_or(|first| position.epoch < first.epoch)
+}
+
 /// Whether a log may lack a position: the history is full of later messages, or the position was in memory
 /// and the log begins in a later epoch.
 pub(super) fn expired(
@@ -44,12 +54,10 @@ pub(super) fn expired(
     position: Position,
     guarantees: &Guarantees,
 ) -> bool {
-    let first = log.entries.keys().next();
-    if topic.newest_in_memory >= Some(position)
-        && first.is_none_or(|first| position.epoch < first.epoch)
-    {
+    if is_lost_with_memory(topic, log, position) {
         return true;
     }
+    let first = log.entries.keys().next();
     let before = first.is_some_and(|first| position.epoch == first.epoch && position < *first);
     before && log.entries.len() >= guarantees.history_min
 }

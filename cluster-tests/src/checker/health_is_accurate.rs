@@ -110,8 +110,10 @@ struct ReadyPeriod {
     record: usize,
 }
 
+/// The periods from the first to the last report of readiness. What follows is no longer known: a node that does not
+/// answer is noticed later.
 fn ready_periods(history: &HistoryIndex<'_>) -> Vec<ReadyPeriod> {
-    let mut open: BTreeMap<usize, (u64, usize)> = BTreeMap::new();
+    let mut open: BTreeMap<usize, ReadyPeriod> = BTreeMap::new();
     let mut periods = Vec::new();
     for (index, record) in history.records.iter().enumerate() {
         let (node, ready) = match record.event {
@@ -120,15 +122,14 @@ fn ready_periods(history: &HistoryIndex<'_>) -> Vec<ReadyPeriod> {
             _ => continue,
         };
         if ready {
-            open.entry(node).or_insert((record.time_us, index));
-        } else if let Some((from, ready_record)) = open.remove(&node) {
-            periods.push(ReadyPeriod { node, from, to: record.time_us, record: ready_record });
+            let (at, record) = (record.time_us, index);
+            let begun = ReadyPeriod { node, from: at, to: at, record };
+            open.entry(node).or_insert(begun).to = at;
+        } else {
+            periods.extend(open.remove(&node));
         }
     }
-    // Publishing ends before the run does; later windows contain no publishes.
-    let end = history.records.last().map_or(0, |record| record.time_us);
-    let open = open.into_iter();
-    periods.extend(open.map(|(node, (from, record))| ReadyPeriod { node, from, to: end, record }));
+    periods.extend(open.into_values());
     periods
 }
 

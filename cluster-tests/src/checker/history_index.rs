@@ -25,8 +25,8 @@ pub struct TopicHistory<'a> {
     pub logs: Vec<NodeLog<'a>>,
     /// Per process: the indices of its subscription's records, in order.
     pub subscriptions: BTreeMap<&'a str, Vec<usize>>,
-    /// The newest position that was acknowledged with durability `memory`.
-    pub newest_in_memory: Option<Position>,
+    /// The durability with which each position was acknowledged.
+    pub durabilities: BTreeMap<Position, Durability>,
 }
 
 /// A publish, from its invocation to its outcome.
@@ -104,10 +104,8 @@ impl<'a> HistoryIndex<'a> {
                     None
                 }
                 HistoryEvent::Acknowledged { op, position, durability } => {
-                    if let (Durability::Memory, Some((topic, _))) = (durability, in_flight.get(op))
-                    {
-                        let newest = &mut history.topic_mut(topic).newest_in_memory;
-                        *newest = (*newest).max(Some(*position));
+                    if let Some((topic, _)) = in_flight.get(op) {
+                        history.topic_mut(topic).durabilities.insert(*position, *durability);
                     }
                     Some((op, RecordedOutcome::Acknowledged(*position, index)))
                 }
@@ -198,6 +196,22 @@ impl TopicHistory<'_> {
             RecordedOutcome::Acknowledged(position, record) => Some((publish, position, record)),
             _ => None,
         })
+    }
+
+    /// Whether a message may have been in the owner's memory only. One that was not acknowledged is assumed to be like its
+    /// neighbours in the epoch, or like any other message of the topic.
+    pub fn may_be_in_memory(&self, position: Position) -> bool {
+        let is_in_memory = |(_, durability): (_, &Durability)| *durability == Durability::Memory;
+        if let Some(durability) = self.durabilities.get(&position) {
+            return *durability == Durability::Memory;
+        }
+        let in_epoch = |entry: &(&Position, _)| entry.0.epoch == position.epoch;
+        let before = self.durabilities.range(..position).next_back().filter(in_epoch);
+        let after = self.durabilities.range(position..).next().filter(in_epoch);
+        match (before, after) {
+            (None, None) => self.durabilities.iter().any(is_in_memory),
+            neighbours => [neighbours.0, neighbours.1].into_iter().flatten().any(is_in_memory),
+        }
     }
 
     /// Payloads by position, merged over all logs that were read.

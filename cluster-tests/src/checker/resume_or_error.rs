@@ -70,12 +70,18 @@ pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
     Ok(CheckEvidence::from_count(checked, "no subscription resumed"))
 }
 
-/// The newest position seen in the whole run.
+/// The newest position seen in the whole run: of a message, or reported as the head.
 fn newest_seen(history: &HistoryIndex<'_>, topic: &TopicHistory<'_>) -> Option<Position> {
     let acknowledged = topic.acknowledged().map(|(_, position, _)| position);
     let delivered = history.deliveries(topic).map(|(_, _, position, _)| position);
+    let events = topic.subscriptions.values().flatten().map(|&index| history.event(index));
+    let heads = events.filter_map(|event| match event {
+        HistoryEvent::Gap { to, .. } => Some(*to),
+        HistoryEvent::Heartbeat { position, .. } => Some(*position),
+        _ => None,
+    });
     let log: BTreeMap<_, _> = topic.merged_log();
-    acknowledged.chain(delivered).chain(log.into_keys()).max()
+    acknowledged.chain(delivered).chain(heads).chain(log.into_keys()).max()
 }
 
 /// The newest position seen before this record. A later epoch may since have passed a position above it.

@@ -50,6 +50,36 @@ fn only_memory_messages_may_be_lost_and_only_with_their_whole_epoch() {
     assert!(violates_i1(Durability::Replicated, next));
 }
 
+#[test]
+fn log_that_was_read_after_the_loss_of_a_memory_epoch_may_be_shorter() {
+    let violates_i3 = |durability, logs: [&[u64]; 2]| {
+        let mut records = acknowledged_and_missing(durability, Position::new(5, 1));
+        records.pop();
+        let log = |epochs: &[u64]| HistoryEvent::Log {
+            topic: name(TOPIC),
+            node: 0,
+            transport: name("http"),
+            log: epochs
+                .iter()
+                .map(|&epoch| LoggedMessage {
+                    position: Position::new(epoch, 1),
+                    payload: 7,
+                    key: None,
+                })
+                .collect(),
+        };
+        records.extend(logs.map(|epochs| HistoryRecord {
+            time_us: 9,
+            process: name("reader"),
+            event: log(epochs),
+        }));
+        violated_invariants(&records).contains(&"I3")
+    };
+    assert!(!violates_i3(Durability::Memory, [&[5], &[]]));
+    assert!(violates_i3(Durability::Memory, [&[], &[5]]), "it comes back");
+    assert!(violates_i3(Durability::Replicated, [&[5], &[]]));
+}
+
 /// A client that resumes after 5:9 is rejected. `delivered` was delivered before.
 fn rejected_as_future_position(delivered: Position) -> Vec<&'static str> {
     let topic = || name(TOPIC);

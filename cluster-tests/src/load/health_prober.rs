@@ -21,7 +21,7 @@ pub(super) async fn run(context: WorkloadContext) {
     context.wait_over().await;
 }
 
-/// Polls one node and records changes.
+/// Polls one node. Records every report of readiness, so that the last one is known, and changes of all others.
 async fn probe_node(
     node: usize,
     ports: Ports,
@@ -40,7 +40,7 @@ async fn probe_node(
         }
         if let Ok(Ok(answer)) = answer {
             let ready = answer.status == 200;
-            if last != Some(ready) || was_silent {
+            if ready || last != Some(ready) || was_silent {
                 let reason = if ready { "".into() } else { answer.body.into() };
                 process_recorder.record(HistoryEvent::Health { node, ready, reason });
             }

@@ -30,8 +30,6 @@ coverage_marks! {
     PublishWaitsForView = "publish-waits-for-view",
     /// A rejected publish is sent to another owner.
     PublishFollowsOwner = "publish-follows-owner",
-    /// A rejected message was overtaken by a later one of its stream.
-    PublishOvertaken = "publish-overtaken",
     /// A publish expires because no owner accepted it.
     PublishExpires = "publish-expires",
 
@@ -104,7 +102,7 @@ coverage_marks! {
     TopicStale = "topic-stale",
 
     // Fan-out.
-    /// The history changed while a subscriber read it.
+    /// The history changed while it was fetched for a subscription, which needs another fetch or gives up.
     HistoryChanged = "history-changed",
     /// A subscription starts from history that the node had to fetch.
     HistoryFetched = "history-fetched",

@@ -60,15 +60,15 @@ pub(crate) async fn prepare(
         let mut state = buffer.state();
         resolved = match resolve_after_fetch(&mut state, range, &page, registry.bounds()) {
             Some(start) => Ok(start),
-            None => resolve_in_ring(&state, from, &retention),
+            None => {
+                CoverageMark::HistoryChanged.reach();
+                resolve_in_ring(&state, from, &retention)
+            }
         };
     }
     match resolved {
         Ok(start) => Ok(PreparedSubscription { interest, retention_guard, start }),
-        Err(_) => {
-            CoverageMark::HistoryChanged.reach();
-            Err(UnavailableReason::HistoryChanged(topic.clone()).into())
-        }
+        Err(_) => Err(UnavailableReason::HistoryChanged(topic.clone()).into()),
     }
 }
 

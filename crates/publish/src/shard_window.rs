@@ -257,7 +257,6 @@ impl ShardWindow {
                 WindowEntryState::Rejected
                     if overtaken.contains(&topic) && !self.entries[index].has_sequence() =>
                 {
-                    CoverageMark::PublishOvertaken.reach();
                     self.complete(index, Err(UnavailableReason::Overtaken.into()), outcomes);
                 }
                 WindowEntryState::Rejected => self.entries[index].state = WindowEntryState::Waiting,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use pushonce_core::FailPoint;
 
+use crate::plan::RunPlan;
 use crate::verdict::{RECOVERY, Verdict};
 
 /// The runs of a campaign.
@@ -22,7 +23,9 @@ pub struct Campaign {
     /// The first seed.
     pub first_seed: u64,
     /// The number of seeds.
-    pub seeds: u64,
+    pub seeds: usize,
+    /// The action that a plan must contain, by its name; other seeds are left out.
+    pub action: Option<String>,
     /// The number of processes at a time.
     pub jobs: usize,
     /// Every how many seeds a run is repeated and its trace compared.
@@ -64,32 +67,46 @@ impl Campaign {
     ///
     /// # Errors
     /// When no process can be started.
-    pub fn run(&self, mut on_progress: impl FnMut(&Summary, u64)) -> io::Result<Summary> {
+    pub fn run(&self, mut on_progress: impl FnMut(&Summary, usize)) -> io::Result<Summary> {
         let (sender, results) = mpsc::channel();
         let mut summary = Summary::default();
-        let mut next = self.first_seed;
-        let end = self.first_seed + self.seeds;
+        let mut seeds = self.seeds().peekable();
+        let mut done = 0;
         // Each job has a core of its own.
         let mut free_cores: Vec<_> = (0..self.jobs).rev().collect();
         loop {
-            while next < end
+            while seeds.peek().is_some()
                 && summary.failures.len() + summary.broken.len() < self.failures_max
                 && let Some(core) = free_cores.pop()
+                && let Some(seed) = seeds.next()
             {
-                let (campaign, sender, seed) = (self.clone(), sender.clone(), next);
+                let (campaign, sender) = (self.clone(), sender.clone());
                 // The receiver lives as long as the campaign.
-                thread::spawn(move || sender.send((core, seed, campaign.run_seed(seed, core))));
-                next += 1;
+                thread::spawn(move || {
+                    drop(sender.send((core, seed, campaign.run_seed(seed, core))))
+                });
             }
-            let running = self.jobs - free_cores.len();
-            if running == 0 {
+            if free_cores.len() == self.jobs {
                 return Ok(summary);
             }
             let Ok((core, seed, result)) = results.recv() else { return Ok(summary) };
             free_cores.push(core);
             summary.add(seed, result?);
-            on_progress(&summary, next - self.first_seed - running as u64 + 1);
+            done += 1;
+            on_progress(&summary, done);
         }
+    }
+
+    /// The seeds in order.
+    pub fn seeds(&self) -> impl Iterator<Item = u64> {
+        let has_action = |&seed: &u64| {
+            let Some(name) = &self.action else { return true };
+            let steps = RunPlan::from_seed(seed).schedule.steps;
+            steps.iter().any(|step| step.action.name() == *name)
+        };
+        // The rarest actions are in one plan of about fifty.
+        let candidates = self.seeds.saturating_mul(1_000) as u64;
+        (self.first_seed..self.first_seed + candidates).filter(has_action).take(self.seeds)
     }
 
     fn run_seed(&self, seed: u64, core: usize) -> io::Result<SeedResult> {

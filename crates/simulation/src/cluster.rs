@@ -211,7 +211,9 @@ impl SimulatedCluster {
     fn settings(&self, node: usize) -> Config {
         let ports = self.ports(node);
         let others = (0..self.len()).filter(|&other| other != node);
-        let is_first = self.nodes[node].creates_cluster;
+        // Members find each other by their views, until their addresses change.
+        let has_moved = self.nodes.iter().any(|node| node.address_changes > 0);
+        let is_first = self.nodes[node].creates_cluster && !has_moved;
         let join = others.map(|other| self.ports(other).peer.to_string());
         let settings = Settings {
             name: Some(self.nodes[node].name.clone()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pushonce_core::ClusterVersion;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::{LOG_FILE, SimulatedCluster};
 use crate::kernel::{self, HostId, HostState, LinkState};
@@ -18,6 +18,9 @@ use crate::schedule::{Action, Command, Endpoint, Schedule};
 /// The number of bits that [`Action::FlipBits`] changes. With more of them the file as a whole is damaged, and never a
 /// replica alone.
 const FLIPPED_BITS: usize = 3;
+
+/// The longest time that a node takes to shut down.
+const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// What happens to a cluster during a run.
 pub struct Nemesis<'a> {
@@ -208,14 +211,34 @@ impl Nemesis<'_> {
         Ok(())
     }
 
-    /// Waits until every command has an outcome.
+    /// Waits until every command has an outcome. A node is removed if its cluster no longer knows it, whatever the answer was.
     pub async fn finish_commands(&mut self) {
         while let Some(ended) = self.commands.join_next().await {
             let Ok((command, result)) = ended else { continue };
             tracing::info!(%command, ?result, "command ended");
-            if let (Command::Remove { node }, Err(_)) = (command, result) {
-                self.removed.remove(&node);
+        }
+        if self.removed.is_empty() {
+            return;
+        }
+        let Ok(status) = operator::status(&self.cluster.all_ports()).await else { return };
+        let is_member = |node: &usize| {
+            let name = self.cluster.name(*node);
+            status.members.iter().any(|member| member.name == name)
+        };
+        self.removed.retain(|node| !is_member(node));
+    }
+
+    /// Starts all members, also those that are still shutting down.
+    pub async fn wait_until_started(&self) {
+        let begun = Instant::now();
+        loop {
+            self.start_stopped();
+            let mut hosts = (0..self.cluster.len()).map(|node| self.cluster.host(node));
+            let is_stopping = hosts.any(|host| kernel::with(|kernel| kernel.is_stopping(host)));
+            if !is_stopping || begun.elapsed() > STOP_MAX {
+                return;
             }
+            sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -238,6 +261,11 @@ impl Nemesis<'_> {
                 kernel.set_build(from, ClusterVersion::NEWEST.0);
             }
         });
+        self.start_stopped();
+    }
+
+    /// Starts every member that does not run, and lets all others continue.
+    fn start_stopped(&self) {
         for node in 0..self.cluster.len() {
             if self.cluster.is_running(node) {
                 self.set_state(node, HostState::Running);

@@ -169,6 +169,7 @@ impl Driver {
         ran.map_err(|error| format!("a step failed: {error}"))?;
         nemesis.heal();
         nemesis.finish_commands().await;
+        nemesis.wait_until_started().await;
         let removed = nemesis.removed;
         self.process.record(HistoryEvent::FaultHealed { fault: FAULT.into() });
 
@@ -259,6 +260,8 @@ impl Driver {
                             ));
                         }
                         restarts[node] = 0;
+                        // Its cluster does not accept an old copy.
+                        self.rolled_back.insert(node);
                         self.replace(node)?;
                     }
                     self.cluster.start(node);

@@ -116,6 +116,11 @@ impl Kernel {
         host.is_process_alive && host.process == process.number
     }
 
+    /// Whether the host has a process that was requested to shut down.
+    pub fn is_stopping(&self, host: HostId) -> bool {
+        self.has_process(host) && self.host(host).is_signalled
+    }
+
     /// Whether the host has a process.
     pub fn has_process(&self, host: HostId) -> bool {
         self.host(host).is_process_alive

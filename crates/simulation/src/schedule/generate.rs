@@ -416,10 +416,10 @@ impl Generator {
         for from in others.into_iter().map(Endpoint::Node) {
             let degrade = Action::Degrade { from, to, latency_ms: 5, loss: 0, bytes_per_ms: 150 };
             self.between(begin, degrade, end, Action::Restore { from, to });
-            let mut at = begin;
+            let mut at = begin + self.time_below(Duration::from_secs(3));
             while at < end {
-                at += Duration::from_millis(self.random.random_range(500..3_000));
                 self.add(at, Action::Reset { from, to });
+                at += Duration::from_millis(self.random.random_range(500..3_000));
             }
         }
         self.add(begin, Action::Start { node });
