@@ -1,5 +1,6 @@
 //! A simulated cluster: hosts, nodes, and the host of the clients.
 
+use std::cell::Cell;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ struct SimulatedNode {
     creates_cluster: bool,
     /// The number of times that its address for the other nodes has changed.
     address_changes: u16,
+    /// The number of all such changes when it started last.
+    known_changes: Cell<u16>,
 }
 
 /// The address of the clients' host. Those of the nodes end in 1, 2, 3 …
@@ -97,6 +100,7 @@ impl SimulatedCluster {
             name,
             creates_cluster: number == 0,
             address_changes: 0,
+            known_changes: Cell::new(0),
         });
         Ok(number)
     }
@@ -166,6 +170,7 @@ impl SimulatedCluster {
             return;
         }
         kernel::with(|kernel| kernel.set_host_state(host, HostState::Running));
+        self.nodes[node].known_changes.set(self.all_changes());
         let creates_cluster = self.nodes[node].creates_cluster;
         let (settings, metrics) = (self.settings(node), self.metrics.clone());
         kernel::spawn_on(host, move || process::run_node(settings, creates_cluster, metrics));
@@ -201,6 +206,16 @@ impl SimulatedCluster {
         }
         self.nodes[node].creates_cluster = false;
         Ok(())
+    }
+
+    /// Whether a node was started before another one got its present address. A member learns the address from the cluster,
+    /// a node that joins does not.
+    pub fn has_old_addresses(&self, node: usize) -> bool {
+        self.nodes[node].known_changes.get() < self.all_changes()
+    }
+
+    fn all_changes(&self) -> u16 {
+        self.nodes.iter().map(|node| node.address_changes).sum()
     }
 
     /// The names of members whose files were deleted: an operator has to remove them.

