@@ -217,15 +217,24 @@ impl Nemesis<'_> {
             let Ok((command, result)) = ended else { continue };
             tracing::info!(%command, ?result, "command ended");
         }
-        if self.removed.is_empty() {
-            return;
+        for node in std::mem::take(&mut self.removed) {
+            if self.is_removed(node).await {
+                self.removed.insert(node);
+            }
         }
-        let Ok(status) = operator::status(&self.cluster.all_ports()).await else { return };
-        let is_member = |node: &usize| {
-            let name = self.cluster.name(*node);
-            status.members.iter().any(|member| member.name == name)
-        };
-        self.removed.retain(|node| !is_member(node));
+    }
+
+    /// Whether any of the others no longer knows a node. Some of them may not have heard of the removal yet.
+    async fn is_removed(&self, node: usize) -> bool {
+        let name = self.cluster.name(node);
+        for other in (0..self.cluster.len()).filter(|&other| other != node) {
+            let Ok(status) = operator::status_of(self.cluster.ports(other)).await else { continue };
+            if !status.members.is_empty() && status.members.iter().all(|member| member.name != name)
+            {
+                return true;
+            }
+        }
+        false
     }
 
     /// Starts all members, also those that are still shutting down.
