@@ -8,6 +8,9 @@ use rand::seq::IndexedRandom as _;
 use super::Generator;
 use crate::schedule::{Action, Command};
 
+/// A time for which a disk stays full.
+const LONG_FULL: Duration = Duration::from_secs(15);
+
 impl Generator {
     pub(super) fn disturb_clock(&mut self, begin: Duration, node: usize) {
         let action = match self.random.random_range(0..3) {
@@ -20,6 +23,9 @@ impl Generator {
 
     pub(super) fn disturb_disk(&mut self, begin: Duration, end: Duration, node: usize) {
         if self.random.random_bool(0.5) {
+            // Sometimes longer than a node may take to hand over or to report.
+            let is_long = self.random.random_bool(0.4);
+            let end = if is_long { end.max(self.length.min(begin + LONG_FULL)) } else { end };
             self.between(begin, Action::FillDisk { node }, end, Action::FreeDisk { node });
         } else {
             let sync_ms = [2, 20, 150].choose(&mut self.random).copied().unwrap_or_default();
