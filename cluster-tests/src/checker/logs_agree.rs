@@ -52,7 +52,7 @@ fn check_logs_equal(
         let first_common = pages.iter().filter_map(|page| page.keys().next()).max();
         let first_common = first_common.filter(|_| are_full).copied().unwrap_or(Position::ZERO);
         let [first_entries, other_entries] = pages.map(|page| page.range(first_common..));
-        // The owner may change between the two, and what it had in memory is gone.
+        // The owner may change between the two reads. The memory of the old owner is then lost.
         let first_entries =
             first_entries.filter(|(position, _)| !is_lost_with_memory(topic, other, **position));
         if let Some(position) = first_difference(first_entries, other_entries) {

@@ -80,6 +80,76 @@ fn log_that_was_read_after_the_loss_of_a_memory_epoch_may_be_shorter() {
     assert!(violates_i3(Durability::Replicated, [&[5], &[]]));
 }
 
+#[test]
+fn delivered_message_without_acknowledgement_may_be_lost_beside_messages_in_memory() {
+    let violates_i4 = |durability| {
+        let mut records = acknowledged_and_missing(durability, Position::new(6, 1));
+        let delivered = HistoryEvent::Delivered {
+            topic: name(TOPIC),
+            position: Position::new(5, 2),
+            payload: 8,
+            key: None,
+        };
+        records.insert(2, HistoryRecord { time_us: 2, process: name("viewer"), event: delivered });
+        violated_invariants(&records).contains(&"I4")
+    };
+    assert!(!violates_i4(Durability::Memory));
+    assert!(violates_i4(Durability::Replicated));
+}
+
+#[test]
+fn subscription_may_resume_at_a_position_that_only_a_gap_has_named() {
+    let topic = || name(TOPIC);
+    let violates_i12 = |gap_to| {
+        let gap = HistoryEvent::Gap {
+            topic: topic(),
+            from: Position::new(5, 2),
+            to: gap_to,
+            reason: name("epoch"),
+        };
+        let resumed = Position::new(6, 0);
+        let subscribe = HistoryEvent::Subscribe {
+            topic: topic(),
+            node: Some(0),
+            transport: name("ws"),
+            from: SubscribeStart::After(resumed),
+        };
+        let subscribed =
+            HistoryEvent::Subscribed { topic: topic(), position: resumed, recovered: true };
+        let record = |(at, event)| HistoryRecord { time_us: at, process: name("viewer"), event };
+        let records: Vec<_> = (1..).zip([gap, subscribe, subscribed]).map(record).collect();
+        violated_invariants(&records).contains(&"I12")
+    };
+    assert!(!violates_i12(Position::new(6, 0)));
+    assert!(violates_i12(Position::new(5, 9)));
+}
+
+#[test]
+fn node_counts_as_ready_until_its_last_report_of_readiness() {
+    let window_us = Guarantees::PUBLISHED.unready_within.as_micros() as u64;
+    let violates_i19 = |last_report_us| {
+        let record = |time_us, event| HistoryRecord { time_us, process: name("unary"), event };
+        let health = |ready| HistoryEvent::Health { node: 0, ready, reason: name("") };
+        let mut records = vec![record(0, health(true))];
+        records.extend((1..=9).map(|op| {
+            let publish = HistoryEvent::Publish {
+                op,
+                topic: name(TOPIC),
+                payload: op,
+                key: None,
+                sequence: None,
+                node: Some(0),
+            };
+            record(op, publish)
+        }));
+        records.push(record(last_report_us, health(true)));
+        records.push(record(2 * window_us, HistoryEvent::Unreachable { node: 0 }));
+        violated_invariants(&records).contains(&"I19")
+    };
+    assert!(!violates_i19(window_us - 1));
+    assert!(violates_i19(window_us));
+}
+
 /// A client that resumes after 5:9 is rejected. `delivered` was delivered before.
 fn rejected_as_future_position(delivered: Position) -> Vec<&'static str> {
     let topic = || name(TOPIC);

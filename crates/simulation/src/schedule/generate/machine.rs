@@ -47,7 +47,7 @@ impl Generator {
                 self.add(end, Action::Start { node });
             }
             1 => {
-                // After a kill, the whole file is checked, after a shutdown only what is read.
+                // redb checks the whole file after a kill, and only the pages that it reads after a shutdown.
                 let is_killed = self.random.random_bool(0.3);
                 let stop = if is_killed { Action::Kill { node } } else { Action::Stop { node } };
                 self.add(begin, stop);
@@ -74,7 +74,7 @@ impl Generator {
 
     /// One node loses its log while another one is behind, and starts with that one before the third is back. If its votes
     /// counted, the two would continue without what only the third has.
-    pub(super) fn lose_log_beside_late_node(&mut self, begin: Duration, end: Duration) {
+    fn lose_log_beside_late_node(&mut self, begin: Duration, end: Duration) {
         let lost = self.damaged;
         let others: Vec<_> = (0..self.nodes).filter(|&node| node != lost).collect();
         let Some(&late) = others.choose(&mut self.random) else { return };

@@ -47,12 +47,12 @@ impl Generator {
         self.change_namespace(at);
     }
 
-    pub(super) fn cut(&mut self, begin: Duration, end: Duration, from: Endpoint, to: Endpoint) {
+    fn cut(&mut self, begin: Duration, end: Duration, from: Endpoint, to: Endpoint) {
         self.between(begin, Action::Cut { from, to }, end, Action::Restore { from, to });
     }
 
     /// Two different hosts, of which one has a node.
-    pub(super) fn endpoints(&mut self) -> (Endpoint, Endpoint) {
+    fn endpoints(&mut self) -> (Endpoint, Endpoint) {
         let from = self.random.random_range(0..self.nodes);
         let others = (0..self.nodes).filter(|&node| node != from).map(Endpoint::Node);
         let to = others.chain([Endpoint::Clients]).choose(&mut self.random);

@@ -69,7 +69,7 @@ impl Generator {
     pub(super) fn change_membership(&mut self, begin: Duration, end: Duration) {
         self.add(begin, Action::Operator(Command::Join));
         if self.random.random_bool(0.6) && !std::mem::replace(&mut self.is_node_lost, true) {
-            // The node that leaves does not count as lost: its shards move first.
+            // Its shards move to other nodes first.
             let node = self.random.random_range(0..self.nodes);
             let drained = begin + self.time_below(end.saturating_sub(begin));
             self.add(drained, Action::Operator(Command::Drain { node }));
