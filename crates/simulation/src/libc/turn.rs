@@ -25,6 +25,9 @@ pub(crate) struct Turn {
 /// The thread of the system that executes the fibers: the one that called [`run`].
 static RUNNER: Turn = Turn::new();
 
+/// The place of a fiber that never continues.
+static DISCARDED: Turn = Turn::new();
+
 /// What the runner executes next, once its own turn is granted; null when everything has ended.
 static NEXT: AtomicPtr<Turn> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -96,9 +99,6 @@ pub(crate) fn first_turn<R>(turn: &'static Turn, f: impl FnOnce() -> R) -> R {
     turn.granted.wait();
     result.expect("the function has returned")
 }
-
-/// The place of a fiber that never continues.
-static DISCARDED: Turn = Turn::new();
 
 /// Gives the turn to `next`. Returns when `me` has it again; without `me`, a thread of the system returns at once, and a
 /// fiber never.
