@@ -38,9 +38,8 @@ pub enum ControlCommand {
         /// The settings to change, starting from the default for a namespace without its own; `None`
         /// returns the namespace to the default.
         change: Option<NamespaceChange>,
-        /// Whether a replicated namespace may move to the owners' memory, which drops the stored messages
-        /// of its topics.
-        allow_data_loss: bool,
+        /// Whether a replicated namespace may move to the owners' memory.
+        move_to_memory: MoveToMemory,
     },
     /// Starts to move the shards, leaderships and vote of a member to the others.
     Drain {
@@ -174,6 +173,17 @@ pub struct JoinReply {
     pub index: u64,
     /// The consensus times that the node has to use from its start.
     pub times: ClusterTimes,
+}
+
+/// Whether a replicated namespace may move to the owners' memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MoveToMemory {
+    /// No. The command is rejected, so that the caller can count the stored messages first.
+    Reject,
+    /// Yes. A shard with stored messages keeps the namespace on disk until they have expired.
+    KeepStored,
+    /// Yes. The stored messages are dropped.
+    DropStored,
 }
 
 /// The result of a command.

@@ -18,7 +18,7 @@ use crate::replica::{ControlReplica, SharedClusterView};
 use crate::state::FIRST_NODE;
 use crate::{
     BootstrapCommand, CommandRejection, CommandReply, ControlCommand, ControlRunner, JoinCommand,
-    JoinReply,
+    JoinReply, MoveToMemory,
 };
 
 /// This node's handle of the control group. Clones share it.
@@ -219,7 +219,7 @@ impl ControlHandle {
 
     /// Changes the settings of a namespace, or the default settings (`None`). Without a `change`, the
     /// namespace returns to the default. Returns the resulting settings, which every shard applies as soon
-    /// as its owner has the view. A replicated namespace moves to memory only with `allow_data_loss`.
+    /// as its owner has the view. A replicated namespace moves to memory only if `move_to_memory` permits it.
     ///
     /// Can be called on any node, as [`ControlHandle::join`].
     ///
@@ -229,9 +229,9 @@ impl ControlHandle {
         &self,
         name: Option<String>,
         change: Option<NamespaceChange>,
-        allow_data_loss: bool,
+        move_to_memory: MoveToMemory,
     ) -> Result<Namespace, CommandError> {
-        match self.submit(ControlCommand::SetNamespace { name, change, allow_data_loss }).await? {
+        match self.submit(ControlCommand::SetNamespace { name, change, move_to_memory }).await? {
             CommandReply::Namespace(settings) => Ok(settings),
             _ => Err(CommandError::Unknown("the leader answered something else".to_owned())),
         }

@@ -80,7 +80,7 @@ mod voters;
 
 pub use command::{
     BootstrapCommand, CommandRejection, CommandReply, ControlCommand, JoinCommand, JoinCredential,
-    JoinReply,
+    JoinReply, MoveToMemory,
 };
 pub use control::{BootstrapError, CommandError, ControlHandle};
 pub use member::{Incarnation, InvalidProfile, ProcessRun, Profile};

@@ -220,8 +220,8 @@ impl ClusterState {
                 self.set_placement(version, replicas)
             }
             ControlCommand::Remove(node) => self.remove(node),
-            ControlCommand::SetNamespace { name, change, allow_data_loss } => {
-                self.set_namespace(name, change, allow_data_loss).map(CommandReply::Namespace)
+            ControlCommand::SetNamespace { name, change, move_to_memory } => {
+                self.set_namespace(name, change, move_to_memory).map(CommandReply::Namespace)
             }
             ControlCommand::Revoke { tokens, at, kept_until } => {
                 self.revoke(tokens, at, kept_until)

@@ -38,6 +38,8 @@ coverage_marks! {
     OlderSettingsArrive = "older-settings-arrive",
     /// A namespace moves between the log and the owner's memory.
     DurabilityChanges = "durability-changes",
+    /// A namespace that moves to memory stays on disk, because of a message that was stored meanwhile.
+    NamespaceKeptOnDisk = "namespace-kept-on-disk",
     /// A repeated publish gets its first acknowledgement.
     PublishRepeated = "publish-repeated",
     /// A publish to memory waits behind entries of the log.

@@ -54,6 +54,8 @@ fail_points! {
     EarlierEpochHidden = "earlier-epoch-hidden",
     /// The log and the owner's memory do not share the publish ids that they remember.
     DedupeSplitByDurability = "dedupe-split-by-durability",
+    /// A namespace that moves into memory without force drops its stored messages.
+    StoredMessagesDropped = "stored-messages-dropped",
     /// A restarted node uses outdated settings, and the settings of any owner replace those of a shard.
     OutdatedSettingsApplied = "outdated-settings-applied",
 

@@ -114,6 +114,9 @@ pub struct Namespaces {
     /// Settings by first topic segment. Only these may use [`Durability::Memory`], so that messages can be
     /// lost only where an operator named the namespace.
     pub named: BTreeMap<String, Namespace>,
+    /// The namespaces of [`Durability::Memory`] that an operator moved there by force: their messages on
+    /// disk are dropped. A shard keeps any other one on disk until it has no stored message of it.
+    pub drop_stored: BTreeSet<String>,
 }
 
 /// Why settings of a namespace are rejected. Each text says what to change.

@@ -110,7 +110,8 @@ impl OwnerMemory {
             return;
         }
         let now = self.advance_time(now);
-        if self.settings_revision() != settings.map(|settings| settings.revision()) {
+        // Cheap: equal settings are shared.
+        if self.settings.as_ref() != settings {
             self.change_settings(at.index, now, settings.cloned());
         }
         if starts_epoch && self.epoch != at.index {
@@ -119,10 +120,6 @@ impl OwnerMemory {
                 self.start_epoch(at.index);
             }
         }
-    }
-
-    fn settings_revision(&self) -> Option<u64> {
-        self.settings.as_ref().map(|settings| settings.revision())
     }
 
     /// Drops the topics of namespaces that leave the memory, and starts a later epoch for every topic

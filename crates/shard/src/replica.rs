@@ -170,8 +170,8 @@ impl ShardShared {
 
     /// Copies the settings of the state, whose lock the caller holds.
     fn cache_settings(&self, state: &ShardState) {
-        let revision = |settings: Option<&Arc<ShardSettings>>| settings.map(|it| it.revision());
-        if revision(self.settings().as_ref()) != revision(state.settings()) {
+        // Cheap: equal settings are shared.
+        if self.settings().as_ref() != state.settings() {
             let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
             *settings = state.settings().cloned();
         }
@@ -380,7 +380,11 @@ impl StateMachine for ShardReplica {
             state.raise_version(version);
             let starts_epoch = batch.starts_memory_epoch;
             let removals = batch.removals.clone();
+            let kept_before = state.kept_on_disk().clone();
             let mut applied = state.apply(at.index, batch);
+            if *state.kept_on_disk() != kept_before {
+                log_kept_namespaces(&state);
+            }
             let mut memory = shared.memory();
             memory.apply_entry(at, state.time(), state.settings(), starts_epoch);
             let in_memory =
@@ -428,6 +432,14 @@ impl StateMachine for ShardReplica {
         self.shared.update_quota(&state, &memory);
         Ok(())
     }
+}
+
+fn log_kept_namespaces(state: &ShardState) {
+    let (shard, namespaces) = (state.id(), state.kept_on_disk());
+    tracing::info!(
+        %shard, ?namespaces,
+        "namespaces whose durability is `memory` stay on disk here while they have stored messages"
+    );
 }
 
 /// Decodes a snapshot, which must be one of `shard`.

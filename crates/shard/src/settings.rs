@@ -44,6 +44,15 @@ impl ShardSettings {
         self.namespaces.in_memory_names()
     }
 
+    /// Changes the durability of these namespaces, where they have settings of their own.
+    pub(crate) fn set_durability(&mut self, namespaces: &BTreeSet<String>, durability: Durability) {
+        for name in namespaces {
+            if let Some(namespace) = self.namespaces.named.get_mut(name) {
+                namespace.durability = durability;
+            }
+        }
+    }
+
     /// Whether any namespace lives in the owner's memory.
     pub(crate) fn has_memory_namespace(&self) -> bool {
         self.namespaces.named.values().any(|named| named.durability == Durability::Memory)

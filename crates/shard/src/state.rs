@@ -3,6 +3,7 @@
 //! It uses no clock, no randomness, and no order that differs between nodes: replicas that applied the same
 //! entries are equal, and so are their snapshots, byte for byte.
 
+mod move_to_memory;
 mod recover;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,8 +46,12 @@ pub(crate) const SWEEP_TOPICS_PER_EMPTY_ENTRY: usize = 4_096;
 pub struct ShardState {
     /// The shard.
     id: ShardId,
-    /// The newest settings that an entry carried; `None` before the first. No item is placed before that.
+    /// The newest settings that an entry carried, with the namespaces of `kept_on_disk` replicated; `None` before
+    /// the first. No item is placed before that.
     settings: Option<Arc<ShardSettings>>,
+    /// The namespaces that live in memory by the newest settings and have stored messages here. They move when the
+    /// messages have expired or were removed.
+    kept_on_disk: BTreeSet<String>,
     /// Log time: the highest time of any entry. Everything that depends on time is measured in it.
     time: Timestamp,
     topics: BTreeMap<Topic, Arc<TopicState>>,
@@ -89,6 +94,7 @@ impl ShardState {
         ShardState {
             id,
             settings: None,
+            kept_on_disk: BTreeSet::new(),
             time: Timestamp(0),
             topics: BTreeMap::new(),
             topic_counts: TopicCounts::default(),
@@ -152,7 +158,8 @@ impl ShardState {
             self.start_memory_epoch(index);
         }
         let rules = ShardRules::for_version(self.version());
-        let sweep_count = if items.is_empty() {
+        let has_items = !items.is_empty();
+        let sweep_count = if !has_items {
             rules.sweep_topics_per_empty_entry
         } else {
             rules.sweep_topics_per_entry
@@ -172,15 +179,20 @@ impl ShardState {
             applied.outcomes.push(outcome);
         }
         self.sweep(index, time, sweep_count);
+        if !has_items {
+            self.move_kept_namespaces(index);
+        }
         applied
     }
 
     /// Replaces the settings if the new ones are newer. Histories are trimmed to both the old and the new
     /// limits: a message that readers could not get any more does not come back with wider limits.
-    fn change_settings(&mut self, index: u64, time: Timestamp, new: ShardSettings) {
+    fn change_settings(&mut self, index: u64, time: Timestamp, mut new: ShardSettings) {
         if !self.accepts_settings(&new) {
             return;
         }
+        self.kept_on_disk = self.namespaces_to_keep(&new);
+        new.set_durability(&self.kept_on_disk, Durability::Replicated);
         let new = Arc::new(new);
         let Some(old) = self.settings.replace(new.clone()) else {
             self.change_memory_namespaces(index, &BTreeSet::new(), &new.memory_namespaces());
@@ -216,35 +228,6 @@ impl ShardState {
             }
             new.revision() > known.revision()
         })
-    }
-
-    /// Changes the namespaces that live in the owner's memory from `before` to `after`. The messages in the
-    /// log of a namespace that moves to memory are dropped: the control group allows the change only when
-    /// there are none, or by force.
-    fn change_memory_namespaces(
-        &mut self,
-        index: u64,
-        before: &BTreeSet<String>,
-        after: &BTreeSet<String>,
-    ) {
-        if before == after {
-            return;
-        }
-        CoverageMark::DurabilityChanges.reach();
-        for name in before.union(after) {
-            self.memory_epochs.insert(name.clone(), index);
-        }
-        self.topics.retain(|topic, _| !after.contains(topic.namespace()));
-        self.topic_counts = TopicCounts::from_topics(self.topics.keys());
-        self.history_bytes = HistoryBytes::sum(self.topics.values().map(Arc::as_ref));
-    }
-
-    /// Makes `index` the epoch of topics created in the owner's memory from now on.
-    fn start_memory_epoch(&mut self, index: u64) {
-        let Some(settings) = &self.settings else { return };
-        for name in settings.memory_namespaces() {
-            self.memory_epochs.insert(name, index);
-        }
     }
 
     /// Purges or deletes a topic of the log. Returns whether it was there.
@@ -386,9 +369,13 @@ impl ShardState {
         self.topics.contains_key(topic)
     }
 
-    /// Whether a sweep of all topics at `now` would drop anything.
+    /// Whether a sweep of all topics at `now` would drop anything, or an entry without messages moves a namespace to
+    /// memory.
     pub(crate) fn is_sweep_due(&self, now: Timestamp) -> bool {
         let Some(settings) = &self.settings else { return false };
+        if !self.movable_namespaces().is_empty() {
+            return true;
+        }
         self.topics.iter().any(|(topic, log)| {
             let history = settings.history(topic);
             log.has_expired(now, history) || log.is_unused(now, history)
@@ -567,6 +554,8 @@ pub(crate) fn topics_with_prefix<'a, T>(
 mod fuzz;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod move_to_memory_test;
 #[cfg(test)]
 mod state_test;
 #[cfg(test)]

@@ -124,6 +124,11 @@ impl TopicState {
         }
     }
 
+    /// Whether there are no messages, including messages that are hidden and not dropped yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     /// Whether the topic has no messages and has been unused for longer than its namespace allows.
     pub(crate) fn is_unused(&self, now: Timestamp, history: &History) -> bool {
         self.messages.is_empty() && now.0.saturating_sub(self.last_used.0) > history.expire_after_ms

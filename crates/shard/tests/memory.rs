@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -33,7 +33,11 @@ fn topic() -> Topic {
 fn namespaces(revision: u64, durability: Durability) -> Option<Arc<ShardSettings>> {
     let chat = Namespace { durability, ..Namespace::default() };
     let named = BTreeMap::from([("chat".to_owned(), chat)]);
-    support::settings(Namespaces { revision, named, ..Namespaces::default() })
+    let drop_stored = match durability {
+        Durability::Memory => ["chat".to_owned()].into(),
+        Durability::Replicated => BTreeSet::new(),
+    };
+    support::settings(Namespaces { revision, named, drop_stored, ..Namespaces::default() })
 }
 
 /// Three voting replicas, and the sender of the settings that decide the durability of `chat`.

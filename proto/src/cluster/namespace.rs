@@ -1,5 +1,6 @@
 //! Conversion of the settings of namespaces to and from the wire.
 
+use std::collections::BTreeSet;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use pushonce_core::{
@@ -10,7 +11,8 @@ use crate::InvalidField;
 use crate::pb::cluster::v1 as pb;
 
 impl From<&Namespaces> for pb::NamespacesResponse {
-    fn from(Namespaces { revision, default, named }: &Namespaces) -> pb::NamespacesResponse {
+    fn from(namespaces: &Namespaces) -> pb::NamespacesResponse {
+        let Namespaces { revision, default, named, drop_stored: _ } = namespaces;
         let named = named.iter().map(|(name, settings)| (name.clone(), settings.into())).collect();
         pb::NamespacesResponse { default: Some(default.into()), named, revision: *revision }
     }
@@ -79,6 +81,8 @@ impl TryFrom<pb::NamespacesResponse> for Namespaces {
             revision: response.revision,
             default: default.try_into()?,
             named: named.collect::<Result<_, _>>()?,
+            // Only shards need it, which do not receive their settings in this form.
+            drop_stored: BTreeSet::new(),
         })
     }
 }

@@ -510,7 +510,8 @@ pub struct SetNamespaceRequest {
     #[prost(message, optional, tag = "2")]
     pub change: ::core::option::Option<NamespaceChange>,
     /// Changes `replicated` to `memory` also when topics of the namespace have stored messages, which are
-    /// then dropped, or when an owner cannot be reached.
+    /// then dropped, or when an owner cannot be reached. For a namespace that is `memory` already, drops the
+    /// messages of the shards that still keep it on disk.
     #[prost(bool, tag = "3")]
     pub force: bool,
 }
@@ -920,7 +921,9 @@ pub mod cluster_service_client {
         /// Errors: INVALID_ARGUMENT for settings that no namespace can have; FAILED_PRECONDITION when the limit
         /// of namespaces with settings of their own is reached, or when a replicated namespace would become
         /// `memory` and its topics have stored messages or an owner cannot be reached (the message has the
-        /// counts; `force` overrides); UNAVAILABLE when the control group cannot be reached, or the outcome is
+        /// counts; `force` overrides). Without `force` no stored message is dropped: a shard that stored one while
+        /// the request was handled keeps the namespace on disk, and acknowledges its publishes as replicated, until
+        /// its stored messages have expired or were removed. UNAVAILABLE when the control group cannot be reached, or the outcome is
         /// unknown.
         pub async fn set_namespace(
             &mut self,
@@ -1244,7 +1247,9 @@ pub mod cluster_service_server {
         /// Errors: INVALID_ARGUMENT for settings that no namespace can have; FAILED_PRECONDITION when the limit
         /// of namespaces with settings of their own is reached, or when a replicated namespace would become
         /// `memory` and its topics have stored messages or an owner cannot be reached (the message has the
-        /// counts; `force` overrides); UNAVAILABLE when the control group cannot be reached, or the outcome is
+        /// counts; `force` overrides). Without `force` no stored message is dropped: a shard that stored one while
+        /// the request was handled keeps the namespace on disk, and acknowledges its publishes as replicated, until
+        /// its stored messages have expired or were removed. UNAVAILABLE when the control group cannot be reached, or the outcome is
         /// unknown.
         async fn set_namespace(
             &self,

@@ -6,7 +6,7 @@ use pushonce_core::{TicketKey, Timestamp};
 use super::namespace_test::count;
 use super::state_test::{CLUSTER, CommandLog, bootstrap_command, drain, join_command};
 use super::*;
-use crate::JoinCredential;
+use crate::{JoinCredential, MoveToMemory};
 
 /// Commands that often conflict: few directories, few names, few ids.
 fn command() -> impl Strategy<Value = ControlCommand> {
@@ -41,7 +41,7 @@ fn command() -> impl Strategy<Value = ControlCommand> {
             ControlCommand::RotateTicketKeys { key: TicketKey(key), at }
         }),
         1 => (prop::option::of("[ab]"), prop::option::of((0..3u32).prop_map(count)))
-            .prop_map(|(name, change)| ControlCommand::SetNamespace { name, change, allow_data_loss: true }),
+            .prop_map(|(name, change)| ControlCommand::SetNamespace { name, change, move_to_memory: MoveToMemory::DropStored }),
     ]
 }
 

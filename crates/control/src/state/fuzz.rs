@@ -5,6 +5,7 @@ use pushonce_fuzz::Input;
 
 use super::state_test::{bootstrap_command, drain, join_command};
 use super::*;
+use crate::MoveToMemory;
 
 fn commands() -> Vec<ControlCommand> {
     vec![
@@ -17,7 +18,7 @@ fn commands() -> Vec<ControlCommand> {
         ControlCommand::SetNamespace {
             name: Some("chat".to_owned()),
             change: Some(NamespaceChange { history_count_max: Some(3), ..Default::default() }),
-            allow_data_loss: true,
+            move_to_memory: MoveToMemory::DropStored,
         },
         drain(NodeId(2)),
         ControlCommand::Undrain(NodeId(2)),

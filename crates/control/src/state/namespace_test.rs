@@ -4,6 +4,7 @@ use pushonce_core::{Durability, History, InvalidNamespace, Namespace, NamespaceC
 
 use super::state_test::{CommandLog, join_command};
 use super::*;
+use crate::MoveToMemory;
 
 /// A change of the history count limit only.
 pub(super) fn count(history_count_max: u32) -> NamespaceChange {
@@ -11,7 +12,17 @@ pub(super) fn count(history_count_max: u32) -> NamespaceChange {
 }
 
 fn set(name: Option<&str>, change: Option<NamespaceChange>) -> ControlCommand {
-    ControlCommand::SetNamespace { name: name.map(str::to_owned), change, allow_data_loss: false }
+    ControlCommand::SetNamespace {
+        name: name.map(str::to_owned),
+        change,
+        move_to_memory: MoveToMemory::Reject,
+    }
+}
+
+fn into_memory(move_to_memory: MoveToMemory) -> ControlCommand {
+    let durability = Some(Durability::Memory);
+    let change = Some(NamespaceChange { durability, ..NamespaceChange::default() });
+    ControlCommand::SetNamespace { name: Some("chat".to_owned()), change, move_to_memory }
 }
 
 #[test]
@@ -79,24 +90,42 @@ fn only_a_named_namespace_can_live_in_memory() {
         NamespaceChange { durability: Some(Durability::Memory), ..NamespaceChange::default() };
     let rejection = log.apply_rejected(set(None, Some(memory)));
     assert_eq!(rejection, CommandRejection::Namespace(InvalidNamespace::DefaultInMemory));
-    let into_memory = |allow_data_loss| ControlCommand::SetNamespace {
-        name: Some("chat".to_owned()),
-        change: Some(memory),
-        allow_data_loss,
-    };
     assert_eq!(
-        log.apply_rejected(into_memory(false)),
+        log.apply_rejected(into_memory(MoveToMemory::Reject)),
         CommandRejection::WouldLoseStoredMessages("chat".to_owned())
     );
-    log.apply(into_memory(true));
+    log.apply(into_memory(MoveToMemory::KeepStored));
     assert!(log.view().namespaces.in_memory_names().iter().eq(["chat"]));
-    let again = log.apply(into_memory(false));
+    let again = log.apply(into_memory(MoveToMemory::Reject));
     assert!(
         matches!(again, CommandReply::Namespace(_)),
         "the namespace is already in memory: {again:?}"
     );
     log.apply(set(Some("chat"), None));
     assert!(log.view().namespaces.in_memory_names().is_empty());
+}
+
+#[test]
+fn stored_messages_are_dropped_only_after_a_forced_move_to_memory() {
+    let mut log = CommandLog::bootstrapped();
+    let drop_stored = |log: &CommandLog| log.view().namespaces.drop_stored.contains("chat");
+    log.apply(into_memory(MoveToMemory::KeepStored));
+    assert!(!drop_stored(&log));
+    log.apply(into_memory(MoveToMemory::DropStored));
+    assert_eq!((drop_stored(&log), log.view().namespaces.revision), (true, log.index));
+    // Shards may not have applied the forced move yet.
+    log.apply(set(Some("chat"), Some(count(3))));
+    log.apply(into_memory(MoveToMemory::Reject));
+    assert!(drop_stored(&log));
+    let replicated =
+        NamespaceChange { durability: Some(Durability::Replicated), ..NamespaceChange::default() };
+    for back in [Some(replicated), None] {
+        log.apply(into_memory(MoveToMemory::DropStored));
+        log.apply(set(Some("chat"), back));
+        assert!(!drop_stored(&log));
+        log.apply(into_memory(MoveToMemory::KeepStored));
+        assert!(!drop_stored(&log), "an earlier forced move permits nothing");
+    }
 }
 
 #[test]

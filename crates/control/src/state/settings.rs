@@ -9,7 +9,7 @@ use pushonce_core::{
 
 use super::ClusterState;
 use crate::times::ChangeInProgress;
-use crate::{CommandRejection, CommandReply};
+use crate::{CommandRejection, CommandReply, MoveToMemory};
 
 /// How long a revocation stays after its tokens have expired: a day.
 const EXPIRED_REVOCATION_KEEP_MS: u64 = 24 * 3_600_000;
@@ -44,10 +44,10 @@ impl ClusterState {
         &mut self,
         name: Option<String>,
         change: Option<NamespaceChange>,
-        allow_data_loss: bool,
+        move_to_memory: MoveToMemory,
     ) -> Result<Namespace, CommandRejection> {
         let max = self.rules().namespaces_max;
-        let Namespaces { revision: _, default, named } = &mut self.namespaces;
+        let Namespaces { revision: _, default, named, drop_stored } = &mut self.namespaces;
         let Some(name) = name else {
             let settings =
                 change.map_or_else(Namespace::default, |change| default.with_change(change));
@@ -61,12 +61,13 @@ impl ClusterState {
         Namespaces::validate_name(&name).map_err(CommandRejection::Namespace)?;
         let Some(change) = change else {
             named.remove(&name);
+            drop_stored.remove(&name);
             return Ok(default.clone());
         };
         let before = named.get(&name).unwrap_or(default);
         let settings = before.with_change(change);
         settings.validate().map_err(CommandRejection::Namespace)?;
-        if before.moves_to_memory(&settings) && !allow_data_loss {
+        if before.moves_to_memory(&settings) && move_to_memory == MoveToMemory::Reject {
             return Err(CommandRejection::WouldLoseStoredMessages(name));
         }
         let differs_in_case =
@@ -76,6 +77,16 @@ impl ClusterState {
         }
         if !named.contains_key(&name) && named.len() >= max {
             return Err(CommandRejection::TooManyNamespaces { max: max as u32 });
+        }
+        match (settings.durability, change.durability) {
+            (Durability::Replicated, _) => {
+                drop_stored.remove(&name);
+            }
+            // Also for a namespace in memory: a shard may have kept it on disk.
+            (Durability::Memory, Some(_)) if move_to_memory == MoveToMemory::DropStored => {
+                drop_stored.insert(name.clone());
+            }
+            (Durability::Memory, _) => {}
         }
         named.insert(name, settings.clone());
         Ok(settings)

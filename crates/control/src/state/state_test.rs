@@ -6,7 +6,7 @@ use super::log_mark_test::log_mark;
 use super::namespace_test::count;
 use super::*;
 use crate::member::tests::profile;
-use crate::{InvalidProfile, ProcessRun, Profile};
+use crate::{InvalidProfile, MoveToMemory, ProcessRun, Profile};
 use crate::{JoinCredential, JoinReply};
 
 pub(super) const CLUSTER: ClusterId = ClusterId(77);
@@ -470,11 +470,14 @@ fn command_encoding_is_stable() {
     let unset = ControlCommand::SetNamespace {
         name: Some("a".to_owned()),
         change: None,
-        allow_data_loss: false,
+        move_to_memory: MoveToMemory::Reject,
     };
     assert_eq!(encoded(unset), [0, 1, 5, 1, 1, b'a', 0, 0]);
-    let set =
-        ControlCommand::SetNamespace { name: None, change: Some(count(3)), allow_data_loss: false };
+    let set = ControlCommand::SetNamespace {
+        name: None,
+        change: Some(count(3)),
+        move_to_memory: MoveToMemory::Reject,
+    };
     assert_eq!(encoded(set), [0, 1, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(encoded(drain(NodeId(3))), [0, 1, 6, 3, 1]);
     assert_eq!(encoded(ControlCommand::Undrain(NodeId(3))), [0, 1, 7, 3]);

@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream, LocalBoxStream};
 use pushonce_ca::JoinToken;
 use pushonce_consensus::ConsensusSettings;
 use pushonce_control::health::ClusterProblem;
-use pushonce_control::{CommandError, ControlHandle, leave};
+use pushonce_control::{CommandError, CommandRejection, ControlHandle, MoveToMemory, leave};
 use pushonce_core::{
     Acknowledgement, ClusterId, ClusterVersion, ClusterView, CommitAge, ConsensusTimes, FetchError,
     Gap, History, HistoryPage, HistoryRange, InvalidRevocation, JoinTokenId, Message, Namespace,
@@ -385,18 +385,21 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
     ) -> BoxFuture<'static, Result<Namespace, AdminError>> {
         let (control, topics) = (self.control.clone(), self.topics.clone());
         Box::pin(async move {
-            let rejected_namespace = match control.set_namespace(name.clone(), change, force).await
-            {
-                Err(CommandError::Rejected(
-                    pushonce_control::CommandRejection::WouldLoseStoredMessages(rejected_name),
-                )) => rejected_name,
-                outcome => return outcome.map_err(operation_error),
-            };
+            let first_try = if force { MoveToMemory::DropStored } else { MoveToMemory::Reject };
+            let rejected_namespace =
+                match control.set_namespace(name.clone(), change, first_try).await {
+                    Err(CommandError::Rejected(CommandRejection::WouldLoseStoredMessages(
+                        rejected_name,
+                    ))) => rejected_name,
+                    outcome => return outcome.map_err(operation_error),
+                };
             let stored = topics.count_stored(&rejected_namespace).await;
             stored
                 .check_droppable(&rejected_namespace)
                 .map_err(|error| AdminError::FailedPrecondition(error.into()))?;
-            control.set_namespace(name, change, true).await.map_err(operation_error)
+            // A message that was stored since then stays: its shard keeps the namespace on disk.
+            let change = control.set_namespace(name, change, MoveToMemory::KeepStored);
+            change.await.map_err(operation_error)
         })
     }
 
@@ -454,7 +457,6 @@ impl pushonce_publish::ClusterAdmin for ClusterOperations {
 }
 
 fn operation_error(error: CommandError) -> AdminError {
-    use pushonce_control::CommandRejection;
     match &error {
         CommandError::Rejected(
             CommandRejection::Namespace(_)

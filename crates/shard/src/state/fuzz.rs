@@ -17,7 +17,8 @@ fn settings(revision: u64) -> ShardSettings {
     let history = History { count_max: 3, bytes_max: 100, age_max_ms: 50, expire_after_ms: 90 };
     let default = Namespace { history, ..Namespace::default() };
     let memory = Namespace { durability: Durability::Memory, ..default.clone() };
-    let namespaces = Namespaces { revision, default, named: [("live".to_owned(), memory)].into() };
+    let named = [("live".to_owned(), memory)].into();
+    let namespaces = Namespaces { revision, default, named, ..Namespaces::default() };
     ShardSettings { shards: ShardCount::new(1).unwrap(), namespaces }
 }
 

@@ -17,8 +17,9 @@ const NOW: Timestamp = Timestamp(1_790_000_000_000);
 /// An event in the model.
 #[derive(Clone, Debug)]
 enum ModelStep {
-    /// The control group commits longer histories and the durability of `chat`.
-    ChangeSettings { more: u32, in_memory: bool },
+    /// The control group commits longer histories and the durability of `chat`; with `force`, a move to memory drops
+    /// the stored messages.
+    ChangeSettings { more: u32, in_memory: bool, force: bool },
     /// A node receives the newest settings.
     RefreshSettings { node: usize },
     /// A node restarts with the settings on its disk, and restores its replica from a snapshot.
@@ -37,8 +38,9 @@ enum ModelStep {
 fn steps() -> impl Strategy<Value = Vec<ModelStep>> {
     let node = 0..NODES;
     let step = prop_oneof![
-        1 => (0..4u32, any::<bool>())
-            .prop_map(|(more, in_memory)| ModelStep::ChangeSettings { more, in_memory }),
+        1 => (0..4u32, any::<bool>(), any::<bool>()).prop_map(|(more, in_memory, force)| {
+            ModelStep::ChangeSettings { more, in_memory, force }
+        }),
         2 => node.clone().prop_map(|node| ModelStep::RefreshSettings { node }),
         1 => (node.clone(), 0..99usize)
             .prop_map(|(node, settings)| ModelStep::Restart { node, settings }),
@@ -74,12 +76,13 @@ struct ShardModel {
     last_acknowledged: BTreeMap<Topic, Position>,
 }
 
-fn settings(revision: u64, count_max: u32, in_memory: bool) -> ShardSettings {
+fn settings(revision: u64, count_max: u32, in_memory: bool, force: bool) -> ShardSettings {
     let history = History { count_max, ..History::default() };
     let durability = if in_memory { Durability::Memory } else { Durability::Replicated };
     let default = Namespace { history, ..Namespace::default() };
     let named = [("chat".to_owned(), Namespace { durability, ..default.clone() })].into();
-    let namespaces = Namespaces { revision, default, named };
+    let drop_stored = if in_memory && force { ["chat".to_owned()].into() } else { BTreeSet::new() };
+    let namespaces = Namespaces { revision, default, named, drop_stored };
     ShardSettings { shards: ShardCount::new(1).unwrap(), namespaces }
 }
 
@@ -112,7 +115,7 @@ impl ModelNode {
 
 impl ShardModel {
     fn new() -> ShardModel {
-        let initial = settings(1, 1, false);
+        let initial = settings(1, 1, false, false);
         ShardModel {
             nodes: (0..NODES).map(|_| ModelNode::new(Some(initial.clone()))).collect(),
             committed: vec![initial],
@@ -126,10 +129,11 @@ impl ShardModel {
 
     fn step(&mut self, step: ModelStep) {
         match step {
-            ModelStep::ChangeSettings { more, in_memory } => {
+            ModelStep::ChangeSettings { more, in_memory, force } => {
                 let last = self.committed.last().unwrap();
                 let count_max = last.namespaces.default.history.count_max + more;
-                self.committed.push(settings(last.revision() + 3, count_max, in_memory));
+                let force = force || last.namespaces.drop_stored.contains("chat");
+                self.committed.push(settings(last.revision() + 3, count_max, in_memory, force));
             }
             ModelStep::RefreshSettings { node } => {
                 self.nodes[node].known_settings = self.committed.last().cloned()
@@ -180,8 +184,7 @@ impl ShardModel {
         self.log.push((at, batch.clone()));
         let was_in_memory = self.is_in_memory();
         let applied = self.nodes[self.leader].apply(at, batch);
-        if self.is_in_memory() && !was_in_memory {
-            // The change is forced: the messages of `chat` in the log are dropped.
+        if self.is_in_memory() && !was_in_memory && self.is_forced() {
             self.acknowledged.retain(|topic, _| topic.namespace() != "chat");
         }
         applied
@@ -190,6 +193,11 @@ impl ShardModel {
     fn is_in_memory(&self) -> bool {
         let settings = self.nodes[self.leader].state.settings();
         settings.is_some_and(|settings| settings.has_memory_namespace())
+    }
+
+    fn is_forced(&self) -> bool {
+        let settings = self.nodes[self.leader].state.settings();
+        settings.is_some_and(|settings| settings.namespaces.drop_stored.contains("chat"))
     }
 
     /// Publishes as the owner does: the settings of the log decide where a message goes.
@@ -224,8 +232,8 @@ impl ShardModel {
     fn remove(&mut self, name: &str, removal: TopicRemoval) {
         let topic = Topic::new(name).unwrap();
         let in_memory = self.is_in_memory() && topic.namespace() == "chat";
-        self.propose(EntryBatch::removing(NOW, topic.clone(), removal, in_memory));
         self.acknowledged.remove(&topic);
+        self.propose(EntryBatch::removing(NOW, topic.clone(), removal, in_memory));
         let ModelNode { memory, state, .. } = &self.nodes[self.leader];
         let pages = [
             memory.fetch_history(&topic, HistoryRange::All, NOW),
@@ -287,7 +295,7 @@ proptest! {
 #[test]
 fn item_of_another_shard_is_rejected_on_every_replica() {
     let mut state = ShardState::new(ShardId(1));
-    let mut settings = settings(1, 10, false);
+    let mut settings = settings(1, 10, false, false);
     settings.shards = ShardCount::DEFAULT;
     let shard_of = |nth: &u32| Topic::new(&format!("score/{nth}")).unwrap().shard(settings.shards);
     let inside = (0..).find(|nth| shard_of(nth) == ShardId(1)).unwrap();

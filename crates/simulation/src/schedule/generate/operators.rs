@@ -52,18 +52,27 @@ impl Generator {
     }
 
     pub(super) fn change_namespace(&mut self, begin: Duration) {
-        let command = match self.random.random_bool(0.5) {
-            true => {
-                let namespace =
-                    ["hot", "game"].choose(&mut self.random).copied().unwrap_or("hot").to_owned();
-                let messages = self.random.random_range(HISTORY_MIN..4 * HISTORY_MIN);
-                Command::History { namespace, messages }
-            }
-            // Not back into memory: a message that arrives between the count of the stored messages and the change is
-            // dropped although it was acknowledged (see RESULTS.md).
-            false => Command::Durability { namespace: "pulse".to_owned(), in_memory: false },
+        if self.random.random_bool(0.5) {
+            return self.change_durability(begin);
+        }
+        let namespace =
+            ["hot", "game"].choose(&mut self.random).copied().unwrap_or("hot").to_owned();
+        let messages = self.random.random_range(HISTORY_MIN..4 * HISTORY_MIN);
+        self.add(begin, Action::Operator(Command::History { namespace, messages }));
+    }
+
+    /// A namespace moves out of memory and, in some runs, back before many messages are stored: with stored messages
+    /// the move back is rejected.
+    fn change_durability(&mut self, begin: Duration) {
+        let command = |in_memory| {
+            let namespace = "pulse".to_owned();
+            Action::Operator(Command::Durability { namespace, in_memory })
         };
-        self.add(begin, Action::Operator(command));
+        self.add(begin, command(false));
+        if self.random.random_bool(0.7) {
+            let back = begin + self.time_below(Duration::from_millis(30));
+            self.add(back, command(true));
+        }
     }
 
     pub(super) fn change_membership(&mut self, begin: Duration, end: Duration) {
