@@ -160,11 +160,14 @@ fn new_backend() -> FaultyBackend {
 }
 
 fn open(backend: &FaultyBackend) -> RedbStore {
+    try_open(backend).unwrap()
+}
+
+fn try_open(backend: &FaultyBackend) -> Result<RedbStore, redb::DatabaseError> {
     let backend = backend.clone();
     RedbStore::with_opener(move |failed| {
         redb_builder().create_with_backend(TrackedBackend::new(backend.clone(), failed))
     })
-    .unwrap()
 }
 
 /// A representative sequence of writes: votes, entries, truncations, a snapshot, a purge.
@@ -272,4 +275,40 @@ fn existing_store_opens_on_full_disk() {
     let before = read_all(&mut open(&backend));
     backend.state().fault = Some((0, InjectedFault::NoGrowth));
     assert!(read_all(&mut open(&backend)) == before);
+}
+
+/// redb returns an error for some damage and panics at other. The store returns an error for all of it.
+#[test]
+fn damaged_page_is_an_error_and_never_a_panic() {
+    let backend = new_backend();
+    let mut disk = open(&backend);
+    for changes in write_sequence() {
+        disk.write(&changes).unwrap();
+    }
+    drop(disk);
+    let intact = backend.state().visible.clone();
+    let is_panic = |error: &str| error.contains("cannot use a damaged page");
+    let (mut panics_at_open, mut panics_later) = (0, 0);
+    // The fifth page has the state of the allocator, which is used by writes only.
+    let allocator_state = (16_384..17_408).step_by(3);
+    for at in (0..intact.len()).step_by(509).chain(allocator_state) {
+        let damaged = FaultyBackend::default();
+        damaged.state().visible = intact.clone();
+        damaged.state().visible[at] ^= 4;
+        let mut disk = match try_open(&damaged) {
+            Ok(disk) => disk,
+            Err(error) => {
+                panics_at_open += usize::from(is_panic(&error.to_string()));
+                continue;
+            }
+        };
+        let errors = write_sequence().into_iter().filter_map(|changes| disk.write(&changes).err());
+        let mut errors = errors.map(|error| error.to_string());
+        if let Some(panic) = errors.find(|error| is_panic(error)) {
+            panics_later += 1;
+            let again = disk.read(GROUPS[0]).map_err(|again| (again.kind(), again.to_string()));
+            assert_eq!(again, Err((io::ErrorKind::InvalidData, panic)));
+        }
+    }
+    assert!(panics_at_open > 0 && panics_later > 0, "{panics_at_open}, {panics_later}");
 }

@@ -4,6 +4,7 @@ mod backend;
 mod delayed_fsync;
 mod log_mark;
 mod record;
+mod redb_panic;
 mod redb_store;
 mod writer;
 

@@ -13,6 +13,7 @@ use redb::{
 };
 
 use super::backend::{FirstFailure, TrackedBackend, is_disk_full};
+use super::redb_panic::{RedbPanic, catch_redb_panic};
 use super::{LogMark, RaftStore, StoreChange, StoreKey, StoredGroup, WriteCounter};
 use crate::network::LogKey;
 use crate::{EngineOpenError, GroupId};
@@ -45,12 +46,19 @@ const CACHE_BYTES: usize = 32 << 20;
 /// The redb file of a node, locked while it is open.
 pub(crate) struct RedbStore {
     opener: Box<Opener>,
-    /// Closed after a write failed for lack of space: redb then rejects all calls, and its memory holds a
-    /// commit that did not happen.
-    database: Option<Database>,
+    database: DatabaseState,
     first_failure: FirstFailure,
     version: ClusterVersion,
     write_counter: WriteCounter,
+}
+
+enum DatabaseState {
+    Open(Database),
+    /// A write failed for lack of space: redb then rejects all calls, and its memory holds a commit that did not
+    /// happen. Opened again with the next call.
+    Closed,
+    /// redb panicked: the file is damaged.
+    Damaged(RedbPanic),
 }
 
 /// Opens the file and tracks failures.
@@ -105,9 +113,8 @@ impl RedbStore {
         let file = path.clone();
         let store = RedbStore::with_opener(move |failed| open_file(&file, failed));
         let mut store = store.map_err(|error| open_error(&path, error))?;
-        let stored_identity =
-            store.database().and_then(|database| read_identity(database).map_err(io::Error::other));
-        let (owner, version) = stored_identity.map_err(|error| io_error(&path, &error))?;
+        let stored_identity = store.with_database(read_identity);
+        let (owner, version) = stored_identity.map_err(|error| read_error(&path, &error))?;
         check_identity(
             &path,
             owner.as_deref().unwrap_or("no owner"),
@@ -123,14 +130,14 @@ impl RedbStore {
 
     /// Reads the log mark on disk.
     pub(crate) fn read_log_mark(&mut self) -> io::Result<LogMark> {
-        let log_mark = read_log_mark(self.database()?).map_err(io::Error::other)?;
+        let log_mark = self.with_database(read_log_mark)?;
         log_mark
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the log mark is missing"))
     }
 
     /// The key of the store; `None` for one that an earlier build created.
     pub(crate) fn read_log_key(&mut self) -> io::Result<Option<LogKey>> {
-        read_log_key(self.database()?).map_err(io::Error::other)
+        self.with_database(read_log_key)
     }
 
     /// The number of durable commits, updated with each commit.
@@ -142,7 +149,7 @@ impl RedbStore {
         opener: impl Fn(FirstFailure) -> Result<Database, DatabaseError> + Send + 'static,
     ) -> Result<RedbStore, DatabaseError> {
         let first_failure = FirstFailure::default();
-        let database = Some(opener(first_failure.clone())?);
+        let database = DatabaseState::Open(open_with(&opener, first_failure.clone())?);
         let (version, write_counter) = (VersionRange::supported().min, WriteCounter::default());
         Ok(RedbStore { opener: Box::new(opener), database, first_failure, version, write_counter })
     }
@@ -154,19 +161,48 @@ impl RedbStore {
 
     /// The groups that have a replica.
     pub(crate) fn groups(&mut self) -> io::Result<Vec<GroupId>> {
-        read_groups(self.database()?).map_err(io::Error::other)
+        self.with_database(read_groups)
     }
 
-    /// The database, opened again if it was closed.
-    fn database(&mut self) -> io::Result<&Database> {
-        if self.database.is_none() {
+    /// Uses the database, opened again if it was closed.
+    fn with_database<T>(
+        &mut self,
+        operation: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> io::Result<T> {
+        if let DatabaseState::Closed = self.database {
             self.first_failure = FirstFailure::default();
-            let opened = (self.opener)(self.first_failure.clone());
-            self.database =
-                Some(opened.map_err(|error| to_io_error(&self.first_failure, error.into()))?);
+            let opened = open_with(&self.opener, self.first_failure.clone());
+            self.database = DatabaseState::Open(
+                opened.map_err(|error| to_io_error(&self.first_failure, error.into()))?,
+            );
         }
-        self.database.as_ref().ok_or_else(|| io::Error::other("the store is closed"))
+        let panic = match &self.database {
+            DatabaseState::Open(database) => match catch_redb_panic(|| operation(database)) {
+                Ok(result) => return result.map_err(|e| to_io_error(&self.first_failure, e)),
+                Err(panic) => panic,
+            },
+            DatabaseState::Damaged(panic) => panic.clone(),
+            DatabaseState::Closed => return Err(io::Error::other("the store is closed")),
+        };
+        let before = std::mem::replace(&mut self.database, DatabaseState::Damaged(panic.clone()));
+        // Not closed: that would write what the damaged page made wrong.
+        std::mem::forget(before);
+        Err(io::Error::new(io::ErrorKind::InvalidData, panic))
     }
+}
+
+impl Drop for RedbStore {
+    fn drop(&mut self) {
+        let database = std::mem::replace(&mut self.database, DatabaseState::Closed);
+        if let Err(error) = catch_redb_panic(|| drop(database)) {
+            tracing::error!(%error, "the log was not closed");
+        }
+    }
+}
+
+fn open_with(opener: &Opener, first_failure: FirstFailure) -> Result<Database, DatabaseError> {
+    catch_redb_panic(|| opener(first_failure))
+        .unwrap_or_else(|panic| Err(StorageError::Corrupted(panic.to_string()).into()))
 }
 
 fn read_log_mark(database: &Database) -> Result<Option<LogMark>, redb::Error> {
@@ -251,17 +287,16 @@ pub(crate) fn rename_durably(temp_path: &Path, path: &Path) -> io::Result<()> {
 
 impl RaftStore for RedbStore {
     fn write(&mut self, changes: &[(GroupId, StoreChange)]) -> io::Result<()> {
-        let written = commit(self.database()?, changes);
-        let writes = written.map_err(|error| {
-            self.database = None;
-            to_io_error(&self.first_failure, error)
-        })?;
-        self.write_counter.set(writes);
+        let written = self.with_database(|database| commit(database, changes));
+        if let (Err(_), DatabaseState::Open(_)) = (&written, &self.database) {
+            self.database = DatabaseState::Closed;
+        }
+        self.write_counter.set(written?);
         Ok(())
     }
 
     fn read(&mut self, group: GroupId) -> io::Result<StoredGroup> {
-        read_group(self.database()?, group).map_err(io::Error::other)
+        self.with_database(|database| read_group(database, group))
     }
 
     fn read_piece(
@@ -270,7 +305,7 @@ impl RaftStore for RedbStore {
         generation: u64,
         number: u32,
     ) -> io::Result<Option<Bytes>> {
-        read_piece(self.database()?, (group.0, generation, number)).map_err(io::Error::other)
+        self.with_database(|database| read_piece(database, (group.0, generation, number)))
     }
 }
 
@@ -473,6 +508,16 @@ fn open_error(path: &Path, error: DatabaseError) -> EngineOpenError {
             io_error(&path, &error)
         }
         error => EngineOpenError::Damaged { path, reason: error.to_string() },
+    }
+}
+
+/// The error of a read while the store is opened.
+fn read_error(path: &Path, error: &io::Error) -> EngineOpenError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => {
+            EngineOpenError::Damaged { path: path.to_owned(), reason: error.to_string() }
+        }
+        _ => io_error(path, error),
     }
 }
 

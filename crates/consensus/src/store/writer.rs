@@ -432,7 +432,14 @@ impl<S: RaftStore> WriterThread<S> {
             // Aborted: nothing was written partially.
             return;
         }
-        (self.on_fatal)(&format!("the log could not be written: {error}"));
+        let remedy = match error.kind() {
+            io::ErrorKind::InvalidData => {
+                "; restore the data directory, or remove this node from the cluster and join again as a new node \
+                 with an empty one"
+            }
+            _ => "",
+        };
+        (self.on_fatal)(&format!("the log could not be written: {error}{remedy}"));
     }
 
     fn incarnation(&self, group: GroupId) -> u64 {
