@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use openraft::Config;
 use pushonce_core::{
-    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, CoverageMark, DiskFull, FailPoint,
-    NodeId, UnsupportedVersion,
+    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, DiskFull, FailPoint, NodeId,
+    UnsupportedVersion,
 };
 use pushonce_peer::PeerTransport;
 use pushonce_proto::pb::peer::v1::raft_service_server::RaftServiceServer;
@@ -396,7 +396,6 @@ impl ConsensusEngine {
             let was_readded =
                 index > removed_at && newest.membership().get_node(&self.0.me.0).is_some();
             if was_readded && !FailPoint::ReaddedReplicaDestroyed.is_active() {
-                CoverageMark::ReaddedReplicaKept.reach();
                 return Err(DestroyError::StillMember { group, membership: index });
             }
         }

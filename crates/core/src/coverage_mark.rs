@@ -72,8 +72,6 @@ coverage_marks! {
     DamagedReplicaRecovers = "damaged-replica-recovers",
     /// A replica that left comes back, and recovers before it votes.
     RemovedReplicaReturns = "removed-replica-returns",
-    /// A replica is not destroyed, because its group has added it again.
-    ReaddedReplicaKept = "readded-replica-kept",
     /// A log that was rolled back closes the fence of its node.
     RollbackDetected = "rollback-detected",
     /// A write waits for space on the disk.
@@ -104,8 +102,6 @@ coverage_marks! {
     TopicStale = "topic-stale",
 
     // Fan-out.
-    /// The history changed while it was fetched for a subscription, which needs another fetch or gives up.
-    HistoryChanged = "history-changed",
     /// A subscription starts from history that the node had to fetch.
     HistoryFetched = "history-fetched",
 

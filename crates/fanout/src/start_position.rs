@@ -60,10 +60,7 @@ pub(crate) async fn prepare(
         let mut state = buffer.state();
         resolved = match resolve_after_fetch(&mut state, range, &page, registry.bounds()) {
             Some(start) => Ok(start),
-            None => {
-                CoverageMark::HistoryChanged.reach();
-                resolve_in_ring(&state, from, &retention)
-            }
+            None => resolve_in_ring(&state, from, &retention),
         };
     }
     match resolved {

@@ -26,7 +26,7 @@ mod upstream;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pushonce_core::{
     ClusterView, FetchError, HistoryPage, HistoryRange, Message, NodeId, OwnershipClaim, Position,
@@ -88,8 +88,10 @@ pub(crate) enum EngineEvent {
     Fetch { id: u64, topic: Topic, range: HistoryRange },
     /// The result of [`EngineEffect::Read`].
     Read { purpose: ReadPurpose, topic: Topic, result: Result<HistoryPage, FetchError> },
-    /// The time of this node's clock, and the log times of the shards that this node owns.
+    /// The time of this node's clock, and the log times of the shards that this node leads with a lease now.
     Times { clock: Timestamp, log_times: Vec<(ShardId, Timestamp)> },
+    /// The machine was suspended for so long, which no [`Instant`] counts.
+    Suspended(Duration),
     /// This node is being stopped.
     Stopping,
     /// Time passed; sent several times a second.
@@ -196,6 +198,7 @@ impl Engine {
             },
             EngineEvent::Times { clock, log_times } => self.on_times(clock, log_times, now),
             EngineEvent::Stopping => self.announce_stop(),
+            EngineEvent::Suspended(time) => self.freshness.on_suspended(time),
             EngineEvent::Tick => self.on_tick(now),
         }
         std::mem::take(&mut self.effects)

@@ -25,6 +25,7 @@ use crate::link::{self, LinkEvent, LinkEventKind, PeerLink};
 use crate::metrics;
 use crate::region_traffic::RegionTraffic;
 use crate::send_queue::{QueueLoad, SendQueue};
+use crate::suspension::SuspensionDetector;
 use crate::{Clocks, Config, ShardSource, TopicSink};
 
 /// The engine with the resources on which its effects act.
@@ -35,6 +36,7 @@ pub(crate) struct EngineDriver {
     source: Arc<dyn ShardSource>,
     sink: Arc<dyn TopicSink>,
     clocks: Arc<dyn Clocks>,
+    suspension: SuspensionDetector,
     owners: watch::Sender<Arc<ShardOwners>>,
     reachable: watch::Sender<BTreeSet<NodeId>>,
     stopping: watch::Sender<BTreeSet<NodeId>>,
@@ -106,6 +108,7 @@ impl EngineDriver {
         let EngineDriverParts { reachable, stopping, stale_shards, round_trips, .. } = parts;
         let EngineDriverParts { link_event_sender, .. } = parts;
         let engine = Engine::new(config.as_ref().clone(), view.clone(), Instant::now().into_std());
+        let suspension = SuspensionDetector::new(clocks.elapsed(), now());
         EngineDriver {
             config,
             engine,
@@ -113,6 +116,7 @@ impl EngineDriver {
             source,
             sink,
             clocks,
+            suspension,
             owners,
             reachable,
             stopping,
@@ -145,6 +149,9 @@ impl EngineDriver {
         let counts = self.sink.take_changed_counts(COUNT_TOPICS_PER_TICK);
         if !counts.is_empty() {
             self.handle(EngineEvent::SubscriberCounts(counts));
+        }
+        if let Some(suspended) = self.suspension.detect(self.clocks.elapsed(), now()) {
+            self.handle(EngineEvent::Suspended(suspended));
         }
         let (clock, log_times) = (self.clocks.local_time(), self.source.log_times());
         self.handle(EngineEvent::Times { clock, log_times });

@@ -114,6 +114,7 @@ mod region_traffic;
 mod relay;
 mod send_queue;
 mod service;
+mod suspension;
 mod task;
 mod version_conflicts;
 

@@ -1,6 +1,7 @@
 //! The ports through which the relay uses its node: the shards, the edge and the clocks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use pushonce_core::{
@@ -35,6 +36,9 @@ pub trait ShardSource: Send + Sync + 'static {
 pub trait Clocks: Send + Sync + 'static {
     /// The current time of this node's clock.
     fn local_time(&self) -> Timestamp;
+
+    /// The time since an arbitrary start, including the time for which the machine was suspended.
+    fn elapsed(&self) -> Duration;
 
     /// Reports the time of a peer's clock, as received over the link without correction for its latency.
     fn on_peer_time(&self, node: NodeId, time: Timestamp);

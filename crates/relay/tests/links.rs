@@ -115,6 +115,10 @@ impl Clocks for FixedClock {
         Timestamp(self.me.0 * 1_000)
     }
 
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn on_peer_time(&self, node: NodeId, time: Timestamp) {
         let _ended = self.readings.send((node, time));
     }

@@ -65,6 +65,10 @@ impl pushonce_relay::Clocks for NodeClocks {
         self.read_local()
     }
 
+    fn elapsed(&self) -> Duration {
+        time_since_boot()
+    }
+
     fn on_peer_time(&self, node: NodeId, time: Timestamp) {
         lock(&self.peers).on_reading(node, time, time_since_boot());
     }

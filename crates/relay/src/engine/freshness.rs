@@ -17,8 +17,11 @@ use super::effect::EngineEffect;
 /// The freshness of each shard.
 #[derive(Debug)]
 pub(crate) struct Freshness {
-    /// The shards that this node leads with a lease.
+    /// The shards of which this node has announced that it leads them.
     leased: BTreeSet<ShardId>,
+    /// The shards that this node led with a lease at the last reading. A lease can expire some time before its end is
+    /// announced, as when the machine was suspended.
+    led: BTreeSet<ShardId>,
     confirmed_at: Vec<Instant>,
     /// The level of each shard at the last evaluation.
     levels: Vec<Option<FreshnessLevel>>,
@@ -40,6 +43,7 @@ impl Freshness {
         let shards = usize::from(shards);
         Freshness {
             leased: BTreeSet::new(),
+            led: BTreeSet::new(),
             confirmed_at: vec![now; shards],
             levels: vec![None; shards],
         }
@@ -79,7 +83,19 @@ impl Freshness {
         changed
     }
 
-    /// Sets whether this node leads the shard with a lease.
+    /// Sets the shards that this node leads with a lease now.
+    pub(crate) fn set_led(&mut self, led: BTreeSet<ShardId>) {
+        self.led = led;
+    }
+
+    /// The machine was suspended for so long: every shard was last known to be complete so much earlier.
+    pub(crate) fn on_suspended(&mut self, time: Duration) {
+        for confirmed_at in &mut self.confirmed_at {
+            *confirmed_at = confirmed_at.checked_sub(time).unwrap_or(*confirmed_at);
+        }
+    }
+
+    /// Sets whether this node has announced that it leads the shard.
     pub(crate) fn set_leased(&mut self, shard: ShardId, is_leased: bool) {
         if is_leased {
             self.leased.insert(shard);
@@ -88,7 +104,7 @@ impl Freshness {
         }
     }
 
-    /// Whether this node leads the shard with a lease.
+    /// Whether this node has announced that it leads the shard.
     pub(super) fn is_leased(&self, shard: ShardId) -> bool {
         self.leased.contains(&shard)
     }
@@ -146,7 +162,7 @@ impl Engine {
     /// Notifies the sink of topics that became stale or fresh. Evaluates `tick_topics`, and all topics of a
     /// shard whose age crossed a threshold; all other topics are unchanged.
     pub(super) fn evaluate_freshness(&mut self, tick_topics: &[Topic], now: Instant) {
-        for &shard in &self.freshness.leased.clone() {
+        for &shard in &self.freshness.led.clone() {
             if self.routes.upstream_for(shard) == UpstreamRoute::Local {
                 self.freshness.confirm(shard, now);
             }

@@ -351,7 +351,10 @@ impl RelaySimulation {
         }
         for node in self.nodes() {
             let clock = Timestamp((self.now - self.start).as_millis() as u64);
-            self.handle(node, EngineEvent::Times { clock, log_times: Vec::new() });
+            let leases = self.leaders.iter().filter(|(_, (leader, _))| *leader == node);
+            let leases = leases.filter(|(shard, _)| !self.without_lease.contains(shard));
+            let log_times = leases.map(|(&shard, _)| (shard, clock)).collect();
+            self.handle(node, EngineEvent::Times { clock, log_times });
             self.handle(node, EngineEvent::Tick);
         }
         for ((node, topic), sink) in &self.sinks {

@@ -49,6 +49,7 @@ impl Engine {
         now: Instant,
     ) {
         self.times.local_clock = Some((clock, now));
+        self.freshness.set_led(log_times.iter().map(|&(shard, _)| shard).collect());
         self.on_log_times(log_times);
     }
 
@@ -151,6 +152,34 @@ mod tests {
         let back = heartbeats(edge.handle(EngineEvent::Tick, start + Duration::from_secs(1)));
         let [PeerFrame::Heartbeat { log_times, .. }] = &back[..] else { panic!("{back:?}") };
         assert!(log_times.is_empty(), "an edge does not serve the owner");
+    }
+
+    #[test]
+    fn owner_that_was_suspended_does_not_confirm_its_shard() {
+        let start = Instant::now();
+        let mut owner = engine(1, start);
+        owner.handle(EngineEvent::Claim(claim(SHARD.0, 1, 1)), start);
+        let mut tick = |led: bool, suspended: Duration, at: Instant| {
+            owner.handle(EngineEvent::Suspended(suspended), at);
+            let log_times = if led { vec![(SHARD, Timestamp(500))] } else { vec![] };
+            owner.handle(EngineEvent::Times { clock: Timestamp(9_000), log_times }, at);
+            heartbeats(owner.handle(EngineEvent::Tick, at))
+        };
+        // The age that the owner reports for its shard, if it does not confirm it.
+        let stale_for = |sent: Vec<PeerFrame>| {
+            let [PeerFrame::Heartbeat { stale_shards, .. }] = &sent[..] else { panic!("{sent:?}") };
+            stale_shards.iter().find(|(shard, _)| *shard == SHARD).map(|&(_, age)| age)
+        };
+        let (second, suspended) = (Duration::from_secs(1), Duration::from_secs(4));
+        assert_eq!(stale_for(tick(true, Duration::ZERO, start)), None);
+        // The end of the lease is not announced yet.
+        let woken = start + second;
+        assert_eq!(stale_for(tick(false, suspended, woken)), Some(suspended + second));
+        let again = tick(false, Duration::ZERO, woken + second);
+        assert_eq!(stale_for(again), Some(suspended + 2 * second));
+        // It has a lease again.
+        tick(true, Duration::ZERO, woken + 2 * second - Duration::from_millis(200));
+        assert_eq!(stale_for(tick(true, Duration::ZERO, woken + 2 * second)), None);
     }
 
     #[test]

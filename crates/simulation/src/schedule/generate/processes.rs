@@ -56,11 +56,14 @@ impl Generator {
         }
     }
 
-    /// A rolling upgrade that takes most of the time, with steps back, and at last the raise.
+    /// A rolling upgrade that takes most of the time, with steps back, and at last the raise. In some runs one node keeps
+    /// the old build, so that the raise must be rejected.
     pub(super) fn upgrade(&mut self) {
         let (old, new) = (ClusterVersion::NEWEST.0 - 1, ClusterVersion::NEWEST.0);
         let interval = self.length.mul_f64(0.7) / u32::try_from(self.nodes).unwrap_or(1);
-        for node in 0..self.nodes {
+        let not_upgraded =
+            self.random.random_bool(0.3).then(|| self.random.random_range(0..self.nodes));
+        for node in (0..self.nodes).filter(|&node| Some(node) != not_upgraded) {
             let mut at = interval * u32::try_from(node).unwrap_or_default();
             let returns = self.random.random_bool(0.2);
             let versions = if returns { vec![new, old, new] } else { vec![new] };
