@@ -251,8 +251,9 @@ impl Nemesis<'_> {
         }
     }
 
-    /// Ends all faults and starts every node that does not run.
-    pub fn heal(&mut self) {
+    /// Ends all faults and starts every node that does not run, with the newest build but for the nodes `not_upgraded`.
+    pub fn heal(&mut self, not_upgraded: &BTreeSet<usize>) {
+        let keep_build: Vec<_> = not_upgraded.iter().map(|&node| self.cluster.host(node)).collect();
         let hosts: Vec<_> = (0..self.cluster.len())
             .map(|node| self.cluster.host(node))
             .chain([self.cluster.clients()])
@@ -267,7 +268,9 @@ impl Nemesis<'_> {
                 kernel.set_sync_time(from, SimulatedCluster::SYNC_NS);
                 kernel.set_drift(from, 0);
                 kernel.clear_power_cut(from);
-                kernel.set_build(from, ClusterVersion::NEWEST.0);
+                if !keep_build.contains(&from) {
+                    kernel.set_build(from, ClusterVersion::NEWEST.0);
+                }
             }
         });
         self.start_stopped();

@@ -176,7 +176,7 @@ impl Driver {
         let mut nemesis = Nemesis::new(&mut self.cluster);
         let ran = nemesis.run(&plan.schedule, plan.length).await;
         ran.map_err(|error| format!("a step failed: {error}"))?;
-        nemesis.heal();
+        nemesis.heal(&not_upgraded(plan));
         nemesis.finish_commands().await;
         nemesis.wait_until_started().await;
         let removed = nemesis.removed;
@@ -362,6 +362,18 @@ fn effect_of(plan: &RunPlan) -> FaultEffect {
         deposed: all,
         ..FaultEffect::default()
     }
+}
+
+/// The nodes that no step upgrades and that stay members: the version of the cluster must not be raised.
+fn not_upgraded(plan: &RunPlan) -> BTreeSet<usize> {
+    let is_touched = |node: usize| {
+        plan.schedule.steps.iter().any(|step| match &step.action {
+            Action::Install { node: upgraded, .. } => *upgraded == node,
+            Action::Operator(Command::Remove { node: removed }) => *removed == node,
+            action => action.damages_files() && action.node() == Some(node),
+        })
+    };
+    (0..plan.nodes).filter(|&node| plan.is_old_build && !is_touched(node)).collect()
 }
 
 /// The nodes whose files are no longer those that they wrote.
