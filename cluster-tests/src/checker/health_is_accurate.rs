@@ -2,7 +2,7 @@
 //! reason; a node that reports ready for that long acknowledges publishes; and at the end every node that
 //! answers is ready.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::history::{HistoryEvent, RunPhase};
 
@@ -60,7 +60,8 @@ fn check_unready_reported(
 /// acknowledged by the end of the window, the node does not serve.
 const PUBLISHES_MIN: usize = 5;
 
-/// Checks the periods in which a node reports ready, in windows of T1.
+/// Checks the periods in which a node reports ready, in windows of T1. A node that starts to answer may complete a
+/// majority for a moment, which renews what the others know: a window contains no such start.
 fn check_ready_nodes_acknowledge(
     history: &HistoryIndex<'_>,
     guarantees: &Guarantees,
@@ -75,6 +76,7 @@ fn check_ready_nodes_acknowledge(
             times.push(history.time_us(record));
         }
     }
+    let starts_us = starts_us(history);
     let mut checked = 0;
     for ReadyPeriod { node, from, to, record: ready_record } in ready_periods(history) {
         let count_within = |times: &BTreeMap<usize, Vec<u64>>, from, to| {
@@ -85,6 +87,10 @@ fn check_ready_nodes_acknowledge(
         let window = unready_limit_us(guarantees);
         let mut start = from;
         while start + window <= to {
+            if let Some(&again) = starts_us.range(start + 1..=start + window).next_back() {
+                start = again;
+                continue;
+            }
             if count_within(&invoked, start, start + window / 2) >= PUBLISHES_MIN {
                 checked += 1;
                 if count_within(&acknowledged, start, start + window) == 0 {
@@ -99,6 +105,21 @@ fn check_ready_nodes_acknowledge(
         }
     }
     Ok(checked)
+}
+
+/// The times at which a node answers for the first time, or again.
+fn starts_us(history: &HistoryIndex<'_>) -> BTreeSet<u64> {
+    let (mut answering, mut starts) = (BTreeSet::new(), BTreeSet::new());
+    for record in history.records {
+        match record.event {
+            HistoryEvent::Health { node, .. } if answering.insert(node) => {
+                starts.insert(record.time_us);
+            }
+            HistoryEvent::Unreachable { node } => drop(answering.remove(&node)),
+            _ => {}
+        }
+    }
+    starts
 }
 
 /// A period in which a node reports ready without interruption.
