@@ -249,7 +249,12 @@ mod tests {
         view.members.remove(&NodeId(4));
         let dropped = due_task(&view, &leading(&[1, 2, 3], &[4]));
         assert_eq!(dropped, Some(LeaderTask::ChangeGroup(ReconcileStep::RemoveLearner(NodeId(4)))));
-        let replaced = due_task(&view, &leading(&[1, 2, 4], &[3]));
+        let first = due_task(&view, &leading(&[1, 2, 4], &[3]));
+        assert!(matches!(
+            first,
+            Some(LeaderTask::ChangeGroup(ReconcileStep::Promote { node: NodeId(3), .. }))
+        ));
+        let replaced = due_task(&view, &leading(&[1, 2, 3, 4], &[]));
         assert!(matches!(
             replaced,
             Some(LeaderTask::ChangeGroup(ReconcileStep::RemoveVoter { node: NodeId(4), .. }))

@@ -176,12 +176,17 @@ struct GroupPlanner<'a> {
 }
 
 impl GroupPlanner<'_> {
-    /// Removes an unresponsive voter that is not desired, because it only increases the quorum. It is
-    /// removed before its replacement has caught up, unless that would leave a single copy.
+    /// Removes an unresponsive voter that is not desired before its replacement has caught up, if that lowers the
+    /// quorum, now or with the next one, and leaves more than a single copy. Otherwise it stays: three voters need two as
+    /// well as two voters do, and if it comes back, the group survives the loss of another.
     fn remove_unreachable_voter(&self) -> Option<ReconcileStep> {
         let copies_min = self.desired.voters.len().min(2);
-        let mut unreachable = self.undesired_voters().filter(|&node| !self.is_alive(node));
-        unreachable.find_map(|node| self.remove_voter(node, copies_min))
+        let undesired = self.undesired_voters();
+        let unreachable = undesired.iter().filter(|&&node| !self.is_alive(node));
+        let lowers_quorum =
+            self.status.voters.len().is_multiple_of(2) || unreachable.clone().count() > 1;
+        let mut removable = unreachable.filter(|_| lowers_quorum);
+        removable.find_map(|&node| self.remove_voter(node, copies_min))
     }
 
     /// Removes a voter while there are more than desired, before another replica is added. So the group
@@ -190,7 +195,7 @@ impl GroupPlanner<'_> {
         if self.status.voters.len() <= self.desired.voters.len() {
             return None;
         }
-        self.undesired_voters().find_map(|node| self.remove_voter(node, 1))
+        self.undesired_voters().into_iter().find_map(|node| self.remove_voter(node, 1))
     }
 
     fn promote(&self) -> Option<ReconcileStep> {
@@ -247,11 +252,15 @@ impl GroupPlanner<'_> {
         is_safe.then_some(ReconcileStep::RemoveVoter { node, voters })
     }
 
-    /// The voters that should be removed. The leader is not among them: it transfers leadership, and its
-    /// successor removes it.
-    fn undesired_voters(&self) -> impl Iterator<Item = NodeId> {
+    /// The voters that should be removed, the unresponsive ones first. The leader is not among them: it transfers
+    /// leadership, and its successor removes it.
+    fn undesired_voters(&self) -> Vec<NodeId> {
         let voters = self.status.voters.iter().copied();
-        voters.filter(|&node| node != self.me && !self.is_desired_voter(node))
+        let undesired = voters.filter(|&node| node != self.me && !self.is_desired_voter(node));
+        let (alive, mut voters): (Vec<_>, Vec<_>) =
+            undesired.partition(|&node| self.is_alive(node));
+        voters.extend(alive);
+        voters
     }
 
     fn is_desired_voter(&self, node: NodeId) -> bool {
