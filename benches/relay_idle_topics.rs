@@ -53,6 +53,10 @@ impl Clocks for BenchClock {
         Timestamp(1)
     }
 
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn on_peer_time(&self, _: NodeId, _: Timestamp) {}
 }
 

@@ -90,7 +90,7 @@ pub(crate) enum EngineEvent {
     Read { purpose: ReadPurpose, topic: Topic, result: Result<HistoryPage, FetchError> },
     /// The time of this node's clock, and the log times of the shards that this node leads with a lease now.
     Times { clock: Timestamp, log_times: Vec<(ShardId, Timestamp)> },
-    /// The machine was suspended for so long, which no [`Instant`] counts.
+    /// The machine was suspended for this time, which no [`Instant`] counts.
     Suspended(Duration),
     /// This node is being stopped.
     Stopping,

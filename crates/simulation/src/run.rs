@@ -184,7 +184,7 @@ impl Driver {
         self.process.record(HistoryEvent::FaultHealed { fault: FAULT.into() });
 
         let recovered = self.recover(&removed, &damaged_nodes(plan)).await;
-        // It may have no current address of any other node, and waits for ever to learn that it was removed.
+        // Without a current address of any other node, a removed node never learns of its removal.
         removed.iter().for_each(|&node| kernel::kill(self.cluster.host(node)));
         self.begin(RunPhase::Recovery);
         sleep(RECOVERY_LOAD).await;

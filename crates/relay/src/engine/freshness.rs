@@ -88,7 +88,7 @@ impl Freshness {
         self.led = led;
     }
 
-    /// The machine was suspended for so long: every shard was last known to be complete so much earlier.
+    /// The machine was suspended for `time`: every shard was last known to be complete earlier by that time.
     pub(crate) fn on_suspended(&mut self, time: Duration) {
         for confirmed_at in &mut self.confirmed_at {
             *confirmed_at = confirmed_at.checked_sub(time).unwrap_or(*confirmed_at);
